@@ -1,0 +1,57 @@
+FROM python:3.13-slim AS build
+WORKDIR /srv
+# hadolint ignore=DL3008
+RUN apt-get update -q && apt-get install -y -q --no-install-recommends binutils
+COPY requirements.lock /tmp/
+# No pip in the environment that ships: it is only ever run from outside.
+RUN python -m venv --without-pip /opt/venv \
+ && python -m pip --python /opt/venv/bin/python install \
+      --no-cache-dir --no-compile --disable-pip-version-check --require-hashes -r /tmp/requirements.lock
+# A third of what the wheels bring is debug information.
+RUN find /opt/venv/lib -name '*.so' -exec strip --strip-debug {} +
+RUN printf '%s\n' '#!/opt/venv/bin/python' 'import sys' 'from app.cli import main' 'sys.exit(main())' \
+      > /opt/venv/bin/fluxhook \
+ && chmod 755 /opt/venv/bin/fluxhook
+COPY app app
+COPY migrations migrations
+COPY pyproject.toml LICENSE ./
+# The root file system is read-only where it runs, so what a start imports is compiled here, and only that.
+RUN python -m compileall -q app migrations \
+ && /opt/venv/bin/python -c 'import app.cli, app.main'
+
+
+FROM python:3.13-slim
+LABEL org.opencontainers.image.title="Fluxhook" \
+      org.opencontainers.image.description="A self-hosted job gateway for FLUX Kontext image tasks" \
+      org.opencontainers.image.licenses="MIT"
+
+# A number, so that a volume keeps its owner from one image to the next.
+RUN groupadd --gid 10001 fluxhook \
+ && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin fluxhook \
+ && install -d -o fluxhook -g fluxhook -m 0700 /data
+
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /srv /srv
+
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/srv \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    FLUXHOOK_HOST=0.0.0.0 \
+    FLUXHOOK_PORT=8080 \
+    FLUXHOOK_DATA_DIR=/data
+
+WORKDIR /data
+VOLUME /data
+EXPOSE 8080
+USER 10001:10001
+
+# http.client, because urllib would follow a proxy named in the environment.
+HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 CMD ["python", "-c", "\
+import http.client, os, sys; \
+ask = http.client.HTTPConnection('127.0.0.1', int(os.environ['FLUXHOOK_PORT']), timeout=2); \
+ask.request('GET', '/healthz'); \
+sys.exit(ask.getresponse().status != 200)"]
+
+ENTRYPOINT ["fluxhook"]
+CMD ["serve"]

@@ -1,0 +1,89 @@
+# The interpreter that .venv is made from: make demo PYTHON=python3.13
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup develop demo serve test lint container-check lock clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## make .venv with what the service needs
+	@$(call install,requirements.lock,--clear)
+
+develop: setup ## add the tools that tests and checks need
+	@$(call install,dev.lock)
+
+demo: setup ## watch tasks run against the provider's twin, ARGS=--once for one
+	@$(BIN)/fluxhook demo $(ARGS)
+
+serve: setup ## run the service, settings from FLUXHOOK_ variables
+	@$(BIN)/fluxhook serve $(ARGS)
+
+test: develop ## run the tests, ARGS for pytest
+	@$(BIN)/pytest $(ARGS)
+
+lint: develop ## check style, types and layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+container-check: ## build the image and prove it, as root on Debian
+	@$(PYTHON) .ci/container-check
+
+lock: ## refresh the locks (needs uv), ARGS=--upgrade for newer versions
+	@$(COMPILE) pyproject.toml -o requirements.lock
+	@$(COMPILE) pyproject.toml --group dev -c requirements.lock -o dev.lock
+	@! grep -n '://' requirements.lock dev.lock
+
+clean: ## remove .venv and caches, never data
+	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find app migrations tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+COMPILE = uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	--python-version 3.11 --custom-compile-command "make lock" $(ARGS)
+
+# Whether .venv fits is asked of the lock's digest and the folder, not of file times: a fresh clone or a
+# branch switch changes those. --clear, so that what a lock no longer names is gone.
+define install
+set -eu; \
+want="$$(pwd) $$(cksum < $(1))"; \
+if [ ! -x $(BIN)/fluxhook ] || [ ! -x $(BIN)/python ] || [ "$$(cat .venv/$(1).done 2>/dev/null)" != "$$want" ]; then \
+  echo "Installing $(1) into .venv (once; a few seconds)"; \
+  $(if $(2),$(fresh_venv);) \
+  if command -v uv >/dev/null; then \
+    uv pip install --quiet --python $(BIN)/python --require-hashes -r $(1); \
+  else \
+    $(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r $(1); \
+  fi; \
+  $(if $(2),$(link_project);) \
+  echo "$$want" > .venv/$(1).done; \
+fi
+endef
+
+define fresh_venv
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+  { echo "Fluxhook needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+$(PYTHON) -m venv --clear $$(command -v uv >/dev/null && echo --without-pip) .venv
+endef
+
+# The checkout goes on the path and gets its command without a build back end, so nothing unlocked runs.
+define link_project
+pwd > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/fluxhook.pth"; \
+printf '%s\n' "$$COMMAND" > $(BIN)/fluxhook; chmod +x $(BIN)/fluxhook
+endef
+
+# sh starts it and Python reads on, because a #! line cannot name a path with a space in it.
+define COMMAND
+#!/bin/sh
+'''exec' "$(CURDIR)/.venv/bin/python" "$$0" "$$@"
+' '''
+import sys
+
+from app.cli import main
+
+sys.exit(main())
+endef
+export COMMAND

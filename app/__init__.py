@@ -1,0 +1,14 @@
+"""Fluxhook: a job gateway for FLUX Kontext image tasks.
+
+The flow, in the order to read it:
+
+    submit      check a task, mint its id, record it and its first job
+    dispatch    ask the provider, with a callback address and a secret of this attempt alone
+    callback    prove what arrives there, keep it, answer once it is durable
+    settle      decide what a piece of evidence moves; the one place that changes a task's state
+    reconcile   ask the provider about tasks that went quiet or were hinted at
+    collect     download the result while its link lives, check it, keep it
+    worker      run whatever the tasks above left to do
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,96 @@
+"""Ask the provider: record that bytes may leave, send them once, and keep what it answered.
+
+After `submitting` is recorded nothing is ever sent again for that attempt; only evidence decides.
+"""
+
+from datetime import timedelta
+
+from app import ids, jobs, moves
+from app.jobs import Step
+from app.provider import Answer, Order, Promises
+from app.record import Connection, submissions, tasks
+from app.record.tasks import Task
+from app.resources import Resources
+from app.secret_keys import CallbackProof
+from app.settle import Evidence, settle
+from app.task import Outcome, Status, Witness
+from app.verify import Verdict
+
+_MARGIN = timedelta(seconds=5)  # between the submit's own deadline and the first look at a lost answer
+
+
+async def dispatch(use: Resources, task_id: str) -> None:
+    """Submit a queued task. One in any other state was dispatched before, or needs it no more."""
+    task = await use.db.read(lambda connection: tasks.get(connection, task_id))
+    if use.provider is None or task is None or task.status is not Status.QUEUED:
+        return
+    images = {image["field"]: await _read_image(use, image) for image in task.request["images"]}
+    promises = use.provider.promises
+    begun = await use.db.write(lambda connection: _begin(connection, use, task, promises))
+    if begun is None:
+        return
+    submission_id, ring_key = begun
+    proof = use.keys.callback_proof(submission_id, ring_key)
+    answer = await use.provider.submit(_order(use, task, submission_id, proof, images))
+    given = _evidence(use, submission_id, proof, answer)
+    await use.db.write(lambda connection: settle(connection, [given], called_back=use.public_url is not None))
+
+
+def _begin(connection: Connection, use: Resources, task: Task, promises: Promises) -> tuple[str, str] | None:
+    """Move the task to `submitting` with an attempt that was never sent; give its id and ring key.
+
+    The job that will look at a lost answer is left here too: whatever dies from now on, it stands.
+    """
+    now = use.now()
+    last = submissions.of_task(connection, task.id)[-1]
+    unsent = last.outcome is Outcome.PLANNED and last.ring_key in use.keys
+    submission_id = last.id if unsent else ids.new_id("sub", now)
+    if not moves.begin(connection, task.id, submission_id, now):
+        return None
+    if not unsent:
+        submissions.plan(
+            connection,
+            id=submission_id,
+            task_id=task.id,
+            number=last.number + 1,
+            provider=promises.name,
+            ring_key=use.keys.newest,
+            planned_at=now,
+        )
+    submissions.mark_asked(connection, submission_id, now)
+    jobs.enqueue(connection, [(Step.RECONCILE, task.id, now + promises.submit_deadline + _MARGIN)])
+    return submission_id, last.ring_key if unsent else use.keys.newest
+
+
+async def _read_image(use: Resources, image: dict[str, str | int]) -> bytes:
+    pieces = use.store.read(str(image["store_key"]), 0, int(image["bytes"]))
+    return b"".join([piece async for piece in pieces])
+
+
+def _order(use: Resources, task: Task, submission_id: str, proof: CallbackProof, images: dict[str, bytes]) -> Order:
+    params = {name: value for name, value in task.request.items() if name != "images"}
+    if not images and params["aspect_ratio"] is None:
+        # BFL draws a square then, GPTProto 16:9 by its table: said aloud, both do the same.
+        params["aspect_ratio"] = "1:1"
+    called_back = use.public_url is not None
+    return Order(
+        model=task.model,
+        params=params,
+        images=images,
+        webhook_url=f"{use.public_url}/callbacks/{submission_id}/{proof.token}" if called_back else None,
+        webhook_secret=proof.secret if called_back else None,
+    )
+
+
+def _evidence(use: Resources, submission_id: str, proof: CallbackProof, answer: Answer) -> Evidence:
+    return Evidence(
+        submission_id=submission_id,
+        witness=Witness.SUBMIT,
+        verdict=Verdict.FETCHED,
+        proven=True,
+        report=answer.report,
+        body=proof.redact(answer.body),
+        received_at=use.now(),
+        headers=answer.headers,
+        http_status=answer.http_status,
+    )

@@ -1,0 +1,122 @@
+"""Where our requests may go when somebody else names the address.
+
+Two rules. An application's address is resolved once, every address it has must be public, and the connection
+goes to the very address that was checked. A result's link must name a host that the provider promised.
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Iterable, Sequence
+
+import httpx
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# The well-known prefix alone (RFC 6052). In the local one (RFC 8215) the IPv4 address may lie anywhere.
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# Not public, though `ipaddress` says so in all or some of its versions.
+_NEVER = (
+    ipaddress.ip_network("192.0.0.0/24"),  # IETF protocol assignments; a cloud keeps its metadata at 192.0.0.192
+    ipaddress.ip_network("168.63.129.16"),  # what Azure tells its machines
+    ipaddress.ip_network("64:ff9b:1::/48"),
+    ipaddress.ip_network("3fff::/20"),  # documentation, RFC 9637
+    ipaddress.ip_network("fec0::/10"),  # site-local, RFC 3879
+)
+_MAX_URL = 4096
+
+
+class EgressRefused(httpx.ConnectError):
+    """The address lies where an application has no business. Looks like any host that cannot be reached."""
+
+
+class GuardedTransport(httpx.AsyncBaseTransport):
+    """Connects to a checked address alone; host name, TLS name and certificate check stay as they were."""
+
+    def __init__(self, allowed: Sequence[Network], inner: httpx.AsyncBaseTransport | None = None) -> None:
+        self._allowed = allowed
+        self._inner = inner or httpx.AsyncHTTPTransport(trust_env=False)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        host = request.url.raw_host.decode("ascii")  # as it stands in the Host header and in certificates
+        port = request.url.port or (443 if request.url.scheme == "https" else 80)
+        address = await self._checked_address(host, port)
+        request.extensions = {**request.extensions, "sni_hostname": host}
+        request.url = request.url.copy_with(host=str(address))
+        return await self._inner.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def _checked_address(self, host: str, port: int) -> Address:
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+        except (OSError, UnicodeError, ValueError) as error:
+            raise EgressRefused("the host cannot be reached") from error
+        # One private address among public ones is refused too: which one is taken must not be luck.
+        if not addresses or not all(is_permitted(address, self._allowed) for address in addresses):
+            raise EgressRefused("the host cannot be reached")
+        return addresses[0]
+
+
+def is_permitted(address: Address, allowed: Iterable[Network]) -> bool:
+    """Whether this address is public, seen through every form that hides another one, or is listed."""
+    if any(address in network for network in allowed):
+        return True
+    hidden = _embedded(address)
+    if hidden is not None:
+        return is_permitted(hidden, allowed)
+    if any(address in network for network in _NEVER):
+        return False
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+def _embedded(address: Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address inside an IPv6 one: mapped, 6to4, Teredo or NAT64."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    if address.teredo is not None:
+        return address.teredo[1]
+    return address.ipv4_mapped or address.sixtofour
+
+
+def guarded_client(allowed: Sequence[Network], inner: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
+    """A client for addresses that an application names: no redirects, no proxy variables."""
+    return httpx.AsyncClient(
+        transport=GuardedTransport(allowed, inner),
+        trust_env=False,
+        follow_redirects=False,
+        headers={"accept-encoding": "identity", "user-agent": "fluxhook"},
+        timeout=httpx.Timeout(15, connect=5),
+    )
+
+
+def may_hold_result(url: str, *, hosts: Iterable[str], provider_origin: str) -> bool:
+    """Whether a result may be fetched from here: https on a promised host (`name` or `*.name`).
+
+    Plain http serves only where the operator configured it: on the provider's own origin, as with the twin.
+    """
+    if len(url) > _MAX_URL:
+        return False
+    try:
+        # The parser of the client that will connect: two parsers may see two hosts in one address.
+        asked, ours = httpx.URL(url), httpx.URL(provider_origin)
+        asked_at, ours_at = asked.host, ours.host
+    except (httpx.InvalidURL, ValueError):
+        return False
+    if asked.userinfo or not asked_at:
+        return False
+    if (asked.scheme, asked_at, asked.port) == (ours.scheme, ours_at, ours.port):
+        return True
+    host = asked_at.removesuffix(".")
+    return asked.scheme == "https" and asked.port is None and any(_matches(host, pattern) for pattern in hosts)
+
+
+def _matches(host: str, pattern: str) -> bool:
+    if pattern.startswith("*."):
+        return host.endswith(pattern[1:].lower())
+    return host == pattern.lower()

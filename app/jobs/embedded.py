@@ -1,0 +1,159 @@
+"""The embedded engine: a small table, one process that claims from it.
+
+At most one job of a step waits for a task: asking again brings it forward. A job that is being done does not
+count as waiting, so that what happens meanwhile is not lost. On start, what was running is runnable again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    case,
+    delete,
+    func,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from app.record.columns import Instant, metadata
+from app.record.signals import signal_after_commit
+
+
+class Step(StrEnum):
+    DISPATCH = "dispatch"
+    RECONCILE = "reconcile"
+    COLLECT = "collect"
+
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("step", String(16), nullable=False),
+    Column("task_id", String(48), nullable=False),
+    Column("state", String(16), nullable=False),  # waiting, running, held
+    Column("run_at", Instant, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("last_error", Text),
+    sqlite_autoincrement=True,
+)
+Index(
+    "uq_jobs_waiting",
+    jobs.c.step,
+    jobs.c.task_id,
+    unique=True,
+    sqlite_where=jobs.c.state == "waiting",
+    postgresql_where=jobs.c.state == "waiting",
+)
+Index("ix_jobs_state_run_at", jobs.c.state, jobs.c.run_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    id: int
+    step: Step
+    task_id: str
+    failures: int
+
+
+def enqueue(connection: Connection, wanted: Sequence[tuple[Step, str, datetime]]) -> None:
+    """Leave jobs (step, task, not before). One that waits already is brought forward, never put off."""
+    earliest: dict[tuple[Step, str], datetime] = {}
+    for step, task_id, run_at in wanted:
+        known = earliest.get((step, task_id))
+        earliest[step, task_id] = run_at if known is None else min(known, run_at)
+    if not earliest:
+        return
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(jobs).values(
+        [
+            {"step": step, "task_id": task_id, "state": "waiting", "run_at": run_at, "failures": 0}
+            for (step, task_id), run_at in earliest.items()
+        ]
+    )
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["step", "task_id"],
+            index_where=jobs.c.state == "waiting",
+            set_={
+                "run_at": case(
+                    (statement.excluded.run_at < jobs.c.run_at, statement.excluded.run_at),
+                    else_=jobs.c.run_at,
+                )
+            },
+        )
+    )
+    signal_after_commit(connection)
+
+
+def next_due(connection: Connection) -> datetime | None:
+    """When the earliest waiting job may run."""
+    query = select(jobs.c.run_at).where(jobs.c.state == "waiting").order_by(jobs.c.run_at).limit(1)
+    due: datetime | None = connection.execute(query).scalar_one_or_none()
+    return due
+
+
+def claim(connection: Connection, now: datetime, limit: int) -> list[Job]:
+    """Take up to `limit` due jobs, the longest due first, one for a task that none runs for."""
+    busy = select(jobs.c.task_id).where(jobs.c.state == "running")
+    due = (
+        select(jobs.c.id)
+        .where(jobs.c.state == "waiting", jobs.c.run_at <= now, jobs.c.task_id.not_in(busy))
+        .order_by(jobs.c.run_at, jobs.c.id)
+        .limit(limit)
+    )
+    taken = connection.execute(
+        update(jobs)
+        .where(jobs.c.id.in_(due))
+        .values(state="running")
+        .returning(jobs.c.id, jobs.c.step, jobs.c.task_id, jobs.c.failures)
+    )
+    return [Job(row.id, Step(row.step), row.task_id, row.failures) for row in taken]
+
+
+def finish(connection: Connection, job: Job) -> None:
+    connection.execute(delete(jobs).where(jobs.c.id == job.id))
+    signal_after_commit(connection)  # another job of the task may have waited for this one
+
+
+def retry(connection: Connection, job: Job, run_at: datetime, error: str) -> None:
+    """Have a failed job run again; where the same step waits already, that one serves."""
+    finish(connection, job)
+    enqueue(connection, [(job.step, job.task_id, run_at)])
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.step == job.step, jobs.c.task_id == job.task_id, jobs.c.state == "waiting")
+        .values(failures=job.failures + 1, last_error=error)
+    )
+
+
+def hold(connection: Connection, job: Job, error: str) -> None:
+    """Set a job aside after its last try: a dead letter, for a person to look at."""
+    connection.execute(
+        update(jobs).where(jobs.c.id == job.id).values(state="held", failures=job.failures + 1, last_error=error)
+    )
+
+
+def held(connection: Connection) -> int:
+    """How many jobs were set aside."""
+    query = select(func.count()).where(jobs.c.state == "held")
+    return connection.execute(query).scalar_one()
+
+
+def release_all(connection: Connection) -> None:
+    """Make runnable what a process that is gone was running."""
+    running = connection.execute(select(jobs.c.step, jobs.c.task_id, jobs.c.run_at).where(jobs.c.state == "running"))
+    again = [(Step(row.step), row.task_id, row.run_at) for row in running]
+    connection.execute(delete(jobs).where(jobs.c.state == "running"))
+    enqueue(connection, again)

@@ -1,0 +1,69 @@
+"""The composition root: resources, routes and the worker become one ASGI application."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from fastapi import FastAPI
+
+from app import __version__, worker
+from app.resources import Resources
+from app.web import callbacks, health, image, pages, problems, tasks
+from app.web.problems import Problem
+from app.web.request_log import RequestLog
+
+
+def create_app(resources: AbstractAsyncContextManager[Resources], *, with_worker: bool = True) -> FastAPI:
+    """The service around `resources`, which live as long as it does; `with_worker` runs the jobs in it too."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        async with resources as use:
+            app.state.use = use
+            if not with_worker:
+                yield
+                return
+            stopping = asyncio.Event()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(worker.run(use, stopping))
+                yield
+                stopping.set()
+
+    app = FastAPI(
+        title="Fluxhook",
+        version=__version__,
+        summary="A job gateway for FLUX Kontext image tasks.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    for module in (tasks, image, callbacks, health, pages):
+        app.include_router(module.router)
+    app.mount("/static", pages.static)
+    problems.install(app)
+    app.add_middleware(RequestLog)
+    _describe(app)
+    return app
+
+
+def _describe(app: FastAPI) -> None:
+    """Complete the OpenAPI document with what no route declares by itself."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, object]:
+        document = generate()
+        components = document.setdefault("components", {})
+        schemas = components.setdefault("schemas", {})
+        schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= schemas["Problem"].pop("$defs", {})
+        components["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "x-key": {"type": "apiKey", "in": "header", "name": "x-key"},
+        }
+        for path, operations in document["paths"].items():
+            if path.startswith("/v1/"):
+                for operation in operations.values():
+                    operation["security"] = [{"bearer": []}, {"x-key": []}]
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,76 @@
+"""What a task may ask for: every parameter of the Kontext request, checked before money is spent.
+
+The rules are the providers' published ones (OpenAPI document of the BFL API, Kontext guides).
+"""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+IMAGE_FIELDS = ("input_image", "input_image_2", "input_image_3", "input_image_4")
+
+_RATIO = re.compile(r"([1-9][0-9]{0,3}):([1-9][0-9]{0,3})")
+
+ImageInput = Annotated[
+    str | None,
+    Field(min_length=1, description="Base64, a `data:` URL, or an http(s) URL. JPEG, PNG or WebP."),
+]
+
+
+class Params(BaseModel):
+    """The parameters of one task, checked in themselves; the images are opened later."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    model: Literal["flux-kontext-pro", "flux-kontext-max"] = "flux-kontext-pro"
+    prompt: Annotated[
+        str,
+        # The provider states no maximum. Ours keeps a pasted file out of the database.
+        Field(max_length=65_536, pattern=r"\S", description="What to draw, or what to change."),
+    ]
+    input_image: ImageInput = None
+    input_image_2: ImageInput = None
+    input_image_3: ImageInput = None
+    input_image_4: ImageInput = None
+    seed: Annotated[
+        int | None,
+        Field(
+            ge=-(2**63),
+            le=2**63 - 1,
+            description="The same seed and prompt give the same image, more or less.",
+        ),
+    ] = None
+    aspect_ratio: Annotated[
+        str | None, Field(max_length=9, description="`W:H`, between 21:9 and 9:21.", examples=["16:9"])
+    ] = None
+    # The provider's own default is png in one of its documents and jpeg in another: ours is always sent.
+    output_format: Literal["png", "jpeg", "webp"] = "png"
+    prompt_upsampling: Annotated[bool, Field(description="Let the provider rewrite the prompt.")] = False
+    safety_tolerance: Annotated[int, Field(ge=0, le=6, description="0 is strict, 6 is lax.")] = 2
+
+    @field_validator("prompt")
+    @classmethod
+    def _storable(cls, prompt: str) -> str:
+        # PostgreSQL text cannot hold NUL, and UTF-8 has no form for a lone surrogate.
+        if "\0" in prompt or any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise ValueError("must be text without NUL characters or lone surrogates")
+        return prompt
+
+    @field_validator("aspect_ratio")
+    @classmethod
+    def _within_range(cls, ratio: str | None) -> str | None:
+        if ratio is None:
+            return None
+        match = _RATIO.fullmatch(ratio)
+        if match is None:
+            raise ValueError("must be W:H in whole numbers, such as 16:9")
+        width, height = int(match[1]), int(match[2])
+        if width * 9 > height * 21 or height * 9 > width * 21:
+            raise ValueError("must be between 21:9 and 9:21")
+        return ratio
+
+    def images(self) -> dict[str, str]:
+        """The images that were given, by field, in order."""
+        given = ((field, getattr(self, field)) for field in IMAGE_FIELDS)
+        return {field: value for field, value in given if value is not None}

@@ -1,0 +1,7 @@
+"""The providers behind one contract: what they promise (as data), what they are asked, what they answered."""
+
+from app.provider.bfl import Bfl
+from app.provider.contract import Answer, Order, Promises, Provider, Reference
+from app.provider.gptproto import Gptproto
+
+__all__ = ["Answer", "Bfl", "Gptproto", "Order", "Promises", "Provider", "Reference"]

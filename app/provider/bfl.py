@@ -1,0 +1,119 @@
+"""Black Forest Labs: `POST /v1/{model}` with `x-key`; sources are the OpenAPI document and docs.bfl.ai."""
+
+import asyncio
+import base64
+import json
+from http import HTTPStatus
+from typing import Any
+
+import httpx
+
+from app import egress
+from app.provider import exchange, messages
+from app.provider.contract import Answer, Order, Promises, Reference
+from app.task import Failure, Report, Said
+
+PROMISES = Promises(
+    name="bfl",
+    # Links are on delivery.*.bfl.ai and delivery-eu1.bfl.ai alike (integration guidelines; field reports).
+    result_hosts=("bfl.ai", "*.bfl.ai"),
+    slots={"account": 24, "flux-kontext-max": 6},
+)
+
+# Server-side trouble, "retry with backoff" (docs, errors page). 504 and a CDN's own codes are not in it: behind
+# those the task may well have been accepted.
+_OUTAGES = frozenset({500, 502, 503})
+
+
+class Bfl:
+    """The adapter for BFL's own API and its regional hosts."""
+
+    promises = PROMISES
+
+    def __init__(self, http: httpx.AsyncClient, base_url: str, key: str) -> None:
+        self._http = http
+        self._base_url = base_url
+        self._key = key
+
+    async def submit(self, order: Order) -> Answer:
+        request = self._http.build_request(
+            "POST",
+            f"{self._base_url}/v1/{order.model}",
+            content=await asyncio.to_thread(request_body, order),
+            headers={**self._headers, "content-type": "application/json"},
+        )
+        return read_submitted(await exchange.send(self._http, request, PROMISES.submit_deadline))
+
+    async def fetch(self, reference: Reference) -> Answer:
+        address, query = f"{self._base_url}/v1/get_result", {"id": reference.provider_id}
+        if reference.polling_url and self._may_hold_key(reference.polling_url):
+            address, query = reference.polling_url, {}
+        request = self._http.build_request(
+            "GET",
+            address,
+            params=query or None,
+            headers=self._headers,
+        )
+        return exchange.read_fetched(await exchange.send(self._http, request, PROMISES.status_deadline))
+
+    async def reachable(self) -> str | None:
+        request = self._http.build_request(
+            "GET",
+            f"{self._base_url}/v1/credits",
+            headers=self._headers,
+        )
+        return what_is_wrong(await exchange.send(self._http, request, PROMISES.status_deadline))
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"x-key": self._key, "accept": "application/json"}
+
+    def _may_hold_key(self, url: str) -> bool:
+        """Whether our key may go to this address: the configured host, or BFL's own over https, as for results."""
+        return egress.may_hold_result(url, hosts=PROMISES.result_hosts, provider_origin=self._base_url)
+
+
+def request_body(order: Order) -> bytes:
+    """Every field, also those at their default: the documents disagree about what the defaults are.
+
+    Four images are 107 MB of base64: made in a thread, not on the event loop.
+    """
+    body: dict[str, Any] = dict(order.params)
+    body |= {name: base64.b64encode(image).decode() for name, image in order.images.items()}
+    if order.webhook_url is not None:
+        body |= {"webhook_url": order.webhook_url, "webhook_secret": order.webhook_secret}
+    return json.dumps(body).encode()
+
+
+def read_submitted(answer: Answer) -> Answer:
+    """What BFL's answer to a submit means (docs, errors page; OpenAPI)."""
+    status = answer.http_status
+    if status is None:
+        return answer
+    report = messages.read_acceptance(answer.body) if status in range(200, 300) else _refusal(status, answer)
+    if report.said is Said.UNCLEAR:
+        report = Report(Said.LOST, detail=report.detail)
+    return Answer(report, status, answer.headers, answer.body)
+
+
+def _refusal(status: int, answer: Answer) -> Report:
+    detail = messages.read_error(answer.body) or f"HTTP {status}"
+    if status == HTTPStatus.TOO_MANY_REQUESTS or status in _OUTAGES:
+        said = Said.BUSY if status == HTTPStatus.TOO_MANY_REQUESTS else Said.DOWN
+        return Report(said, detail=detail, retry_after=exchange.retry_after(answer.headers))
+    if status == HTTPStatus.PAYMENT_REQUIRED:
+        return Report(Said.REFUSED, failure=Failure.OUT_OF_CREDITS, detail=detail)
+    if status in range(400, 500) and status != HTTPStatus.REQUEST_TIMEOUT:
+        return Report(Said.REFUSED, failure=Failure.PROVIDER_REJECTED, detail=detail)
+    return Report(Said.LOST, detail=detail)
+
+
+def what_is_wrong(answer: Answer) -> str | None:
+    """The plain words for an answer to a question that costs nothing; None when all is well."""
+    if answer.http_status is None:
+        return answer.report.detail
+    if answer.http_status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        return "it refuses the API key"
+    return (
+        f"it answers with HTTP {answer.http_status}" if answer.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
+    )

@@ -1,0 +1,83 @@
+"""What every provider adapter offers, and what a provider promises, as data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Protocol
+
+from app.task import Report
+from app.verify import SigningProfile
+
+
+@dataclass(frozen=True, slots=True)
+class Promises:
+    """What is published about a provider; the sources stand beside the values in its adapter."""
+
+    name: str
+    result_hosts: tuple[str, ...]
+    slots: Mapping[str, int]  # tasks in flight for each model, and for "account" in all
+    link_life: timedelta = timedelta(minutes=10)
+    # How long a provider goes on calling: its waits, and its patience with each delivery.
+    callback_waits: tuple[timedelta, ...] = (
+        timedelta(seconds=1),
+        timedelta(seconds=5),
+        timedelta(seconds=30),
+    )
+    callback_deadline: timedelta = timedelta(seconds=30)
+    submit_deadline: timedelta = timedelta(seconds=60)
+    status_deadline: timedelta = timedelta(seconds=20)
+    # Most tasks take 5 to 15 seconds. No source states a longest time; past this one nobody has seen an answer.
+    slowest_task: timedelta = timedelta(minutes=10)
+    max_image_bytes: int = 20 * 1024 * 1024
+    max_image_pixels: int = 20_000_000
+    signing: SigningProfile = field(default_factory=SigningProfile)
+
+    @property
+    def callback_window(self) -> timedelta:
+        """How long after completion a callback may still arrive."""
+        deliveries = len(self.callback_waits) + 1
+        return sum(self.callback_waits, timedelta()) + deliveries * self.callback_deadline
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Order:
+    """One attempt to submit a task: every field that goes into the request."""
+
+    model: str
+    params: Mapping[str, Any]
+    images: Mapping[str, bytes]
+    webhook_url: str | None
+    webhook_secret: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a submitted task can be asked for by."""
+
+    provider_id: str
+    polling_url: str | None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Answer:
+    """What came back, raw, and what it says. `http_status` is None when nothing came."""
+
+    report: Report
+    http_status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+class Provider(Protocol):
+    """Never raises for what a provider or the network does: that is an Answer too."""
+
+    @property
+    def promises(self) -> Promises: ...
+
+    async def submit(self, order: Order) -> Answer: ...
+
+    async def fetch(self, reference: Reference) -> Answer: ...
+
+    async def reachable(self) -> str | None:
+        """None when the provider answers and takes our key, else what is wrong, in plain words."""
+        ...

@@ -1,0 +1,72 @@
+"""GPTProto, and resellers with its path layout: `POST /flux/v1/{model}` with a Bearer key.
+
+Its submit reply is not documented; siblings pass BFL's on. Source: docs.gptproto.com, Flux pages.
+"""
+
+import asyncio
+from dataclasses import replace
+from http import HTTPStatus
+
+import httpx
+
+from app.provider import bfl, exchange, messages
+from app.provider.contract import Answer, Order, Promises, Reference
+from app.task import Failure, Report, Said
+
+# It passes on BFL's delivery links (its own sample answer), and states no limit of its own.
+PROMISES: Promises = replace(bfl.PROMISES, name="gptproto")
+
+
+class Gptproto:
+    """The adapter for GPTProto."""
+
+    promises = PROMISES
+
+    def __init__(self, http: httpx.AsyncClient, base_url: str, key: str) -> None:
+        self._http = http
+        self._base_url = base_url
+        self._key = key
+
+    async def submit(self, order: Order) -> Answer:
+        request = self._http.build_request(
+            "POST",
+            f"{self._base_url}/flux/v1/{order.model}",
+            content=await asyncio.to_thread(bfl.request_body, order),
+            headers={**self._headers, "content-type": "application/json"},
+        )
+        return _read_submitted(await exchange.send(self._http, request, PROMISES.submit_deadline))
+
+    async def fetch(self, reference: Reference) -> Answer:
+        # A polling_url that it passes on is BFL's and wants a BFL key: ours stays on the configured origin.
+        request = self._http.build_request(
+            "GET",
+            f"{self._base_url}/flux/v1/get_result",
+            params={"id": reference.provider_id},
+            headers=self._headers,
+        )
+        return exchange.read_fetched(await exchange.send(self._http, request, PROMISES.status_deadline))
+
+    async def reachable(self) -> str | None:
+        request = self._http.build_request(
+            "GET",
+            f"{self._base_url}/flux/v1/get_result",
+            params={"id": "doctor"},
+            headers=self._headers,
+        )
+        return bfl.what_is_wrong(await exchange.send(self._http, request, PROMISES.status_deadline))
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self._key}", "accept": "application/json"}
+
+
+def _read_submitted(answer: Answer) -> Answer:
+    """As BFL's, but for two codes: 503 is a refusal of the content here, and 403 may be an empty account."""
+    detail = messages.read_error(answer.body)
+    if answer.http_status == HTTPStatus.SERVICE_UNAVAILABLE:
+        report = Report(Said.REFUSED, failure=Failure.REQUEST_MODERATED, detail=detail or "HTTP 503")
+    elif answer.http_status == HTTPStatus.FORBIDDEN and "balance" in detail.lower():
+        report = Report(Said.REFUSED, failure=Failure.OUT_OF_CREDITS, detail=detail)
+    else:
+        return bfl.read_submitted(answer)
+    return Answer(report, answer.http_status, answer.headers, answer.body)

@@ -1,0 +1,172 @@
+"""Reading what providers say, in every form that was documented or seen: never raises, never guesses.
+
+Two payload forms of callbacks are read (`id`/`Ready` and `task_id`/`SUCCESS`), the status answers of BFL, the
+camelCase times of GPTProto, and four shapes of error text.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from app.task import Failure, Report, Said
+
+_MAX_ID = 200
+_MAX_URL = 4096
+_MAX_PROSE = 2000
+
+# Lower-case words for every status that a source names. Unknown ones are never terminal.
+_PENDING = frozenset({"pending", "queued", "processing", "reasoning", "generating", "in progress", "submitted"})
+_READY = frozenset({"ready", "success", "completed", "succeeded"})
+_FAILURES = {
+    "error": Failure.PROVIDER_ERROR,
+    "failed": Failure.PROVIDER_ERROR,
+    "request moderated": Failure.REQUEST_MODERATED,
+    "content moderated": Failure.CONTENT_MODERATED,
+    "generated content moderated": Failure.CONTENT_MODERATED,
+}
+_MODERATED_CODES = {"content_policy_violation": Failure.CONTENT_MODERATED}
+
+
+def parse(body: bytes) -> Mapping[str, Any] | None:
+    """The JSON object in these bytes; None when they hold none. Deep nesting is no object either."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def read_status(body: bytes) -> Report:
+    """What a callback or a status answer says."""
+    message = parse(body)
+    if message is None:
+        return Report(Said.UNCLEAR, detail="not a JSON object")
+    provider_id = _text(message.get("id")) or _text(message.get("task_id"))
+    status = (_text(message.get("status")) or "").lower().replace("_", " ").strip()
+    if status in _PENDING:
+        return Report(Said.PENDING, provider_id=provider_id)
+    if status in _READY:
+        return _ready(message, provider_id)
+    if status in _FAILURES:
+        return _failed(message, provider_id, _FAILURES[status])
+    if status == "task not found":
+        return Report(Said.NOT_FOUND, detail="Task not found")
+    return Report(Said.UNCLEAR, provider_id=provider_id, detail="a status that is not known")
+
+
+def read_acceptance(body: bytes) -> Report:
+    """What a 2xx answer to a submit says: the task's id, and `polling_url` and `cost` where they are given."""
+    message = parse(body) or {}
+    provider_id = _text(message.get("id")) or _text(message.get("task_id"))
+    if provider_id is None:
+        return Report(Said.UNCLEAR, detail="an acceptance without an id")
+    return Report(
+        Said.PENDING,
+        provider_id=provider_id,
+        polling_url=_text(message.get("polling_url"), _MAX_URL),
+        cost=_number(message.get("cost")),
+    )
+
+
+def read_error(body: bytes) -> str:
+    """The text of an error answer: `detail` (text or list), `message`, `error` (text or object); else nothing."""
+    return _error_text(parse(body) or {})
+
+
+def _error_text(message: Mapping[str, Any]) -> str:
+    nested = message.get("error")
+    candidates = [message.get("detail"), message.get("message")]
+    candidates += [nested.get("message"), nested.get("code")] if isinstance(nested, dict) else [nested]
+    for candidate in candidates:
+        text = _validation_text(candidate) if isinstance(candidate, list) else _prose(candidate)
+        if text:
+            return text
+    return ""
+
+
+def link_expiry(url: str) -> datetime | None:
+    """When a signed link dies: its own `se=`, the expiry of an Azure shared access signature, in UTC."""
+    try:
+        values = parse_qs(urlsplit(url).query).get("se", [])
+        expiry = datetime.fromisoformat(values[0]) if values else None
+        if expiry is None:
+            return None
+        return expiry.astimezone(UTC) if expiry.tzinfo else expiry.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # no instant, or one that UTC pushes out of the calendar
+        return None
+
+
+def _ready(message: Mapping[str, Any], provider_id: str | None) -> Report:
+    result = message.get("result")
+    if isinstance(result, str):  # seen: the result as a JSON string
+        result = parse(result.encode(errors="replace"))
+    result = result if isinstance(result, dict) else {}
+    sample = _text(result.get("sample"), _MAX_URL)
+    if sample is None:
+        return Report(Said.UNCLEAR, provider_id=provider_id, detail="ready, without a result")
+    seed = result.get("seed")
+    return Report(
+        Said.READY,
+        provider_id=provider_id,
+        sample_url=sample,
+        sample_expires_at=link_expiry(sample),
+        seed=seed if isinstance(seed, int) and not isinstance(seed, bool) else None,
+        cost=_number(message.get("cost")),
+    )
+
+
+def _failed(message: Mapping[str, Any], provider_id: str | None, failure: Failure) -> Report:
+    details = message.get("details")
+    details = details if isinstance(details, dict) else {}
+    reasons = details.get("Moderation Reasons")
+    if isinstance(reasons, list):
+        detail = _prose(", ".join(_word(reason) for reason in reasons))
+    else:
+        detail = _prose(details.get("error")) or _error_text(message)
+    failure = _MODERATED_CODES.get(_word(message.get("error")), failure)
+    return Report(Said.FAILED, provider_id=provider_id, failure=failure, detail=detail or None)
+
+
+def _validation_text(items: list[Any]) -> str:
+    """FastAPI's list of `loc`, `msg`, `type`, without the input that some versions repeat."""
+    lines = []
+    for item in items[:10]:
+        if isinstance(item, dict):
+            loc = item.get("loc")
+            place = ".".join(_word(part) for part in loc) if isinstance(loc, list) else _word(loc)
+            lines.append(f"{place}: {_word(item.get('msg'))}")
+        else:
+            lines.append(_word(item))
+    return _prose("; ".join(lines))
+
+
+def _text(value: Any, limit: int = _MAX_ID) -> str | None:
+    """A name or an address, whole; None when it is none or is longer than any real one."""
+    if not isinstance(value, str) or not value or len(value) > limit:
+        return None
+    return _storable(value) or None
+
+
+def _word(value: Any) -> str:
+    return str(value) if isinstance(value, str | int | float) else ""
+
+
+def _prose(value: Any) -> str:
+    return _storable(value[:_MAX_PROSE]) if isinstance(value, str) else ""
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL text holds no NUL, and UTF-8 no lone surrogate."""
+    return text.replace("\0", "").encode(errors="replace").decode()
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number can be larger than any float
+        return None

@@ -1,0 +1,8 @@
+"""What the database knows, and the only SQL of the house: one file for each table, rows as frozen values.
+
+Every function takes the connection of a unit of work: `await use.db.write(fn)` or `.read(fn)`.
+"""
+
+from sqlalchemy import Connection
+
+__all__ = ["Connection"]

@@ -1,0 +1,45 @@
+"""Units of work: plain functions of a synchronous connection, each one transaction.
+
+On SQLite one writer thread takes all that waits, runs each in a savepoint and commits them together; on
+PostgreSQL each is a transaction of its own on asyncpg. The functions cannot tell the difference.
+"""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol, TypeVar
+
+from sqlalchemy import Connection, Dialect
+
+from app.record.postgres import Postgres
+from app.record.sqlite import Sqlite
+
+T = TypeVar("T")
+
+
+class Database(Protocol):
+    """One of the two engines. Both raise `errors.Unavailable` when the database cannot do its part now."""
+
+    @property
+    def dialect(self) -> Dialect: ...
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction that is durable when this returns."""
+        ...
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` on a snapshot; it must not write."""
+        ...
+
+    def on_signal(self, listener: Callable[[], None]) -> None:
+        """Call `listener`, from whatever thread, after each commit of a unit that asked for it."""
+        ...
+
+
+@asynccontextmanager
+async def open_database(url: str) -> AsyncGenerator[Database]:
+    """Connect to `sqlite:///PATH` or `postgresql://...`, and let go at the end."""
+    engine = Sqlite(url) if url.startswith("sqlite:") else Postgres(url)
+    try:
+        yield engine
+    finally:
+        await engine.close()

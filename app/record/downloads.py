@@ -1,0 +1,44 @@
+"""The table `downloads`: every attempt to bring a result home, and how it went."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Column, Connection, String, Table, Text, func, select
+
+from app.record.columns import Instant, metadata
+
+downloads = Table(
+    "downloads",
+    metadata,
+    Column("id", String(48), primary_key=True),
+    Column("task_id", String(48), nullable=False, index=True),
+    Column("outcome", String(16), nullable=False),  # stored, or failed
+    Column("detail", Text),
+    Column("started_at", Instant, nullable=False),
+    Column("ended_at", Instant, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    id: str
+    task_id: str
+    outcome: str
+    detail: str | None
+    started_at: datetime
+    ended_at: datetime
+
+
+def insert(connection: Connection, **values: Any) -> None:
+    connection.execute(downloads.insert().values(values))
+
+
+def count(connection: Connection, task_id: str) -> int:
+    return connection.execute(select(func.count()).where(downloads.c.task_id == task_id)).scalar_one()
+
+
+def of_task(connection: Connection, task_id: str) -> list[Download]:
+    """Every attempt, the earliest first."""
+    query = select(downloads).where(downloads.c.task_id == task_id).order_by(downloads.c.id)
+    return [Download(**row._asdict()) for row in connection.execute(query)]

@@ -1,0 +1,71 @@
+"""The shared engine: asyncpg, one transaction for each unit of work."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Dialect, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from app.errors import Unavailable
+from app.record.signals import Signals, was_asked
+
+T = TypeVar("T")
+
+_POOL = 10
+_DEADLOCK_OR_CONFLICT = {"40001", "40P01"}
+_TRIES = 3
+
+
+class Postgres:
+    """`postgresql://...`; a transaction that loses a race for its rows is run again."""
+
+    def __init__(self, url: str) -> None:
+        # Errors must not show prompts. A connection that died with the server is found before it is used.
+        self._engine = create_async_engine(
+            make_url(url).set(drivername="postgresql+asyncpg"),
+            hide_parameters=True,
+            pool_pre_ping=True,
+            pool_size=_POOL,
+            max_overflow=0,
+            pool_timeout=10,
+        )
+        self._signals = Signals()
+
+    @property
+    def dialect(self) -> Dialect:
+        return self._engine.dialect
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        for attempt in range(1, _TRIES + 1):
+            try:
+                return await self._transaction(work)
+            except DBAPIError as error:
+                if _sqlstate(error) not in _DEADLOCK_OR_CONFLICT or attempt == _TRIES:
+                    raise
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        return await self._transaction(work)
+
+    def on_signal(self, listener: Callable[[], None]) -> None:
+        self._signals.add(listener)
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    async def _transaction(self, work: Callable[[Connection], T]) -> T:
+        try:
+            async with self._engine.begin() as connection:
+                result = await connection.run_sync(work)
+                signal = await connection.run_sync(was_asked)
+        except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
+            raise Unavailable("the database cannot be reached at the moment") from error
+        if signal:
+            self._signals.send()
+        return result
+
+
+def _sqlstate(error: DBAPIError) -> Any:
+    return getattr(error.orig, "sqlstate", None)

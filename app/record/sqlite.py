@@ -1,0 +1,157 @@
+"""The embedded engine: one writer thread that commits in groups, a few read-only connections."""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event, make_url
+from sqlalchemy.exc import OperationalError
+
+from app.errors import ConfigurationError, Unavailable
+from app.record.signals import Signals, was_asked
+
+T = TypeVar("T")
+
+_GROUP = 256  # callers that one commit serves at most: past that the first ones wait for nothing
+_READERS = 4
+_BUSY_MS = 5000  # another process (a backup, `fluxhook migrate`) may hold the file this long
+
+
+@dataclass(slots=True)
+class _Unit:
+    work: Callable[[Connection], Any]
+    done: Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Sqlite:
+    """`sqlite:///PATH`: WAL, every commit synced to disk."""
+
+    def __init__(self, url: str) -> None:
+        self._path = make_url(url).database or ""
+        if not self._path or self._path == ":memory:":
+            raise ConfigurationError("FLUXHOOK_DATABASE_URL: SQLite needs a file, as in sqlite:///fluxhook.db")
+        Path(self._path).parent.mkdir(parents=True, exist_ok=True)
+        self._writing = _engine(self._path, "BEGIN IMMEDIATE", synchronous="FULL", query_only="OFF")
+        self._reading = _engine(self._path, "BEGIN", synchronous="FULL", query_only="ON")
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="sqlite-reader")
+        self._signals = Signals()
+        self._waiting: queue.SimpleQueue[_Unit | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write_until_closed, name="sqlite-writer", daemon=True)
+        self._writer.start()
+
+    @property
+    def dialect(self) -> Dialect:
+        return self._writing.dialect
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        unit = _Unit(work, Future())
+        self._waiting.put(unit)
+        # Shielded: the writer owns the unit now, and a caller that goes away does not undo it.
+        result: T = await asyncio.shield(asyncio.wrap_future(unit.done))
+        return result
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
+
+    def on_signal(self, listener: Callable[[], None]) -> None:
+        self._signals.add(listener)
+
+    async def close(self) -> None:
+        self._waiting.put(None)
+        await asyncio.to_thread(self._writer.join)
+        await asyncio.to_thread(self._readers.shutdown)
+        self._writing.dispose()
+        self._reading.dispose()
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        try:
+            with self._reading.begin() as connection:
+                return work(connection)
+        except OperationalError as error:
+            raise Unavailable("the database cannot be read at the moment") from error
+
+    def _write_until_closed(self) -> None:
+        closed = False
+        while not closed:
+            group, closed = self._next_group()
+            if group:
+                self._commit(group)
+
+    def _next_group(self) -> tuple[list[_Unit], bool]:
+        """Wait for one unit, then take all that came while the last commit ran."""
+        group: list[_Unit] = []
+        unit = self._waiting.get()
+        while unit is not None:
+            group.append(unit)
+            if len(group) == _GROUP or self._waiting.empty():
+                return group, False
+            unit = self._waiting.get()
+        return group, True
+
+    def _commit(self, group: list[_Unit]) -> None:
+        try:
+            with self._writing.begin() as connection:
+                for unit in group:
+                    _run(unit, connection)
+                signal = was_asked(connection)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the callers must learn of it
+            failure = Unavailable("the database could not commit")
+            failure.__cause__ = error
+            for unit in group:
+                unit.done.set_exception(failure)
+            return
+        for unit in group:
+            _release(unit)
+        if signal:
+            self._signals.send()
+
+
+def _run(unit: _Unit, connection: Connection) -> None:
+    """One unit in a savepoint of its own: its failure undoes it and leaves its neighbours alone."""
+    try:
+        with connection.begin_nested():
+            unit.result = unit.work(connection)
+    except OperationalError as error:
+        unit.error = Unavailable("the database cannot be written at the moment")
+        unit.error.__cause__ = error
+    except Exception as error:  # noqa: BLE001 - handed to the caller as it is
+        unit.error = error
+
+
+def _release(unit: _Unit) -> None:
+    if unit.error is None:
+        unit.done.set_result(unit.result)
+    else:
+        unit.done.set_exception(unit.error)
+
+
+def _engine(path: str, begin: str, **pragmas: str) -> Engine:
+    engine = create_engine(
+        f"sqlite:///{path}",
+        # Errors must not show prompts; a thread pool hands connections from thread to thread.
+        hide_parameters=True,
+        connect_args={"check_same_thread": False, "timeout": _BUSY_MS / 1000},
+        pool_size=_READERS,
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver leaves BEGIN to us
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+        for name, value in pragmas.items():
+            connection.execute(f"PRAGMA {name}={value}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine

@@ -1,0 +1,159 @@
+"""The table `submissions`: one row for each attempt to submit a task, recorded before the attempt is made."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Float,
+    Integer,
+    String,
+    Table,
+    Text,
+    bindparam,
+    func,
+    select,
+    update,
+)
+
+from app.record.columns import Instant, metadata
+from app.record.tasks import tasks
+from app.task import Outcome, Standing, Status
+
+submissions = Table(
+    "submissions",
+    metadata,
+    Column("id", String(48), primary_key=True),
+    Column("task_id", String(48), nullable=False, index=True),
+    Column("number", Integer, nullable=False),
+    Column("provider", String(32), nullable=False),
+    # Which key of the ring its token and secret are derived from; they themselves are nowhere.
+    Column("ring_key", String(16), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("provider_id", Text),
+    Column("polling_url", Text),
+    Column("cost", Float),
+    Column("detail", Text),
+    Column("planned_at", Instant, nullable=False),
+    Column("asked_at", Instant),
+    Column("answered_at", Instant),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    id: str
+    task_id: str
+    number: int
+    provider: str
+    ring_key: str
+    outcome: Outcome
+    provider_id: str | None
+    polling_url: str | None
+    cost: float | None
+    detail: str | None
+    planned_at: datetime
+    asked_at: datetime | None
+    answered_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt and its task as they stand: what a decision about either needs."""
+
+    submission_id: str
+    task_id: str
+    model: str
+    standing: Standing
+
+
+def plan(connection: Connection, **values: Any) -> None:
+    connection.execute(submissions.insert().values(outcome=Outcome.PLANNED, **values))
+
+
+def get(connection: Connection, submission_id: str) -> Submission | None:
+    row = connection.execute(select(submissions).where(submissions.c.id == submission_id)).one_or_none()
+    return None if row is None else _submission_of(row._asdict())
+
+
+def of_task(connection: Connection, task_id: str) -> list[Submission]:
+    """Every attempt of a task, the first one first."""
+    query = select(submissions).where(submissions.c.task_id == task_id).order_by(submissions.c.number)
+    return [_submission_of(row._asdict()) for row in connection.execute(query)]
+
+
+def mark_asked(connection: Connection, submission_id: str, now: datetime) -> bool:
+    """Say that bytes may leave from now on; False when this attempt was asked before."""
+    marked = connection.execute(
+        update(submissions)
+        .where(submissions.c.id == submission_id, submissions.c.outcome == Outcome.PLANNED)
+        .values(outcome=Outcome.UNKNOWN, asked_at=now)
+    )
+    return marked.rowcount == 1
+
+
+def attempts(connection: Connection, submission_ids: Collection[str]) -> dict[str, Attempt]:
+    """These attempts with their tasks, by submission id; what is not known is not in it."""
+    query = (
+        select(
+            submissions.c.id,
+            submissions.c.task_id,
+            submissions.c.outcome,
+            submissions.c.provider_id,
+            submissions.c.cost,
+            tasks.c.model,
+            tasks.c.status,
+            tasks.c.sample_url,
+            tasks.c.tries,
+            tasks.c.submission_id.label("current_id"),
+        )
+        .join(tasks, tasks.c.id == submissions.c.task_id)
+        .where(submissions.c.id.in_(submission_ids))
+    )
+    return {row.id: _attempt_of(row._asdict()) for row in connection.execute(query)}
+
+
+def task_ids(connection: Connection, submission_ids: Collection[str]) -> set[str]:
+    query = select(submissions.c.task_id).where(submissions.c.id.in_(submission_ids))
+    return set(connection.execute(query).scalars())
+
+
+_LEARNED = ("outcome", "provider_id", "polling_url", "cost", "detail", "answered_at")
+
+
+def learn(connection: Connection, changes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write what evidence told about attempts, by submission id; what is left out or None stays as it is."""
+    connection.execute(
+        update(submissions)
+        .where(submissions.c.id == bindparam("of_id"))
+        .values({name: _given(name) for name in _LEARNED}),
+        [
+            {"of_id": submission_id, **{f"new_{name}": change.get(name) for name in _LEARNED}}
+            for submission_id, change in changes.items()
+        ],
+    )
+
+
+def _given(name: str) -> ColumnElement[Any]:
+    return func.coalesce(bindparam(f"new_{name}", type_=submissions.c[name].type), submissions.c[name])
+
+
+def _submission_of(row: Mapping[str, Any]) -> Submission:
+    return Submission(**{**row, "outcome": Outcome(row["outcome"])})
+
+
+def _attempt_of(row: Mapping[str, Any]) -> Attempt:
+    standing = Standing(
+        status=Status(row["status"]),
+        current=row["current_id"] == row["id"],
+        outcome=Outcome(row["outcome"]),
+        provider_id=row["provider_id"],
+        sample_url=row["sample_url"],
+        cost=row["cost"],
+        tries=row["tries"],
+    )
+    return Attempt(row["id"], row["task_id"], row["model"], standing)

@@ -1,0 +1,189 @@
+"""The table `tasks`: one row for each task, and every statement that moves one."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Float,
+    Index,
+    Integer,
+    Row,
+    String,
+    Table,
+    Text,
+    bindparam,
+    case,
+    func,
+    select,
+    update,
+)
+
+from app.record.columns import Instant, Json, metadata
+from app.task import Failure, MoneySpent, Status, sources
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", String(48), primary_key=True),
+    Column("key_id", String(48), nullable=False),
+    Column("provider", String(32), nullable=False),
+    Column("model", String(64), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("failure", String(32)),
+    Column("failure_detail", Text),
+    Column("money_spent", String(8)),
+    # What was asked, with references to the images instead of the images.
+    Column("request", Json, nullable=False),
+    Column("warnings", Json, nullable=False),
+    # The attempt that counts now; an id without a foreign key, because each row names the other.
+    Column("submission_id", String(48), nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("cost", Float),
+    Column("seed", Text),  # an integer of any size: the provider states no bounds
+    Column("sample_url", Text),
+    Column("sample_expires_at", Instant),
+    Column("created_at", Instant, nullable=False),
+    Column("submitting_at", Instant),
+    Column("submitted_at", Instant),
+    Column("ready_at", Instant),
+    Column("stored_at", Instant),
+    Column("failed_at", Instant),
+    Column("cancelled_at", Instant),
+)
+Index("ix_tasks_status_id", tasks.c.status, tasks.c.id)
+Index("ix_tasks_model_id", tasks.c.model, tasks.c.id)
+
+
+_UNFINISHED = frozenset(status for status in Status if not status.final)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    id: str
+    key_id: str
+    provider: str
+    model: str
+    status: Status
+    failure: Failure | None
+    failure_detail: str | None
+    money_spent: MoneySpent | None
+    request: Mapping[str, Any]
+    warnings: Sequence[str]
+    submission_id: str
+    tries: int
+    cost: float | None
+    seed: int | None
+    sample_url: str | None
+    sample_expires_at: datetime | None
+    created_at: datetime
+    submitting_at: datetime | None = None
+    submitted_at: datetime | None = None
+    ready_at: datetime | None = None
+    stored_at: datetime | None = None
+    failed_at: datetime | None = None
+    cancelled_at: datetime | None = None
+
+
+def insert(connection: Connection, **values: Any) -> None:
+    connection.execute(tasks.insert().values(tries=0, **values))
+
+
+def get(connection: Connection, task_id: str) -> Task | None:
+    row = connection.execute(select(tasks).where(tasks.c.id == task_id)).one_or_none()
+    return None if row is None else task_of(row)
+
+
+def newest(
+    connection: Connection,
+    *,
+    limit: int,
+    before: str | None = None,
+    status: Status | None = None,
+    model: str | None = None,
+) -> list[Task]:
+    """Tasks, newest first, those created before the task `before` alone."""
+    query = select(tasks).order_by(tasks.c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(tasks.c.id < before)
+    if status is not None:
+        query = query.where(tasks.c.status == status)
+    if model is not None:
+        query = query.where(tasks.c.model == model)
+    return [task_of(row) for row in connection.execute(query)]
+
+
+def move(connection: Connection, task_id: str, to: Status, now: datetime, **values: Any) -> bool:
+    """Move one task from any state that may come before `to`; False when it is in none of them."""
+    moved = connection.execute(
+        update(tasks)
+        .where(tasks.c.id == task_id, tasks.c.status.in_(sources(to)))
+        .values({"status": to, f"{to}_at": now, **values})
+    )
+    return moved.rowcount == 1
+
+
+def lock(connection: Connection, task_ids: Collection[str]) -> None:
+    """Let nobody else move these tasks until the transaction ends; in one order, so that nobody deadlocks."""
+    connection.execute(select(tasks.c.id).where(tasks.c.id.in_(task_ids)).order_by(tasks.c.id).with_for_update())
+
+
+# What evidence may change; a column that a change leaves out, or gives as None, stays as it is.
+_LEARNED = (
+    "status",
+    "failure",
+    "failure_detail",
+    "money_spent",
+    "seed",
+    "sample_url",
+    "sample_expires_at",
+    "submitted_at",
+    "ready_at",
+    "failed_at",
+)
+
+
+def learn(connection: Connection, changes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write what evidence changed, by task id. `cost` and `tries` are added to what is there.
+
+    The tasks must be locked by this transaction; a final one stays as it is all the same.
+    """
+    values = {name: _given(name) for name in _LEARNED}
+    connection.execute(
+        update(tasks)
+        .where(tasks.c.id == bindparam("of_id"), tasks.c.status.in_(_UNFINISHED))
+        .values(
+            **values,
+            tries=tasks.c.tries + bindparam("add_tries", type_=Integer),
+            cost=case(
+                (bindparam("add_cost", type_=Float).is_(None), tasks.c.cost),
+                else_=func.coalesce(tasks.c.cost, 0) + bindparam("add_cost", type_=Float),
+            ),
+        ),
+        [
+            {
+                "of_id": task_id,
+                "add_tries": change.get("tries", 0),
+                "add_cost": change.get("cost"),
+                **{f"new_{name}": change.get(name) for name in _LEARNED},
+            }
+            for task_id, change in changes.items()
+        ],
+    )
+
+
+def _given(name: str) -> ColumnElement[Any]:
+    return func.coalesce(bindparam(f"new_{name}", type_=tasks.c[name].type), tasks.c[name])
+
+
+def task_of(row: Row[Any]) -> Task:
+    values = row._asdict()
+    values["status"] = Status(values["status"])
+    values["failure"] = values["failure"] and Failure(values["failure"])
+    values["money_spent"] = values["money_spent"] and MoneySpent(values["money_spent"])
+    values["seed"] = values["seed"] and int(values["seed"])
+    return Task(**values)

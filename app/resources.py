@@ -1,0 +1,124 @@
+"""Everything a step is handed, as one frozen value: built once by `open_resources`, passed first, called `use`."""
+
+import os
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from app import clock, egress, ids
+from app.errors import ConfigurationError
+from app.provider import Bfl, Gptproto, Provider
+from app.provider import exchange as provider_exchange
+from app.record.database import Database, open_database
+from app.secret_keys import KeyRing
+from app.settings import Settings
+from app.store import FolderStore, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What the steps use. Tests build it with a frozen clock, a twin for a provider and a folder of their own."""
+
+    db: Database
+    store: Store
+    keys: KeyRing
+    now: clock.Now
+    provider: Provider | None  # None: no key is configured, so nothing can be submitted
+    web: httpx.AsyncClient  # for addresses that an application names
+    results: httpx.AsyncClient  # for the provider's links
+    result_hosts: tuple[str, ...]
+    provider_origin: str
+    public_url: str | None  # None: no callbacks, the provider is polled
+    trust_shared_secret: bool
+    scratch: Path  # where a download lies until it is checked
+
+
+@asynccontextmanager
+async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> AsyncGenerator[Resources]:
+    """Connect to everything that the settings name, and let go of it at the end."""
+    async with AsyncExitStack() as stack:
+        db = await stack.enter_async_context(open_database(database_url(settings)))
+        http = await stack.enter_async_context(provider_exchange.client())
+        provider = build_provider(settings, http)
+        yield Resources(
+            db=db,
+            store=FolderStore(store_folder(settings)),
+            keys=key_ring(settings),
+            now=now,
+            provider=provider,
+            web=await stack.enter_async_context(egress.guarded_client(settings.egress_allow)),
+            results=await stack.enter_async_context(results_client()),
+            result_hosts=(*(provider.promises.result_hosts if provider else ()), *settings.result_hosts),
+            provider_origin=provider_base(settings),
+            public_url=settings.public_url,
+            trust_shared_secret=settings.shared_secret_callbacks == "accept",  # noqa: S105
+            scratch=settings.data_dir,
+        )
+
+
+def results_client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
+    """For the provider's links: no key, no redirects, bytes as they are."""
+    return httpx.AsyncClient(
+        transport=transport,
+        trust_env=False,
+        follow_redirects=False,
+        headers={"accept-encoding": "identity"},
+        timeout=httpx.Timeout(30, connect=10),
+    )
+
+
+def provider_base(settings: Settings) -> str:
+    return settings.bfl_base_url if settings.provider == "bfl" else settings.gptproto_base_url
+
+
+def build_provider(settings: Settings, http: httpx.AsyncClient) -> Provider | None:
+    if settings.provider_key is None:
+        return None
+    adapter = Bfl if settings.provider == "bfl" else Gptproto
+    return adapter(http, provider_base(settings), settings.provider_key)
+
+
+def database_url(settings: Settings) -> str:
+    return settings.database_url or f"sqlite:///{settings.data_dir / 'fluxhook.db'}"
+
+
+def store_folder(settings: Settings) -> Path:
+    url = settings.store_url
+    if url is None:
+        return settings.data_dir / "images"
+    scheme = urlsplit(url).scheme
+    if scheme not in {"", "file"}:
+        raise ConfigurationError(f"FLUXHOOK_STORE_URL: {scheme}:// is not supported; name a folder")
+    return Path(url.removeprefix("file://"))
+
+
+def key_ring(settings: Settings) -> KeyRing:
+    """The configured keys, or the one that is made on the first start and kept in DATA_DIR."""
+    configured = tuple(key.get_secret_value() for key in settings.secret_keys)
+    return KeyRing(configured or (kept_secret(settings.data_dir / "secret_keys")[0],))
+
+
+def kept_secret(path: Path) -> tuple[str, bool]:
+    """The secret in this file, made when there is none; and whether it was made just now."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return _read_secret(path), False
+    with os.fdopen(handle, "w") as file:
+        secret = ids.new_key()
+        file.write(secret + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return secret, True
+
+
+def _read_secret(path: Path) -> str:
+    secret = path.read_text().strip()
+    if not secret:
+        raise ConfigurationError(f"{path} is empty: remove it to have a new secret made, or restore it")
+    return secret

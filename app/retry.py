@@ -1,0 +1,23 @@
+"""How long to wait before trying again: exponential backoff with jitter, bounded. Pure."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Waits of `first`, doubled each time, never longer than `longest`."""
+
+    first: timedelta
+    longest: timedelta
+
+    def wait(self, attempt: int) -> timedelta:
+        """The wait after the `attempt`-th failure (counted from 1), without jitter."""
+        # 2**30 seconds is past any bound, and an exponent without end would overflow.
+        return min(self.first * (1 << min(attempt - 1, 30)), self.longest)
+
+
+SUBMIT = Backoff(first=timedelta(seconds=1), longest=timedelta(minutes=1))
+POLL = Backoff(first=timedelta(seconds=1), longest=timedelta(seconds=30))
+COLLECT = Backoff(first=timedelta(seconds=1), longest=timedelta(seconds=20))
+STEP_FAILED = Backoff(first=timedelta(seconds=2), longest=timedelta(minutes=5))

@@ -1,0 +1,94 @@
+"""The key ring: a token and a secret derived for each submission, and values sealed at rest.
+
+Nothing derived is stored: HKDF-SHA256 (RFC 5869) gives the same answer from the ring key and the
+submission's id, so a stolen database forges no callback and a flood of forged ones costs no query.
+"""
+
+import base64
+import hashlib
+import hmac
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+_NONCE_BYTES = 12  # what NIST SP 800-38D recommends for GCM
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class CallbackProof:
+    """What a callback of one submission must know: the token of its address, the secret it signs with."""
+
+    token: str
+    secret: str
+
+    def redact(self, raw: bytes) -> bytes:
+        """These bytes without the two: a provider may echo them, and what is kept must forge nothing."""
+        return raw.replace(self.token.encode(), b"[token]").replace(self.secret.encode(), b"[secret]")
+
+
+class KeyRing:
+    """Secret keys, newest first. New values come from the first; every one still proves old values."""
+
+    def __init__(self, keys: tuple[str, ...]) -> None:
+        if not keys:
+            raise ValueError("a key ring needs at least one key")
+        self._keys = {_key_id(key): key.encode() for key in keys}
+        self.newest = _key_id(keys[0])
+
+    def __repr__(self) -> str:
+        return f"KeyRing({', '.join(self._keys)})"
+
+    def __contains__(self, ring_key: str) -> bool:
+        return ring_key in self._keys
+
+    def callback_proof(self, submission_id: str, ring_key: str) -> CallbackProof:
+        """Token and secret of a submission under the ring key it was planned with, which must be in the ring."""
+        return _callback_proof(self._keys[ring_key], submission_id)
+
+    def prove_token(self, submission_id: str, token: str) -> CallbackProof | None:
+        """The proof whose token this is, looked for under every key of the ring; None when there is none."""
+        for key in self._keys.values():
+            proof = _callback_proof(key, submission_id)
+            if hmac.compare_digest(proof.token.encode(), token.encode(errors="surrogatepass")):
+                return proof
+        return None
+
+    def seal(self, plain: bytes, purpose: str, nonce: bytes) -> str:
+        """`<ring key>.<base64url>`: AES-256-GCM, bound to its purpose. `nonce`: 12 bytes, never used before."""
+        box = AESGCM(_derive(self._keys[self.newest], f"seal:{purpose}"))
+        return f"{self.newest}.{_text(nonce + box.encrypt(nonce, plain, None))}"
+
+    def unseal(self, sealed: str, purpose: str) -> bytes | None:
+        """What was sealed for this purpose; None when it was altered, or its key left the ring."""
+        ring_key, _, text = sealed.partition(".")
+        key = self._keys.get(ring_key)
+        if key is None:
+            return None
+        try:
+            raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+            return AESGCM(_derive(key, f"seal:{purpose}")).decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], None)
+        except (ValueError, InvalidTag):
+            return None
+
+
+def _callback_proof(key: bytes, submission_id: str) -> CallbackProof:
+    return CallbackProof(
+        token=_text(_derive(key, f"callback-token:{submission_id}")),
+        secret=_derive(key, f"callback-secret:{submission_id}").hex(),
+    )
+
+
+def _derive(key: bytes, info: str) -> bytes:
+    return HKDF(SHA256(), length=32, salt=None, info=f"fluxhook/v1/{info}".encode(errors="surrogatepass")).derive(key)
+
+
+def _key_id(key: str) -> str:
+    """Names a key without giving it away: kept beside what was made with it."""
+    return hashlib.sha256(b"fluxhook/v1/key-id:" + key.encode()).hexdigest()[:12]
+
+
+def _text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")

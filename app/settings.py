@@ -1,0 +1,211 @@
+"""What an operator decides: one frozen value read from `FLUXHOOK_` variables, checked as a whole.
+
+Reading a mapping is all that happens here; files are made and hosts are asked elsewhere.
+"""
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic import SecretStr as Secret
+
+from app.errors import ConfigurationError
+
+PREFIX = "FLUXHOOK_"
+_MIN_SECRET = 32
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _origin_and_path(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None:
+        raise ValueError("must be an http(s) address such as https://fluxhook.example.com")
+    if "?" in url or "#" in url:
+        raise ValueError("must not have a query or a fragment: remove what follows the path")
+    _ = parts.port  # raises ValueError when it is out of range
+    if any(character.isspace() for character in url):
+        raise ValueError("must not hold spaces")
+    return url.rstrip("/")
+
+
+def _fits_in_a_header(key: Secret) -> Secret:
+    text = key.get_secret_value()
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("must be printable ASCII without spaces or line ends, or it cannot be sent")
+    return key
+
+
+Url = Annotated[str, AfterValidator(_origin_and_path)]
+ProviderKey = Annotated[Secret, AfterValidator(_fits_in_a_header)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Secrets = Annotated[tuple[Secret, ...], BeforeValidator(_split)]
+Networks = Annotated[
+    tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], BeforeValidator(_split), Field(default=())
+]
+
+
+class Settings(BaseModel):
+    """Every setting; each name is read from the environment with `FLUXHOOK_` in front."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    database_url: Annotated[
+        str | None,
+        # An address may hold a password, so it is not shown.
+        Field(repr=False, description="`sqlite:///PATH` or `postgresql://...`. Default: SQLite in DATA_DIR."),
+    ] = None
+    data_dir: Annotated[Path, Field(description="Where the embedded database, images and made keys live.")] = Path(
+        "data"
+    )
+    store_url: Annotated[
+        str | None, Field(description="Where images are kept: a folder. Default: `images` in DATA_DIR.")
+    ] = None
+    public_url: Annotated[
+        Url | None,
+        Field(description="The address under which the provider reaches this service. Without it, it polls."),
+    ] = None
+    provider: Annotated[Literal["bfl", "gptproto"], Field(description="Who makes the images.")] = "bfl"
+    bfl_api_key: Annotated[ProviderKey | None, Field(description="The key for Black Forest Labs.")] = None
+    bfl_base_url: Annotated[Url, Field(description="Its API: a regional host, or a twin.")] = "https://api.bfl.ai"
+    gptproto_api_key: Annotated[ProviderKey | None, Field(description="The key for GPTProto.")] = None
+    gptproto_base_url: Annotated[
+        Url, Field(description="Its API, or that of a reseller with the same path layout.")
+    ] = "https://gptproto.com"
+    secret_keys: Annotated[
+        Secrets,
+        Field(description="What callback secrets are derived from, newest first. Default: made, kept in DATA_DIR."),
+    ] = ()
+    admin_key: Annotated[
+        Secret | None,
+        Field(description="An API key that may do everything. Default: made, printed once, kept in DATA_DIR."),
+    ] = None
+    shared_secret_callbacks: Annotated[
+        Literal["accept", "hint"],
+        Field(description="Whether the plain secret in a header proves a callback, or only causes a poll."),
+    ] = "accept"  # noqa: S105 - a choice, not a secret
+    result_hosts: Annotated[
+        Names, Field(description="Further hosts that results may come from: `name` or `*.name`, https only.")
+    ] = ()
+    egress_allow: Annotated[
+        Networks, Field(description="Private networks that input image addresses may lie in, as CIDRs.")
+    ]
+    host: Annotated[str, Field(description="The address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="The port to listen on.")] = 8080
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """Read the `FLUXHOOK_` names of a mapping; an empty value counts as not set.
+
+        Raises ConfigurationError naming each setting that is wrong or unknown.
+        """
+        given: dict[str, Any] = {
+            name.removeprefix(PREFIX).lower(): value
+            for name, value in env.items()
+            if name.startswith(PREFIX) and value != ""
+        }
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise ConfigurationError(_explain(error)) from None
+
+    @model_validator(mode="after")
+    def _secrets_are_strong(self) -> Self:
+        if any(len(key.get_secret_value()) < _MIN_SECRET for key in self.secret_keys):
+            raise ValueError(f"FLUXHOOK_SECRET_KEYS: each key needs at least {_MIN_SECRET} characters")
+        return self
+
+    @model_validator(mode="after")
+    def _postgres_has_its_own_keys(self) -> Self:
+        if not self.embedded and not self.secret_keys:
+            raise ValueError(
+                "FLUXHOOK_SECRET_KEYS: needed on PostgreSQL, where every replica must derive the same secrets; "
+                "make one with `openssl rand -hex 32`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _provider_key_stays_private(self) -> Self:
+        if self.provider_url.scheme == "http" and not names_private_host(self.provider_url.hostname or ""):
+            raise ValueError(
+                f"FLUXHOOK_{self.provider.upper()}_BASE_URL: must be https, or the key would travel in the clear"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _provider_can_reach_us(self) -> Self:
+        if self.public_url is None or self.twin:
+            return self
+        public = urlsplit(self.public_url)
+        if public.scheme != "https":
+            raise ValueError("FLUXHOOK_PUBLIC_URL: must be https, because it carries the callback's token")
+        if names_private_host(public.hostname or ""):
+            raise ValueError(
+                "FLUXHOOK_PUBLIC_URL: the provider cannot reach a private host; name a public one, "
+                "or leave it empty and Fluxhook polls"
+            )
+        return self
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the database is the one in our own process."""
+        return self.database_url is None or self.database_url.startswith("sqlite:")
+
+    @property
+    def provider_url(self) -> SplitResult:
+        return urlsplit(self.bfl_base_url if self.provider == "bfl" else self.gptproto_base_url)
+
+    @property
+    def provider_key(self) -> str | None:
+        key = self.bfl_api_key if self.provider == "bfl" else self.gptproto_api_key
+        return key.get_secret_value() if key else None
+
+    @property
+    def twin(self) -> bool:
+        """Whether the provider is one on a private host, such as the twin, and not a real one."""
+        return names_private_host(self.provider_url.hostname or "")
+
+
+def names_private_host(host: str) -> bool:
+    """Whether only a private network can reach a host of this name, as far as the name tells."""
+    host = host.rstrip(".").lower()
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        private_suffixes = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
+        return "." not in host or host.endswith(private_suffixes)
+
+
+def _explain(error: ValidationError) -> str:
+    return "; ".join(_explain_one(dict(each)) for each in error.errors(include_input=False, include_url=False))
+
+
+def _explain_one(error: Mapping[str, Any]) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not error["loc"]:
+        return message
+    name = f"{PREFIX}{str(error['loc'][0]).upper()}"
+    if error["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting"
+    return f"{name}: {message[0].lower()}{message[1:]}"
+
+
+def from_environment() -> Settings:
+    """The settings of this process."""
+    return Settings.from_env(os.environ)

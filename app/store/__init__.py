@@ -1,0 +1,6 @@
+"""Image bytes, by digest: what is put here is on disk when the call returns, whole or not at all."""
+
+from app.store.contract import Missing, Store, sha256_of
+from app.store.folder import FolderStore
+
+__all__ = ["FolderStore", "Missing", "Store", "sha256_of"]

@@ -1,0 +1,174 @@
+"""Accept a task: check it, keep its images, and record task, attempt and job in one transaction.
+
+Nothing is sent from here, and nothing is recorded of a task that is refused.
+"""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from http import HTTPStatus
+from tempfile import TemporaryFile
+from typing import IO, Any
+
+import httpx
+
+from app import ids, images, jobs
+from app.errors import InvalidRequest, TooLarge, Unavailable
+from app.images import NotAnImage
+from app.params import IMAGE_FIELDS, Params
+from app.provider import Promises
+from app.record import Connection, submissions, tasks
+from app.resources import Resources
+from app.store import sha256_of
+from app.task import Status
+
+_SMALL_SIDE = 256
+_EDIT_TOLERANCE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class KeptImage:
+    """An input image as the task remembers it: a reference, and what its header said."""
+
+    field: str
+    store_key: str
+    sha256: str
+    bytes: int
+    media_type: str
+    width: int
+    height: int
+
+
+async def submit(use: Resources, key_id: str, params: Params, files: Mapping[str, IO[bytes]]) -> str:
+    """Record a task for dispatch and return its id.
+
+    `files` holds uploaded images by field, in place of a text in `params`. Raises InvalidRequest or TooLarge
+    naming the field at fault, Unavailable when no provider is configured or the store cannot be written.
+    """
+    if use.provider is None:
+        raise Unavailable("no provider key is configured: the operator has to set one")
+    promises = use.provider.promises
+    kept = [await _keep(use, promises, field, given) for field, given in _in_order(params, files).items()]
+    now = use.now()
+    task_id, submission_id = ids.new_id("task", now), ids.new_id("sub", now)
+
+    def record(connection: Connection) -> None:
+        tasks.insert(
+            connection,
+            id=task_id,
+            key_id=key_id,
+            provider=promises.name,
+            model=params.model,
+            status=Status.QUEUED,
+            request=_request(params, kept),
+            warnings=_warnings(params, kept),
+            submission_id=submission_id,
+            created_at=now,
+        )
+        submissions.plan(
+            connection,
+            id=submission_id,
+            task_id=task_id,
+            number=1,
+            provider=promises.name,
+            ring_key=use.keys.newest,
+            planned_at=now,
+        )
+        jobs.enqueue(connection, [(jobs.Step.DISPATCH, task_id, now)])
+
+    await use.db.write(record)
+    return task_id
+
+
+def _in_order(params: Params, files: Mapping[str, IO[bytes]]) -> dict[str, str | IO[bytes]]:
+    given: dict[str, str | IO[bytes]] = {**params.images(), **files}
+    expected = IMAGE_FIELDS[: len(given)]
+    for field in expected:
+        if field not in given:
+            reason = "missing: images are numbered without a gap"
+            raise InvalidRequest(f"{field}: {reason}", {field: reason})
+    return {field: given[field] for field in expected}
+
+
+async def _keep(use: Resources, promises: Promises, field: str, given: str | IO[bytes]) -> KeptImage:
+    """Keep an image given as a file, as base64, or as an address to fetch it from."""
+    if not isinstance(given, str):
+        return await _check_and_put(use, promises, field, given)
+    with TemporaryFile(dir=use.scratch) as file:
+        if given[:8].lower().startswith(("http://", "https://")):
+            await _fetch(use, promises, field, given, file)
+        else:
+            await asyncio.to_thread(_decode_into, file, field, given)
+        return await _check_and_put(use, promises, field, file)
+
+
+def _decode_into(file: IO[bytes], field: str, text: str) -> None:
+    """Write the bytes of bare base64 or a `data:` URL; line breaks are allowed, other characters are not."""
+    if text[:5].lower() == "data:":
+        head, comma, text = text.partition(",")
+        if not comma or not head.lower().endswith(";base64"):
+            raise InvalidRequest(f"{field}: the data URL is not base64", {field: "not a base64 data URL"})
+    try:
+        file.write(base64.b64decode("".join(text.split()), validate=True))
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest(f"{field}: not valid base64", {field: "not valid base64"}) from error
+
+
+async def _fetch(use: Resources, promises: Promises, field: str, url: str, file: IO[bytes]) -> None:
+    """Download an image that the application named. The error says no more of a blocked host than of a dead one."""
+    try:
+        async with use.web.stream("GET", url) as response:
+            if response.status_code != HTTPStatus.OK:
+                raise _unfetched(field, f"its address answered with HTTP {response.status_code}")
+            async for piece in response.aiter_raw():
+                file.write(piece)
+                _bound_size(promises, field, file.tell())
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise _unfetched(field, "its address cannot be reached") from error
+
+
+def _unfetched(field: str, reason: str) -> InvalidRequest:
+    return InvalidRequest(f"{field}: {reason}", {field: reason})
+
+
+def _bound_size(promises: Promises, field: str, size: int) -> None:
+    if size > promises.max_image_bytes:
+        limit = promises.max_image_bytes // 1024**2
+        raise TooLarge(f"{field}: an image may have {limit} MB", {field: f"more than {limit} MB"})
+
+
+async def _check_and_put(use: Resources, promises: Promises, field: str, file: IO[bytes]) -> KeptImage:
+    size = file.seek(0, 2)
+    _bound_size(promises, field, size)
+    try:
+        info = await asyncio.to_thread(images.inspect, file)
+    except NotAnImage as error:
+        raise InvalidRequest(f"{field}: {error}", {field: str(error)}) from error
+    if info.pixels > promises.max_image_pixels:
+        reason = f"{info.width}x{info.height} is more than {promises.max_image_pixels // 10**6} megapixels"
+        raise InvalidRequest(f"{field}: {reason}", {field: reason})
+    sha256 = await asyncio.to_thread(sha256_of, file)
+    key = f"inputs/{sha256[:2]}/{sha256}.{images.EXTENSIONS[info.media_type]}"
+    await use.store.put(key, file)
+    return KeptImage(field, key, sha256, size, info.media_type, info.width, info.height)
+
+
+def _request(params: Params, kept: list[KeptImage]) -> dict[str, Any]:
+    """What the task remembers of its request: every parameter, and references in place of images."""
+    asked = params.model_dump(exclude={"model", *IMAGE_FIELDS})
+    return {**asked, "images": [asdict(image) for image in kept]}
+
+
+def _warnings(params: Params, kept: list[KeptImage]) -> list[str]:
+    """What the sources disagree about: allowed here, said aloud, left to the provider."""
+    found = []
+    if kept and params.safety_tolerance > _EDIT_TOLERANCE:
+        found.append("safety_tolerance above 2 with an input image: BFL's editing guide allows 0 to 2")
+    found += [
+        f"{image.field} is {image.width}x{image.height}: BFL's own client wants sides of at least {_SMALL_SIDE}"
+        for image in kept
+        if min(image.width, image.height) < _SMALL_SIDE
+    ]
+    return found

@@ -1,0 +1,106 @@
+"""Who may ask: an API key in `Authorization: Bearer` or `x-key`, or the page's session cookie for reading.
+
+Keys are looked up and compared by their SHA-256; the key itself is never kept or logged.
+"""
+
+import hashlib
+import hmac
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from app import ids
+from app.errors import Unauthorized
+from app.record import keys
+from app.record.keys import Key
+from app.resources import Resources
+
+COOKIE = "fluxhook_session"
+_SESSION = timedelta(hours=12)
+_READING = frozenset({"GET", "HEAD"})
+_PURPOSE = "session"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The key behind a request."""
+
+    key_id: str
+    name: str
+    scopes: frozenset[str]
+
+
+def resources(request: Request) -> Resources:
+    use: Resources = request.app.state.use
+    return use
+
+
+Use = Annotated[Resources, Depends(resources)]
+
+
+async def caller(request: Request, use: Use) -> Caller:
+    """The caller of this request. Raises Unauthorized."""
+    found = await find_caller(request, use)
+    if found is None:
+        raise Unauthorized("send a valid API key as `Authorization: Bearer KEY` or `x-key: KEY`")
+    return found
+
+
+Asking = Annotated[Caller, Depends(caller)]
+
+
+async def find_caller(request: Request, use: Resources) -> Caller | None:
+    presented = _presented(request)
+    if presented is not None:
+        key = await by_secret(use, presented)
+    elif COOKIE in request.cookies and request.method in _READING:
+        key = await _by_session(use, request.cookies[COOKIE])
+    else:
+        return None
+    if key is None:
+        return None
+    request.state.key_id = key.id  # for the request's log line
+    return Caller(key.id, key.name, frozenset(key.scopes))
+
+
+async def by_secret(use: Resources, secret: str) -> Key | None:
+    """The enabled key with this secret."""
+    digest = digest_of(secret)
+    key = await use.db.read(lambda connection: keys.by_digest(connection, digest))
+    if key is None or not hmac.compare_digest(key.sha256, digest) or key.disabled_at is not None:
+        return None
+    return key
+
+
+def digest_of(secret: str) -> str:
+    """What a key is known by here. Keys have 256 random bits, so no slow hash is needed to guard them."""
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
+
+
+def new_session(use: Resources, key: Key) -> str:
+    """A cookie value that stands for this key until it expires, or until the key is replaced."""
+    until = (use.now() + _SESSION).isoformat()
+    plain = json.dumps({"key": key.id, "digest": key.sha256, "until": until})
+    return use.keys.seal(plain.encode(), _PURPOSE, ids.nonce())
+
+
+async def _by_session(use: Resources, cookie: str) -> Key | None:
+    plain = use.keys.unseal(cookie, _PURPOSE)
+    if plain is None:
+        return None
+    session = json.loads(plain)
+    if datetime.fromisoformat(session["until"]) < use.now():
+        return None
+    key = await use.db.read(lambda connection: keys.get(connection, session["key"]))
+    valid = key is not None and key.sha256 == session["digest"] and key.disabled_at is None
+    return key if valid else None
+
+
+def _presented(request: Request) -> str | None:
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and value.strip():
+        return value.strip()
+    return request.headers.get("x-key")

@@ -1,0 +1,67 @@
+"""The page at `/`: the latest tasks with their images. Server-rendered, no script; the key becomes a session."""
+
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from app.record import Connection, results, tasks
+from app.record.results import Result
+from app.record.tasks import Task
+from app.web.access import COOKIE, Use, by_secret, find_caller, new_session
+
+_HERE = Path(__file__).parent
+_SHOWN = 24
+_HEADERS = {
+    "content-security-policy": "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+templates = Environment(
+    loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+)
+router = APIRouter(include_in_schema=False)
+static = StaticFiles(directory=_HERE / "static")
+
+
+@router.get("/")
+async def page(request: Request, use: Use) -> Response:
+    """The latest tasks; without a valid key or session, the form that asks for one."""
+    if await find_caller(request, use) is None:
+        return _render("sign_in.html", HTTPStatus.UNAUTHORIZED, wrong=False)
+
+    def read(connection: Connection) -> tuple[list[Task], dict[str, Result]]:
+        latest = tasks.newest(connection, limit=_SHOWN)
+        return latest, results.of_tasks(connection, [task.id for task in latest])
+
+    latest, kept = await use.db.read(read)
+    return _render("tasks.html", HTTPStatus.OK, tasks=latest, results=kept)
+
+
+@router.post("/session")
+async def sign_in(request: Request, use: Use, key: Annotated[str, Form(max_length=500)] = "") -> Response:
+    """Turn a key into a session cookie that reads, and only on this site."""
+    found = await by_secret(use, key.strip())
+    if found is None:
+        return _render("sign_in.html", HTTPStatus.UNAUTHORIZED, wrong=True)
+    response = RedirectResponse("/", HTTPStatus.SEE_OTHER, _HEADERS)
+    secure = request.url.scheme == "https" or (use.public_url or "").startswith("https:")
+    response.set_cookie(COOKIE, new_session(use, found), httponly=True, samesite="strict", secure=secure)
+    return response
+
+
+@router.post("/session/end")
+async def sign_out() -> Response:
+    response = RedirectResponse("/", HTTPStatus.SEE_OTHER, _HEADERS)
+    response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    return response
+
+
+def _render(name: str, status: HTTPStatus, **values: object) -> HTMLResponse:
+    return HTMLResponse(templates.get_template(name).render(values), status, _HEADERS)

@@ -1,0 +1,145 @@
+"""Errors as answers: one document that clients of every family can read.
+
+RFC 9457's members (`type`, `title`, `status`, `detail`), and `message` and `error` as the providers' own
+errors have them. There is never a key named `errors`: one client family would take it for something else.
+"""
+
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from app import logs
+from app.errors import FluxhookError, InvalidRequest, MalformedRequest, NotFound, RequestError
+
+MEDIA_TYPE = "application/problem+json"
+_RETRY_AFTER_S = "5"
+
+log = logs.get("web")
+
+
+class ProviderError(BaseModel):
+    """The error as the providers write theirs."""
+
+    message: str
+    type: Annotated[str, Field(description="The HTTP status as text.", examples=["422"])]
+
+
+class Problem(BaseModel):
+    """What every refused request gets."""
+
+    type: Annotated[str, Field(examples=["urn:fluxhook:problem:invalid_request"])]
+    title: str
+    status: int
+    detail: str
+    code: Annotated[str, Field(description="Stable; the last part of `type`.", examples=["invalid_request"])]
+    message: Annotated[str, Field(description="The same as `detail`.")]
+    error: ProviderError
+    fields: Annotated[
+        dict[str, str] | None, Field(description="What is wrong with each field, where fields are at fault.")
+    ] = None
+
+
+def document(error: FluxhookError, status: int | None = None) -> dict[str, Any]:
+    """The error document of an error."""
+    status = status or error.status
+    body = {
+        "type": f"urn:fluxhook:problem:{error.code}",
+        "title": error.title,
+        "status": status,
+        "detail": error.detail,
+        "code": error.code,
+        "message": error.detail,
+        "error": {"message": error.detail, "type": str(int(status))},
+    }
+    return {**body, "fields": error.fields} if error.fields else body
+
+
+def answer(error: FluxhookError, status: int | None = None) -> JSONResponse:
+    headers = {}
+    if error.retryable:
+        headers["retry-after"] = _RETRY_AFTER_S
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["www-authenticate"] = "Bearer"
+    return JSONResponse(document(error, status), status or error.status, headers, MEDIA_TYPE)
+
+
+def responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """What a route's OpenAPI entry says of the errors that it may answer with."""
+    return {
+        int(status): {
+            "description": status.phrase,
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in statuses
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Have every error of this app answered with the document."""
+    app.add_exception_handler(FluxhookError, _ours)
+    app.add_exception_handler(RequestValidationError, _parameters)
+    app.add_exception_handler(HTTPException, _routing)
+    app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _ours(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, FluxhookError)  # noqa: S101 - the registration above says so
+    return answer(error)
+
+
+async def _parameters(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    return answer(invalid(error.errors()))
+
+
+async def _routing(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return answer(NotFound("there is no such address"))
+    phrase = HTTPStatus(error.status_code).phrase
+    problem = RequestError(phrase.lower())
+    problem.title, problem.code = phrase, phrase.lower().replace(" ", "_")
+    response = answer(problem, error.status_code)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _gone(_request: Request, _error: Exception) -> Response:
+    return answer(MalformedRequest("the connection was closed before the request was complete"))
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    log.error("unexpected", error=type(error).__name__, method=request.method)
+    return answer(FluxhookError("an unexpected error; the service's log has it"))
+
+
+def invalid(errors: Any) -> FluxhookError:
+    """The refusal for what pydantic found, naming each field and never what was in it."""
+    if any(each["type"] == "json_invalid" for each in errors):
+        return MalformedRequest("the body is not valid JSON")
+    fields = {_place(each["loc"]): _reason(each) for each in errors[:20]}
+    return InvalidRequest("; ".join(f"{field}: {reason}" for field, reason in fields.items()), fields)
+
+
+def _place(location: Any) -> str:
+    parts = [str(part) for part in location if part not in {"query", "path", "body"}]
+    return ".".join(parts)[:100] or "body"
+
+
+def _reason(error: Any) -> str:
+    known = {
+        "extra_forbidden": "there is no such field",
+        "missing": "is required",
+        "model_type": "must be a JSON object",
+        "model_attributes_type": "must be a JSON object",
+        "string_pattern_mismatch": "must not be blank",
+    }
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return known.get(error["type"], message[:1].lower() + message[1:])

@@ -1,0 +1,98 @@
+"""Fixtures that every test may ask for: a migrated database of its own on each engine, and a world on it."""
+
+import os
+import sqlite3
+from collections.abc import AsyncGenerator, Generator
+from pathlib import Path
+from uuid import uuid4  # noqa: TID251 - names a throw-away database
+
+import pytest
+from sqlalchemy import create_engine
+
+from app.record import migrate
+from app.record.database import open_database
+from tests.postgres import Postgres, start_postgres
+from tests.world import World, open_world
+
+_REQUIRED = os.environ.get("TESTS_REQUIRE", "").split(",")
+
+
+def skip_or_fail(what: str, reason: str) -> None:
+    """Skip where something is not there; fail where CI says that it must be."""
+    if what in _REQUIRED:
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty SQLite file, to be copied."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        migrate.upgrade(connection)
+    engine.dispose()
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Generator[Postgres]:
+    """A PostgreSQL server."""
+    with start_postgres() as server:
+        if isinstance(server, str):
+            skip_or_fail("postgres", server)
+        assert isinstance(server, Postgres)
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def postgres_template(postgres: Postgres) -> str:
+    """The name of a migrated, empty database on it."""
+    async with open_database(await postgres.create("template_fluxhook")) as database:
+        await database.write(migrate.upgrade)
+    return "template_fluxhook"
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """A migrated SQLite database of this test's own."""
+    path = tmp_path / "fluxhook.db"
+    with sqlite3.connect(sqlite_template) as template, sqlite3.connect(path) as copy:
+        template.backup(copy)
+    template.close()
+    copy.close()
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+async def postgres_url(postgres: Postgres, postgres_template: str) -> AsyncGenerator[str]:
+    """A migrated PostgreSQL database of this test's own."""
+    name = f"test_{uuid4().hex}"
+    yield await postgres.create(name, postgres_template)
+    await postgres.drop(name)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A migrated database of this test's own: the test runs once on each engine."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+async def world(tmp_path: Path, sqlite_url: str) -> AsyncGenerator[World]:
+    """A world on SQLite, for what does not touch the database's differences."""
+    async with open_world(tmp_path, sqlite_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def each_world(tmp_path: Path, database_url: str) -> AsyncGenerator[World]:
+    """A world on each database engine in turn."""
+    async with open_world(tmp_path, database_url) as opened:
+        yield opened

@@ -1,0 +1,156 @@
+"""A whole world for a test: our service, the provider's twin, one clock, and HTTP between them in memory."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app import egress, worker
+from app.main import create_app
+from app.provider import Bfl, Gptproto
+from app.provider.exchange import client as provider_client
+from app.provider.twin import Rules, Twin, create_twin_app
+from app.record import keys
+from app.record.database import open_database
+from app.resources import Resources, results_client
+from app.secret_keys import KeyRing
+from app.store import FolderStore
+from app.web.access import digest_of
+
+TWIN, GATEWAY = "http://twin", "http://gateway"
+ADMIN_KEY = "an-admin-key-for-tests-only"
+RING_KEY = "a-ring-key-for-tests-only-0123456789"
+
+
+@dataclass
+class FrozenClock:
+    """Stands still until it is told to go on."""
+
+    at: datetime = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.at
+
+    def advance(self, seconds: float) -> None:
+        self.at += timedelta(seconds=seconds)
+
+
+class Network(httpx.AsyncBaseTransport):
+    """Hosts by name, each an ASGI application; any other host cannot be reached."""
+
+    def __init__(self) -> None:
+        self.hosts: dict[str, httpx.AsyncBaseTransport] = {}
+
+    def add(self, host: str, app: Any) -> None:
+        self.hosts[host] = httpx.ASGITransport(app)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        host = self.hosts.get(request.url.host)
+        if host is None:
+            raise httpx.ConnectError("no such host", request=request)
+        return await host.handle_async_request(request)
+
+
+@dataclass
+class World:
+    """What a test needs in hand; `api` calls our service with the admin key."""
+
+    clock: FrozenClock
+    network: Network
+    twin: Twin
+    use: Resources
+    api: httpx.AsyncClient
+    outsider: httpx.AsyncClient = field(repr=False)  # calls our service with no key
+
+    async def post(self, **params: Any) -> str:
+        """Submit a task and return its id."""
+        answer = await self.api.post("/v1/tasks", json={"prompt": "a red fox", **params})
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    async def task(self, task_id: str) -> dict[str, Any]:
+        answer = await self.api.get(f"/v1/tasks/{task_id}")
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    async def timeline(self, task_id: str, event: str) -> list[dict[str, Any]]:
+        """The entries of one kind in a task's timeline."""
+        answer = await self.api.get(f"/v1/tasks/{task_id}/timeline")
+        assert answer.status_code == 200, answer.text
+        return [entry for entry in answer.json()["entries"] if entry["event"] == event]
+
+    async def work(self) -> None:
+        """Do every job that is due, and those that they leave for now."""
+        while await worker.run_once(self.use):
+            pass
+
+    async def go_on(self, seconds: float, step: float = 1.0) -> None:
+        """Let time pass: the provider acts, our jobs fall due."""
+        for _ in range(max(1, round(seconds / step))):
+            self.clock.advance(step)
+            await self.twin.tick()
+            await self.work()
+
+    def ledger(self) -> dict[str, Any]:
+        """The provider's own record."""
+        return self.twin.ledger()
+
+
+@asynccontextmanager
+async def open_world(
+    folder: Path, database_url: str, *, provider: str = "bfl", rules: Rules | None = None, **changes: Any
+) -> AsyncGenerator[World]:
+    """Build a world; `changes` replace fields of its Resources."""
+    clock, network = FrozenClock(), Network()
+    async with (
+        httpx.AsyncClient(transport=network) as twin_sends,
+        provider_client(network) as provider_http,
+        results_client(network) as results,
+        egress.guarded_client((), network) as web,
+        open_database(database_url) as db,
+    ):
+        twin = Twin(rules or Rules(), now=clock, send=twin_sends)
+        network.add("twin", create_twin_app(twin, running=False))
+        adapter = Bfl if provider == "bfl" else Gptproto
+        built = adapter(provider_http, TWIN, "a-provider-key")
+        use = Resources(
+            db=db,
+            store=FolderStore(folder / "images"),
+            keys=KeyRing((RING_KEY,)),
+            now=clock,
+            provider=built,
+            web=web,
+            results=results,
+            result_hosts=built.promises.result_hosts,
+            provider_origin=TWIN,
+            public_url=GATEWAY,
+            trust_shared_secret=True,
+            scratch=folder,
+        )
+        use = replace(use, **changes)
+        await use.db.write(
+            lambda connection: keys.put(
+                connection,
+                id="key_admin",
+                name="admin",
+                sha256=digest_of(ADMIN_KEY),
+                scopes=["*"],
+                created_at=clock(),
+            )
+        )
+        app = create_app(nullcontext(use), with_worker=False)
+        network.add("gateway", app)
+        transport = network.hosts["gateway"]
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(
+                transport=transport, base_url=GATEWAY, headers={"authorization": f"Bearer {ADMIN_KEY}"}
+            ) as api,
+            httpx.AsyncClient(transport=transport, base_url=GATEWAY) as outsider,
+        ):
+            yield World(clock, network, twin, use, api, outsider)
