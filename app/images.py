@@ -12,6 +12,8 @@ Image.MAX_IMAGE_PIXELS = None
 
 # MPO is a JPEG with further pictures behind it: what many phones write.
 MEDIA_TYPES = {"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+# What Pillow is asked to open: MPO has no opener of its own there, JPEG's finds it, and naming it is a KeyError.
+_FORMATS = ("JPEG", "PNG", "WEBP")
 EXTENSIONS = {"image/jpeg": "jpeg", "image/png": "png", "image/webp": "webp"}
 
 
@@ -34,7 +36,7 @@ def inspect(file: IO[bytes]) -> ImageInfo:
     """Read the header only. Raises NotAnImage."""
     file.seek(0)
     try:
-        with Image.open(file, formats=tuple(MEDIA_TYPES)) as image:
+        with Image.open(file, formats=_FORMATS) as image:
             return _info(image)
     except UnidentifiedImageError as error:
         raise NotAnImage("not a JPEG, PNG or WebP image") from error
@@ -49,7 +51,7 @@ def decode(file: IO[bytes], *, max_pixels: int) -> ImageInfo:
         raise NotAnImage(f"{info.width}x{info.height} is more than {max_pixels} pixels")
     file.seek(0)
     try:
-        with Image.open(file, formats=tuple(MEDIA_TYPES)) as image:
+        with Image.open(file, formats=_FORMATS) as image:
             image.load()
     except _BROKEN as error:
         raise NotAnImage("the image is cut off or damaged") from error

@@ -5,14 +5,14 @@ A line never holds a secret, a signature, a prompt, image bytes or an address wi
 
 import logging
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
 get: Any = structlog.get_logger
 
 
-def configure(level: str = "info") -> None:
+def configure(level: str = "info", stream: TextIO | None = None) -> None:
     """Send every line, ours and the libraries', through one JSON renderer."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -25,7 +25,7 @@ def configure(level: str = "info") -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

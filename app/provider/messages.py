@@ -27,7 +27,6 @@ _FAILURES = {
     "content moderated": Failure.CONTENT_MODERATED,
     "generated content moderated": Failure.CONTENT_MODERATED,
 }
-_MODERATED_CODES = {"content_policy_violation": Failure.CONTENT_MODERATED}
 
 
 def parse(body: bytes) -> Mapping[str, Any] | None:

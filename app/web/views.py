@@ -156,7 +156,14 @@ def timeline_view(
     entries += [_submission(each) for each in submissions if each.asked_at is not None]
     entries += [_evidence(each) for each in testimonies]
     entries += [DownloadEntry.model_validate({**_fields(each), "at": each.started_at}) for each in downloads]
-    return Timeline(task_id=task.id, entries=sorted(entries, key=lambda entry: entry.at))
+    return Timeline(task_id=task.id, entries=sorted(entries, key=_moment))
+
+
+def _moment(entry: Entry) -> tuple[datetime, int]:
+    """When it happened; at the same instant the cause stands before what it caused."""
+    begun = entry.event == "phase" and entry.status in {Status.QUEUED, Status.SUBMITTING}
+    order = ("submission", "evidence", "download", "phase")
+    return entry.at, -1 if begun else order.index(entry.event)
 
 
 def _phases(task: Task) -> list[tuple[Status, datetime]]:

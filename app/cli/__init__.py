@@ -1,0 +1,40 @@
+"""The command `fluxhook`: one file for each kind of command, put together here."""
+
+import typer
+
+from app import __version__
+from app.cli import client, demo, doctor, serving
+from app.errors import ConfigurationError
+
+cli = typer.Typer(
+    name="fluxhook",
+    help="A job gateway for FLUX Kontext image tasks.",
+    no_args_is_help=True,
+    add_completion=False,
+    # A traceback with local variables would show keys.
+    pretty_exceptions_enable=False,
+)
+cli.command()(serving.serve)
+cli.command()(serving.migrate)
+cli.command()(serving.twin)
+cli.command()(demo.demo)
+cli.command()(client.submit)
+cli.command()(client.watch)
+cli.command()(client.tasks)
+cli.command()(doctor.doctor)
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> int:
+    """Run a command; settings that cannot work end it with their mend and exit code 2."""
+    try:
+        cli(standalone_mode=True)
+    except ConfigurationError as error:
+        typer.echo(f"fluxhook: {error.detail}", err=True)
+        return 2
+    return 0

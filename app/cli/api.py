@@ -1,0 +1,76 @@
+"""Calling a running service as any application would, for the commands that do."""
+
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import typer
+
+from app.params import IMAGE_FIELDS
+from app.settings import Settings
+
+_EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognised, not listened on
+
+
+@contextmanager
+def connect(settings: Settings, url: str | None, key: str | None) -> Generator[httpx.Client]:
+    """A client for the service at `url`, else at the configured host and port, with the admin key."""
+    with httpx.Client(
+        base_url=url or local_url(settings),
+        headers={"authorization": f"Bearer {key or _own_key(settings)}"},
+        timeout=90,
+        trust_env=False,
+    ) as client:
+        yield client
+
+
+def local_url(settings: Settings) -> str:
+    host = "127.0.0.1" if settings.host in _EVERYWHERE else settings.host
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+
+
+def ask(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.Response:
+    """One request; what goes wrong ends the command with a sentence and exit code 1."""
+    try:
+        response = client.request(method, path, **options)
+    except httpx.HTTPError as error:
+        typer.echo(f"fluxhook: no service answers at {client.base_url}: {type(error).__name__}", err=True)
+        raise typer.Exit(1) from error
+    if response.is_error:
+        typer.echo(f"fluxhook: {_reason(response)}", err=True)
+        raise typer.Exit(1)
+    return response
+
+
+def post_task(client: httpx.Client, fields: dict[str, str], files: Sequence[Path]) -> dict[str, Any]:
+    """Submit a task, with images from files."""
+    if len(files) > len(IMAGE_FIELDS):
+        typer.echo(f"fluxhook: at most {len(IMAGE_FIELDS)} images", err=True)
+        raise typer.Exit(1)
+    with ExitStack() as stack:
+        parts: list[tuple[str, Any]] = [(name, (None, value)) for name, value in fields.items()]
+        parts += [
+            (field, (path.name, stack.enter_context(path.open("rb"))))
+            for field, path in zip(IMAGE_FIELDS, files, strict=False)
+        ]
+        task: dict[str, Any] = ask(client, "POST", "/v1/tasks", files=parts).json()
+    return task
+
+
+def _own_key(settings: Settings) -> str:
+    if settings.admin_key is not None:
+        return settings.admin_key.get_secret_value()
+    try:
+        return (settings.data_dir / "admin_key").read_text().strip()
+    except FileNotFoundError:
+        typer.echo("fluxhook: no key: give --key, or set FLUXHOOK_ADMIN_KEY or FLUXHOOK_DATA_DIR", err=True)
+        raise typer.Exit(1) from None
+
+
+def _reason(response: httpx.Response) -> str:
+    try:
+        return f"{response.json()['detail']} (HTTP {response.status_code})"
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {response.status_code}"

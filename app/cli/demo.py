@@ -1,0 +1,149 @@
+"""`demo`: the whole job for real, on this machine: the service, the twin as the provider, HTTP between them."""
+
+import asyncio
+import hashlib
+import socket
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+import uvicorn
+from rich.console import Console
+
+from app import logs
+from app.cli.api import ask, connect, local_url, post_task
+from app.cli.picture import draw_landscape
+from app.cli.serving import prepare, server
+from app.cli.story import tell
+from app.main import create_app
+from app.provider.twin import build
+from app.resources import kept_secret, open_resources, store_folder
+from app.settings import Settings, from_environment
+
+_READY_AFTER_S = 1.5
+_START_S = 20
+
+Labelled = dict[str, dict[str, Any]]
+
+
+def demo(
+    image: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="The picture to edit. Default: one that is drawn.")
+    ] = None,
+    *,
+    once: Annotated[bool, typer.Option("--once", help="End when both images are stored and verified.")] = False,
+) -> None:
+    """Submit two tasks to the twin, watch callbacks being proven and images being kept. Needs no key."""
+    configured = from_environment()
+    folder = configured.data_dir / "demo"
+    folder.mkdir(parents=True, exist_ok=True)
+    console = Console(soft_wrap=True)
+    with (folder / "fluxhook.log").open("a") as log:
+        logs.configure(stream=log)
+        with _listen(configured.port) as ours, _listen(0) as twins:
+            twin_url = f"http://127.0.0.1:{twins.getsockname()[1]}"
+            settings = _settings(folder, ours.getsockname()[1], twin_url)
+            with _running(settings, ours, twins):
+                stored = _show(console, settings, twin_url, image or draw_landscape(folder / "landscape.png"))
+                if not once:
+                    _stay(console)
+    raise typer.Exit(0 if stored else 1)
+
+
+def _settings(folder: Path, port: int, twin_url: str) -> Settings:
+    return Settings.model_validate(
+        {
+            "data_dir": folder,
+            "bfl_base_url": twin_url,
+            "bfl_api_key": "demo",
+            "public_url": f"http://127.0.0.1:{port}",
+            "port": port,
+        }
+    )
+
+
+def _show(console: Console, settings: Settings, twin_url: str, picture: Path) -> bool:
+    """Do the two tasks, tell what happens, and say where everything is; whether both were stored and verified."""
+    with connect(settings, None, None) as client:
+        posted = {
+            "text to image": post_task(client, {"prompt": "a lighthouse above the sea at dawn"}, []),
+            "edit": post_task(client, {"prompt": "make it sepia", "output_format": "jpeg"}, [picture]),
+        }
+        console.print(f"The service is {local_url(settings)}, the provider is its twin at {twin_url}.", highlight=False)
+        ended = tell(console, client, posted)
+        verified = {label: _verify(client, twin_url, task) for label, task in ended.items()}
+        for label, path in ((label, _path(settings, client, task)) for label, task in ended.items()):
+            mark = "[green]verified[/]" if verified[label] else "[red]not verified[/]"
+            console.print(f"{mark}  {label}: {path}", highlight=False)
+    key = kept_secret(settings.data_dir / "admin_key")[0]
+    console.print(f"Look at {local_url(settings)}/ with the key {key}", highlight=False)
+    return all(verified.values())
+
+
+def _verify(client: httpx.Client, twin_url: str, task: dict[str, Any]) -> bool:
+    """Whether our image is stored, is what it says it is, and is what the provider's own ledger says it sent."""
+    if task["image"] is None:
+        return False
+    ours = hashlib.sha256(ask(client, "GET", task["image"]["url"]).content).hexdigest()
+    with httpx.Client(trust_env=False) as provider:
+        theirs = {each["sha256"] for each in provider.get(f"{twin_url}/twin/ledger").json()["tasks"]}
+    return ours == task["image"]["sha256"] and ours in theirs
+
+
+def _path(settings: Settings, client: httpx.Client, task: dict[str, Any]) -> str:
+    if task["image"] is None:
+        return f"{client.base_url}/v1/tasks/{task['id']}/timeline says why there is no image"
+    found = store_folder(settings).rglob(f"{task['image']['sha256']}.*")
+    return str(next(found, "nowhere"))
+
+
+@contextmanager
+def _running(settings: Settings, ours: socket.socket, twins: socket.socket) -> Generator[None]:
+    """Both servers, in a thread of their own, until the block ends."""
+    asyncio.run(prepare(settings))
+    servers = {
+        server(create_app(open_resources(settings)), settings.host, settings.port): ours,
+        server(build(_READY_AFTER_S), settings.host, twins.getsockname()[1]): twins,
+    }
+    thread = threading.Thread(target=lambda: asyncio.run(_serve(servers)), name="demo")
+    thread.start()
+    try:
+        _await_start(servers, thread)
+        yield
+    finally:
+        for each in servers:
+            each.should_exit = True
+        thread.join()
+
+
+async def _serve(servers: dict[uvicorn.Server, socket.socket]) -> None:
+    await asyncio.gather(*(each.serve(sockets=[listening]) for each, listening in servers.items()))
+
+
+def _await_start(servers: dict[uvicorn.Server, socket.socket], thread: threading.Thread) -> None:
+    until = time.monotonic() + _START_S
+    while not all(each.started for each in servers):
+        if time.monotonic() > until or not thread.is_alive():
+            raise RuntimeError("the servers of the demo did not start; see fluxhook.log in its folder")
+        time.sleep(0.02)
+
+
+def _listen(port: int) -> socket.socket:
+    """The wanted port on loopback, else a free one."""
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except OSError:
+        return socket.create_server(("127.0.0.1", 0))
+
+
+def _stay(console: Console) -> None:
+    console.print("Serving until Ctrl-C.")
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        console.print("Stopping.")

@@ -1,0 +1,140 @@
+"""`doctor`: what is configured, what is missing, and whether everything around the service answers."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import typer
+from pydantic import SecretStr
+from rich.console import Console
+from rich.markup import escape
+
+from app.errors import ConfigurationError, FluxhookError
+from app.provider import exchange
+from app.record.database import open_database
+from app.record.migrate import is_current
+from app.resources import build_provider, database_url, provider_base, store_folder
+from app.settings import PREFIX, Settings, from_environment
+from app.store import FolderStore
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. `wrong` findings make the exit code 1."""
+
+    name: str
+    text: str
+    wrong: bool = False
+
+
+def doctor() -> None:
+    """Say what is configured, what is missing and what does not answer; exit code 1 when something is wrong."""
+    console = Console(soft_wrap=True, highlight=False)
+    try:
+        settings = from_environment()
+    except ConfigurationError as error:
+        console.print(f"[red]wrong[/]  settings: {escape(error.detail)}")
+        raise typer.Exit(1) from None
+    for name, value in describe(settings).items():
+        console.print(f"[dim]set[/]    {PREFIX}{name}: {escape(value)}")
+    findings = asyncio.run(_examine(settings))
+    for each in findings:
+        mark = "[red]wrong[/]" if each.wrong else "[green]ok[/]   "
+        console.print(f"{mark}  {each.name}: {escape(each.text)}")
+    raise typer.Exit(1 if any(each.wrong for each in findings) else 0)
+
+
+def describe(settings: Settings) -> dict[str, str]:
+    """Every setting by name, secrets hidden."""
+    shown = {}
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr) or (name == "secret_keys" and value):
+            text = "set, not shown"
+        elif name == "database_url" and value and "@" in value:
+            text = _without_password(value)
+        else:
+            text = "not set" if value in {None, ()} else str(value)
+        shown[name.upper()] = text
+    return shown
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{parts.username}:***@{host}", query="").geturl()
+
+
+async def _examine(settings: Settings) -> list[Finding]:
+    return [finding async for finding in _findings(settings)]
+
+
+async def _findings(settings: Settings) -> AsyncGenerator[Finding]:
+    yield await _database(settings)
+    yield await _store(settings)
+    yield await _provider(settings)
+    yield await _public_address(settings)
+
+
+async def _database(settings: Settings) -> Finding:
+    name = "database"
+    url = database_url(settings)
+    if settings.embedded and not _exists(url):
+        return Finding(name, "not there yet; `fluxhook serve` makes it")
+    try:
+        async with open_database(url) as database:
+            current = await database.read(is_current)
+    except FluxhookError as error:
+        return Finding(name, error.detail, wrong=True)
+    if not current:
+        mend = "`fluxhook serve` mends that" if settings.embedded else "run `fluxhook migrate`"
+        return Finding(name, f"it answers, its schema is not this version's: {mend}", wrong=not settings.embedded)
+    return Finding(name, "it answers, its schema is this version's")
+
+
+def _exists(sqlite_url: str) -> bool:
+    return Path(sqlite_url.removeprefix("sqlite:///")).exists()
+
+
+async def _store(settings: Settings) -> Finding:
+    try:
+        folder = store_folder(settings)
+        if not folder.exists():
+            return Finding("store", f"{folder} is not there yet; `fluxhook serve` makes it")
+        await FolderStore(folder).check()
+    except FluxhookError as error:
+        return Finding("store", error.detail, wrong=True)
+    return Finding("store", f"{folder} can be written")
+
+
+async def _provider(settings: Settings) -> Finding:
+    base = provider_base(settings)
+    async with exchange.client() as http:
+        provider = build_provider(settings, http)
+        if provider is None:
+            missing = f"{PREFIX}{settings.provider.upper()}_API_KEY is not set: no task can be submitted"
+            return Finding("provider", missing, wrong=True)
+        trouble = await provider.reachable()
+    if trouble is not None:
+        return Finding("provider", f"{base}: {trouble}", wrong=True)
+    return Finding("provider", f"{base} answers and takes the key")
+
+
+async def _public_address(settings: Settings) -> Finding:
+    name = "public address"
+    if settings.public_url is None:
+        return Finding(name, "not set: no callbacks, results are polled")
+    try:
+        async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
+            answer = await http.get(f"{settings.public_url}/healthz")
+            ours = answer.json() == {"status": "ok"}
+    except (httpx.HTTPError, ValueError) as error:
+        text = f"{settings.public_url}/healthz does not answer from here: {type(error).__name__}"
+        return Finding(name, f"{text}. Is the service running, and the proxy in front of it?", wrong=True)
+    if not ours:
+        text = f"{settings.public_url}/healthz answers with HTTP {answer.status_code}, but it is not Fluxhook"
+        return Finding(name, text, wrong=True)
+    return Finding(name, f"{settings.public_url} leads to Fluxhook")

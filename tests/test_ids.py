@@ -1,0 +1,62 @@
+import re
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app import ids
+
+AT = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
+INSTANTS = st.datetimes(
+    min_value=datetime.fromisoformat("1970-01-01"),
+    max_value=datetime.fromisoformat("4000-01-01"),
+    timezones=st.just(UTC),
+)
+
+
+def test_an_id_names_its_kind_and_is_safe_in_an_address() -> None:
+    assert re.fullmatch(r"task_[0-9a-v]{37}", ids.new_id("task", AT))
+
+
+@given(INSTANTS, INSTANTS)
+def test_ids_sort_by_creation(one: datetime, other: datetime) -> None:
+    earlier, later = sorted([one, other])
+    if earlier < later:
+        assert ids.new_id("task", earlier) < ids.new_id("task", later)
+
+
+def test_ids_of_one_instant_differ() -> None:
+    assert len({ids.new_id("task", AT) for _ in range(1000)}) == 1000
+
+
+def test_the_random_part_of_an_id_is_128_bits_long() -> None:
+    same_time = [ids.new_id("sub", AT) for _ in range(2000)]
+    positions = list(zip(*(each.removeprefix("sub_") for each in same_time), strict=True))
+
+    # 56 bits of time fill eleven of the characters and one bit of the twelfth.
+    assert [len(set(position)) for position in positions[:11]] == [1] * 11
+    assert all(len(set(position)) > 1 for position in positions[11:])
+
+
+def test_a_key_holds_256_bits_and_fits_in_a_header() -> None:
+    assert re.fullmatch(r"[A-Za-z0-9_-]{43}", ids.new_key())
+
+
+def test_keys_differ() -> None:
+    assert len({ids.new_key() for _ in range(1000)}) == 1000
+
+
+def test_jitter_stays_within_its_span() -> None:
+    span = timedelta(seconds=3)
+
+    assert all(timedelta() <= ids.jitter(span) <= span for _ in range(1000))
+
+
+def test_jitter_spreads() -> None:
+    waits = [ids.jitter(timedelta(seconds=1)) for _ in range(1000)]
+
+    assert max(waits) - min(waits) > timedelta(seconds=0.5)
+
+
+def test_no_span_has_no_jitter() -> None:
+    assert ids.jitter(timedelta()) == timedelta()

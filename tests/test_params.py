@@ -1,0 +1,176 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from app.params import IMAGE_FIELDS, Params
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def params(**given: Any) -> Params:
+    return Params.model_validate({"prompt": "a lake", **given})
+
+
+def broken(**given: Any) -> list[str]:
+    """The names of the parameters that a refusal names."""
+    with pytest.raises(ValidationError) as refused:
+        params(**given)
+    return [str(error["loc"][0]) for error in refused.value.errors()]
+
+
+def test_a_prompt_is_all_it_takes() -> None:
+    assert params().model_dump(exclude_none=True) == {
+        "model": "flux-kontext-pro",
+        "prompt": "a lake",
+        "output_format": "png",
+        "prompt_upsampling": False,
+        "safety_tolerance": 2,
+    }
+
+
+def test_without_a_prompt_there_is_no_task() -> None:
+    with pytest.raises(ValidationError, match="prompt"):
+        Params.model_validate({})
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["", "   ", "\n\t", "\u2003", None, 7, ["a lake"], "a\0lake", "a \ud800", "\udfff", "a" * 65_537],
+    ids=["empty", "spaces", "line end", "em space", "null", "number", "list", "nul", "high", "low", "long"],
+)
+def test_an_unusable_prompt_is_refused(prompt: object) -> None:
+    assert broken(prompt=prompt) == ["prompt"]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["a", "\u00e9\u4e2d\U0001f600", "two\nlines", "a" * 65_536, "\ue000\ud7ff"],
+    ids=["short", "unicode", "lines", "longest", "beside the surrogates"],
+)
+def test_a_prompt_is_kept_to_the_letter(prompt: str) -> None:
+    assert params(prompt=prompt).prompt == prompt
+
+
+@pytest.mark.parametrize("model", ["flux-kontext-pro", "flux-kontext-max"])
+def test_both_kontext_models_are_served(model: str) -> None:
+    assert params(model=model).model == model
+
+
+@pytest.mark.parametrize("model", ["flux-kontext", "flux-2-pro", "FLUX-KONTEXT-PRO", "", "../credits"])
+def test_another_model_is_refused(model: str) -> None:
+    assert broken(model=model) == ["model"]
+
+
+@pytest.mark.parametrize("ratio", ["1:1", "16:9", "9:16", "21:9", "9:21", "3:7", "7:3", "2100:900", None])
+def test_a_ratio_within_the_range_is_taken(ratio: str | None) -> None:
+    assert params(aspect_ratio=ratio).aspect_ratio == ratio
+
+
+@pytest.mark.parametrize(
+    "ratio",
+    [
+        "22:9",
+        "9:22",
+        "1:0",
+        "0:1",
+        "0:0",
+        "-1:1",
+        "01:1",
+        "1.5:1",
+        "16/9",
+        "16x9",
+        "16:9:1",
+        " 16:9",
+        "16:9\n",
+        "",
+        ":",
+        "\u0661:\u0661",
+        "10000:10000",
+        1.78,
+    ],
+)
+def test_a_ratio_outside_the_range_or_in_another_form_is_refused(ratio: object) -> None:
+    assert broken(aspect_ratio=ratio) == ["aspect_ratio"]
+
+
+@given(st.integers(min_value=1, max_value=9999), st.integers(min_value=1, max_value=9999))
+def test_the_range_of_ratios_is_the_published_one(width: int, height: int) -> None:
+    if 9 / 21 <= width / height <= 21 / 9:
+        assert params(aspect_ratio=f"{width}:{height}").aspect_ratio
+    else:
+        assert broken(aspect_ratio=f"{width}:{height}")
+
+
+@pytest.mark.parametrize("seed", [None, 0, 42, -1, -(2**63), 2**63 - 1])
+def test_a_seed_of_64_bits_is_taken(seed: int | None) -> None:
+    assert params(seed=seed).seed == seed
+
+
+@pytest.mark.parametrize("seed", [2**63, -(2**63) - 1, 10**400, 1.5, float("nan"), "seven"])
+def test_a_seed_that_is_no_64_bit_number_is_refused(seed: object) -> None:
+    assert broken(seed=seed) == ["seed"]
+
+
+@pytest.mark.parametrize("tolerance", range(7))
+def test_a_tolerance_from_strict_to_lax_is_taken(tolerance: int) -> None:
+    assert params(safety_tolerance=tolerance).safety_tolerance == tolerance
+
+
+@pytest.mark.parametrize("tolerance", [-1, 7, 2.5, None, "lax"])
+def test_another_tolerance_is_refused(tolerance: object) -> None:
+    assert broken(safety_tolerance=tolerance) == ["safety_tolerance"]
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+def test_three_formats_are_offered(output_format: str) -> None:
+    assert params(output_format=output_format).output_format == output_format
+
+
+@pytest.mark.parametrize("output_format", ["jpg", "PNG", "gif", "", None])
+def test_another_format_is_refused(output_format: object) -> None:
+    assert broken(output_format=output_format) == ["output_format"]
+
+
+@pytest.mark.parametrize("name", ["webhook_url", "width", "input_image_5", "Prompt"])
+def test_an_unknown_parameter_is_refused_by_name(name: str) -> None:
+    assert broken(**{name: "x"}) == [name]
+
+
+def test_images_come_in_the_order_of_their_fields() -> None:
+    given = params(input_image_4="d", input_image="a", input_image_3="c", input_image_2="b")
+
+    assert list(given.images().items()) == list(zip(IMAGE_FIELDS, "abcd", strict=True))
+
+
+def test_an_image_that_is_null_is_none() -> None:
+    assert params(input_image="a", input_image_2=None).images() == {"input_image": "a"}
+
+
+def test_an_empty_image_is_refused() -> None:
+    assert broken(input_image="") == ["input_image"]
+
+
+def test_every_mistake_is_named_at_once() -> None:
+    assert broken(seed="x", safety_tolerance=9, aspect_ratio="wide") == ["seed", "aspect_ratio", "safety_tolerance"]
+
+
+def test_a_refusal_does_not_repeat_what_was_sent() -> None:
+    with pytest.raises(ValidationError) as refused:
+        params(aspect_ratio="secret wish")
+
+    assert "secret wish" not in str(refused.value)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(Params.model_fields)), JSON))
+def test_any_json_is_taken_or_refused_without_another_error(given: dict[str, Any]) -> None:
+    try:
+        Params.model_validate(given)
+    except ValidationError as refused:
+        assert refused.error_count() > 0  # noqa: PT017 - both ends are right
