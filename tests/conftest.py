@@ -96,3 +96,7 @@ async def each_world(tmp_path: Path, database_url: str) -> AsyncGenerator[World]
     """A world on each database engine in turn."""
     async with open_world(tmp_path, database_url) as opened:
         yield opened
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--regenerate", action="store_true", help="rewrite the generated parts of the documents")

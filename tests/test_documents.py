@@ -1,0 +1,81 @@
+"""What the documents say is what the code does: generated parts are current, names in them exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from app import __version__
+from app.cli import cli
+from app.settings import PREFIX, Settings
+from app.task import MOVES, Failure, Status
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+ARCHITECTURE = ROOT / "ARCHITECTURE.md"
+
+
+def settings_table() -> str:
+    rows = ["| name | what it decides | default |", "| --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default in {None, ()} else f"`{field.default}`"
+        rows.append(f"| `{PREFIX}{name.upper()}` | {field.description} | {default} |")
+    return "\n".join(rows)
+
+
+def states_diagram() -> str:
+    width = max(map(len, Status))
+    rows = [f"{status:{width}}  ->  {', '.join(_targets(status)) or '(final)'}" for status in Status]
+    return "\n".join(["```", *rows, "```"])
+
+
+def _targets(status: Status) -> list[str]:
+    return [target for target in Status if target in MOVES[status]]
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "text"),
+    [(README, "settings", settings_table()), (ARCHITECTURE, "states", states_diagram())],
+    ids=["settings", "states"],
+)
+def test_a_generated_part_of_a_document_is_current(
+    path: Path, name: str, text: str, request: pytest.FixtureRequest
+) -> None:
+    found = re.search(rf"(<!-- {name}: generated.*? -->\n)(.*?)(<!-- {name}: end -->)", path.read_text(), re.DOTALL)
+    assert found is not None
+    if request.config.getoption("--regenerate"):
+        path.write_text(path.read_text().replace(found[0], f"{found[1]}{text}\n{found[3]}"))
+    else:
+        assert found[2] == f"{text}\n"
+
+
+def test_every_failure_code_is_explained_in_the_readme() -> None:
+    unexplained = [code for code in Failure if f"`{code}`" not in README.read_text()]
+    assert unexplained == [Failure.DEADLINE_EXCEEDED]
+
+
+def test_every_command_is_in_the_readme() -> None:
+    names = [command.name or command.callback.__name__ for command in cli.registered_commands if command.callback]
+    assert [
+        name for name in names if f"`{name}" not in README.read_text() and f" {name} " not in README.read_text()
+    ] == []
+
+
+def test_the_changelog_knows_this_version() -> None:
+    assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_architecture_names_every_module_of_the_house() -> None:
+    text = ARCHITECTURE.read_text()
+    modules = {path.name for path in (ROOT / "app").glob("*.py")} - {"__init__.py", "__main__.py"}
+    told = {name for name in modules if name in text or f" {name.removesuffix('.py')} " in text}
+    assert modules == told
+
+
+def test_the_layers_in_the_architecture_are_those_that_are_checked() -> None:
+    checked = re.search(r"layers = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL)
+    assert checked is not None
+    layers = re.findall(r'"(.*?)"', checked[1])
+    shown = re.search(r"```\n(__main__ .*?)```", ARCHITECTURE.read_text(), re.DOTALL)
+    assert shown is not None
+    assert [layer.strip() for layer in " ".join(shown[1].split()).split(" > ")] == layers
