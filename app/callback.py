@@ -84,14 +84,15 @@ async def _read(chunks: AsyncIterable[bytes]) -> bytes | None:
 def _evidence(
     use: Resources, submission_id: str, proof: CallbackProof, headers: Headers, body: bytes, verdict: Verdict
 ) -> Evidence:
+    redacted = proof.redact(body)
     trusted = {Verdict.SIGNED, Verdict.SHARED_SECRET} if use.trust_shared_secret else {Verdict.SIGNED}
     return Evidence(
         submission_id=submission_id,
         witness=Witness.CALLBACK,
         verdict=verdict,
         proven=verdict in trusted,
-        report=messages.read_status(body) if verdict in trusted else Report(Said.UNCLEAR),
-        body=proof.redact(body),
+        report=messages.read_status(redacted) if verdict in trusted else Report(Said.UNCLEAR),
+        body=redacted,
         received_at=use.now(),
         headers=_kept_headers(headers, proof),
     )

@@ -23,6 +23,7 @@ from app.task import Failure, MoneySpent, Status
 # The provider makes images of about one megapixel; these bounds are far above them and far below our memory.
 _MAX_BYTES = 64 * 1024 * 1024
 _MAX_PIXELS = 50_000_000
+_PATIENCE = timedelta(minutes=2)  # with one download: a link that drips leaves time to try again
 _LINK_LIFE = timedelta(minutes=10)
 _GRACE = timedelta(minutes=1)  # a link may live a little longer than it says; nothing is lost by asking once more
 
@@ -45,11 +46,11 @@ async def collect(use: Resources, task_id: str) -> None:
     started_at = use.now()
     try:
         kept = await _fetch(use, task)
-    except (FluxhookError, httpx.HTTPError) as error:
+    except (FluxhookError, httpx.HTTPError, OSError) as error:
         reason = error.detail if isinstance(error, FluxhookError) else f"no image came: {type(error).__name__}"
-        await use.db.write(lambda connection: _try_again(connection, use, task, started_at, reason))
-        return
-    await use.db.write(lambda connection: _store(connection, use, task, started_at, kept))
+        await _fail(use, task_id, started_at, reason)
+    else:
+        await use.db.write(lambda connection: _store(connection, use, task, started_at, kept))
 
 
 async def _fetch(use: Resources, task: Task) -> _Kept:
@@ -66,7 +67,7 @@ async def _fetch(use: Resources, task: Task) -> _Kept:
 
 
 async def _download(use: Resources, url: str, file: IO[bytes]) -> None:
-    async with use.results.stream("GET", url) as response:
+    async with asyncio.timeout(_PATIENCE.total_seconds()), use.results.stream("GET", url) as response:
         if response.status_code != HTTPStatus.OK:
             raise ResultRefused(f"the link answered with HTTP {response.status_code}")
         async for piece in response.aiter_raw():
@@ -99,20 +100,28 @@ def _store(connection: Connection, use: Resources, task: Task, started_at: datet
         _note(connection, task, "stored", None, started_at, now)
 
 
-def _try_again(connection: Connection, use: Resources, task: Task, started_at: datetime, reason: str) -> None:
-    """Note the failed download; try again while the link may live, with a fresh link if the provider has one."""
+async def _fail(use: Resources, task_id: str, started_at: datetime, reason: str) -> None:
+    if await use.db.write(lambda connection: _lost(connection, use, task_id, started_at, reason)):
+        log.error("asset_lost", task_id=task_id, reason=reason)
+
+
+def _lost(connection: Connection, use: Resources, task_id: str, started_at: datetime, reason: str) -> bool:
+    """Note the failed download. False while the link may live: the next try is left, and a look for a fresh link."""
     now = use.now()
+    tasks.lock(connection, [task_id])
+    task = tasks.get(connection, task_id)
+    if task is None or task.status is not Status.READY:
+        return False
     _note(connection, task, "failed", reason, started_at, now)
     deadline = task.sample_expires_at or (task.ready_at or now) + _LINK_LIFE
-    if now > deadline + _GRACE:
-        if moves.give_up(connection, task.id, Failure.ASSET_LOST, MoneySpent.YES, reason, now):
-            log.error("asset_lost", task_id=task.id, reason=reason)
-        return
+    if now - _GRACE > deadline:  # a link that lives for ever says 9999-12-31, to which nothing can be added
+        return moves.give_up(connection, task.id, Failure.ASSET_LOST, MoneySpent.YES, reason, now)
     wait = COLLECT.wait(downloads.count(connection, task.id))
     jobs.enqueue(
         connection,
         [(Step.RECONCILE, task.id, now), (Step.COLLECT, task.id, now + wait + ids.jitter(wait / 4))],
     )
+    return False
 
 
 def _note(

@@ -6,15 +6,15 @@ After `submitting` is recorded nothing is ever sent again for that attempt; only
 from datetime import timedelta
 
 from app import ids, jobs, moves
+from app.errors import Unavailable
 from app.jobs import Step
-from app.provider import Answer, Order, Promises
+from app.provider import Order, Promises
 from app.record import Connection, submissions, tasks
 from app.record.tasks import Task
 from app.resources import Resources
 from app.secret_keys import CallbackProof
-from app.settle import Evidence, settle
+from app.settle import answered, settle
 from app.task import Outcome, Status, Witness
-from app.verify import Verdict
 
 _MARGIN = timedelta(seconds=5)  # between the submit's own deadline and the first look at a lost answer
 
@@ -22,8 +22,10 @@ _MARGIN = timedelta(seconds=5)  # between the submit's own deadline and the firs
 async def dispatch(use: Resources, task_id: str) -> None:
     """Submit a queued task. One in any other state was dispatched before, or needs it no more."""
     task = await use.db.read(lambda connection: tasks.get(connection, task_id))
-    if use.provider is None or task is None or task.status is not Status.QUEUED:
+    if task is None or task.status is not Status.QUEUED:
         return
+    if use.provider is None:
+        raise Unavailable("no provider key is configured")
     images = {image["field"]: await _read_image(use, image) for image in task.request["images"]}
     promises = use.provider.promises
     begun = await use.db.write(lambda connection: _begin(connection, use, task, promises))
@@ -32,7 +34,7 @@ async def dispatch(use: Resources, task_id: str) -> None:
     submission_id, ring_key = begun
     proof = use.keys.callback_proof(submission_id, ring_key)
     answer = await use.provider.submit(_order(use, task, submission_id, proof, images))
-    given = _evidence(use, submission_id, proof, answer)
+    given = answered(submission_id, Witness.SUBMIT, answer, proof, use.now())
     await use.db.write(lambda connection: settle(connection, [given], called_back=use.public_url is not None))
 
 
@@ -79,18 +81,4 @@ def _order(use: Resources, task: Task, submission_id: str, proof: CallbackProof,
         images=images,
         webhook_url=f"{use.public_url}/callbacks/{submission_id}/{proof.token}" if called_back else None,
         webhook_secret=proof.secret if called_back else None,
-    )
-
-
-def _evidence(use: Resources, submission_id: str, proof: CallbackProof, answer: Answer) -> Evidence:
-    return Evidence(
-        submission_id=submission_id,
-        witness=Witness.SUBMIT,
-        verdict=Verdict.FETCHED,
-        proven=True,
-        report=answer.report,
-        body=proof.redact(answer.body),
-        received_at=use.now(),
-        headers=answer.headers,
-        http_status=answer.http_status,
     )

@@ -6,6 +6,7 @@ goes to the very address that was checked. A result's link must name a host that
 
 import asyncio
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable, Sequence
 
@@ -25,6 +26,8 @@ _NEVER = (
     ipaddress.ip_network("fec0::/10"),  # site-local, RFC 3879
 )
 _MAX_URL = 4096
+_LAST_PORT = 65535
+_NAME = re.compile(r"[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*")
 
 
 class EgressRefused(httpx.ConnectError):
@@ -53,8 +56,11 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
             addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
-        except (OSError, UnicodeError, ValueError) as error:
+        except (OSError, ValueError, OverflowError) as error:
             raise EgressRefused("the host cannot be reached") from error
+        # A socket takes no larger port, and says so with an OverflowError.
+        if port > _LAST_PORT:
+            raise EgressRefused("the host cannot be reached")
         # One private address among public ones is refused too: which one is taken must not be luck.
         if not addresses or not all(is_permitted(address, self._allowed) for address in addresses):
             raise EgressRefused("the host cannot be reached")
@@ -112,8 +118,10 @@ def may_hold_result(url: str, *, hosts: Iterable[str], provider_origin: str) -> 
         return False
     if (asked.scheme, asked_at, asked.port) == (ours.scheme, ours_at, ours.port):
         return True
-    host = asked_at.removesuffix(".")
-    return asked.scheme == "https" and asked.port is None and any(_matches(host, pattern) for pattern in hosts)
+    if asked.scheme != "https" or asked.port is not None:
+        return False
+    host = asked.raw_host.decode("ascii").removesuffix(".")
+    return _NAME.fullmatch(host) is not None and any(_matches(host, pattern) for pattern in hosts)
 
 
 def _matches(host: str, pattern: str) -> bool:

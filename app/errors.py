@@ -3,7 +3,8 @@
     FluxhookError
       ConfigurationError     the settings cannot work; the detail names the setting and the mend
       RequestError           the caller can mend it (4xx)
-        MalformedRequest  Unauthorized  Forbidden  NotFound  TooLarge  UnsupportedMediaType  InvalidRequest
+        MalformedRequest  Unauthorized  Forbidden  NotFound  TooLarge  UnsupportedMediaType
+        RangeNotSatisfiable  InvalidRequest
       Unavailable            ours, and it passes: try again (503)
       ResultRefused          what the provider's link gave is not a result that may be kept
 
@@ -67,6 +68,12 @@ class UnsupportedMediaType(RequestError):
     code = "unsupported_media_type"
     status = 415
     title = "Send JSON or multipart/form-data"
+
+
+class RangeNotSatisfiable(RequestError):
+    code = "range_not_satisfiable"
+    status = 416
+    title = "That range lies outside of the image"
 
 
 class InvalidRequest(RequestError):

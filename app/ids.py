@@ -2,10 +2,12 @@
 
 import base64
 import random  # noqa: TID251 - the one place that may
+import re
 import secrets  # noqa: TID251 - the one place that may
 from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FORM = re.compile(r"[a-z]+_[0-9a-v]{37}")
 
 
 def new_id(prefix: str, now: datetime) -> str:
@@ -16,6 +18,11 @@ def new_id(prefix: str, now: datetime) -> str:
     elapsed_us = (now - _EPOCH) // timedelta(microseconds=1)
     raw = elapsed_us.to_bytes(7, "big") + secrets.token_bytes(16)
     return f"{prefix}_{base64.b32hexencode(raw).decode().rstrip('=').lower()}"
+
+
+def is_id(prefix: str, text: str) -> bool:
+    """Whether this could be an id of that kind."""
+    return _FORM.fullmatch(text) is not None and text.startswith(f"{prefix}_")
 
 
 def new_key() -> str:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -36,6 +37,8 @@ def create_app(resources: AbstractAsyncContextManager[Resources], *, with_worker
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        # A redirect would name the host and scheme of our side of a proxy.
+        redirect_slashes=False,
     )
     for module in (tasks, image, callbacks, health, pages):
         app.include_router(module.router)
@@ -60,10 +63,19 @@ def _describe(app: FastAPI) -> None:
             "bearer": {"type": "http", "scheme": "bearer"},
             "x-key": {"type": "apiKey", "in": "header", "name": "x-key"},
         }
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
         for path, operations in document["paths"].items():
-            if path.startswith("/v1/"):
-                for operation in operations.values():
+            for operation in operations.values():
+                if path.startswith("/v1/"):
                     operation["security"] = [{"bearer": []}, {"x-key": []}]
+                _drop_default_refusal(operation["responses"])
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _drop_default_refusal(responses: dict[str, Any]) -> None:
+    """Forget the 422 that FastAPI assumes where a route has parameters and declares none: we do not answer so."""
+    if "application/json" in responses.get("422", {}).get("content", {}):
+        del responses["422"]

@@ -6,15 +6,15 @@ Its answer is evidence like any other. Until the task is done there is always a 
 from datetime import datetime, timedelta
 
 from app import ids, jobs, moves
+from app.errors import Unavailable
 from app.jobs import Step
 from app.provider import Answer, Promises, Reference
 from app.record import Connection, submissions, tasks
 from app.record.submissions import Submission
 from app.record.tasks import Task
 from app.resources import Resources
-from app.settle import Evidence, settle
+from app.settle import answered, settle
 from app.task import Failure, MoneySpent, Said, Status, Witness
-from app.verify import Verdict
 
 _OPEN = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.READY})
 _SOONEST, _LATEST = timedelta(seconds=1), timedelta(seconds=30)
@@ -24,11 +24,13 @@ _GIVE_UP = timedelta(hours=24)  # a provider that is silent for a day will not s
 async def reconcile(use: Resources, task_id: str) -> None:
     """Look at one task: ask where it can be asked for, hold while only a callback can tell, else give up."""
     found = await use.db.read(lambda connection: _read(connection, task_id))
-    if found is None or use.provider is None:
+    if found is None:
         return
+    if use.provider is None:
+        raise Unavailable("no provider key is configured")
     task, submission = found
     if submission.provider_id is None:
-        await use.db.write(lambda connection: _hold(connection, use, task, submission))
+        await use.db.write(lambda connection: _hold(connection, use, task.id))
         return
     answer = await use.provider.fetch(Reference(submission.provider_id, submission.polling_url))
     await use.db.write(lambda connection: _keep(connection, use, task, submission, answer))
@@ -42,8 +44,13 @@ def _read(connection: Connection, task_id: str) -> tuple[Task, Submission] | Non
     return None if submission is None else (task, submission)
 
 
-def _hold(connection: Connection, use: Resources, task: Task, submission: Submission) -> None:
+def _hold(connection: Connection, use: Resources, task_id: str) -> None:
     """Wait for the callback that proves acceptance; when none can come any more, say that nobody knows."""
+    tasks.lock(connection, [task_id])
+    found = _read(connection, task_id)
+    if found is None or found[1].provider_id is not None:
+        return  # it came just now
+    task, submission = found
     now, until = use.now(), _asked_at(submission) + _hold_window(use)
     if now < until:
         jobs.enqueue(connection, [(Step.RECONCILE, task.id, until)])
@@ -62,17 +69,10 @@ def _hold_window(use: Resources) -> timedelta:
 
 def _keep(connection: Connection, use: Resources, task: Task, submission: Submission, answer: Answer) -> None:
     now = use.now()
-    given = Evidence(
-        submission_id=submission.id,
-        witness=Witness.POLL,
-        verdict=Verdict.FETCHED,
-        proven=True,
-        report=answer.report,
-        body=answer.body,
-        received_at=now,
-        headers=answer.headers,
-        http_status=answer.http_status,
-    )
+    # Under a key that left the ring no callback is believed any more, so an echo of its secret gives nothing away.
+    known = submission.ring_key in use.keys
+    proof = use.keys.callback_proof(submission.id, submission.ring_key) if known else None
+    given = answered(submission.id, Witness.POLL, answer, proof, now)
     settle(connection, [given], called_back=use.public_url is not None)
     _look_again(connection, use, task.id, submission, answer.report.said, now)
 

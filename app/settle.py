@@ -12,9 +12,11 @@ from typing import Any
 
 from app import ids, jobs
 from app.jobs import Step
+from app.provider import Answer
 from app.record import Connection, evidence, submissions, tasks
 from app.record.submissions import Attempt
 from app.retry import SUBMIT
+from app.secret_keys import CallbackProof
 from app.task import Decision, Effect, Failure, Outcome, Report, Said, Status, Witness, decide, money_spent
 from app.verify import Verdict
 
@@ -48,6 +50,27 @@ class Evidence:
     received_at: datetime
     headers: Mapping[str, str] = field(default_factory=dict)
     http_status: int | None = None
+
+
+def answered(
+    submission_id: str, witness: Witness, answer: Answer, proof: CallbackProof | None, now: datetime
+) -> Evidence:
+    """What a request of ours brought, without the attempt's token and secret should the provider echo them."""
+    report, body = answer.report, answer.body
+    if proof is not None:
+        detail = report.detail and proof.redact(report.detail.encode()).decode()
+        report, body = replace(report, detail=detail), proof.redact(body)
+    return Evidence(
+        submission_id=submission_id,
+        witness=witness,
+        verdict=Verdict.FETCHED,
+        proven=True,
+        report=report,
+        body=body,
+        received_at=now,
+        headers=answer.headers,
+        http_status=answer.http_status,
+    )
 
 
 def settle(connection: Connection, group: Sequence[Evidence], *, called_back: bool) -> list[Effect | None]:
@@ -87,7 +110,7 @@ class _Ledger:
             return None
         decision = _judge(attempt, each)
         self._keep(each, decision.effect)
-        if decision.effect not in _NOT_LEARNED:
+        if each.proven and decision.effect not in _NOT_LEARNED:
             self._learn(attempt, each, decision)
         self._jobs += _next_jobs(attempt, each, decision, self._look_after)
         return decision.effect
@@ -106,6 +129,7 @@ class _Ledger:
         key = (each.submission_id, each.witness, each.verdict, digest)
         if key in self._kept:
             self._kept[key]["copies"] += 1
+            self._kept[key]["last_received_at"] = each.received_at
             return
         self._kept[key] = {
             "id": ids.new_id("ev", each.received_at),
@@ -126,12 +150,12 @@ class _Ledger:
 
     def _learn(self, attempt: Attempt, each: Evidence, decision: Decision) -> None:
         """Note what this tells of the attempt and does to its task, for the rest of the group too."""
-        told = _told(each)
+        told = _told(attempt, each)
         self._submissions.setdefault(attempt.submission_id, {}).update(told)
-        new_cost = each.report.cost if attempt.standing.cost is None else None
-        change = {"cost": new_cost, **_moved(attempt, each, decision)}
-        if any(value is not None for value in change.values()):
-            self._tasks.setdefault(attempt.task_id, {}).update(_given(change))
+        change = _given({"cost": told.get("cost"), **_moved(attempt, each, decision)})
+        if change:
+            known = self._tasks.setdefault(attempt.task_id, {})
+            known |= change | {name: known[name] + change[name] for name in _SUMMED & known.keys() & change.keys()}
         self._advance(attempt, told, change)
 
     def _advance(self, attempt: Attempt, told: Mapping[str, Any], change: Mapping[str, Any]) -> None:
@@ -144,6 +168,7 @@ class _Ledger:
 
 
 _STANDING = frozenset({"outcome", "provider_id", "cost"})
+_SUMMED = frozenset({"cost", "tries"})  # over all attempts of a task
 
 
 def _judge(attempt: Attempt, each: Evidence) -> Decision:
@@ -152,14 +177,16 @@ def _judge(attempt: Attempt, each: Evidence) -> Decision:
     return decide(attempt.standing, each.report, each.witness, proven=each.proven)
 
 
-def _told(each: Evidence) -> dict[str, Any]:
-    """What a proven report tells of its attempt."""
-    report = each.report
+def _told(attempt: Attempt, each: Evidence) -> dict[str, Any]:
+    """What a proven report tells of its attempt. That it was accepted, its id and its cost are not taken back."""
+    report, standing = each.report, attempt.standing
+    accepted = standing.outcome is Outcome.ACCEPTED
+    named = standing.provider_id is not None and each.witness is not Witness.SUBMIT
     told = {
-        "outcome": _OUTCOMES.get(report.said),
-        "provider_id": report.provider_id,
+        "outcome": None if accepted else _OUTCOMES.get(report.said),
+        "provider_id": None if named else report.provider_id,
         "polling_url": report.polling_url,
-        "cost": report.cost,
+        "cost": report.cost if standing.cost is None else None,
         "detail": report.detail,
         "answered_at": each.received_at if each.witness is Witness.SUBMIT else None,
     }

@@ -24,6 +24,7 @@ from app.resources import Resources
 from app.store import sha256_of
 from app.task import Status
 
+_FETCH_S = 60  # for one image in all: a host that sends a byte now and then holds a request no longer
 _SMALL_SIDE = 256
 _EDIT_TOLERANCE = 2
 
@@ -96,12 +97,15 @@ async def _keep(use: Resources, promises: Promises, field: str, given: str | IO[
     """Keep an image given as a file, as base64, or as an address to fetch it from."""
     if not isinstance(given, str):
         return await _check_and_put(use, promises, field, given)
-    with TemporaryFile(dir=use.scratch) as file:
-        if given[:8].lower().startswith(("http://", "https://")):
-            await _fetch(use, promises, field, given, file)
-        else:
-            await asyncio.to_thread(_decode_into, file, field, given)
-        return await _check_and_put(use, promises, field, file)
+    try:
+        with TemporaryFile(dir=use.scratch) as file:
+            if given[:8].lower().startswith(("http://", "https://")):
+                await _fetch(use, promises, field, given, file)
+            else:
+                await asyncio.to_thread(_decode_into, file, field, given)
+            return await _check_and_put(use, promises, field, file)
+    except OSError as error:
+        raise Unavailable(f"an image cannot be kept: {error.strerror}") from error
 
 
 def _decode_into(file: IO[bytes], field: str, text: str) -> None:
@@ -119,13 +123,13 @@ def _decode_into(file: IO[bytes], field: str, text: str) -> None:
 async def _fetch(use: Resources, promises: Promises, field: str, url: str, file: IO[bytes]) -> None:
     """Download an image that the application named. The error says no more of a blocked host than of a dead one."""
     try:
-        async with use.web.stream("GET", url) as response:
+        async with asyncio.timeout(_FETCH_S), use.web.stream("GET", url) as response:
             if response.status_code != HTTPStatus.OK:
                 raise _unfetched(field, f"its address answered with HTTP {response.status_code}")
             async for piece in response.aiter_raw():
                 file.write(piece)
                 _bound_size(promises, field, file.tell())
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, TimeoutError) as error:  # Unicode: a broken `xn--` name
         raise _unfetched(field, "its address cannot be reached") from error
 
 

@@ -43,11 +43,12 @@ async def run(use: Resources, stopping: asyncio.Event) -> None:
     """Do jobs as they fall due, until `stopping` is set; then finish what is in hand, for a bounded time."""
     loop, wake = asyncio.get_running_loop(), asyncio.Event()
     use.db.on_signal(partial(_wake, loop, wake))
-    await use.db.write(jobs.release_all)
     in_hand: set[asyncio.Task[None]] = set()
+    released = False
     while not stopping.is_set():
         wake.clear()
-        for job in await _claim(use, CONCURRENCY - len(in_hand)):
+        released = released or await _released(use)
+        for job in await _claim(use, CONCURRENCY - len(in_hand) if released else 0):
             task = asyncio.create_task(perform(use, job))
             in_hand.add(task)
             task.add_done_callback(in_hand.discard)
@@ -57,6 +58,7 @@ async def run(use: Resources, stopping: asyncio.Event) -> None:
         _, late = await asyncio.wait(in_hand, timeout=_GRACE_S)
         for task in late:
             task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
 
 async def perform(use: Resources, job: Job) -> None:
@@ -91,15 +93,29 @@ async def _conclude(use: Resources, job: Job, error: Exception | None) -> None:
 def _record_end(connection: Connection, now: datetime, job: Job, error: Exception | None) -> None:
     if error is None:
         jobs.finish(connection, job)
-    elif job.failures + 1 >= _MAX_FAILURES:
+    elif job.failures + 1 >= _MAX_FAILURES and not _passes(error):
         jobs.hold(connection, job, type(error).__name__)
     else:
         wait = STEP_FAILED.wait(job.failures + 1)
         jobs.retry(connection, job, now + wait + ids.jitter(wait / 4), type(error).__name__)
 
 
+def _passes(error: Exception) -> bool:
+    """Whether this ends by itself, as an outage does: then trying goes on for as long as it lasts."""
+    return isinstance(error, FluxhookError) and error.retryable
+
+
 def _wake(loop: asyncio.AbstractEventLoop, wake: asyncio.Event) -> None:
     loop.call_soon_threadsafe(wake.set)
+
+
+async def _released(use: Resources) -> bool:
+    """Make runnable what the last process left running; False while the database is away."""
+    try:
+        await use.db.write(jobs.release_all)
+    except Unavailable:
+        return False
+    return True
 
 
 async def _claim(use: Resources, room: int) -> list[Job]:

@@ -4,10 +4,11 @@ At most one job of a step waits for a task: asking again brings it forward. A jo
 count as waiting, so that what happens meanwhile is not lost. On start, what was running is runnable again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     case,
     delete,
     func,
+    literal_column,
     select,
     update,
 )
@@ -59,6 +61,11 @@ Index(
 Index("ix_jobs_state_run_at", jobs.c.state, jobs.c.run_at)
 
 
+# Written out: PostgreSQL finds no partial index by a parameter once it plans a statement for good, the sixth time.
+_IS_WAITING = jobs.c.state == literal_column("'waiting'")
+_CLAIMING = 0x666C7578  # names the lock that claims take, among all advisory locks of the database
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     id: int
@@ -75,22 +82,28 @@ def enqueue(connection: Connection, wanted: Sequence[tuple[Step, str, datetime]]
         earliest[step, task_id] = run_at if known is None else min(known, run_at)
     if not earliest:
         return
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(jobs).values(
+    _put(
+        connection,
         [
-            {"step": step, "task_id": task_id, "state": "waiting", "run_at": run_at, "failures": 0}
+            {"step": step, "task_id": task_id, "run_at": run_at, "failures": 0, "last_error": None}
             for (step, task_id), run_at in earliest.items()
-        ]
+        ],
     )
+
+
+def _put(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Have these jobs wait; one that waits already gets the earlier time and the longer record of failures."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(jobs).values([{**row, "state": "waiting"} for row in rows])
+    new = statement.excluded
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=["step", "task_id"],
-            index_where=jobs.c.state == "waiting",
+            index_where=_IS_WAITING,
             set_={
-                "run_at": case(
-                    (statement.excluded.run_at < jobs.c.run_at, statement.excluded.run_at),
-                    else_=jobs.c.run_at,
-                )
+                "run_at": case((new.run_at < jobs.c.run_at, new.run_at), else_=jobs.c.run_at),
+                "failures": case((new.failures > jobs.c.failures, new.failures), else_=jobs.c.failures),
+                "last_error": func.coalesce(new.last_error, jobs.c.last_error),
             },
         )
     )
@@ -105,21 +118,27 @@ def next_due(connection: Connection) -> datetime | None:
 
 
 def claim(connection: Connection, now: datetime, limit: int) -> list[Job]:
-    """Take up to `limit` due jobs, the longest due first, one for a task that none runs for."""
+    """Take up to `limit` due jobs, the longest due first, one for each task that none runs for."""
+    if connection.dialect.name == "postgresql":
+        # Two claims that do not see each other would take two jobs of one task.
+        connection.execute(select(func.pg_advisory_xact_lock(_CLAIMING)))
     busy = select(jobs.c.task_id).where(jobs.c.state == "running")
-    due = (
-        select(jobs.c.id)
+    order = (jobs.c.run_at, jobs.c.id)
+    place = func.row_number().over(partition_by=jobs.c.task_id, order_by=order).label("place")
+    queues = (
+        select(*order, place)
         .where(jobs.c.state == "waiting", jobs.c.run_at <= now, jobs.c.task_id.not_in(busy))
-        .order_by(jobs.c.run_at, jobs.c.id)
-        .limit(limit)
+        .subquery()
     )
+    due = select(queues.c.id).where(queues.c.place == 1).order_by(queues.c.run_at, queues.c.id).limit(limit)
     taken = connection.execute(
         update(jobs)
         .where(jobs.c.id.in_(due))
         .values(state="running")
-        .returning(jobs.c.id, jobs.c.step, jobs.c.task_id, jobs.c.failures)
+        .returning(jobs.c.id, jobs.c.step, jobs.c.task_id, jobs.c.failures, jobs.c.run_at)
     )
-    return [Job(row.id, Step(row.step), row.task_id, row.failures) for row in taken]
+    in_order = sorted(taken, key=lambda row: (row.run_at, row.id))
+    return [Job(row.id, Step(row.step), row.task_id, row.failures) for row in in_order]
 
 
 def finish(connection: Connection, job: Job) -> None:
@@ -130,12 +149,8 @@ def finish(connection: Connection, job: Job) -> None:
 def retry(connection: Connection, job: Job, run_at: datetime, error: str) -> None:
     """Have a failed job run again; where the same step waits already, that one serves."""
     finish(connection, job)
-    enqueue(connection, [(job.step, job.task_id, run_at)])
-    connection.execute(
-        update(jobs)
-        .where(jobs.c.step == job.step, jobs.c.task_id == job.task_id, jobs.c.state == "waiting")
-        .values(failures=job.failures + 1, last_error=error)
-    )
+    again = {"run_at": run_at, "failures": job.failures + 1, "last_error": error}
+    _put(connection, [{"step": job.step, "task_id": job.task_id, **again}])
 
 
 def hold(connection: Connection, job: Job, error: str) -> None:
@@ -153,7 +168,8 @@ def held(connection: Connection) -> int:
 
 def release_all(connection: Connection) -> None:
     """Make runnable what a process that is gone was running."""
-    running = connection.execute(select(jobs.c.step, jobs.c.task_id, jobs.c.run_at).where(jobs.c.state == "running"))
-    again = [(Step(row.step), row.task_id, row.run_at) for row in running]
+    kept = (jobs.c.step, jobs.c.task_id, jobs.c.run_at, jobs.c.failures, jobs.c.last_error)
+    running = connection.execute(select(*kept).where(jobs.c.state == "running")).mappings().all()
     connection.execute(delete(jobs).where(jobs.c.state == "running"))
-    enqueue(connection, again)
+    if running:
+        _put(connection, [dict(row) for row in running])

@@ -125,7 +125,9 @@ def _failed(message: Mapping[str, Any], provider_id: str | None, failure: Failur
         detail = _prose(", ".join(_word(reason) for reason in reasons))
     else:
         detail = _prose(details.get("error")) or _error_text(message)
-    failure = _MODERATED_CODES.get(_word(message.get("error")), failure)
+    if message.get("error") == "content_policy_violation":
+        # The webhook guide has one code for both kinds of moderation; the text may tell which.
+        failure = _FAILURES.get(detail.lower(), Failure.CONTENT_MODERATED)
     return Report(Said.FAILED, provider_id=provider_id, failure=failure, detail=detail or None)
 
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Dialect, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.errors import Unavailable
 from app.record.signals import Signals, was_asked
@@ -31,6 +31,8 @@ class Postgres:
             max_overflow=0,
             pool_timeout=10,
         )
+        # A read sees one instant, as on SQLite, and cannot write.
+        self._reading = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._signals = Signals()
 
     @property
@@ -40,14 +42,14 @@ class Postgres:
     async def write(self, work: Callable[[Connection], T]) -> T:
         for attempt in range(1, _TRIES + 1):
             try:
-                return await self._transaction(work)
+                return await self._transaction(self._engine, work)
             except DBAPIError as error:
                 if _sqlstate(error) not in _DEADLOCK_OR_CONFLICT or attempt == _TRIES:
                     raise
         raise AssertionError("unreachable: the last try returns or raises")
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        return await self._transaction(work)
+        return await self._transaction(self._reading, work)
 
     def on_signal(self, listener: Callable[[], None]) -> None:
         self._signals.add(listener)
@@ -55,9 +57,10 @@ class Postgres:
     async def close(self) -> None:
         await self._engine.dispose()
 
-    async def _transaction(self, work: Callable[[Connection], T]) -> T:
+    async def _transaction(self, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
         try:
-            async with self._engine.begin() as connection:
+            async with engine.begin() as connection:
+                await connection.run_sync(was_asked)  # by a unit that was undone
                 result = await connection.run_sync(work)
                 signal = await connection.run_sync(was_asked)
         except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:

@@ -42,6 +42,7 @@ class Sqlite:
         self._reading = _engine(self._path, "BEGIN", synchronous="FULL", query_only="ON")
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="sqlite-reader")
         self._signals = Signals()
+        self._closed = False
         self._waiting: queue.SimpleQueue[_Unit | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_until_closed, name="sqlite-writer", daemon=True)
         self._writer.start()
@@ -51,6 +52,8 @@ class Sqlite:
         return self._writing.dialect
 
     async def write(self, work: Callable[[Connection], T]) -> T:
+        if self._closed:
+            raise Unavailable("the database is closed")
         unit = _Unit(work, Future())
         self._waiting.put(unit)
         # Shielded: the writer owns the unit now, and a caller that goes away does not undo it.
@@ -64,6 +67,7 @@ class Sqlite:
         self._signals.add(listener)
 
     async def close(self) -> None:
+        self._closed = True
         self._waiting.put(None)
         await asyncio.to_thread(self._writer.join)
         await asyncio.to_thread(self._readers.shutdown)
@@ -76,6 +80,8 @@ class Sqlite:
                 return work(connection)
         except OperationalError as error:
             raise Unavailable("the database cannot be read at the moment") from error
+        except StopIteration as error:
+            raise _stopped() from error
 
     def _write_until_closed(self) -> None:
         closed = False
@@ -98,9 +104,7 @@ class Sqlite:
     def _commit(self, group: list[_Unit]) -> None:
         try:
             with self._writing.begin() as connection:
-                for unit in group:
-                    _run(unit, connection)
-                signal = was_asked(connection)
+                signals = [_run(unit, connection) for unit in group]
         except Exception as error:  # noqa: BLE001 - whatever it was, the callers must learn of it
             failure = Unavailable("the database could not commit")
             failure.__cause__ = error
@@ -109,20 +113,32 @@ class Sqlite:
             return
         for unit in group:
             _release(unit)
-        if signal:
+        if any(signals):
             self._signals.send()
 
 
-def _run(unit: _Unit, connection: Connection) -> None:
-    """One unit in a savepoint of its own: its failure undoes it and leaves its neighbours alone."""
+def _run(unit: _Unit, connection: Connection) -> bool:
+    """One unit in a savepoint of its own: its failure undoes it and leaves its neighbours alone.
+
+    True when it asked for a signal and is there to be told of.
+    """
     try:
         with connection.begin_nested():
             unit.result = unit.work(connection)
     except OperationalError as error:
         unit.error = Unavailable("the database cannot be written at the moment")
         unit.error.__cause__ = error
-    except Exception as error:  # noqa: BLE001 - handed to the caller as it is
+    except StopIteration as error:
+        unit.error = _stopped()
+        unit.error.__cause__ = error
+    except BaseException as error:  # noqa: BLE001 - handed to the caller as it is; the writer lives on
         unit.error = error
+    return was_asked(connection) and unit.error is None
+
+
+def _stopped() -> RuntimeError:
+    """In place of a StopIteration, which no future can carry: its caller would wait for ever (as in PEP 479)."""
+    return RuntimeError("a unit of work raised StopIteration")
 
 
 def _release(unit: _Unit) -> None:

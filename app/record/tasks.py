@@ -19,6 +19,7 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
+    or_,
     select,
     update,
 )
@@ -59,7 +60,8 @@ Index("ix_tasks_status_id", tasks.c.status, tasks.c.id)
 Index("ix_tasks_model_id", tasks.c.model, tasks.c.id)
 
 
-_UNFINISHED = frozenset(status for status in Status if not status.final)
+# Compared one by one: a list cannot be bound for many rows at once.
+_IS_FINAL = or_(*(tasks.c.status == status for status in Status if status.final))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +152,16 @@ _LEARNED = (
 def learn(connection: Connection, changes: Mapping[str, Mapping[str, Any]]) -> None:
     """Write what evidence changed, by task id. `cost` and `tries` are added to what is there.
 
-    The tasks must be locked by this transaction; a final one stays as it is all the same.
+    The tasks must be locked by this transaction. A final one keeps its state all the same; what it cost may
+    still come to light.
     """
     values = {name: _given(name) for name in _LEARNED}
     connection.execute(
         update(tasks)
-        .where(tasks.c.id == bindparam("of_id"), tasks.c.status.in_(_UNFINISHED))
+        .where(
+            tasks.c.id == bindparam("of_id"),
+            bindparam("new_status", type_=tasks.c.status.type).is_(None) | ~_IS_FINAL,
+        )
         .values(
             **values,
             tries=tasks.c.tries + bindparam("add_tries", type_=Integer),

@@ -1,9 +1,11 @@
 """The route that providers call. It needs no key: the address holds a token, the body proves itself."""
 
 from http import HTTPStatus
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from app.callback import MAX_BYTES, Reply, receive
 from app.errors import NotFound, TooLarge
@@ -12,7 +14,17 @@ from app.web.access import Use
 
 router = APIRouter(tags=["callbacks"])
 
-# The provider's own envelope, to the letter: what its client code knows.
+
+class Kept(BaseModel):
+    status: Literal["success"]
+
+
+class Forged(BaseModel):
+    """The provider's own envelope, to the letter: what its client code knows."""
+
+    error: problems.ProviderError
+
+
 _FORGED = {"error": {"message": "Invalid signature", "type": "401"}}
 
 
@@ -20,8 +32,8 @@ _FORGED = {"error": {"message": "Invalid signature", "type": "401"}}
     "/callbacks/{submission_id}/{token}",
     openapi_extra={"requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}},
     responses={
-        HTTPStatus.OK: {"description": "Kept, and its effect is durable."},
-        HTTPStatus.UNAUTHORIZED: {"description": "A signature is there, and it is wrong."},
+        HTTPStatus.OK: {"model": Kept, "description": "Kept, and its effect is durable."},
+        HTTPStatus.UNAUTHORIZED: {"model": Forged, "description": "A signature is there, and it is wrong."},
         **problems.responses(HTTPStatus.NOT_FOUND, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.SERVICE_UNAVAILABLE),
     },
 )

@@ -1,9 +1,11 @@
 """Whether the process lives, and whether it can do its work."""
 
 from http import HTTPStatus
+from typing import Literal
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from app.errors import Unavailable
 from app.record.migrate import is_current
@@ -19,7 +21,15 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses={HTTPStatus.SERVICE_UNAVAILABLE: {"description": "It cannot work; see `checks`."}})
+class Readiness(BaseModel):
+    status: Literal["ready", "not ready"]
+    checks: dict[str, str]
+
+
+_CANNOT_WORK = {"model": Readiness, "description": "It cannot work; see `checks`."}
+
+
+@router.get("/readyz", response_model=Readiness, responses={HTTPStatus.SERVICE_UNAVAILABLE: _CANNOT_WORK})
 async def readyz(use: Use) -> JSONResponse:
     """Database, schema, store and provider key, each `ok` or what is wrong."""
     checks = {

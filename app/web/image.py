@@ -6,18 +6,23 @@ from http import HTTPStatus
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
-from app.errors import NotFound
+from app.errors import NotFound, RangeNotSatisfiable
 from app.record.results import Result
 from app.store import Missing
 from app.task import Status
+from app.web import problems
 from app.web.access import Asking, Use
-from app.web.problems import responses
-from app.web.tasks import read_with_result
+from app.web.tasks import TaskId, read_with_result
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
-_ERRORS = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
+_ERRORS = problems.responses(
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
 _BYTES = {
     media_type: {"schema": {"type": "string", "format": "binary"}}
     for media_type in ("image/png", "image/jpeg", "image/webp")
@@ -31,12 +36,11 @@ _BYTES = {
         HTTPStatus.OK: {"description": "The image.", "content": _BYTES},
         HTTPStatus.PARTIAL_CONTENT: {"description": "The range that was asked for.", "content": _BYTES},
         HTTPStatus.NOT_MODIFIED: {"description": "The copy with this ETag is still the same."},
-        HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: {"description": "The range lies outside of the image."},
         **_ERRORS,
     },
 )
 @router.head("/{task_id}/image", include_in_schema=False)
-async def get_image(task_id: str, request: Request, use: Use, _asking: Asking) -> Response:
+async def get_image(request: Request, use: Use, _asking: Asking, task_id: TaskId) -> Response:
     """The stored image, from our own store: it does not expire with the provider's link."""
     task, result = await read_with_result(use, task_id)
     if result is None:
@@ -51,8 +55,9 @@ async def get_image(task_id: str, request: Request, use: Use, _asking: Asking) -
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     span = _span(request, headers["etag"], size)
     if span is None:
-        headers["content-range"] = f"bytes */{size}"
-        return Response(status_code=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers=headers)
+        refusal = problems.answer(RangeNotSatisfiable(f"the image has {size} bytes"))
+        refusal.headers["content-range"] = f"bytes */{size}"
+        return refusal
     start, end, status = span
     headers["content-length"] = str(end - start)
     if status is HTTPStatus.PARTIAL_CONTENT:
@@ -83,9 +88,12 @@ def _has_it(if_none_match: str | None, etag: str) -> bool:
 def _span(request: Request, etag: str, size: int) -> tuple[int, int, HTTPStatus] | None:
     """Start, end (not included) and status; None for a range outside of the image.
 
-    Several ranges at once, other units and a changed `If-Range` get the whole, as RFC 9110 allows.
+    Several ranges at once, other units and a changed `If-Range` get the whole, as RFC 9110 allows; so does HEAD,
+    for which it knows no ranges.
     """
     whole = (0, size, HTTPStatus.OK)
+    if request.method == "HEAD":
+        return whole
     match = _RANGE.fullmatch(request.headers.get("range", "").strip())
     if match is None or request.headers.get("if-range", etag) != etag:
         return whole

@@ -2,20 +2,23 @@
 
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated
+from urllib.parse import parse_qs
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.types import Receive, Scope, Send
 
 from app.record import Connection, results, tasks
 from app.record.results import Result
 from app.record.tasks import Task
 from app.web.access import COOKIE, Use, by_secret, find_caller, new_session
+from app.web.task_form import bounded
 
 _HERE = Path(__file__).parent
 _SHOWN = 24
+_MAX_FORM_BYTES = 4096  # anybody may send it
 _HEADERS = {
     "content-security-policy": "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'",
     "x-content-type-options": "nosniff",
@@ -27,7 +30,17 @@ templates = Environment(
     loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
 )
 router = APIRouter(include_in_schema=False)
-static = StaticFiles(directory=_HERE / "static")
+
+
+class _Static(StaticFiles):
+    """Our few kilobytes are sent whole: the refusal of a bad range would be no error document."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)
+
+
+static = _Static(directory=_HERE / "static")
 
 
 @router.get("/")
@@ -45,8 +58,10 @@ async def page(request: Request, use: Use) -> Response:
 
 
 @router.post("/session")
-async def sign_in(request: Request, use: Use, key: Annotated[str, Form(max_length=500)] = "") -> Response:
+async def sign_in(request: Request, use: Use) -> Response:
     """Turn a key into a session cookie that reads, and only on this site."""
+    form = await bounded(request, _MAX_FORM_BYTES, "a key is shorter than this").body()
+    key = parse_qs(form.decode(errors="replace")).get("key", [""])[0]
     found = await by_secret(use, key.strip())
     if found is None:
         return _render("sign_in.html", HTTPStatus.UNAUTHORIZED, wrong=True)

@@ -96,7 +96,8 @@ async def _ours(_request: Request, error: Exception) -> Response:
 
 async def _parameters(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    return answer(invalid(error.errors()))
+    # FastAPI says first whether it was in the query, the path or the body: no caller needs that.
+    return answer(invalid([{**each, "loc": each["loc"][1:]} for each in error.errors()]))
 
 
 async def _routing(_request: Request, error: Exception) -> Response:
@@ -129,8 +130,7 @@ def invalid(errors: Any) -> FluxhookError:
 
 
 def _place(location: Any) -> str:
-    parts = [str(part) for part in location if part not in {"query", "path", "body"}]
-    return ".".join(parts)[:100] or "body"
+    return ".".join(map(str, location))[:100] or "body"
 
 
 def _reason(error: Any) -> str:

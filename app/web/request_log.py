@@ -4,7 +4,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from app import logs
+from app import ids, logs
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -42,5 +42,11 @@ class RequestLog:
                 status=int(status),
                 ms=round((time.monotonic() - started) * 1000, 1),
                 key_id=scope.get("state", {}).get("key_id"),
-                task_id=scope.get("path_params", {}).get("task_id"),
+                task_id=_task_id(scope),
             )
+
+
+def _task_id(scope: Message) -> str | None:
+    """The id in the path, where it is one: anything may stand there, a key or a prompt too."""
+    given = scope.get("path_params", {}).get("task_id", "")
+    return given if ids.is_id("task", given) else None

@@ -1,16 +1,17 @@
 """Reading the body of `POST /v1/tasks`: JSON, or multipart with files; bounded before it is parsed."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from contextlib import AsyncExitStack
 from typing import IO, Any
 
 from fastapi import Request
 from pydantic import ValidationError
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
+from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
-from app.errors import InvalidRequest, MalformedRequest, TooLarge, UnsupportedMediaType
+from app.errors import InvalidRequest, MalformedRequest, TooLarge, Unavailable, UnsupportedMediaType
 from app.params import IMAGE_FIELDS, Params
 from app.web.problems import invalid
 
@@ -18,8 +19,12 @@ from app.web.problems import invalid
 MAX_JSON_BYTES = 36 * 1024 * 1024
 # Four images of 20 MB and the other fields; files go to disk as they come.
 MAX_MULTIPART_BYTES = 84 * 1024 * 1024
+_JSON_TOO_LARGE = f"JSON may have {MAX_JSON_BYTES // 1024**2} MB; larger images go by multipart or by address"
+_MULTIPART_TOO_LARGE = f"multipart may have {MAX_MULTIPART_BYTES // 1024**2} MB"
 _MAX_FIELD_BYTES = 1024 * 1024
 _IN_A_THREAD = 64 * 1024  # smaller bodies are parsed sooner than a thread is asked
+# Form data is UTF-8 (RFC 7578). Python knows codecs that fail in ways of their own, or make lone surrogates.
+_CHARSET = re.compile(r";\s*charset\s*=[^;]*", re.IGNORECASE)
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -27,24 +32,23 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 async def read_task(request: Request, stack: AsyncExitStack) -> tuple[Params, dict[str, IO[bytes]]]:
     """The parameters, and the uploaded files by field; `stack` closes the files.
 
-    Raises TooLarge, MalformedRequest, InvalidRequest or UnsupportedMediaType.
+    Raises TooLarge, MalformedRequest, InvalidRequest, UnsupportedMediaType, or Unavailable on a full disk.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("send the body without a content-encoding")
     if media_type == "application/json" or media_type.endswith("+json"):
-        return await _read_json(_bounded(request, MAX_JSON_BYTES)), {}
+        return await _read_json(bounded(request, MAX_JSON_BYTES, _JSON_TOO_LARGE)), {}
     if media_type == "multipart/form-data":
-        return await _read_multipart(_bounded(request, MAX_MULTIPART_BYTES), stack)
+        return await _read_multipart(bounded(request, MAX_MULTIPART_BYTES, _MULTIPART_TOO_LARGE), stack)
     raise UnsupportedMediaType("send application/json or multipart/form-data")
 
 
-def _bounded(request: Request, limit: int) -> Request:
+def bounded(request: Request, limit: int, refusal: str) -> Request:
     """The same request, whose body ends in TooLarge past `limit` bytes."""
     announced = request.headers.get("content-length", "")
-    too_large = TooLarge(f"the body may have {limit // 1024**2} MB; larger images go by multipart or by address")
     if announced.isdecimal() and int(announced[:20]) > limit:
-        raise too_large
+        raise TooLarge(refusal)
     received = 0
 
     async def receive() -> MutableMapping[str, Any]:
@@ -52,7 +56,7 @@ def _bounded(request: Request, limit: int) -> Request:
         message = await request.receive()
         received += len(message.get("body", b""))
         if received > limit:
-            raise too_large
+            raise TooLarge(refusal)
         return message
 
     return Request(request.scope, receive)
@@ -69,17 +73,41 @@ async def _read_json(request: Request) -> Params:
 
 
 async def _read_multipart(request: Request, stack: AsyncExitStack) -> tuple[Params, dict[str, IO[bytes]]]:
+    headers = Headers({"content-type": _CHARSET.sub("", request.headers["content-type"])})
+    parser = _Whole(
+        headers, request.stream(), max_files=len(IMAGE_FIELDS), max_fields=20, max_part_size=_MAX_FIELD_BYTES
+    )
     try:
-        form = await stack.enter_async_context(
-            request.form(max_files=len(IMAGE_FIELDS), max_fields=20, max_part_size=_MAX_FIELD_BYTES)
-        )
-    except HTTPException as error:
-        raise MalformedRequest(f"the multipart body cannot be read: {error.detail}") from error
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise MalformedRequest(f"the multipart body cannot be read: {error.message}") from error
+    except OSError as error:
+        raise Unavailable(f"the files cannot be kept: {error.strerror}") from error
+    stack.push_async_callback(form.close)
     fields, files = _sort(form)
     try:
         return Params.model_validate_strings(fields), files
     except ValidationError as error:
         raise invalid(error.errors(include_input=False, include_url=False)) from None
+
+
+class _Whole(MultiPartParser):
+    """Insists on the closing boundary: without it the last part would be missing, and nobody told."""
+
+    _ended = False
+
+    def on_end(self) -> None:
+        self._ended = True
+
+    async def parse(self) -> FormData:
+        self.stream = self._to_the_end(self.stream)
+        return await super().parse()
+
+    async def _to_the_end(self, stream: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+        async for chunk in stream:
+            yield chunk
+        if not self._ended:
+            raise MultiPartException("it ends before its closing boundary")
 
 
 def _sort(form: FormData) -> tuple[dict[str, str], dict[str, IO[bytes]]]:

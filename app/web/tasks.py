@@ -6,9 +6,10 @@ from contextlib import AsyncExitStack
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
+from app import ids
 from app.errors import NotFound
 from app.params import IMAGE_FIELDS, Params
 from app.record import Connection, downloads, evidence, results, submissions, tasks
@@ -30,7 +31,16 @@ Prefer = Annotated[
     str | None,
     Header(description="`wait=N`: answer when the task is final, or after N seconds (60 at most)."),
 ]
-TaskId = Annotated[str, "A task's id"]
+
+
+def known_form(task_id: Annotated[str, Path(description="The task's id.")]) -> str:
+    """The id in the path. Raises NotFound for what never was one: not every database takes any text."""
+    if not ids.is_id("task", task_id):
+        raise NotFound("there is no such task")
+    return task_id
+
+
+TaskId = Annotated[str, Depends(known_form)]
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
@@ -80,7 +90,7 @@ async def list_tasks(
     use: Use,
     _asking: Asking,
     status: Annotated[Status | None, Query(description="Only tasks in this state.")] = None,
-    model: Annotated[str | None, Query(max_length=64, description="Only tasks of this model.")] = None,
+    model: Annotated[str | None, Query(pattern=r"^[0-9a-z.-]{1,64}$", description="Only tasks of this model.")] = None,
     cursor: Annotated[str | None, Query(pattern=r"^task_[0-9a-v]{37}$")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> TaskList:
@@ -104,7 +114,7 @@ async def list_tasks(
     response_model=TaskView,
     responses=responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE),
 )
-async def get_task(task_id: str, use: Use, _asking: Asking, prefer: Prefer = None) -> Response:
+async def get_task(use: Use, _asking: Asking, task_id: TaskId, prefer: Prefer = None) -> Response:
     """One task."""
     view = await _view(use, task_id, prefer)
     return _answer(view, HTTPStatus.OK, prefer, {})
@@ -114,7 +124,7 @@ async def get_task(task_id: str, use: Use, _asking: Asking, prefer: Prefer = Non
     "/{task_id}/timeline",
     responses=responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE),
 )
-async def get_timeline(task_id: str, use: Use, _asking: Asking) -> Timeline:
+async def get_timeline(use: Use, _asking: Asking, task_id: TaskId) -> Timeline:
     """Everything that is known of a task, in order: attempts, evidence with its verdict and effect, downloads."""
 
     def read(connection: Connection) -> Timeline | None:
