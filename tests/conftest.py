@@ -1,5 +1,6 @@
 """Fixtures that every test may ask for: a migrated database of its own on each engine, and a world on it."""
 
+import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncGenerator, Generator
@@ -10,7 +11,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from app.record import migrate
-from app.record.database import open_database
+from app.record.database import Database, open_database
 from tests.postgres import Postgres, start_postgres
 from tests.world import World, open_world
 
@@ -51,11 +52,18 @@ def postgres() -> Generator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-async def postgres_template(postgres: Postgres) -> str:
-    """The name of a migrated, empty database on it."""
-    async with open_database(await postgres.create("template_fluxhook")) as database:
-        await database.write(migrate.upgrade)
-    return "template_fluxhook"
+def postgres_database(postgres: Postgres) -> Generator[str]:
+    """The name of a migrated database on it, one for all tests: to make one takes a quarter of a second."""
+    name = f"test_{uuid4().hex}"
+
+    async def prepare() -> None:
+        async with open_database(await postgres.create(name)) as database:
+            await database.write(migrate.upgrade)
+
+    # Not an async fixture: anyio would keep its event loop for all tests, also those that want one of their own.
+    asyncio.run(prepare())
+    yield name
+    asyncio.run(postgres.drop(name))
 
 
 @pytest.fixture
@@ -70,11 +78,10 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-async def postgres_url(postgres: Postgres, postgres_template: str) -> AsyncGenerator[str]:
-    """A migrated PostgreSQL database of this test's own."""
-    name = f"test_{uuid4().hex}"
-    yield await postgres.create(name, postgres_template)
-    await postgres.drop(name)
+async def postgres_url(postgres: Postgres, postgres_database: str) -> AsyncGenerator[str]:
+    """A migrated PostgreSQL database that nobody else uses meanwhile, with nothing in it."""
+    yield postgres.address(postgres_database)
+    await postgres.empty(postgres_database)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -82,6 +89,13 @@ def database_url(request: pytest.FixtureRequest) -> str:
     """A migrated database of this test's own: the test runs once on each engine."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncGenerator[Database]:
+    """The same, opened."""
+    async with open_database(database_url) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -31,6 +31,17 @@ _SETTINGS = {
 }
 
 
+# Deletes, because they are quicker than TRUNCATE for a handful of rows. A lock that is held shows a test that leaks.
+_EMPTY = """
+set lock_timeout = '5s';
+do $$ declare name text; begin
+  for name in select tablename from pg_tables where schemaname = 'public' and tablename <> 'alembic_version' loop
+    execute format('delete from %I', name);
+  end loop;
+end $$
+"""
+
+
 @dataclass(frozen=True)
 class Postgres:
     """A running server, by the address of its maintenance database."""
@@ -41,10 +52,18 @@ class Postgres:
         """The address of another database of this server, as asyncpg and SQLAlchemy read it."""
         return urlunsplit(urlsplit(self.dsn)._replace(path=f"/{database}"))
 
-    async def create(self, database: str, template: str = "template0") -> str:
-        """Makes a database and gives its address; nobody may be connected to the template meanwhile."""
-        await self._execute(f'CREATE DATABASE "{database}" TEMPLATE "{template}"')
+    async def create(self, database: str) -> str:
+        """Makes a database and gives its address."""
+        await self._execute(f'CREATE DATABASE "{database}" TEMPLATE template0')
         return self.address(database)
+
+    async def empty(self, database: str) -> None:
+        """Empties every table, but the one that says how far the migrations came."""
+        connection = await asyncpg.connect(self.address(database))
+        try:
+            await connection.execute(_EMPTY)
+        finally:
+            await connection.close()
 
     async def drop(self, database: str) -> None:
         """Drops a database, and whatever still holds a connection to it."""

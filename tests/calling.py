@@ -1,0 +1,133 @@
+"""The provider played by hand: callbacks of one attempt, and answers that were written down beforehand."""
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from sqlalchemy import inspect, text
+
+from app.provider import Answer, Order, Promises, Reference
+from app.provider.bfl import PROMISES
+from app.provider.twin import Faults
+from app.record import Connection, submissions
+from app.record.submissions import Submission
+from app.secret_keys import CallbackProof
+from app.sign import bfl_signature
+from app.task import Report, Said
+from tests.world import TWIN, World
+
+
+@dataclass
+class Caller:
+    """Calls back about one attempt, with whatever proof a test wants."""
+
+    world: World
+    task_id: str
+    submission_id: str
+    proof: CallbackProof
+
+    async def call(
+        self, body: dict[str, Any] | bytes, proof: dict[str, str] | None = None, token: str | None = None
+    ) -> httpx.Response:
+        self.world.clock.advance(0.001)  # so that what is kept has an order
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        address = f"/callbacks/{self.submission_id}/{token or self.proof.token}"
+        headers = {"content-type": "application/json", **(self.signature(raw) if proof is None else proof)}
+        return await self.world.outsider.post(address, content=raw, headers=headers)
+
+    def signature(self, raw: bytes) -> dict[str, str]:
+        return {"x-bfl-signature": bfl_signature(self.proof.secret, raw)}
+
+    @property
+    def plain_secret(self) -> dict[str, str]:
+        return {"x-webhook-secret": self.proof.secret}
+
+    def ready(self, form: str = "documented", **changes: Any) -> dict[str, Any]:
+        """A true result of the provider's newest task, in one of the two payload forms."""
+        theirs = list(self.world.twin.tasks.values())[-1]
+        sample = self.world.twin.links.url(TWIN, theirs)
+        result = {"sample": sample, "prompt": "a red fox", "seed": theirs.seed}
+        if form == "documented":
+            return {"id": theirs.id, "status": "Ready", "result": result, **changes}
+        return {"task_id": theirs.id, "status": "SUCCESS", "result": result, **changes}
+
+    async def verdicts(self) -> list[tuple[str, str]]:
+        """Verdict and effect of every callback that was kept."""
+        entries = await self.world.timeline(self.task_id, "evidence")
+        return [(entry["verdict"], entry["effect"]) for entry in entries if entry["witness"] == "callback"]
+
+
+def small(world: World) -> None:
+    """Let the twin paint small pictures: a test of steps need not wait for a megapixel."""
+    world.twin.rules = world.twin.rules.model_copy(update={"megapixels": 0.02})
+
+
+async def done(world: World) -> None:
+    """Let the provider finish its task, without a word of it."""
+    world.clock.advance(3)
+    await world.twin.tick()
+
+
+async def attempt_of(world: World, task_id: str, number: int = 1) -> Submission:
+    found = await world.use.db.read(lambda connection: submissions.of_task(connection, task_id))
+    return found[number - 1]
+
+
+async def caller_of(world: World, task_id: str, number: int = 1) -> Caller:
+    attempt = await attempt_of(world, task_id, number)
+    return Caller(world, task_id, attempt.id, world.use.keys.callback_proof(attempt.id, attempt.ring_key))
+
+
+async def submitted(world: World, *, faults: Faults | None = None, **params: Any) -> Caller:
+    """A task that the provider has taken; by itself it never calls back, unless `faults` say so."""
+    small(world)
+    world.twin.faults = faults or Faults(drop_callback=1)
+    task_id = await world.post(**params)
+    await world.work()
+    return await caller_of(world, task_id)
+
+
+@dataclass
+class Scripted:
+    """A provider that does what it is told. `submitting` sees each order and may look around meanwhile."""
+
+    submitting: Callable[[Order], Awaitable[Answer]]
+    fetched: Answer = field(default_factory=lambda: Answer(Report(Said.LOST)))
+    orders: list[Order] = field(default_factory=list)
+    asked: list[Reference] = field(default_factory=list)
+
+    @property
+    def promises(self) -> Promises:
+        return PROMISES
+
+    async def submit(self, order: Order) -> Answer:
+        self.orders.append(order)
+        return await self.submitting(order)
+
+    async def fetch(self, reference: Reference) -> Answer:
+        self.asked.append(reference)
+        return self.fetched
+
+    async def reachable(self) -> str | None:
+        return None
+
+
+def answering(*answers: Answer) -> Scripted:
+    """A provider that gives these answers in turn."""
+    left = list(answers)
+
+    async def submitting(_: Order) -> Answer:
+        return left.pop(0)
+
+    return Scripted(submitting)
+
+
+def everything(connection: Connection) -> bytes:
+    """Every value of every table, as bytes that can be searched."""
+    found = []
+    for table in inspect(connection).get_table_names():
+        for row in connection.execute(text(f'select * from "{table}"')):  # noqa: S608 - our own tables
+            found += [value if isinstance(value, bytes) else str(value).encode() for value in row]
+    return b"\n".join(found)

@@ -1,0 +1,263 @@
+"""What every engine of jobs has to keep: the conformance suite, on both databases."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from app import jobs
+from app.jobs import Job, Step
+from app.record import Connection
+from app.record.database import Database
+from tests.rows import START, plan_task
+
+
+def later(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+def enqueue(*wanted: tuple[Step, str, datetime]) -> Callable[[Connection], None]:
+    return lambda connection: jobs.enqueue(connection, wanted)
+
+
+async def claim(database: Database, now: datetime = START, limit: int = 10) -> list[Job]:
+    return await database.write(lambda connection: jobs.claim(connection, now, limit))
+
+
+async def claimed(database: Database, now: datetime = START, limit: int = 10) -> list[tuple[Step, str]]:
+    return [(job.step, job.task_id) for job in await claim(database, now, limit)]
+
+
+async def take(database: Database, now: datetime = START) -> Job:
+    """The only job that is due."""
+    (job,) = await claim(database, now)
+    return job
+
+
+async def finish(database: Database, found: Sequence[Job]) -> None:
+    for job in found:
+        await database.write(lambda connection, job=job: jobs.finish(connection, job))  # type: ignore[misc]
+
+
+async def test_a_job_is_there_exactly_when_its_reason_is(database: Database) -> None:
+    def unit(connection: Connection, *, fails: bool) -> None:
+        jobs.enqueue(connection, [(Step.DISPATCH, plan_task(connection, f"{fails}"), START)])
+        if fails:
+            raise KeyError
+
+    for fails in (True, False):
+        await asyncio.gather(
+            database.write(lambda connection, fails=fails: unit(connection, fails=fails)),  # type: ignore[misc]
+            return_exceptions=True,
+        )
+
+    assert await claimed(database) == [(Step.DISPATCH, "task_False")]
+
+
+async def test_a_rollback_drops_jobs_that_were_the_units_first_statement(database: Database) -> None:
+    def unit(connection: Connection) -> None:
+        jobs.enqueue(connection, [(Step.DISPATCH, "task_1", START)])
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        await database.write(unit)
+
+    assert await claimed(database) == []
+
+
+async def test_nothing_to_enqueue_is_fine(database: Database) -> None:
+    await database.write(enqueue())
+
+    assert await database.read(jobs.next_due) is None
+
+
+async def test_a_job_does_not_run_before_its_time(database: Database) -> None:
+    await database.write(enqueue((Step.COLLECT, "task_1", later(5))))
+
+    assert await database.read(jobs.next_due) == later(5)
+    assert await claimed(database, later(4.999)) == []
+    assert await claimed(database, later(5)) == [(Step.COLLECT, "task_1")]
+
+
+@pytest.mark.parametrize(("first", "second", "due"), [(10, 5, 5), (5, 10, 5)])
+async def test_asking_again_brings_a_job_forward_and_never_puts_it_off(
+    database: Database, first: float, second: float, due: float
+) -> None:
+    for seconds in (first, second):
+        await database.write(enqueue((Step.COLLECT, "task_1", later(seconds))))
+
+    assert await claimed(database, later(due - 1)) == []
+    assert await claimed(database, later(due)) == [(Step.COLLECT, "task_1")]
+    assert await database.read(jobs.next_due) is None
+
+
+async def test_the_earliest_of_several_wishes_in_one_call_counts(database: Database) -> None:
+    times = [later(7), later(3), later(9)]
+    await database.write(enqueue(*((Step.COLLECT, "task_1", at) for at in times)))
+
+    assert await database.read(jobs.next_due) == later(3)
+    assert len(await claim(database, later(10))) == 1
+
+
+async def test_asking_for_the_same_job_many_times_leaves_one(database: Database) -> None:
+    for seconds in range(20):
+        await database.write(enqueue((Step.COLLECT, "task_1", later(seconds))))
+
+    assert len(await claim(database, later(99))) == 1
+    assert await database.read(jobs.next_due) is None
+
+
+async def test_other_steps_and_other_tasks_wait_beside_each_other(database: Database) -> None:
+    wanted = [(Step.COLLECT, "task_1", START), (Step.RECONCILE, "task_1", later(1)), (Step.COLLECT, "task_2", later(2))]
+    await database.write(enqueue(*wanted))
+    done = []
+    while found := await claim(database, later(9), 1):
+        done += [(job.step, job.task_id) for job in found]
+        await finish(database, found)
+
+    assert done == [(step, task_id) for step, task_id, _ in wanted]
+
+
+async def test_what_is_asked_for_while_a_job_runs_waits_for_another_run(database: Database) -> None:
+    await database.write(enqueue((Step.COLLECT, "task_1", START)))
+    running = await claim(database)
+    await database.write(enqueue((Step.COLLECT, "task_1", START)))
+    meanwhile = await claimed(database)
+    await finish(database, running)
+
+    assert meanwhile == []
+    assert await claimed(database) == [(Step.COLLECT, "task_1")]
+
+
+async def test_the_longest_due_come_first_and_no_more_than_asked_for(database: Database) -> None:
+    order = ["task_c", "task_a", "task_d", "task_b"]
+    await database.write(enqueue(*((Step.DISPATCH, task_id, later(order.index(task_id))) for task_id in sorted(order))))
+
+    first = await claimed(database, later(9), 3)
+    second = await claimed(database, later(9), 3)
+
+    assert [task_id for _, task_id in first + second] == order
+
+
+async def test_a_task_is_in_one_hand_at_a_time(database: Database) -> None:
+    await database.write(enqueue((Step.RECONCILE, "task_1", START), (Step.COLLECT, "task_1", later(1))))
+    first = await claim(database, later(2))
+    second = await claim(database, later(2))
+    await finish(database, first)
+
+    assert [job.step for job in first] == [Step.RECONCILE]
+    assert second == []
+    assert await claimed(database, later(2)) == [(Step.COLLECT, "task_1")]
+
+
+async def test_a_busy_task_does_not_hold_up_the_others(database: Database) -> None:
+    await database.write(enqueue((Step.RECONCILE, "task_1", START)))
+    await claim(database)
+    await database.write(enqueue((Step.COLLECT, "task_1", START), (Step.COLLECT, "task_2", later(1))))
+
+    assert await claimed(database, later(1), 1) == [(Step.COLLECT, "task_2")]
+
+
+async def test_many_claims_at_once_take_each_job_once_and_each_task_once(database: Database) -> None:
+    wanted = [(step, f"task_{number:02}", START) for number in range(30) for step in (Step.RECONCILE, Step.COLLECT)]
+    await database.write(enqueue(*wanted))
+    found = [job for batch in await asyncio.gather(*(claim(database, limit=4) for _ in range(10))) for job in batch]
+
+    assert len({job.id for job in found}) == len(found) == 30
+    assert len({job.task_id for job in found}) == 30
+
+
+async def test_a_finished_job_is_gone(database: Database) -> None:
+    await database.write(enqueue((Step.DISPATCH, "task_1", START)))
+    await finish(database, await claim(database))
+    await database.write(jobs.release_all)
+
+    assert await claimed(database, later(999)) == []
+
+
+async def fail(database: Database, job: Job, at: datetime) -> None:
+    await database.write(lambda connection: jobs.retry(connection, job, at, "KeyError"))
+
+
+async def test_a_failed_job_runs_again_and_remembers_how_often_it_failed(database: Database) -> None:
+    await database.write(enqueue((Step.DISPATCH, "task_1", START)))
+    counts = []
+    for number in range(3):
+        job = await take(database, later(number))
+        counts.append(job.failures)
+        await fail(database, job, later(number + 1))
+
+    assert counts == [0, 1, 2]
+    assert await claimed(database, later(2.5)) == []
+
+
+async def test_a_failed_job_whose_successor_waits_leaves_it_the_count(database: Database) -> None:
+    await database.write(enqueue((Step.DISPATCH, "task_1", START)))
+    job = await take(database)
+    await database.write(enqueue((Step.DISPATCH, "task_1", later(1))))
+    await fail(database, job, later(60))
+
+    again = await take(database, later(1))
+    assert again.failures == 1
+    assert await claimed(database, later(999)) == []
+
+
+async def test_asking_again_for_a_job_that_failed_does_not_forget_its_failures(database: Database) -> None:
+    await database.write(enqueue((Step.DISPATCH, "task_1", START)))
+    await fail(database, await take(database), later(60))
+    await database.write(enqueue((Step.DISPATCH, "task_1", later(1))))
+
+    assert (await take(database, later(1))).failures == 1
+
+
+async def test_a_job_set_aside_is_counted_and_does_not_run_but_the_task_goes_on(database: Database) -> None:
+    await database.write(enqueue((Step.DISPATCH, "task_1", START)))
+    job = await take(database)
+    await database.write(lambda connection: jobs.hold(connection, job, "KeyError"))
+    await database.write(jobs.release_all)
+    still = await claimed(database, later(999))
+    await database.write(enqueue((Step.DISPATCH, "task_1", START)))
+
+    assert await database.read(jobs.held) == 1
+    assert still == []
+    assert await claimed(database) == [(Step.DISPATCH, "task_1")]
+
+
+async def test_what_a_dead_process_was_running_is_runnable_again_with_its_failures(database: Database) -> None:
+    await database.write(enqueue((Step.DISPATCH, "task_1", START), (Step.COLLECT, "task_2", START)))
+    for job in await claim(database):
+        await fail(database, job, later(1))
+    lost = await claim(database, later(1))
+    await database.write(enqueue((Step.COLLECT, "task_2", later(60))))
+    await database.write(jobs.release_all)
+    again = await claim(database, later(1))
+
+    assert {(job.task_id, job.failures) for job in again} == {(job.task_id, 1) for job in lost}
+    assert len(again) == 2
+    assert await claimed(database, later(999)) == []
+
+
+async def test_releasing_with_nothing_running_changes_nothing(database: Database) -> None:
+    await database.write(enqueue((Step.DISPATCH, "task_1", later(1))))
+    await database.write(jobs.release_all)
+
+    assert await database.read(jobs.next_due) == later(1)
+
+
+@pytest.mark.parametrize("what", ["enqueue", "finish", "retry"])
+async def test_whoever_waits_for_work_is_told_when_there_may_be_some(database: Database, what: str) -> None:
+    await database.write(enqueue((Step.DISPATCH, "task_1", START)))
+    job = await take(database)
+    units: dict[str, Callable[[Connection], Any]] = {
+        "enqueue": enqueue((Step.DISPATCH, "task_2", START)),
+        "finish": lambda connection: jobs.finish(connection, job),
+        "retry": lambda connection: jobs.retry(connection, job, START, "KeyError"),
+    }
+    told: list[bool] = []
+    database.on_signal(lambda: told.append(True))
+    await database.write(units[what])
+    await database.write(lambda _: None)
+
+    assert told == [True]

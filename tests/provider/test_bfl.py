@@ -1,0 +1,412 @@
+"""What BFL is sent, what its answers mean, and where its key goes."""
+
+import base64
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.provider import Answer, Bfl, Order, Reference
+from app.provider.exchange import client
+from app.task import Failure, Report, Said
+
+BASE, KEY = "https://api.bfl.ai", "bfl-key"
+POLL = "https://api.eu2.bfl.ai/v1/get_result?id=task-1"
+SAMPLE = "https://delivery.eu1.bfl.ai/a.png"
+PARAMS = {
+    "prompt": "a lake",
+    "seed": None,
+    "aspect_ratio": None,
+    "output_format": "png",
+    "prompt_upsampling": False,
+    "safety_tolerance": 2,
+}
+HOOK = "https://fluxhook.example.com/callbacks/sub_1/token"
+
+
+@dataclass
+class Other:
+    """The other side: gives one answer, and keeps what it was asked."""
+
+    answer: httpx.Response | Exception = field(default_factory=lambda: httpx.Response(200, json={"id": "task-1"}))
+    asked: list[httpx.Request] = field(default_factory=list)
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    @property
+    def request(self) -> httpx.Request:
+        assert len(self.asked) == 1
+        return self.asked[0]
+
+    @property
+    def sent(self) -> Any:
+        return json.loads(self.request.content)
+
+
+def order(model: str = "flux-kontext-pro", **changed: Any) -> Order:
+    given: dict[str, Any] = {"params": PARAMS, "images": {}, "webhook_url": HOOK, "webhook_secret": "s" * 64}
+    return Order(model=model, **given | changed)
+
+
+async def submit(other: Callable[[httpx.Request], httpx.Response], order: Order, base: str = BASE) -> Answer:
+    async with client(httpx.MockTransport(other)) as http:
+        return await Bfl(http, base, KEY).submit(order)
+
+
+async def submitted(answer: httpx.Response | Exception) -> Report:
+    return (await submit(Other(answer), order())).report
+
+
+async def fetch(other: Other, polling_url: str | None = None, base: str = BASE) -> Answer:
+    async with client(httpx.MockTransport(other)) as http:
+        return await Bfl(http, base, KEY).fetch(Reference("task-1", polling_url))
+
+
+async def reachable(answer: httpx.Response | Exception) -> str | None:
+    async with client(httpx.MockTransport(Other(answer))) as http:
+        return await Bfl(http, BASE, KEY).reachable()
+
+
+# What is sent
+
+
+@pytest.mark.parametrize("model", ["flux-kontext-pro", "flux-kontext-max"])
+async def test_a_task_is_posted_to_its_model(model: str) -> None:
+    await submit(other := Other(), order(model))
+
+    assert (other.request.method, str(other.request.url)) == ("POST", f"https://api.bfl.ai/v1/{model}")
+
+
+async def test_the_path_of_the_base_address_is_kept() -> None:
+    await submit(other := Other(), order(), "http://twin:9000/bfl")
+
+    assert str(other.request.url) == "http://twin:9000/bfl/v1/flux-kontext-pro"
+
+
+async def test_the_key_travels_in_its_own_header() -> None:
+    await submit(other := Other(), order())
+
+    assert other.request.headers["x-key"] == KEY
+    assert "authorization" not in other.request.headers
+
+
+async def test_the_body_is_labelled_as_json() -> None:
+    await submit(other := Other(), order())
+
+    assert other.request.headers["content-type"] == "application/json"
+
+
+async def test_every_field_is_sent_also_those_at_their_default() -> None:
+    await submit(other := Other(), order())
+
+    assert other.sent == PARAMS | {"webhook_url": HOOK, "webhook_secret": "s" * 64}
+
+
+async def test_images_are_sent_as_bare_base64() -> None:
+    await submit(other := Other(), order(images={"input_image": b"\xff\xd8one", "input_image_2": b"two"}))
+
+    assert other.sent["input_image"] == base64.b64encode(b"\xff\xd8one").decode()
+    assert other.sent["input_image_2"] == "dHdv"
+
+
+async def test_without_a_public_address_no_webhook_is_asked_for() -> None:
+    await submit(other := Other(), order(webhook_url=None, webhook_secret=None))
+
+    assert not {"webhook_url", "webhook_secret"} & set(other.sent)
+
+
+async def test_a_prompt_in_any_letters_arrives_as_it_is() -> None:
+    await submit(other := Other(), order(params=PARAMS | {"prompt": "\u00e9\u4e2d\U0001f600\n\u2028"}))
+
+    assert other.sent["prompt"] == "\u00e9\u4e2d\U0001f600\n\u2028"
+
+
+# What the answer to a submit means
+
+
+async def test_an_acceptance_with_an_address_to_poll() -> None:
+    answer = httpx.Response(200, json={"id": "task-1", "polling_url": POLL, "cost": 4.5})
+
+    assert await submitted(answer) == Report(Said.PENDING, provider_id="task-1", polling_url=POLL, cost=4.5)
+
+
+async def test_an_acceptance_with_a_webhook() -> None:
+    answer = httpx.Response(200, json={"id": "task-1", "status": "Pending", "webhook_url": HOOK})
+
+    assert await submitted(answer) == Report(Said.PENDING, provider_id="task-1")
+
+
+@pytest.mark.parametrize("status", [201, 202])
+async def test_any_success_with_an_id_is_an_acceptance(status: int) -> None:
+    assert (await submitted(httpx.Response(status, json={"id": "task-1"}))).said is Said.PENDING
+
+
+async def test_full_slots_are_busy_for_as_long_as_they_say() -> None:
+    answer = httpx.Response(429, json={"detail": "Too many active tasks"}, headers={"retry-after": "7"})
+
+    assert await submitted(answer) == Report(
+        Said.BUSY, detail="Too many active tasks", retry_after=timedelta(seconds=7)
+    )
+
+
+async def test_full_slots_need_not_say_for_how_long() -> None:
+    assert await submitted(httpx.Response(429)) == Report(Said.BUSY, detail="HTTP 429")
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+async def test_a_published_outage_is_tried_again(status: int) -> None:
+    assert await submitted(httpx.Response(status, text="<html>")) == Report(Said.DOWN, detail=f"HTTP {status}")
+
+
+async def test_an_outage_may_say_for_how_long() -> None:
+    answer = httpx.Response(503, headers={"retry-after": "30"})
+
+    assert (await submitted(answer)).retry_after == timedelta(seconds=30)
+
+
+async def test_an_empty_account_is_refused_by_name() -> None:
+    answer = httpx.Response(402, json={"detail": "Insufficient credits"})
+
+    assert await submitted(answer) == Report(
+        Said.REFUSED, failure=Failure.OUT_OF_CREDITS, detail="Insufficient credits"
+    )
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 413, 415, 422])
+async def test_any_other_refusal_will_not_change_by_asking_again(status: int) -> None:
+    answer = httpx.Response(status, json={"detail": "Not authenticated"})
+
+    assert await submitted(answer) == Report(
+        Said.REFUSED, failure=Failure.PROVIDER_REJECTED, detail="Not authenticated"
+    )
+
+
+async def test_a_validation_error_says_what_is_wrong() -> None:
+    problem = {
+        "loc": ["body", "safety_tolerance"],
+        "msg": "Input should be less than 3",
+        "type": "less_than",
+        "input": 6,
+    }
+
+    assert (await submitted(httpx.Response(422, json={"detail": [problem]}))).detail == (
+        "body.safety_tolerance: Input should be less than 3"
+    )
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 408, 501, 504, 520, 522, 524, 599])
+async def test_behind_any_other_answer_the_task_may_have_been_taken(status: int) -> None:
+    assert (await submitted(httpx.Response(status, text="error"))).said is Said.LOST
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b'{"id": "task', b"{}", b'{"id": null}', b"<html>", b"[]", b"\xff", b"[" * 100_000],
+    ids=["empty", "cut", "no id", "null", "html", "list", "bytes", "nested"],
+)
+async def test_a_success_without_a_readable_id_is_a_lost_answer(body: bytes) -> None:
+    assert await submitted(httpx.Response(200, content=body)) == Report(Said.LOST, detail="an acceptance without an id")
+
+
+async def test_what_was_answered_is_kept_raw() -> None:
+    answer = await submit(
+        Other(httpx.Response(429, content=b"\xffraw", headers={"retry-after": "7", "server": "x"})), order()
+    )
+
+    assert (answer.http_status, answer.body, answer.headers) == (429, b"\xffraw", {"retry-after": "7"})
+
+
+async def test_a_provider_that_was_not_reached_has_not_heard() -> None:
+    assert (await submitted(httpx.ConnectError("refused"))).said is Said.DOWN
+
+
+@pytest.mark.parametrize(
+    "error",
+    [httpx.ReadError, httpx.ReadTimeout, httpx.WriteError, httpx.RemoteProtocolError],
+    ids=lambda kind: kind.__name__,
+)
+async def test_a_connection_that_broke_later_may_have_been_heard(error: type[httpx.TransportError]) -> None:
+    assert (await submitted(error("cut"))).said is Said.LOST
+
+
+@given(st.integers(min_value=200, max_value=599), st.binary(max_size=40))
+async def test_any_answer_means_something(status: int, body: bytes) -> None:
+    assert (await submitted(httpx.Response(status, content=body))).said in {
+        Said.PENDING,
+        Said.BUSY,
+        Said.DOWN,
+        Said.REFUSED,
+        Said.LOST,
+    }
+
+
+# Where a task is asked for, and with what
+
+
+async def test_a_task_is_asked_for_at_the_address_that_came_with_it() -> None:
+    await fetch(other := Other(), POLL)
+
+    assert (other.request.method, str(other.request.url)) == ("GET", POLL)
+    assert other.request.headers["x-key"] == KEY
+
+
+async def test_without_such_an_address_it_is_asked_for_by_its_id() -> None:
+    await fetch(other := Other())
+
+    assert str(other.request.url) == "https://api.bfl.ai/v1/get_result?id=task-1"
+    assert other.request.headers["x-key"] == KEY
+
+
+async def test_the_twins_own_address_is_used_over_plain_http() -> None:
+    await fetch(other := Other(), "http://twin:9000/v1/get_result?id=task-1&region=eu", "http://twin:9000")
+
+    assert str(other.request.url) == "http://twin:9000/v1/get_result?id=task-1&region=eu"
+
+
+@pytest.mark.parametrize("host", ["api.us1.bfl.ai", "gateway.bfl.ai", "API.EU4.BFL.AI", "bfl.ai", "api.bfl.ai:443"])
+async def test_the_key_goes_to_every_host_of_bfl(host: str) -> None:
+    await fetch(other := Other(), f"https://{host}/v1/get_result?id=task-1")
+
+    assert other.request.url.host == host.lower().removesuffix(":443")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://evil.com/v1/get_result?id=task-1",
+        "https://evilbfl.ai/",
+        "https://bfl.ai.evil.com/",
+        "https://api.bfl.ai@evil.com/",
+        "https://evil.com\\@api.bfl.ai/",
+        "https://evil.com#.bfl.ai",
+        "http://api.bfl.ai/v1/get_result",
+        "https://api.bfl.ai:8443/",
+        "https://api.bfl.ai:99999/",
+        "//api.bfl.ai/",
+        "/v1/get_result?id=task-1",
+        "https://[api.bfl.ai/",
+        "https://[::1",
+        "https://xn--.bfl.ai/",
+        "https://api.bfl.ai/\n",
+        " https://api.bfl.ai/",
+        "not an address",
+        "",
+    ],
+)
+async def test_the_key_goes_nowhere_else_and_the_task_is_asked_for_by_its_id(url: str) -> None:
+    await fetch(other := Other(), url)
+
+    assert str(other.request.url) == "https://api.bfl.ai/v1/get_result?id=task-1"
+
+
+@given(st.text(alphabet="abflxn-.:@/\\?#[]%\t 01\u3002\uff0f", max_size=30))
+async def test_whatever_is_told_the_key_stays_with_bfl(middle: str) -> None:
+    await fetch(other := Other(), f"https://{middle}.bfl.ai/")
+
+    assert other.request.url.host.removesuffix(".").endswith("bfl.ai")
+    assert other.request.url.scheme == "https"
+
+
+async def test_an_id_is_escaped() -> None:
+    async with client(httpx.MockTransport(other := Other())) as http:
+        await Bfl(http, BASE, KEY).fetch(Reference("a&b=c #/\u00e9", None))
+
+    assert other.request.url.params["id"] == "a&b=c #/\u00e9"
+    assert list(other.request.url.params) == ["id"]
+
+
+# What a status answer means
+
+
+@pytest.mark.parametrize("status", [200, 202, 404, 422, 500, 503])
+async def test_a_status_is_read_whatever_the_http_status(status: int) -> None:
+    body = {"id": "task-1", "status": "Ready", "result": {"sample": SAMPLE}}
+
+    answer = await fetch(Other(httpx.Response(status, json=body)))
+
+    assert (answer.report.said, answer.report.sample_url, answer.http_status) == (Said.READY, SAMPLE, status)
+
+
+@pytest.mark.parametrize(
+    ("http_status", "body", "report"),
+    [
+        (404, {"id": "task-1", "status": "Task not found"}, Report(Said.NOT_FOUND, detail="Task not found")),
+        (
+            422,
+            {"id": "task-1", "status": "Error", "result": None, "details": {"error": "bad image"}},
+            Report(Said.FAILED, provider_id="task-1", failure=Failure.PROVIDER_ERROR, detail="bad image"),
+        ),
+        (
+            503,
+            {"id": "task-1", "status": "Request Moderated", "details": {"Moderation Reasons": ["NSFW"]}},
+            Report(Said.FAILED, provider_id="task-1", failure=Failure.REQUEST_MODERATED, detail="NSFW"),
+        ),
+    ],
+    ids=["not found", "error", "moderated"],
+)
+async def test_a_failed_task_may_come_with_an_http_error(http_status: int, body: object, report: Report) -> None:
+    assert (await fetch(Other(httpx.Response(http_status, json=body)))).report == report
+
+
+@pytest.mark.parametrize("status", [200, 401, 403, 404, 429, 500, 503])
+async def test_an_answer_without_a_status_tells_nothing_of_the_task(status: int) -> None:
+    answer = await fetch(Other(httpx.Response(status, json={"detail": "Not authenticated"})))
+
+    assert answer.report == Report(Said.LOST, detail=f"HTTP {status} without a task status")
+
+
+@pytest.mark.parametrize(
+    "error", [httpx.ConnectError, httpx.ReadError, httpx.ReadTimeout], ids=lambda kind: kind.__name__
+)
+async def test_a_question_that_was_not_answered_tells_nothing_of_the_task(error: type[httpx.TransportError]) -> None:
+    answer = await fetch(Other(error("cut")))
+
+    assert (answer.report.said, answer.http_status) == (Said.LOST, None)
+    assert error.__name__ in (answer.report.detail or "")
+
+
+# Whether it can be used
+
+
+@pytest.mark.parametrize("status", [200, 404, 429])
+async def test_a_provider_that_takes_our_key_is_fine(status: int) -> None:
+    assert await reachable(httpx.Response(status)) is None
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refused_key_is_named(status: int) -> None:
+    assert await reachable(httpx.Response(status)) == "it refuses the API key"
+
+
+async def test_an_outage_is_named() -> None:
+    assert await reachable(httpx.Response(503)) == "it answers with HTTP 503"
+
+
+async def test_a_provider_that_cannot_be_reached_is_named() -> None:
+    assert await reachable(httpx.ConnectError("refused")) == "not reached: ConnectError"
+
+
+# What it promises
+
+
+def test_the_published_limits_stand_as_data() -> None:
+    assert Bfl.promises.slots == {"account": 24, "flux-kontext-max": 6}
+
+
+def test_a_callback_may_arrive_for_a_few_minutes() -> None:
+    assert Bfl.promises.callback_window == timedelta(seconds=1 + 5 + 30 + 4 * 30)
+
+
+def test_an_order_shows_neither_secret_nor_prompt() -> None:
+    assert "s" * 64 not in repr(order())
+    assert "a lake" not in repr(order())

@@ -1,0 +1,283 @@
+"""Units of work, on both engines unless the name says otherwise."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from app.errors import ConfigurationError, Unavailable
+from app.record import Connection, tasks
+from app.record.database import Database, open_database
+from app.record.signals import signal_after_commit
+from tests.rows import plan_task
+
+
+def planned(name: str) -> Callable[[Connection], str]:
+    """A unit that writes the task `task_NAME` with its attempt."""
+    return lambda connection: plan_task(connection, name)
+
+
+def failing(name: str, error: BaseException) -> Callable[[Connection], None]:
+    """A unit that writes like `planned` and then raises."""
+
+    def unit(connection: Connection) -> None:
+        plan_task(connection, name)
+        raise error
+
+    return unit
+
+
+async def kept(database: Database) -> set[str]:
+    """The names of all tasks in the database."""
+    found = await database.read(lambda connection: tasks.newest(connection, limit=1000))
+    return {task.id.removeprefix("task_") for task in found}
+
+
+async def test_what_a_unit_wrote_is_there_when_it_returns(database: Database) -> None:
+    result = await database.write(planned("a"))
+
+    assert result == "task_a"
+    assert await kept(database) == {"a"}
+
+
+async def test_what_was_committed_is_there_after_closing_and_opening(database_url: str) -> None:
+    async with open_database(database_url) as first:
+        await first.write(planned("a"))
+    async with open_database(database_url) as second:
+        assert await kept(second) == {"a"}
+
+
+async def test_a_unit_that_raises_leaves_nothing_and_its_neighbours_everything(database: Database) -> None:
+    units: list[Callable[[Connection], str | None]] = [planned("a"), failing("b", KeyError("no")), planned("c")]
+    results = await asyncio.gather(*map(database.write, units), return_exceptions=True)
+
+    assert [type(result) for result in results] == [str, KeyError, str]
+    assert await kept(database) == {"a", "c"}
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong"), LookupError(), MemoryError(), asyncio.CancelledError("odd")])
+async def test_whatever_a_unit_raises_reaches_its_caller_and_stops_nothing_else(
+    database: Database, error: BaseException
+) -> None:
+    with pytest.raises(type(error)):
+        await database.write(failing("a", error))
+    await database.write(planned("b"))
+
+    assert await kept(database) == {"b"}
+
+
+@pytest.mark.parametrize("way", ["read", "write"])
+async def test_a_stray_stop_iteration_is_an_error_and_not_an_endless_wait(database: Database, way: str) -> None:
+    def unit(_: Connection) -> None:
+        next(iter(()))
+
+    async with asyncio.timeout(5):
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await getattr(database, way)(unit)
+
+
+async def test_a_broken_rule_of_the_schema_undoes_its_own_unit_alone(database: Database) -> None:
+    await database.write(planned("a"))
+    results = await asyncio.gather(*(database.write(planned(name)) for name in ("b", "a", "c")), return_exceptions=True)
+
+    assert isinstance(results[1], Exception)
+    assert await kept(database) == {"a", "b", "c"}
+
+
+async def test_five_hundred_concurrent_writes_all_land(database: Database) -> None:
+    names = [f"{number:03}" for number in range(500)]
+    await asyncio.gather(*(database.write(planned(name)) for name in names))
+
+    assert await kept(database) == set(names)
+
+
+def pause(connection: Connection) -> None:
+    """Hold a unit open, and let others go on."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("select pg_sleep(0.2)").close()
+    else:
+        time.sleep(0.2)  # in a thread of the engine's own
+
+
+async def test_a_read_sees_nothing_that_is_not_committed(database: Database) -> None:
+    loop, wrote = asyncio.get_running_loop(), asyncio.Event()
+
+    def unit(connection: Connection) -> None:
+        plan_task(connection, "a")
+        loop.call_soon_threadsafe(wrote.set)
+        pause(connection)
+
+    writing = asyncio.create_task(database.write(unit))
+    await wrote.wait()
+    before = await kept(database)
+    await writing
+
+    assert (before, await kept(database)) == (set(), {"a"})
+
+
+async def test_a_read_sees_one_instant_however_many_statements_it_has(database: Database) -> None:
+    loop, looked = asyncio.get_running_loop(), asyncio.Event()
+
+    def unit(connection: Connection) -> tuple[int, int]:
+        first = len(tasks.newest(connection, limit=10))
+        loop.call_soon_threadsafe(looked.set)
+        pause(connection)
+        return first, len(tasks.newest(connection, limit=10))
+
+    reading = asyncio.create_task(database.read(unit))
+    await looked.wait()
+    await database.write(planned("a"))
+
+    assert await reading == (0, 0)
+    assert await kept(database) == {"a"}
+
+
+async def test_a_read_cannot_write(database: Database) -> None:
+    with pytest.raises(Exception, match=r"read-only|readonly|cannot be read"):
+        await database.read(planned("a"))
+    await database.write(planned("b"))
+
+    assert await kept(database) == {"b"}
+
+
+async def test_on_sqlite_a_caller_that_goes_away_does_not_undo_its_unit(sqlite: Database) -> None:
+    started, may_end = threading.Event(), threading.Event()
+
+    def unit(connection: Connection) -> None:
+        started.set()
+        may_end.wait(5)
+        plan_task(connection, "a")
+
+    calling = asyncio.create_task(sqlite.write(unit))
+    await asyncio.to_thread(started.wait, 5)
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    may_end.set()
+    await sqlite.write(planned("b"))
+
+    assert await kept(sqlite) == {"a", "b"}
+
+
+async def test_a_caller_that_goes_away_never_leaves_half_a_unit(database: Database) -> None:
+    def unit(connection: Connection) -> None:
+        plan_task(connection, "a")
+        plan_task(connection, "b")
+
+    calling = asyncio.create_task(database.write(unit))
+    await asyncio.sleep(0)
+    calling.cancel()
+    await asyncio.wait([calling])
+    await database.write(planned("c"))
+
+    assert await kept(database) in ({"c"}, {"a", "b", "c"})
+
+
+async def test_closing_finishes_what_waits(database_url: str) -> None:
+    async with open_database(database_url) as database:
+        writing = [asyncio.create_task(database.write(planned(f"{number}"))) for number in range(20)]
+        await asyncio.sleep(0)
+        if database.dialect.name == "postgresql":
+            await asyncio.gather(*writing)
+    await asyncio.gather(*writing)
+
+    async with open_database(database_url) as again:
+        assert len(await kept(again)) == 20
+
+
+async def test_on_sqlite_a_closed_database_says_so_and_does_not_hang(sqlite_url: str) -> None:
+    async with open_database(sqlite_url) as database:
+        pass
+    with pytest.raises(Unavailable):
+        await database.write(planned("a"))
+
+
+async def test_on_sqlite_a_full_disk_is_unavailable_until_there_is_room(sqlite: Database) -> None:
+    await sqlite.write(planned("before"))
+    await sqlite.write(lambda connection: connection.exec_driver_sql("PRAGMA max_page_count=1").close())
+
+    def big(connection: Connection) -> None:
+        plan_task(connection, "big", request={"prompt": "x" * 1_000_000})
+
+    with pytest.raises(Unavailable):
+        await sqlite.write(big)
+    await sqlite.write(lambda connection: connection.exec_driver_sql("PRAGMA max_page_count=1000000").close())
+    await sqlite.write(planned("after"))
+
+    assert await kept(sqlite) == {"before", "after"}
+
+
+async def test_on_postgresql_a_unit_that_loses_a_deadlock_runs_again(postgresql: Database) -> None:
+    tries: list[str] = []
+
+    def locks(name: str, first: str, second: str) -> Callable[[Connection], None]:
+        def unit(connection: Connection) -> None:
+            tries.append(name)
+            connection.exec_driver_sql("set local deadlock_timeout = '50ms'").close()
+            connection.exec_driver_sql(f"select pg_advisory_xact_lock({first})").close()
+            # Until the other one has its first lock, or is past both.
+            connection.exec_driver_sql("select pg_sleep(0.1)").close()
+            connection.exec_driver_sql(f"select pg_advisory_xact_lock({second})").close()
+            plan_task(connection, name)
+
+        return unit
+
+    await asyncio.gather(postgresql.write(locks("a", "1", "2")), postgresql.write(locks("b", "2", "1")))
+
+    assert len(tries) == 3
+    assert await kept(postgresql) == {"a", "b"}
+
+
+async def test_on_postgresql_a_server_that_is_away_is_unavailable() -> None:
+    async with open_database("postgresql://nobody@/none?host=/nowhere") as database:
+        with pytest.raises(Unavailable):
+            await database.read(lambda _: None)
+
+
+def test_sqlite_needs_a_file() -> None:
+    with pytest.raises(ConfigurationError):
+        asyncio.run(_opened("sqlite://"))
+
+
+async def _opened(url: str) -> None:
+    async with open_database(url):
+        pass
+
+
+async def signals_after(database: Database, *units: Callable[[Connection], object]) -> int:
+    """How often the listeners are called for these units, done one after another."""
+    heard: list[bool] = []
+    database.on_signal(lambda: heard.append(True))
+    for unit in units:
+        await asyncio.gather(database.write(unit), return_exceptions=True)
+    await database.write(lambda _: None)  # the writer has sent its signals before it takes this
+    return len(heard)
+
+
+async def test_a_unit_that_asks_for_it_is_told_of_once_it_is_committed(database: Database) -> None:
+    seen: list[bool] = []
+    database.on_signal(lambda: seen.append(True))
+
+    def unit(connection: Connection) -> list[bool]:
+        signal_after_commit(connection)
+        return list(seen)
+
+    during = await database.write(unit)
+    await database.write(lambda _: None)
+
+    assert (during, seen) == ([], [True])
+
+
+async def test_a_unit_that_asks_for_nothing_is_not_told_of(database: Database) -> None:
+    assert await signals_after(database, planned("a"), planned("b")) == 0
+
+
+async def test_a_unit_that_asked_and_was_undone_is_not_told_of(database: Database) -> None:
+    def unit(connection: Connection) -> None:
+        signal_after_commit(connection)
+        raise KeyError
+
+    assert await signals_after(database, unit, planned("a")) == 0
+    assert await kept(database) == {"a"}

@@ -1,0 +1,41 @@
+from typing import Any
+
+from app.record import Connection, keys
+from app.record.database import Database
+from tests.rows import START
+
+
+def put(connection: Connection, sha256: str, key_id: str = "key_1", **changes: Any) -> None:
+    given = {"name": "admin", "scopes": ["*"], "created_at": START}
+    keys.put(connection, id=key_id, sha256=sha256, **{**given, **changes})
+
+
+async def test_a_key_is_found_by_its_digest_and_by_its_id(database: Database) -> None:
+    def unit(connection: Connection) -> list[keys.Key | None]:
+        put(connection, "aa", scopes=["read", "write"])
+        return [
+            keys.by_digest(connection, "aa"),
+            keys.get(connection, "key_1"),
+            keys.by_digest(connection, "bb"),
+            keys.get(connection, "key_2"),
+        ]
+
+    found = await database.write(unit)
+
+    assert found[0] == found[1] == keys.Key("key_1", "admin", "aa", ["read", "write"], START, None)
+    assert found[2:] == [None, None]
+
+
+async def test_a_key_that_is_put_again_replaces_the_one_with_its_id(database: Database) -> None:
+    def unit(connection: Connection) -> list[keys.Key | None]:
+        put(connection, "aa")
+        put(connection, "cc", "key_2")
+        put(connection, "bb", disabled_at=START)
+        return [keys.by_digest(connection, digest) for digest in ("aa", "bb", "cc")]
+
+    old, new, other = await database.write(unit)
+
+    assert old is None
+    assert new is not None
+    assert new.disabled_at == START
+    assert other is not None

@@ -1,0 +1,40 @@
+"""Applications under uvicorn on loopback, for what only real sockets show."""
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+
+
+def listening() -> tuple[socket.socket, str]:
+    """A socket on a free port, and the address it will be reached at."""
+    bound = socket.create_server(("127.0.0.1", 0))
+    return bound, f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+@asynccontextmanager
+async def serving(app: Any, bound: socket.socket) -> AsyncGenerator[None]:
+    """Serve an ASGI application on this socket; the socket is closed at the end."""
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=2))
+    running = asyncio.create_task(server.serve([bound]))
+    try:
+        await until(lambda: _started(server, running))
+        yield
+    finally:
+        server.should_exit = True
+        await running
+        bound.close()
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10) -> None:
+    """Wait, for a bounded time, until this holds."""
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110 - nothing outside of us signals
+            await asyncio.sleep(0.01)
+
+
+async def _started(server: uvicorn.Server, running: asyncio.Task[None]) -> bool:
+    return server.started or running.done()

@@ -1,0 +1,192 @@
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from app.errors import Unavailable
+from app.store import FolderStore, Missing, sha256_of
+
+KEY = "results/ab/abcdef.png"
+MB = 1024 * 1024
+
+
+class Breaking(BytesIO):
+    """Ends in an error after some pieces, as a full disk or a cancelled upload would."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        piece = super().read(size)
+        if not piece:
+            raise OSError(28, "No space left on device")
+        return piece
+
+
+async def whole(store: FolderStore, key: str, start: int = 0, end: int = 10 * MB) -> bytes:
+    return b"".join([piece async for piece in store.read(key, start, end)])
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "images"
+
+
+@pytest.fixture
+def store(root: Path) -> FolderStore:
+    return FolderStore(root)
+
+
+def files(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+async def test_what_was_put_can_be_read(store: FolderStore) -> None:
+    await store.put(KEY, BytesIO(b"an image"))
+
+    assert await whole(store, KEY) == b"an image"
+
+
+async def test_five_megabytes_come_back_as_they_were(store: FolderStore) -> None:
+    image = bytes(range(256)) * (5 * MB // 256)
+    await store.put(KEY, BytesIO(image))
+
+    assert await whole(store, KEY) == image
+
+
+async def test_a_file_comes_in_pieces(store: FolderStore) -> None:
+    await store.put(KEY, BytesIO(bytes(MB)))
+
+    assert max([len(piece) async for piece in store.read(KEY, 0, MB)]) <= 256 * 1024
+
+
+async def test_all_of_the_source_is_kept_wherever_it_stands(store: FolderStore) -> None:
+    source = BytesIO(b"an image")
+    source.read()
+    await store.put(KEY, source)
+
+    assert await store.size(KEY) == 8
+
+
+async def test_an_empty_file_is_a_file(store: FolderStore) -> None:
+    await store.put(KEY, BytesIO())
+
+    assert (await store.size(KEY), await whole(store, KEY)) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "part"),
+    [(0, 4, b"0123"), (4, 10, b"456789"), (2, 3, b"2"), (9, 99, b"9"), (10, 20, b""), (99, 100, b""), (5, 5, b"")],
+    ids=["head", "tail", "one byte", "past the end", "at the end", "beyond", "nothing"],
+)
+async def test_a_range_starts_and_ends_where_it_says(store: FolderStore, start: int, end: int, part: bytes) -> None:
+    await store.put(KEY, BytesIO(b"0123456789"))
+
+    assert await whole(store, KEY, start, end) == part
+
+
+async def test_putting_the_same_twice_keeps_one_file(store: FolderStore, root: Path) -> None:
+    await store.put(KEY, BytesIO(b"an image"))
+    await store.put(KEY, BytesIO(b"an image"))
+
+    assert files(root) == [KEY]
+
+
+async def test_what_is_there_is_not_written_again(store: FolderStore, root: Path) -> None:
+    await store.put(KEY, BytesIO(b"an image"))
+    before = (root / KEY).stat()
+    await store.put(KEY, BytesIO(b"an image"))
+
+    assert (root / KEY).stat() == before
+
+
+async def test_a_file_that_could_not_be_finished_is_absent(store: FolderStore, root: Path) -> None:
+    with pytest.raises(Unavailable, match="No space left on device"):
+        await store.put(KEY, Breaking(b"half an image"))
+
+    assert files(root) == []
+
+
+async def test_what_could_not_be_finished_can_be_put_again(store: FolderStore) -> None:
+    with pytest.raises(Unavailable):
+        await store.put(KEY, Breaking(b"half an image"))
+    await store.put(KEY, BytesIO(b"an image"))
+
+    assert await whole(store, KEY) == b"an image"
+
+
+async def test_what_a_crash_left_half_written_is_not_visible(store: FolderStore, root: Path) -> None:
+    (root / KEY).parent.mkdir(parents=True)
+    (root / f"{KEY}.x1y2.part").write_bytes(b"half an")
+
+    with pytest.raises(Missing):
+        await store.size(KEY)
+
+
+async def test_what_a_crash_left_half_written_is_not_in_the_way(store: FolderStore, root: Path) -> None:
+    (root / KEY).parent.mkdir(parents=True)
+    (root / f"{KEY}.x1y2.part").write_bytes(b"half an")
+    await store.put(KEY, BytesIO(b"an image"))
+
+    assert await whole(store, KEY) == b"an image"
+
+
+async def test_a_key_without_a_file_is_missing(store: FolderStore) -> None:
+    with pytest.raises(Missing):
+        await store.size(KEY)
+    with pytest.raises(Missing):
+        await whole(store, KEY)
+
+
+async def test_a_second_store_on_the_folder_sees_the_same_files(store: FolderStore, root: Path) -> None:
+    await store.put(KEY, BytesIO(b"an image"))
+
+    assert await FolderStore(root).size(KEY) == 8
+
+
+async def test_checking_leaves_nothing_behind(store: FolderStore, root: Path) -> None:
+    await store.check()
+
+    assert files(root) == []
+
+
+async def test_a_check_is_not_disturbed_by_what_another_left_behind(store: FolderStore, root: Path) -> None:
+    (root / "check").mkdir()
+    await store.check()
+
+
+@pytest.fixture
+def lost(store: FolderStore, root: Path) -> FolderStore:
+    """A store whose folder has become a file. (Permissions would not stop root.)"""
+    root.rmdir()
+    root.write_bytes(b"in the way")
+    return store
+
+
+async def test_a_folder_that_cannot_be_written_is_unavailable(lost: FolderStore) -> None:
+    with pytest.raises(Unavailable, match="cannot be written"):
+        await lost.put(KEY, BytesIO(b"an image"))
+
+
+async def test_a_folder_that_cannot_be_read_is_unavailable(lost: FolderStore) -> None:
+    with pytest.raises(Unavailable, match="cannot be read"):
+        await lost.size(KEY)
+    with pytest.raises(Unavailable, match="cannot be read"):
+        await whole(lost, KEY)
+
+
+async def test_a_folder_that_cannot_be_used_fails_the_check(lost: FolderStore) -> None:
+    with pytest.raises(Unavailable, match="cannot be used"):
+        await lost.check()
+
+
+def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"in the way")
+
+    with pytest.raises(Unavailable, match="Not a directory"):
+        FolderStore(tmp_path / "file" / "images")
+
+
+def test_a_digest_is_of_the_whole_file_wherever_it_stands() -> None:
+    file = BytesIO(b"x" * (2 * MB + 1))
+    file.read(7)
+
+    assert sha256_of(file) == sha256(b"x" * (2 * MB + 1)).hexdigest()

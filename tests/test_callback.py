@@ -1,0 +1,229 @@
+"""What a callback does, whatever it proves and whenever it comes. The task is the provider's, the call by hand."""
+
+import json
+import sqlite3
+from collections.abc import AsyncGenerator
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+
+from app.callback import MAX_BYTES, Reply, receive
+from app.errors import Unavailable
+from app.record import evidence
+from app.secret_keys import KeyRing
+from tests.calling import done, submitted
+from tests.world import RING_KEY, World
+
+
+@pytest.mark.parametrize("form", ["documented", "field"])
+@pytest.mark.parametrize("as_text", [False, True])
+async def test_a_signed_callback_of_either_form_finishes_the_task(world: World, form: str, as_text: bool) -> None:
+    caller = await submitted(world)
+    await done(world)
+    body = caller.ready(form)
+    if as_text:  # seen: the result as a JSON string
+        body["result"] = json.dumps(body["result"])
+    answer = await caller.call(body)
+    await world.work()
+
+    assert (answer.status_code, answer.json()) == (200, {"status": "success"})
+    assert (await world.task(caller.task_id))["status"] == "stored"
+    assert await caller.verdicts() == [("signed", "moved")]
+
+
+async def test_a_callback_is_answered_only_when_its_effect_is_durable(each_world: World) -> None:
+    caller = await submitted(each_world)
+    await done(each_world)
+    await caller.call(caller.ready())
+
+    assert (await each_world.task(caller.task_id))["status"] == "ready"
+
+
+async def test_a_callback_that_cannot_be_kept_is_not_accepted(world: World, sqlite_url: str) -> None:
+    caller = await submitted(world)
+    await done(world)
+    raw = json.dumps(caller.ready()).encode()
+    await world.use.db.write(lambda connection: connection.exec_driver_sql("PRAGMA busy_timeout=1").close())
+    with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as backup:
+        backup.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable):
+            await receive(
+                world.use, caller.submission_id, caller.proof.token, raw_headers(caller.signature(raw)), one(raw)
+            )
+        refused = await caller.call(raw)
+        backup.rollback()
+
+    assert refused.status_code == 503
+    assert (await caller.call(raw)).status_code == 200
+    assert (await world.task(caller.task_id))["status"] == "ready"
+
+
+async def one(raw: bytes) -> AsyncGenerator[bytes]:
+    yield raw
+
+
+def raw_headers(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+async def test_the_plain_secret_is_believed_where_the_operator_accepts_it(world: World) -> None:
+    caller = await submitted(world)
+    await done(world)
+    await caller.call(caller.ready(), caller.plain_secret)
+
+    assert (await world.task(caller.task_id))["status"] == "ready"
+    assert await caller.verdicts() == [("shared_secret", "moved")]
+
+
+async def test_the_plain_secret_is_only_a_hint_where_the_operator_forbids_it(world: World) -> None:
+    caller = await submitted(world)
+    await done(world)
+    raw = json.dumps(caller.ready()).encode()
+    use = replace(world.use, trust_shared_secret=False)
+    reply = await receive(use, caller.submission_id, caller.proof.token, raw_headers(caller.plain_secret), one(raw))
+    hinted = await world.task(caller.task_id)
+    await world.work()
+
+    assert reply is Reply.ACCEPTED
+    assert hinted["status"] == "submitted"
+    assert await caller.verdicts() == [("shared_secret", "hinted")]
+    assert (await world.task(caller.task_id))["status"] == "stored"
+
+
+async def test_an_unsigned_callback_is_kept_and_the_provider_is_asked_instead(each_world: World) -> None:
+    caller = await submitted(each_world)
+    await done(each_world)
+    answer = await caller.call(caller.ready(), {})
+    hinted = await each_world.task(caller.task_id)
+    await each_world.work()
+
+    assert answer.status_code == 200
+    assert hinted["status"] == "submitted"
+    assert await caller.verdicts() == [("unproven", "hinted")]
+    assert (await each_world.task(caller.task_id))["status"] == "stored"
+
+
+async def test_a_lie_without_a_signature_moves_nothing(world: World) -> None:
+    caller = await submitted(world)
+    await caller.call({"id": "p1", "status": "Error", "error": "internal_error"}, {})
+    await world.work()
+
+    assert (await world.task(caller.task_id))["status"] == "submitted"
+
+
+@pytest.mark.parametrize("header", ["x-bfl-signature", "x-webhook-secret"])
+async def test_a_forged_callback_gets_the_providers_own_401_and_moves_nothing(each_world: World, header: str) -> None:
+    caller = await submitted(each_world)
+    await done(each_world)
+    answer = await caller.call(caller.ready(), {header: "sha256=" + "0" * 64})
+    await each_world.work()
+
+    assert answer.status_code == 401
+    assert answer.json() == {"error": {"message": "Invalid signature", "type": "401"}}
+    assert (await each_world.task(caller.task_id))["status"] == "submitted"
+    assert await caller.verdicts() == [("forged", "rejected")]
+
+
+async def test_a_wrong_signature_is_not_saved_by_the_right_secret(world: World) -> None:
+    caller = await submitted(world)
+    await done(world)
+    answer = await caller.call(caller.ready(), {"x-bfl-signature": "sha256=00", **caller.plain_secret})
+
+    assert answer.status_code == 401
+    assert (await world.task(caller.task_id))["status"] == "submitted"
+
+
+async def test_a_forged_copy_that_came_first_does_not_swallow_the_signed_original(each_world: World) -> None:
+    caller = await submitted(each_world)
+    await done(each_world)
+    await caller.call(caller.ready(), {"x-bfl-signature": "sha256=00"})
+    await caller.call(caller.ready())
+
+    assert await caller.verdicts() == [("forged", "rejected"), ("signed", "moved")]
+
+
+@pytest.mark.parametrize(("proof", "verdict"), [({"x-bfl-signature": "0"}, "forged"), ({}, "unproven")])
+async def test_at_most_ten_callbacks_that_prove_nothing_are_kept_and_the_true_one_still_counts(
+    world: World, proof: dict[str, str], verdict: str
+) -> None:
+    caller = await submitted(world)
+    await done(world)
+    answers = {(await caller.call({"number": number}, proof)).status_code for number in range(25)}
+    await caller.call(caller.ready())
+
+    assert answers == {401 if verdict == "forged" else 200}
+    assert sum(kept == verdict for kept, _ in await caller.verdicts()) == 10
+    assert (await world.task(caller.task_id))["status"] == "ready"
+
+
+async def test_an_unsigned_callback_past_the_tenth_still_has_the_provider_asked(world: World) -> None:
+    caller = await submitted(world)
+    for number in range(10):
+        await caller.call({"number": number}, {})
+    await world.work()
+    await done(world)
+    await caller.call({"number": 11}, {})
+    await world.work()
+
+    assert (await world.task(caller.task_id))["status"] == "stored"
+
+
+@pytest.mark.parametrize("case", ["token", "submission", "empty"])
+async def test_an_unknown_address_is_one_answer_without_a_trace(world: World, case: str) -> None:
+    caller = await submitted(world)
+    other = replace(
+        caller, submission_id="sub_none", proof=world.use.keys.callback_proof("sub_none", world.use.keys.newest)
+    )
+    answers = {
+        "token": await caller.call(caller.ready(), token="x" * 43),
+        "submission": await other.call(caller.ready()),
+        "empty": await caller.call(caller.ready(), token="%20"),
+    }
+
+    assert answers[case].status_code == 404
+    assert answers[case].json() == answers["token"].json()
+    assert await caller.verdicts() == []
+
+
+async def test_a_callback_that_is_too_large_is_refused_while_it_comes(world: World) -> None:
+    caller = await submitted(world)
+    read: list[int] = []
+
+    async def endless() -> AsyncGenerator[bytes]:
+        while True:
+            read.append(1)
+            yield bytes(64 * 1024)
+
+    reply = await receive(world.use, caller.submission_id, caller.proof.token, [], endless())
+
+    assert reply is Reply.TOO_LARGE
+    assert len(read) == MAX_BYTES // (64 * 1024) + 1
+    assert (await caller.call(bytes(MAX_BYTES + 1))).status_code == 413
+    assert await caller.verdicts() == []
+
+
+async def test_a_callback_made_under_an_older_key_still_proves_itself(world: World) -> None:
+    caller = await submitted(world)
+    await done(world)
+    raw = json.dumps(caller.ready()).encode()
+    rotated = replace(world.use, keys=KeyRing(("another-ring-key-for-tests-0123456789", RING_KEY)))
+    gone = replace(world.use, keys=KeyRing(("another-ring-key-for-tests-0123456789",)))
+    replies = [
+        await receive(use, caller.submission_id, caller.proof.token, raw_headers(caller.signature(raw)), one(raw))
+        for use in (gone, rotated)
+    ]
+
+    assert replies == [Reply.UNKNOWN, Reply.ACCEPTED]
+
+
+async def test_what_is_kept_of_headers_is_bounded_and_opens_no_door(world: World) -> None:
+    caller = await submitted(world)
+    headers = {f"x-{number}": "v" * 1000 for number in range(100)} | {"authorization": "Bearer secret-thing"}
+    await caller.call(b"{}", headers)
+    query = evidence.evidence.select().where(evidence.evidence.c.witness == "callback")
+    (row,) = await world.use.db.read(lambda connection: connection.execute(query).all())
+
+    assert len(row.headers) <= 60
+    assert max(map(len, row.headers.values())) <= 300
+    assert "secret-thing" not in str(row.headers)

@@ -1,0 +1,272 @@
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from app import jobs
+from app.dispatch import dispatch
+from app.errors import Unavailable
+from app.jobs.embedded import jobs as jobs_table
+from app.provider import Answer, Order
+from app.provider.twin import Faults
+from app.provider.twin.rules import Profile, preset
+from app.record import Connection, submissions, tasks
+from app.secret_keys import KeyRing
+from app.task import MAX_TRIES, Failure, Outcome, Report, Said, Status
+from tests.calling import Scripted, answering, attempt_of, caller_of, everything, small, submitted
+from tests.pictures import in_base64, picture
+from tests.world import GATEWAY, RING_KEY, World
+
+TAKEN = Answer(Report(Said.PENDING, "p1", cost=4.0), 200, {}, b'{"id": "p1"}')
+
+
+async def test_task_attempt_and_next_look_are_recorded_before_the_provider_hears_of_it(each_world: World) -> None:
+    seen: list[object] = []
+
+    async def look(_: Order) -> Answer:
+        def read(connection: Connection) -> tuple[object, ...]:
+            task = tasks.get(connection, task_id)
+            attempts = submissions.of_task(connection, task_id)
+            left = connection.execute(jobs_table.select().where(jobs_table.c.state == "waiting")).all()
+            assert task is not None
+            return task.status, [each.outcome for each in attempts], [job.step for job in left]
+
+        seen.extend(await each_world.use.db.read(read))
+        return TAKEN
+
+    task_id = await each_world.post()
+    each_world.use = replace(each_world.use, provider=Scripted(look))
+    await each_world.work()
+
+    assert seen == [Status.SUBMITTING, [Outcome.UNKNOWN], ["reconcile"]]
+    assert (await each_world.task(task_id))["status"] == "submitted"
+
+
+async def test_every_field_is_sent_with_the_address_and_secret_of_this_attempt(world: World) -> None:
+    task_id = await world.post(input_image=in_base64(picture()), seed=7, output_format="jpeg")
+    provider = answering(TAKEN)
+    await dispatch(replace(world.use, provider=provider), task_id)
+    (order,) = provider.orders
+    caller = await caller_of(world, task_id)
+
+    assert dict(order.params) == {
+        "prompt": "a red fox",
+        "seed": 7,
+        "aspect_ratio": None,
+        "output_format": "jpeg",
+        "prompt_upsampling": False,
+        "safety_tolerance": 2,
+    }
+    assert list(order.images) == ["input_image"]
+    assert order.webhook_url == f"{GATEWAY}/callbacks/{caller.submission_id}/{caller.proof.token}"
+    assert order.webhook_secret == caller.proof.secret
+
+
+async def test_without_images_the_ratio_is_said_aloud_because_the_providers_differ(world: World) -> None:
+    provider = answering(TAKEN)
+    await dispatch(replace(world.use, provider=provider), await world.post())
+
+    assert provider.orders[0].params["aspect_ratio"] == "1:1"
+
+
+async def test_without_a_public_address_no_callback_is_asked_for(world: World) -> None:
+    provider = answering(TAKEN)
+    await dispatch(replace(world.use, provider=provider, public_url=None), await world.post())
+
+    assert (provider.orders[0].webhook_url, provider.orders[0].webhook_secret) == (None, None)
+
+
+async def test_each_attempt_has_an_address_and_a_secret_of_its_own(world: World) -> None:
+    task_id = await world.post()
+    provider = answering(Answer(Report(Said.DOWN)), TAKEN)
+    world.use = replace(world.use, provider=provider)
+    await world.work()
+    world.clock.advance(2)
+    await world.work()
+    first, second = provider.orders
+
+    assert first.webhook_url != second.webhook_url
+    assert first.webhook_secret != second.webhook_secret
+    assert [entry["number"] for entry in await world.timeline(task_id, "submission")] == [1, 2]
+
+
+async def test_an_attempt_whose_ring_key_is_gone_is_replaced_before_anything_is_sent(world: World) -> None:
+    task_id = await world.post()
+    newer = KeyRing(("another-ring-key-for-tests-0123456789",))
+    await dispatch(replace(world.use, provider=answering(TAKEN), keys=newer), task_id)
+
+    assert (await attempt_of(world, task_id, 1)).outcome is Outcome.PLANNED
+    assert (await attempt_of(world, task_id, 2)).ring_key == newer.newest
+
+
+async def test_an_attempt_planned_under_an_older_key_keeps_it(world: World) -> None:
+    task_id = await world.post()
+    rotated = KeyRing(("another-ring-key-for-tests-0123456789", RING_KEY))
+    provider = answering(TAKEN)
+    await dispatch(replace(world.use, provider=provider, keys=rotated), task_id)
+    caller = await caller_of(world, task_id)
+
+    assert provider.orders[0].webhook_secret == caller.proof.secret
+
+
+@pytest.mark.parametrize(
+    ("report", "status", "failure", "spent"),
+    [
+        (Report(Said.PENDING, "p1"), "submitted", None, None),
+        (Report(Said.BUSY), "queued", None, None),
+        (Report(Said.DOWN), "queued", None, None),
+        (Report(Said.LOST), "submitting", None, None),
+        (Report(Said.REFUSED, failure=Failure.PROVIDER_REJECTED), "failed", "provider_rejected", "no"),
+        (Report(Said.REFUSED, failure=Failure.OUT_OF_CREDITS), "failed", "out_of_credits", "no"),
+        (Report(Said.REFUSED, failure=Failure.REQUEST_MODERATED), "failed", "request_moderated", "no"),
+    ],
+    ids=lambda value: str(getattr(value, "said", value)),
+)
+async def test_each_answer_leaves_the_task_where_it_belongs(
+    world: World, report: Report, status: str, failure: str | None, spent: str | None
+) -> None:
+    task_id = await world.post()
+    await dispatch(replace(world.use, provider=answering(Answer(report, 200))), task_id)
+    task = await world.task(task_id)
+
+    assert task["status"] == status
+    assert (task["failure"] or {}).get("code") == failure
+    assert (task["failure"] or {}).get("money_spent") == spent
+
+
+async def test_a_provider_that_is_down_for_good_ends_in_a_failure_that_cost_nothing(world: World) -> None:
+    task_id = await world.post()
+    provider = answering(*[Answer(Report(Said.DOWN, detail="HTTP 503"), 503)] * (MAX_TRIES + 1))
+    world.use = replace(world.use, provider=provider)
+    for _ in range(MAX_TRIES + 5):
+        await world.work()
+        world.clock.advance(80)
+    task = await world.task(task_id)
+
+    assert len(provider.orders) == MAX_TRIES
+    assert (task["status"], task["failure"]["money_spent"]) == ("failed", "no")
+
+
+async def test_a_full_provider_is_asked_again_for_as_long_as_it_takes(world: World) -> None:
+    small(world)
+    world.twin.faults = Faults(submit_429=1)
+    task_id = await world.post()
+    for _ in range(MAX_TRIES + 5):
+        await world.work()
+        world.clock.advance(80)
+    world.twin.faults = Faults()
+    await world.work()
+    await world.go_on(5)
+
+    assert (await world.task(task_id))["status"] == "stored"
+    assert world.ledger()["accepted"] == 1
+
+
+async def test_a_lost_answer_is_never_sent_again_and_its_callback_finishes_the_task(each_world: World) -> None:
+    caller = await submitted(each_world, faults=Faults(lose_answer_after=1))
+    before = await each_world.task(caller.task_id)
+    await each_world.work()
+    await each_world.go_on(5)
+    task, ledger = await each_world.task(caller.task_id), each_world.ledger()
+
+    assert before["status"] == "submitting"
+    assert task["status"] == "stored"
+    assert (ledger["accepted"], ledger["charged"]) == (1, 4)
+    assert (await attempt_of(each_world, caller.task_id)).provider_id == ledger["tasks"][0]["id"]
+
+
+async def test_a_lost_answer_that_nothing_proves_fails_as_unknown_after_the_hold_window(world: World) -> None:
+    caller = await submitted(world, faults=Faults(lose_answer_before=1))
+    await world.go_on(70, 10)
+    held = (await world.task(caller.task_id))["status"]
+    await world.go_on(900, 30)
+    task = await world.task(caller.task_id)
+
+    assert held == "submitting"
+    assert (task["status"], task["failure"]["code"], task["failure"]["money_spent"]) == (
+        "failed",
+        "unknown_outcome",
+        "maybe",
+    )
+    assert world.ledger()["accepted"] == 0
+    assert len(world.ledger()["refused"]) == 1
+
+
+async def test_a_task_that_was_dispatched_already_is_not_asked_for_again(world: World) -> None:
+    caller = await submitted(world)
+    for _ in range(3):
+        await dispatch(world.use, caller.task_id)
+    await dispatch(world.use, "task_none")
+
+    assert world.ledger()["accepted"] == 1
+
+
+async def test_without_a_provider_key_a_queued_task_keeps_its_job_until_there_is_one(world: World) -> None:
+    task_id = await world.post()
+    configured = world.use
+    world.use = replace(world.use, provider=None)
+    for _ in range(20):
+        await world.work()
+        world.clock.advance(400)
+    held = await world.use.db.read(jobs.held)
+    world.use = configured
+    await world.work()
+
+    assert held == 0
+    assert (await world.task(task_id))["status"] == "submitted"
+
+
+async def test_dispatching_without_a_provider_says_that_it_passes(world: World) -> None:
+    task_id = await world.post()
+    with pytest.raises(Unavailable):
+        await dispatch(replace(world.use, provider=None), task_id)
+
+
+@pytest.mark.parametrize("profile", ["a", "b", "c", "none"])
+async def test_nothing_that_could_forge_a_callback_is_in_the_database(each_world: World, profile: Profile) -> None:
+    rules = preset(profile).model_copy(update={"megapixels": 0.02, "polling_url_with_webhook": True})
+    each_world.twin.rules = rules
+    each_world.twin.faults = Faults(forge_callback=1)
+    task_id = await each_world.post()
+    await each_world.work()
+    await each_world.go_on(30)
+    caller = await caller_of(each_world, task_id)
+    dump = await each_world.use.db.read(everything)
+
+    assert (await each_world.task(task_id))["status"] == "stored"
+    assert caller.submission_id.encode() in dump
+    assert caller.proof.token.encode() not in dump
+    assert caller.proof.secret.encode() not in dump
+
+
+async def test_a_provider_that_echoes_token_and_secret_does_not_get_them_into_the_database(each_world: World) -> None:
+    async def echo(order: Order) -> Answer:
+        text = f"bad webhook {order.webhook_url} {order.webhook_secret}"
+        return Answer(Report(Said.PENDING, "p1", detail=text), 200, {}, text.encode())
+
+    task_id = await each_world.post()
+    provider = Scripted(echo)
+    each_world.use = replace(each_world.use, provider=provider)
+    await each_world.work()
+    text = f"{provider.orders[0].webhook_url} {provider.orders[0].webhook_secret}"
+    provider.fetched = Answer(Report(Said.PENDING, "p1", detail=text), 200, {}, text.encode())
+    each_world.clock.advance(30)
+    await each_world.work()
+    caller = await caller_of(each_world, task_id)
+    await caller.call({"id": "p1", "status": "Error", "error": text})
+    await caller.call(text.encode(), {"x-signature": caller.proof.secret})
+    dump = await each_world.use.db.read(everything)
+
+    assert len(provider.asked) == 1
+    assert b"bad webhook" in dump
+    assert caller.proof.token.encode() not in dump
+    assert caller.proof.secret.encode() not in dump
+
+
+async def test_the_look_at_a_lost_answer_comes_after_the_submits_own_deadline(world: World) -> None:
+    task_id = await world.post()
+    await dispatch(replace(world.use, provider=answering(Answer(Report(Said.LOST)))), task_id)
+    query = jobs_table.select().where(jobs_table.c.step == "reconcile")
+    (job,) = await world.use.db.read(lambda connection: connection.execute(query).all())
+
+    assert job.run_at - world.clock() == timedelta(seconds=65)

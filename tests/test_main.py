@@ -1,0 +1,113 @@
+"""The application as a whole: what its OpenAPI document promises."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from app import __version__
+from tests.web.documents import problem
+from tests.world import World
+
+PROBLEM = {"$ref": "#/components/schemas/Problem"}
+# Not ours to shape: the provider's own envelope, and what a load balancer's operator reads.
+OTHERWISE = {("/callbacks/{submission_id}/{token}", "401"), ("/readyz", "503")}
+
+Operation = tuple[str, str, dict[str, Any]]
+
+
+@pytest.fixture
+async def openapi(world: World) -> dict[str, Any]:
+    answer = await world.outsider.get("/openapi.json")
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def operations(openapi: dict[str, Any]) -> Iterator[Operation]:
+    for path, methods in openapi["paths"].items():
+        for method, operation in methods.items():
+            yield path, method, operation
+
+
+def references(value: Any) -> Iterator[str]:
+    """Every `$ref` in it."""
+    if isinstance(value, dict):
+        if isinstance(value.get("$ref"), str):
+            yield value["$ref"]
+        for inner in value.values():
+            yield from references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from references(inner)
+
+
+def resolve(openapi: dict[str, Any], reference: str) -> Any:
+    found: Any = openapi
+    for part in reference.removeprefix("#/").split("/"):
+        found = found[part]
+    return found
+
+
+async def test_the_document_names_the_service_and_its_version(openapi: dict[str, Any]) -> None:
+    assert (openapi["info"]["title"], openapi["info"]["version"]) == ("Fluxhook", __version__)
+
+
+async def test_every_reference_leads_somewhere_and_every_schema_is_used(openapi: dict[str, Any]) -> None:
+    found = set(references(openapi))
+
+    assert all(resolve(openapi, reference) for reference in found)
+    assert {f"#/components/schemas/{name}" for name in openapi["components"]["schemas"]} == found
+
+
+async def test_every_v1_operation_needs_a_key_and_the_others_do_not(openapi: dict[str, Any]) -> None:
+    guarded = {path for path, _, operation in operations(openapi) if operation.get("security")}
+
+    assert guarded == {path for path in openapi["paths"] if path.startswith("/v1/")}
+    assert set(openapi["components"]["securitySchemes"]) == {"bearer", "x-key"}
+
+
+async def test_every_documented_error_is_the_error_document(openapi: dict[str, Any]) -> None:
+    for path, method, operation in operations(openapi):
+        for status, response in operation["responses"].items():
+            if status >= "400" and (path, status) not in OTHERWISE:
+                assert response["content"] == {"application/problem+json": {"schema": PROBLEM}}, (path, method, status)
+
+
+async def test_every_answer_with_a_body_has_a_schema(openapi: dict[str, Any]) -> None:
+    for path, method, operation in operations(openapi):
+        for status, response in operation["responses"].items():
+            schemas = [content["schema"] for content in response.get("content", {}).values()]
+            assert all(schemas), (path, method, status)
+            assert schemas or status == "304", (path, method, status)
+
+
+async def test_every_operation_has_a_name_of_its_own_and_says_what_it_does(openapi: dict[str, Any]) -> None:
+    found = list(operations(openapi))
+
+    assert len({operation["operationId"] for _, _, operation in found}) == len(found)
+    assert all(operation["description"] for _, _, operation in found)
+
+
+async def test_every_parameter_in_a_path_is_declared(openapi: dict[str, Any]) -> None:
+    for path, _, operation in operations(openapi):
+        declared = {each["name"] for each in operation.get("parameters", []) if each["in"] == "path"}
+        assert declared == {part[1:-1] for part in path.split("/") if part.startswith("{")}
+
+
+async def test_a_task_can_be_posted_in_the_documented_forms_with_only_a_prompt(openapi: dict[str, Any]) -> None:
+    content = openapi["paths"]["/v1/tasks"]["post"]["requestBody"]["content"]
+
+    assert set(content) == {"application/json", "multipart/form-data"}
+    assert all(form["schema"]["required"] == ["prompt"] for form in content.values())
+
+
+async def test_an_error_that_happens_has_exactly_the_documented_members(world: World, openapi: dict[str, Any]) -> None:
+    found = problem(await world.api.post("/v1/tasks", json={}), 422)
+
+    schema = resolve(openapi, PROBLEM["$ref"])
+    assert set(found) == set(schema["properties"])
+    assert set(schema["required"]) == set(found) - {"fields"}
+
+
+async def test_the_document_is_the_same_each_time(world: World, openapi: dict[str, Any]) -> None:
+    assert (await world.outsider.get("/openapi.json")).json() == openapi

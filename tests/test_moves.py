@@ -1,0 +1,80 @@
+from typing import Any
+
+import pytest
+
+from app import moves
+from app.record import Connection, results, tasks
+from app.record.database import Database
+from app.task import Failure, MoneySpent, Status, sources
+from tests.rows import START, plan_task
+
+IMAGE: dict[str, Any] = {
+    "store_key": "results/ab/ab.png",
+    "sha256": "ab",
+    "media_type": "image/png",
+    "bytes": 3,
+    "width": 2,
+    "height": 1,
+}
+
+
+def moved(connection: Connection, target: Status) -> bool:
+    """Do the move that leads to `target`."""
+    match target:
+        case Status.SUBMITTING:
+            return moves.begin(connection, "task_1", "sub_2", START)
+        case Status.STORED:
+            return moves.store(connection, "task_1", START, **IMAGE)
+        case _:
+            return moves.give_up(connection, "task_1", Failure.ASSET_LOST, MoneySpent.YES, "gone", START)
+
+
+@pytest.mark.parametrize("target", [Status.SUBMITTING, Status.STORED, Status.FAILED])
+async def test_each_move_is_made_from_the_states_that_may_come_before_it_and_from_no_other(
+    database: Database, target: Status
+) -> None:
+    def unit(connection: Connection) -> dict[Status, bool]:
+        made = {}
+        for status in Status:
+            plan_task(connection)
+            connection.execute(tasks.tasks.update().values(status=status))
+            made[status] = moved(connection, target)
+            for table in (tasks.tasks, results.results, tasks.tasks.metadata.tables["submissions"]):
+                connection.execute(table.delete())
+        return made
+
+    assert await database.write(unit) == {status: status in sources(target) for status in Status}
+
+
+async def test_beginning_names_the_attempt_that_counts_from_now_on(database: Database) -> None:
+    def unit(connection: Connection) -> tasks.Task | None:
+        plan_task(connection)
+        moves.begin(connection, "task_1", "sub_2", START)
+        return tasks.get(connection, "task_1")
+
+    task = await database.write(unit)
+
+    assert task is not None
+    assert (task.submission_id, task.submitting_at) == ("sub_2", START)
+
+
+async def test_a_task_is_stored_once_and_its_result_stays(database: Database) -> None:
+    def unit(connection: Connection) -> tuple[bool, bool, str]:
+        plan_task(connection, status=Status.READY)
+        first = moves.store(connection, "task_1", START, **IMAGE)
+        second = moves.store(connection, "task_1", START, **{**IMAGE, "sha256": "cd"})
+        return first, second, results.of_tasks(connection, ["task_1"])["task_1"].sha256
+
+    assert await database.write(unit) == (True, False, "ab")
+
+
+async def test_a_task_that_is_given_up_says_why(database: Database) -> None:
+    def unit(connection: Connection) -> tasks.Task | None:
+        plan_task(connection, status=Status.READY)
+        moves.give_up(connection, "task_1", Failure.ASSET_LOST, MoneySpent.YES, "gone", START)
+        return tasks.get(connection, "task_1")
+
+    task = await database.write(unit)
+
+    assert task is not None
+    assert (task.failure, task.money_spent, task.failure_detail) == (Failure.ASSET_LOST, MoneySpent.YES, "gone")

@@ -1,0 +1,215 @@
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import pytest
+
+from app import jobs
+from app.errors import Unavailable
+from app.jobs.embedded import jobs as table
+from app.provider import Answer
+from app.provider.twin import Faults
+from app.reconcile import reconcile
+from app.record import Connection
+from app.record.database import Database
+from app.task import Report, Said
+from tests.calling import Caller, Scripted, answering, attempt_of, caller_of, small, submitted
+from tests.world import World
+
+T = TypeVar("T")
+LOST = Answer(Report(Said.LOST))
+TAKEN = Answer(Report(Said.PENDING, "p1"), 200, {}, b"{}")
+
+
+async def polls(world: World, task_id: str) -> list[dict[str, Any]]:
+    return [entry for entry in await world.timeline(task_id, "evidence") if entry["witness"] == "poll"]
+
+
+async def silent(world: World, *answers: Answer, fetched: Answer = LOST) -> tuple[str, Scripted]:
+    """A task at a provider that gives these answers to submits, and this one whenever it is asked."""
+    provider = answering(*answers)
+    provider.fetched = fetched
+    world.use = replace(world.use, provider=provider)
+    task_id = await world.post()
+    await world.work()
+    return task_id, provider
+
+
+async def test_a_task_whose_callback_never_came_is_finished_by_asking(each_world: World) -> None:
+    caller = await submitted(each_world)
+    await each_world.go_on(15)
+    before = await each_world.task(caller.task_id)
+    await each_world.go_on(15)
+
+    assert before["status"] == "submitted"
+    assert (await each_world.task(caller.task_id))["status"] == "stored"
+    assert await caller.verdicts() == []
+    assert [(poll["verdict"], poll["effect"]) for poll in await polls(each_world, caller.task_id)] == [
+        ("fetched", "moved")
+    ]
+
+
+async def test_without_a_public_address_the_provider_is_asked_from_the_start(world: World) -> None:
+    world.use = replace(world.use, public_url=None)
+    caller = await submitted(world)
+    await world.go_on(5)
+
+    assert (await world.task(caller.task_id))["status"] == "stored"
+    assert world.ledger()["tasks"][0]["callbacks"] == []
+
+
+async def test_a_task_in_any_closed_state_is_left_alone(world: World) -> None:
+    caller = await submitted(world, faults=Faults())
+    await world.go_on(5)
+    known = len(await polls(world, caller.task_id))
+    await reconcile(world.use, caller.task_id)
+    await reconcile(world.use, "task_none")
+
+    assert len(await polls(world, caller.task_id)) == known
+
+
+async def test_asking_goes_on_with_growing_waits_while_the_provider_is_at_work(world: World) -> None:
+    task_id, provider = await silent(world, TAKEN, fetched=TAKEN)
+    counts = []
+    for seconds in (60, 600, 600):
+        await world.go_on(seconds, 2)
+        counts.append(len(provider.asked))
+
+    assert (await world.task(task_id))["status"] == "submitted"
+    assert 1 <= counts[0] <= 12
+    assert 600 / 39.5 - 1 <= counts[2] - counts[1] <= 600 / 30 + 1
+
+
+async def test_a_provider_that_says_nothing_for_a_day_ends_in_an_unknown_outcome(world: World) -> None:
+    task_id, _ = await silent(world, TAKEN)
+    await world.go_on(23 * 3600, 1800)
+    before = (await world.task(task_id))["status"]
+    await world.go_on(2 * 3600, 1800)
+    task = await world.task(task_id)
+
+    assert before == "submitted"
+    assert (task["failure"]["code"], task["failure"]["money_spent"]) == ("unknown_outcome", "maybe")
+
+
+async def test_an_id_unknown_to_the_provider_is_asked_for_again_before_it_is_given_up(world: World) -> None:
+    missing = Answer(Report(Said.NOT_FOUND), 404, {}, b"{}")
+    task_id, _ = await silent(world, TAKEN, fetched=missing)
+    await world.go_on(540, 10)
+    before = (await world.task(task_id))["status"]
+    await world.go_on(180, 10)
+
+    assert before == "submitted"
+    assert (await world.task(task_id))["failure"]["code"] == "unknown_outcome"
+
+
+@pytest.mark.parametrize("failed_http", [200, 422, 503])
+@pytest.mark.parametrize(
+    ("prompt", "code"),
+    [("forbidden", "request_moderated"), ("unsafe result", "content_moderated"), ("fail", "provider_error")],
+)
+async def test_a_failure_is_read_from_the_body_whatever_the_http_status(
+    world: World, prompt: str, code: str, failed_http: int
+) -> None:
+    world.twin.rules = world.twin.rules.model_copy(update={"failed_http": failed_http})
+    caller = await submitted(world, prompt=prompt)
+    await world.go_on(30)
+
+    assert (await world.task(caller.task_id))["failure"]["code"] == code
+
+
+async def test_a_status_route_that_fails_is_asked_again(world: World) -> None:
+    caller = await submitted(world)
+    world.twin.faults = Faults(status_5xx=1)
+    await world.go_on(60)
+    before = (await world.task(caller.task_id))["status"]
+    world.twin.faults = Faults()
+    await world.go_on(40)
+
+    assert before == "submitted"
+    assert (await world.task(caller.task_id))["status"] == "stored"
+
+
+async def test_the_polling_address_that_the_provider_gave_is_used(world: World) -> None:
+    accepted = Answer(Report(Said.PENDING, "p1", polling_url="https://api.eu.bfl.ai/x"), 200, {}, b"{}")
+    _, provider = await silent(world, accepted)
+    await world.go_on(30)
+
+    assert {(reference.provider_id, reference.polling_url) for reference in provider.asked} == {
+        ("p1", "https://api.eu.bfl.ai/x")
+    }
+
+
+async def test_a_lost_answer_without_an_id_is_held_and_nobody_is_asked(world: World) -> None:
+    task_id, provider = await silent(world, LOST)
+    await world.go_on(600, 10)
+
+    assert provider.asked == []
+    assert (await world.task(task_id))["status"] == "submitting"
+
+
+async def test_without_callbacks_nothing_can_prove_a_lost_answer_and_the_task_fails_at_once(world: World) -> None:
+    world.use = replace(world.use, public_url=None)
+    task_id, provider = await silent(world, LOST)
+    await world.go_on(70, 10)
+    task = await world.task(task_id)
+
+    assert (task["failure"]["code"], task["failure"]["money_spent"]) == ("unknown_outcome", "maybe")
+    assert len(provider.orders) == 1
+
+
+class Interrupted:
+    """A database on which something happens just before each write."""
+
+    def __init__(self, inner: Database, meanwhile: Callable[[], Any]) -> None:
+        self._inner = inner
+        self._meanwhile = meanwhile
+        self.dialect = inner.dialect
+        self.read = inner.read
+        self.on_signal = inner.on_signal
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        await self._meanwhile()
+        return await self._inner.write(work)
+
+
+async def test_a_callback_that_comes_while_a_task_is_given_up_wins(each_world: World) -> None:
+    small(each_world)
+    each_world.twin.faults = Faults(lose_answer_after=1, drop_callback=1)
+    task_id = await each_world.post()
+    await each_world.work()
+    caller: Caller = await caller_of(each_world, task_id)
+    each_world.clock.advance(3600)
+
+    async def call() -> None:
+        await caller.call(caller.ready())
+
+    await reconcile(replace(each_world.use, db=Interrupted(each_world.use.db, call)), task_id)
+
+    assert (await each_world.task(task_id))["status"] == "ready"
+    assert (await attempt_of(each_world, task_id)).provider_id is not None
+
+
+async def test_without_a_provider_key_the_look_is_put_off_and_not_dropped(world: World) -> None:
+    caller = await submitted(world)
+    configured, keyless = world.use, replace(world.use, provider=None)
+    with pytest.raises(Unavailable):
+        await reconcile(keyless, caller.task_id)
+    world.use = keyless
+    await world.go_on(7200, 600)
+    world.use = configured
+    await world.go_on(400, 100)
+    world.twin.rules = world.twin.rules.model_copy(update={"link_life": world.twin.rules.link_life * 100})
+
+    assert await world.use.db.read(jobs.held) == 0
+    assert (await world.task(caller.task_id))["status"] != "submitted"
+
+
+async def test_every_open_task_has_a_next_look(each_world: World) -> None:
+    """Whatever was answered, something is left to do until the task is done."""
+    for answer in (TAKEN, LOST, Answer(Report(Said.BUSY)), Answer(Report(Said.DOWN))):
+        await silent(each_world, answer)
+        due = await each_world.use.db.write(lambda connection: jobs.claim(connection, each_world.clock(), 99))
+        assert due == []
+        left = await each_world.use.db.read(jobs.next_due)
+        assert left is not None
+        await each_world.use.db.write(lambda connection: connection.execute(table.delete()).close())

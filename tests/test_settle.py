@@ -1,0 +1,349 @@
+"""Evidence in groups: each piece settles what it is about, whatever stands beside it."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import event, select
+
+from app import jobs
+from app.jobs.embedded import jobs as jobs_table
+from app.record import Connection, evidence, submissions, tasks
+from app.record.database import Database
+from app.record.submissions import Submission
+from app.record.tasks import Task
+from app.settle import Evidence, hint, settle
+from app.task import Effect, Failure, MoneySpent, Outcome, Report, Said, Status, Witness
+from app.verify import Verdict
+from tests.rows import START, ask, plan_attempt, plan_task
+
+EXPIRES = START + timedelta(minutes=10)
+READY = Report(Said.READY, "p1", sample_url="https://bfl.ai/1", sample_expires_at=EXPIRES, seed=7)
+TAKEN = Report(Said.PENDING, "p1", polling_url="https://bfl.ai/poll", cost=4.0)
+FAILED = Report(Said.FAILED, "p1", failure=Failure.CONTENT_MODERATED, detail="NSFW")
+
+
+def told(
+    report: Report,
+    name: str = "1",
+    *,
+    witness: Witness = Witness.CALLBACK,
+    verdict: Verdict = Verdict.SIGNED,
+    seconds: float = 1,
+    **changes: Any,
+) -> Evidence:
+    """What a witness said of the attempt `sub_NAME`; only good signatures and fetched answers are proven."""
+    given = {"body": repr((report, name)).encode(), "proven": verdict in {Verdict.SIGNED, Verdict.FETCHED}}
+    return Evidence(
+        submission_id=f"sub_{name}",
+        witness=witness,
+        verdict=verdict,
+        report=report,
+        received_at=START + timedelta(seconds=seconds),
+        **{**given, **changes},
+    )
+
+
+def answer(report: Report, name: str = "1", **changes: Any) -> Evidence:
+    """What the provider answered to the submit."""
+    return told(report, name, witness=Witness.SUBMIT, verdict=Verdict.FETCHED, **changes)
+
+
+def task_of(connection: Connection, name: str = "1") -> Task:
+    task = tasks.get(connection, f"task_{name}")
+    assert task is not None
+    return task
+
+
+def attempt_of(connection: Connection, name: str = "1") -> Submission:
+    attempt = submissions.get(connection, f"sub_{name}")
+    assert attempt is not None
+    return attempt
+
+
+def waiting(connection: Connection) -> list[tuple[str, str, datetime]]:
+    """The jobs that were left, by task."""
+    query = select(jobs_table.c.step, jobs_table.c.task_id, jobs_table.c.run_at)
+    return sorted((row.task_id, row.step, row.run_at) for row in connection.execute(query))
+
+
+async def settled(database: Database, group: Sequence[Evidence]) -> list[Effect | None]:
+    return await database.write(lambda connection: settle(connection, group, called_back=True))
+
+
+async def test_a_group_settles_each_task_as_if_it_came_alone(database: Database) -> None:
+    def prepare(connection: Connection) -> None:
+        for name in ("good", "doubled", "torn", "forged", "hinted", "failed"):
+            ask(connection, name)
+
+    await database.write(prepare)
+    effects = await settled(
+        database,
+        [
+            told(READY, "good"),
+            told(READY, "doubled"),
+            told(READY, "torn"),
+            told(READY, "unknown"),
+            told(READY, "doubled"),
+            told(FAILED, "torn"),
+            told(READY, "forged", verdict=Verdict.FORGED),
+            told(Report(Said.UNCLEAR), "hinted", verdict=Verdict.UNPROVEN),
+            told(FAILED, "failed"),
+        ],
+    )
+
+    assert effects == [
+        Effect.MOVED,
+        Effect.MOVED,
+        Effect.MOVED,
+        None,
+        Effect.CONFIRMED,
+        Effect.CONTRADICTED,
+        Effect.REJECTED,
+        Effect.HINTED,
+        Effect.MOVED,
+    ]
+
+    def look(connection: Connection) -> dict[str, Status]:
+        return {task.id.removeprefix("task_"): task.status for task in tasks.newest(connection, limit=10)}
+
+    assert await database.read(look) == {
+        "good": Status.READY,
+        "doubled": Status.READY,
+        "torn": Status.READY,
+        "forged": Status.SUBMITTING,
+        "hinted": Status.SUBMITTING,
+        "failed": Status.FAILED,
+    }
+    left = {(step, task_id) for task_id, step, _ in await database.read(waiting)}
+    assert left == {
+        ("collect", "task_good"),
+        ("collect", "task_doubled"),
+        ("collect", "task_torn"),
+        ("reconcile", "task_torn"),
+        ("reconcile", "task_hinted"),
+    }
+    (doubled,) = await database.read(lambda connection: evidence.of_task(connection, "task_doubled"))
+    assert (doubled.copies, doubled.effect) == (2, Effect.MOVED)
+
+
+async def statements(database: Database, work: Callable[[Connection], object]) -> int:
+    """How many statements a unit takes."""
+    seen: list[str] = []
+
+    def count(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        seen.append(statement)
+
+    def unit(connection: Connection) -> None:
+        event.listen(connection, "before_cursor_execute", count)
+        work(connection)
+        event.remove(connection, "before_cursor_execute", count)
+
+    await database.write(unit)
+    return len(seen)
+
+
+async def test_a_group_takes_the_same_number_of_statements_whatever_its_size(database: Database) -> None:
+    sizes = (1, 2, 100)
+
+    def prepare(connection: Connection) -> None:
+        for size in sizes:
+            for number in range(size):
+                ask(connection, f"{size}_{number}")
+
+    await database.write(prepare)
+    counts = []
+    for size in sizes:
+        group = [told(READY, f"{size}_{number}") for number in range(size)]
+        counts.append(
+            await statements(database, lambda connection, group=group: settle(connection, group, called_back=True))  # type: ignore[misc]
+        )
+
+    assert len(set(counts)) == 1
+    assert counts[0] <= 7
+
+
+async def test_the_same_group_again_changes_nothing_but_the_count_of_copies(database: Database) -> None:
+    await database.write(ask)
+    group = [answer(TAKEN), told(READY)]
+    await settled(database, group)
+    before = await database.read(lambda connection: (task_of(connection), attempt_of(connection), waiting(connection)))
+    effects = await settled(database, group)
+    after = await database.read(lambda connection: (task_of(connection), attempt_of(connection), waiting(connection)))
+    copies = await database.read(lambda connection: evidence.of_task(connection, "task_1"))
+
+    assert effects == [Effect.CONFIRMED, Effect.CONFIRMED]
+    assert before == after
+    assert [each.copies for each in copies] == [2, 2]
+
+
+async def test_an_empty_group_is_nothing(database: Database) -> None:
+    assert await settled(database, []) == []
+
+
+async def test_copies_in_one_group_say_when_the_last_one_came(database: Database) -> None:
+    await database.write(ask)
+    await settled(database, [told(READY, seconds=1), told(READY, seconds=2)])
+    (kept,) = await database.read(lambda connection: evidence.of_task(connection, "task_1"))
+
+    assert kept.last_received_at - kept.received_at == timedelta(seconds=1)
+
+
+async def test_what_is_kept_is_the_digest_of_what_came(database: Database) -> None:
+    await database.write(ask)
+    await settled(database, [told(READY, body=b"raw \x00 bytes", http_status=200)])
+    (kept,) = await database.read(lambda connection: evidence.of_task(connection, "task_1"))
+
+    assert kept.digest == hashlib.sha256(b"raw \x00 bytes").hexdigest()
+    assert kept.http_status == 200
+
+
+async def test_an_acceptance_is_learned_and_the_next_look_is_left(database: Database) -> None:
+    await database.write(ask)
+    await settled(database, [answer(TAKEN)])
+    task, attempt, left = await database.read(
+        lambda connection: (task_of(connection), attempt_of(connection), waiting(connection))
+    )
+
+    assert (task.status, task.cost, task.submitted_at) == (Status.SUBMITTED, 4.0, START + timedelta(seconds=1))
+    assert (attempt.outcome, attempt.provider_id, attempt.polling_url) == (Outcome.ACCEPTED, "p1", TAKEN.polling_url)
+    assert left == [("task_1", "reconcile", START + timedelta(seconds=21))]
+
+
+async def test_without_callbacks_the_first_look_comes_sooner(database: Database) -> None:
+    await database.write(ask)
+    await database.write(lambda connection: settle(connection, [answer(TAKEN)], called_back=False))
+
+    assert await database.read(waiting) == [("task_1", "reconcile", START + timedelta(seconds=2))]
+
+
+async def test_a_result_is_learned_with_its_link_and_seed(database: Database) -> None:
+    await database.write(ask)
+    await settled(database, [told(READY)])
+    task = await database.read(task_of)
+
+    assert (task.status, task.sample_url, task.sample_expires_at) == (Status.READY, READY.sample_url, EXPIRES)
+    assert task.seed == 7
+
+
+@pytest.mark.parametrize("status", [Status.STORED, Status.FAILED, Status.CANCELLED])
+async def test_late_evidence_is_kept_and_not_applied_but_its_cost_is_money_all_the_same(
+    database: Database, status: Status
+) -> None:
+    await database.write(lambda connection: ask(connection, status=Status.QUEUED))
+    await database.write(
+        lambda connection: connection.execute(tasks.tasks.update().values(status=status, sample_url=None)).close()
+    )
+    effects = await settled(database, [told(READY), answer(TAKEN)])
+    task, left = await database.read(lambda connection: (task_of(connection), waiting(connection)))
+
+    assert effects == [Effect.LATE, Effect.LATE]
+    assert (task.status, task.sample_url, task.cost) == (status, None, 4.0)
+    assert left == []
+
+
+async def test_a_refusal_that_comes_after_the_proof_of_acceptance_takes_nothing_back(database: Database) -> None:
+    await database.write(ask)
+    refusal = Report(Said.DOWN, detail="HTTP 503")
+    for group in ([told(READY)], [answer(refusal)]):
+        await settled(database, group)
+    await database.write(lambda connection: tasks.move(connection, "task_1", Status.STORED, START))
+    (late,) = await settled(database, [answer(refusal, body=b"again")])
+
+    assert late is Effect.LATE
+    assert (await database.read(attempt_of)).outcome is Outcome.ACCEPTED
+
+
+async def test_a_late_callback_with_another_id_does_not_rename_the_attempt(database: Database) -> None:
+    await database.write(ask)
+    await settled(database, [answer(TAKEN), told(FAILED)])
+    await settled(database, [told(Report(Said.READY, "p2", sample_url="https://bfl.ai/2"))])
+
+    assert (await database.read(attempt_of)).provider_id == "p1"
+
+
+async def test_the_submit_answer_names_the_id_even_when_a_callback_named_another(database: Database) -> None:
+    await database.write(ask)
+    effects = await settled(database, [told(Report(Said.PENDING, "supplier")), answer(TAKEN)])
+
+    assert effects == [Effect.MOVED, Effect.ADOPTED]
+    assert (await database.read(attempt_of)).provider_id == "p1"
+
+
+@pytest.mark.parametrize("status", [Status.SUBMITTING, Status.STORED])
+async def test_what_proves_nothing_teaches_nothing(database: Database, status: Status) -> None:
+    await database.write(ask)
+    await database.write(lambda connection: connection.execute(tasks.tasks.update().values(status=status)).close())
+    before = await database.read(attempt_of)
+    await settled(database, [told(READY, verdict=verdict) for verdict in (Verdict.UNPROVEN, Verdict.FORGED)])
+    task, after = await database.read(lambda connection: (task_of(connection), attempt_of(connection)))
+
+    assert (task.status, task.sample_url) == (status, None)
+    assert after == before
+
+
+async def test_an_earlier_attempt_is_told_apart_and_its_cost_is_added(database: Database) -> None:
+    def prepare(connection: Connection) -> None:
+        plan_task(connection)
+        submissions.mark_asked(connection, "sub_1", START)
+        plan_attempt(connection, "sub_2", "task_1", number=2)
+        tasks.move(connection, "task_1", Status.SUBMITTING, START, submission_id="sub_2")
+        submissions.mark_asked(connection, "sub_2", START)
+
+    await database.write(prepare)
+    effects = await settled(database, [answer(TAKEN, "1"), answer(TAKEN, "2"), told(READY, "1"), told(READY, "2")])
+    task = await database.read(task_of)
+
+    assert effects == [Effect.SUPERSEDED, Effect.MOVED, Effect.SUPERSEDED, Effect.MOVED]
+    assert (task.status, task.cost) == (Status.READY, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("report", "tries", "soonest"),
+    [
+        (Report(Said.BUSY), 0, 1.0),
+        (Report(Said.DOWN), 1, 1.0),
+        (Report(Said.BUSY, retry_after=timedelta(seconds=40)), 0, 40.0),
+    ],
+)
+async def test_a_refusal_for_now_puts_the_task_back_and_leaves_the_next_try(
+    database: Database, report: Report, tries: int, soonest: float
+) -> None:
+    await database.write(ask)
+    await settled(database, [answer(report, seconds=0)])
+    task, left = await database.read(lambda connection: (task_of(connection), waiting(connection)))
+
+    ((_, step, run_at),) = left
+    assert (task.status, task.tries, step) == (Status.QUEUED, tries, "dispatch")
+    assert timedelta(seconds=soonest) <= run_at - START <= timedelta(seconds=soonest * 1.25)
+
+
+async def test_a_failure_says_why_and_whether_money_was_spent(database: Database) -> None:
+    def prepare(connection: Connection) -> None:
+        for name in ("1", "2"):
+            ask(connection, name)
+
+    await database.write(prepare)
+    refused = Report(Said.REFUSED, failure=Failure.OUT_OF_CREDITS, detail="empty")
+    await settled(database, [told(FAILED), answer(refused, "2")])
+    first, second = await database.read(lambda connection: (task_of(connection), task_of(connection, "2")))
+
+    assert (first.failure, first.failure_detail, first.money_spent) == (
+        Failure.CONTENT_MODERATED,
+        "NSFW",
+        MoneySpent.MAYBE,
+    )
+    assert (second.failure, second.money_spent) == (Failure.OUT_OF_CREDITS, MoneySpent.NO)
+
+
+async def test_a_hint_leaves_one_look_and_none_for_an_unknown_attempt(database: Database) -> None:
+    await database.write(ask)
+    for submission_id in ("sub_1", "sub_1", "sub_none"):
+        await database.write(lambda connection, of=submission_id: hint(connection, of, START))  # type: ignore[misc]
+
+    assert await database.read(waiting) == [("task_1", "reconcile", START)]
+    assert [job.task_id for job in await database.write(lambda connection: jobs.claim(connection, START, 9))] == [
+        "task_1"
+    ]

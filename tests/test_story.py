@@ -1,0 +1,123 @@
+"""The README's story over real sockets: a photo goes out, a proven callback comes in, the image is ours."""
+
+import asyncio
+import base64
+import importlib.util
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from app.cli.serving import prepare
+from app.main import create_app
+from app.provider.twin import build
+from app.provider.twin.rules import Profile
+from app.resources import open_resources
+from app.settings import Settings
+from tests.sockets import listening, serving
+from tests.world import ADMIN_KEY
+
+# Real photos that come with scikit-image: a NASA rocket, a cup of coffee.
+_PHOTOS = Path(importlib.util.find_spec("skimage").origin or "").parent / "data"  # type: ignore[union-attr]
+JPEG, PNG = (_PHOTOS / name for name in ("rocket.jpg", "coffee.png"))
+
+# What a final callback proves in each profile, and whether the provider had to be asked.
+VERDICTS = {"a": "signed", "b": "shared_secret", "c": "shared_secret", "none": "unproven"}
+
+
+@dataclass
+class Stage:
+    """The service and the twin, each behind an address of its own."""
+
+    api: httpx.AsyncClient
+    twin: httpx.AsyncClient
+
+    async def run(self, **params: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Post a task, wait for its end, and return it with its timeline."""
+        posted = await self.api.post("/v1/tasks", json=params)
+        assert posted.status_code == 202, posted.text
+        task = (await self.api.get(posted.headers["location"], headers={"prefer": "wait=20"})).json()
+        timeline = await self.api.get(f"{posted.headers['location']}/timeline")
+        return task, timeline.json()["entries"]
+
+    async def ledger(self) -> dict[str, dict[str, Any]]:
+        """The provider's tasks by id."""
+        return {task["id"]: task for task in (await self.twin.get("/twin/ledger")).json()["tasks"]}
+
+
+@pytest.fixture(params=["bfl", "gptproto"])
+async def stage(
+    request: pytest.FixtureRequest, profile: Profile, tmp_path: Path, sqlite_url: str
+) -> AsyncGenerator[Stage]:
+    ours, our_address = listening()
+    theirs, their_address = listening()
+    name = request.param.upper()
+    settings = Settings.from_env(
+        {
+            "FLUXHOOK_DATA_DIR": str(tmp_path / "data"),
+            "FLUXHOOK_DATABASE_URL": sqlite_url,
+            "FLUXHOOK_PUBLIC_URL": our_address,
+            "FLUXHOOK_PROVIDER": request.param,
+            f"FLUXHOOK_{name}_BASE_URL": their_address,
+            f"FLUXHOOK_{name}_API_KEY": "a-provider-key",
+            "FLUXHOOK_ADMIN_KEY": ADMIN_KEY,
+        }
+    )
+    await prepare(settings)
+    headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(serving(build(ready_after_s=0.2, profile=profile, seed=1), theirs))
+        await stack.enter_async_context(serving(create_app(open_resources(settings)), ours))
+        twin = await stack.enter_async_context(httpx.AsyncClient(base_url=their_address))
+        api = await stack.enter_async_context(httpx.AsyncClient(base_url=our_address, headers=headers, timeout=30))
+        (await twin.put("/twin/rules", json={"megapixels": 0.1})).raise_for_status()
+        yield Stage(api, twin)
+
+
+@pytest.mark.parametrize("profile", ["a", "b", "c", "none"])
+async def test_an_image_is_made_and_kept_and_everything_is_accounted_for(stage: Stage, profile: Profile) -> None:
+    photos = {name: base64.b64encode(path.read_bytes()).decode() for name, path in (("jpeg", JPEG), ("png", PNG))}
+    orders: list[dict[str, Any]] = [
+        {"prompt": "a lighthouse at dusk", "aspect_ratio": "16:9"},
+        *({"prompt": "black and white", "input_image": photo, "output_format": name} for name, photo in photos.items()),
+    ]
+    stories = await asyncio.gather(*(stage.run(**order) for order in orders))
+    ledger = await stage.ledger()
+
+    assert len(ledger) == len(orders)
+    for order, (task, timeline) in zip(orders, stories, strict=True):
+        assert task["status"] == "stored", task
+        (attempt,) = [entry for entry in timeline if entry["event"] == "submission"]
+        theirs = ledger[attempt["provider_id"]]
+        served = await stage.api.get(task["image"]["url"])
+        assert task["image"]["sha256"] == theirs["sha256"]
+        assert (task["cost"], len(served.content)) == (theirs["cost"], task["image"]["bytes"])
+        assert served.headers["content-type"] == task["image"]["media_type"]
+        assert bool(theirs["inputs"]) == ("input_image" in order)
+        _check_evidence(timeline, profile)
+        _check_picture(served.content, grey="input_image" in order)
+
+
+def _check_evidence(timeline: list[dict[str, Any]], profile: Profile) -> None:
+    callbacks = [entry for entry in timeline if entry.get("witness") == "callback"]
+    polls = [entry for entry in timeline if entry.get("witness") == "poll"]
+
+    assert {entry["verdict"] for entry in callbacks} == {VERDICTS[profile]}
+    # Profile C says "processing" first.
+    assert len(callbacks) == (2 if profile == "c" else 1)
+    assert [entry["effect"] for entry in (polls if profile == "none" else callbacks[-1:])] == ["moved"]
+    assert bool(polls) == (profile == "none")
+
+
+def _check_picture(data: bytes, *, grey: bool) -> None:
+    with Image.open(BytesIO(data)) as picture:
+        red, green, blue = picture.convert("RGB").resize((32, 32)).split()
+    close = all(abs(a - b) < 8 for one in (green, blue) for a, b in zip(red.tobytes(), one.tobytes(), strict=True))
+
+    assert close == grey

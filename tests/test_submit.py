@@ -1,0 +1,258 @@
+"""Images in every form, their limits, and that a refused task leaves nothing behind."""
+
+import os
+import shutil
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from app.errors import Unavailable
+from app.params import Params
+from app.submit import submit
+from tests.pictures import claims, in_base64, padded, picture
+from tests.web.documents import kept_files, nothing_recorded, problem, rows
+from tests.world import World, open_world
+
+PNG = picture()
+MB = 1024 * 1024
+PUBLIC, OTHER_PUBLIC, PRIVATE = "93.184.216.34", "93.184.216.35", "10.0.0.7"
+
+
+async def gallery(scope: Scope, receive: Receive, send: Send) -> None:
+    """A site with a picture, and what else sites answer with."""
+    answers: dict[str, Response] = {
+        "/fox.png": Response(PNG, media_type="text/html"),
+        "/gone.png": Response(status_code=404),
+        "/moved.png": RedirectResponse(f"http://{PRIVATE}/fox.png"),
+        "/page.png": Response(b"<html>no picture</html>", media_type="image/png"),
+        "/huge.png": Response(bytes(20 * MB + 1)),
+    }
+    await answers[Request(scope).url.path](scope, receive, send)
+
+
+async def refused(world: World, status: int, **params: Any) -> dict[str, Any]:
+    """The error document for these parameters, which left nothing behind."""
+    answer = await world.api.post("/v1/tasks", json={"prompt": "a red fox", **params})
+    found = problem(answer, status)
+    assert await nothing_recorded(world)
+    return found
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(in_base64(PNG), id="base64"),
+        pytest.param(in_base64(PNG)[:76] + "\r\n" + in_base64(PNG)[76:], id="base64 in lines"),
+        pytest.param(f"data:image/png;base64,{in_base64(PNG)}", id="data URL"),
+        pytest.param(f"DATA:text/plain;BASE64,{in_base64(PNG)}", id="data URL with a wrong type"),
+        pytest.param(f"http://{PUBLIC}/fox.png", id="http URL"),
+    ],
+)
+async def test_an_image_is_kept_by_its_digest_in_whatever_form_it_came(world: World, given: str) -> None:
+    world.network.add(PUBLIC, gallery)
+
+    task = await world.task(await world.post(input_image=given))
+
+    digest = sha256(PNG).hexdigest()
+    assert task["params"]["images"] == [
+        {
+            "field": "input_image",
+            "sha256": digest,
+            "media_type": "image/png",
+            "bytes": len(PNG),
+            "width": 320,
+            "height": 256,
+        }
+    ]
+    assert [path.name for path in kept_files(world)] == [f"{digest}.png"]
+
+
+async def test_a_task_is_recorded_with_its_attempt_and_its_job_before_the_provider_hears_of_it(
+    each_world: World,
+) -> None:
+    await each_world.post()
+
+    assert await rows(each_world) == {"tasks": 1, "submissions": 1, "jobs": 1}
+    assert each_world.ledger()["accepted"] == 0
+
+
+async def test_the_database_holds_references_to_images_and_no_image(world: World, tmp_path: Path) -> None:
+    await world.post(input_image=in_base64(PNG))
+
+    written = b"".join((tmp_path / f"fluxhook.db{end}").read_bytes() for end in ("", "-wal"))
+    assert PNG[:64] not in written
+    assert in_base64(PNG)[:64].encode() not in written
+
+
+async def test_four_images_reach_the_provider_in_their_order(world: World) -> None:
+    pictures = [picture(300 + number) for number in range(4)]
+    fields = ("input_image", "input_image_2", "input_image_3", "input_image_4")
+
+    await world.post(**{field: in_base64(data) for field, data in zip(fields, pictures, strict=True)})
+    await world.work()
+
+    assert world.ledger()["tasks"][0]["inputs"] == [sha256(data).hexdigest() for data in pictures]
+
+
+async def test_equal_images_are_kept_once(world: World) -> None:
+    await world.post(input_image=in_base64(PNG), input_image_2=in_base64(PNG))
+
+    assert len(kept_files(world)) == 1
+
+
+@pytest.mark.parametrize("field", ["input_image_2", "input_image_4"])
+async def test_a_gap_in_the_numbering_is_refused(world: World, field: str) -> None:
+    found = await refused(world, 422, **{field: in_base64(PNG)})
+
+    assert found["fields"] == {"input_image": "missing: images are numbered without a gap"}
+    assert kept_files(world) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        pytest.param("*** not base64 ***", "not valid base64", id="other characters"),
+        pytest.param(in_base64(PNG)[:-3], "not valid base64", id="cut base64"),
+        pytest.param("é" * 8, "not valid base64", id="no ASCII"),
+        pytest.param("\0\0\0\0", "not valid base64", id="NUL"),
+        pytest.param("data:image/png,abc", "not a base64 data URL", id="data URL without base64"),
+        pytest.param("data:", "not a base64 data URL", id="empty data URL"),
+        pytest.param("data:image/png;base64,", "not a JPEG, PNG or WebP image", id="data URL of nothing"),
+        pytest.param("ftp://example.com/fox.png", "not valid base64", id="another scheme"),
+        pytest.param("file:///etc/passwd", "not valid base64", id="a file of ours"),
+        pytest.param(in_base64(b"<html></html>"), "not a JPEG, PNG or WebP image", id="HTML"),
+        pytest.param(in_base64(picture(form="GIF")), "not a JPEG, PNG or WebP image", id="GIF"),
+        pytest.param(in_base64(picture(form="TIFF")), "not a JPEG, PNG or WebP image", id="TIFF"),
+        pytest.param(in_base64(PNG[:20]), "the image's header is broken", id="cut header"),
+        pytest.param(in_base64(claims(10_000, 10_000)), "10000x10000 is more than 20 megapixels", id="100 megapixels"),
+        pytest.param(in_base64(claims(20_000_001, 1)), "20000001x1 is more than 20 megapixels", id="one pixel more"),
+    ],
+)
+async def test_what_is_no_image_that_may_be_kept_is_refused_by_name(world: World, given: str, reason: str) -> None:
+    found = await refused(world, 422, input_image=given)
+
+    assert found["fields"] == {"input_image": reason}
+    assert kept_files(world) == []
+
+
+async def test_twenty_megapixels_are_taken(world: World) -> None:
+    await world.post(input_image=in_base64(claims(5000, 4000)))
+
+
+async def test_twenty_megabytes_are_taken_and_one_byte_more_is_not(world: World) -> None:
+    await world.post(input_image=in_base64(padded(20 * MB)))
+
+    answer = await world.api.post(
+        "/v1/tasks", json={"prompt": "a red fox", "input_image": in_base64(padded(20 * MB + 1))}
+    )
+
+    assert problem(answer, 413, "too_large")["fields"] == {"input_image": "more than 20 MB"}
+    assert await rows(world) == {"tasks": 1, "submissions": 1, "jobs": 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "reason"),
+    [
+        ("gone.png", 422, "its address answered with HTTP 404"),
+        ("moved.png", 422, "its address answered with HTTP 307"),
+        ("page.png", 422, "not a JPEG, PNG or WebP image"),
+        ("huge.png", 413, "more than 20 MB"),
+    ],
+)
+async def test_an_address_that_gives_no_image_is_refused(world: World, path: str, status: int, reason: str) -> None:
+    world.network.add(PUBLIC, gallery)
+    world.network.add(PRIVATE, gallery)
+
+    found = await refused(world, status, input_image=f"http://{PUBLIC}/{path}")
+
+    assert found["fields"] == {"input_image": reason}
+    assert kept_files(world) == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        PRIVATE,
+        "127.0.0.1",
+        "0x7f.1",
+        "2130706433",
+        "[::1]",
+        "[::ffff:10.0.0.7]",
+        "169.254.169.254",
+        "",
+        "a..b",
+        "xn--zzzzzzz",
+        "[",
+        "user:password@10.0.0.7",
+        "127.0.0.1:0",
+        "127.0.0.1:99999",
+        "127.0.0.1:99999999999999999999",
+        "exa%00mple",
+        "a" * 70_000,
+    ],
+    ids=lambda host: host[:40] or "no host",
+)
+async def test_a_private_address_is_refused_in_the_words_for_one_that_cannot_be_reached(
+    world: World, host: str
+) -> None:
+    world.network.add(PRIVATE, gallery)
+    dead = await refused(world, 422, input_image=f"http://{OTHER_PUBLIC}/fox.png")
+
+    blocked = await refused(world, 422, input_image=f"http://{host}/fox.png")
+
+    assert blocked == dead
+    assert dead["fields"] == {"input_image": "its address cannot be reached"}
+
+
+async def test_a_refusal_of_the_second_image_records_no_task(world: World) -> None:
+    await refused(world, 422, input_image=in_base64(PNG), input_image_2=in_base64(b"no image"))
+
+
+async def test_without_a_provider_key_nothing_can_be_submitted(tmp_path: Path, sqlite_url: str) -> None:
+    # As a field of Resources, `provider` cannot be given to `open_world`, whose own `provider` names an adapter.
+    async with open_world(tmp_path, sqlite_url) as world:
+        with pytest.raises(Unavailable, match="no provider key is configured"):
+            await submit(replace(world.use, provider=None), "key_admin", Params(prompt="a red fox"), {})
+
+        assert await nothing_recorded(world)
+
+
+async def test_a_store_that_cannot_be_written_is_ours_and_passes(world: World) -> None:
+    images = world.use.scratch / "images"
+    shutil.rmtree(images, ignore_errors=True)
+    images.write_text("in the way")
+
+    answer = await world.api.post("/v1/tasks", json={"prompt": "a red fox", "input_image": in_base64(PNG)})
+
+    assert answer.headers["retry-after"]
+    problem(answer, 503, "unavailable")
+    assert await nothing_recorded(world)
+
+
+async def test_a_data_folder_that_is_away_is_ours_and_passes(tmp_path: Path, sqlite_url: str) -> None:
+    async with open_world(tmp_path, sqlite_url, scratch=tmp_path / "away") as world:
+        answer = await world.api.post("/v1/tasks", json={"prompt": "a red fox", "input_image": in_base64(PNG)})
+
+        assert problem(answer, 503, "unavailable")["detail"] == f"an image cannot be kept: {os.strerror(2)}"
+        assert await nothing_recorded(world)
+
+
+async def test_a_small_image_and_a_lax_tolerance_are_allowed_and_said_aloud(world: World) -> None:
+    task = await world.task(await world.post(input_image=in_base64(picture(100, 300)), safety_tolerance=6))
+
+    assert len(task["warnings"]) == 2
+    assert "input_image is 100x300" in task["warnings"][1]
+
+
+async def test_an_upload_is_streamed_through_and_kept(world: World) -> None:
+    answer = await world.api.post("/v1/tasks", data={"prompt": "a red fox"}, files={"input_image": ("x.txt", PNG)})
+
+    assert answer.status_code == httpx.codes.ACCEPTED
+    assert answer.json()["params"]["images"][0]["sha256"] == sha256(PNG).hexdigest()

@@ -1,0 +1,270 @@
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from structlog.testing import capture_logs
+
+from app import jobs, worker
+from app.errors import Unavailable
+from app.jobs import Step
+from app.provider import Answer, Order
+from app.record import Connection
+from app.record.database import Database
+from app.resources import Resources
+from app.store import FolderStore
+from app.task import Report, Said
+from tests.calling import Scripted, answering, small
+from tests.pictures import in_base64, picture
+from tests.sockets import until
+from tests.world import World
+
+T = TypeVar("T")
+TAKEN = Answer(Report(Said.PENDING, "p1"), 200, {}, b"{}")
+
+
+@asynccontextmanager
+async def running(use: Resources) -> AsyncGenerator[asyncio.Event]:
+    """A worker at work; it is stopped at the end, or before by its event."""
+    stopping = asyncio.Event()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(worker.run(use, stopping))
+        yield stopping
+        stopping.set()
+
+
+async def test_one_job_at_a_time_until_there_is_none(world: World) -> None:
+    small(world)
+    await world.post()
+    await world.post()
+
+    assert [await worker.run_once(world.use) for _ in range(3)] == [True, True, False]
+    assert world.ledger()["accepted"] == 2
+
+
+async def test_every_step_has_its_function() -> None:
+    assert set(worker.STEPS) == set(Step)
+
+
+class BrokenStore(FolderStore):
+    """A store that finds a new way to fail."""
+
+    def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
+        raise RuntimeError(f"{key} {start} {end}")
+
+
+async def test_a_step_that_raises_runs_again_and_is_set_aside_after_ten_failures(world: World, tmp_path: Path) -> None:
+    await world.post(input_image=in_base64(picture()))
+    world.use = replace(world.use, store=BrokenStore(tmp_path / "images"))
+    with capture_logs() as logs:
+        for _ in range(20):
+            await world.work()
+            world.clock.advance(400)
+    lines = [line for line in logs if line["event"] == "job"]
+
+    assert await world.use.db.read(jobs.held) == 1
+    assert [(line["log_level"], line["outcome"], line["code"]) for line in lines] == [
+        ("error", "failed", "internal_error")
+    ] * 10
+
+
+async def test_a_step_that_raised_once_loses_nothing(each_world: World, tmp_path: Path) -> None:
+    task_id = await each_world.post(input_image=in_base64(picture()))
+    good = each_world.use
+    small(each_world)
+    each_world.use = replace(good, store=BrokenStore(tmp_path / "images"))
+    await each_world.work()
+    each_world.use = good
+    each_world.clock.advance(3)
+    await each_world.work()
+    await each_world.go_on(5)
+
+    assert (await each_world.task(task_id))["status"] == "stored"
+
+
+async def test_the_line_of_a_job_says_which_task_how_it_ended_and_nothing_secret(world: World) -> None:
+    small(world)
+    task_id = await world.post(prompt="a private wish")
+    with capture_logs() as logs:
+        await world.work()
+    (line,) = [line for line in logs if line["event"] == "job"]
+
+    assert (line["step"], line["task_id"], line["outcome"]) == ("dispatch", task_id, "done")
+    assert "private wish" not in str(logs)
+
+
+async def test_a_running_worker_does_what_is_left_and_what_comes_and_stops_when_told(each_world: World) -> None:
+    small(each_world)
+    first = await each_world.post()
+    async with running(each_world.use):
+        second = await each_world.post()
+
+        async def submitted() -> bool:
+            return all([(await each_world.task(task_id))["status"] == "submitted" for task_id in (first, second)])
+
+        await until(submitted)
+
+    assert each_world.ledger()["accepted"] == 2
+    await each_world.post()
+    assert each_world.ledger()["accepted"] == 2
+
+
+async def test_a_worker_takes_up_what_a_dead_one_was_doing(world: World) -> None:
+    small(world)
+    task_id = await world.post()
+    await world.use.db.write(lambda connection: jobs.claim(connection, world.clock(), 9))
+    async with running(world.use):
+
+        async def submitted() -> bool:
+            return bool((await world.task(task_id))["status"] == "submitted")
+
+        await until(submitted)
+
+
+async def test_a_stopping_worker_finishes_what_it_has_in_hand(world: World) -> None:
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def slowly(_: Order) -> Answer:
+        asked.set()
+        await may_answer.wait()
+        return TAKEN
+
+    task_id = await world.post()
+    async with running(replace(world.use, provider=Scripted(slowly))) as stopping:
+        await asked.wait()
+        stopping.set()
+        await asyncio.sleep(0.05)
+        may_answer.set()
+
+    assert (await world.task(task_id))["status"] == "submitted"
+    assert await world.use.db.write(lambda connection: jobs.claim(connection, world.clock(), 9)) == []
+
+
+async def test_no_more_than_so_many_jobs_are_in_hand_at_once(world: World) -> None:
+    may_answer = asyncio.Event()
+
+    async def slowly(_: Order) -> Answer:
+        await may_answer.wait()
+        return TAKEN
+
+    provider = Scripted(slowly)
+    for _ in range(worker.CONCURRENCY + 5):
+        await world.post()
+    async with running(replace(world.use, provider=provider)):
+
+        async def full() -> bool:
+            return len(provider.orders) >= worker.CONCURRENCY
+
+        await until(full)
+        await asyncio.sleep(0.1)
+        at_most = len(provider.orders)
+        may_answer.set()
+
+        async def all_asked() -> bool:
+            return len(provider.orders) == worker.CONCURRENCY + 5
+
+        await until(all_asked)
+
+    assert at_most == worker.CONCURRENCY
+
+
+class Away:
+    """A database that cannot be reached for its first calls."""
+
+    def __init__(self, inner: Database, calls: int) -> None:
+        self._inner = inner
+        self._calls = calls
+        self.dialect = inner.dialect
+        self.on_signal = inner.on_signal
+
+    def _count(self) -> None:
+        self._calls -= 1
+        if self._calls >= 0:
+            raise Unavailable("away")
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        self._count()
+        return await self._inner.read(work)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        self._count()
+        return await self._inner.write(work)
+
+
+async def test_a_worker_outlives_a_database_that_is_away_when_it_starts(world: World) -> None:
+    small(world)
+    task_id = await world.post()
+    async with running(replace(world.use, db=Away(world.use.db, 2))):
+
+        async def submitted() -> bool:
+            return bool((await world.task(task_id))["status"] == "submitted")
+
+        await until(submitted)
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+class Dying:
+    """A database whose process is killed around one of its accesses."""
+
+    def __init__(self, inner: Database, number: int, *, after: bool) -> None:
+        self._inner = inner
+        self._number = number
+        self._after = after
+        self.dialect = inner.dialect
+        self.on_signal = inner.on_signal
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        return await self._around(self._inner.read, work)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        return await self._around(self._inner.write, work)
+
+    async def _around(self, access: Callable[..., Any], work: Callable[[Connection], T]) -> T:
+        self._number -= 1
+        if self._number == 0 and not self._after:
+            raise Killed
+        result: T = await access(work)
+        if self._number == 0:
+            raise Killed
+        return result
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("number", range(1, 11))
+async def test_a_process_killed_around_any_access_to_the_database_loses_no_task_and_pays_once(
+    world: World, number: int, after: bool
+) -> None:
+    small(world)
+    task_id = await world.post()
+    living = world.use
+    world.use = replace(living, db=Dying(living.db, number, after=after))
+    with pytest.raises(Killed):
+        await world.go_on(30)
+    world.use = living
+    await living.db.write(jobs.release_all)
+    await world.go_on(40)
+    await world.go_on(1000, 50)
+    task, ledger = await world.task(task_id), world.ledger()
+
+    if ledger["accepted"] == 0:  # killed between the record that bytes may leave and the first byte
+        assert (task["failure"]["code"], task["failure"]["money_spent"]) == ("unknown_outcome", "maybe")
+    else:
+        assert (task["status"], ledger["accepted"], ledger["charged"]) == ("stored", 1, 4)
+    assert await living.db.read(jobs.held) == 0
+
+
+async def test_answers_in_any_order_do_not_mix_tasks_up(world: World) -> None:
+    provider = answering(*(Answer(Report(Said.PENDING, f"p{number}"), 200, {}, b"{}") for number in range(5)))
+    task_ids = [await world.post() for _ in range(5)]
+    world.use = replace(world.use, provider=provider)
+    await world.work()
+
+    for number, task_id in enumerate(task_ids):
+        (entry,) = await world.timeline(task_id, "submission")
+        assert entry["provider_id"] == f"p{number}"

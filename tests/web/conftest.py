@@ -1,0 +1,26 @@
+"""The service under a real server, for what only sockets and browsers show."""
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import nullcontext
+
+import pytest
+import uvicorn
+
+from app.main import create_app
+from tests.world import World
+
+
+@pytest.fixture
+async def address(world: World) -> AsyncGenerator[str]:
+    """Where the world's service listens, as in http://127.0.0.1:PORT."""
+    app = create_app(nullcontext(world.use), with_worker=False)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = asyncio.create_task(server.serve([listening]))
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await serving

@@ -1,0 +1,44 @@
+"""What several tests here look at: the error document, and what a refused request must not leave behind."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+from sqlalchemy import text
+
+from tests.world import World
+
+TABLES = ("tasks", "submissions", "jobs")
+
+
+def problem(answer: httpx.Response, status: int, code: str | None = None) -> dict[str, Any]:
+    """The error document of this answer, after all that every error document has to be."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    found: dict[str, Any] = answer.json()
+    assert found["type"] == f"urn:fluxhook:problem:{code or found['code']}"
+    assert found["title"]
+    assert found["status"] == status
+    assert found["detail"] == found["message"] == found["error"]["message"] != ""
+    assert found["error"]["type"] == str(status)
+    assert "errors" not in found
+    assert "Traceback" not in answer.text
+    return found
+
+
+async def rows(world: World) -> dict[str, int]:
+    """How many rows there are in each table that a submitted task writes to."""
+    return await world.use.db.read(
+        lambda connection: {
+            table: connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()  # noqa: S608
+            for table in TABLES
+        }
+    )
+
+
+async def nothing_recorded(world: World) -> bool:
+    return set((await rows(world)).values()) == {0}
+
+
+def kept_files(world: World) -> list[Path]:
+    return [path for path in (world.use.scratch / "images").rglob("*") if path.is_file()]

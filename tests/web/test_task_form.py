@@ -1,0 +1,283 @@
+"""What a body may look like: JSON, or multipart as curl and browsers send it, and every way to get it wrong."""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.pictures import in_base64, picture
+from tests.web.documents import kept_files, nothing_recorded, problem
+from tests.world import World
+
+PNG = picture()
+MB = 1024 * 1024
+PROMPT = b'content-disposition: form-data; name="prompt"\r\n\r\na red fox'
+FILE = b'content-disposition: form-data; name="input_image"; filename="fox.png"\r\n\r\n'
+BOUNDARY = "multipart/form-data; boundary=b"
+
+
+async def refused(world: World, status: int, content: Any, content_type: str) -> dict[str, Any]:
+    """The error document for this body, which left nothing behind."""
+    answer = await world.api.post("/v1/tasks", content=content, headers={"content-type": content_type})
+    found = problem(answer, status)
+    assert await nothing_recorded(world)
+    assert kept_files(world) == []
+    return found
+
+
+async def refused_json(world: World, status: int, content: Any) -> dict[str, Any]:
+    return await refused(world, status, content, "application/json")
+
+
+async def post_form(world: World, *parts: bytes, closed: bool = True, content_type: str = BOUNDARY) -> httpx.Response:
+    body = b"".join(b"--b\r\n" + part + b"\r\n" for part in parts) + (b"--b--\r\n" if closed else b"")
+    return await world.api.post("/v1/tasks", content=body, headers={"content-type": content_type})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"{", id="half an object"),
+        pytest.param(b'{"prompt": "x"} x', id="more behind it"),
+        pytest.param('{"prompt": "x"}'.encode("utf-16"), id="UTF-16"),
+        pytest.param(b'{"prompt": "\xff"}', id="no UTF-8"),
+        pytest.param(b'{"prompt": "\\ud800"}', id="a lone surrogate"),
+        pytest.param(b'{"\\udfff": 1}', id="a lone surrogate for a name"),
+        pytest.param(b'{"a":' * 50_000, id="deep objects"),
+        pytest.param(b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", id="deep lists"),
+        pytest.param(b'{"prompt": "x", "seed": NaN}x', id="NaN and more"),
+    ],
+)
+async def test_what_is_not_json_is_malformed(world: World, content: bytes) -> None:
+    found = await refused_json(world, 400, content)
+
+    assert found["detail"] == "the body is not valid JSON"
+
+
+@pytest.mark.parametrize("content", [b"null", b"[]", b'"x"', b"1", b"true"], ids=lambda content: content.decode())
+async def test_json_that_is_no_object_is_refused(world: World, content: bytes) -> None:
+    assert (await refused_json(world, 422, content))["fields"] == {"body": "must be a JSON object"}
+
+
+@pytest.mark.parametrize(
+    ("content", "field"),
+    [
+        pytest.param(b"{}", "prompt", id="no prompt"),
+        pytest.param(b'{"prompt": null}', "prompt", id="prompt null"),
+        pytest.param(b'{"prompt": 5}', "prompt", id="prompt a number"),
+        pytest.param(b'{"prompt": " \\n "}', "prompt", id="prompt blank"),
+        pytest.param(b'{"prompt": "a\\u0000b"}', "prompt", id="prompt with NUL"),
+        pytest.param(b'{"prompt": "' + b"x" * 65_537 + b'"}', "prompt", id="prompt too long"),
+        pytest.param(b'{"prompt": "x", "seed": "5"}', "seed", id="seed a text"),
+        pytest.param(b'{"prompt": "x", "seed": 5.0}', "seed", id="seed a float"),
+        pytest.param(b'{"prompt": "x", "seed": 1e3}', "seed", id="seed in scientific form"),
+        pytest.param(b'{"prompt": "x", "seed": true}', "seed", id="seed a bool"),
+        pytest.param(b'{"prompt": "x", "seed": NaN}', "seed", id="seed NaN"),
+        pytest.param(b'{"prompt": "x", "seed": 9223372036854775808}', "seed", id="seed too large"),
+        pytest.param(b'{"prompt": "x", "seed": -9223372036854775809}', "seed", id="seed too small"),
+        pytest.param(b'{"prompt": "x", "seed": ' + b"9" * 4000 + b"}", "seed", id="seed huge"),
+        pytest.param(b'{"prompt": "x", "safety_tolerance": 7}', "safety_tolerance", id="tolerance 7"),
+        pytest.param(b'{"prompt": "x", "safety_tolerance": -1}', "safety_tolerance", id="tolerance -1"),
+        pytest.param(b'{"prompt": "x", "safety_tolerance": "2"}', "safety_tolerance", id="tolerance a text"),
+        pytest.param(b'{"prompt": "x", "prompt_upsampling": 1}', "prompt_upsampling", id="upsampling a number"),
+        pytest.param(b'{"prompt": "x", "prompt_upsampling": "true"}', "prompt_upsampling", id="upsampling a text"),
+        pytest.param(b'{"prompt": "x", "aspect_ratio": "22:9"}', "aspect_ratio", id="ratio too wide"),
+        pytest.param(b'{"prompt": "x", "aspect_ratio": "9:22"}', "aspect_ratio", id="ratio too high"),
+        pytest.param(b'{"prompt": "x", "aspect_ratio": "16:9\\n"}', "aspect_ratio", id="ratio with a line end"),
+        pytest.param(b'{"prompt": "x", "output_format": "gif"}', "output_format", id="format unknown"),
+        pytest.param(b'{"prompt": "x", "model": "flux-2"}', "model", id="model unknown"),
+        pytest.param(b'{"prompt": "x", "input_image": ["a"]}', "input_image", id="image a list"),
+        pytest.param(b'{"prompt": "x", "input_image": ""}', "input_image", id="image empty"),
+        pytest.param(b'{"prompt": "x", "webhook_url": "http://x"}', "webhook_url", id="unknown field"),
+        pytest.param(b'{"prompt": "x", "query": 1}', "query", id="unknown field called query"),
+        pytest.param(b'{"prompt": "x", "body": 1}', "body", id="unknown field called body"),
+        pytest.param(b'{"prompt": "x", "<b>": 1}', "<b>", id="unknown field of HTML"),
+        pytest.param(b'{"prompt": "x", "' + b"k" * 5000 + b'": 1}', "k" * 100, id="unknown field with a long name"),
+    ],
+)
+async def test_a_wrong_field_is_named_and_its_value_is_not_repeated(world: World, content: bytes, field: str) -> None:
+    found = await refused_json(world, 422, content)
+
+    assert list(found["fields"]) == [field]
+    assert len(found["detail"]) < 300
+
+
+async def test_thousands_of_unknown_fields_get_a_short_answer(world: World) -> None:
+    content = b'{"prompt": "x", ' + b", ".join(b'"k%d": 1' % number for number in range(5000)) + b"}"
+
+    assert len((await refused_json(world, 422, content))["fields"]) == 20
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        ("", 415),
+        ("text/plain", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("application/json, text/plain", 415),
+        ("multipart/mixed; boundary=b", 415),
+        ("\xff/\xfe", 415),
+        ("multipart/form-data", 400),
+        ("multipart/form-data; boundary=", 400),
+        ("multipart/form-data; boundary=" + "b" * 5000, 400),
+    ],
+    ids=lambda value: str(value)[:40].encode("unicode_escape").decode() or "none",
+)
+async def test_a_body_of_another_type_is_refused(world: World, content_type: str, status: int) -> None:
+    answer = await world.api.post(
+        "/v1/tasks", content=b'{"prompt": "x"}', headers=[(b"content-type", content_type.encode("latin-1"))]
+    )
+
+    problem(answer, status)
+
+
+async def test_a_compressed_body_is_refused(world: World) -> None:
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    answer = await world.api.post("/v1/tasks", content=b"\x1f\x8b", headers=headers)
+
+    problem(answer, 415)
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json; charset=utf-8", "application/vnd.api+json", "Application/JSON"]
+)
+async def test_json_is_known_under_its_other_names(world: World, content_type: str) -> None:
+    answer = await world.api.post("/v1/tasks", content=b'{"prompt": "x"}', headers={"content-type": content_type})
+
+    assert answer.status_code == 202
+
+
+async def in_pieces(start: bytes, size: int) -> AsyncGenerator[bytes]:
+    yield start
+    for _ in range(size // MB):
+        yield bytes(MB)
+
+
+@pytest.mark.parametrize("announced", [True, False], ids=["announced", "chunked"])
+@pytest.mark.parametrize(
+    ("content_type", "start", "size"),
+    [
+        pytest.param("application/json", b"{", 40 * MB, id="JSON"),
+        pytest.param(BOUNDARY, b"--b\r\n" + FILE, 90 * MB, id="multipart"),
+    ],
+)
+async def test_a_body_past_the_limit_is_refused_before_it_is_parsed(
+    world: World, announced: bool, content_type: str, start: bytes, size: int
+) -> None:
+    headers = {"content-type": content_type} | ({"content-length": str(size)} if announced else {})
+    answer = await world.api.post("/v1/tasks", content=in_pieces(start, size), headers=headers)
+
+    problem(answer, 413, "too_large")
+    assert await nothing_recorded(world)
+
+
+async def test_in_a_form_every_value_is_a_text_that_is_read(world: World) -> None:
+    given = {"prompt": "ein Füchslein", "seed": "5", "prompt_upsampling": "true", "safety_tolerance": "0"}
+    answer = await world.api.post("/v1/tasks", data=given, files={"input_image": ("fox.png", PNG, "image/png")})
+
+    params = answer.json()["params"]
+    assert answer.status_code == 202
+    assert {name: params[name] for name in given} == {
+        "prompt": "ein Füchslein",
+        "seed": 5,
+        "prompt_upsampling": True,
+        "safety_tolerance": 0,
+    }
+
+
+async def test_an_image_in_a_form_may_also_be_a_text(world: World) -> None:
+    answer = await world.api.post("/v1/tasks", files={"prompt": (None, "x"), "input_image": (None, in_base64(PNG))})
+
+    assert len(answer.json()["params"]["images"]) == 1
+
+
+async def test_a_file_input_that_a_browser_sends_empty_is_as_if_it_were_not_there(world: World) -> None:
+    empty = b'content-disposition: form-data; name="input_image%s"; filename=""\r\ncontent-type: image/png\r\n\r\n'
+    answer = await post_form(world, PROMPT, *[empty % number for number in (b"", b"_2", b"_3", b"_4")])
+
+    assert answer.status_code == 202
+    assert answer.json()["params"]["images"] == []
+
+
+async def test_a_page_that_is_named_png_is_refused_by_its_bytes(world: World) -> None:
+    answer = await world.api.post(
+        "/v1/tasks", data={"prompt": "x"}, files={"input_image": ("fox.png", b"<html></html>", "image/png")}
+    )
+
+    assert problem(answer, 422)["fields"] == {"input_image": "not a JPEG, PNG or WebP image"}
+    assert await nothing_recorded(world)
+    assert kept_files(world) == []
+
+
+@pytest.mark.parametrize(
+    ("parts", "status", "words"),
+    [
+        pytest.param([PROMPT, PROMPT], 422, "prompt: given more than once", id="a field twice"),
+        pytest.param(
+            [PROMPT, b'content-disposition: form-data; name="prompt"; filename="p"\r\n\r\nx'],
+            422,
+            "prompt: given more than once",
+            id="a field and a file",
+        ),
+        pytest.param(
+            [b'content-disposition: form-data; name="prompt"; filename="p"\r\n\r\nx'],
+            422,
+            "prompt: takes no file",
+            id="a file for a text",
+        ),
+        pytest.param(
+            [PROMPT, b'content-disposition: form-data; name="colour"\r\n\r\nred'],
+            422,
+            "colour: there is no such field",
+            id="an unknown field",
+        ),
+        pytest.param(
+            [PROMPT, b'content-disposition: form-data; name="seed"\r\n\r\nfive'], 422, "seed: ", id="a wrong number"
+        ),
+        pytest.param(
+            [b'content-disposition: form-data; name="prompt"\r\n\r\na\0b'], 422, "NUL", id="NUL in the prompt"
+        ),
+        pytest.param([b"content-disposition: form-data\r\n\r\nx"], 400, "name", id="a part without a name"),
+        pytest.param([b"x: y\r\n\r\nx"], 400, "name", id="a part without a disposition"),
+        pytest.param([b"no header\r\n\r\nx"], 400, "cannot be read", id="a part without headers"),
+        pytest.param(
+            [PROMPT, *[b'content-disposition: form-data; name="a%d"; filename="a"\r\n\r\nx' % n for n in range(5)]],
+            400,
+            "Too many files",
+            id="five files",
+        ),
+        pytest.param(
+            [b'content-disposition: form-data; name="a%d"\r\n\r\nx' % n for n in range(21)],
+            400,
+            "Too many fields",
+            id="21 fields",
+        ),
+        pytest.param(
+            [b'content-disposition: form-data; name="prompt"\r\n\r\n' + b"x" * (MB + 1)],
+            400,
+            "exceeded maximum size",
+            id="a text of more than a megabyte",
+        ),
+    ],
+)
+async def test_a_form_that_breaks_a_rule_is_refused(world: World, parts: list[bytes], status: int, words: str) -> None:
+    assert words in problem(await post_form(world, *parts), status)["detail"]
+    assert await nothing_recorded(world)
+
+
+async def test_a_form_that_ends_within_a_file_makes_no_task_without_that_file(world: World) -> None:
+    answer = await post_form(world, PROMPT, FILE + PNG[:100], closed=False)
+
+    assert problem(answer, 400)["detail"] == "the multipart body cannot be read: it ends before its closing boundary"
+    assert await nothing_recorded(world)
+
+
+@pytest.mark.parametrize("charset", ["undefined", "punycode", "idna", "unicode_escape", "utf-16", "no-such", '"utf-8"'])
+async def test_text_in_a_form_is_utf8_whatever_its_charset_is_said_to_be(world: World, charset: str) -> None:
+    text = r'content-disposition: form-data; name="prompt"' + "\r\n\r\n" + r"ein Füchslein \ud800"
+    answer = await post_form(world, text.encode(), content_type=f"multipart/form-data; charset={charset}; boundary=b")
+
+    assert answer.status_code == 202
+    assert answer.json()["params"]["prompt"] == r"ein Füchslein \ud800"
