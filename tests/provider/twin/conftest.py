@@ -107,9 +107,7 @@ async def scene() -> AsyncGenerator[Scene, None]:
         twin = Twin(Rules(megapixels=0.02), now=clock, send=send)
         transport = httpx.ASGITransport(create_twin_app(twin, running=False))
         headers = {"x-key": "good", "authorization": "Bearer good"}
-        async with httpx.AsyncClient(
-            transport=transport, base_url="http://twin.test", headers=headers
-        ) as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://twin.test", headers=headers) as client:
             yield Scene(twin, clock, receiver, client)
 
 

@@ -131,9 +131,7 @@ async def test_gptproto_reads_the_authorization_header_with_or_without_bearer(sc
         ({"input_image_2": "AAAA"}, "input_image_2", "value_error"),
     ],
 )
-async def test_a_wrong_body_is_named_in_a_list(
-    scene: Scene, fields: dict[str, object], field: str, kind: str
-) -> None:
+async def test_a_wrong_body_is_named_in_a_list(scene: Scene, fields: dict[str, object], field: str, kind: str) -> None:
     answer = await scene.submit("x", **fields)
 
     assert answer.status_code == 422
@@ -171,9 +169,7 @@ async def test_a_task_is_forgotten_long_after_it_ended(scene: Scene) -> None:
         ("please fail", "Error", 4),
     ],
 )
-async def test_words_in_the_prompt_decide_how_it_ends(
-    scene: Scene, prompt: str, status: str, cost: float
-) -> None:
+async def test_words_in_the_prompt_decide_how_it_ends(scene: Scene, prompt: str, status: str, cost: float) -> None:
     answer = (await scene.submit(prompt)).json()
     scene.clock.advance(2)
     ended = (await scene.poll(answer["id"])).json()

@@ -57,9 +57,7 @@ async def test_without_a_secret_nothing_is_signed(scene: Scene) -> None:
     ("profile", "header", "key"),
     [("a", "x-bfl-signature", "id"), ("b", "x-webhook-secret", "id"), ("c", "x-webhook-secret", "task_id")],
 )
-async def test_each_profile_proves_and_speaks_in_its_own_way(
-    scene: Scene, profile: str, header: str, key: str
-) -> None:
+async def test_each_profile_proves_and_speaks_in_its_own_way(scene: Scene, profile: str, header: str, key: str) -> None:
     await scene.rules(profile=profile, interim_callbacks=False)
     task_id = (await scene.called()).json()["id"]
     await scene.after(2)
@@ -116,9 +114,7 @@ async def test_a_failed_callback_is_sent_again_after_1_5_and_30_seconds(scene: S
     (task,) = (await scene.ledger())["tasks"]
 
     assert waits == [1, 5, 30]
-    assert [(one["attempt"], one["answered"]) for one in task["callbacks"]] == [
-        (n, 503) for n in (1, 2, 3, 4)
-    ]
+    assert [(one["attempt"], one["answered"]) for one in task["callbacks"]] == [(n, 503) for n in (1, 2, 3, 4)]
     assert len({got.body for got in scene.receiver.got}) == 1
 
 

@@ -130,9 +130,7 @@ async def test_a_forged_callback_comes_beside_the_true_one_and_proves_nothing(sc
     await scene.faults(forge_callback=1)
     await scene.called()
     await scene.after(2)
-    proven = [
-        got.headers["x-bfl-signature"] == bfl_signature("s3cret", got.body) for got in scene.receiver.got
-    ]
+    proven = [got.headers["x-bfl-signature"] == bfl_signature("s3cret", got.body) for got in scene.receiver.got]
     samples = {got.json["result"]["sample"] for got in scene.receiver.got}
 
     assert sorted(proven) == [False, True]

@@ -24,9 +24,7 @@ def colours(image: Image.Image) -> list[tuple[int, ...]]:
     """The mean of the left quarter and of the right quarter, above any caption."""
     width, height = image.size
     boxes = ((0, 0, width // 4, height // 2), (3 * width // 4, 0, width, height // 2))
-    return [
-        tuple(round(mean) for mean in ImageStat.Stat(image.convert("RGB").crop(box)).mean) for box in boxes
-    ]
+    return [tuple(round(mean) for mean in ImageStat.Stat(image.convert("RGB").crop(box)).mean) for box in boxes]
 
 
 def test_output_is_one_megapixel_in_any_ratio() -> None:

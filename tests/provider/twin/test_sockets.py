@@ -14,9 +14,7 @@ from app.provider.twin import build
 @pytest.fixture(params=["h11", "httptools"])
 async def server(request: pytest.FixtureRequest) -> AsyncGenerator[httpx.AsyncClient, None]:
     """A client of a twin that is ready at once."""
-    config = uvicorn.Config(
-        build(ready_after_s=0, seed=1), http=request.param, log_config=None, lifespan="on"
-    )
+    config = uvicorn.Config(build(ready_after_s=0, seed=1), http=request.param, log_config=None, lifespan="on")
     running = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
@@ -31,9 +29,7 @@ async def server(request: pytest.FixtureRequest) -> AsyncGenerator[httpx.AsyncCl
             await serving
 
 
-async def test_a_lost_answer_is_no_byte_at_all(
-    server: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_lost_answer_is_no_byte_at_all(server: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
     await server.put("/twin/faults", json={"lose_answer_after": 1})
     with pytest.raises(httpx.RemoteProtocolError, match="without sending a response"):
         await server.post("/v1/flux-kontext-pro", json={"prompt": "x"})
