@@ -2,5 +2,6 @@
 
 from app.store.contract import Missing, Store, sha256_of
 from app.store.folder import FolderStore
+from app.store.objects import BUCKETS, ObjectStore
 
-__all__ = ["FolderStore", "Missing", "Store", "sha256_of"]
+__all__ = ["BUCKETS", "FolderStore", "Missing", "ObjectStore", "Store", "sha256_of"]

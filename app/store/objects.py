@@ -1,0 +1,71 @@
+"""The store in a bucket: S3, Google Cloud Storage or Azure Blob Storage, through obstore.
+
+Credentials come from the variables that each cloud's own tools read (`AWS_...`, `GOOGLE_...`, `AZURE_...`).
+"""
+
+from collections.abc import AsyncGenerator, Generator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import IO, TYPE_CHECKING
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import from_url
+
+from app import ids
+from app.errors import ConfigurationError, Unavailable
+from app.store.contract import Missing
+
+if TYPE_CHECKING:  # obstore has these for type checkers alone
+    from obstore.store import ClientConfig, RetryConfig
+
+BUCKETS = frozenset({"s3", "gs", "az"})
+_PIECE = 256 * 1024
+# The jobs try again for as long as it takes; one try must not hold a hand for minutes.
+_RETRIES: "RetryConfig" = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
+# Plain http serves only where the operator's own endpoint says so, as for a store in the same network.
+_CLIENT: "ClientConfig" = {"connect_timeout": "5s", "timeout": "60s", "user_agent": "fluxhook", "allow_http": True}
+
+
+class ObjectStore:
+    """Everything lies below the prefix that the address names."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._bucket = from_url(url, client_options=_CLIENT, retry_config=_RETRIES)
+        except (BaseError, ValueError) as error:
+            raise ConfigurationError("FLUXHOOK_STORE_URL: cannot be used; write s3://bucket/prefix") from error
+
+    async def put(self, key: str, source: IO[bytes]) -> None:
+        source.seek(0)
+        with _as_ours():
+            await obstore.put_async(self._bucket, key, source)
+
+    async def size(self, key: str) -> int:
+        with _as_ours(key):
+            return (await obstore.head_async(self._bucket, key))["size"]
+
+    async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
+        with _as_ours(key):
+            found = await obstore.get_async(self._bucket, key, options={"range": (start, end)})
+            async for piece in found.stream(min_chunk_size=_PIECE):
+                yield bytes(piece)
+
+    async def check(self) -> None:
+        key = f"check/{ids.new_key()}"
+        with _as_ours():
+            await obstore.put_async(self._bucket, key, b"fluxhook")
+            await obstore.delete_async(self._bucket, key)
+
+
+@contextmanager
+def _as_ours(key: str = "") -> Generator[None]:
+    """Obstore's errors as ours. Its messages may quote addresses with signatures: only their kind is passed on."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if key:
+            raise Missing(key) from error
+        raise Unavailable("the image store cannot be written: there is no such bucket") from error
+    except (BaseError, OSError, ValueError) as error:
+        raise Unavailable(f"the image store does not answer: {type(error).__name__}") from error
