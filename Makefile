@@ -4,7 +4,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup develop demo serve test lint container-check lock clean
+.PHONY: help setup develop demo serve test prove lint crash-matrix storm container-check lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,13 +22,22 @@ serve: setup ## run the service, settings from FLUXHOOK_ variables
 	@$(BIN)/fluxhook serve $(ARGS)
 
 test: develop ## run the tests, ARGS for pytest
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n auto $(ARGS)
 
 lint: develop ## check style, types and layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+prove: develop ## run short forms of the two proofs below, with real kills
+	@$(BIN)/pytest -m proof $(ARGS)
+
+crash-matrix: develop ## crash at every statement and external call, ARGS=--write for the document
+	@PYTHONPATH=. $(BIN)/python -m tests.proof.crash_matrix $(ARGS)
+
+storm: setup ## thousands of tasks, a killed service, and the count at the end, ARGS='--tasks 300 --seed 7'
+	@$(BIN)/python -m tests.proof.storm $(ARGS)
 
 container-check: ## build the image and prove it, as root on Debian
 	@$(PYTHON) .ci/container-check

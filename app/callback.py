@@ -4,13 +4,15 @@ The order is the point: size, token, proof over the raw bytes, parse, one durabl
 """
 
 from collections.abc import AsyncIterable, Sequence
+from datetime import timedelta
 from enum import Enum
 
+from app.consequences import Evidence
 from app.provider import messages
 from app.record import Connection, evidence
 from app.resources import Resources
 from app.secret_keys import CallbackProof
-from app.settle import Evidence, hint, settle
+from app.settle import hint, settle
 from app.task import Report, Said, Witness
 from app.verify import Headers, SigningProfile, Verdict, verify
 
@@ -18,6 +20,7 @@ MAX_BYTES = 1024 * 1024
 # Of callbacks that prove nothing this many different ones are kept for an attempt: enough to see what is wrong.
 _KEPT_UNTRUSTED = 10
 _MAX_HEADERS = 60
+_PATIENCE = timedelta(seconds=20)  # with a task of which an interim callback is the first that is heard
 _MAX_HEADER = 300
 _NEVER_KEPT = frozenset({"authorization", "cookie", "proxy-authorization", "x-webhook-secret"})
 
@@ -52,20 +55,20 @@ async def receive(
     verdict = verify(body, headers, proof.secret, profile)
     given = _evidence(use, submission_id, proof, headers, body, verdict)
     keep = _keep_proven if given.proven else _keep_untrusted
-    known = await use.db.write(lambda connection: keep(connection, use, given))
+    known = await use.db.write(lambda connection: keep(connection, given))
     if not known:
         return Reply.UNKNOWN
     return Reply.FORGED if verdict is Verdict.FORGED else Reply.ACCEPTED
 
 
-def _keep_proven(connection: Connection, use: Resources, given: Evidence) -> bool:
-    return settle(connection, [given], called_back=use.public_url is not None)[0] is not None
+def _keep_proven(connection: Connection, given: Evidence) -> bool:
+    return settle(connection, [given], look_after=_PATIENCE)[0] is not None
 
 
-def _keep_untrusted(connection: Connection, use: Resources, given: Evidence) -> bool:
+def _keep_untrusted(connection: Connection, given: Evidence) -> bool:
     """Keep what proves nothing while it teaches something; past that, only what it hints at counts."""
     if evidence.count_untrusted(connection, given.submission_id, given.verdict) < _KEPT_UNTRUSTED:
-        return _keep_proven(connection, use, given)
+        return _keep_proven(connection, given)
     if given.verdict is not Verdict.FORGED:
         hint(connection, given.submission_id, given.received_at)
     return True

@@ -9,11 +9,11 @@ from typing import IO
 
 import httpx
 
-from app import egress, ids, images, jobs, logs, moves
+from app import egress, ids, images, jobs, logs, metrics, moves
 from app.errors import FluxhookError, ResultRefused
 from app.images import ImageInfo, NotAnImage
 from app.jobs import Step
-from app.record import Connection, downloads, tasks
+from app.record import Connection, downloads, evidence, tasks
 from app.record.tasks import Task
 from app.resources import Resources
 from app.retry import COLLECT
@@ -25,7 +25,10 @@ _MAX_BYTES = 64 * 1024 * 1024
 _MAX_PIXELS = 50_000_000
 _PATIENCE = timedelta(minutes=2)  # with one download: a link that drips leaves time to try again
 _LINK_LIFE = timedelta(minutes=10)
+_LONGEST_LIFE = timedelta(hours=1)  # whatever a link says of itself
+_NEAR_ITS_END = timedelta(minutes=1)
 _GRACE = timedelta(minutes=1)  # a link may live a little longer than it says; nothing is lost by asking once more
+_HOPE = timedelta(hours=1)  # how long a provider that does not answer may still come back with a fresh link
 
 log = logs.get("collect")
 
@@ -47,8 +50,7 @@ async def collect(use: Resources, task_id: str) -> None:
     try:
         kept = await _fetch(use, task)
     except (FluxhookError, httpx.HTTPError, OSError) as error:
-        reason = error.detail if isinstance(error, FluxhookError) else f"no image came: {type(error).__name__}"
-        await _fail(use, task_id, started_at, reason)
+        await _fail(use, task_id, started_at, error)
     else:
         await use.db.write(lambda connection: _store(connection, use, task, started_at, kept))
 
@@ -100,28 +102,40 @@ def _store(connection: Connection, use: Resources, task: Task, started_at: datet
         _note(connection, task, "stored", None, started_at, now)
 
 
-async def _fail(use: Resources, task_id: str, started_at: datetime, reason: str) -> None:
-    if await use.db.write(lambda connection: _lost(connection, use, task_id, started_at, reason)):
+async def _fail(use: Resources, task_id: str, started_at: datetime, error: Exception) -> None:
+    reason = error.detail if isinstance(error, FluxhookError) else f"no image came: {type(error).__name__}"
+    refused = isinstance(error, ResultRefused)
+    if await use.db.write(lambda connection: _lost(connection, use, task_id, started_at, reason, refused=refused)):
+        metrics.assets_lost.inc()
         log.error("asset_lost", task_id=task_id, reason=reason)
 
 
-def _lost(connection: Connection, use: Resources, task_id: str, started_at: datetime, reason: str) -> bool:
-    """Note the failed download. False while the link may live: the next try is left, and a look for a fresh link."""
+def _lost(
+    connection: Connection, use: Resources, task_id: str, started_at: datetime, reason: str, *, refused: bool
+) -> bool:
+    """Note the failed download. False while there is hope: then the next try is left, with a fresh link if need be."""
     now = use.now()
     tasks.lock(connection, [task_id])
     task = tasks.get(connection, task_id)
     if task is None or task.status is not Status.READY:
         return False
     _note(connection, task, "failed", reason, started_at, now)
-    deadline = task.sample_expires_at or (task.ready_at or now) + _LINK_LIFE
-    if now - _GRACE > deadline:  # a link that lives for ever says 9999-12-31, to which nothing can be added
+    deadline = _deadline(task, now)
+    # A dead link is not the end while the provider has not been asked for another.
+    asked = evidence.answered_since(connection, task.submission_id, deadline)
+    if now > deadline + _GRACE and (asked or now > deadline + _HOPE):
         return moves.give_up(connection, task.id, Failure.ASSET_LOST, MoneySpent.YES, reason, now)
     wait = COLLECT.wait(downloads.count(connection, task.id))
-    jobs.enqueue(
-        connection,
-        [(Step.RECONCILE, task.id, now), (Step.COLLECT, task.id, now + wait + ids.jitter(wait / 4))],
-    )
+    jobs.enqueue(connection, [(Step.COLLECT, task.id, now + wait + ids.jitter(wait / 4))])
+    if refused or now > deadline - _NEAR_ITS_END:
+        jobs.enqueue(connection, [(Step.RECONCILE, task.id, now)])
     return False
+
+
+def _deadline(task: Task, now: datetime) -> datetime:
+    """When the link dies: what it says itself, but never later than an hour, else the contract's ten minutes."""
+    ready_at = task.ready_at or now
+    return min(task.sample_expires_at or ready_at + _LINK_LIFE, ready_at + _LONGEST_LIFE)
 
 
 def _note(

@@ -6,6 +6,7 @@ After `submitting` is recorded nothing is ever sent again for that attempt; only
 from datetime import timedelta
 
 from app import ids, jobs, moves
+from app.consequences import Evidence
 from app.errors import Unavailable
 from app.jobs import Step
 from app.provider import Order, Promises
@@ -18,6 +19,11 @@ from app.task import Outcome, Status, Witness
 
 _MARGIN = timedelta(seconds=5)  # between the submit's own deadline and the first look at a lost answer
 
+_FIRST_POLL = timedelta(seconds=1)
+# A callback is overdue after three times the median of the latest tasks; before there are any, after 20 seconds.
+_LATELY, _USUAL, _OVERDUE_FACTOR = 20, timedelta(seconds=20) / 3, 3
+_SOONEST_OVERDUE, _LATEST_OVERDUE = timedelta(seconds=5), timedelta(seconds=60)
+
 
 async def dispatch(use: Resources, task_id: str) -> None:
     """Submit a queued task. One in any other state was dispatched before, or needs it no more."""
@@ -26,6 +32,8 @@ async def dispatch(use: Resources, task_id: str) -> None:
         return
     if use.provider is None:
         raise Unavailable("no provider key is configured")
+    if task.deadline_at is not None and task.deadline_at <= use.now():
+        return  # the sweeper says so; what matters here is that no money is spent
     images = {image["field"]: await _read_image(use, image) for image in task.request["images"]}
     promises = use.provider.promises
     begun = await use.db.write(lambda connection: _begin(connection, use, task, promises))
@@ -35,7 +43,21 @@ async def dispatch(use: Resources, task_id: str) -> None:
     proof = use.keys.callback_proof(submission_id, ring_key)
     answer = await use.provider.submit(_order(use, task, submission_id, proof, images))
     given = answered(submission_id, Witness.SUBMIT, answer, proof, use.now())
-    await use.db.write(lambda connection: settle(connection, [given], called_back=use.public_url is not None))
+    await use.db.write(lambda connection: _keep(connection, use, task, given))
+
+
+def _keep(connection: Connection, use: Resources, task: Task, given: Evidence) -> None:
+    settle(connection, [given], look_after=_patience(connection, use, task))
+    moves.drop_unwanted(connection, task.id, given.received_at)
+
+
+def _patience(connection: Connection, use: Resources, task: Task) -> timedelta:
+    """How long an accepted task may be silent: a multiple of what its model took lately; at once without callbacks."""
+    if use.public_url is None:
+        return _FIRST_POLL
+    lately = sorted(tasks.lately(connection, task.model, _LATELY))
+    usual = lately[len(lately) // 2] if lately else _USUAL
+    return max(_SOONEST_OVERDUE, min(_OVERDUE_FACTOR * usual, _LATEST_OVERDUE))
 
 
 def _begin(connection: Connection, use: Resources, task: Task, promises: Promises) -> tuple[str, str] | None:
@@ -59,7 +81,7 @@ def _begin(connection: Connection, use: Resources, task: Task, promises: Promise
             ring_key=use.keys.newest,
             planned_at=now,
         )
-    submissions.mark_asked(connection, submission_id, now)
+    submissions.mark_asked(connection, submission_id, now, called_back=use.public_url is not None)
     jobs.enqueue(connection, [(Step.RECONCILE, task.id, now + promises.submit_deadline + _MARGIN)])
     return submission_id, last.ring_key if unsent else use.keys.newest
 

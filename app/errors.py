@@ -3,8 +3,9 @@
     FluxhookError
       ConfigurationError     the settings cannot work; the detail names the setting and the mend
       RequestError           the caller can mend it (4xx)
-        MalformedRequest  Unauthorized  Forbidden  NotFound  TooLarge  UnsupportedMediaType
-        RangeNotSatisfiable  InvalidRequest
+        MalformedRequest  Unauthorized  Forbidden  NotFound  Conflict  TooLarge  UnsupportedMediaType
+        RangeNotSatisfiable  InvalidRequest  KeyReused
+          RequestInFlight      a Conflict that passes
       Unavailable            ours, and it passes: try again (503)
       ResultRefused          what the provider's link gave is not a result that may be kept
 
@@ -58,6 +59,18 @@ class NotFound(RequestError):
     title = "There is nothing here"
 
 
+class Conflict(RequestError):
+    code = "conflict"
+    status = 409
+    title = "That is not possible as things stand"
+
+
+class RequestInFlight(Conflict):
+    code = "request_in_flight"
+    title = "The first request with this Idempotency-Key is still being worked on"
+    retryable = True
+
+
 class TooLarge(RequestError):
     code = "too_large"
     status = 413
@@ -80,6 +93,12 @@ class InvalidRequest(RequestError):
     code = "invalid_request"
     status = 422
     title = "The request breaks a rule"
+
+
+class KeyReused(RequestError):
+    code = "idempotency_key_reused"
+    status = 422
+    title = "This Idempotency-Key stands for another request"
 
 
 class Unavailable(FluxhookError):

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from app import __version__, worker
 from app.resources import Resources
-from app.web import callbacks, health, image, pages, problems, tasks
+from app.web import callbacks, changes, health, image, pages, problems, tasks
 from app.web.problems import Problem
 from app.web.request_log import RequestLog
 
@@ -24,11 +24,10 @@ def create_app(resources: AbstractAsyncContextManager[Resources], *, with_worker
             if not with_worker:
                 yield
                 return
-            stopping = asyncio.Event()
             async with asyncio.TaskGroup() as group:
-                group.create_task(worker.run(use, stopping))
+                group.create_task(worker.run(use))
                 yield
-                stopping.set()
+                use.stopping.set()
 
     app = FastAPI(
         title="Fluxhook",
@@ -40,7 +39,7 @@ def create_app(resources: AbstractAsyncContextManager[Resources], *, with_worker
         # A redirect would name the host and scheme of our side of a proxy.
         redirect_slashes=False,
     )
-    for module in (tasks, image, callbacks, health, pages):
+    for module in (changes, tasks, image, callbacks, health, pages):
         app.include_router(module.router)
     app.mount("/static", pages.static)
     problems.install(app)

@@ -1,4 +1,4 @@
-"""The moves of a task that no witness causes: it is being asked for, its image is kept, we give it up.
+"""The moves of a task that no witness causes: it is being asked for, its image is kept, somebody gives it up.
 
 Together with `settle` these are all the moves there are. Each names, through its fence, the states it may
 come from; False means that the task is in none of them, which is a normal outcome.
@@ -7,12 +7,15 @@ come from; False means that the task is in none of them, which is a normal outco
 from datetime import datetime
 from typing import Any
 
-from app.record import Connection, results, tasks
+from app.admit import admit
+from app.record import Connection, accounts, queue, results, tasks
 from app.task import Failure, MoneySpent, Status
 
 
 def begin(connection: Connection, task_id: str, submission_id: str, now: datetime) -> bool:
-    """The provider is about to be asked, by this attempt."""
+    """The provider is about to be asked, by this attempt. Only a task that holds a slot may."""
+    if not queue.is_admitted(connection, task_id):
+        return False
     return tasks.move(connection, task_id, Status.SUBMITTING, now, submission_id=submission_id)
 
 
@@ -28,12 +31,38 @@ def give_up(
     connection: Connection, task_id: str, failure: Failure, spent: MoneySpent, detail: str, now: datetime
 ) -> bool:
     """Nothing better will be learned of this task."""
-    return tasks.move(
-        connection,
-        task_id,
-        Status.FAILED,
-        now,
-        failure=failure,
-        money_spent=spent,
-        failure_detail=detail,
-    )
+    reason = {"failure": failure, "money_spent": spent, "failure_detail": detail}
+    if not tasks.move(connection, task_id, Status.FAILED, now, **reason):
+        return False
+    _hand_on_slot(connection, task_id, now)
+    return True
+
+
+def cancel(connection: Connection, task_id: str, now: datetime) -> bool:
+    """Nobody wants this task any more. One that the provider may have is only marked: it cannot be called back."""
+    if not tasks.move(connection, task_id, Status.CANCELLED, now):
+        tasks.mark_unwanted(connection, task_id, now)
+        return False
+    _hand_on_slot(connection, task_id, now)
+    return True
+
+
+def drop_unwanted(connection: Connection, task_id: str, now: datetime) -> bool:
+    """Cancel a task that somebody cancelled while the provider was asked, and that the provider has refused since."""
+    task = tasks.get(connection, task_id)
+    if task is None or task.unwanted_at is None or task.status is not Status.QUEUED:
+        return False
+    return cancel(connection, task_id, now)
+
+
+def resubmit(connection: Connection, task_id: str, account_id: str, now: datetime) -> bool:
+    """A person wants a new attempt of a task that failed, knowing what it may cost."""
+    if not tasks.reopen(connection, task_id, now):
+        return False
+    admit(connection, account_id, now)
+    return True
+
+
+def _hand_on_slot(connection: Connection, task_id: str, now: datetime) -> None:
+    for account_id in accounts.release(connection, [task_id]):
+        admit(connection, account_id, now)

@@ -6,7 +6,7 @@ The rules are the providers' published ones (OpenAPI document of the BFL API, Ko
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 IMAGE_FIELDS = ("input_image", "input_image_2", "input_image_3", "input_image_4")
 
@@ -74,3 +74,16 @@ class Params(BaseModel):
         """The images that were given, by field, in order."""
         given = ((field, getattr(self, field)) for field in IMAGE_FIELDS)
         return {field: value for field, value in given if value is not None}
+
+
+OPTIONS = ("priority", "deadline_at")
+
+
+class TaskParams(Params):
+    """A task of the native API: the provider's parameters, and what Fluxhook itself is to do with it."""
+
+    priority: Annotated[int, Field(ge=0, le=9, description="9 goes before 0 when tasks have to queue.")] = 0
+    deadline_at: Annotated[
+        AwareDatetime | None,
+        Field(description="A task that the provider was not asked for by then fails, and costs nothing."),
+    ] = None

@@ -5,20 +5,31 @@ Its answer is evidence like any other. Until the task is done there is always a 
 
 from datetime import datetime, timedelta
 
-from app import ids, jobs, moves
+from app import ids, jobs, logs, metrics, moves
 from app.errors import Unavailable
 from app.jobs import Step
-from app.provider import Answer, Promises, Reference
-from app.record import Connection, submissions, tasks
+from app.provider import Answer, Provider, Reference, messages
+from app.record import Connection, evidence, submissions, tasks
 from app.record.submissions import Submission
 from app.record.tasks import Task
 from app.resources import Resources
 from app.settle import answered, settle
-from app.task import Failure, MoneySpent, Said, Status, Witness
+from app.task import Effect, Failure, MoneySpent, Said, Status, Witness
 
-_OPEN = frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.READY})
+_WAITING = frozenset({Status.SUBMITTING, Status.SUBMITTED})
+_OPEN = _WAITING | {Status.READY}  # a ready task may need a fresh link
 _SOONEST, _LATEST = timedelta(seconds=1), timedelta(seconds=30)
+_HINTS_APART = timedelta(seconds=5)  # however many hints come, a task is not asked about more often
 _GIVE_UP = timedelta(hours=24)  # a provider that is silent for a day will not speak of this task again
+
+CALLBACKS_MISSING = (
+    "no callback came for any of the latest tasks: is FLUXHOOK_PUBLIC_URL reachable from the provider? "
+    "Their results were polled."
+)
+_LATEST_TASKS, _ENOUGH_TO_TELL = 5, 3
+_NOBODY_KNOWS = "the provider's answer was lost, and nothing proved since whether it took the task"
+
+log = logs.get("reconcile")
 
 
 async def reconcile(use: Resources, task_id: str) -> None:
@@ -28,76 +39,117 @@ async def reconcile(use: Resources, task_id: str) -> None:
         return
     if use.provider is None:
         raise Unavailable("no provider key is configured")
-    task, submission = found
-    if submission.provider_id is None:
+    task, submission, provider_id, last_asked_at = found
+    too_soon = _earliest(submission, last_asked_at, use.now())
+    if provider_id is None:
         await use.db.write(lambda connection: _hold(connection, use, task.id))
-        return
-    answer = await use.provider.fetch(Reference(submission.provider_id, submission.polling_url))
-    await use.db.write(lambda connection: _keep(connection, use, task, submission, answer))
+    elif too_soon is not None:
+        await use.db.write(lambda connection: jobs.enqueue(connection, [(Step.RECONCILE, task.id, too_soon)]))
+    else:
+        await _ask(use, use.provider, task, submission, provider_id)
 
 
-def _read(connection: Connection, task_id: str) -> tuple[Task, Submission] | None:
+def callbacks_are_missing(connection: Connection) -> bool:
+    """Whether callbacks are configured, and none came for the latest tasks that came out."""
+    came = evidence.called_back_lately(connection, _LATEST_TASKS)
+    return len(came) >= _ENOUGH_TO_TELL and not any(came)
+
+
+async def _ask(use: Resources, provider: Provider, task: Task, submission: Submission, provider_id: str) -> None:
+    answer = await provider.fetch(Reference(provider_id, submission.polling_url))
+    repaired = await use.db.write(lambda connection: _keep(connection, use, provider, task, submission, answer))
+    if repaired:
+        metrics.tasks_repaired_by_poll.inc()
+        log.warning("repaired_by_poll", task_id=task.id, said=answer.report.said)
+        if await use.db.read(callbacks_are_missing):
+            log.warning("callbacks_missing", detail=CALLBACKS_MISSING)
+
+
+def _read(connection: Connection, task_id: str) -> tuple[Task, Submission, str | None, datetime | None] | None:
     task = tasks.get(connection, task_id)
     if task is None or task.status not in _OPEN:
         return None
     submission = submissions.get(connection, task.submission_id)
-    return None if submission is None else (task, submission)
+    if submission is None:
+        return None
+    provider_id = submission.provider_id or _hinted_id(connection, submission.id)
+    return task, submission, provider_id, evidence.last_polled_at(connection, submission.id)
+
+
+def _hinted_id(connection: Connection, submission_id: str) -> str | None:
+    """What a callback that proved nothing calls the task whose answer was lost: enough to ask the provider by.
+
+    It knew the address that only the provider was given. An id that another attempt has is not ours all the same.
+    """
+    named = (messages.read_status(body).provider_id for body in evidence.hints(connection, submission_id))
+    return next((each for each in named if each is not None and not submissions.is_known(connection, each)), None)
+
+
+def _earliest(submission: Submission, last_asked_at: datetime | None, now: datetime) -> datetime | None:
+    """When the provider may be asked again; None when that is now. A flood of hints is no flood of polls."""
+    if last_asked_at is None:
+        return None
+    earliest = last_asked_at + min(_wait(now - _asked_at(submission)), _HINTS_APART)
+    return earliest if earliest > now else None
 
 
 def _hold(connection: Connection, use: Resources, task_id: str) -> None:
     """Wait for the callback that proves acceptance; when none can come any more, say that nobody knows."""
     tasks.lock(connection, [task_id])
     found = _read(connection, task_id)
-    if found is None or found[1].provider_id is not None:
-        return  # it came just now
-    task, submission = found
-    now, until = use.now(), _asked_at(submission) + _hold_window(use)
+    if found is None or found[0].status not in _WAITING or found[1].provider_id is not None:
+        return  # what proves it came just now
+    now, until = use.now(), _asked_at(found[1]) + use.hold_window
     if now < until:
-        jobs.enqueue(connection, [(Step.RECONCILE, task.id, until)])
+        jobs.enqueue(connection, [(Step.RECONCILE, task_id, until)])
         return
-    detail = "the provider's answer was lost, and nothing proved since whether it took the task"
-    moves.give_up(connection, task.id, Failure.UNKNOWN_OUTCOME, MoneySpent.MAYBE, detail, now)
+    moves.give_up(connection, task_id, Failure.UNKNOWN_OUTCOME, MoneySpent.MAYBE, _NOBODY_KNOWS, now)
 
 
-def _hold_window(use: Resources) -> timedelta:
-    """How long a callback may still prove a lost answer; without callbacks nothing ever will."""
-    if use.public_url is None or use.provider is None:
-        return timedelta()
-    promises = use.provider.promises
-    return promises.slowest_task + promises.callback_window
-
-
-def _keep(connection: Connection, use: Resources, task: Task, submission: Submission, answer: Answer) -> None:
+def _keep(
+    connection: Connection, use: Resources, provider: Provider, task: Task, submission: Submission, answer: Answer
+) -> bool:
+    """Settle the answer and leave the next look; True when it told what a callback should have told."""
     now = use.now()
     # Under a key that left the ring no callback is believed any more, so an echo of its secret gives nothing away.
     known = submission.ring_key in use.keys
     proof = use.keys.callback_proof(submission.id, submission.ring_key) if known else None
     given = answered(submission.id, Witness.POLL, answer, proof, now)
-    settle(connection, [given], called_back=use.public_url is not None)
-    _look_again(connection, use, task.id, submission, answer.report.said, now)
+    effects = settle(connection, [given], look_after=_SOONEST)
+    _look_again(connection, task.id, submission, _patience(use, provider, submission, answer.report.said), now)
+    told = answer.report.said in {Said.READY, Said.FAILED}
+    return submission.called_back and told and effects == [Effect.MOVED]
 
 
 def _look_again(
-    connection: Connection, use: Resources, task_id: str, submission: Submission, said: Said, now: datetime
+    connection: Connection, task_id: str, submission: Submission, patience: tuple[timedelta, str], now: datetime
 ) -> None:
     """Leave the next look at a task that is still open, or give it up once nothing better can come."""
     task = tasks.get(connection, task_id)
-    if task is None or task.status not in {Status.SUBMITTING, Status.SUBMITTED}:
+    if task is None or task.status not in _WAITING:
         return
     age = now - _asked_at(submission)
-    promises = use.provider.promises if use.provider else None
-    if _hopeless(said, age, promises):
-        detail = "the provider does not know the task any more" if said is Said.NOT_FOUND else "no result in a day"
-        moves.give_up(connection, task.id, Failure.UNKNOWN_OUTCOME, MoneySpent.MAYBE, detail, now)
+    longest, reason = patience
+    if age > longest:
+        moves.give_up(connection, task.id, Failure.UNKNOWN_OUTCOME, MoneySpent.MAYBE, reason, now)
         return
-    wait = max(_SOONEST, min(age / 4, _LATEST))
+    wait = _wait(age)
     jobs.enqueue(connection, [(Step.RECONCILE, task.id, now + wait + ids.jitter(wait / 4))])
 
 
-def _hopeless(said: Said, age: timedelta, promises: Promises | None) -> bool:
-    """Whether polling has nothing left to wait for. A young task may be unknown in one region and alive in another."""
-    slowest = promises.slowest_task if promises else _GIVE_UP
-    return age > (slowest if said is Said.NOT_FOUND else _GIVE_UP)
+def _patience(use: Resources, provider: Provider, submission: Submission, said: Said) -> tuple[timedelta, str]:
+    """How old a task may become that the provider says this of, and what is said of it then."""
+    if said is not Said.NOT_FOUND:
+        return _GIVE_UP, "no result in a day"
+    if submission.provider_id is None:  # it was asked for by the name in a hint: that there is no such task says little
+        return use.hold_window, _NOBODY_KNOWS
+    # A young task may be unknown in one region and alive in another.
+    return provider.promises.slowest_task, "the provider does not know the task any more"
+
+
+def _wait(age: timedelta) -> timedelta:
+    """How long until the next look at a task of this age."""
+    return max(_SOONEST, min(age / 4, _LATEST))
 
 
 def _asked_at(submission: Submission) -> datetime:

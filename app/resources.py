@@ -1,9 +1,12 @@
 """Everything a step is handed, as one frozen value: built once by `open_resources`, passed first, called `use`."""
 
+import asyncio
+import hashlib
 import os
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,12 +14,12 @@ import httpx
 
 from app import clock, egress, ids
 from app.errors import ConfigurationError
-from app.provider import Bfl, Gptproto, Provider
+from app.provider import Bfl, Gptproto, Promises, Provider
 from app.provider import exchange as provider_exchange
 from app.record.database import Database, open_database
 from app.secret_keys import KeyRing
 from app.settings import Settings
-from app.store import FolderStore, Store
+from app.store import BUCKETS, FolderStore, ObjectStore, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,7 @@ class Resources:
     store: Store
     keys: KeyRing
     now: clock.Now
+    account_id: str  # whose slots and credits are used
     provider: Provider | None  # None: no key is configured, so nothing can be submitted
     web: httpx.AsyncClient  # for addresses that an application names
     results: httpx.AsyncClient  # for the provider's links
@@ -34,7 +38,9 @@ class Resources:
     provider_origin: str
     public_url: str | None  # None: no callbacks, the provider is polled
     trust_shared_secret: bool
+    hold_window: timedelta  # how long a callback may still prove an attempt whose answer was lost
     scratch: Path  # where a download lies until it is checked
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)  # set when the process was asked to end
 
 
 @asynccontextmanager
@@ -46,9 +52,10 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
         provider = build_provider(settings, http)
         yield Resources(
             db=db,
-            store=FolderStore(store_folder(settings)),
+            store=open_store(settings),
             keys=key_ring(settings),
             now=now,
+            account_id=account_id(settings),
             provider=provider,
             web=await stack.enter_async_context(egress.guarded_client(settings.egress_allow)),
             results=await stack.enter_async_context(results_client()),
@@ -56,6 +63,7 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
             provider_origin=provider_base(settings),
             public_url=settings.public_url,
             trust_shared_secret=settings.shared_secret_callbacks == "accept",  # noqa: S105
+            hold_window=hold_window(settings, provider),
             scratch=settings.data_dir,
         )
 
@@ -75,6 +83,10 @@ def provider_base(settings: Settings) -> str:
     return settings.bfl_base_url if settings.provider == "bfl" else settings.gptproto_base_url
 
 
+def promises_of(settings: Settings) -> Promises:
+    return Bfl.promises if settings.provider == "bfl" else Gptproto.promises
+
+
 def build_provider(settings: Settings, http: httpx.AsyncClient) -> Provider | None:
     if settings.provider_key is None:
         return None
@@ -82,17 +94,41 @@ def build_provider(settings: Settings, http: httpx.AsyncClient) -> Provider | No
     return adapter(http, provider_base(settings), settings.provider_key)
 
 
+def hold_window(settings: Settings, provider: Provider | None) -> timedelta:
+    """As the operator says, else as the provider's promises add up; without callbacks nothing will ever prove it."""
+    if settings.public_url is None or provider is None:
+        return timedelta()
+    if settings.hold_seconds is not None:
+        return timedelta(seconds=settings.hold_seconds)
+    return provider.promises.slowest_task + provider.promises.callback_window
+
+
+def account_id(settings: Settings) -> str:
+    """Names an account of a provider by its key, without giving the key away."""
+    digest = hashlib.sha256((settings.provider_key or "").encode()).hexdigest()[:12]
+    return f"{settings.provider}:{digest}"
+
+
 def database_url(settings: Settings) -> str:
     return settings.database_url or f"sqlite:///{settings.data_dir / 'fluxhook.db'}"
 
 
-def store_folder(settings: Settings) -> Path:
+def open_store(settings: Settings) -> Store:
+    """The store that the settings name: a bucket, or a folder."""
+    folder = store_folder(settings)
+    return ObjectStore(settings.store_url or "") if folder is None else FolderStore(folder)
+
+
+def store_folder(settings: Settings) -> Path | None:
+    """The folder that images are kept in; None when it is a bucket."""
     url = settings.store_url
     if url is None:
         return settings.data_dir / "images"
     scheme = urlsplit(url).scheme
+    if scheme in BUCKETS:
+        return None
     if scheme not in {"", "file"}:
-        raise ConfigurationError(f"FLUXHOOK_STORE_URL: {scheme}:// is not supported; name a folder")
+        raise ConfigurationError(f"FLUXHOOK_STORE_URL: not a folder, s3://, gs:// or az://, but {scheme}://")
     return Path(url.removeprefix("file://"))
 
 

@@ -18,6 +18,7 @@ class Backoff:
 
 
 SUBMIT = Backoff(first=timedelta(seconds=1), longest=timedelta(minutes=1))
-POLL = Backoff(first=timedelta(seconds=1), longest=timedelta(seconds=30))
+BUSY = Backoff(first=timedelta(seconds=1), longest=timedelta(seconds=30))
+UNPAID = Backoff(first=timedelta(seconds=30), longest=timedelta(minutes=10))
 COLLECT = Backoff(first=timedelta(seconds=1), longest=timedelta(seconds=20))
 STEP_FAILED = Backoff(first=timedelta(seconds=2), longest=timedelta(minutes=5))

@@ -75,7 +75,10 @@ class Settings(BaseModel):
         "data"
     )
     store_url: Annotated[
-        str | None, Field(description="Where images are kept: a folder. Default: `images` in DATA_DIR.")
+        str | None,
+        Field(
+            description="Where images are kept: a folder, or `s3://`, `gs://`, `az://`. Default: `images` in DATA_DIR."
+        ),
     ] = None
     public_url: Annotated[
         Url | None,
@@ -100,6 +103,10 @@ class Settings(BaseModel):
         Literal["accept", "hint"],
         Field(description="Whether the plain secret in a header proves a callback, or only causes a poll."),
     ] = "accept"  # noqa: S105 - a choice, not a secret
+    hold_seconds: Annotated[
+        int | None,
+        Field(ge=0, description="How long a callback may still prove a lost answer. Default: 756, from the contract."),
+    ] = None
     result_hosts: Annotated[
         Names, Field(description="Further hosts that results may come from: `name` or `*.name`, https only.")
     ] = ()
@@ -189,7 +196,13 @@ def names_private_host(host: str) -> bool:
         return not ipaddress.ip_address(host).is_global
     except ValueError:
         private_suffixes = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
-        return "." not in host or host.endswith(private_suffixes)
+        return "." not in host or host.endswith(private_suffixes) or _ends_in_a_number(host)
+
+
+def _ends_in_a_number(host: str) -> bool:
+    """Whether this is an IPv4 address written so that only a resolver reads it: 127.1, 0x7f.0.0.1, 2130706433."""
+    last = host.rpartition(".")[2]
+    return last.isdecimal() or last.startswith("0x")
 
 
 def _explain(error: ValidationError) -> str:

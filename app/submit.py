@@ -6,7 +6,7 @@ Nothing is sent from here, and nothing is recorded of a task that is refused.
 import asyncio
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from tempfile import TemporaryFile
@@ -14,10 +14,11 @@ from typing import IO, Any
 
 import httpx
 
-from app import ids, images, jobs
+from app import ids, images
+from app.admit import admit
 from app.errors import InvalidRequest, TooLarge, Unavailable
 from app.images import NotAnImage
-from app.params import IMAGE_FIELDS, Params
+from app.params import IMAGE_FIELDS, OPTIONS, Params, TaskParams
 from app.provider import Promises
 from app.record import Connection, submissions, tasks
 from app.resources import Resources
@@ -42,14 +43,23 @@ class KeptImage:
     height: int
 
 
-async def submit(use: Resources, key_id: str, params: Params, files: Mapping[str, IO[bytes]]) -> str:
+async def submit(
+    use: Resources,
+    key_id: str,
+    params: TaskParams,
+    files: Mapping[str, IO[bytes]],
+    also: Callable[[Connection, str], None] = lambda _connection, _task_id: None,
+) -> str:
     """Record a task for dispatch and return its id.
 
-    `files` holds uploaded images by field, in place of a text in `params`. Raises InvalidRequest or TooLarge
-    naming the field at fault, Unavailable when no provider is configured or the store cannot be written.
+    `files` holds uploaded images by field, in place of a text in `params`; `also` joins the transaction, with the
+    task's id. Raises InvalidRequest or TooLarge naming the field at fault, Unavailable when no provider is
+    configured or the store cannot be written.
     """
     if use.provider is None:
         raise Unavailable("no provider key is configured: the operator has to set one")
+    if params.deadline_at is not None and params.deadline_at <= use.now():
+        raise InvalidRequest("deadline_at: is in the past", {"deadline_at": "is in the past"})
     promises = use.provider.promises
     kept = [await _keep(use, promises, field, given) for field, given in _in_order(params, files).items()]
     now = use.now()
@@ -61,10 +71,14 @@ async def submit(use: Resources, key_id: str, params: Params, files: Mapping[str
             id=task_id,
             key_id=key_id,
             provider=promises.name,
+            account_id=use.account_id,
             model=params.model,
             status=Status.QUEUED,
             request=_request(params, kept),
             warnings=_warnings(params, kept),
+            priority=params.priority,
+            deadline_at=params.deadline_at,
+            dispatch_after_at=now,
             submission_id=submission_id,
             created_at=now,
         )
@@ -77,7 +91,8 @@ async def submit(use: Resources, key_id: str, params: Params, files: Mapping[str
             ring_key=use.keys.newest,
             planned_at=now,
         )
-        jobs.enqueue(connection, [(jobs.Step.DISPATCH, task_id, now)])
+        admit(connection, use.account_id, now)
+        also(connection, task_id)
 
     await use.db.write(record)
     return task_id
@@ -161,7 +176,7 @@ async def _check_and_put(use: Resources, promises: Promises, field: str, file: I
 
 def _request(params: Params, kept: list[KeptImage]) -> dict[str, Any]:
     """What the task remembers of its request: every parameter, and references in place of images."""
-    asked = params.model_dump(exclude={"model", *IMAGE_FIELDS})
+    asked = params.model_dump(exclude={"model", *IMAGE_FIELDS, *OPTIONS})
     return {**asked, "images": [asdict(image) for image in kept]}
 
 

@@ -38,6 +38,10 @@ MOVES: Mapping[Status, frozenset[Status]] = {
 }
 
 
+# Final means that no evidence and no clock moves it. A person may ask for a new attempt at these.
+RESUBMITTABLE = frozenset({Status.FAILED})
+
+
 def sources(target: Status) -> frozenset[Status]:
     """The states from which `target` may be reached: what a fence in SQL has to name."""
     return frozenset(status for status, targets in MOVES.items() if target in targets)
@@ -85,6 +89,7 @@ class Said(StrEnum):
     FAILED = "failed"
     REFUSED = "refused"  # never accepted, and asking again would change nothing
     BUSY = "busy"  # never accepted: all slots are taken
+    UNPAID = "unpaid"  # never accepted: the account is out of credits
     DOWN = "down"  # never accepted: not reached, or out of order
     NOT_FOUND = "not_found"
     LOST = "lost"  # we asked, and no answer came that could be used
@@ -150,6 +155,8 @@ def decide(standing: Standing, report: Report, witness: Witness, *, proven: bool
         return Decision(Effect.SUPERSEDED)
     if not proven or report.said is Said.UNCLEAR:
         return Decision(Effect.HINTED)
+    if _was_asked_anew(standing, report):
+        return Decision(Effect.SUPERSEDED)
     if _contradicts(standing, report, witness):
         return Decision(Effect.CONTRADICTED)
     return _apply(standing, report)
@@ -161,6 +168,17 @@ def money_spent(outcome: Outcome, said: Said) -> MoneySpent:
     return MoneySpent.NO if refused else MoneySpent.MAYBE
 
 
+def _was_asked_anew(standing: Standing, report: Report) -> bool:
+    """Whether a person has asked for a new attempt, and this only says again how the last one went.
+
+    Only so is a task queued whose attempt was not refused. A result of that attempt is still welcome, and so is
+    the news that the provider has it.
+    """
+    outlived = standing.status is Status.QUEUED and standing.outcome in {Outcome.ACCEPTED, Outcome.UNKNOWN}
+    known = report.said is Said.PENDING and standing.outcome is Outcome.ACCEPTED
+    return outlived and (report.said is Said.FAILED or known)
+
+
 def _contradicts(standing: Standing, report: Report, witness: Witness) -> bool:
     # The answer to our own submit names the id to poll; a reseller's callback may carry its supplier's.
     other_id = (
@@ -169,7 +187,7 @@ def _contradicts(standing: Standing, report: Report, witness: Witness) -> bool:
         and standing.provider_id is not None
         and report.provider_id != standing.provider_id
     )
-    refusal = report.said in {Said.REFUSED, Said.BUSY, Said.DOWN}
+    refusal = report.said in {Said.REFUSED, Said.BUSY, Said.UNPAID, Said.DOWN}
     refused_after_accepted = refusal and standing.outcome is Outcome.ACCEPTED
     failed_after_ready = report.said is Said.FAILED and standing.status is Status.READY
     return other_id or refused_after_accepted or failed_after_ready
@@ -187,7 +205,7 @@ def _apply(standing: Standing, report: Report) -> Decision:
             return Decision(_adopted(report.provider_id not in {None, standing.provider_id}))
         case Said.FAILED | Said.REFUSED:
             return Decision(Effect.MOVED, Status.FAILED)
-        case Said.BUSY if standing.status is Status.SUBMITTING:
+        case Said.BUSY | Said.UNPAID if standing.status is Status.SUBMITTING:
             return Decision(Effect.MOVED, Status.QUEUED)
         case Said.DOWN if standing.status is Status.SUBMITTING:
             used_up = standing.tries + 1 >= MAX_TRIES

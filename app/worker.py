@@ -2,29 +2,42 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 
 from app import ids, jobs, logs
+from app.admit import wake
 from app.collect import collect
 from app.dispatch import dispatch
 from app.errors import FluxhookError, Unavailable
 from app.jobs import Job, Step
 from app.reconcile import reconcile
-from app.record import Connection
+from app.record import Connection, tasks
 from app.resources import Resources
 from app.retry import STEP_FAILED
+from app.sweep import NO_TASK, sweep
+from app.task import Status
 
 STEPS: Mapping[Step, Callable[[Resources, str], Awaitable[None]]] = {
     Step.DISPATCH: dispatch,
     Step.RECONCILE: reconcile,
     Step.COLLECT: collect,
+    Step.ADMIT: wake,
+    Step.SWEEP: sweep,
 }
 
-CONCURRENCY = 32  # 24 tasks in flight at the provider, and room to poll and collect beside them
+# Each kind of work has its own hands, so that no kind waits for another: a slow download must not keep tasks from
+# being submitted, nor a slow provider a download from its deadline.
+LANES: tuple[tuple[frozenset[Step], int], ...] = (
+    (frozenset({Step.COLLECT}), 8),
+    (frozenset({Step.DISPATCH}), 24),  # as many as a provider takes at once
+    (frozenset({Step.RECONCILE}), 8),
+    (frozenset({Step.ADMIT, Step.SWEEP}), 2),
+)
 _MAX_FAILURES = 10
-_GRACE_S = 10.0  # what a stopping service gives the steps in hand
+_GRACE = timedelta(seconds=8)  # what a stopping service gives the steps in hand
 _LONGEST_SLEEP_S = 5.0
 _SHORTEST_SLEEP_S = 0.05  # a due job whose task is in hand is not worth spinning for
 
@@ -39,26 +52,34 @@ async def run_once(use: Resources) -> bool:
     return bool(claimed)
 
 
-async def run(use: Resources, stopping: asyncio.Event) -> None:
-    """Do jobs as they fall due, until `stopping` is set; then finish what is in hand, for a bounded time."""
-    loop, wake = asyncio.get_running_loop(), asyncio.Event()
-    use.db.on_signal(partial(_wake, loop, wake))
-    in_hand: set[asyncio.Task[None]] = set()
-    released = False
-    while not stopping.is_set():
-        wake.clear()
-        released = released or await _released(use)
-        for job in await _claim(use, CONCURRENCY - len(in_hand) if released else 0):
+async def run(use: Resources, *, grace: timedelta = _GRACE) -> None:
+    """Do jobs as they fall due, until `use.stopping` is set; then finish what is in hand, for a bounded time."""
+    loop, woken = asyncio.get_running_loop(), asyncio.Event()
+    use.db.on_signal(partial(_wake, loop, woken))
+    in_hand: dict[asyncio.Task[None], Step] = {}
+    started = False
+    while not use.stopping.is_set():
+        woken.clear()
+        started = started or await _start(use)
+        for job in await _claim(use, Counter(in_hand.values())) if started else ():
             task = asyncio.create_task(perform(use, job))
-            in_hand.add(task)
-            task.add_done_callback(in_hand.discard)
-            task.add_done_callback(lambda _: wake.set())
-        await _sleep(use, stopping, wake)
-    if in_hand:
-        _, late = await asyncio.wait(in_hand, timeout=_GRACE_S)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+            in_hand[task] = job.step
+            task.add_done_callback(in_hand.pop)
+            task.add_done_callback(lambda _: woken.set())
+        await _sleep(use, woken)
+    await _finish(use, set(in_hand), grace)
+
+
+async def _finish(use: Resources, in_hand: set[asyncio.Task[None]], grace: timedelta) -> None:
+    """Let the steps in hand end; what takes too long is stopped, and its job is runnable again."""
+    if not in_hand:
+        return
+    _, late = await asyncio.wait(in_hand, timeout=grace.total_seconds())
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
+    if late:
+        await _start(use)
 
 
 async def perform(use: Resources, job: Job) -> None:
@@ -109,30 +130,44 @@ def _wake(loop: asyncio.AbstractEventLoop, wake: asyncio.Event) -> None:
     loop.call_soon_threadsafe(wake.set)
 
 
-async def _released(use: Resources) -> bool:
-    """Make runnable what the last process left running; False while the database is away."""
+async def _start(use: Resources) -> bool:
+    """Make runnable what was left running, and see that the sweeper sweeps; False while the database is away.
+
+    While nobody was here callbacks may have been missed: the provider is asked about every task that it has.
+    """
+
+    def leave(connection: Connection) -> None:
+        now = use.now()
+        jobs.release_all(connection)
+        submitted = tasks.ids_in(connection, Status.SUBMITTED)
+        jobs.enqueue(connection, [(Step.RECONCILE, task_id, now) for task_id in sorted(submitted)])
+        jobs.enqueue(connection, [(Step.SWEEP, NO_TASK, now)])
+
     try:
-        await use.db.write(jobs.release_all)
+        await use.db.write(leave)
     except Unavailable:
         return False
     return True
 
 
-async def _claim(use: Resources, room: int) -> list[Job]:
-    if room <= 0:
-        return []
+async def _claim(use: Resources, in_hand: Counter[Step]) -> list[Job]:
+    """Due jobs, as many of each lane as it has room for."""
+    rooms = [(lane, room - sum(in_hand[step] for step in lane)) for lane, room in LANES]
+
+    def take(connection: Connection) -> list[Job]:
+        now = use.now()
+        return [job for lane, room in rooms if room > 0 for job in jobs.claim(connection, now, room, lane)]
+
     try:
         due = await use.db.read(jobs.next_due)
-        if due is None or due > use.now():
-            return []
-        return await use.db.write(lambda connection: jobs.claim(connection, use.now(), room))
+        return await use.db.write(take) if due is not None and due <= use.now() else []
     except Unavailable:
         return []
 
 
-async def _sleep(use: Resources, stopping: asyncio.Event, wake: asyncio.Event) -> None:
+async def _sleep(use: Resources, woken: asyncio.Event) -> None:
     """Until the next job is due, one is left, one ends, or the service stops."""
-    waits = [asyncio.create_task(stopping.wait()), asyncio.create_task(wake.wait())]
+    waits = [asyncio.create_task(use.stopping.wait()), asyncio.create_task(woken.wait())]
     try:
         await asyncio.wait(waits, timeout=await _until_next(use), return_when=asyncio.FIRST_COMPLETED)
     finally:

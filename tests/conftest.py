@@ -52,18 +52,16 @@ def postgres() -> Generator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def postgres_database(postgres: Postgres) -> Generator[str]:
-    """The name of a migrated database on it, one for all tests: to make one takes a quarter of a second."""
-    name = f"test_{uuid4().hex}"
+def postgres_template(postgres: Postgres) -> str:
+    """The name of a migrated, empty database on it."""
 
-    async def prepare() -> None:
-        async with open_database(await postgres.create(name)) as database:
+    async def make() -> None:
+        async with open_database(await postgres.create("template_fluxhook")) as database:
             await database.write(migrate.upgrade)
 
-    # Not an async fixture: anyio would keep its event loop for all tests, also those that want one of their own.
-    asyncio.run(prepare())
-    yield name
-    asyncio.run(postgres.drop(name))
+    # Not an async fixture: one that lasts for the session would give all tests its event loop.
+    asyncio.run(make())
+    return "template_fluxhook"
 
 
 @pytest.fixture
@@ -77,9 +75,17 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
     return f"sqlite:///{path}"
 
 
+@pytest.fixture(scope="session")
+def postgres_database(postgres: Postgres, postgres_template: str) -> str:
+    """The name of the migrated database that the tests use one after the other: to make one takes long."""
+    name = f"test_{uuid4().hex}"
+    asyncio.run(postgres.create(name, postgres_template))
+    return name
+
+
 @pytest.fixture
 async def postgres_url(postgres: Postgres, postgres_database: str) -> AsyncGenerator[str]:
-    """A migrated PostgreSQL database that nobody else uses meanwhile, with nothing in it."""
+    """A migrated PostgreSQL database with nothing in it."""
     yield postgres.address(postgres_database)
     await postgres.empty(postgres_database)
 

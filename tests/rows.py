@@ -3,10 +3,24 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from app.record import Connection, submissions, tasks
+from app.record import Connection, accounts, submissions, tasks
 from app.task import Status
 
 START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+
+
+def put_account(connection: Connection, account_id: str = "account", **limits: int) -> str:
+    """An account of the provider: 24 tasks in flight in all and 6 of Kontext Max, unless a test says otherwise."""
+    given = {"account": 24, "flux-kontext-max": 6} | {name.replace("_", "-"): most for name, most in limits.items()}
+    accounts.put(connection, account_id, "bfl", given)
+    return account_id
+
+
+def hold_slot(connection: Connection, name: str = "1", number: int = 1, **changes: Any) -> None:
+    """Have `task_NAME` hold a slot, whatever else is true of it."""
+    given = {"key_id": "key_admin", "model": "flux-kontext-pro", "account_id": "account"}
+    row = {"task_id": f"task_{name}", "number": number, "taken_at": START, **given, **changes}
+    accounts.take(connection, [row])
 
 
 def plan_task(connection: Connection, name: str = "1", at: datetime = START, **changes: Any) -> str:
@@ -15,10 +29,13 @@ def plan_task(connection: Connection, name: str = "1", at: datetime = START, **c
         "id": f"task_{name}",
         "key_id": "key_admin",
         "provider": "bfl",
+        "account_id": "account",
         "model": "flux-kontext-pro",
         "status": Status.QUEUED,
         "request": {"prompt": "a red fox", "images": []},
         "warnings": [],
+        "priority": 0,
+        "dispatch_after_at": at,
         "submission_id": f"sub_{name}",
         "created_at": at,
     }
@@ -45,5 +62,5 @@ def ask(connection: Connection, name: str = "1", at: datetime = START, **changes
     """A task whose only attempt is on its way to the provider."""
     task_id = plan_task(connection, name, at, **changes)
     tasks.move(connection, task_id, Status.SUBMITTING, at)
-    submissions.mark_asked(connection, f"sub_{name}", at)
+    submissions.mark_asked(connection, f"sub_{name}", at, called_back=True)
     return task_id

@@ -2,6 +2,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -271,7 +272,7 @@ async def test_a_connection_that_breaks_is_a_failed_download(world: World) -> No
 async def test_waits_between_tries_grow_but_stay_short_beside_the_links_life(world: World) -> None:
     caller = await ready(world)
     serving(world, lambda _: httpx.Response(403))
-    await world.go_on(600, 2)
+    await world.go_on(600)
     tries = len(await downloads(world, caller))
 
-    assert 600 / 27 <= tries <= 600 / 20 + 6
+    assert 600 / timedelta(seconds=25).total_seconds() - 2 <= tries <= 600 / 20 + 6

@@ -6,8 +6,10 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
+import pytest
 
 from app.provider.twin import build
 from tests.sockets import listening, serving, until
@@ -17,7 +19,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 @asynccontextmanager
-async def service(env: dict[str, str]) -> AsyncGenerator[httpx.AsyncClient]:
+async def service(env: dict[str, str], starts_in: float = 20) -> AsyncGenerator[httpx.AsyncClient]:
     """`fluxhook serve` as a child process until it answers; killed at the end without a warning."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLUXHOOK_")}
     child = await asyncio.create_subprocess_exec(
@@ -39,7 +41,7 @@ async def service(env: dict[str, str]) -> AsyncGenerator[httpx.AsyncClient]:
                 except httpx.TransportError:
                     return False
 
-            await until(answers, 20)
+            await until(answers, starts_in)
             yield api
     finally:
         if child.returncode is None:
@@ -47,7 +49,8 @@ async def service(env: dict[str, str]) -> AsyncGenerator[httpx.AsyncClient]:
         await child.wait()
 
 
-async def test_a_service_killed_after_the_submit_finishes_the_task_when_it_is_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["called back", "polled"])
+async def test_a_service_killed_after_the_submit_finishes_the_task_when_it_is_back(way: str, tmp_path: Path) -> None:
     theirs, their_address = listening()
     ours, our_address = listening()
     ours.close()  # its port is the child's now
@@ -58,7 +61,7 @@ async def test_a_service_killed_after_the_submit_finishes_the_task_when_it_is_ba
         "FLUXHOOK_BFL_BASE_URL": their_address,
         "FLUXHOOK_BFL_API_KEY": "a-provider-key",
         "FLUXHOOK_ADMIN_KEY": ADMIN_KEY,
-        "FLUXHOOK_PUBLIC_URL": our_address,
+        "FLUXHOOK_PUBLIC_URL": our_address if way == "called back" else "",
     }
     twin = httpx.AsyncClient(base_url=their_address)
     async with serving(build(ready_after_s=0.5, seed=1), theirs), twin:
@@ -66,7 +69,7 @@ async def test_a_service_killed_after_the_submit_finishes_the_task_when_it_is_ba
         (await twin.put("/twin/rules", json=waits)).raise_for_status()
         async with service(env) as api:
             location = await submitted(api)
-        await until(lambda: called_in_vain(twin))
+        await until(lambda: called_in_vain(twin, way))
         async with service(env) as api:
             task = (await api.get(location, headers={"prefer": "wait=20"})).json()
             entries = (await api.get(f"{location}/timeline")).json()["entries"]
@@ -74,7 +77,7 @@ async def test_a_service_killed_after_the_submit_finishes_the_task_when_it_is_ba
 
     moved = [entry["witness"] for entry in entries if entry.get("effect") == "moved"]
     assert task["status"] == "stored"
-    assert moved == ["submit", "callback"]
+    assert moved == ["submit", "callback" if way == "called back" else "poll"]
     assert (ledger["accepted"], ledger["charged"]) == (1, 4)
     assert task["image"]["sha256"] == ledger["tasks"][0]["sha256"]
 
@@ -91,7 +94,8 @@ async def submitted(api: httpx.AsyncClient) -> str:
     return location
 
 
-async def called_in_vain(twin: httpx.AsyncClient) -> bool:
-    """Whether the provider is done and found nobody to tell."""
+async def called_in_vain(twin: httpx.AsyncClient, way: str) -> bool:
+    """Whether the task is done, and the provider has found nobody to tell."""
     (task,) = (await twin.get("/twin/ledger")).json()["tasks"]
-    return bool(task["callbacks"])
+    attempts: list[dict[str, Any]] = task["callbacks"]
+    return bool(attempts) if way == "called back" else task["status"] == "Ready"

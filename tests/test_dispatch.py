@@ -1,5 +1,6 @@
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -162,6 +163,45 @@ async def test_a_full_provider_is_asked_again_for_as_long_as_it_takes(world: Wor
     assert world.ledger()["accepted"] == 1
 
 
+async def test_a_task_that_found_no_free_slot_comes_again_when_the_pause_ends(world: World) -> None:
+    small(world)
+    world.twin.faults = Faults(submit_429=1)
+    task_id = await world.post()
+    await world.work()
+    world.twin.faults = Faults()
+    world.clock.advance(1)
+    await world.work()
+
+    assert (await world.task(task_id))["status"] == "submitted"
+
+
+async def test_a_task_that_was_cancelled_while_the_provider_was_asked_is_not_sent_again(each_world: World) -> None:
+    async def refusing(_: Order) -> Answer:
+        await each_world.api.post(f"/v1/tasks/{task_id}/cancel")
+        return Answer(Report(Said.DOWN), 503)
+
+    task_id = await each_world.post()
+    await dispatch(replace(each_world.use, provider=Scripted(refusing)), task_id)
+    await each_world.go_on(5)
+
+    assert (await each_world.task(task_id))["status"] == "cancelled"
+    assert each_world.ledger()["accepted"] == 0
+
+
+async def test_a_task_that_is_resubmitted_is_wanted_again(world: World) -> None:
+    caller = await submitted(world)
+    await world.api.post(f"/v1/tasks/{caller.task_id}/cancel")
+    await caller.call({"id": caller.ready()["id"], "status": "Error"})
+    await world.api.post(f"/v1/tasks/{caller.task_id}/resubmit")
+    world.twin.faults = Faults(submit_5xx=1)
+    await world.work()
+    world.twin.faults = Faults()
+    await world.go_on(5)
+    task = await world.task(caller.task_id)
+
+    assert (task["status"], task["unwanted"]) == ("stored", False)
+
+
 async def test_a_lost_answer_is_never_sent_again_and_its_callback_finishes_the_task(each_world: World) -> None:
     caller = await submitted(each_world, faults=Faults(lose_answer_after=1))
     before = await each_world.task(caller.task_id)
@@ -263,10 +303,15 @@ async def test_a_provider_that_echoes_token_and_secret_does_not_get_them_into_th
     assert caller.proof.secret.encode() not in dump
 
 
-async def test_the_look_at_a_lost_answer_comes_after_the_submits_own_deadline(world: World) -> None:
+async def test_while_the_provider_is_asked_the_next_look_waits_for_the_submits_own_deadline(world: World) -> None:
     task_id = await world.post()
-    await dispatch(replace(world.use, provider=answering(Answer(Report(Said.LOST)))), task_id)
+    looks: list[Any] = []
     query = jobs_table.select().where(jobs_table.c.step == "reconcile")
-    (job,) = await world.use.db.read(lambda connection: connection.execute(query).all())
 
-    assert job.run_at - world.clock() == timedelta(seconds=65)
+    async def submitting(_: Order) -> Answer:
+        looks.extend(await world.use.db.read(lambda connection: connection.execute(query).all()))
+        return Answer(Report(Said.LOST))
+
+    await dispatch(replace(world.use, provider=Scripted(submitting)), task_id)
+
+    assert [look.run_at - world.clock() for look in looks] == [timedelta(seconds=65)]

@@ -36,8 +36,8 @@ def test_an_error_has_a_title_of_its_own(kind: type[FluxhookError]) -> None:
 
 
 @each_error
-def test_what_the_caller_can_mend_is_not_worth_the_same_request_again(kind: type[FluxhookError]) -> None:
-    assert not (kind.retryable and kind.status < 500)
+def test_the_same_request_is_worth_sending_again_only_when_nobody_has_to_mend_it(kind: type[FluxhookError]) -> None:
+    assert not (kind.retryable and kind.status < 500) or kind is errors.RequestInFlight
 
 
 def test_the_docstring_draws_every_error() -> None:

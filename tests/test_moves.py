@@ -3,10 +3,10 @@ from typing import Any
 import pytest
 
 from app import moves
-from app.record import Connection, results, tasks
+from app.record import Connection, accounts, results, tasks
 from app.record.database import Database
 from app.task import Failure, MoneySpent, Status, sources
-from tests.rows import START, plan_task
+from tests.rows import START, hold_slot, plan_task
 
 IMAGE: dict[str, Any] = {
     "store_key": "results/ab/ab.png",
@@ -37,9 +37,10 @@ async def test_each_move_is_made_from_the_states_that_may_come_before_it_and_fro
         made = {}
         for status in Status:
             plan_task(connection)
+            hold_slot(connection)
             connection.execute(tasks.tasks.update().values(status=status))
             made[status] = moved(connection, target)
-            for table in (tasks.tasks, results.results, tasks.tasks.metadata.tables["submissions"]):
+            for table in (tasks.tasks, results.results, accounts.slots, tasks.tasks.metadata.tables["submissions"]):
                 connection.execute(table.delete())
         return made
 
@@ -49,6 +50,7 @@ async def test_each_move_is_made_from_the_states_that_may_come_before_it_and_fro
 async def test_beginning_names_the_attempt_that_counts_from_now_on(database: Database) -> None:
     def unit(connection: Connection) -> tasks.Task | None:
         plan_task(connection)
+        hold_slot(connection)
         moves.begin(connection, "task_1", "sub_2", START)
         return tasks.get(connection, "task_1")
 

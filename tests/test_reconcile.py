@@ -1,12 +1,12 @@
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import pytest
 
 from app import jobs
 from app.errors import Unavailable
-from app.jobs.embedded import jobs as table
 from app.provider import Answer
 from app.provider.twin import Faults
 from app.reconcile import reconcile
@@ -71,20 +71,20 @@ async def test_a_task_in_any_closed_state_is_left_alone(world: World) -> None:
 async def test_asking_goes_on_with_growing_waits_while_the_provider_is_at_work(world: World) -> None:
     task_id, provider = await silent(world, TAKEN, fetched=TAKEN)
     counts = []
-    for seconds in (60, 600, 600):
-        await world.go_on(seconds, 2)
+    for seconds in (60, 60, 600, 600):
+        await world.go_on(seconds)
         counts.append(len(provider.asked))
 
     assert (await world.task(task_id))["status"] == "submitted"
     assert 1 <= counts[0] <= 12
-    assert 600 / 39.5 - 1 <= counts[2] - counts[1] <= 600 / 30 + 1
+    assert 600 / 37.5 - 1 <= counts[3] - counts[2] <= 600 / 30 + 1
 
 
 async def test_a_provider_that_says_nothing_for_a_day_ends_in_an_unknown_outcome(world: World) -> None:
     task_id, _ = await silent(world, TAKEN)
-    await world.go_on(23 * 3600, 1800)
+    await world.go_on(23 * 3600, 600)
     before = (await world.task(task_id))["status"]
-    await world.go_on(2 * 3600, 1800)
+    await world.go_on(2 * 3600, 600)
     task = await world.task(task_id)
 
     assert before == "submitted"
@@ -148,7 +148,7 @@ async def test_a_lost_answer_without_an_id_is_held_and_nobody_is_asked(world: Wo
 
 
 async def test_without_callbacks_nothing_can_prove_a_lost_answer_and_the_task_fails_at_once(world: World) -> None:
-    world.use = replace(world.use, public_url=None)
+    world.use = replace(world.use, public_url=None, hold_window=timedelta())
     task_id, provider = await silent(world, LOST)
     await world.go_on(70, 10)
     task = await world.task(task_id)
@@ -204,12 +204,11 @@ async def test_without_a_provider_key_the_look_is_put_off_and_not_dropped(world:
     assert (await world.task(caller.task_id))["status"] != "submitted"
 
 
-async def test_every_open_task_has_a_next_look(each_world: World) -> None:
+@pytest.mark.parametrize("said", [Said.PENDING, Said.LOST, Said.BUSY, Said.UNPAID, Said.DOWN])
+async def test_every_open_task_has_a_next_look(each_world: World, said: Said) -> None:
     """Whatever was answered, something is left to do until the task is done."""
-    for answer in (TAKEN, LOST, Answer(Report(Said.BUSY)), Answer(Report(Said.DOWN))):
-        await silent(each_world, answer)
-        due = await each_world.use.db.write(lambda connection: jobs.claim(connection, each_world.clock(), 99))
-        assert due == []
-        left = await each_world.use.db.read(jobs.next_due)
-        assert left is not None
-        await each_world.use.db.write(lambda connection: connection.execute(table.delete()).close())
+    await silent(each_world, Answer(Report(said, "p1" if said is Said.PENDING else None)))
+    due = await each_world.use.db.write(lambda connection: jobs.claim(connection, each_world.clock(), 99))
+
+    assert due == []
+    assert await each_world.use.db.read(jobs.next_due) is not None

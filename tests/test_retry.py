@@ -9,7 +9,9 @@ from app.retry import Backoff
 
 SECONDS = st.timedeltas(min_value=timedelta(milliseconds=1), max_value=timedelta(hours=1))
 NAMED = pytest.mark.parametrize(
-    "backoff", [retry.SUBMIT, retry.POLL, retry.COLLECT, retry.STEP_FAILED], ids=["submit", "poll", "collect", "step"]
+    "backoff",
+    [retry.SUBMIT, retry.BUSY, retry.UNPAID, retry.COLLECT, retry.STEP_FAILED],
+    ids=["submit", "busy", "unpaid", "collect", "step"],
 )
 
 

@@ -9,16 +9,18 @@ import pytest
 from sqlalchemy import event, select
 
 from app import jobs
+from app.consequences import Evidence
 from app.jobs.embedded import jobs as jobs_table
-from app.record import Connection, evidence, submissions, tasks
+from app.record import Connection, accounts, evidence, submissions, tasks
 from app.record.database import Database
 from app.record.submissions import Submission
 from app.record.tasks import Task
-from app.settle import Evidence, hint, settle
+from app.settle import hint, settle
 from app.task import Effect, Failure, MoneySpent, Outcome, Report, Said, Status, Witness
 from app.verify import Verdict
-from tests.rows import START, ask, plan_attempt, plan_task
+from tests.rows import START, ask, hold_slot, plan_attempt, plan_task, put_account
 
+LOOK_AFTER = timedelta(seconds=20)
 EXPIRES = START + timedelta(minutes=10)
 READY = Report(Said.READY, "p1", sample_url="https://bfl.ai/1", sample_expires_at=EXPIRES, seed=7)
 TAKEN = Report(Said.PENDING, "p1", polling_url="https://bfl.ai/poll", cost=4.0)
@@ -70,7 +72,7 @@ def waiting(connection: Connection) -> list[tuple[str, str, datetime]]:
 
 
 async def settled(database: Database, group: Sequence[Evidence]) -> list[Effect | None]:
-    return await database.write(lambda connection: settle(connection, group, called_back=True))
+    return await database.write(lambda connection: settle(connection, group, look_after=LOOK_AFTER))
 
 
 async def test_a_group_settles_each_task_as_if_it_came_alone(database: Database) -> None:
@@ -149,20 +151,22 @@ async def test_a_group_takes_the_same_number_of_statements_whatever_its_size(dat
     sizes = (1, 2, 100)
 
     def prepare(connection: Connection) -> None:
+        put_account(connection, account=200)
         for size in sizes:
             for number in range(size):
                 ask(connection, f"{size}_{number}")
+                hold_slot(connection, f"{size}_{number}", size + number)
 
     await database.write(prepare)
     counts = []
     for size in sizes:
         group = [told(READY, f"{size}_{number}") for number in range(size)]
         counts.append(
-            await statements(database, lambda connection, group=group: settle(connection, group, called_back=True))  # type: ignore[misc]
+            await statements(database, lambda connection, group=group: settle(connection, group, look_after=LOOK_AFTER))  # type: ignore[misc]
         )
 
     assert len(set(counts)) == 1
-    assert counts[0] <= 7
+    assert counts[0] <= 11
 
 
 async def test_the_same_group_again_changes_nothing_but_the_count_of_copies(database: Database) -> None:
@@ -212,9 +216,9 @@ async def test_an_acceptance_is_learned_and_the_next_look_is_left(database: Data
     assert left == [("task_1", "reconcile", START + timedelta(seconds=21))]
 
 
-async def test_without_callbacks_the_first_look_comes_sooner(database: Database) -> None:
+async def test_the_first_look_comes_as_soon_as_the_caller_wants(database: Database) -> None:
     await database.write(ask)
-    await database.write(lambda connection: settle(connection, [answer(TAKEN)], called_back=False))
+    await database.write(lambda connection: settle(connection, [answer(TAKEN)], look_after=timedelta(seconds=1)))
 
     assert await database.read(waiting) == [("task_1", "reconcile", START + timedelta(seconds=2))]
 
@@ -287,10 +291,10 @@ async def test_what_proves_nothing_teaches_nothing(database: Database, status: S
 async def test_an_earlier_attempt_is_told_apart_and_its_cost_is_added(database: Database) -> None:
     def prepare(connection: Connection) -> None:
         plan_task(connection)
-        submissions.mark_asked(connection, "sub_1", START)
+        submissions.mark_asked(connection, "sub_1", START, called_back=True)
         plan_attempt(connection, "sub_2", "task_1", number=2)
         tasks.move(connection, "task_1", Status.SUBMITTING, START, submission_id="sub_2")
-        submissions.mark_asked(connection, "sub_2", START)
+        submissions.mark_asked(connection, "sub_2", START, called_back=True)
 
     await database.write(prepare)
     effects = await settled(database, [answer(TAKEN, "1"), answer(TAKEN, "2"), told(READY, "1"), told(READY, "2")])
@@ -301,23 +305,39 @@ async def test_an_earlier_attempt_is_told_apart_and_its_cost_is_added(database: 
 
 
 @pytest.mark.parametrize(
-    ("report", "tries", "soonest"),
+    ("report", "tries", "soonest", "paused"),
     [
-        (Report(Said.BUSY), 0, 1.0),
-        (Report(Said.DOWN), 1, 1.0),
-        (Report(Said.BUSY, retry_after=timedelta(seconds=40)), 0, 40.0),
+        (Report(Said.BUSY), 0, 1.0, True),
+        (Report(Said.BUSY, retry_after=timedelta(seconds=40)), 0, 40.0, True),
+        (Report(Said.UNPAID), 0, 30.0, True),
+        (Report(Said.DOWN), 1, 1.0, False),
+        (Report(Said.DOWN, retry_after=timedelta(seconds=40)), 1, 40.0, False),
     ],
 )
 async def test_a_refusal_for_now_puts_the_task_back_and_leaves_the_next_try(
-    database: Database, report: Report, tries: int, soonest: float
+    database: Database, report: Report, tries: int, soonest: float, *, paused: bool
 ) -> None:
-    await database.write(ask)
+    def prepare(connection: Connection) -> None:
+        put_account(connection)
+        ask(connection)
+        hold_slot(connection)
+
+    await database.write(prepare)
     await settled(database, [answer(report, seconds=0)])
-    task, left = await database.read(lambda connection: (task_of(connection), waiting(connection)))
+    task, left, account, held = await database.read(
+        lambda connection: (
+            task_of(connection),
+            waiting(connection),
+            accounts.get(connection, "account"),
+            accounts.held(connection, "account"),
+        )
+    )
 
     ((_, step, run_at),) = left
-    assert (task.status, task.tries, step) == (Status.QUEUED, tries, "dispatch")
+    assert account is not None
+    assert (task.status, task.tries, step, held) == (Status.QUEUED, tries, "admit", [])
     assert timedelta(seconds=soonest) <= run_at - START <= timedelta(seconds=soonest * 1.25)
+    assert account.paused(START) == paused
 
 
 async def test_a_failure_says_why_and_whether_money_was_spent(database: Database) -> None:

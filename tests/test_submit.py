@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from app.errors import Unavailable
-from app.params import Params
+from app.params import TaskParams
 from app.submit import submit
 from tests.pictures import claims, in_base64, padded, picture
 from tests.web.documents import kept_files, nothing_recorded, problem, rows
@@ -219,7 +219,7 @@ async def test_without_a_provider_key_nothing_can_be_submitted(tmp_path: Path, s
     # As a field of Resources, `provider` cannot be given to `open_world`, whose own `provider` names an adapter.
     async with open_world(tmp_path, sqlite_url) as world:
         with pytest.raises(Unavailable, match="no provider key is configured"):
-            await submit(replace(world.use, provider=None), "key_admin", Params(prompt="a red fox"), {})
+            await submit(replace(world.use, provider=None), "key_admin", TaskParams(prompt="a red fox"), {})
 
         assert await nothing_recorded(world)
 

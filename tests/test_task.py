@@ -100,6 +100,24 @@ def test_every_state_is_reached_from_queued() -> None:
 
 # What a report moves
 
+
+@pytest.mark.parametrize(
+    ("outcome", "said", "decision"),
+    [
+        (Outcome.ACCEPTED, Said.FAILED, Decision(Effect.SUPERSEDED)),
+        (Outcome.UNKNOWN, Said.FAILED, Decision(Effect.SUPERSEDED)),
+        (Outcome.ACCEPTED, Said.PENDING, Decision(Effect.SUPERSEDED)),
+        (Outcome.UNKNOWN, Said.PENDING, Decision(Effect.MOVED, Status.SUBMITTED)),
+        (Outcome.ACCEPTED, Said.READY, Decision(Effect.MOVED, Status.READY)),
+        (Outcome.UNKNOWN, Said.READY, Decision(Effect.MOVED, Status.READY)),
+    ],
+)
+def test_what_the_last_attempt_said_again_does_not_undo_a_resubmit(
+    outcome: Outcome, said: Said, decision: Decision
+) -> None:
+    assert decide(standing(Status.QUEUED, outcome), Report(said), Witness.CALLBACK, proven=True) == decision
+
+
 PENDING_TO = {Status.QUEUED: Status.SUBMITTED, Status.SUBMITTING: Status.SUBMITTED}
 BUSY_TO = {Status.SUBMITTING: Status.QUEUED}
 FAILED_TO = dict.fromkeys((Status.QUEUED, Status.SUBMITTING, Status.SUBMITTED), Status.FAILED)
@@ -111,6 +129,7 @@ TARGETS: dict[Said, dict[Status, Status]] = {
     # A refusal of an attempt that made an image would be a contradiction; nothing but an accepted one is ready.
     Said.REFUSED: FAILED_TO,
     Said.BUSY: BUSY_TO,
+    Said.UNPAID: BUSY_TO,
     Said.DOWN: BUSY_TO,
 }
 
@@ -119,9 +138,9 @@ TARGETS: dict[Said, dict[Status, Status]] = {
     ("status", "said"), list(product(sorted(OPEN), Said)), ids=lambda value: str(getattr(value, "value", value))
 )
 def test_a_proven_report_about_the_current_attempt_moves_where_the_table_says(status: Status, said: Said) -> None:
-    outcome = Outcome.ACCEPTED if status is Status.READY else Outcome.UNKNOWN
+    outcomes = {Status.READY: Outcome.ACCEPTED, Status.QUEUED: Outcome.REFUSED}
 
-    decision = decide(standing(status, outcome), Report(said), Witness.POLL, proven=True)
+    decision = decide(standing(status, outcomes.get(status, Outcome.UNKNOWN)), Report(said), Witness.POLL, proven=True)
 
     assert decision.to == TARGETS.get(said, {}).get(status)
 

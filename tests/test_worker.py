@@ -1,24 +1,26 @@
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import pytest
 from structlog.testing import capture_logs
 
-from app import jobs, worker
+from app import jobs, sweep, worker
 from app.errors import Unavailable
 from app.jobs import Step
 from app.provider import Answer, Order
+from app.provider.twin import Faults
 from app.record import Connection
 from app.record.database import Database
 from app.resources import Resources
 from app.store import FolderStore
 from app.task import Report, Said
-from tests.calling import Scripted, answering, small
+from tests.calling import Scripted, answering, done, small, submitted
 from tests.pictures import in_base64, picture
+from tests.rows import put_account
 from tests.sockets import until
 from tests.world import World
 
@@ -27,13 +29,17 @@ TAKEN = Answer(Report(Said.PENDING, "p1"), 200, {}, b"{}")
 
 
 @asynccontextmanager
-async def running(use: Resources) -> AsyncGenerator[asyncio.Event]:
+async def running(use: Resources, grace: float = 5) -> AsyncGenerator[asyncio.Event]:
     """A worker at work; it is stopped at the end, or before by its event."""
-    stopping = asyncio.Event()
+    mine = replace(use, stopping=asyncio.Event())
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-        group.create_task(worker.run(use, stopping))
-        yield stopping
-        stopping.set()
+        group.create_task(worker.run(mine, grace=timedelta(seconds=grace)))
+        yield mine.stopping
+        mine.stopping.set()
+
+
+async def states(world: World, task_ids: Sequence[str]) -> set[str]:
+    return {(await world.task(task_id))["status"] for task_id in task_ids}
 
 
 async def test_one_job_at_a_time_until_there_is_none(world: World) -> None:
@@ -143,20 +149,68 @@ async def test_a_stopping_worker_finishes_what_it_has_in_hand(world: World) -> N
     assert await world.use.db.write(lambda connection: jobs.claim(connection, world.clock(), 9)) == []
 
 
-async def test_no_more_than_so_many_jobs_are_in_hand_at_once(world: World) -> None:
+async def test_a_stopping_worker_takes_nothing_new(world: World) -> None:
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def slowly(_: Order) -> Answer:
+        asked.set()
+        await may_answer.wait()
+        return TAKEN
+
+    await world.post()
+    async with running(replace(world.use, provider=Scripted(slowly))) as stopping:
+        await asked.wait()
+        stopping.set()
+        second = await world.post()
+        may_answer.set()
+
+    assert (await world.task(second))["status"] == "queued"
+    assert await world.use.db.read(lambda connection: jobs.scheduled(connection, Step.DISPATCH, {second})) == {second}
+
+
+async def test_what_takes_too_long_is_cancelled_and_its_job_is_runnable_again(each_world: World) -> None:
+    asked, cancelled = asyncio.Event(), asyncio.Event()
+
+    class HangingStore(FolderStore):
+        async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
+            asked.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+            yield b"%r%d%d" % (key, start, end)
+
+    task_id = await each_world.post(input_image=in_base64(picture()))
+    good, folder = each_world.use, each_world.use.scratch / "images"
+    async with running(replace(good, store=HangingStore(folder)), grace=0.05) as stopping:
+        await asked.wait()
+        stopping.set()
+    before = (await each_world.task(task_id))["status"]
+    await each_world.work()
+
+    assert cancelled.is_set()
+    assert before == "queued"
+    assert (await each_world.task(task_id))["status"] == "submitted"
+    assert each_world.ledger()["accepted"] == 1
+
+
+async def test_no_more_jobs_of_a_lane_are_in_hand_at_once_than_it_has_hands(world: World) -> None:
+    ((_, hands),) = [lane for lane in worker.LANES if Step.DISPATCH in lane[0]]
     may_answer = asyncio.Event()
 
     async def slowly(_: Order) -> Answer:
         await may_answer.wait()
         return TAKEN
 
+    await world.use.db.write(lambda connection: put_account(connection, account=hands + 5))
     provider = Scripted(slowly)
-    for _ in range(worker.CONCURRENCY + 5):
+    for _ in range(hands + 5):
         await world.post()
     async with running(replace(world.use, provider=provider)):
 
         async def full() -> bool:
-            return len(provider.orders) >= worker.CONCURRENCY
+            return len(provider.orders) >= hands
 
         await until(full)
         await asyncio.sleep(0.1)
@@ -164,11 +218,57 @@ async def test_no_more_than_so_many_jobs_are_in_hand_at_once(world: World) -> No
         may_answer.set()
 
         async def all_asked() -> bool:
-            return len(provider.orders) == worker.CONCURRENCY + 5
+            return len(provider.orders) == hands + 5
 
         await until(all_asked)
 
-    assert at_most == worker.CONCURRENCY
+    assert at_most == hands
+
+
+async def test_every_step_is_in_one_lane() -> None:
+    steps = [step for lane, _ in worker.LANES for step in lane]
+
+    assert sorted(steps) == sorted(Step)
+
+
+async def test_a_provider_that_hangs_does_not_keep_images_from_being_collected(each_world: World) -> None:
+    """All hands of one lane are tied; the other lanes go on."""
+    caller = await submitted(each_world)
+    await done(each_world)
+    asked: list[Order] = []
+
+    async def never(order: Order) -> Answer:
+        asked.append(order)
+        await asyncio.Event().wait()
+        return TAKEN
+
+    waiting = [await each_world.post() for _ in range(23)]
+    async with running(replace(each_world.use, provider=Scripted(never)), grace=0.05):
+
+        async def tied() -> bool:
+            return len(asked) == len(waiting)
+
+        await until(tied)
+        await caller.call(caller.ready())
+
+        async def stored() -> bool:
+            return await states(each_world, [caller.task_id]) == {"stored"}
+
+        await until(stored)
+
+    assert await states(each_world, waiting) == {"submitting"}
+
+
+async def test_a_running_worker_sweeps(world: World) -> None:
+    async with running(world.use):
+
+        async def swept() -> bool:
+            due = await world.use.db.read(jobs.next_due)
+            return due is not None and due > world.clock()
+
+        await until(swept)
+
+    assert await world.use.db.read(jobs.next_due) == world.clock() + sweep.EVERY
 
 
 class Away:
@@ -205,60 +305,6 @@ async def test_a_worker_outlives_a_database_that_is_away_when_it_starts(world: W
         await until(submitted)
 
 
-class Killed(BaseException):
-    """The process is gone."""
-
-
-class Dying:
-    """A database whose process is killed around one of its accesses."""
-
-    def __init__(self, inner: Database, number: int, *, after: bool) -> None:
-        self._inner = inner
-        self._number = number
-        self._after = after
-        self.dialect = inner.dialect
-        self.on_signal = inner.on_signal
-
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        return await self._around(self._inner.read, work)
-
-    async def write(self, work: Callable[[Connection], T]) -> T:
-        return await self._around(self._inner.write, work)
-
-    async def _around(self, access: Callable[..., Any], work: Callable[[Connection], T]) -> T:
-        self._number -= 1
-        if self._number == 0 and not self._after:
-            raise Killed
-        result: T = await access(work)
-        if self._number == 0:
-            raise Killed
-        return result
-
-
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("number", range(1, 11))
-async def test_a_process_killed_around_any_access_to_the_database_loses_no_task_and_pays_once(
-    world: World, number: int, after: bool
-) -> None:
-    small(world)
-    task_id = await world.post()
-    living = world.use
-    world.use = replace(living, db=Dying(living.db, number, after=after))
-    with pytest.raises(Killed):
-        await world.go_on(30)
-    world.use = living
-    await living.db.write(jobs.release_all)
-    await world.go_on(40)
-    await world.go_on(1000, 50)
-    task, ledger = await world.task(task_id), world.ledger()
-
-    if ledger["accepted"] == 0:  # killed between the record that bytes may leave and the first byte
-        assert (task["failure"]["code"], task["failure"]["money_spent"]) == ("unknown_outcome", "maybe")
-    else:
-        assert (task["status"], ledger["accepted"], ledger["charged"]) == ("stored", 1, 4)
-    assert await living.db.read(jobs.held) == 0
-
-
 async def test_answers_in_any_order_do_not_mix_tasks_up(world: World) -> None:
     provider = answering(*(Answer(Report(Said.PENDING, f"p{number}"), 200, {}, b"{}") for number in range(5)))
     task_ids = [await world.post() for _ in range(5)]
@@ -268,3 +314,22 @@ async def test_answers_in_any_order_do_not_mix_tasks_up(world: World) -> None:
     for number, task_id in enumerate(task_ids):
         (entry,) = await world.timeline(task_id, "submission")
         assert entry["provider_id"] == f"p{number}"
+
+
+async def test_a_start_asks_about_what_the_provider_has_for_callbacks_may_have_been_missed(each_world: World) -> None:
+    small(each_world)
+    each_world.twin.faults = Faults(drop_callback=1)
+    task_id = await each_world.post()
+    await each_world.work()
+    each_world.clock.advance(3)
+    await each_world.twin.tick()
+
+    async with running(each_world.use):
+        await until(lambda: is_stored(each_world, task_id))
+
+    testimonies = await each_world.timeline(task_id, "evidence")
+    assert [each["witness"] for each in testimonies] == ["submit", "poll"]
+
+
+async def is_stored(world: World, task_id: str) -> bool:
+    return await states(world, [task_id]) == {"stored"}

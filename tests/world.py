@@ -14,7 +14,7 @@ from app.main import create_app
 from app.provider import Bfl, Gptproto
 from app.provider.exchange import client as provider_client
 from app.provider.twin import Rules, Twin, create_twin_app
-from app.record import keys
+from app.record import accounts, keys
 from app.record.database import open_database
 from app.resources import Resources, results_client
 from app.secret_keys import KeyRing
@@ -114,7 +114,7 @@ async def open_world(
         egress.guarded_client((), network) as web,
         open_database(database_url) as db,
     ):
-        twin = Twin(rules or Rules(), now=clock, send=twin_sends)
+        twin = Twin(rules or Rules(megapixels=0.05), now=clock, send=twin_sends)
         network.add("twin", create_twin_app(twin, running=False))
         adapter = Bfl if provider == "bfl" else Gptproto
         built = adapter(provider_http, TWIN, "a-provider-key")
@@ -123,16 +123,21 @@ async def open_world(
             store=FolderStore(folder / "images"),
             keys=KeyRing((RING_KEY,)),
             now=clock,
+            account_id="account",
             provider=built,
             web=web,
             results=results,
             result_hosts=built.promises.result_hosts,
             provider_origin=TWIN,
             public_url=GATEWAY,
+            hold_window=built.promises.slowest_task + built.promises.callback_window,
             trust_shared_secret=True,
             scratch=folder,
         )
         use = replace(use, **changes)
+        await use.db.write(
+            lambda connection: accounts.put(connection, "account", built.promises.name, built.promises.slots)
+        )
         await use.db.write(
             lambda connection: keys.put(
                 connection,

@@ -22,7 +22,7 @@ from app.cli.serving import prepare, server
 from app.cli.story import tell
 from app.main import create_app
 from app.provider.twin import build
-from app.resources import kept_secret, open_resources, store_folder
+from app.resources import kept_secret, open_resources
 from app.settings import Settings, from_environment
 
 _READY_AFTER_S = 1.5
@@ -98,7 +98,7 @@ def _verify(client: httpx.Client, twin_url: str, task: dict[str, Any]) -> bool:
 def _path(settings: Settings, client: httpx.Client, task: dict[str, Any]) -> str:
     if task["image"] is None:
         return f"{client.base_url}/v1/tasks/{task['id']}/timeline says why there is no image"
-    found = store_folder(settings).rglob(f"{task['image']['sha256']}.*")
+    found = (settings.data_dir / "images").rglob(f"{task['image']['sha256']}.*")
     return str(next(found, "nowhere"))
 
 

@@ -12,13 +12,15 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.markup import escape
 
+from app import clock, jobs
 from app.errors import ConfigurationError, FluxhookError
 from app.provider import exchange
+from app.reconcile import CALLBACKS_MISSING, callbacks_are_missing
+from app.record import accounts
 from app.record.database import open_database
 from app.record.migrate import is_current
-from app.resources import build_provider, database_url, provider_base, store_folder
+from app.resources import build_provider, database_url, open_store, provider_base, store_folder
 from app.settings import PREFIX, Settings, from_environment
-from app.store import FolderStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class Finding:
     name: str
     text: str
     wrong: bool = False
+    current: bool = False  # of the database: it can be read
 
 
 def doctor() -> None:
@@ -73,7 +76,11 @@ async def _examine(settings: Settings) -> list[Finding]:
 
 
 async def _findings(settings: Settings) -> AsyncGenerator[Finding]:
-    yield await _database(settings)
+    database = await _database(settings)
+    yield database
+    if database.current:
+        for finding in await _work(settings):
+            yield finding
     yield await _store(settings)
     yield await _provider(settings)
     yield await _public_address(settings)
@@ -92,7 +99,20 @@ async def _database(settings: Settings) -> Finding:
     if not current:
         mend = "`fluxhook serve` mends that" if settings.embedded else "run `fluxhook migrate`"
         return Finding(name, f"it answers, its schema is not this version's: {mend}", wrong=not settings.embedded)
-    return Finding(name, "it answers, its schema is this version's")
+    return Finding(name, "it answers, its schema is this version's", current=True)
+
+
+async def _work(settings: Settings) -> list[Finding]:
+    """What the records of past work tell about the surroundings."""
+    now = clock.utc_now()
+    async with open_database(database_url(settings)) as database:
+        silent = settings.public_url is not None and await database.read(callbacks_are_missing)
+        paused = await database.read(lambda connection: accounts.paused(connection, now))
+        held = await database.read(jobs.held)
+    findings = [Finding("callbacks", CALLBACKS_MISSING, wrong=True)] if silent else []
+    findings += [Finding("account", f"paused until {each.paused_until_at}: {each.pause_reason}") for each in paused]
+    findings += [Finding("jobs", f"{held} were set aside after their last try", wrong=True)] if held else []
+    return findings
 
 
 def _exists(sqlite_url: str) -> bool:
@@ -102,12 +122,12 @@ def _exists(sqlite_url: str) -> bool:
 async def _store(settings: Settings) -> Finding:
     try:
         folder = store_folder(settings)
-        if not folder.exists():
+        if folder is not None and not folder.exists():
             return Finding("store", f"{folder} is not there yet; `fluxhook serve` makes it")
-        await FolderStore(folder).check()
+        await open_store(settings).check()
     except FluxhookError as error:
         return Finding("store", error.detail, wrong=True)
-    return Finding("store", f"{folder} can be written")
+    return Finding("store", f"{folder or settings.store_url} can be written")
 
 
 async def _provider(settings: Settings) -> Finding:

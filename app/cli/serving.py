@@ -1,6 +1,9 @@
 """`serve`, `migrate` and `twin`: the commands that run something."""
 
 import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -11,16 +14,16 @@ from app.errors import ConfigurationError
 from app.main import create_app
 from app.provider.twin import build
 from app.provider.twin.rules import Profile
-from app.record import keys
+from app.record import accounts, idempotency, keys
 from app.record.database import Database, open_database
 from app.record.migrate import is_current, upgrade
-from app.resources import database_url, kept_secret, open_resources
+from app.resources import Resources, account_id, database_url, kept_secret, open_resources, promises_of
 from app.settings import Settings, from_environment
 from app.web.access import digest_of
 
 ADMIN_KEY_ID = "key_admin"
 # What a stopping server gives the requests in hand, before it closes them.
-_GRACE_S = 10
+_GRACE_S = 8
 
 
 def serve(
@@ -72,15 +75,35 @@ async def prepare(settings: Settings) -> str | None:
     async with open_database(database_url(settings)) as database:
         if settings.embedded:
             await database.write(upgrade)
+            # The process that was answering these is gone: whoever sends one again must not be told to wait for it.
+            await database.write(idempotency.forget_unanswered)
         elif not await database.read(is_current):
             raise ConfigurationError("the database's schema is not this version's: run `fluxhook migrate`")
         await _put_admin_key(database, key)
+        await _put_account(database, settings)
     return key if made else None
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which ends a stop that was asked for with exit code 0 instead of by the signal itself."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Tell the worker and the requests that wait for a task at once, not when the last connection is closed."""
+        super().handle_exit(sig, frame)
+        use = getattr(getattr(self.config.app, "state", None), "use", None)
+        if isinstance(use, Resources):
+            asyncio.get_running_loop().call_soon_threadsafe(use.stopping.set)
 
 
 def server(app: object, host: str, port: int) -> uvicorn.Server:
     """A uvicorn server without its own logs: its access line would show the tokens in callback addresses."""
-    return uvicorn.Server(
+    return Server(
         uvicorn.Config(
             app,  # type: ignore[arg-type]
             host=host,
@@ -105,6 +128,11 @@ def _admin_key(settings: Settings) -> tuple[str, bool]:
     if not settings.embedded:
         raise ConfigurationError("FLUXHOOK_ADMIN_KEY: needed on PostgreSQL, where replicas share no folder")
     return kept_secret(settings.data_dir / "admin_key")
+
+
+async def _put_account(database: Database, settings: Settings) -> None:
+    limits = promises_of(settings).slots
+    await database.write(lambda connection: accounts.put(connection, account_id(settings), settings.provider, limits))
 
 
 async def _put_admin_key(database: Database, key: str) -> None:

@@ -12,8 +12,23 @@ from app.jobs.embedded import (
     held,
     hold,
     next_due,
+    overdue,
     release_all,
     retry,
+    scheduled,
 )
 
-__all__ = ["Job", "Step", "claim", "enqueue", "finish", "held", "hold", "next_due", "release_all", "retry"]
+__all__ = [
+    "Job",
+    "Step",
+    "claim",
+    "enqueue",
+    "finish",
+    "held",
+    "hold",
+    "next_due",
+    "overdue",
+    "release_all",
+    "retry",
+    "scheduled",
+]

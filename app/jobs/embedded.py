@@ -4,7 +4,7 @@ At most one job of a step waits for a task: asking again brings it forward. A jo
 count as waiting, so that what happens meanwhile is not lost. On start, what was running is runnable again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -21,6 +21,7 @@ from sqlalchemy import (
     Text,
     case,
     delete,
+    exists,
     func,
     literal_column,
     select,
@@ -30,12 +31,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from app.record.columns import Instant, metadata
 from app.record.signals import signal_after_commit
+from app.record.tasks import tasks
 
 
 class Step(StrEnum):
     DISPATCH = "dispatch"
     RECONCILE = "reconcile"
     COLLECT = "collect"
+    ADMIT = "admit"
+    SWEEP = "sweep"
 
 
 jobs = Table(
@@ -117,28 +121,34 @@ def next_due(connection: Connection) -> datetime | None:
     return due
 
 
-def claim(connection: Connection, now: datetime, limit: int) -> list[Job]:
-    """Take up to `limit` due jobs, the longest due first, one for each task that none runs for."""
+def claim(connection: Connection, now: datetime, limit: int, steps: Collection[Step] = tuple(Step)) -> list[Job]:
+    """Take up to `limit` due jobs of these steps; none whose step is being done for the same task already.
+
+    Those of a task whose link dies first come first, the others in the order in which they fell due.
+    """
     if connection.dialect.name == "postgresql":
         # Two claims that do not see each other would take two jobs of one task.
         connection.execute(select(func.pg_advisory_xact_lock(_CLAIMING)))
-    busy = select(jobs.c.task_id).where(jobs.c.state == "running")
-    order = (jobs.c.run_at, jobs.c.id)
-    place = func.row_number().over(partition_by=jobs.c.task_id, order_by=order).label("place")
-    queues = (
-        select(*order, place)
-        .where(jobs.c.state == "waiting", jobs.c.run_at <= now, jobs.c.task_id.not_in(busy))
-        .subquery()
+    running = jobs.alias("running")
+    in_hand = exists().where(
+        running.c.state == "running", running.c.step == jobs.c.step, running.c.task_id == jobs.c.task_id
     )
-    due = select(queues.c.id).where(queues.c.place == 1).order_by(queues.c.run_at, queues.c.id).limit(limit)
+    due = (
+        select(jobs.c.id)
+        .outerjoin(tasks, tasks.c.id == jobs.c.task_id)
+        .where(jobs.c.state == "waiting", jobs.c.run_at <= now, jobs.c.step.in_(steps), ~in_hand)
+        .order_by(func.coalesce(tasks.c.sample_expires_at, jobs.c.run_at), jobs.c.id)
+        .limit(limit)
+    )
+    order = list(connection.execute(due).scalars())
     taken = connection.execute(
         update(jobs)
-        .where(jobs.c.id.in_(due))
+        .where(jobs.c.id.in_(order))
         .values(state="running")
-        .returning(jobs.c.id, jobs.c.step, jobs.c.task_id, jobs.c.failures, jobs.c.run_at)
+        .returning(jobs.c.id, jobs.c.step, jobs.c.task_id, jobs.c.failures)
     )
-    in_order = sorted(taken, key=lambda row: (row.run_at, row.id))
-    return [Job(row.id, Step(row.step), row.task_id, row.failures) for row in in_order]
+    claimed = [Job(row.id, Step(row.step), row.task_id, row.failures) for row in taken]
+    return sorted(claimed, key=lambda job: order.index(job.id))
 
 
 def finish(connection: Connection, job: Job) -> None:
@@ -164,6 +174,18 @@ def held(connection: Connection) -> int:
     """How many jobs were set aside."""
     query = select(func.count()).where(jobs.c.state == "held")
     return connection.execute(query).scalar_one()
+
+
+def scheduled(connection: Connection, step: Step, task_ids: Collection[str]) -> set[str]:
+    """Which of these tasks have a job of this step, in whatever state."""
+    query = select(jobs.c.task_id).where(jobs.c.step == step, jobs.c.task_id.in_(task_ids))
+    return set(connection.execute(query).scalars())
+
+
+def overdue(connection: Connection, step: Step, now: datetime) -> bool:
+    """Whether any job of this step is due or being done."""
+    query = select(jobs.c.id).where(jobs.c.step == step, jobs.c.state != "held", jobs.c.run_at <= now).limit(1)
+    return connection.execute(query).one_or_none() is not None
 
 
 def release_all(connection: Connection) -> None:

@@ -3,8 +3,10 @@
 import asyncio
 import base64
 import json
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 
@@ -18,6 +20,13 @@ PROMISES = Promises(
     # Links are on delivery.*.bfl.ai and delivery-eu1.bfl.ai alike (integration guidelines; field reports).
     result_hosts=("bfl.ai", "*.bfl.ai"),
     slots={"account": 24, "flux-kontext-max": 6},
+    # A task lives in one region, and the global host may answer "Task not found" for it (field report).
+    status_urls=(
+        "https://api.us.bfl.ai",
+        "https://api.eu.bfl.ai",
+        "https://api.us1.bfl.ai",
+        "https://api.eu1.bfl.ai",
+    ),
 )
 
 # Server-side trouble, "retry with backoff" (docs, errors page). 504 and a CDN's own codes are not in it: behind
@@ -34,6 +43,8 @@ class Bfl:
         self._http = http
         self._base_url = base_url
         self._key = key
+        ours = egress.may_hold_result(base_url, hosts=PROMISES.result_hosts, provider_origin="")
+        self._elsewhere = [url for url in PROMISES.status_urls if ours and url != base_url]
 
     async def submit(self, order: Order) -> Answer:
         request = self._http.build_request(
@@ -45,16 +56,16 @@ class Bfl:
         return read_submitted(await exchange.send(self._http, request, PROMISES.submit_deadline))
 
     async def fetch(self, reference: Reference) -> Answer:
-        address, query = f"{self._base_url}/v1/get_result", {"id": reference.provider_id}
-        if reference.polling_url and self._may_hold_key(reference.polling_url):
-            address, query = reference.polling_url, {}
-        request = self._http.build_request(
-            "GET",
-            address,
-            params=query or None,
-            headers=self._headers,
-        )
-        return exchange.read_fetched(await exchange.send(self._http, request, PROMISES.status_deadline))
+        """Ask where the task was submitted, and only if nobody knows it there, in the other regions."""
+        here = await self._ask(self._first_address(reference))
+        if here.report.said is not Said.NOT_FOUND:
+            return here
+        for base_url in self._elsewhere:
+            address = self._address(base_url, reference)
+            there = await self._ask(address)
+            if there.report.said not in {Said.NOT_FOUND, Said.LOST}:
+                return replace(there, report=replace(there.report, polling_url=address))
+        return here
 
     async def reachable(self) -> str | None:
         request = self._http.build_request(
@@ -64,9 +75,22 @@ class Bfl:
         )
         return what_is_wrong(await exchange.send(self._http, request, PROMISES.status_deadline))
 
+    async def _ask(self, address: str) -> Answer:
+        request = self._http.build_request("GET", address, headers=self._headers)
+        return exchange.read_fetched(await exchange.send(self._http, request, PROMISES.status_deadline))
+
+    @staticmethod
+    def _address(base_url: str, reference: Reference) -> str:
+        return f"{base_url}/v1/get_result?{urlencode({'id': reference.provider_id})}"
+
     @property
     def _headers(self) -> dict[str, str]:
         return {"x-key": self._key, "accept": "application/json"}
+
+    def _first_address(self, reference: Reference) -> str:
+        if reference.polling_url and self._may_hold_key(reference.polling_url):
+            return reference.polling_url
+        return self._address(self._base_url, reference)
 
     def _may_hold_key(self, url: str) -> bool:
         """Whether our key may go to this address: the configured host, or BFL's own over https, as for results."""
@@ -102,7 +126,7 @@ def _refusal(status: int, answer: Answer) -> Report:
         said = Said.BUSY if status == HTTPStatus.TOO_MANY_REQUESTS else Said.DOWN
         return Report(said, detail=detail, retry_after=exchange.retry_after(answer.headers))
     if status == HTTPStatus.PAYMENT_REQUIRED:
-        return Report(Said.REFUSED, failure=Failure.OUT_OF_CREDITS, detail=detail)
+        return Report(Said.UNPAID, detail=detail)
     if status in range(400, 500) and status != HTTPStatus.REQUEST_TIMEOUT:
         return Report(Said.REFUSED, failure=Failure.PROVIDER_REJECTED, detail=detail)
     return Report(Said.LOST, detail=detail)

@@ -16,6 +16,8 @@ class Promises:
     name: str
     result_hosts: tuple[str, ...]
     slots: Mapping[str, int]  # tasks in flight for each model, and for "account" in all
+    # Where else a task may be known when the host that took it knows nothing of it.
+    status_urls: tuple[str, ...] = ()
     link_life: timedelta = timedelta(minutes=10)
     # How long a provider goes on calling: its waits, and its patience with each delivery.
     callback_waits: tuple[timedelta, ...] = (

@@ -66,7 +66,7 @@ def _read_submitted(answer: Answer) -> Answer:
     if answer.http_status == HTTPStatus.SERVICE_UNAVAILABLE:
         report = Report(Said.REFUSED, failure=Failure.REQUEST_MODERATED, detail=detail or "HTTP 503")
     elif answer.http_status == HTTPStatus.FORBIDDEN and "balance" in detail.lower():
-        report = Report(Said.REFUSED, failure=Failure.OUT_OF_CREDITS, detail=detail)
+        report = Report(Said.UNPAID, detail=detail)
     else:
         return bfl.read_submitted(answer)
     return Answer(report, answer.http_status, answer.headers, answer.body)

@@ -127,7 +127,8 @@ def _failed(message: Mapping[str, Any], provider_id: str | None, failure: Failur
         detail = _prose(details.get("error")) or _error_text(message)
     if message.get("error") == "content_policy_violation":
         # The webhook guide has one code for both kinds of moderation; the text may tell which.
-        failure = _FAILURES.get(detail.lower(), Failure.CONTENT_MODERATED)
+        asked = detail.lower() == "request moderated"
+        failure = Failure.REQUEST_MODERATED if asked else Failure.CONTENT_MODERATED
     return Report(Said.FAILED, provider_id=provider_id, failure=failure, detail=detail or None)
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    exists,
     func,
     select,
 )
@@ -22,6 +23,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from app.record.columns import Instant, Json, metadata
 from app.record.submissions import submissions
+from app.record.tasks import tasks
 from app.task import Effect, Said, Witness
 
 evidence = Table(
@@ -88,6 +90,53 @@ def count_untrusted(connection: Connection, submission_id: str, verdict: str) ->
         evidence.c.verdict == verdict,
     )
     return connection.execute(query).scalar_one()
+
+
+def last_polled_at(connection: Connection, submission_id: str) -> datetime | None:
+    """When the provider was last asked about this attempt, whatever came of it."""
+    query = select(func.max(evidence.c.last_received_at)).where(
+        evidence.c.submission_id == submission_id, evidence.c.witness == Witness.POLL
+    )
+    last: datetime | None = connection.execute(query).scalar_one()
+    return last
+
+
+def answered_since(connection: Connection, submission_id: str, instant: datetime) -> bool:
+    """Whether the provider gave a usable answer about this attempt since then."""
+    query = select(evidence.c.id).where(
+        evidence.c.submission_id == submission_id,
+        evidence.c.witness == Witness.POLL,
+        evidence.c.said != Said.LOST,
+        evidence.c.last_received_at >= instant,
+    )
+    return connection.execute(query.limit(1)).one_or_none() is not None
+
+
+def hints(connection: Connection, submission_id: str) -> list[bytes]:
+    """What callbacks said of this attempt that proved nothing and were not refused, the latest first."""
+    query = (
+        select(evidence.c.body)
+        .where(
+            evidence.c.submission_id == submission_id,
+            evidence.c.witness == Witness.CALLBACK,
+            evidence.c.effect == Effect.HINTED,
+        )
+        .order_by(evidence.c.last_received_at.desc(), evidence.c.id.desc())
+    )
+    return list(connection.execute(query).scalars())
+
+
+def called_back_lately(connection: Connection, limit: int) -> list[bool]:
+    """For the latest attempts that came out and had an address to call: whether any callback came, proven or not."""
+    came = exists().where(evidence.c.submission_id == submissions.c.id, evidence.c.witness == Witness.CALLBACK)
+    query = (
+        select(came)
+        .join(tasks, tasks.c.submission_id == submissions.c.id)
+        .where(submissions.c.called_back, tasks.c.ready_at.is_not(None))
+        .order_by(submissions.c.id.desc())
+        .limit(limit)
+    )
+    return list(connection.execute(query).scalars())
 
 
 def of_task(connection: Connection, task_id: str) -> list[Testimony]:

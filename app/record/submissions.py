@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    Boolean,
     Column,
     ColumnElement,
     Connection,
@@ -34,6 +35,7 @@ submissions = Table(
     # Which key of the ring its token and secret are derived from; they themselves are nowhere.
     Column("ring_key", String(16), nullable=False),
     Column("outcome", String(16), nullable=False),
+    Column("called_back", Boolean, nullable=False),  # whether the provider was given an address to call
     Column("provider_id", Text),
     Column("polling_url", Text),
     Column("cost", Float),
@@ -52,6 +54,7 @@ class Submission:
     provider: str
     ring_key: str
     outcome: Outcome
+    called_back: bool
     provider_id: str | None
     polling_url: str | None
     cost: float | None
@@ -67,12 +70,12 @@ class Attempt:
 
     submission_id: str
     task_id: str
-    model: str
+    account_id: str
     standing: Standing
 
 
 def plan(connection: Connection, **values: Any) -> None:
-    connection.execute(submissions.insert().values(outcome=Outcome.PLANNED, **values))
+    connection.execute(submissions.insert().values(outcome=Outcome.PLANNED, called_back=False, **values))
 
 
 def get(connection: Connection, submission_id: str) -> Submission | None:
@@ -86,12 +89,12 @@ def of_task(connection: Connection, task_id: str) -> list[Submission]:
     return [_submission_of(row._asdict()) for row in connection.execute(query)]
 
 
-def mark_asked(connection: Connection, submission_id: str, now: datetime) -> bool:
+def mark_asked(connection: Connection, submission_id: str, now: datetime, *, called_back: bool) -> bool:
     """Say that bytes may leave from now on; False when this attempt was asked before."""
     marked = connection.execute(
         update(submissions)
         .where(submissions.c.id == submission_id, submissions.c.outcome == Outcome.PLANNED)
-        .values(outcome=Outcome.UNKNOWN, asked_at=now)
+        .values(outcome=Outcome.UNKNOWN, asked_at=now, called_back=called_back)
     )
     return marked.rowcount == 1
 
@@ -105,7 +108,7 @@ def attempts(connection: Connection, submission_ids: Collection[str]) -> dict[st
             submissions.c.outcome,
             submissions.c.provider_id,
             submissions.c.cost,
-            tasks.c.model,
+            tasks.c.account_id,
             tasks.c.status,
             tasks.c.sample_url,
             tasks.c.tries,
@@ -120,6 +123,12 @@ def attempts(connection: Connection, submission_ids: Collection[str]) -> dict[st
 def task_ids(connection: Connection, submission_ids: Collection[str]) -> set[str]:
     query = select(submissions.c.task_id).where(submissions.c.id.in_(submission_ids))
     return set(connection.execute(query).scalars())
+
+
+def is_known(connection: Connection, provider_id: str) -> bool:
+    """Whether the provider's task of this id belongs to an attempt of ours already."""
+    query = select(submissions.c.id).where(submissions.c.provider_id == provider_id).limit(1)
+    return connection.execute(query).one_or_none() is not None
 
 
 _LEARNED = ("outcome", "provider_id", "polling_url", "cost", "detail", "answered_at")
@@ -156,4 +165,4 @@ def _attempt_of(row: Mapping[str, Any]) -> Attempt:
         cost=row["cost"],
         tries=row["tries"],
     )
-    return Attempt(row["id"], row["task_id"], row["model"], standing)
+    return Attempt(row["id"], row["task_id"], row["account_id"], standing)

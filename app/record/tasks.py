@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 from app.record.columns import Instant, Json, metadata
-from app.task import Failure, MoneySpent, Status, sources
+from app.task import RESUBMITTABLE, Failure, MoneySpent, Status, sources
 
 tasks = Table(
     "tasks",
@@ -33,6 +33,7 @@ tasks = Table(
     Column("id", String(48), primary_key=True),
     Column("key_id", String(48), nullable=False),
     Column("provider", String(32), nullable=False),
+    Column("account_id", String(48), nullable=False),
     Column("model", String(64), nullable=False),
     Column("status", String(16), nullable=False),
     Column("failure", String(32)),
@@ -41,6 +42,9 @@ tasks = Table(
     # What was asked, with references to the images instead of the images.
     Column("request", Json, nullable=False),
     Column("warnings", Json, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("deadline_at", Instant),
+    Column("dispatch_after_at", Instant, nullable=False),
     # The attempt that counts now; an id without a foreign key, because each row names the other.
     Column("submission_id", String(48), nullable=False),
     Column("tries", Integer, nullable=False),
@@ -55,6 +59,7 @@ tasks = Table(
     Column("stored_at", Instant),
     Column("failed_at", Instant),
     Column("cancelled_at", Instant),
+    Column("unwanted_at", Instant),  # cancelled too late: the result is kept all the same
 )
 Index("ix_tasks_status_id", tasks.c.status, tasks.c.id)
 Index("ix_tasks_model_id", tasks.c.model, tasks.c.id)
@@ -69,6 +74,7 @@ class Task:
     id: str
     key_id: str
     provider: str
+    account_id: str
     model: str
     status: Status
     failure: Failure | None
@@ -76,6 +82,9 @@ class Task:
     money_spent: MoneySpent | None
     request: Mapping[str, Any]
     warnings: Sequence[str]
+    priority: int
+    deadline_at: datetime | None
+    dispatch_after_at: datetime
     submission_id: str
     tries: int
     cost: float | None
@@ -89,6 +98,7 @@ class Task:
     stored_at: datetime | None = None
     failed_at: datetime | None = None
     cancelled_at: datetime | None = None
+    unwanted_at: datetime | None = None
 
 
 def insert(connection: Connection, **values: Any) -> None:
@@ -129,6 +139,41 @@ def move(connection: Connection, task_id: str, to: Status, now: datetime, **valu
     return moved.rowcount == 1
 
 
+def reopen(connection: Connection, task_id: str, now: datetime) -> bool:
+    """Queue a task again that had ended so that a person may ask for it; False for any other."""
+    cleared = dict.fromkeys(
+        ("failure", "failure_detail", "money_spent", "failed_at", "sample_url", "sample_expires_at", "unwanted_at")
+    )
+    reopened = connection.execute(
+        update(tasks)
+        .where(tasks.c.id == task_id, tasks.c.status.in_(RESUBMITTABLE))
+        .values({**cleared, "status": Status.QUEUED, "tries": 0, "dispatch_after_at": now})
+    )
+    return reopened.rowcount == 1
+
+
+def mark_unwanted(connection: Connection, task_id: str, now: datetime) -> None:
+    """Note that nobody wants the result any more of a task that the provider has, or may have."""
+    connection.execute(
+        update(tasks).where(tasks.c.id == task_id, ~_IS_FINAL, tasks.c.unwanted_at.is_(None)).values(unwanted_at=now)
+    )
+
+
+def ids_in(connection: Connection, status: Status) -> set[str]:
+    return set(connection.execute(select(tasks.c.id).where(tasks.c.status == status)).scalars())
+
+
+def lately(connection: Connection, model: str, limit: int) -> list[timedelta]:
+    """How long the provider took for the latest tasks of a model that came out."""
+    query = (
+        select(tasks.c.submitted_at, tasks.c.ready_at)
+        .where(tasks.c.model == model, tasks.c.ready_at.is_not(None), tasks.c.submitted_at.is_not(None))
+        .order_by(tasks.c.id.desc())
+        .limit(limit)
+    )
+    return [row.ready_at - row.submitted_at for row in connection.execute(query)]
+
+
 def lock(connection: Connection, task_ids: Collection[str]) -> None:
     """Let nobody else move these tasks until the transaction ends; in one order, so that nobody deadlocks."""
     connection.execute(select(tasks.c.id).where(tasks.c.id.in_(task_ids)).order_by(tasks.c.id).with_for_update())
@@ -146,6 +191,7 @@ _LEARNED = (
     "submitted_at",
     "ready_at",
     "failed_at",
+    "dispatch_after_at",
 )
 
 

@@ -95,8 +95,9 @@ async def _by_session(use: Resources, cookie: str) -> Key | None:
     if datetime.fromisoformat(session["until"]) < use.now():
         return None
     key = await use.db.read(lambda connection: keys.get(connection, session["key"]))
-    valid = key is not None and key.sha256 == session["digest"] and key.disabled_at is None
-    return key if valid else None
+    if key is None or not hmac.compare_digest(key.sha256, session["digest"]) or key.disabled_at is not None:
+        return None
+    return key
 
 
 def _presented(request: Request) -> str | None:

@@ -1,16 +1,20 @@
 """Whether the process lives, and whether it can do its work."""
 
 from http import HTTPStatus
-from typing import Literal
+from typing import Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
+from app import metrics
 from app.errors import Unavailable
+from app.reconcile import CALLBACKS_MISSING, callbacks_are_missing
+from app.record import accounts
 from app.record.migrate import is_current
 from app.resources import Resources
-from app.web.access import Use
+from app.web.access import Asking, Use
+from app.web.problems import responses
 
 router = APIRouter(tags=["operations"])
 
@@ -21,9 +25,21 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
+_EXPOSITION: dict[int | str, dict[str, Any]] = {
+    HTTPStatus.OK: {"content": {"text/plain": {"schema": {"type": "string"}}}}
+}
+
+
+@router.get("/metrics", response_class=Response, responses={**_EXPOSITION, **responses(HTTPStatus.UNAUTHORIZED)})
+async def get_metrics(_asking: Asking) -> Response:
+    """What the service counts about itself, for Prometheus."""
+    return Response(metrics.exposition(), media_type="text/plain; version=0.0.4")
+
+
 class Readiness(BaseModel):
     status: Literal["ready", "not ready"]
     checks: dict[str, str]
+    notes: list[str]
 
 
 _CANNOT_WORK = {"model": Readiness, "description": "It cannot work; see `checks`."}
@@ -39,7 +55,19 @@ async def readyz(use: Use) -> JSONResponse:
     }
     ready = all(check == "ok" for check in checks.values())
     status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-    return JSONResponse({"status": "ready" if ready else "not ready", "checks": checks}, status)
+    notes = await _notes(use) if checks["database"] == "ok" else []
+    return JSONResponse({"status": "ready" if ready else "not ready", "checks": checks, "notes": notes}, status)
+
+
+async def _notes(use: Resources) -> list[str]:
+    """What does not stop the service and ought to be known."""
+    now = use.now()
+    silent, paused = await use.db.read(
+        lambda connection: (callbacks_are_missing(connection), accounts.paused(connection, now))
+    )
+    notes = [CALLBACKS_MISSING] if silent else []
+    notes += [f"no tasks are submitted until {each.paused_until_at}: {each.pause_reason}" for each in paused]
+    return notes
 
 
 async def _database(use: Resources) -> str:

@@ -12,7 +12,7 @@ from app.store import Missing
 from app.task import Status
 from app.web import problems
 from app.web.access import Asking, Use
-from app.web.tasks import TaskId, read_with_result
+from app.web.showing import TaskId, read_with_result
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 

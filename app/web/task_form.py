@@ -12,7 +12,7 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.errors import InvalidRequest, MalformedRequest, TooLarge, Unavailable, UnsupportedMediaType
-from app.params import IMAGE_FIELDS, Params
+from app.params import IMAGE_FIELDS, TaskParams
 from app.web.problems import invalid
 
 # One image of the provider's 20 MB is 27 MB of base64; JSON is held in memory, so more goes by multipart.
@@ -29,7 +29,7 @@ _CHARSET = re.compile(r";\s*charset\s*=[^;]*", re.IGNORECASE)
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
-async def read_task(request: Request, stack: AsyncExitStack) -> tuple[Params, dict[str, IO[bytes]]]:
+async def read_task(request: Request, stack: AsyncExitStack) -> tuple[TaskParams, dict[str, IO[bytes]]]:
     """The parameters, and the uploaded files by field; `stack` closes the files.
 
     Raises TooLarge, MalformedRequest, InvalidRequest, UnsupportedMediaType, or Unavailable on a full disk.
@@ -62,17 +62,17 @@ def bounded(request: Request, limit: int, refusal: str) -> Request:
     return Request(request.scope, receive)
 
 
-async def _read_json(request: Request) -> Params:
+async def _read_json(request: Request) -> TaskParams:
     body = await request.body()
     try:
         if len(body) < _IN_A_THREAD:
-            return Params.model_validate_json(body, strict=True)
-        return await asyncio.to_thread(Params.model_validate_json, body, strict=True)
+            return TaskParams.model_validate_json(body, strict=True)
+        return await asyncio.to_thread(TaskParams.model_validate_json, body, strict=True)
     except ValidationError as error:
         raise invalid(error.errors(include_input=False, include_url=False)) from None
 
 
-async def _read_multipart(request: Request, stack: AsyncExitStack) -> tuple[Params, dict[str, IO[bytes]]]:
+async def _read_multipart(request: Request, stack: AsyncExitStack) -> tuple[TaskParams, dict[str, IO[bytes]]]:
     headers = Headers({"content-type": _CHARSET.sub("", request.headers["content-type"])})
     parser = _Whole(
         headers, request.stream(), max_files=len(IMAGE_FIELDS), max_fields=20, max_part_size=_MAX_FIELD_BYTES
@@ -86,7 +86,7 @@ async def _read_multipart(request: Request, stack: AsyncExitStack) -> tuple[Para
     stack.push_async_callback(form.close)
     fields, files = _sort(form)
     try:
-        return Params.model_validate_strings(fields), files
+        return TaskParams.model_validate_strings(fields), files
     except ValidationError as error:
         raise invalid(error.errors(include_input=False, include_url=False)) from None
 

@@ -50,6 +50,14 @@ class ImageView(BaseModel):
     height: int
 
 
+class QueueView(BaseModel):
+    """Where a queued task stands; null once it has a slot of the provider."""
+
+    position: Annotated[int, Field(description="1 is next, by priority and arrival; keys take turns.")]
+    paused_until_at: Annotated[datetime | None, Field(description="Until when the provider's account is left alone.")]
+    pause_reason: str | None
+
+
 class TaskView(BaseModel):
     """One task. A phase's time is null until it is reached."""
 
@@ -59,6 +67,10 @@ class TaskView(BaseModel):
     provider: str
     params: ParamsView
     warnings: list[str]
+    priority: int
+    deadline_at: datetime | None
+    queue: QueueView | None
+    unwanted: Annotated[bool, Field(description="Cancelled too late: its result is kept all the same.")]
     seed: Annotated[int | None, Field(description="The seed that made the image, as the provider told it.")]
     cost: Annotated[float | None, Field(description="Credits, as the provider told them.")]
     failure: FailureView | None
@@ -110,6 +122,7 @@ class EvidenceEntry(BaseModel):
     http_status: int | None
     sha256: str
     copies: Annotated[int, Field(description="How often exactly this came.")]
+    repaired: Annotated[bool, Field(description="Asking told what no callback had told: polling saved the day.")]
     last_received_at: datetime
 
 
@@ -129,7 +142,7 @@ class Timeline(BaseModel):
     entries: list[Entry]
 
 
-def task_view(task: Task, result: Result | None) -> TaskView:
+def task_view(task: Task, result: Result | None, place: QueueView | None = None) -> TaskView:
     return TaskView(
         id=task.id,
         status=task.status,
@@ -137,6 +150,10 @@ def task_view(task: Task, result: Result | None) -> TaskView:
         provider=task.provider,
         params=ParamsView.model_validate(task.request),
         warnings=list(task.warnings),
+        priority=task.priority,
+        deadline_at=task.deadline_at,
+        queue=place,
+        unwanted=task.unwanted_at is not None,
         seed=task.seed,
         cost=task.cost,
         failure=_failure(task),
@@ -154,7 +171,8 @@ def timeline_view(
     """Everything that is known of a task, in the order in which it happened."""
     entries: list[Entry] = [PhaseEntry(at=at, status=status) for status, at in _phases(task)]
     entries += [_submission(each) for each in submissions if each.asked_at is not None]
-    entries += [_evidence(each) for each in testimonies]
+    called_back = {each.id for each in submissions if each.called_back}
+    entries += [_evidence(each, called_back) for each in testimonies]
     entries += [DownloadEntry.model_validate({**_fields(each), "at": each.started_at}) for each in downloads]
     return Timeline(task_id=task.id, entries=sorted(entries, key=_moment))
 
@@ -177,8 +195,11 @@ def _submission(each: Submission) -> SubmissionEntry:
     return SubmissionEntry.model_validate({**_fields(each), "submission_id": each.id, "at": each.asked_at})
 
 
-def _evidence(each: Testimony) -> EvidenceEntry:
-    return EvidenceEntry.model_validate({**_fields(each), "sha256": each.digest, "at": each.received_at})
+def _evidence(each: Testimony, called_back: set[str]) -> EvidenceEntry:
+    told = each.effect is Effect.MOVED and each.said in {Said.READY, Said.FAILED}
+    repaired = told and each.witness is Witness.POLL and each.submission_id in called_back
+    named = {"sha256": each.digest, "at": each.received_at, "repaired": repaired}
+    return EvidenceEntry.model_validate({**_fields(each), **named})
 
 
 def _failure(task: Task) -> FailureView | None:

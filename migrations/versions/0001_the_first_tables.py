@@ -20,6 +20,7 @@ def upgrade() -> None:
         sa.Column("id", ID, primary_key=True),
         sa.Column("key_id", ID, nullable=False),
         sa.Column("provider", sa.String(32), nullable=False),
+        sa.Column("account_id", ID, nullable=False),
         sa.Column("model", sa.String(64), nullable=False),
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("failure", sa.String(32)),
@@ -27,6 +28,9 @@ def upgrade() -> None:
         sa.Column("money_spent", sa.String(8)),
         sa.Column("request", JSON, nullable=False),
         sa.Column("warnings", JSON, nullable=False),
+        sa.Column("priority", sa.Integer, nullable=False),
+        sa.Column("deadline_at", INSTANT),
+        sa.Column("dispatch_after_at", INSTANT, nullable=False),
         sa.Column("submission_id", ID, nullable=False),
         sa.Column("tries", sa.Integer, nullable=False),
         sa.Column("cost", sa.Float),
@@ -36,7 +40,7 @@ def upgrade() -> None:
         sa.Column("created_at", INSTANT, nullable=False),
         *(
             sa.Column(f"{phase}_at", INSTANT)
-            for phase in ("submitting", "submitted", "ready", "stored", "failed", "cancelled")
+            for phase in ("submitting", "submitted", "ready", "stored", "failed", "cancelled", "unwanted")
         ),
     )
     op.create_index("ix_tasks_status_id", "tasks", ["status", "id"])
@@ -50,6 +54,7 @@ def upgrade() -> None:
         sa.Column("provider", sa.String(32), nullable=False),
         sa.Column("ring_key", sa.String(16), nullable=False),
         sa.Column("outcome", sa.String(16), nullable=False),
+        sa.Column("called_back", sa.Boolean, nullable=False),
         sa.Column("provider_id", sa.Text),
         sa.Column("polling_url", sa.Text),
         sa.Column("cost", sa.Float),
@@ -110,6 +115,35 @@ def upgrade() -> None:
     op.create_index("ix_downloads_task_id", "downloads", ["task_id"])
 
     op.create_table(
+        "accounts",
+        sa.Column("id", ID, primary_key=True),
+        sa.Column("provider", sa.String(32), nullable=False),
+        sa.Column("limits", JSON, nullable=False),
+        sa.Column("refusals", sa.Integer, nullable=False),
+        sa.Column("refused_since_at", INSTANT),
+        sa.Column("paused_until_at", INSTANT),
+        sa.Column("pause_reason", sa.Text),
+    )
+    op.create_table(
+        "slots",
+        sa.Column("account_id", ID, primary_key=True),
+        sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("task_id", ID, nullable=False, unique=True),
+        sa.Column("key_id", ID, nullable=False),
+        sa.Column("model", sa.String(64), nullable=False),
+        sa.Column("taken_at", INSTANT, nullable=False),
+    )
+    op.create_table(
+        "idempotency",
+        sa.Column("key_id", ID, primary_key=True),
+        sa.Column("idempotency_key", sa.String(255), primary_key=True),
+        sa.Column("digest", sa.String(64), nullable=False),
+        sa.Column("answer", JSON),
+        sa.Column("began_at", INSTANT, nullable=False),
+    )
+    op.create_index("ix_idempotency_began_at", "idempotency", ["began_at"])
+
+    op.create_table(
         "keys",
         sa.Column("id", ID, primary_key=True),
         sa.Column("name", sa.Text, nullable=False),
@@ -143,5 +177,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("jobs", "keys", "downloads", "results", "evidence", "submissions", "tasks"):
+    for table in ("jobs", "keys", "idempotency", "slots", "accounts"):
+        op.drop_table(table)
+    for table in ("downloads", "results", "evidence", "submissions", "tasks"):
         op.drop_table(table)

@@ -141,32 +141,64 @@ async def test_the_longest_due_come_first_and_no_more_than_asked_for(database: D
     assert [task_id for _, task_id in first + second] == order
 
 
-async def test_a_task_is_in_one_hand_at_a_time(database: Database) -> None:
-    await database.write(enqueue((Step.RECONCILE, "task_1", START), (Step.COLLECT, "task_1", later(1))))
-    first = await claim(database, later(2))
-    second = await claim(database, later(2))
-    await finish(database, first)
+async def test_different_steps_of_one_task_may_be_done_at_once(database: Database) -> None:
+    """A download that hangs must not keep the provider from being asked for a fresh link."""
+    await database.write(enqueue((Step.COLLECT, "task_1", START), (Step.RECONCILE, "task_1", later(1))))
+    first = await claimed(database, START)
+    second = await claimed(database, later(2))
 
-    assert [job.step for job in first] == [Step.RECONCILE]
-    assert second == []
-    assert await claimed(database, later(2)) == [(Step.COLLECT, "task_1")]
+    assert (first, second) == ([(Step.COLLECT, "task_1")], [(Step.RECONCILE, "task_1")])
 
 
-async def test_a_busy_task_does_not_hold_up_the_others(database: Database) -> None:
-    await database.write(enqueue((Step.RECONCILE, "task_1", START)))
+async def test_a_step_in_hand_does_not_hold_up_the_other_tasks(database: Database) -> None:
+    await database.write(enqueue((Step.COLLECT, "task_1", START)))
     await claim(database)
     await database.write(enqueue((Step.COLLECT, "task_1", START), (Step.COLLECT, "task_2", later(1))))
 
     assert await claimed(database, later(1), 1) == [(Step.COLLECT, "task_2")]
 
 
-async def test_many_claims_at_once_take_each_job_once_and_each_task_once(database: Database) -> None:
+async def test_a_lane_takes_its_own_steps_alone(database: Database) -> None:
+    await database.write(enqueue(*((step, "task_1", START) for step in Step)))
+    lane = {Step.DISPATCH, Step.SWEEP}
+    found = await database.write(lambda connection: jobs.claim(connection, START, 9, lane))
+    rest = await claimed(database)
+
+    assert {job.step for job in found} == lane
+    assert {step for step, _ in rest} == set(Step) - lane
+
+
+async def test_the_task_whose_link_dies_first_comes_first_whenever_its_job_was_left(database: Database) -> None:
+    def unit(connection: Connection) -> None:
+        for number, expires in enumerate((90, 30, 60)):
+            plan_task(connection, f"{number}", sample_expires_at=later(expires))
+        wanted = [(Step.COLLECT, f"task_{number}", later(number)) for number in range(3)]
+        jobs.enqueue(connection, wanted)
+
+    await database.write(unit)
+    found = [(await claimed(database, later(5), 1))[0] for _ in range(3)]
+
+    assert [task_id for _, task_id in found] == ["task_1", "task_2", "task_0"]
+
+
+async def test_whether_a_task_has_a_job_is_known_whatever_becomes_of_it(database: Database) -> None:
+    names = {"task_waiting", "task_running", "task_held", "task_none", "task_other"}
+    await database.write(enqueue((Step.COLLECT, "task_running", START), (Step.COLLECT, "task_held", START)))
+    (held,) = [job for job in await claim(database) if job.task_id == "task_held"]
+    await database.write(lambda connection: jobs.hold(connection, held, "KeyError"))
+    await database.write(enqueue((Step.COLLECT, "task_waiting", later(9)), (Step.DISPATCH, "task_other", START)))
+
+    found = await database.read(lambda connection: jobs.scheduled(connection, Step.COLLECT, names))
+    assert found == {"task_waiting", "task_running", "task_held"}
+
+
+async def test_many_claims_at_once_take_each_job_once(database: Database) -> None:
     wanted = [(step, f"task_{number:02}", START) for number in range(30) for step in (Step.RECONCILE, Step.COLLECT)]
     await database.write(enqueue(*wanted))
-    found = [job for batch in await asyncio.gather(*(claim(database, limit=4) for _ in range(10))) for job in batch]
+    found = [job for batch in await asyncio.gather(*(claim(database, limit=4) for _ in range(20))) for job in batch]
 
-    assert len({job.id for job in found}) == len(found) == 30
-    assert len({job.task_id for job in found}) == 30
+    assert len({job.id for job in found}) == len(found) == 60
+    assert {(job.step, job.task_id) for job in found} == {(step, task_id) for step, task_id, _ in wanted}
 
 
 async def test_a_finished_job_is_gone(database: Database) -> None:

@@ -174,12 +174,10 @@ async def test_an_outage_may_say_for_how_long() -> None:
     assert (await submitted(answer)).retry_after == timedelta(seconds=30)
 
 
-async def test_an_empty_account_is_refused_by_name() -> None:
+async def test_an_empty_account_is_unpaid_and_not_a_failure_of_the_task() -> None:
     answer = httpx.Response(402, json={"detail": "Insufficient credits"})
 
-    assert await submitted(answer) == Report(
-        Said.REFUSED, failure=Failure.OUT_OF_CREDITS, detail="Insufficient credits"
-    )
+    assert await submitted(answer) == Report(Said.UNPAID, detail="Insufficient credits")
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 413, 415, 422])

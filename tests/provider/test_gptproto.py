@@ -120,9 +120,7 @@ async def test_a_503_without_words_is_moderation_too() -> None:
 
 @pytest.mark.parametrize("message", ["Insufficient balance", "INSUFFICIENT BALANCE, please top up"])
 async def test_a_403_about_the_balance_is_an_empty_account(message: str) -> None:
-    assert await submitted(refusal(403, message)) == Report(
-        Said.REFUSED, failure=Failure.OUT_OF_CREDITS, detail=message
-    )
+    assert await submitted(refusal(403, message)) == Report(Said.UNPAID, detail=message)
 
 
 @pytest.mark.parametrize(

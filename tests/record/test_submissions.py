@@ -26,15 +26,15 @@ async def test_an_attempt_is_asked_once(database: Database) -> None:
 
     def unit(connection: Connection) -> tuple[bool, bool, submissions.Submission | None]:
         plan_task(connection)
-        first = submissions.mark_asked(connection, "sub_1", START)
-        second = submissions.mark_asked(connection, "sub_1", later)
+        first = submissions.mark_asked(connection, "sub_1", START, called_back=True)
+        second = submissions.mark_asked(connection, "sub_1", later, called_back=False)
         return first, second, submissions.get(connection, "sub_1")
 
     first, second, attempt = await database.write(unit)
 
     assert (first, second) == (True, False)
     assert attempt is not None
-    assert (attempt.outcome, attempt.asked_at) == (Outcome.UNKNOWN, START)
+    assert (attempt.outcome, attempt.asked_at, attempt.called_back) == (Outcome.UNKNOWN, START, True)
 
 
 async def test_attempts_come_in_the_order_they_were_made(database: Database) -> None:

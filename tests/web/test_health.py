@@ -19,7 +19,11 @@ async def test_a_service_that_can_work_is_ready(each_world: World) -> None:
     answer = await each_world.outsider.get("/readyz")
 
     assert answer.status_code == 200
-    assert answer.json() == {"status": "ready", "checks": {"database": "ok", "store": "ok", "provider": "ok"}}
+    assert answer.json() == {
+        "status": "ready",
+        "checks": {"database": "ok", "store": "ok", "provider": "ok"},
+        "notes": [],
+    }
 
 
 async def test_the_check_of_the_store_leaves_nothing_in_it(world: World) -> None:

@@ -1,0 +1,80 @@
+"""Give free slots to queued tasks: by priority, then fairly between API keys, then in the order of arrival.
+
+It runs in whatever transaction queues a task, frees a slot or ends a pause, so no wake-up can be lost. A task
+that was admitted holds a slot and has a job; one that was not waits for the next call.
+"""
+
+from collections import Counter
+from datetime import datetime, timedelta
+from typing import Any
+
+from app import jobs
+from app.jobs import Step
+from app.record import Connection, accounts, queue, tasks
+from app.record.accounts import Account
+from app.record.submissions import Attempt
+from app.resources import Resources
+from app.retry import BUSY, UNPAID
+
+_IN_ALL = "account"  # the limit of all models together
+
+
+def admit(connection: Connection, account_id: str, now: datetime) -> None:
+    """Fill the free slots of an account, unless it is paused."""
+    account = accounts.lock(connection, account_id)
+    if account is None or account.paused(now):
+        return
+    held = accounts.held(connection, account_id)
+    in_flight = Counter(slot.model for slot in held)
+    free = sorted(set(range(1, account.limits[_IN_ALL] + 1)) - {slot.number for slot in held})
+    while free and (waiting := queue.next_tasks(connection, account_id, now, _full(account, in_flight), len(free))):
+        rows: list[dict[str, Any]] = []
+        for task in waiting:
+            if task.model in _full(account, in_flight):
+                continue  # it filled up within this round; the next one leaves it out
+            in_flight[task.model] += 1
+            named = {"task_id": task.id, "key_id": task.key_id, "model": task.model}
+            rows.append({**named, "account_id": account_id, "number": free.pop(0), "taken_at": now})
+        accounts.take(connection, rows)
+        jobs.enqueue(connection, [(Step.DISPATCH, row["task_id"], now) for row in rows])
+
+
+def pause(connection: Connection, attempt: Attempt, reason: str, wait: timedelta | None, now: datetime) -> None:
+    """Admit nobody for as long as the provider asked, else longer with each refusal in a row; then try again.
+
+    What was under way when the pause began may be refused too: that is the same refusal, not one more.
+    """
+    account = accounts.lock(connection, attempt.account_id)
+    if account is None:
+        return
+    backoff = UNPAID if reason == accounts.OUT_OF_CREDITS else BUSY
+    refusals = max(1, account.refusals + (not account.paused(now)))
+    until = now + (wait or backoff.wait(refusals))
+    if account.paused_until_at is None or account.paused_until_at < until:
+        accounts.pause(connection, account.id, now, until, reason, refusals)
+        jobs.enqueue(connection, [(Step.ADMIT, attempt.task_id, until)])
+
+
+def resume(connection: Connection, account_id: str, now: datetime) -> None:
+    """The provider took a task: refusals are over. A pause lasts as long as was asked; this task began before it."""
+    accounts.resume(connection, account_id, now)
+
+
+async def wake(use: Resources, task_id: str) -> None:
+    """A pause or a wait is over: admit who may be."""
+    task = await use.db.read(lambda connection: tasks.get(connection, task_id))
+    if task is not None:
+        await use.db.write(lambda connection: _wake(connection, task.account_id, task_id, use.now()))
+
+
+def _wake(connection: Connection, account_id: str, task_id: str, now: datetime) -> None:
+    admit(connection, account_id, now)
+    account = accounts.get(connection, account_id)
+    if account is not None and account.paused_until_at is not None and account.paused(now):
+        # Paused again meanwhile, or woken for something else: whoever wakes last has to know of the end.
+        jobs.enqueue(connection, [(Step.ADMIT, task_id, account.paused_until_at)])
+
+
+def _full(account: Account, in_flight: Counter[str]) -> set[str]:
+    """The models that have as many in flight as they may."""
+    return {model for model, limit in account.limits.items() if model != _IN_ALL and in_flight[model] >= limit}

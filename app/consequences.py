@@ -1,0 +1,112 @@
+"""What follows from a judged piece of evidence, as data: what is learned, what moves, what is to be done next. Pure.
+
+`settle` puts these together for a group and writes them at once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from app import ids
+from app.jobs import Step
+from app.record.submissions import Attempt
+from app.retry import SUBMIT
+from app.task import Decision, Effect, Failure, Outcome, Report, Said, Status, Witness, money_spent
+from app.verify import Verdict
+
+_LINK_LIFE = timedelta(minutes=10)  # what the contract promises, counted from when we heard of it
+
+_OUTCOMES = {
+    Said.PENDING: Outcome.ACCEPTED,
+    Said.READY: Outcome.ACCEPTED,
+    Said.FAILED: Outcome.ACCEPTED,
+    Said.REFUSED: Outcome.REFUSED,
+    Said.BUSY: Outcome.REFUSED,
+    Said.UNPAID: Outcome.REFUSED,
+    Said.DOWN: Outcome.REFUSED,
+}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Evidence:
+    """What one witness said of one attempt, raw and read."""
+
+    submission_id: str
+    witness: Witness
+    verdict: Verdict
+    proven: bool
+    report: Report
+    body: bytes
+    received_at: datetime
+    headers: Mapping[str, str] = field(default_factory=dict)
+    http_status: int | None = None
+
+
+def told(attempt: Attempt, each: Evidence) -> dict[str, Any]:
+    """What a proven report tells of its attempt. That it was accepted, its id and its cost are not taken back."""
+    report, standing = each.report, attempt.standing
+    accepted = standing.outcome is Outcome.ACCEPTED
+    named = standing.provider_id is not None and each.witness is not Witness.SUBMIT
+    values = {
+        "outcome": None if accepted else _OUTCOMES.get(report.said),
+        "provider_id": None if named else report.provider_id,
+        "polling_url": report.polling_url,
+        "cost": report.cost if standing.cost is None else None,
+        "detail": report.detail,
+        "answered_at": each.received_at if each.witness is Witness.SUBMIT else None,
+    }
+    return given(values)
+
+
+def moved(attempt: Attempt, each: Evidence, decision: Decision) -> dict[str, Any]:
+    """What the decision changes about the task."""
+    report, now = each.report, each.received_at
+    change: dict[str, Any] = {}
+    if report.said is Said.READY and decision.effect in {Effect.MOVED, Effect.ADOPTED}:
+        # Always both: a fresh link that does not say when it dies must not inherit the old one's end.
+        change |= {"sample_url": report.sample_url, "sample_expires_at": report.sample_expires_at or now + _LINK_LIFE}
+        change["seed"] = None if report.seed is None else str(report.seed)
+    if decision.to is not None:
+        change["status"] = decision.to
+        change[f"{decision.to}_at"] = now
+        change["tries"] = 1 if report.said is Said.DOWN else 0
+    if decision.to is Status.QUEUED and report.said is Said.DOWN:
+        # Out of order: this task waits. Out of slots or credits: the account does, and the task keeps its place.
+        change["dispatch_after_at"] = now + _wait(attempt, report)
+    if decision.to is Status.FAILED:
+        change["failure"] = report.failure or Failure.PROVIDER_ERROR
+        change["failure_detail"] = report.detail
+        change["money_spent"] = money_spent(attempt.standing.outcome, report.said)
+    return given(change)
+
+
+def next_jobs(
+    attempt: Attempt, each: Evidence, decision: Decision, look_after: timedelta
+) -> list[tuple[Step, str, datetime]]:
+    """The jobs that the decision leaves; `look_after` is how long an accepted task may be silent."""
+    now, task_id = each.received_at, attempt.task_id
+    match decision:
+        case Decision(effect=Effect.MOVED, to=Status.READY):
+            return [(Step.COLLECT, task_id, now)]
+        case Decision(effect=Effect.ADOPTED) if each.report.said is Said.READY:
+            return [(Step.COLLECT, task_id, now)]
+        case Decision(effect=Effect.MOVED, to=Status.SUBMITTED):
+            return [(Step.RECONCILE, task_id, now + look_after)]
+        case Decision(effect=Effect.HELD) if each.report.said is Said.LOST and each.witness is Witness.SUBMIT:
+            return [(Step.RECONCILE, task_id, now)]  # which knows for how long it may be held
+        case Decision(effect=Effect.HINTED | Effect.CONTRADICTED) if each.witness is Witness.CALLBACK:
+            return [(Step.RECONCILE, task_id, now)]
+        case _:
+            return []
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of these values that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _wait(attempt: Attempt, report: Report) -> timedelta:
+    """How long before a task is submitted again: what the provider asked for, else backoff."""
+    wait = report.retry_after or SUBMIT.wait(attempt.standing.tries + 1)
+    return wait + ids.jitter(wait / 4)

@@ -1,0 +1,95 @@
+"""`Idempotency-Key`: one request, however often it is sent (the IETF's HTTP API draft of that name).
+
+The same key and body replays the first answer, another body is refused, and while the first is being worked on
+the others are told so. Keys are scoped to the API key and remembered for a day.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import IO, Any
+
+from app.errors import InvalidRequest, KeyReused, RequestInFlight
+from app.params import TaskParams
+from app.record import Connection, idempotency
+from app.record.idempotency import Remembered
+from app.resources import Resources
+from app.store import sha256_of
+
+REMEMBERED = timedelta(hours=24)
+# A request that was begun and never answered died with its process: after this nobody is working on it.
+_ABANDONED = timedelta(minutes=6)
+_MAX_KEY = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to answer for an Idempotency-Key."""
+
+    key_id: str
+    idempotency_key: str
+    began_at: datetime
+
+    def answer(self, connection: Connection, given: dict[str, Any]) -> None:
+        """Remember the answer, in the transaction that does what was asked. Raises RequestInFlight if it was lost."""
+        if not idempotency.answer(connection, self.key_id, self.idempotency_key, self.began_at, given):
+            raise RequestInFlight("another request with this Idempotency-Key has taken over")
+
+
+async def claim(use: Resources, key_id: str, header: str, digest: str) -> Claim | dict[str, Any]:
+    """The right to answer, or the first answer. Raises KeyReused, RequestInFlight or InvalidRequest."""
+    wanted = Claim(key_id, _read(header), use.now())
+    known = await use.db.write(lambda connection: _begin(connection, wanted, digest))
+    if known is None:
+        return wanted
+    if known.digest != digest:
+        raise KeyReused("this Idempotency-Key was sent with another body before")
+    if known.answer is None:
+        raise RequestInFlight("the first request with this Idempotency-Key has no answer yet")
+    return known.answer
+
+
+async def let_go(use: Resources, held: Claim) -> None:
+    """Forget a request that was refused: it may be mended and sent again with the same key."""
+    await use.db.write(
+        lambda connection: idempotency.forget(connection, held.key_id, held.idempotency_key, held.began_at)
+    )
+
+
+def digest_of(params: TaskParams, files: Mapping[str, IO[bytes]]) -> str:
+    """What makes two requests the same: their parameters and the bytes of their files, not how they were written."""
+    uploaded = {field: sha256_of(file) for field, file in sorted(files.items())}
+    asked = json.dumps([params.model_dump(mode="json"), uploaded], sort_keys=True)
+    return hashlib.sha256(asked.encode()).hexdigest()
+
+
+def _begin(connection: Connection, wanted: Claim, digest: str) -> Remembered | None:
+    """None when the key is ours now, else what it stands for already."""
+    key = (wanted.key_id, wanted.idempotency_key)
+    if idempotency.begin(connection, *key, digest, wanted.began_at):
+        return None
+    known = idempotency.get(connection, *key)
+    if known is not None and not _is_over(known, wanted.began_at):
+        return known
+    if known is not None:
+        idempotency.forget(connection, *key, known.began_at)
+    idempotency.begin(connection, *key, digest, wanted.began_at)
+    return None
+
+
+def _is_over(known: Remembered, now: datetime) -> bool:
+    age = now - known.began_at
+    return age > (_ABANDONED if known.answer is None else REMEMBERED)
+
+
+def _read(header: str) -> str:
+    """The key; the draft writes it in quotes, most clients do not."""
+    key = header.strip()
+    quoted = len(key) > 1 and key.startswith('"') and key.endswith('"')
+    key = key[1:-1] if quoted else key
+    if not key or len(key) > _MAX_KEY or not key.isprintable() or not key.isascii():
+        reason = f"must be 1 to {_MAX_KEY} printable ASCII characters"
+        raise InvalidRequest(f"Idempotency-Key: {reason}", {"Idempotency-Key": reason})
+    return key

@@ -1,0 +1,128 @@
+"""The tables `accounts` and `slots`: what a provider lets one of its accounts have in flight, and what is.
+
+A slot is a row while a task holds it. Whoever gives slots out holds the account's row locked, so two processes
+never give out the same one, and neither misses what the other has just freed.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Column, Connection, Integer, String, Table, Text, delete, func, literal, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from app.record.columns import Instant, Json, metadata
+
+# Why an account is paused: shown to people, and looked for by the sweeper.
+OUT_OF_CREDITS = "out of credits"
+NO_FREE_SLOT = "the provider has no free slot"
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", String(48), primary_key=True),
+    Column("provider", String(32), nullable=False),
+    Column("limits", Json, nullable=False),  # "account": in all; a model's name: of that model
+    Column("refusals", Integer, nullable=False),  # in a row: what the length of a pause grows by
+    Column("refused_since_at", Instant),
+    Column("paused_until_at", Instant),
+    Column("pause_reason", Text),
+)
+
+slots = Table(
+    "slots",
+    metadata,
+    Column("account_id", String(48), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("task_id", String(48), nullable=False, unique=True),
+    Column("key_id", String(48), nullable=False),
+    Column("model", String(64), nullable=False),
+    Column("taken_at", Instant, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    id: str
+    provider: str
+    limits: Mapping[str, int]
+    refusals: int
+    refused_since_at: datetime | None
+    paused_until_at: datetime | None
+    pause_reason: str | None
+
+    def paused(self, now: datetime) -> bool:
+        return self.paused_until_at is not None and self.paused_until_at > now
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    number: int
+    task_id: str
+    model: str
+
+
+def put(connection: Connection, account_id: str, provider: str, limits: Mapping[str, int]) -> None:
+    """Make the account known, or bring its limits up to date."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(accounts).values(id=account_id, provider=provider, limits=dict(limits), refusals=0)
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=["id"], set_={"limits": statement.excluded.limits})
+    )
+
+
+def get(connection: Connection, account_id: str) -> Account | None:
+    row = connection.execute(select(accounts).where(accounts.c.id == account_id)).one_or_none()
+    return None if row is None else Account(**row._asdict())
+
+
+def all_ids(connection: Connection) -> list[str]:
+    return list(connection.execute(select(accounts.c.id).order_by(accounts.c.id)).scalars())
+
+
+def paused(connection: Connection, now: datetime) -> list[Account]:
+    """The accounts that give out no slots now."""
+    query = select(accounts).where(accounts.c.paused_until_at > now).order_by(accounts.c.id)
+    return [Account(**row._asdict()) for row in connection.execute(query)]
+
+
+def lock(connection: Connection, account_id: str) -> Account | None:
+    """The account, held by this transaction until it ends."""
+    row = connection.execute(select(accounts).where(accounts.c.id == account_id).with_for_update()).one_or_none()
+    return None if row is None else Account(**row._asdict())
+
+
+def pause(connection: Connection, account_id: str, now: datetime, until: datetime, reason: str, refusals: int) -> None:
+    """Give out no slots of this account until then, after so many refusals in a row."""
+    since = func.coalesce(accounts.c.refused_since_at, literal(now, Instant))
+    connection.execute(
+        update(accounts)
+        .where(accounts.c.id == account_id)
+        .values(refusals=refusals, refused_since_at=since, paused_until_at=until, pause_reason=reason)
+    )
+
+
+def resume(connection: Connection, account_id: str, now: datetime) -> None:
+    """The provider took a task: a pause that is over leaves no trace, and the next one is a short one."""
+    connection.execute(
+        update(accounts)
+        .where(accounts.c.id == account_id, accounts.c.refusals > 0, accounts.c.paused_until_at <= now)
+        .values(refusals=0, refused_since_at=None, paused_until_at=None, pause_reason=None)
+    )
+
+
+def held(connection: Connection, account_id: str) -> list[Slot]:
+    query = select(slots.c.number, slots.c.task_id, slots.c.model).where(slots.c.account_id == account_id)
+    return [Slot(*row) for row in connection.execute(query)]
+
+
+def take(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Hand out slots. The primary key refuses one that is held: a second line behind the account's lock."""
+    connection.execute(slots.insert(), list(rows))
+
+
+def release(connection: Connection, task_ids: Collection[str]) -> set[str]:
+    """Free the slots of these tasks; the accounts in which there is room now."""
+    freed = connection.execute(delete(slots).where(slots.c.task_id.in_(task_ids)).returning(slots.c.account_id))
+    return set(freed.scalars())

@@ -1,0 +1,98 @@
+"""The queue is the queued tasks that hold no slot: who comes next, and who stands where."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, Exists, exists, func, select
+
+from app.record.accounts import OUT_OF_CREDITS, accounts, slots
+from app.record.tasks import tasks
+from app.task import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    id: str
+    key_id: str
+    model: str
+
+
+def next_tasks(
+    connection: Connection, account_id: str, now: datetime, full_models: Collection[str], limit: int
+) -> list[Waiting]:
+    """Who is admitted next. Among equals in priority, a key's turn comes after what it has in flight already."""
+    held = (
+        select(slots.c.key_id, func.count().label("in_flight"))
+        .where(slots.c.account_id == account_id)
+        .group_by(slots.c.key_id)
+        .subquery()
+    )
+    turn = func.row_number().over(partition_by=tasks.c.key_id, order_by=(tasks.c.priority.desc(), tasks.c.id))
+    waiting = (
+        select(tasks.c.id, tasks.c.key_id, tasks.c.model, tasks.c.priority, turn.label("turn"))
+        .where(
+            tasks.c.status == Status.QUEUED,
+            tasks.c.account_id == account_id,
+            tasks.c.dispatch_after_at <= now,
+            tasks.c.model.not_in(full_models),
+            ~_has_slot(),
+        )
+        .subquery()
+    )
+    query = (
+        select(waiting.c.id, waiting.c.key_id, waiting.c.model)
+        .outerjoin(held, held.c.key_id == waiting.c.key_id)
+        .order_by(
+            waiting.c.priority.desc(),
+            func.coalesce(held.c.in_flight, 0) + waiting.c.turn,
+            waiting.c.id,
+        )
+        .limit(limit)
+    )
+    return [Waiting(*row) for row in connection.execute(query)]
+
+
+def positions(connection: Connection, task_ids: Collection[str]) -> dict[str, int]:
+    """Where these tasks stand in their queue, counted from 1, by priority and arrival; admitted ones are not in it."""
+    standing = func.row_number().over(partition_by=tasks.c.account_id, order_by=(tasks.c.priority.desc(), tasks.c.id))
+    line = (
+        select(tasks.c.id, standing.label("position")).where(tasks.c.status == Status.QUEUED, ~_has_slot()).subquery()
+    )
+    query = select(line.c.id, line.c.position).where(line.c.id.in_(task_ids))
+    return {row.id: row.position for row in connection.execute(query)}
+
+
+def admitted(connection: Connection) -> set[str]:
+    """The queued tasks that hold a slot: they are about to be dispatched."""
+    query = select(tasks.c.id).where(tasks.c.status == Status.QUEUED, _has_slot())
+    return set(connection.execute(query).scalars())
+
+
+def is_admitted(connection: Connection, task_id: str) -> bool:
+    query = select(slots.c.number).where(slots.c.task_id == task_id)
+    return connection.execute(query).one_or_none() is not None
+
+
+def past_deadline(connection: Connection, now: datetime) -> list[str]:
+    query = select(tasks.c.id).where(tasks.c.status == Status.QUEUED, tasks.c.deadline_at <= now)
+    return list(connection.execute(query).scalars())
+
+
+def unpaid(connection: Connection, since: datetime) -> list[str]:
+    """Tasks that were queued before `since` in an account that has been out of credits since then."""
+    query = (
+        select(tasks.c.id)
+        .join(accounts, accounts.c.id == tasks.c.account_id)
+        .where(
+            tasks.c.status == Status.QUEUED,
+            tasks.c.created_at <= since,
+            accounts.c.pause_reason == OUT_OF_CREDITS,
+            accounts.c.refused_since_at <= since,
+        )
+    )
+    return list(connection.execute(query).scalars())
+
+
+def _has_slot() -> Exists:
+    return exists().where(slots.c.task_id == tasks.c.id)

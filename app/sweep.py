@@ -1,0 +1,69 @@
+"""Upkeep, every few seconds: what no event would ever start.
+
+Deadlines pass, remembered answers grow old; and whatever should be impossible is looked for, mended and counted.
+"""
+
+from datetime import datetime, timedelta
+
+from app import jobs, logs, metrics, moves
+from app.admit import admit
+from app.idempotency import REMEMBERED
+from app.jobs import Step
+from app.record import Connection, accounts, idempotency, queue, tasks
+from app.resources import Resources
+from app.task import Failure, MoneySpent, Status
+
+EVERY = timedelta(seconds=10)
+NO_TASK = "-"  # the job is about none
+_LATE = timedelta(seconds=30)  # what has been due for longer was not just about to be done
+_OUT_OF_CREDITS = timedelta(hours=24)  # how long a task waits for somebody to pay
+
+_NEEDS = {
+    Status.QUEUED: Step.DISPATCH,
+    Status.SUBMITTING: Step.RECONCILE,
+    Status.SUBMITTED: Step.RECONCILE,
+    Status.READY: Step.COLLECT,
+}
+
+log = logs.get("sweep")
+
+
+async def sweep(use: Resources, _task_id: str) -> None:
+    """Do the upkeep once, and leave the next time."""
+    mended = await use.db.write(lambda connection: _sweep(connection, use.now()))
+    if mended:
+        metrics.tasks_unscheduled.inc(len(mended))
+        log.error("unscheduled", task_ids=mended)
+
+
+def _sweep(connection: Connection, now: datetime) -> list[str]:
+    jobs.enqueue(connection, [(Step.SWEEP, NO_TASK, now + EVERY)])
+    idempotency.forget_before(connection, now - REMEMBERED)
+    for task_id in queue.past_deadline(connection, now):
+        detail = "its deadline passed before the provider was asked"
+        moves.give_up(connection, task_id, Failure.DEADLINE_EXCEEDED, MoneySpent.NO, detail, now)
+    for task_id in queue.unpaid(connection, now - _OUT_OF_CREDITS):
+        detail = "the provider's account was out of credits for a day"
+        moves.give_up(connection, task_id, Failure.OUT_OF_CREDITS, MoneySpent.NO, detail, now)
+    return _mend_tasks(connection, now) + _mend_queues(connection, now)
+
+
+def _mend_tasks(connection: Connection, now: datetime) -> list[str]:
+    """Give a job to each task that should have one and has none."""
+    mended = []
+    for status, step in _NEEDS.items():
+        ids = queue.admitted(connection) if status is Status.QUEUED else tasks.ids_in(connection, status)
+        missing = sorted(ids - jobs.scheduled(connection, step, ids))
+        jobs.enqueue(connection, [(step, task_id, now) for task_id in missing])
+        mended += missing
+    return mended
+
+
+def _mend_queues(connection: Connection, now: datetime) -> list[str]:
+    """Admit what could have been admitted by an earlier event, unless that is just about to happen."""
+    if jobs.overdue(connection, Step.ADMIT, now):
+        return []
+    before = queue.admitted(connection)
+    for account_id in accounts.all_ids(connection):
+        admit(connection, account_id, now - _LATE)
+    return sorted(queue.admitted(connection) - before)

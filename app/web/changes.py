@@ -1,0 +1,141 @@
+"""What changes tasks: post one, cancel one, ask for a new attempt of one."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from http import HTTPStatus
+from typing import IO, Annotated, Any
+
+from fastapi import APIRouter, Header, Request, Response
+from fastapi.responses import JSONResponse
+
+from app import idempotency, moves
+from app.errors import Conflict, FluxhookError, NotFound
+from app.idempotency import Claim
+from app.params import IMAGE_FIELDS, TaskParams
+from app.record import Connection, tasks
+from app.resources import Resources
+from app.submit import submit
+from app.task import Status
+from app.web.access import Asking, Use
+from app.web.problems import responses
+from app.web.showing import Prefer, TaskId, answer, look_at, seconds, view
+from app.web.task_form import read_task
+from app.web.views import TaskView
+
+router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(max_length=260, description="Sent again with the same body, it gives the first answer for 24 hours."),
+]
+
+
+def _body_schema() -> dict[str, Any]:
+    as_json = TaskParams.model_json_schema()
+    as_files = TaskParams.model_json_schema()
+    for field in IMAGE_FIELDS:
+        as_files["properties"][field] = {"type": "string", "format": "binary"}
+    content = {"application/json": {"schema": as_json}, "multipart/form-data": {"schema": as_files}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+@router.post(
+    "",
+    status_code=HTTPStatus.ACCEPTED,
+    response_model=TaskView,
+    openapi_extra=_body_schema(),
+    responses={
+        HTTPStatus.OK: {"model": TaskView, "description": "Final within the time that `Prefer: wait` gave."},
+        **responses(
+            HTTPStatus.BAD_REQUEST,
+            HTTPStatus.UNAUTHORIZED,
+            HTTPStatus.CONFLICT,
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+        ),
+    },
+)
+async def post_task(
+    request: Request, use: Use, asking: Asking, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Submit a task. The answer means that it is recorded, not that the provider has it."""
+    async with AsyncExitStack() as stack:
+        params, files = await read_task(request, stack)
+        if idempotency_key is None:
+            task_id = await submit(use, asking.key_id, params, files)
+        else:
+            digest = await asyncio.to_thread(idempotency.digest_of, params, files)
+            claim = await idempotency.claim(use, asking.key_id, idempotency_key, digest)
+            if not isinstance(claim, Claim):
+                return await _replay(use, claim, prefer)
+            task_id = await _submit_once(use, asking.key_id, params, files, claim)
+    return await _posted(use, task_id, prefer, {})
+
+
+async def _submit_once(
+    use: Resources, key_id: str, params: TaskParams, files: dict[str, IO[bytes]], claim: Claim
+) -> str:
+    """Submit, and remember the answer in the same transaction; a refused request is forgotten."""
+
+    def remember(connection: Connection, task_id: str) -> None:
+        seen = look_at(connection, task_id)
+        if seen is not None:
+            claim.answer(connection, seen.model_dump(mode="json"))
+
+    try:
+        return await submit(use, key_id, params, files, also=remember)
+    except FluxhookError:
+        await idempotency.let_go(use, claim)
+        raise
+
+
+async def _replay(use: Resources, first: dict[str, Any], prefer: str | None) -> Response:
+    """The first answer; with `Prefer: wait`, the task as it is by then."""
+    headers = {"idempotency-replayed": "true"}
+    if seconds(prefer):
+        return await _posted(use, first["id"], prefer, headers)
+    return JSONResponse(first, HTTPStatus.ACCEPTED, {**headers, "location": f"/v1/tasks/{first['id']}"})
+
+
+async def _posted(use: Resources, task_id: str, prefer: str | None, headers: dict[str, str]) -> Response:
+    seen = await view(use, task_id, prefer)
+    status = HTTPStatus.OK if seen.status.final and seconds(prefer) else HTTPStatus.ACCEPTED
+    return answer(seen, status, prefer, {**headers, "location": f"/v1/tasks/{task_id}"})
+
+
+_ERRORS = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+@router.post("/{task_id}/cancel", responses=_ERRORS)
+async def cancel_task(use: Use, _asking: Asking, task_id: TaskId) -> TaskView:
+    """Cancel a task that is queued. What the provider has it cannot give back: that result is kept, as unwanted."""
+
+    def cancel(connection: Connection) -> TaskView | None:
+        moves.cancel(connection, task_id, use.now())
+        return look_at(connection, task_id)
+
+    seen = await use.db.write(cancel)
+    if seen is None:
+        raise NotFound("there is no such task")
+    if seen.status in {Status.STORED, Status.FAILED}:
+        raise Conflict(f"the task is {seen.status}: there is nothing left to cancel")
+    return seen
+
+
+@router.post("/{task_id}/resubmit", status_code=HTTPStatus.ACCEPTED, responses=_ERRORS)
+async def resubmit_task(use: Use, _asking: Asking, task_id: TaskId) -> TaskView:
+    """Start a new attempt of a task that failed. It may cost again: the failure's `money_spent` says what is known."""
+
+    def resubmit(connection: Connection) -> tuple[bool, TaskView | None]:
+        task = tasks.get(connection, task_id)
+        done = task is not None and moves.resubmit(connection, task_id, task.account_id, use.now())
+        return done, look_at(connection, task_id)
+
+    done, seen = await use.db.write(resubmit)
+    if seen is None:
+        raise NotFound("there is no such task")
+    if not done:
+        raise Conflict(f"the task is {seen.status}: only one that failed can be submitted again")
+    return seen

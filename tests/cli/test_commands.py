@@ -1,0 +1,168 @@
+"""The commands from a terminal, against a real service: what they print, and how they exit."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from structlog.testing import capture_logs
+from typer.testing import CliRunner, Result
+
+from app.cli import cli
+from app.cli.serving import prepare
+from app.main import create_app
+from app.provider.twin import build
+from app.resources import open_resources
+from app.settings import Settings
+from tests.pictures import picture
+from tests.sockets import listening, serving
+from tests.world import ADMIN_KEY
+
+
+@dataclass
+class Terminal:
+    """A terminal whose environment leads to a service that runs."""
+
+    env: dict[str, str]
+    folder: Path
+
+    async def run(self, *arguments: str, **env: str) -> Result:
+        with capture_logs():  # the service's lines are not the command's output, and share its stdout here
+            return await asyncio.to_thread(CliRunner().invoke, cli, arguments, env={**self.env, **env})
+
+
+@pytest.fixture
+async def terminal(tmp_path: Path) -> AsyncGenerator[Terminal]:
+    theirs, their_address = listening()
+    ours, our_address = listening()
+    env = {
+        "FLUXHOOK_DATA_DIR": str(tmp_path / "data"),
+        "FLUXHOOK_HOST": "127.0.0.1",
+        "FLUXHOOK_PORT": our_address.rpartition(":")[2],
+        "FLUXHOOK_PUBLIC_URL": our_address,
+        "FLUXHOOK_BFL_BASE_URL": their_address,
+        "FLUXHOOK_BFL_API_KEY": "a-provider-key",
+        "FLUXHOOK_ADMIN_KEY": ADMIN_KEY,
+    }
+    settings = Settings.from_env(env)
+    await prepare(settings)
+    async with (
+        serving(build(ready_after_s=0.1, seed=1), theirs),
+        serving(create_app(open_resources(settings)), ours),
+        httpx.AsyncClient(base_url=their_address) as twin,
+    ):
+        (await twin.put("/twin/rules", json={"megapixels": 0.05})).raise_for_status()
+        yield Terminal(env, tmp_path)
+
+
+async def test_a_task_is_submitted_told_and_its_image_written(terminal: Terminal) -> None:
+    photo, out = terminal.folder / "in.png", terminal.folder / "out.png"
+    photo.write_bytes(picture())
+    done = await terminal.run("submit", "make it sepia", "--image", str(photo), "--seed", "7", "--out", str(out))
+    listed = await terminal.run("tasks", "--json", "--status", "stored")
+    (task,) = json.loads(listed.stdout)
+
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() == task["id"]
+    assert "its signature is right" in done.stderr
+    assert "stored" in done.stderr
+    assert task["params"]["seed"] == 7
+    assert hashlib.sha256(out.read_bytes()).hexdigest() == task["image"]["sha256"]
+
+
+async def test_without_waiting_only_the_id_is_printed_and_watching_it_tells_the_rest(terminal: Terminal) -> None:
+    posted = await terminal.run("submit", "a lighthouse")
+    watched = await terminal.run("watch", posted.stdout.strip())
+    table = await terminal.run("tasks")
+
+    assert (posted.exit_code, watched.exit_code) == (0, 0)
+    assert "submitted: the provider took it" in watched.stdout
+    assert posted.stdout.strip() in table.stdout
+    assert "a lighthouse" in table.stdout
+
+
+async def test_a_task_that_fails_says_why_and_exits_with_1(terminal: Terminal) -> None:
+    done = await terminal.run("submit", "an unsafe result", "--wait")
+
+    assert done.exit_code == 1
+    assert "content_moderated" in done.stderr
+    assert "money spent: maybe" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "reason"),
+    [
+        (["submit", " "], {}, "HTTP 422"),
+        (["tasks", "--key", "wrong"], {}, "HTTP 401"),
+        (["watch", "task_none"], {}, "there is no such task (HTTP 404)"),
+        (["tasks", "--url", "http://127.0.0.1:9"], {}, "no service answers at http://127.0.0.1:9"),
+        (["tasks"], {"FLUXHOOK_ADMIN_KEY": "", "FLUXHOOK_DATA_DIR": "/nowhere"}, "no key: give --key"),
+    ],
+    ids=["refused", "wrong key", "unknown", "nobody there", "no key"],
+)
+async def test_what_goes_wrong_ends_a_command_with_one_sentence(
+    terminal: Terminal, arguments: list[str], env: dict[str, str], reason: str
+) -> None:
+    done = await terminal.run(*arguments, **env)
+
+    assert done.exit_code == 1
+    assert done.stderr.startswith("fluxhook: ")
+    assert reason in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+async def test_five_images_are_too_many_before_anything_is_sent(terminal: Terminal) -> None:
+    photo = terminal.folder / "in.png"
+    photo.write_bytes(picture())
+    done = await terminal.run("submit", "x", *["--image", str(photo)] * 5)
+
+    assert (done.exit_code, done.stderr) == (1, "fluxhook: at most 4 images\n")
+
+
+# doctor
+
+
+async def test_a_healthy_service_has_nothing_wrong_and_no_secret_is_shown(terminal: Terminal) -> None:
+    done = await terminal.run("doctor")
+
+    assert done.exit_code == 0, done.output
+    assert "wrong" not in done.stdout
+    assert "it answers, its schema is this version's" in done.stdout
+    assert "leads to Fluxhook" in done.stdout
+    assert "a-provider-key" not in done.output
+    assert ADMIN_KEY not in done.output
+
+
+@pytest.mark.parametrize(
+    ("env", "reason"),
+    [
+        ({"FLUXHOOK_BFL_API_KEY": ""}, "FLUXHOOK_BFL_API_KEY is not set"),
+        ({"FLUXHOOK_BFL_API_KEY": "bad"}, "it refuses the API key"),
+        ({"FLUXHOOK_BFL_BASE_URL": "http://127.0.0.1:9"}, "http://127.0.0.1:9"),
+        ({"FLUXHOOK_PUBLIC_URL": "http://127.0.0.1:9"}, "does not answer from here"),
+        ({"FLUXHOOK_NO_SUCH_THING": "1"}, "FLUXHOOK_NO_SUCH_THING"),
+    ],
+    ids=["no key", "bad key", "no provider", "no callbacks", "unknown setting"],
+)
+async def test_what_is_wrong_is_named_and_makes_the_exit_code_1(
+    terminal: Terminal, env: dict[str, str], reason: str
+) -> None:
+    done = await terminal.run("doctor", **env)
+
+    assert done.exit_code == 1
+    assert "wrong" in done.stdout
+    assert reason in done.stdout
+
+
+async def test_before_the_first_start_nothing_is_wrong_with_what_is_not_there_yet(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    done = await terminal.run("doctor", FLUXHOOK_DATA_DIR=str(tmp_path / "new"), FLUXHOOK_PUBLIC_URL="")
+
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count("not there yet") == 2
+    assert "no callbacks, results are polled" in done.stdout

@@ -1,0 +1,86 @@
+"""SIGTERM: a real child process says goodbye to everybody and ends with exit code 0."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.provider.twin import build
+from tests.sockets import listening, serving, until
+from tests.world import ADMIN_KEY
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@asynccontextmanager
+async def child(folder: Path, provider: str) -> AsyncGenerator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
+    """`fluxhook serve`, once it answers."""
+    bound, address = listening()
+    bound.close()  # its port is the child's now
+    env = {name: value for name, value in os.environ.items() if not name.startswith("FLUXHOOK_")} | {
+        "FLUXHOOK_DATA_DIR": str(folder / "data"),
+        "FLUXHOOK_HOST": "127.0.0.1",
+        "FLUXHOOK_PORT": address.rpartition(":")[2],
+        "FLUXHOOK_BFL_BASE_URL": provider,
+        "FLUXHOOK_BFL_API_KEY": "a-provider-key",
+        "FLUXHOOK_ADMIN_KEY": ADMIN_KEY,
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "app",
+        "serve",
+        cwd=ROOT,
+        env=env,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+    try:
+        async with httpx.AsyncClient(base_url=address, headers=headers, timeout=30) as api:
+
+            async def answers() -> bool:
+                assert process.returncode is None, "the service ended by itself"
+                try:
+                    return (await api.get("/healthz")).status_code == httpx.codes.OK
+                except httpx.TransportError:
+                    return False
+
+            await until(answers, 20)
+            yield process, api
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+async def test_a_stopped_service_answers_who_waits_and_exits_with_0_within_ten_seconds(
+    how: signal.Signals, tmp_path: Path
+) -> None:
+    theirs, their_address = listening()
+    async with (
+        serving(build(ready_after_s=3600, seed=1), theirs),
+        child(tmp_path, their_address) as (process, api),
+    ):
+        posting = asyncio.create_task(
+            api.post("/v1/tasks", json={"prompt": "a red fox"}, headers={"prefer": "wait=60"})
+        )
+
+        async def taken() -> bool:
+            return bool((await api.get("/v1/tasks", params={"status": "submitted"})).json()["tasks"])
+
+        await until(taken)
+        process.send_signal(how)
+        async with asyncio.timeout(10):
+            answer = await posting
+            code = await process.wait()
+
+    assert (answer.status_code, answer.json()["status"]) == (202, "submitted")
+    assert code == 0

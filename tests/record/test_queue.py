@@ -1,0 +1,100 @@
+from datetime import timedelta
+
+from app.record import Connection, accounts, queue
+from app.record.database import Database
+from app.task import Status
+from tests.rows import START, hold_slot, plan_task, put_account
+
+LATER = START + timedelta(hours=1)
+
+
+async def test_the_queue_has_a_position_for_each_task_that_waits_for_a_slot(database: Database) -> None:
+    def unit(connection: Connection) -> dict[str, int]:
+        for name, priority in (("a", 0), ("b", 0), ("c", 5), ("d", 0)):
+            plan_task(connection, name, priority=priority)
+        plan_task(connection, "e", status=Status.SUBMITTED, priority=9)
+        plan_task(connection, "f", account_id="other", priority=9)
+        hold_slot(connection, "a")
+        return queue.positions(connection, [f"task_{name}" for name in "abcdef"])
+
+    assert await database.write(unit) == {"task_c": 1, "task_b": 2, "task_d": 3, "task_f": 1}
+
+
+async def test_a_position_is_the_same_whoever_else_is_asked_for(database: Database) -> None:
+    def unit(connection: Connection) -> list[dict[str, int]]:
+        for name in "abc":
+            plan_task(connection, name)
+        return [
+            queue.positions(connection, ["task_c"]),
+            queue.positions(connection, []),
+            queue.positions(connection, ["x"]),
+        ]
+
+    assert await database.write(unit) == [{"task_c": 3}, {}, {}]
+
+
+async def test_only_queued_tasks_are_next_and_full_models_are_left_out(database: Database) -> None:
+    def unit(connection: Connection) -> list[list[str]]:
+        plan_task(connection, "a")
+        plan_task(connection, "b", model="flux-kontext-max")
+        plan_task(connection, "c", status=Status.CANCELLED)
+        plan_task(connection, "d", dispatch_after_at=LATER)
+        plan_task(connection, "e")
+        hold_slot(connection, "e")
+        asked = [(START, set()), (START, {"flux-kontext-max"}), (LATER, {"flux-kontext-pro"})]
+        return [[task.id for task in queue.next_tasks(connection, "account", now, full, 9)] for now, full in asked]
+
+    assert await database.write(unit) == [["task_a", "task_b"], ["task_a"], ["task_b"]]
+
+
+async def test_no_more_come_than_there_is_room_for(database: Database) -> None:
+    def unit(connection: Connection) -> list[str]:
+        for name in "abcd":
+            plan_task(connection, name)
+        return [task.id for task in queue.next_tasks(connection, "account", START, set(), 2)]
+
+    assert await database.write(unit) == ["task_a", "task_b"]
+
+
+async def test_an_admitted_task_is_queued_and_holds_a_slot(database: Database) -> None:
+    def unit(connection: Connection) -> tuple[set[str], list[bool]]:
+        for name, status in (("a", Status.QUEUED), ("b", Status.SUBMITTED), ("c", Status.QUEUED)):
+            plan_task(connection, name, status=status)
+        hold_slot(connection, "a", 1)
+        hold_slot(connection, "b", 2)
+        return queue.admitted(connection), [queue.is_admitted(connection, f"task_{name}") for name in "abcx"]
+
+    assert await database.write(unit) == ({"task_a"}, [True, True, False, False])
+
+
+async def test_a_deadline_passes_for_tasks_that_are_still_queued(database: Database) -> None:
+    def unit(connection: Connection) -> list[list[str]]:
+        plan_task(connection, "a", deadline_at=LATER)
+        plan_task(connection, "b", deadline_at=LATER, status=Status.SUBMITTING)
+        plan_task(connection, "c")
+        return [queue.past_deadline(connection, LATER - timedelta(seconds=1)), queue.past_deadline(connection, LATER)]
+
+    assert await database.write(unit) == [[], ["task_a"]]
+
+
+async def test_unpaid_are_the_old_ones_of_an_account_that_is_out_of_credits(database: Database) -> None:
+    def unit(connection: Connection) -> list[list[str]]:
+        for name, reason in (("account", accounts.OUT_OF_CREDITS), ("busy", accounts.NO_FREE_SLOT)):
+            put_account(connection, name)
+            accounts.pause(connection, name, START, LATER, reason, 1)
+            plan_task(connection, f"{name}_old", START, account_id=name)
+            plan_task(connection, f"{name}_new", LATER, account_id=name)
+        plan_task(connection, "sent", START, status=Status.SUBMITTED)
+        return [queue.unpaid(connection, START - timedelta(seconds=1)), queue.unpaid(connection, START)]
+
+    assert await database.write(unit) == [[], ["task_account_old"]]
+
+
+async def test_a_task_that_waited_for_other_reasons_is_not_unpaid_at_the_first_refusal(database: Database) -> None:
+    def unit(connection: Connection) -> list[str]:
+        put_account(connection, "account")
+        plan_task(connection, "old", START)
+        accounts.pause(connection, "account", LATER, LATER + timedelta(minutes=1), accounts.OUT_OF_CREDITS, 1)
+        return queue.unpaid(connection, START)
+
+    assert await database.write(unit) == []

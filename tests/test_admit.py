@@ -1,0 +1,236 @@
+"""Who gets a slot of the provider, when, and that no more are given out than there are."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import create_engine
+
+from app import jobs, moves
+from app.admit import admit
+from app.jobs import Step
+from app.provider import Answer
+from app.record import Connection, accounts, queue, tasks
+from app.record.database import Database, open_database
+from app.task import Failure, MoneySpent, Report, Said, Status
+from tests.rows import START, plan_task, put_account
+
+PRO, MAX = "flux-kontext-pro", "flux-kontext-max"
+BUSY = Answer(Report(Said.BUSY, detail="Too many active tasks"), 429)
+TAKEN = Answer(Report(Said.PENDING, "p1", cost=4.0), 200, {}, b'{"id": "p1"}')
+
+
+def admitted(connection: Connection) -> list[str]:
+    """The tasks that hold a slot, by name, in the order in which they would run."""
+    found = accounts.held(connection, "account")
+    return [slot.task_id.removeprefix("task_") for slot in sorted(found, key=lambda slot: slot.number)]
+
+
+def leave(connection: Connection, name: str) -> None:
+    """The task is over."""
+    moves.give_up(connection, f"task_{name}", Failure.PROVIDER_ERROR, MoneySpent.NO, "over", START)
+
+
+def settle_in(connection: Connection, limits: dict[str, Any], waiting: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    put_account(connection, **limits)
+    for name, changes in waiting:
+        plan_task(connection, name, **changes)
+
+
+async def one_slot(database: Database, *waiting: tuple[str, dict[str, Any]]) -> list[str]:
+    """In which order these tasks get the only slot there is."""
+
+    def unit(connection: Connection) -> list[str]:
+        settle_in(connection, {"account": 1}, waiting)
+        admit(connection, "account", START)
+        order = []
+        while held := admitted(connection):
+            order += held
+            leave(connection, *held)
+        return order
+
+    return await database.write(unit)
+
+
+async def test_a_slot_comes_with_a_job_and_without_one_there_is_none(database: Database) -> None:
+    def unit(connection: Connection) -> tuple[list[str], set[str]]:
+        settle_in(connection, {"account": 2}, [(name, {}) for name in "abc"])
+        admit(connection, "account", START)
+        names = {f"task_{name}" for name in "abc"}
+        return admitted(connection), jobs.scheduled(connection, Step.DISPATCH, names)
+
+    assert await database.write(unit) == (["a", "b"], {"task_a", "task_b"})
+
+
+async def test_a_slot_that_is_freed_goes_to_the_next_in_the_same_transaction(database: Database) -> None:
+    def unit(connection: Connection) -> tuple[list[str], list[str]]:
+        settle_in(connection, {"account": 1}, [("a", {}), ("b", {})])
+        admit(connection, "account", START)
+        before = admitted(connection)
+        leave(connection, "a")
+        return before, admitted(connection)
+
+    assert await database.write(unit) == (["a"], ["b"])
+
+
+async def test_priority_goes_before_arrival(database: Database) -> None:
+    order = await one_slot(database, ("a", {}), ("b", {"priority": 9}), ("c", {"priority": 5}), ("d", {}))
+
+    assert order == ["b", "c", "a", "d"]
+
+
+async def test_among_equals_the_first_to_come_is_the_first(database: Database) -> None:
+    assert await one_slot(database, *((name, {}) for name in "badc")) == ["a", "b", "c", "d"]
+
+
+async def test_keys_take_turns_however_many_tasks_one_of_them_has(database: Database) -> None:
+    def unit(connection: Connection) -> Counter[str]:
+        greedy = [(f"a{number:02}", {"key_id": "key_greedy"}) for number in range(50)]
+        settle_in(connection, {}, [*greedy, *((f"b{number}", {"key_id": "key_modest"}) for number in range(3))])
+        admit(connection, "account", START)
+        return Counter(name[0] for name in admitted(connection))
+
+    assert await database.write(unit) == {"a": 21, "b": 3}
+
+
+async def test_a_key_that_has_much_in_flight_waits_for_one_that_has_nothing(database: Database) -> None:
+    def unit(connection: Connection) -> list[str]:
+        settle_in(connection, {"account": 3}, [(f"a{number}", {"key_id": "key_greedy"}) for number in range(4)])
+        admit(connection, "account", START)
+        plan_task(connection, "b", key_id="key_modest")
+        leave(connection, "a0")
+        return sorted(admitted(connection))
+
+    assert await database.write(unit) == ["a1", "a2", "b"]
+
+
+async def test_priority_goes_before_fairness(database: Database) -> None:
+    greedy: list[tuple[str, dict[str, Any]]] = [
+        (f"a{number}", {"key_id": "key_greedy", "priority": 1}) for number in range(3)
+    ]
+
+    assert await one_slot(database, *greedy, ("b", {"key_id": "key_modest"})) == ["a0", "a1", "a2", "b"]
+
+
+async def test_kontext_max_waits_at_its_own_limit_while_pro_goes_on(database: Database) -> None:
+    def unit(connection: Connection) -> Counter[str]:
+        waiting = [(f"m{number:02}", {"model": MAX, "priority": 9}) for number in range(30)]
+        settle_in(connection, {}, [*waiting, *((f"p{number:02}", {}) for number in range(30))])
+        admit(connection, "account", START)
+        return Counter(name[0] for name in admitted(connection))
+
+    assert await database.write(unit) == {"m": 6, "p": 18}
+
+
+async def test_accounts_do_not_take_each_others_slots(database: Database) -> None:
+    def unit(connection: Connection) -> dict[str, int]:
+        for name in ("account", "other"):
+            put_account(connection, name, account=2)
+            for number in range(4):
+                plan_task(connection, f"{name}{number}", account_id=name)
+        for name in ("account", "other"):
+            admit(connection, name, START)
+        return {name: len(accounts.held(connection, name)) for name in ("account", "other")}
+
+    assert await database.write(unit) == {"account": 2, "other": 2}
+
+
+async def test_a_task_that_has_to_wait_is_passed_over_until_its_time(database: Database) -> None:
+    def unit(connection: Connection) -> tuple[list[str], list[str]]:
+        settle_in(connection, {}, [("a", {"dispatch_after_at": START + timedelta(seconds=5)}), ("b", {})])
+        admit(connection, "account", START)
+        before = admitted(connection)
+        admit(connection, "account", START + timedelta(seconds=5))
+        return before, admitted(connection)
+
+    assert await database.write(unit) == (["b"], ["b", "a"])
+
+
+async def test_nobody_is_admitted_while_the_account_is_paused_or_to_one_that_is_not_known(database: Database) -> None:
+    def unit(connection: Connection) -> tuple[list[str], list[str]]:
+        settle_in(connection, {}, [("a", {})])
+        accounts.pause(connection, "account", START, START + timedelta(seconds=9), accounts.NO_FREE_SLOT, 1)
+        admit(connection, "nobody", START)
+        admit(connection, "account", START + timedelta(seconds=8))
+        before = admitted(connection)
+        admit(connection, "account", START + timedelta(seconds=9))
+        return before, admitted(connection)
+
+    assert await database.write(unit) == ([], ["a"])
+
+
+# Whatever happens in whatever order
+
+arrivals = st.tuples(
+    st.just("arrive"), st.sampled_from([PRO, MAX]), st.integers(0, 2), st.sampled_from(["key_1", "key_2"])
+)
+endings = st.tuples(st.just("end"), st.integers(0, 99))
+happenings = st.lists(st.one_of(arrivals, arrivals, endings), max_size=60)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(happenings=happenings, most=st.integers(1, 8), most_max=st.integers(1, 4))
+def test_under_any_order_of_events_the_limits_hold_and_no_slot_stays_free_in_vain(
+    sqlite_template: Path, happenings: list[tuple[object, ...]], most: int, most_max: int
+) -> None:
+    engine = create_engine(f"sqlite:///{sqlite_template}")
+    with engine.connect() as connection:  # and no commit
+        put_account(connection, account=most, flux_kontext_max=most_max)
+        for number, happening in enumerate(happenings):
+            _happen(connection, number, happening)
+            _check_limits(connection, most, most_max)
+    engine.dispose()
+
+
+def _happen(connection: Connection, number: int, happening: tuple[object, ...]) -> None:
+    match happening:
+        case ("arrive", model, priority, key_id):
+            plan_task(connection, f"{number:03}", model=model, priority=priority, key_id=key_id)
+            admit(connection, "account", START)
+        case ("end", int(which)):
+            if held := admitted(connection):
+                leave(connection, held[which % len(held)])
+
+
+def _check_limits(connection: Connection, most: int, most_max: int) -> None:
+    held = accounts.held(connection, "account")
+    of_max = sum(slot.model == MAX for slot in held)
+    queued = tasks.newest(connection, limit=100, status=Status.QUEUED)
+    waiting = [task for task in queued if not queue.is_admitted(connection, task.id)]
+    assert len(held) <= most
+    assert of_max <= most_max
+    assert {slot.number for slot in held} <= set(range(1, most + 1))
+    if len(held) < most:
+        assert all(task.model == MAX for task in waiting)
+        assert not waiting or of_max == most_max
+
+
+async def test_two_processes_admitting_at_once_never_exceed_and_never_lose_a_wake_up(postgres_url: str) -> None:
+    """Two pools of connections to one database know as little of each other as two processes do."""
+    most: list[int] = []
+
+    async def live(database: Database, name: str) -> None:
+        def arrive(connection: Connection) -> None:
+            plan_task(connection, name)
+            admit(connection, "account", START)
+
+        await database.write(arrive)
+        held: list[str] = []
+        while name not in held:
+            held = await database.read(admitted)
+            most.append(len(held))
+        await database.write(lambda connection: leave(connection, name))
+
+    async with open_database(postgres_url) as first, open_database(postgres_url) as second, asyncio.timeout(20):
+        await first.write(lambda connection: put_account(connection, account=5))
+        processes = ((first, "first"), (second, "second"))
+        await asyncio.gather(*(live(on, f"{number:02}_{name}") for number in range(20) for on, name in processes))
+        left = await second.read(admitted)
+
+    assert max(most) <= 5
+    assert left == []

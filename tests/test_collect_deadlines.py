@@ -1,0 +1,142 @@
+"""Images are collected by the deadline of their links, and none is given up before the provider was asked again."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from datetime import timedelta
+
+import httpx
+from structlog.testing import capture_logs
+
+from app import metrics, worker
+from app.provider import Answer
+from app.provider.twin import Faults
+from app.resources import results_client
+from app.task import Report, Said
+from tests.calling import Caller, Scripted, answering, done, small, submitted
+from tests.pictures import picture
+from tests.world import TWIN, World
+
+
+def lost() -> float:
+    return metrics.REGISTRY.get_sample_value("fluxhook_assets_lost_total") or 0
+
+
+async def ready(world: World) -> Caller:
+    """A task whose result is known and not yet collected."""
+    caller = await submitted(world)
+    world.clock.advance(3)
+    await world.twin.tick()
+    await caller.call(caller.ready())
+    return caller
+
+
+def answering_downloads(world: World, status: int, fresh: str = "") -> None:
+    """Let every download be answered so, but for one fresh link."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        good = str(request.url) == fresh
+        return httpx.Response(200, content=pieces(picture())) if good else httpx.Response(status)
+
+    world.use = replace(world.use, results=results_client(httpx.MockTransport(answer)))
+
+
+async def pieces(data: bytes) -> AsyncGenerator[bytes]:
+    yield data
+
+
+FRESH = "https://delivery.eu1.bfl.ai/fresh.png"
+
+
+def fresh_link(world: World) -> Scripted:
+    """A provider that gives another link whenever it is asked, and the only one that is good."""
+    answering_downloads(world, 403, FRESH)
+    provider = answering()
+    expires = world.clock() + timedelta(hours=1)
+    provider.fetched = Answer(Report(Said.READY, sample_url=FRESH, sample_expires_at=expires), 200, {}, b"{}")
+    world.use = replace(world.use, provider=provider)
+    return provider
+
+
+async def test_the_link_that_dies_first_is_collected_first(each_world: World) -> None:
+    lives = {"long": 600, "short": 60, "middle": 300}
+    callers = {}
+    for name, seconds in lives.items():
+        small(each_world)
+        rules = {"link_life": timedelta(seconds=seconds)}
+        each_world.twin.rules = each_world.twin.rules.model_copy(update=rules)
+        callers[name] = await submitted(each_world)
+    await done(each_world)
+    for caller, theirs in zip(callers.values(), each_world.twin.tasks.values(), strict=True):
+        result = {"sample": each_world.twin.links.url(TWIN, theirs)}
+        await caller.call({"id": theirs.id, "status": "Ready", "result": result})
+    stored: list[str] = []
+    while await worker.run_once(each_world.use):
+        states = {name: (await each_world.task(caller.task_id))["status"] for name, caller in callers.items()}
+        stored += [name for name, status in states.items() if status == "stored" and name not in stored]
+
+    assert stored == ["short", "middle", "long"]
+
+
+async def test_a_link_that_is_refused_is_replaced_by_a_fresh_one_from_the_provider(each_world: World) -> None:
+    caller = await ready(each_world)
+    provider = fresh_link(each_world)
+    await each_world.go_on(4)
+
+    assert (await each_world.task(caller.task_id))["status"] == "stored"
+    assert len(provider.asked) == 1
+
+
+async def test_a_service_that_was_down_past_the_links_life_still_asks_for_a_fresh_one(each_world: World) -> None:
+    caller = await ready(each_world)
+    before = lost()
+    each_world.clock.advance(900)
+    provider = fresh_link(each_world)
+    await each_world.go_on(10)
+
+    assert (await each_world.task(caller.task_id))["status"] == "stored"
+    assert len(provider.asked) == 1
+    assert lost() == before
+
+
+async def test_an_image_is_lost_only_after_the_provider_was_asked_past_the_deadline(each_world: World) -> None:
+    caller = await ready(each_world)
+    answering_downloads(each_world, 403)
+    provider = answering()  # which has no answer for as long as it is asked
+    each_world.use = replace(each_world.use, provider=provider)
+    before = lost()
+    with capture_logs() as logs:
+        await each_world.go_on(1800, 60)
+        held = (await each_world.task(caller.task_id))["status"]
+        provider.fetched = Answer(Report(Said.NOT_FOUND), 404, {}, b"{}")
+        await each_world.go_on(180, 20)
+    task = await each_world.task(caller.task_id)
+    lines = [line for line in logs if line["event"] == "asset_lost"]
+
+    assert held == "ready"
+    assert (task["status"], task["failure"]["code"], task["failure"]["money_spent"]) == ("failed", "asset_lost", "yes")
+    assert lost() - before == 1
+    assert [(line["log_level"], line["task_id"]) for line in lines] == [("error", caller.task_id)]
+    assert f"fluxhook_assets_lost_total {lost()}" in (await each_world.api.get("/metrics")).text
+
+
+async def test_a_provider_that_is_silent_for_an_hour_ends_the_hope(world: World) -> None:
+    caller = await ready(world)
+    answering_downloads(world, 403)
+    world.use = replace(world.use, provider=answering())
+    await world.go_on(3600 + 900, 60)
+
+    assert (await world.task(caller.task_id))["failure"]["code"] == "asset_lost"
+
+
+async def test_a_lost_image_may_be_made_again_on_purpose(world: World) -> None:
+    caller = await ready(world)
+    good = world.use
+    answering_downloads(world, 403)
+    await world.go_on(900, 30)
+    before = (await world.task(caller.task_id))["failure"]["code"]
+    world.use, world.twin.faults = good, Faults()
+    answer = await world.api.post(f"/v1/tasks/{caller.task_id}/resubmit")
+    await world.go_on(5)
+
+    assert (before, answer.status_code) == ("asset_lost", 202)
+    assert (await world.task(caller.task_id))["status"] == "stored"

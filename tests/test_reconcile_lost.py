@@ -1,0 +1,97 @@
+"""The answer to a submit was lost: how long a task is held, and what a callback that proves nothing is good for."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from app.provider import Answer
+from app.provider.twin import Faults
+from app.task import Report, Said
+from tests.calling import Scripted, answering, attempt_of, caller_of, submitted
+from tests.world import World
+
+LOST = Answer(Report(Said.LOST))
+
+
+async def held(world: World, *answers: Answer, fetched: Answer) -> tuple[str, Scripted]:
+    """A task whose answer was lost, at a provider that says this whenever it is asked."""
+    provider = answering(*answers)
+    provider.fetched = fetched
+    world.use = replace(world.use, provider=provider)
+    task_id = await world.post()
+    await world.work()
+    return task_id, provider
+
+
+async def test_a_task_is_held_for_exactly_its_window_once_the_answer_is_known_to_be_lost(world: World) -> None:
+    world.use = replace(world.use, hold_window=timedelta(seconds=45))
+    task_id, _ = await held(world, LOST, fetched=LOST)
+    await world.go_on(44)
+    before = (await world.task(task_id))["status"]
+    await world.go_on(2)
+
+    assert before == "submitting"
+    assert (await world.task(task_id))["failure"]["code"] == "unknown_outcome"
+
+
+async def test_without_callbacks_the_slot_of_a_lost_answer_is_free_at_once(world: World) -> None:
+    world.use = replace(world.use, public_url=None, hold_window=timedelta())
+    task_id, _ = await held(world, LOST, fetched=LOST)
+
+    assert (await world.task(task_id))["failure"]["code"] == "unknown_outcome"
+
+
+async def test_an_unsigned_callback_finishes_a_task_whose_answer_was_lost(each_world: World) -> None:
+    caller = await submitted(each_world, faults=Faults(lose_answer_after=1, unsigned_callback=1))
+    await each_world.go_on(5)
+
+    assert (await each_world.task(caller.task_id))["status"] == "stored"
+    assert await caller.verdicts() == [("unproven", "hinted")]
+    moved = [entry for entry in await each_world.timeline(caller.task_id, "evidence") if entry["effect"] == "moved"]
+    assert [entry["witness"] for entry in moved] == ["poll"]
+    assert each_world.ledger()["accepted"] == 1
+
+
+async def test_an_id_that_another_attempt_has_is_not_asked_about(each_world: World) -> None:
+    other = await submitted(each_world)
+    theirs = (await attempt_of(each_world, other.task_id)).provider_id
+    task_id, provider = await held(each_world, LOST, fetched=LOST)
+    caller = await caller_of(each_world, task_id)
+    await caller.call({"id": theirs, "status": "Ready"}, proof={})
+    await each_world.go_on(5)
+
+    assert await caller.verdicts() == [("unproven", "hinted")]
+    assert provider.asked == []
+    assert (await each_world.task(task_id))["status"] == "submitting"
+
+
+async def test_a_forged_callback_names_nothing(world: World) -> None:
+    task_id, provider = await held(world, LOST, fetched=LOST)
+    caller = await caller_of(world, task_id)
+    await caller.call({"id": "p1", "status": "Ready"}, proof={"x-bfl-signature": "sha256=0"})
+    await world.go_on(30)
+
+    assert provider.asked == []
+
+
+async def test_a_hint_that_the_provider_knows_nothing_of_ends_the_wait_neither_sooner_nor_later(world: World) -> None:
+    task_id, provider = await held(world, LOST, fetched=Answer(Report(Said.NOT_FOUND), 404, {}, b"{}"))
+    caller = await caller_of(world, task_id)
+    await caller.call({"id": "nobody's", "status": "Ready"}, proof={})
+    await world.go_on(world.use.hold_window.total_seconds() - 10, 10)
+    before = (await world.task(task_id))["status"]
+    await world.go_on(60, 10)
+    task = await world.task(task_id)
+
+    assert provider.asked != []
+    assert before == "submitting"
+    assert (task["failure"]["code"], task["failure"]["money_spent"]) == ("unknown_outcome", "maybe")
+
+
+async def test_a_proof_that_comes_after_a_wrong_hint_still_counts(world: World) -> None:
+    caller = await submitted(world, faults=Faults(lose_answer_after=1, drop_callback=1))
+    await caller.call({"id": "nobody's", "status": "Ready"}, proof={})
+    await world.go_on(5)
+    await caller.call(caller.ready())
+    await world.go_on(2)
+
+    assert (await world.task(caller.task_id))["status"] == "stored"

@@ -1,0 +1,234 @@
+"""The ways of asking: not too often, without any callbacks at all, in every region, and when to begin."""
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+from structlog.testing import capture_logs
+
+from app import metrics
+from app.dispatch import dispatch
+from app.jobs.embedded import jobs as jobs_table
+from app.provider import Answer, Bfl
+from app.provider.exchange import client as provider_client
+from app.provider.twin import Faults
+from app.record import tasks
+from app.task import Report, Said, Status
+from tests.calling import answering, attempt_of, done, submitted
+from tests.pictures import in_base64, picture
+from tests.rows import plan_task
+from tests.world import World
+
+TAKEN = Answer(Report(Said.PENDING, "p1"), 200, {}, b"{}")
+
+
+def repaired() -> float:
+    return metrics.REGISTRY.get_sample_value("fluxhook_tasks_repaired_by_poll_total") or 0
+
+
+# Hints
+
+
+async def test_a_flood_of_hints_is_no_flood_of_polls(each_world: World) -> None:
+    caller = await submitted(each_world)
+    provider = answering()
+    provider.fetched = TAKEN
+    each_world.use = replace(each_world.use, provider=provider)
+    for number in range(60):
+        await caller.call({"id": "x", "status": "Ready", "n": number % 7}, {})
+        each_world.clock.advance(0.5)
+        await each_world.work()
+
+    assert 30 / 6 <= len(provider.asked) <= 30 / 5 + 6  # a young task may be asked about sooner than every 5 seconds
+
+
+async def test_a_flood_of_hints_at_one_moment_is_one_poll(each_world: World) -> None:
+    caller = await submitted(each_world)
+    provider = answering()
+    provider.fetched = TAKEN
+    each_world.use = replace(each_world.use, provider=provider)
+    for number in range(50):
+        await caller.call({"id": "x", "status": "Ready", "n": number}, {})
+    await each_world.work()
+
+    assert len(provider.asked) == 1
+
+
+# Without callbacks
+
+
+@pytest.mark.parametrize(
+    ("params", "status"),
+    [
+        ({}, "stored"),
+        ({"input_image": in_base64(picture()), "output_format": "jpeg"}, "stored"),
+        ({"prompt": "an unsafe result"}, "failed"),
+        ({"prompt": "fail"}, "failed"),
+    ],
+    ids=["text", "edit", "moderated", "failed"],
+)
+async def test_poll_only_mode_has_every_feature(each_world: World, params: dict[str, Any], status: str) -> None:
+    each_world.use = replace(each_world.use, public_url=None, hold_window=timedelta())
+    before = repaired()
+    caller = await submitted(each_world, **params)
+    await each_world.go_on(8)
+    polls = [entry for entry in await each_world.timeline(caller.task_id, "evidence") if entry["witness"] == "poll"]
+
+    assert (await each_world.task(caller.task_id))["status"] == status
+    assert polls[-1]["effect"] == "moved"
+    # Nothing was repaired where nothing was broken.
+    assert not any(entry["repaired"] for entry in polls)
+    assert repaired() == before
+    assert each_world.ledger()["tasks"][0]["webhook_url"] is None
+    assert (await each_world.outsider.get("/readyz")).json()["notes"] == []
+
+
+# When callbacks do not come
+
+
+async def test_what_polling_saved_is_counted_shown_and_logged(each_world: World) -> None:
+    before = repaired()
+    with capture_logs() as logs:
+        caller = await submitted(each_world)
+        await each_world.go_on(40)
+    polls = [entry for entry in await each_world.timeline(caller.task_id, "evidence") if entry["witness"] == "poll"]
+
+    assert [entry["repaired"] for entry in polls] == [True]
+    assert repaired() - before == 1
+    assert [line["task_id"] for line in logs if line["event"] == "repaired_by_poll"] == [caller.task_id]
+
+
+async def test_callbacks_that_never_come_are_said_aloud_and_one_that_comes_ends_that(each_world: World) -> None:
+    async def notes() -> list[str]:
+        found: list[str] = (await each_world.outsider.get("/readyz")).json()["notes"]
+        return found
+
+    with capture_logs() as logs:
+        for _ in range(2):
+            await submitted(each_world)
+        await each_world.go_on(60, 2)
+        few = await notes()
+        await submitted(each_world)
+        await each_world.go_on(60, 2)
+    many = await notes()
+    await submitted(each_world, faults=Faults())
+    await each_world.go_on(5)
+
+    assert few == []
+    assert len(many) == 1
+    assert "FLUXHOOK_PUBLIC_URL" in many[0]
+    assert [line["log_level"] for line in logs if line["event"] == "callbacks_missing"] == ["warning"]
+    assert await notes() == []
+
+
+# How long a callback may take
+
+
+@pytest.mark.parametrize(
+    ("lately", "overdue"),
+    [([], 20), ([1, 1, 1], 5), ([2, 4, 6], 12), ([4, 4, 900], 12), ([100], 60)],
+    ids=["nothing seen yet", "not sooner", "three times the median", "one slow one", "not later"],
+)
+async def test_a_callback_is_overdue_after_a_multiple_of_what_its_model_took_lately(
+    each_world: World, lately: list[int], overdue: int
+) -> None:
+    def took(connection: Any) -> None:
+        for number, seconds in enumerate(lately):
+            at = each_world.clock()
+            times: dict[str, Any] = {
+                "submitted_at": at,
+                "ready_at": at + timedelta(seconds=seconds),
+                "status": Status.STORED,
+            }
+            plan_task(connection, f"{number}", **times)
+            plan_task(connection, f"max{number}", model="flux-kontext-max", **{**times, "ready_at": at})
+
+    await each_world.use.db.write(took)
+    task_id = await each_world.post()
+    await dispatch(replace(each_world.use, provider=answering(TAKEN)), task_id)
+    query = jobs_table.select().where(jobs_table.c.step == "reconcile")
+    (look,) = await each_world.use.db.read(lambda connection: connection.execute(query).all())
+
+    # The earlier one of this look and of the one that was left for a lost answer.
+    assert (look.run_at - each_world.clock()).total_seconds() == pytest.approx(overdue)
+
+
+# Where a task lives
+
+
+def regions(world: World, alive: str | None) -> list[str]:
+    """BFL with one region that knows the task; gives the hosts in the order in which they were asked."""
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            return httpx.Response(200, json={"id": "p1", "cost": 4})
+        asked.append(request.url.host)
+        if request.url.host == alive:
+            return httpx.Response(200, json={"id": "p1", "status": "Pending"})
+        return httpx.Response(404, json={"id": "p1", "status": "Task not found"})
+
+    http = provider_client(httpx.MockTransport(answer))
+    world.use = replace(world.use, provider=Bfl(http, "https://api.bfl.ai", "a-provider-key"))
+    return asked
+
+
+async def test_a_task_that_is_not_known_here_is_looked_for_in_every_region_and_found_there_from_then_on(
+    each_world: World,
+) -> None:
+    asked = regions(each_world, "api.eu.bfl.ai")
+    task_id = await each_world.post()
+    await each_world.work()
+    await each_world.go_on(30)
+    first, later = asked[:3], set(asked[3:])
+
+    assert first == ["api.bfl.ai", "api.us.bfl.ai", "api.eu.bfl.ai"]
+    assert later == {"api.eu.bfl.ai"}
+    assert (await attempt_of(each_world, task_id)).polling_url == "https://api.eu.bfl.ai/v1/get_result?id=p1"
+
+
+async def test_a_task_that_no_region_knows_is_not_failed_before_the_contract_says_so(world: World) -> None:
+    asked = regions(world, None)
+    task_id = await world.post()
+    await world.work()
+    await world.go_on(590, 10)
+    before = (await world.task(task_id))["status"]
+    await world.go_on(120, 10)
+
+    assert asked[:5] == ["api.bfl.ai", "api.us.bfl.ai", "api.eu.bfl.ai", "api.us1.bfl.ai", "api.eu1.bfl.ai"]
+    assert before == "submitted"
+    assert (await world.task(task_id))["failure"]["code"] == "unknown_outcome"
+
+
+# The lost answer
+
+
+async def test_the_hold_window_is_as_long_as_the_operator_says(each_world: World) -> None:
+    each_world.use = replace(each_world.use, hold_window=timedelta(seconds=100))
+    caller = await submitted(each_world, faults=Faults(lose_answer_before=1))
+    await each_world.go_on(98, 2)
+    before = (await each_world.task(caller.task_id))["status"]
+    await each_world.go_on(4, 2)
+
+    assert before == "submitting"
+    assert (await each_world.task(caller.task_id))["failure"]["code"] == "unknown_outcome"
+
+
+async def test_a_callback_adopts_the_task_whose_answer_was_lost_and_it_is_charged_once(each_world: World) -> None:
+    caller = await submitted(each_world, faults=Faults(lose_answer_after=1, drop_callback=1))
+    await each_world.go_on(300, 10)
+    await done(each_world)
+    result = caller.ready()
+    await caller.call(result)
+    await each_world.work()
+    ledger = each_world.ledger()
+
+    assert (await each_world.task(caller.task_id))["status"] == "stored"
+    assert (await attempt_of(each_world, caller.task_id)).provider_id == json.loads(json.dumps(result))["id"]
+    assert (ledger["accepted"], ledger["charged"], ledger["refused"]) == (1, 4, [])
+    kept = await each_world.use.db.read(lambda connection: tasks.get(connection, caller.task_id))
+    assert kept is not None
+    assert kept.tries == 0

@@ -1,0 +1,191 @@
+"""Upkeep: deadlines, old answers, and what should be impossible is found, mended and counted."""
+
+from datetime import timedelta
+
+import pytest
+from structlog.testing import capture_logs
+
+from app import jobs, metrics
+from app.jobs import Step
+from app.jobs.embedded import jobs as jobs_table
+from app.provider.twin import Faults
+from app.record import Connection, accounts, idempotency, queue
+from app.sweep import EVERY, NO_TASK, sweep
+from tests.calling import done, small, submitted
+from tests.rows import put_account
+from tests.world import World
+
+HOUR = 3600
+
+
+def counted() -> float:
+    return metrics.REGISTRY.get_sample_value("fluxhook_tasks_unscheduled_total") or 0
+
+
+async def sweeping(world: World) -> None:
+    """From now on the world is swept, as it is wherever a worker runs."""
+    wanted = [(Step.SWEEP, NO_TASK, world.clock())]
+    await world.use.db.write(lambda connection: jobs.enqueue(connection, wanted))
+
+
+async def rob(world: World) -> None:
+    """All jobs are gone, as no event of ours could ever bring about."""
+    await world.use.db.write(lambda connection: connection.execute(jobs_table.delete()).close())
+
+
+@pytest.mark.parametrize("state", ["queued", "submitting", "submitted", "ready"])
+async def test_a_task_that_is_robbed_of_its_job_is_mended_and_counted(each_world: World, state: str) -> None:
+    small(each_world)
+    if state == "queued":
+        task_id = await each_world.post()
+    else:
+        caller = await submitted(each_world, faults=Faults(lose_answer_after=float(state == "submitting")))
+        task_id = caller.task_id
+        if state == "ready":
+            await done(each_world)
+    assert (await each_world.task(task_id))["status"] == state
+    await rob(each_world)
+    before = counted()
+    with capture_logs() as logs:
+        await sweep(each_world.use, NO_TASK)
+    each_world.twin.faults = Faults()
+    await each_world.go_on(60)
+    (line,) = [line for line in logs if line["event"] == "unscheduled"]
+
+    assert (await each_world.task(task_id))["status"] == "stored"
+    assert counted() - before == 1
+    assert (line["log_level"], line["task_ids"]) == ("error", [task_id])
+    assert each_world.ledger()["accepted"] == 1
+
+
+async def test_a_final_task_needs_no_job(each_world: World) -> None:
+    caller = await submitted(each_world, faults=Faults())
+    await each_world.go_on(5)
+    await rob(each_world)
+    before = counted()
+    await sweep(each_world.use, NO_TASK)
+    left = await each_world.use.db.read(lambda connection: jobs.scheduled(connection, Step.COLLECT, {caller.task_id}))
+
+    assert (counted() - before, left) == (0, set())
+
+
+async def test_a_queue_that_nobody_woke_is_woken_and_counted(each_world: World) -> None:
+    await each_world.use.db.write(lambda connection: put_account(connection, account=1))
+    first, second = await each_world.post(), await each_world.post()
+    await each_world.use.db.write(lambda connection: accounts.release(connection, [first]))
+    await rob(each_world)
+    before = counted()
+    await sweep(each_world.use, NO_TASK)
+    soon = counted() - before
+    each_world.clock.advance(31)
+    await sweep(each_world.use, NO_TASK)
+    admitted = await each_world.use.db.read(queue.admitted)
+
+    assert soon == 0
+    assert counted() - before == 1
+    assert admitted < {first, second}
+    assert len(admitted) == 1
+
+
+async def test_it_leaves_the_next_time(each_world: World) -> None:
+    await sweep(each_world.use, NO_TASK)
+
+    assert await each_world.use.db.read(jobs.next_due) == each_world.clock() + EVERY
+
+
+FAULTS = [
+    Faults(),
+    Faults(drop_callback=0.3, submit_429=0.3, submit_5xx=0.3, lose_answer_after=0.2, status_5xx=0.3, seed=1),
+    Faults(unsigned_callback=0.5, forge_callback=0.3, refused_link=0.5, delay_callback=0.3, seed=2),
+]
+
+
+@pytest.mark.parametrize("faults", FAULTS, ids=["none", "refusals", "callbacks"])
+async def test_a_healthy_run_never_counts_whatever_the_provider_does(each_world: World, faults: Faults) -> None:
+    small(each_world)
+    each_world.twin.faults = faults
+    await each_world.use.db.write(lambda connection: put_account(connection, account=3))
+    await sweeping(each_world)
+    before = counted()
+    posted = [await each_world.post() for _ in range(15)]
+    await each_world.go_on(120, 2)
+    states = {(await each_world.task(task_id))["status"] for task_id in posted}
+
+    assert counted() == before
+    assert states <= {"stored", "submitting"}
+    assert each_world.ledger()["accepted"] == len(posted)
+    assert each_world.ledger()["max_in_flight"]["account"] <= 3
+
+
+async def test_an_account_that_is_paused_for_long_is_no_fault_of_ours(each_world: World) -> None:
+    each_world.twin.rules = each_world.twin.rules.model_copy(update={"credits": 0})
+    await sweeping(each_world)
+    before = counted()
+    posted = [await each_world.post() for _ in range(3)]
+    await each_world.go_on(1200, 40)
+
+    assert counted() == before
+    assert {(await each_world.task(task_id))["status"] for task_id in posted} == {"queued"}
+
+
+async def test_a_task_waits_a_day_for_somebody_to_pay_and_no_longer(each_world: World) -> None:
+    each_world.twin.rules = each_world.twin.rules.model_copy(update={"credits": 0})
+    await sweeping(each_world)
+    task_id = await each_world.post()
+    await each_world.work()
+    await each_world.go_on(23 * HOUR, HOUR)
+    before = (await each_world.task(task_id))["status"]
+    each_world.clock.advance(HOUR)
+    late = await each_world.post()
+    await each_world.go_on(60, 10)
+    task = await each_world.task(task_id)
+
+    assert before == "queued"
+    assert (task["status"], task["failure"]["code"], task["failure"]["money_spent"]) == (
+        "failed",
+        "out_of_credits",
+        "no",
+    )
+    assert (await each_world.task(late))["status"] == "queued"
+    assert each_world.ledger()["accepted"] == 0
+
+
+async def test_answers_are_remembered_for_a_day_and_then_forgotten(each_world: World) -> None:
+    def remember(connection: Connection) -> None:
+        for name, age in (("old", timedelta(hours=24, seconds=1)), ("young", timedelta(hours=24))):
+            idempotency.begin(connection, "key_1", name, "d", each_world.clock() - age)
+
+    await each_world.use.db.write(remember)
+    await sweep(each_world.use, NO_TASK)
+    left = await each_world.use.db.read(
+        lambda connection: [name for name in ("old", "young") if idempotency.get(connection, "key_1", name)]
+    )
+
+    assert left == ["young"]
+
+
+async def test_a_deadline_frees_the_slot_of_a_task_that_was_about_to_be_sent(each_world: World) -> None:
+    await each_world.use.db.write(lambda connection: put_account(connection, account=1))
+    first = await each_world.post(deadline_at="2026-01-01T12:00:10Z")
+    second = await each_world.post()
+    each_world.clock.advance(10)
+    await sweep(each_world.use, NO_TASK)
+    await each_world.work()
+
+    assert (await each_world.task(first))["failure"]["code"] == "deadline_exceeded"
+    assert (await each_world.task(second))["status"] == "submitted"
+
+
+async def test_a_queue_that_is_about_to_be_woken_is_left_to_its_job_and_not_counted(world: World) -> None:
+    small(world)
+    world.twin.faults = Faults(submit_429=1)
+    task_id = await world.post()
+    await world.work()
+    world.twin.faults = Faults()
+    world.clock.advance(60)  # nobody worked meanwhile: the service was away
+    before = counted()
+    await sweep(world.use, NO_TASK)
+    await world.work()
+
+    assert counted() == before
+    assert (await world.task(task_id))["status"] == "submitted"
