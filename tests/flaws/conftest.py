@@ -1,0 +1,30 @@
+"""A new world for the real code, and one for the flaw."""
+
+import shutil
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from app.provider.twin import Rules
+from tests.flaws.deliveries import Worlds
+from tests.world import World, open_world
+
+
+@pytest.fixture
+def worlds(tmp_path: Path, sqlite_template: Path) -> Worlds:
+    """New worlds, as many as a test wants: one for the real code, one for the flaw."""
+    numbers = count()
+
+    @asynccontextmanager
+    async def fresh(rules: Rules | None = None) -> AsyncGenerator[World]:
+        folder = tmp_path / str(next(numbers))
+        folder.mkdir()
+        path = folder / "fluxhook.db"
+        shutil.copyfile(sqlite_template, path)
+        async with open_world(folder, f"sqlite:///{path}", rules=rules) as world:
+            yield world
+
+    return fresh

@@ -1,0 +1,31 @@
+"""What the proofs against flaws have in hand: new worlds, and callbacks that are handed over without HTTP."""
+
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeAlias
+
+from app.callback import Reply, receive
+from app.resources import Resources
+from tests.calling import Caller
+from tests.world import World
+
+Worlds: TypeAlias = Callable[..., AbstractAsyncContextManager[World]]
+Receive: TypeAlias = Callable[..., Awaitable[Reply]]
+
+
+async def delivered(
+    use: Resources, caller: Caller, body: dict[str, Any] | bytes, receiving: Receive = receive
+) -> Reply:
+    """A callback, handed over without HTTP, with a good signature."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers = [(name.encode(), value.encode()) for name, value in caller.signature(raw).items()]
+    return await receiving(use, caller.submission_id, caller.proof.token, headers, one(raw))
+
+
+async def one(raw: bytes) -> AsyncGenerator[bytes]:
+    yield raw
+
+
+async def status_of(world: World, caller: Caller) -> str:
+    return str((await world.task(caller.task_id))["status"])

@@ -1,0 +1,207 @@
+"""Flaws in receiving. Each of the nine in this folder is swapped in, and a check that holds here must then fail.
+
+A check states a promise and is run on the real code first. A flaw is swapped in through a field of Resources, or as a
+function that is handed over. Where there is no such seam, pytest's `monkeypatch` replaces one name: code is what is
+swapped here, and nowhere else in the suite.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from sqlalchemy import Connection, Dialect, text
+
+from app import callback
+from app.callback import Reply, receive
+from app.provider import messages
+from app.record import idempotency
+from app.record.database import Database
+from app.resources import Resources
+from app.settle import settle
+from app.task import Report
+from app.verify import Headers, SigningProfile, Verdict, verify
+from tests.calling import done, submitted
+from tests.flaws.deliveries import Receive, Worlds, delivered, status_of
+from tests.world import World, open_world
+
+T = TypeVar("T")
+
+
+# 1. Acknowledge before commit.
+
+
+async def an_accepted_callback_is_durable(world: World, flaw: Callable[[Resources], Resources]) -> None:
+    caller = await submitted(world)
+    await done(world)
+    reply = await delivered(flaw(world.use), caller, caller.ready())
+    # The process dies here: what is not committed never was.
+    assert (reply, await status_of(world, caller)) == (Reply.ACCEPTED, "ready")
+
+
+@dataclass
+class AnswersFirst:
+    """Says that it is done, and means to do it later."""
+
+    inner: Database
+
+    @property
+    def dialect(self) -> Dialect:
+        return self.inner.dialect
+
+    async def write(self, work: Callable[[Connection], T]) -> Any:  # noqa: ARG002 - that is the flaw
+        return True
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        return await self.inner.read(work)
+
+    def on_signal(self, listener: Callable[[], None]) -> None:
+        self.inner.on_signal(listener)
+
+
+async def test_acknowledging_before_the_commit_is_caught(worlds: Worlds) -> None:
+    async with worlds() as world:
+        await an_accepted_callback_is_durable(world, lambda use: use)
+    async with worlds() as world:
+        with pytest.raises(AssertionError, match="submitted"):
+            await an_accepted_callback_is_durable(world, lambda use: replace(use, db=AnswersFirst(use.db)))
+
+
+# 2. Check, then insert.
+
+
+async def one_key_is_one_task(world: World) -> None:
+    headers = {"idempotency-key": f"key-{world.clock().timestamp()}"}
+    params = {"prompt": "a red fox"}
+    answers = await asyncio.gather(*(world.api.post("/v1/tasks", json=params, headers=headers) for _ in range(6)))
+    assert {answer.status_code for answer in answers} <= {202, 409}
+    assert len({answer.json()["id"] for answer in answers if answer.status_code == 202}) == 1
+    assert len((await world.api.get("/v1/tasks")).json()["tasks"]) == 1
+
+
+def begin_if_it_is_not_there(
+    connection: Connection, key_id: str, idempotency_key: str, digest: str, now: datetime
+) -> bool:
+    if idempotency.get(connection, key_id, idempotency_key) is not None:
+        return False
+    connection.execute(text("select pg_sleep(0.1)"))  # as long as it takes another connection to look, too
+    really_begin(connection, key_id, idempotency_key, digest, now)
+    return True
+
+
+really_begin = idempotency.begin
+
+
+async def test_checking_before_inserting_is_caught(
+    tmp_path: Path, postgres_url: str, postgres_other_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(tmp_path, postgres_url) as world:
+        await one_key_is_one_task(world)
+    monkeypatch.setattr(idempotency, "begin", begin_if_it_is_not_there)
+    async with open_world(tmp_path, postgres_other_url) as world:
+        with pytest.raises(AssertionError):
+            await one_key_is_one_task(world)
+
+
+@pytest.fixture
+async def postgres_other_url(postgres: Any, postgres_template: str) -> AsyncGenerator[str]:
+    """Another migrated PostgreSQL database."""
+    yield await postgres.create("another_world", postgres_template)
+    await postgres.drop("another_world")
+
+
+# 3. Signature after parse.
+
+
+async def what_is_forged_is_read_by_nobody(world: World, parsed: list[bytes]) -> None:
+    caller = await submitted(world)
+    for body in (b"[" * 100_000, b"not json", b'{"status": "Ready"}'):
+        answer = await caller.call(body, {"x-bfl-signature": "sha256=00"})
+        assert answer.status_code == 401
+    assert parsed == []
+
+
+async def test_reading_a_body_before_it_is_proven_is_caught(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    read = messages.read_status
+
+    def reading(body: bytes) -> Report:
+        parsed.append(body)
+        return read(body)
+
+    def verify_what_was_read(body: bytes, headers: Headers, secret: str, profile: SigningProfile) -> Verdict:
+        reading(body)
+        return verify(body, headers, secret, profile)
+
+    monkeypatch.setattr(messages, "read_status", reading)
+    async with worlds() as world:
+        await what_is_forged_is_read_by_nobody(world, parsed)
+    monkeypatch.setattr(callback, "verify", verify_what_was_read)
+    async with worlds() as world:
+        with pytest.raises(AssertionError):
+            await what_is_forged_is_read_by_nobody(world, parsed)
+
+
+# 6. Dedup on row seen.
+
+
+async def a_second_delivery_completes_what_the_first_began(world: World, receiving: Receive, dies_after: int) -> None:
+    caller = await submitted(world)
+    await done(world)
+    with pytest.raises(Dead):
+        await delivered(replace(world.use, db=Dying(world.use.db, dies_after)), caller, caller.ready(), receiving)
+    assert await delivered(world.use, caller, caller.ready(), receiving) is Reply.ACCEPTED
+    assert await status_of(world, caller) == "ready"
+
+
+class Dead(Exception):
+    """The process was killed here."""
+
+
+@dataclass
+class Dying(AnswersFirst):
+    """A database whose process is killed after so many commits, before it can do anything with the last one."""
+
+    commits: int
+
+    async def write(self, work: Callable[[Connection], T]) -> Any:
+        if self.commits == 0:
+            raise Dead
+        self.commits -= 1
+        done = await self.inner.write(work)
+        if self.commits == 0:
+            raise Dead
+        return done
+
+
+async def receive_what_was_not_seen(
+    use: Resources, submission_id: str, token: str, headers: Sequence[tuple[bytes, bytes]], chunks: Any
+) -> Reply:
+    """The usual handler: note the delivery, and if it is noted already, it is a duplicate."""
+    proof = use.keys.prove_token(submission_id, token)
+    assert proof is not None
+    body = b"".join([piece async for piece in chunks])
+    given = callback._evidence(use, submission_id, proof, headers, body, verify(body, headers, proof.secret, SIGNING))
+    digest = hashlib.sha256(body).hexdigest()
+    new = await use.db.write(lambda connection: idempotency.begin(connection, "seen", digest, digest, use.now()))
+    if new:
+        await use.db.write(lambda connection: settle(connection, [given], look_after=callback._PATIENCE))
+    return Reply.ACCEPTED
+
+
+SIGNING = SigningProfile()
+
+
+@pytest.mark.parametrize("dies_after", [0, 1])
+async def test_taking_a_row_that_was_seen_for_an_effect_is_caught(worlds: Worlds, dies_after: int) -> None:
+    async with worlds() as world:
+        await a_second_delivery_completes_what_the_first_began(world, receive, dies_after)
+    if dies_after == 0:
+        return  # nothing was seen yet: here the two do not differ
+    async with worlds() as world:
+        with pytest.raises(AssertionError, match="submitted"):
+            await a_second_delivery_completes_what_the_first_began(world, receive_what_was_not_seen, dies_after)

@@ -1,0 +1,173 @@
+"""Flaws that lose an image or spend money twice; how they are swapped in says `test_receiving.py`."""
+
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import httpx
+import pytest
+from sqlalchemy import Connection, false, select, update
+
+import app.settle as settle_module
+from app import jobs
+from app.dispatch import dispatch
+from app.jobs import Job, Step
+from app.jobs.embedded import jobs as jobs_table
+from app.provider import Answer, Order, Promises, Provider, Reference
+from app.provider.twin import Faults, Rules
+from app.record import tasks as tasks_table
+from app.task import Decision, Report, Said, Standing, Status, Witness, decide
+from tests.calling import caller_of, done, small, submitted
+from tests.flaws.deliveries import Worlds, status_of
+from tests.world import TWIN, World
+
+# 4. No terminal fence.
+
+
+async def what_has_ended_stays_ended(world: World) -> None:
+    caller = await submitted(world)
+    await done(world)
+    ready = caller.ready()
+    await caller.call({"id": ready["id"], "status": "Error"})
+    await caller.call(ready)
+    await world.work()
+    assert await status_of(world, caller) == "failed"
+
+
+def decide_whatever_the_state(standing: Standing, report: Report, witness: Witness, *, proven: bool) -> Decision:
+    open_again = replace(standing, status=Status.SUBMITTED) if standing.status.final else standing
+    return decide(open_again, report, witness, proven=proven)
+
+
+async def test_a_missing_fence_around_what_is_final_is_caught(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with worlds() as world:
+        await what_has_ended_stays_ended(world)
+    monkeypatch.setattr(settle_module, "decide", decide_whatever_the_state)
+    async with worlds() as world:  # the fence in SQL still stands
+        await what_has_ended_stays_ended(world)
+    monkeypatch.setattr(tasks_table, "_IS_FINAL", false())
+    async with worlds() as world:
+        with pytest.raises(AssertionError, match="stored"):
+            await what_has_ended_stays_ended(world)
+
+
+# 5. Resend on timeout.
+
+
+async def a_lost_answer_is_charged_once(world: World, flaw: Callable[[Provider], Provider]) -> None:
+    small(world)
+    world.twin.faults = Faults(lose_answer_after=1)
+    task_id = await world.post()
+    assert world.use.provider is not None
+    await dispatch(replace(world.use, provider=flaw(world.use.provider)), task_id)
+    await world.go_on(5)
+    assert await status_of(world, await caller_of(world, task_id)) == "stored"
+    assert (world.ledger()["accepted"], world.ledger()["charged"]) == (1, 4)
+
+
+@dataclass
+class AsksAgain:
+    """Takes silence for a no."""
+
+    inner: Provider
+
+    @property
+    def promises(self) -> Promises:
+        return self.inner.promises
+
+    async def submit(self, order: Order) -> Answer:
+        answer = await self.inner.submit(order)
+        return await self.inner.submit(order) if answer.report.said is Said.LOST else answer
+
+    async def fetch(self, reference: Reference) -> Answer:
+        return await self.inner.fetch(reference)
+
+    async def reachable(self) -> str | None:
+        return await self.inner.reachable()
+
+
+async def test_sending_again_after_a_timeout_is_caught(worlds: Worlds) -> None:
+    async with worlds() as world:
+        await a_lost_answer_is_charged_once(world, lambda provider: provider)
+    async with worlds() as world:
+        with pytest.raises(AssertionError, match="8"):
+            await a_lost_answer_is_charged_once(world, AsksAgain)
+
+
+# 8. Slot freed at submit.
+
+ROOMY = Rules(megapixels=0.02, slots={"flux-kontext-pro": 100, "flux-kontext-max": 100}, account_slots=100)
+
+
+async def never_more_in_flight_than_is_allowed(world: World) -> None:
+    for model, number in (("flux-kontext-max", 8), ("flux-kontext-pro", 22)):
+        for _ in range(number):
+            await world.post(model=model)
+    await world.work()
+    in_flight = world.ledger()["max_in_flight"]
+    assert (in_flight["flux-kontext-max"], in_flight["account"]) == (6, 24)
+
+
+async def test_a_slot_that_is_free_once_the_provider_has_the_task_is_caught(
+    worlds: Worlds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with worlds(ROOMY) as world:
+        await never_more_in_flight_than_is_allowed(world)
+    monkeypatch.setattr(settle_module, "_SLOTLESS", settle_module._SLOTLESS | {Status.SUBMITTED})
+    async with worlds(ROOMY) as world:
+        with pytest.raises(AssertionError, match="30"):
+            await never_more_in_flight_than_is_allowed(world)
+
+
+# 9. Link not checked for expiry.
+
+
+async def the_link_that_dies_first_is_followed_first(world: World) -> None:
+    callers = []
+    for life in (600, 600, 7):
+        faults = Faults(drop_callback=1, expired_link=1, near_expiry_s=life)
+        callers.append(await submitted(world, faults=faults))
+    await done(world)
+    for caller, theirs in zip(callers, list(world.twin.tasks.values()), strict=True):
+        sample = {"sample": world.twin.links.url(TWIN, theirs), "prompt": "a red fox"}
+        await caller.call({"id": theirs.id, "status": "Ready", "result": sample})
+    world.network.hosts["twin"] = Slow(world, world.network.hosts["twin"])
+    await world.work()
+    await world.go_on(120, 5)
+    assert Counter([await status_of(world, caller) for caller in callers]) == {"stored": 3}
+
+
+@dataclass
+class Slow(httpx.AsyncBaseTransport):
+    """Downloads that take four seconds each."""
+
+    world: World
+    inner: httpx.AsyncBaseTransport
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.startswith("/delivery/"):
+            self.world.clock.advance(4)
+        return await self.inner.handle_async_request(request)
+
+
+def claim_in_order_of_arrival(
+    connection: Connection, now: datetime, limit: int, steps: Collection[Step] = tuple(Step)
+) -> list[Job]:
+    waiting = jobs_table.c.state == "waiting"
+    due = select(jobs_table).where(waiting, jobs_table.c.run_at <= now, jobs_table.c.step.in_(steps))
+    rows = connection.execute(due.order_by(jobs_table.c.run_at, jobs_table.c.id).limit(limit)).all()
+    taken = [row.id for row in rows]
+    connection.execute(update(jobs_table).where(jobs_table.c.id.in_(taken)).values(state="running"))
+    return [Job(row.id, Step(row.step), row.task_id, row.failures) for row in rows]
+
+
+async def test_downloading_without_a_look_at_when_links_die_is_caught(
+    worlds: Worlds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with worlds() as world:
+        await the_link_that_dies_first_is_followed_first(world)
+    monkeypatch.setattr(jobs, "claim", claim_in_order_of_arrival)
+    async with worlds() as world:
+        with pytest.raises(AssertionError, match="failed"):
+            await the_link_that_dies_first_is_followed_first(world)

@@ -1,0 +1,69 @@
+"""What the database holds at one moment, for proofs that look at all of it."""
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from sqlalchemy import Connection, select
+
+from app.jobs import Step
+from app.jobs.embedded import jobs
+from app.record import accounts
+from app.record.accounts import Account, slots
+from app.record.evidence import evidence
+from app.record.results import results
+from app.record.submissions import submissions
+from app.record.tasks import Task, task_of, tasks
+from app.task import Effect
+from tests.interleaving import LIMITS
+
+Job: TypeAlias = tuple[Step, str, str, datetime]
+Told: TypeAlias = tuple[str, str, str, str]  # attempt, witness, verdict, digest
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the database holds."""
+
+    tasks: list[Task]
+    told: Counter[Told]
+    effects: dict[Told, Effect]
+    jobs: list[Job]
+    held: dict[str, str]
+    costs: Counter[str]
+    stored: set[str]
+    account: Account
+
+    def has_room(self, model: str) -> bool:
+        in_flight = Counter(self.held.values())
+        return in_flight.total() < LIMITS["account"] and in_flight[model] < LIMITS.get(model, LIMITS["account"])
+
+
+def look(connection: Connection) -> Found:
+    told: Counter[Told] = Counter()
+    effects: dict[Told, Effect] = {}
+    kept = evidence.c
+    for row in connection.execute(
+        select(kept.submission_id, kept.witness, kept.verdict, kept.digest, kept.copies, kept.effect)
+    ):
+        key = (row.submission_id, row.witness, row.verdict, row.digest)
+        told[key], effects[key] = row.copies, Effect(row.effect)
+    costs: Counter[Any] = Counter()
+    for task_id, cost in connection.execute(select(submissions.c.task_id, submissions.c.cost)):
+        costs[task_id] += cost or 0
+    account = accounts.get(connection, "account")
+    assert account is not None
+    return Found(
+        tasks=[task_of(row) for row in connection.execute(select(tasks).order_by(tasks.c.id))],
+        told=told,
+        effects=effects,
+        jobs=[
+            (Step(row.step), row.task_id, row.state, row.run_at)
+            for row in connection.execute(select(jobs.c.step, jobs.c.task_id, jobs.c.state, jobs.c.run_at))
+        ],
+        held={row.task_id: row.model for row in connection.execute(select(slots.c.task_id, slots.c.model))},
+        costs=costs,
+        stored=set(connection.execute(select(results.c.task_id)).scalars()),
+        account=account,
+    )

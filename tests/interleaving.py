@@ -1,0 +1,318 @@
+"""One process of ours in which every call to the outside stands still until somebody says how it ends.
+
+The steps and the worker are the real ones, the database is SQLite in memory on one connection. So any order of
+answers, callbacks, people and deaths can be played, hundreds of steps in a second.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from tempfile import gettempdir
+from typing import IO, Any, TypeVar
+
+import httpx
+from sqlalchemy import Connection, Dialect, create_engine, event, text
+from sqlalchemy.pool import StaticPool
+
+from app import jobs, worker
+from app.jobs import Step
+from app.params import TaskParams
+from app.provider import Answer, Order, Promises, Reference
+from app.provider.bfl import PROMISES
+from app.record import accounts, migrate, tasks
+from app.resources import Resources, results_client
+from app.secret_keys import KeyRing
+from app.store import Missing
+from app.submit import submit
+from app.worker import perform
+from tests.world import GATEWAY, RING_KEY, FrozenClock
+
+T = TypeVar("T")
+
+# Far fewer than a provider has, so that a handful of tasks already has to queue for them.
+LIMITS = {"account": 3, "flux-kontext-max": 1}
+
+_WATCH = """
+create temp table moves (number integer primary key, task_id text, was text, became text);
+create temp trigger watch after update of status on tasks when old.status <> new.status begin
+    insert into moves (task_id, was, became) values (new.id, old.status, new.status);
+end;
+"""
+
+
+class Killed(BaseException):
+    """The process is gone: nothing of it runs any more. No step may catch this."""
+
+
+@dataclass(eq=False)
+class Call:
+    """A call to the outside that waits for its answer."""
+
+    kind: str  # submit, fetch, download
+    task_id: str
+    submission_id: str
+    about: str  # the prompt, the provider's id that was asked for, or the link
+    future: "asyncio.Future[Any]"
+    by: "asyncio.Task[Any]"
+
+
+class Inline:
+    """A database that does each unit at once; on demand the process dies just before or just after a commit."""
+
+    def __init__(self) -> None:
+        self._engine = create_engine("sqlite://", creator=_copy, poolclass=StaticPool)
+        event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+        self._connection = self._engine.connect()
+        self.dead = False
+        self.dies_at: tuple[int, bool] | None = None  # at the how-manieth write from now, and whether it commits
+
+    @property
+    def dialect(self) -> Dialect:
+        return self._engine.dialect
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        committed = self._count_down()
+        if self.dead and not committed:
+            raise Killed
+        result = self.now(work)
+        if self.dead:
+            raise Killed
+        return result
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        if self.dead:
+            raise Killed
+        return self.now(work)
+
+    def now(self, work: Callable[[Connection], T]) -> T:
+        with self._connection.begin():
+            return work(self._connection)
+
+    def on_signal(self, listener: Callable[[], None]) -> None:
+        """Nobody waits here for signals: the worker is told when to look."""
+
+    def close(self) -> None:
+        self._connection.close()
+        self._engine.dispose()
+
+    def _count_down(self) -> bool:
+        """Whether the unit at hand is still committed, should the process die at it."""
+        if self.dead or self.dies_at is None:
+            return not self.dead
+        left, committed = self.dies_at
+        self.dies_at = (left - 1, committed)
+        self.dead = left == 0
+        return committed or not self.dead
+
+
+@lru_cache
+def _template() -> bytes:
+    raw = _open()
+    engine = create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    with engine.begin() as connection:
+        migrate.upgrade(connection)
+    migrated = raw.serialize()
+    engine.dispose()
+    return migrated
+
+
+def _copy() -> sqlite3.Connection:
+    raw = _open()
+    raw.deserialize(_template())
+    raw.executescript(_WATCH)
+    return raw
+
+
+def _open() -> sqlite3.Connection:
+    return sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+
+
+class Memory:
+    """A store without a disk."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, bytes] = {}
+
+    async def put(self, key: str, source: IO[bytes]) -> None:
+        source.seek(0)
+        self._kept[key] = source.read()
+
+    async def size(self, key: str) -> int:
+        if key not in self._kept:
+            raise Missing(key)
+        return len(self._kept[key])
+
+    async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
+        yield self._kept[key][start:end]
+
+    async def check(self) -> None:
+        return
+
+
+@dataclass
+class Outside(httpx.AsyncBaseTransport):
+    """The provider and its links. `sent` is told of each submit, before anything is answered."""
+
+    db: Inline
+    sent: Callable[[str, str], None]
+    calls: list[Call] = field(default_factory=list)
+    parked: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def promises(self) -> Promises:
+        return PROMISES
+
+    async def submit(self, order: Order) -> Answer:
+        task = self._task("prompt", str(order.params["prompt"]))
+        self.sent(task.id, task.submission_id)
+        answer: Answer = await self._wait("submit", task, str(order.params["prompt"]))
+        return answer
+
+    async def fetch(self, reference: Reference) -> Answer:
+        answer: Answer = await self._wait(
+            "fetch", self._task("provider_id", reference.provider_id), reference.provider_id
+        )
+        return answer
+
+    async def reachable(self) -> str | None:
+        return None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response: httpx.Response = await self._wait(
+            "download", self._task("sample_url", str(request.url)), str(request.url)
+        )
+        return response
+
+    async def _wait(self, kind: str, task: tasks.Task, about: str) -> Any:
+        by = asyncio.current_task()
+        assert by is not None
+        call = Call(kind, task.id, task.submission_id, about, asyncio.get_running_loop().create_future(), by)
+        self.calls.append(call)
+        self.parked.set()
+        return await call.future
+
+    def _task(self, by: str, value: str) -> tasks.Task:
+        """The task that this is about: each has a prompt of its own, and each attempt an id and links of its own."""
+        known = self.db.now(lambda connection: tasks.newest(connection, limit=1000))
+        if by == "prompt":
+            return next(task for task in known if task.request["prompt"] == value)
+        return next(task for task in known if task.id in value)
+
+
+class Process:
+    """Our service between two deaths, and what outlives them: the database, the clock, the provider."""
+
+    def __init__(self, sent: Callable[[str, str], None], *, called_back: bool, trust_shared_secret: bool) -> None:
+        self.clock = FrozenClock()
+        self.db = Inline()
+        self.outside = Outside(self.db, sent)
+        self._runner = asyncio.Runner()
+        client = results_client(self.outside)
+        self._clients = [client]
+        self.use = Resources(
+            db=self.db,
+            store=Memory(),
+            keys=KeyRing((RING_KEY,)),
+            now=self.clock,
+            account_id="account",
+            provider=self.outside,
+            web=client,
+            results=client,
+            result_hosts=PROMISES.result_hosts,
+            provider_origin="https://api.bfl.ai",
+            public_url=GATEWAY if called_back else None,
+            trust_shared_secret=trust_shared_secret,
+            hold_window=PROMISES.slowest_task + PROMISES.callback_window if called_back else timedelta(),
+            scratch=Path(gettempdir()),
+        )
+        self._in_hand: set[asyncio.Task[Any]] = set()
+        self.db.now(lambda connection: accounts.put(connection, "account", "bfl", LIMITS))
+        self.restart()
+
+    def restart(self) -> None:
+        """Kill whatever runs, without a word to anybody, and start anew."""
+        self._runner.run(self._kill())
+        self.outside.calls.clear()
+        self.db.dead, self.db.dies_at = False, None
+        self.play(worker._start(self.use))
+
+    def play(self, doing: Coroutine[Any, Any, T]) -> T | None:
+        """Have this done until it ends or waits for the outside; None when it waits or died."""
+        return self._runner.run(self._until_quiet(doing))
+
+    def answer(self, call: Call, given: Any) -> None:
+        """End a call to the outside, and have done what follows from it."""
+        self.outside.calls.remove(call)
+        if isinstance(given, Exception):
+            call.future.set_exception(given)
+        else:
+            call.future.set_result(given)
+        self._runner.run(self._quiet(call.by))
+
+    def post(self, prompt: str, **params: Any) -> None:
+        self.play(submit(self.use, params.pop("key_id"), TaskParams(prompt=prompt, **params), {}))
+
+    def work(self, steps: tuple[Step, ...] = tuple(Step)) -> bool:
+        """Do one due job of these steps; False when there was none."""
+        try:
+            claimed = self._runner.run(self._claim(steps))
+        except Killed:
+            return False
+        for job in claimed:
+            self.play(perform(self.use, job))
+        return bool(claimed)
+
+    def moves(self) -> list[tuple[str, str, str]]:
+        """Every move of a task since the last look."""
+
+        def take(connection: Connection) -> list[tuple[str, str, str]]:
+            found = connection.execute(text("select task_id, was, became from moves order by number")).all()
+            connection.execute(text("delete from moves"))
+            return [(row[0], row[1], row[2]) for row in found]
+
+        return self.db.now(take)
+
+    def has_moved(self) -> bool:
+        """Whether a task moved since the last look."""
+        return self.db.now(lambda connection: connection.execute(text("select 1 from moves")).first() is not None)
+
+    def close(self) -> None:
+        self._runner.run(self._kill())
+        for client in self._clients:
+            self._runner.run(client.aclose())
+        self._runner.close()
+        self.db.close()
+
+    async def _claim(self, steps: tuple[Step, ...]) -> list[jobs.Job]:
+        return await self.db.write(lambda connection: jobs.claim(connection, self.clock(), 1, steps))
+
+    async def _until_quiet(self, doing: Coroutine[Any, Any, T]) -> T | None:
+        task = asyncio.ensure_future(doing)
+        self._in_hand.add(task)
+        await self._quiet(task)
+        return task.result() if task.done() and task.exception() is None else None
+
+    async def _quiet(self, task: "asyncio.Task[Any]") -> None:
+        """Until this task ends or waits for the outside again."""
+        self.outside.parked.clear()
+        parked = asyncio.ensure_future(self.outside.parked.wait())
+        await asyncio.wait({task, parked}, return_when=asyncio.FIRST_COMPLETED)
+        parked.cancel()
+        await asyncio.gather(parked, return_exceptions=True)
+        if task.done():
+            self._in_hand.discard(task)
+            error = task.exception()
+            if error is not None and not isinstance(error, Killed):
+                raise error
+
+    async def _kill(self) -> None:
+        self.db.dead = True
+        for task in self._in_hand:
+            task.cancel()
+        await asyncio.gather(*self._in_hand, return_exceptions=True)
+        self._in_hand.clear()

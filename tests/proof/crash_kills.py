@@ -1,0 +1,162 @@
+"""`kill -9` of a real service, at boundaries that a gate between it and the provider holds open."""
+
+import asyncio
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+
+from app.clock import utc_now
+from app.provider.twin import Rules, Twin, create_twin_app
+from tests.proof.crash_gates import Gate, GatedCalls, GatedProvider, locked
+from tests.proof.crash_injected import UNKNOWN, Run
+from tests.sockets import listening, serving, until
+from tests.test_crash import service
+from tests.world import ADMIN_KEY
+
+_AT_A_TIME = 3  # two cores start so many services in reasonable time
+_LONGEST_S = 110  # a lost answer is first looked at after 65 s
+_STARTS_IN_S = 60  # on a machine with other things to do
+_SETTLING_S = 0.3  # for what would be committed now if it could
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Where the gate is; whether commits are blocked while it opens; and how it all ends."""
+
+    step: str
+    place: str
+    gate: str
+    blocked: bool = False
+    called_back: bool = True
+    ends: str = "stored"
+    charges: int = 1
+
+
+KILLS = (
+    Kill(
+        "dispatch", "its submit is under way, the provider has not got it", "submit: request", ends=UNKNOWN, charges=0
+    ),
+    Kill("dispatch", "the provider took the task and has not answered", "submit: answer"),
+    Kill(
+        "dispatch",
+        "the provider took the task and has not answered; no callbacks",
+        "submit: answer",
+        called_back=False,
+        ends=UNKNOWN,
+    ),
+    Kill("dispatch", "the provider has answered, nothing of it is committed", "submit: answer", blocked=True),
+    Kill("idle", "the task is submitted, the callback is still to come", "callback: request"),
+    Kill("callback", "half of the callback is received", "callback: body"),
+    Kill("callback", "the callback is received, nothing of it is committed", "callback: request", blocked=True),
+    Kill("callback", "the callback is committed, the provider has not read the answer", "callback: answer"),
+    Kill("reconcile", "its status request is not answered; no callbacks", "status: answer", called_back=False),
+    Kill("collect", "half of the image is downloaded", "download: body"),
+    Kill("collect", "the image is on disk, nothing of it is committed", "download: request", blocked=True),
+)
+
+
+async def kill_all() -> list[Run]:
+    """All of them, a few at a time."""
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+    turns = asyncio.Semaphore(_AT_A_TIME)
+
+    async def in_turn(kill: Kill) -> Run:
+        async with turns:
+            return await kill_at(kill)
+
+    return await asyncio.gather(*map(in_turn, KILLS))
+
+
+async def kill_at(kill: Kill) -> Run:
+    """Kill the service when its exchange is at the gate, start it again, and see how the task ends."""
+    gate = Gate(kill.gate)
+    theirs, their_address = listening()
+    ours, our_address = listening()
+    ours.close()  # its port is the child's now
+    rules = Rules(megapixels=0.02, ready_after=timedelta(seconds=0.5), retries=(timedelta(seconds=0.5),) * 200)
+    calls = httpx.AsyncClient(transport=GatedCalls(gate))
+    twin = Twin(rules, now=utc_now, send=calls)
+    provider = GatedProvider(create_twin_app(twin, owned=calls), gate, loses=kill.charges == 0)
+    with TemporaryDirectory() as folder:
+        data = Path(folder) / "data"
+        env = _environment(data, our_address, their_address, kill)
+        async with serving(provider, theirs):
+            try:
+                location = await _killed(kill, gate, data, env)
+                async with service(env, starts_in=_STARTS_IN_S) as api:
+                    task = await _final(api, location)
+            except TimeoutError:
+                task = {"status": "not final in time"}
+    return _run(kill, task, twin.ledger())
+
+
+async def _killed(kill: Kill, gate: Gate, data: Path, env: dict[str, str]) -> str:
+    """Where the task is, once the service that took it is dead."""
+    with ExitStack() as after_death:
+        async with service(env, starts_in=_STARTS_IN_S) as api:
+            posted = await api.post("/v1/tasks", json={"prompt": "a red fox"})
+            async with asyncio.timeout(_STARTS_IN_S):
+                await gate.reached.wait()
+            if kill.blocked:
+                after_death.enter_context(locked(data / "fluxhook.db"))
+                gate.opened.set()
+                await _uncommitted(kill, data)
+        gate.opened.set()
+    return str(posted.headers["location"])
+
+
+async def _uncommitted(kill: Kill, data: Path) -> None:
+    """Until the step has done all that it does before its commit."""
+    if kill.step != "collect":
+        await asyncio.sleep(_SETTLING_S)
+        return
+
+    async def on_disk() -> bool:
+        return any(path.suffix == ".png" for path in (data / "images").rglob("results/*/*"))
+
+    await until(on_disk)
+
+
+async def _final(api: httpx.AsyncClient, location: str) -> dict[str, Any]:
+    async with asyncio.timeout(_LONGEST_S):
+        while True:
+            task: dict[str, Any] = (await api.get(location, headers={"prefer": "wait=20"})).json()
+            if task["status"] in {"stored", "failed", "cancelled"}:
+                return task
+
+
+def _environment(data: Path, our_address: str, their_address: str, kill: Kill) -> dict[str, str]:
+    return {
+        "FLUXHOOK_DATA_DIR": str(data),
+        "FLUXHOOK_HOST": "127.0.0.1",
+        "FLUXHOOK_PORT": our_address.rpartition(":")[2],
+        "FLUXHOOK_BFL_BASE_URL": their_address,
+        "FLUXHOOK_BFL_API_KEY": "a-provider-key",
+        "FLUXHOOK_ADMIN_KEY": ADMIN_KEY,
+        "FLUXHOOK_PUBLIC_URL": our_address if kill.called_back else "",
+        "FLUXHOOK_HOLD_SECONDS": "60",  # the contract's own window is a quarter of an hour
+    }
+
+
+def _run(kill: Kill, task: dict[str, Any], ledger: dict[str, Any]) -> Run:
+    outcome = f"failed: {task['failure']['code']}" if task["status"] == "failed" else task["status"]
+    charges = sum(entry["cost"] > 0 for entry in ledger["tasks"])
+    wrong = (outcome, charges) != (kill.ends, kill.charges)
+    if outcome == "stored":
+        wrong |= task["image"]["sha256"] not in {entry["sha256"] for entry in ledger["tasks"]}
+    return Run(
+        scenario="kill",
+        kind="kill -9",
+        step=kill.step,
+        place=kill.place,
+        outcome=outcome,
+        charges=charges,
+        by_design=kill.ends == UNKNOWN,
+        differs=f"{outcome} with {charges} charges, expected {kill.ends} with {kill.charges}" if wrong else None,
+    )

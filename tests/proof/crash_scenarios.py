@@ -1,0 +1,34 @@
+"""The tasks that are crashed: what is asked, and what the provider does about it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.provider.twin import Faults
+
+PICTURE_HOST = "93.184.216.34"  # public, so that egress lets us there
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    title: str
+    ends: str  # the outcome without a crash
+    asked: Mapping[str, Any] = field(default_factory=lambda: {"prompt": "a red fox"})
+    faults: Faults = field(default_factory=Faults)
+    called_back: bool = True
+
+
+_EDIT = {"prompt": "in winter", "input_image": f"http://{PICTURE_HOST}/fox.png"}
+
+SCENARIOS: Mapping[str, Scenario] = {
+    "plain": Scenario("text to image, called back", "stored"),
+    "edit": Scenario("edit of an image fetched from an address", "stored", asked=_EDIT),
+    "polled": Scenario("no callbacks: polled", "stored", called_back=False),
+    # A seed with which the first submit is struck, and the next ones are not.
+    "busy": Scenario("429, then accepted", "stored", faults=Faults(submit_429=0.5, seed=33)),
+    "lost": Scenario("the submit's answer is lost", "stored", faults=Faults(lose_answer_after=1)),
+    "early": Scenario("called back before the submit is answered", "stored", faults=Faults(early_callback=1)),
+    "hinted": Scenario("the callback is not signed", "stored", faults=Faults(unsigned_callback=1)),
+    "refused": Scenario("the link is refused once", "stored", faults=Faults(refused_link=1)),
+    "moderated": Scenario("the result is moderated", "failed: content_moderated", asked={"prompt": "unsafe result"}),
+}

@@ -1,0 +1,237 @@
+"""A world whose service can die and be started again: the clock, the network and the provider stay.
+
+Each life has its own Resources on the same database file and the same folder of images.
+"""
+
+import hashlib
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from shutil import copyfile
+
+import httpx
+from fastapi import FastAPI
+from sqlalchemy import func, select
+from starlette.responses import Response
+
+from app import egress, jobs, metrics, worker
+from app.main import create_app
+from app.provider import Bfl
+from app.provider.exchange import client as provider_client
+from app.provider.twin import Rules, Twin, create_twin_app
+from app.record import Connection, accounts, idempotency, keys, results, tasks
+from app.record.accounts import slots
+from app.record.sqlite import Sqlite
+from app.resources import Resources, results_client
+from app.secret_keys import KeyRing
+from app.sweep import EVERY
+from app.web.access import digest_of
+from tests.pictures import picture
+from tests.proof.crash_points import Fuse, FusedDatabase, FusedStore, FusedTransport, Mortal, Stop
+from tests.proof.crash_scenarios import PICTURE_HOST, Scenario
+from tests.world import ADMIN_KEY, GATEWAY, RING_KEY, TWIN, FrozenClock, Network
+
+_DOWN_S = 3  # how long a dead service stays away
+_LONGEST = timedelta(hours=1)  # of the frozen clock, for one life
+_PICTURE = Response(picture(64, 64), media_type="image/png")
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How it all came out: the task, its image, the provider's bill, and what should not be."""
+
+    outcome: str
+    sha256: str | None
+    charges: int
+    accepted: int
+    wrong: tuple[str, ...] = ()
+
+
+@dataclass
+class CrashWorld:
+    folder: Path
+    scenario: Scenario
+    clock: FrozenClock
+    network: Network
+    twin: Twin
+    posted: bool = False
+    _mended_before: float = field(default_factory=lambda: _counted("fluxhook_tasks_unscheduled_total"))
+
+    async def live(self, fuse: Fuse) -> End | None:
+        """One life of the service: from its start until everything is final, or until it dies, which gives None."""
+        async with self._service(fuse) as (use, db):
+            try:
+                await self._go_on(use, db, fuse)
+            except Stop:
+                return None
+            fuse.armed = False
+            return await self._look_after(use, db)
+
+    async def be_down(self) -> None:
+        for _ in range(_DOWN_S):
+            self.clock.advance(1)
+            await self.twin.tick()
+
+    @asynccontextmanager
+    async def _service(self, fuse: Fuse) -> AsyncGenerator[tuple[Resources, Sqlite]]:
+        network = FusedTransport(self.network, fuse)
+        db = Sqlite(f"sqlite:///{self.folder / 'fluxhook.db'}")
+        async with (
+            provider_client(network) as provider_http,
+            results_client(network) as downloads,
+            egress.guarded_client((), network) as web,
+        ):
+            use = self._resources(FusedDatabase(db, fuse), fuse, Bfl(provider_http, TWIN, "a-key"), downloads, web)
+            try:
+                await db.write(lambda connection: _prepare(connection, use))
+                self._connect(use, fuse)
+                yield use, db
+            finally:
+                self.network.hosts.pop("gateway", None)
+                await db.close()
+
+    def _resources(
+        self, db: FusedDatabase, fuse: Fuse, provider: Bfl, downloads: httpx.AsyncClient, web: httpx.AsyncClient
+    ) -> Resources:
+        store = FusedStore(self.folder / "images")
+        store.fuse = fuse
+        promises = provider.promises
+        called_back = self.scenario.called_back
+        return Resources(
+            db=db,
+            store=store,
+            keys=KeyRing((RING_KEY,)),
+            now=self.clock,
+            account_id="account",
+            provider=provider,
+            web=web,
+            results=downloads,
+            result_hosts=promises.result_hosts,
+            provider_origin=TWIN,
+            public_url=GATEWAY if called_back else None,
+            hold_window=promises.slowest_task + promises.callback_window if called_back else timedelta(),
+            trust_shared_secret=True,
+            scratch=self.folder,
+        )
+
+    def _connect(self, use: Resources, fuse: Fuse) -> None:
+        app = _app()
+        app.state.use = use
+        self.network.hosts["gateway"] = Mortal(httpx.ASGITransport(app), fuse)
+
+    async def _go_on(self, use: Resources, db: Sqlite, fuse: Fuse) -> None:
+        """Do as the worker's own loop does, with a clock that jumps to whatever comes next."""
+        until = self.clock.at + _LONGEST
+        await worker._start(use)
+        while self.clock.at < until:
+            await self._post(fuse)
+            await _work(use)
+            await self.twin.tick()
+            if fuse.blown:
+                raise Stop
+            await _work(use)
+            if self.posted and await db.read(_all_final):
+                return
+            await self._jump(db)
+
+    async def _jump(self, db: Sqlite) -> None:
+        due = [await db.read(jobs.next_due), await self.twin.tick()]
+        soon = self.clock.at + timedelta(milliseconds=10)
+        later = self.clock.at + timedelta(seconds=30)
+        self.clock.at = max(soon, min((at for at in due if at is not None), default=later))
+
+    async def _post(self, fuse: Fuse) -> None:
+        """Ask as a careful client does: under one Idempotency-Key, again and again until it is answered."""
+        if self.posted:
+            return
+        headers = {"authorization": f"Bearer {ADMIN_KEY}", "idempotency-key": "one-and-the-same"}
+        async with httpx.AsyncClient(transport=self.network, base_url=GATEWAY, headers=headers) as client:
+            try:
+                answer = await client.post("/v1/tasks", json=dict(self.scenario.asked))
+            except httpx.TransportError:
+                raise Stop from None
+        if fuse.blown:
+            raise Stop
+        assert answer.status_code in {202, 409}, answer.text
+        self.posted = answer.status_code == 202
+
+    async def _look_after(self, use: Resources, db: Sqlite) -> End:
+        """The end, after one more sweep has had its chance to find something to mend."""
+        self.clock.at += EVERY
+        await _work(use)
+        ledger = self.twin.ledger()
+        outcome, sha256, wrong = await db.read(lambda connection: _outcome(connection, self.folder / "images"))
+        if _counted("fluxhook_tasks_unscheduled_total") != self._mended_before:
+            wrong.append("the sweeper had to mend it")
+        if sha256 is not None and sha256 not in {task["sha256"] for task in ledger["tasks"]}:
+            wrong.append("the image is not the provider's")
+        charges = sum(task["cost"] > 0 for task in ledger["tasks"])
+        return End(outcome, sha256, charges, ledger["accepted"], tuple(wrong))
+
+
+@asynccontextmanager
+async def open_crash_world(folder: Path, template: Path, scenario: Scenario) -> AsyncGenerator[CrashWorld]:
+    """A world with a migrated database, before the service's first start."""
+    copyfile(template, folder / "fluxhook.db")
+    clock, network = FrozenClock(), Network()
+    async with httpx.AsyncClient(transport=network) as sends:
+        twin = Twin(Rules(megapixels=0.02), now=clock, send=sends, faults=scenario.faults)
+        network.add("twin", create_twin_app(twin, running=False))
+        network.add(PICTURE_HOST, _PICTURE)
+        yield CrashWorld(folder, scenario, clock, network, twin)
+
+
+@cache
+def _app() -> FastAPI:
+    """The routes, which remember nothing between two lives: building them takes longer than a life does."""
+    return create_app(nullcontext(), with_worker=False)  # type: ignore[arg-type]
+
+
+def _prepare(connection: Connection, use: Resources) -> None:
+    """What every start of the service makes sure of."""
+    assert use.provider is not None
+    promises = use.provider.promises
+    accounts.put(connection, use.account_id, promises.name, promises.slots)
+    admin = {"id": "key_admin", "name": "admin", "sha256": digest_of(ADMIN_KEY), "scopes": ["*"]}
+    keys.put(connection, **admin, created_at=use.now())
+    idempotency.forget_unanswered(connection)
+
+
+async def _work(use: Resources) -> None:
+    while await worker.run_once(use):
+        pass
+
+
+def _all_final(connection: Connection) -> bool:
+    return all(task.status.final for task in tasks.newest(connection, limit=100))
+
+
+def _outcome(connection: Connection, images: Path) -> tuple[str, str | None, list[str]]:
+    """The outcome of the only task, the digest of its stored bytes, and what is wrong."""
+    found = tasks.newest(connection, limit=100)
+    wrong = [] if len(found) == 1 else [f"{len(found)} tasks were made of one request"]
+    if not all(task.status.final for task in found):
+        wrong.append("a task is not final")
+    if connection.execute(select(func.count()).select_from(slots)).scalar_one():
+        wrong.append("a slot is still held")
+    if jobs.held(connection):
+        wrong.append("a job was set aside")
+    if not found:
+        return "no task", None, wrong
+    task = found[0]
+    kept = results.of_tasks(connection, [task.id]).get(task.id)
+    if kept is not None and _sha256(images / kept.store_key) != kept.sha256:
+        wrong.append("the file is not what the record says")
+    outcome = f"failed: {task.failure}" if task.failure else str(task.status)
+    return outcome, kept.sha256 if kept else None, wrong
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _counted(name: str) -> float:
+    return metrics.REGISTRY.get_sample_value(name) or 0.0

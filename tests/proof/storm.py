@@ -1,0 +1,78 @@
+"""`make storm`: thousands of tasks through the twin while callbacks, answers and processes are lost; then the count.
+
+Prints what came of it, names each promise that was broken, and ends with 1 if there was any.
+"""
+
+import argparse
+import asyncio
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.proof.storm_judge import Figures, judge
+from tests.proof.storm_run import FAULTS, Seen, Storm, go_through
+
+
+def weather_the(storm: Storm, folder: Path) -> tuple[Figures, Seen]:
+    """Go through a storm in this folder, and judge it."""
+    seen = asyncio.run(go_through(storm, folder))
+    return judge(storm.seed, seen.asked, seen), seen
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    storm = Storm(tasks=options.tasks, seed=options.seed)
+    folder = Path(tempfile.mkdtemp(prefix="fluxhook-storm-"))
+    _say(_forecast(storm))
+    figures, seen = weather_the(storm, folder)
+    _say(_report(figures))
+    if options.json:
+        options.json.write_text(json.dumps(figures.as_json, indent=2) + "\n")
+    if not figures.broken and not options.keep:
+        shutil.rmtree(folder)
+        return 0
+    (folder / "ledger.json").write_text(json.dumps(seen.ledger, indent=1))
+    (folder / "timelines.json").write_text(json.dumps(seen.timelines, indent=1))
+    _say("".join(f"BROKEN: {promise}\n" for promise in figures.broken))
+    _say(f"Everything is kept in {folder}\n")
+    return 1 if figures.broken else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="make storm", description=__doc__)
+    parser.add_argument("--tasks", type=int, default=Storm().tasks, help="how many")
+    parser.add_argument("--seed", type=int, default=Storm().seed, help="what goes wrong, and when")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--keep", action="store_true", help="keep databases, logs and timelines also of a good run")
+    return parser
+
+
+def _forecast(storm: Storm) -> str:
+    faults = ", ".join(f"{name} {value:.0%}" for name, value in FAULTS.items() if not name.endswith("_s"))
+    return (
+        f"{storm.tasks} tasks, seed {storm.seed}, hold window {storm.hold_s} s, at most {storm.bound_s:.0f} s\n"
+        f"{faults}; the service is killed with -9 after 3 to 8 s of life\n"
+    )
+
+
+def _report(figures: Figures) -> str:
+    rows = {name: value for name, value in figures.as_json.items() if value not in ({}, [])}
+    width = max(map(len, rows))
+    return "".join(f"{name.replace('_', ' '):{width}}  {_shown(value)}\n" for name, value in rows.items())
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {count}" for name, count in value.items())
+    return str(value)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

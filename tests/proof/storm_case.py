@@ -1,0 +1,108 @@
+"""One thing that was asked for, as both sides tell it: our record of it, and the provider's ledger. Pure."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from tests.proof.storm_run import Seen
+
+_FINAL = frozenset({"stored", "failed", "cancelled"})
+# Who learns of an image later than this before its link dies may lose it: a restart takes about as long.
+_IN_TIME = timedelta(seconds=5)
+_NOT_REPAIRED = frozenset({"unknown_outcome", "asset_lost"})
+_BREAKS_THE_PATH = frozenset({"drop_callback", "unsigned_callback", "refused_link", "expired_link"})
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One thing that was asked for: our tasks for it (one, if all is well) and what the provider took for it."""
+
+    prompt: str
+    tasks: Sequence[Json]
+    taken: Sequence[Json]
+    timeline: Sequence[Json]
+    image: str | None
+    kills: Sequence[datetime]
+
+    @property
+    def task(self) -> Json | None:
+        return self.tasks[0] if self.tasks else None
+
+    @property
+    def final(self) -> bool:
+        return self.task is not None and self.task["status"] in _FINAL
+
+    @property
+    def stored(self) -> bool:
+        return self.task is not None and self.task["status"] == "stored"
+
+    @property
+    def failure(self) -> str | None:
+        return self.task["failure"]["code"] if self.task and self.task["failure"] else None
+
+    @property
+    def made(self) -> bool:
+        """Whether the provider made an image of it."""
+        return any(entry["status"] == "Ready" for entry in self.taken)
+
+    @property
+    def unknowable(self) -> bool:
+        """Whether no witness could tell: the answer was lost, and no callback ever reached us."""
+        answered = any(entry.get("witness") == "submit" for entry in self.timeline)
+        if not self.taken:
+            return not answered  # a kill cut the submit, and the provider never had it, or refused it
+        lost = any(entry["answer_lost"] for entry in self.taken) or not answered
+        return lost and not any(_delivered(entry) for entry in self.taken)
+
+    @property
+    def came_too_late(self) -> bool:
+        """Whether the link was dead or dying when we heard of the image."""
+        heard = _instant(self.task["ready_at"]) if self.task else None
+        ends = [_instant(entry["link_ends_at"]) for entry in self.taken]
+        return heard is not None and all(end is not None and heard > end - _IN_TIME for end in ends)
+
+    @property
+    def repaired_in_s(self) -> float | None:
+        """From the provider's result to our end, where the usual path was broken and was mended."""
+        ended = _instant(self.task["stored_at"] or self.task["failed_at"]) if self.task else None
+        ready = _instant(self.taken[0]["ready_at"]) if self.taken else None
+        if ended is None or ready is None or self.failure in _NOT_REPAIRED or not self._broken(ready, ended):
+            return None
+        return (ended - ready).total_seconds()
+
+    def _broken(self, ready: datetime, ended: datetime) -> bool:
+        entry = self.taken[0]
+        struck = bool(_BREAKS_THE_PATH & set(entry["faults"])) or entry["answer_lost"]
+        uncalled = any(attempt["answered"] is None for attempt in entry["callbacks"])
+        return struck or uncalled or any(ready <= kill <= ended for kill in self.kills)
+
+
+def cases(prompts: Iterable[str], seen: Seen) -> list[Case]:
+    ours: defaultdict[str, list[Json]] = defaultdict(list)
+    theirs: defaultdict[str, list[Json]] = defaultdict(list)
+    for task in seen.tasks:
+        ours[task["params"]["prompt"]].append(task)
+    for entry in seen.ledger["tasks"]:
+        theirs[entry["prompt_digest"]].append(entry)
+    return [
+        _case(prompt, ours[prompt], theirs[hashlib.sha256(prompt.encode()).hexdigest()], seen) for prompt in prompts
+    ]
+
+
+def _case(prompt: str, tasks: list[Json], taken: list[Json], seen: Seen) -> Case:
+    first = tasks[0]["id"] if tasks else ""
+    return Case(prompt, tasks, taken, seen.timelines.get(first, ()), seen.images.get(first), seen.kills)
+
+
+def _delivered(entry: Json) -> bool:
+    """Whether a callback of the provider's own came to us and was taken."""
+    return any(attempt["kind"] != "forged" and attempt["answered"] == 200 for attempt in entry["callbacks"])
+
+
+def _instant(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

@@ -1,0 +1,153 @@
+"""What a storm came to: the figures of a run, and the promises that it broke. Pure."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tests.proof.storm_case import Case, cases
+from tests.proof.storm_run import Seen
+
+_SLOTS, _SLOTS_OF_MAX = 24, 6
+_SLOWEST_REPAIR_S = 60.0
+_COUNTED_ERRORS = {"asset_lost"}  # said aloud by the service, and judged by the link's end
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a run came to."""
+
+    seed: int
+    tasks: int
+    final: int
+    stored: int
+    failed_as_the_provider_says: int
+    unknown_outcome: int
+    unknown_and_withheld: int  # the answer was lost, and the callback withheld
+    unknown_and_uncalled: int  # the answer was lost, and each time the callback came the service was down
+    unknown_and_never_taken: int  # a kill cut the submit, and the provider never had it
+    posted_twice: int
+    charged_twice: int
+    images_lost: int
+    images_expired_before_known: int
+    images_different: int
+    ended_otherwise: int
+    unjustified_unknown_outcome: int
+    known_without_a_witness: int
+    max_in_flight: int
+    max_in_flight_kontext_max: int
+    kills: int
+    ended_by_itself: int
+    errors_logged: dict[str, int]
+    refused_by_the_twin: dict[str, int]
+    faults: dict[str, int]
+    repairs: int
+    repair_p50_s: float
+    repair_p99_s: float
+    repair_max_s: float
+    seconds: float
+    which: dict[str, list[str]] = field(default_factory=dict)  # the tasks behind each count that should be small
+
+    @property
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def broken(self) -> list[str]:
+        """The promises that were not kept, in words."""
+        promises = {
+            "every task is final": self.final == self.tasks,
+            "a post that was cut and sent again makes one task": self.posted_twice == 0,
+            "nothing is charged twice": self.charged_twice == 0,
+            "no image is lost that the provider delivered in time": self.images_lost == 0,
+            "stored images are the provider's": self.images_different == 0,
+            "a task ends as the provider says": self.ended_otherwise == 0,
+            "an outcome is unknown only where nothing could tell it": self.unjustified_unknown_outcome == 0,
+            "an outcome that nothing could tell is unknown": self.known_without_a_witness == 0,
+            f"never more than {_SLOTS} in flight": self.max_in_flight <= _SLOTS,
+            f"never more than {_SLOTS_OF_MAX} of Kontext Max": self.max_in_flight_kontext_max <= _SLOTS_OF_MAX,
+            f"99 of 100 repairs take at most {_SLOWEST_REPAIR_S:.0f} s": self.repair_p99_s <= _SLOWEST_REPAIR_S,
+            "the service ends only when it is killed": self.ended_by_itself == 0,
+            "nothing is recorded that is not scheduled, and no step breaks": not self.errors_logged.keys()
+            - _COUNTED_ERRORS,
+        }
+        return [promise for promise, kept in promises.items() if not kept]
+
+
+def judge(seed: int, prompts: Iterable[str], seen: Seen) -> Figures:
+    every = cases(prompts, seen)
+    which = {name: [case.prompt for case in every if check(case)] for name, check in _CHECKS.items()}
+    repairs = sorted(seconds for case in every if (seconds := case.repaired_in_s) is not None)
+    most = seen.ledger["max_in_flight"]
+    return Figures(
+        seed=seed,
+        tasks=len(every),
+        **{name: sum(map(check, every)) for name, check in _COUNTED.items()},
+        **{name: len(prompts) for name, prompts in which.items()},
+        max_in_flight=most["account"],
+        max_in_flight_kontext_max=most["flux-kontext-max"],
+        kills=len(seen.kills),
+        ended_by_itself=seen.ended_by_itself,
+        errors_logged=dict(seen.complaints),
+        refused_by_the_twin=dict(Counter(str(entry["why"]) for entry in seen.ledger["refused"])),
+        faults=dict(Counter(fault for entry in seen.ledger["tasks"] for fault in entry["faults"])),
+        repairs=len(repairs),
+        repair_p50_s=_percentile(repairs, 50),
+        repair_p99_s=_percentile(repairs, 99),
+        repair_max_s=_percentile(repairs, 100),
+        seconds=round(seen.seconds, 1),
+        which={name: prompts for name, prompts in which.items() if prompts},
+    )
+
+
+def _failed_as_told(case: Case) -> bool:
+    told = {"Error": "provider_error", "Request Moderated": "request_moderated"}
+    return bool(case.taken) and case.failure == told.get(case.taken[0]["status"], "")
+
+
+def _unknown(case: Case) -> bool:
+    return case.failure == "unknown_outcome"
+
+
+def _lost(case: Case) -> bool:
+    excused = case.unknowable or (case.failure == "asset_lost" and case.came_too_late)
+    return case.made and case.final and not case.stored and not excused
+
+
+def _ended_otherwise(case: Case) -> bool:
+    """Neither stored nor failed as the provider has it; losses and unknown outcomes are counted by themselves."""
+    counted = case.made or _unknown(case)
+    return case.final and not counted and not _failed_as_told(case)
+
+
+_COUNTED: Mapping[str, Callable[[Case], bool]] = {
+    "final": lambda case: case.final,
+    "stored": lambda case: case.stored,
+    "failed_as_the_provider_says": _failed_as_told,
+    "unknown_outcome": _unknown,
+}
+_CHECKS: Mapping[str, Callable[[Case], bool]] = {
+    "unknown_and_withheld": lambda case: _unknown(case) and any(entry["callbacks_withheld"] for entry in case.taken),
+    "unknown_and_uncalled": lambda case: (
+        _unknown(case) and any(not entry["callbacks_withheld"] for entry in case.taken)
+    ),
+    "unknown_and_never_taken": lambda case: _unknown(case) and not case.taken,
+    "posted_twice": lambda case: len(case.tasks) > 1,
+    "charged_twice": lambda case: len(case.taken) > 1,
+    "images_lost": _lost,
+    "images_expired_before_known": lambda case: case.failure == "asset_lost" and case.came_too_late,
+    "images_different": lambda case: case.stored and case.image not in {entry["sha256"] for entry in case.taken},
+    "ended_otherwise": _ended_otherwise,
+    "unjustified_unknown_outcome": lambda case: _unknown(case) and not case.unknowable,
+    "known_without_a_witness": lambda case: case.final and not _unknown(case) and _untold(case),
+}
+
+
+def _untold(case: Case) -> bool:
+    """Whether the provider lost the answer of this task and withheld its callback."""
+    return any(entry["answer_lost"] and entry["callbacks_withheld"] for entry in case.taken)
+
+
+def _percentile(values: Sequence[float], percent: int) -> float:
+    """The smallest value that so many of a hundred do not exceed; 0 where there are none."""
+    return round(values[max(0, -(-len(values) * percent // 100) - 1)], 2) if values else 0.0

@@ -1,0 +1,125 @@
+"""The smallest honest storm as part of the suite; and proof that the judge sees what it is there to see."""
+
+import hashlib
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.proof.storm_judge import Figures, judge
+from tests.proof.storm_run import Seen, Storm, go_through
+
+NOON = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+PROMPT = "storm 1, picture 1"
+
+
+@pytest.mark.proof
+async def test_a_small_storm_with_two_kills_breaks_no_promise(tmp_path: Path) -> None:
+    # With this seed the twin loses an answer, drops callbacks and refuses links; none of it has to be waited out.
+    storm = Storm(tasks=40, seed=39, lifetime_s=(2, 3), posts_per_s=9)
+    seen = await go_through(storm, tmp_path)
+    figures = judge(storm.seed, seen.asked, seen)
+
+    assert figures.broken == [], figures.which
+    assert (figures.tasks, figures.final) == (40, 40)
+    assert figures.kills >= 2
+    assert figures.faults.keys() >= {"drop_callback", "lose_answer_after", "forge_callback", "unsigned_callback"}
+
+
+def at(seconds: float) -> str:
+    return (NOON + timedelta(seconds=seconds)).isoformat()
+
+
+def ours(**changes: Any) -> dict[str, Any]:
+    task = {"id": "task_1", "params": {"prompt": PROMPT}, "status": "stored", "failure": None}
+    return {**task, "ready_at": at(2), "stored_at": at(3), "failed_at": None, **changes}
+
+
+def unknown(**changes: Any) -> dict[str, Any]:
+    failure = {"code": "unknown_outcome"}
+    return ours(status="failed", failure=failure, ready_at=None, stored_at=None, failed_at=at(50), **changes)
+
+
+def theirs(**changes: Any) -> dict[str, Any]:
+    called = [{"kind": "true", "answered": 200}]
+    entry: dict[str, Any] = {
+        "prompt_digest": hashlib.sha256(PROMPT.encode()).hexdigest(),
+        "status": "Ready",
+        "sha256": "a",
+    }
+    entry |= {"ready_at": at(1), "link_ends_at": at(600), "faults": [], "answer_lost": False}
+    return {**entry, "callbacks_withheld": False, "callbacks": called, **changes}
+
+
+def lost(*, withheld: bool) -> dict[str, Any]:
+    called = [] if withheld else [{"kind": "true", "answered": 200}]
+    return theirs(answer_lost=True, callbacks_withheld=withheld, callbacks=called)
+
+
+def judged(tasks: list[dict[str, Any]], taken: list[dict[str, Any]], in_flight: int = 24, **changes: Any) -> Figures:
+    most = {"account": in_flight, "flux-kontext-max": 6}
+    seen = Seen(tasks=tasks, ledger={"tasks": taken, "refused": [], "max_in_flight": most}, images={"task_1": "a"})
+    for name, value in changes.items():
+        setattr(seen, name, value)
+    return judge(1, [PROMPT], seen)
+
+
+BROKEN: dict[str, Figures] = {
+    "every task is final": judged([ours(status="submitted", stored_at=None)], [theirs()]),
+    "a post that was cut and sent again makes one task": judged([ours(), ours(id="task_2")], [theirs()]),
+    "nothing is charged twice": judged([ours()], [theirs(), theirs()]),
+    "no image is lost that the provider delivered in time": judged(
+        [ours(status="failed", failure={"code": "asset_lost"}, stored_at=None, failed_at=at(700))], [theirs()]
+    ),
+    "stored images are the provider's": judged([ours()], [theirs()], images={"task_1": "b"}),
+    "a task ends as the provider says": judged(
+        [ours(status="failed", failure={"code": "provider_rejected"}, stored_at=None)], [theirs(status="Error")]
+    ),
+    "an outcome that nothing could tell is unknown": judged([ours()], [lost(withheld=True)]),
+    "never more than 24 in flight": judged([ours()], [theirs()], in_flight=25),
+    "99 of 100 repairs take at most 60 s": judged([ours(stored_at=at(62))], [theirs(faults=["drop_callback"])]),
+    "the service ends only when it is killed": judged([ours()], [theirs()], ended_by_itself=1),
+    "nothing is recorded that is not scheduled, and no step breaks": judged(
+        [ours()], [theirs()], complaints=Counter({"unscheduled": 1})
+    ),
+}
+
+
+@pytest.mark.parametrize("promise", BROKEN)
+def test_each_broken_promise_is_named(promise: str) -> None:
+    assert BROKEN[promise].broken == [promise]
+
+
+def test_a_run_in_which_all_went_well_breaks_none() -> None:
+    assert judged([ours()], [theirs()]).broken == []
+
+
+def test_an_outcome_is_rightly_unknown_where_the_answer_was_lost_and_the_callback_withheld() -> None:
+    figures = judged([unknown()], [lost(withheld=True)])
+
+    assert figures.broken == []
+    assert (figures.unknown_outcome, figures.unknown_and_withheld) == (1, 1)
+
+
+def test_an_outcome_is_wrongly_unknown_where_a_callback_came() -> None:
+    assert judged([unknown()], [lost(withheld=False)]).broken == [
+        "no image is lost that the provider delivered in time",
+        "an outcome is unknown only where nothing could tell it",
+    ]
+
+
+def test_an_outcome_is_wrongly_unknown_where_the_provider_answered_that_it_took_nothing() -> None:
+    answered = {"task_1": [{"event": "evidence", "witness": "submit"}]}
+
+    assert judged([unknown()], [], timelines=answered).broken == [
+        "an outcome is unknown only where nothing could tell it"
+    ]
+
+
+def test_an_image_whose_link_died_before_we_heard_of_it_is_not_ours_to_lose() -> None:
+    gone = ours(status="failed", failure={"code": "asset_lost"}, stored_at=None, ready_at=at(20), failed_at=at(90))
+    figures = judged([gone], [theirs(faults=["expired_link"], link_ends_at=at(16))])
+
+    assert (figures.images_lost, figures.images_expired_before_known) == (0, 1)
