@@ -180,9 +180,9 @@ def _was_asked_anew(standing: Standing, report: Report) -> bool:
 
 
 def _contradicts(standing: Standing, report: Report, witness: Witness) -> bool:
-    # The answer to our own submit names the id to poll; a reseller's callback may carry its supplier's.
+    # Our own requests ask for one task and are answered about it; a reseller may pass on its supplier's id in both.
     other_id = (
-        witness is not Witness.SUBMIT
+        witness is Witness.CALLBACK
         and report.provider_id is not None
         and standing.provider_id is not None
         and report.provider_id != standing.provider_id

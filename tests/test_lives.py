@@ -5,12 +5,15 @@ from pathlib import Path
 from shutil import copyfile
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app import worker
 from app.provider.twin import Faults
 from tests.world import open_world
+
+pytestmark = pytest.mark.proof
 
 LIKELY = st.sampled_from([0, 0, 0.3, 1])
 DOINGS = st.lists(

@@ -25,6 +25,7 @@ async def posted_later(world: World) -> str:
     return await world.post()
 
 
+@pytest.mark.proof
 async def test_the_provider_never_sees_more_in_flight_than_it_allows(each_world: World) -> None:
     posted = [await each_world.post(model=MAX if number % 3 else PRO) for number in range(33)]
     await each_world.work()
@@ -88,6 +89,7 @@ async def test_without_a_wish_the_pause_grows_with_each_refusal_and_a_taken_task
     assert (account.refusals, account.paused_until_at, account.pause_reason) == (0, None, None)
 
 
+@pytest.mark.proof
 async def test_tasks_that_were_under_way_together_are_refused_once(each_world: World) -> None:
     """24 answers of 429 to one burst are one refusal: the next try is a second away, not half a minute."""
     posted = [await each_world.post() for _ in range(24)]

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import httpx
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -28,6 +29,8 @@ from app.verify import Verdict
 from tests.found import Found, Job, Told, look
 from tests.interleaving import LIMITS, Call, Process
 from tests.pictures import picture
+
+pytestmark = pytest.mark.proof
 
 IMAGE = picture(8, 8)
 REFUSALS = (Said.BUSY, Said.UNPAID, Said.DOWN, Said.REFUSED)

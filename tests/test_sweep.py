@@ -100,6 +100,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("faults", FAULTS, ids=["none", "refusals", "callbacks"])
 async def test_a_healthy_run_never_counts_whatever_the_provider_does(each_world: World, faults: Faults) -> None:
     small(each_world)

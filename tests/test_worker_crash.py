@@ -12,6 +12,8 @@ from app.record.database import Database
 from tests.calling import small
 from tests.world import World
 
+pytestmark = pytest.mark.proof
+
 T = TypeVar("T")
 
 

@@ -141,9 +141,9 @@ def move(connection: Connection, task_id: str, to: Status, now: datetime, **valu
 
 def reopen(connection: Connection, task_id: str, now: datetime) -> bool:
     """Queue a task again that had ended so that a person may ask for it; False for any other."""
-    cleared = dict.fromkeys(
-        ("failure", "failure_detail", "money_spent", "failed_at", "sample_url", "sample_expires_at", "unwanted_at")
-    )
+    ended = ("failure", "failure_detail", "money_spent", "sample_url", "sample_expires_at", "unwanted_at")
+    reached = ("submitting_at", "submitted_at", "ready_at", "failed_at")
+    cleared = dict.fromkeys((*ended, *reached))
     reopened = connection.execute(
         update(tasks)
         .where(tasks.c.id == task_id, tasks.c.status.in_(RESUBMITTABLE))

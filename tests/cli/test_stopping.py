@@ -15,6 +15,8 @@ from app.provider.twin import build
 from tests.sockets import listening, serving, until
 from tests.world import ADMIN_KEY
 
+pytestmark = pytest.mark.proof
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

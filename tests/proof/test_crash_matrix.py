@@ -9,6 +9,8 @@ from tests.proof.crash_matrix import DOCUMENT
 from tests.proof.crash_points import AFTER_COMMIT, BEFORE_COMMIT, Point, shortened
 from tests.proof.crash_scenarios import SCENARIOS
 
+pytestmark = pytest.mark.proof
+
 SENT, ANSWERED = "submit to the provider: before it is sent", "submit to the provider: after the answer"
 
 

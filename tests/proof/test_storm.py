@@ -11,11 +11,12 @@ import pytest
 from tests.proof.storm_judge import Figures, judge
 from tests.proof.storm_run import Seen, Storm, go_through
 
+pytestmark = pytest.mark.proof
+
 NOON = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 PROMPT = "storm 1, picture 1"
 
 
-@pytest.mark.proof
 async def test_a_small_storm_with_two_kills_breaks_no_promise(tmp_path: Path) -> None:
     # With this seed the twin loses an answer, drops callbacks and refuses links; none of it has to be waited out.
     storm = Storm(tasks=40, seed=39, lifetime_s=(2, 3), posts_per_s=9)

@@ -242,6 +242,7 @@ async def test_any_answer_means_something(status: int, body: bytes) -> None:
     assert (await submitted(httpx.Response(status, content=body))).said in {
         Said.PENDING,
         Said.BUSY,
+        Said.UNPAID,
         Said.DOWN,
         Said.REFUSED,
         Said.LOST,
