@@ -13,6 +13,7 @@ from app import egress, ids, images, jobs, logs, metrics, moves
 from app.errors import FluxhookError, ResultRefused
 from app.images import ImageInfo, NotAnImage
 from app.jobs import Step
+from app.provider.contract import LINK_LIFE
 from app.record import Connection, downloads, evidence, tasks
 from app.record.tasks import Task
 from app.resources import Resources
@@ -24,7 +25,6 @@ from app.task import Failure, MoneySpent, Status
 _MAX_BYTES = 64 * 1024 * 1024
 _MAX_PIXELS = 50_000_000
 _PATIENCE = timedelta(minutes=2)  # with one download: a link that drips leaves time to try again
-_LINK_LIFE = timedelta(minutes=10)
 _LONGEST_LIFE = timedelta(hours=1)  # whatever a link says of itself
 _NEAR_ITS_END = timedelta(minutes=1)
 _GRACE = timedelta(minutes=1)  # a link may live a little longer than it says; nothing is lost by asking once more
@@ -135,7 +135,7 @@ def _lost(
 def _deadline(task: Task, now: datetime) -> datetime:
     """When the link dies: what it says itself, but never later than an hour, else the contract's ten minutes."""
     ready_at = task.ready_at or now
-    return min(task.sample_expires_at or ready_at + _LINK_LIFE, ready_at + _LONGEST_LIFE)
+    return min(task.sample_expires_at or ready_at + LINK_LIFE, ready_at + _LONGEST_LIFE)
 
 
 def _note(

@@ -10,12 +10,11 @@ from typing import Any
 
 from app import ids
 from app.jobs import Step
+from app.provider.contract import LINK_LIFE
 from app.record.submissions import Attempt
 from app.retry import SUBMIT
 from app.task import Decision, Effect, Failure, Outcome, Report, Said, Status, Witness, money_spent
 from app.verify import Verdict
-
-_LINK_LIFE = timedelta(minutes=10)  # what the contract promises, counted from when we heard of it
 
 _OUTCOMES = {
     Said.PENDING: Outcome.ACCEPTED,
@@ -65,7 +64,7 @@ def moved(attempt: Attempt, each: Evidence, decision: Decision) -> dict[str, Any
     change: dict[str, Any] = {}
     if report.said is Said.READY and decision.effect in {Effect.MOVED, Effect.ADOPTED}:
         # Always both: a fresh link that does not say when it dies must not inherit the old one's end.
-        change |= {"sample_url": report.sample_url, "sample_expires_at": report.sample_expires_at or now + _LINK_LIFE}
+        change |= {"sample_url": report.sample_url, "sample_expires_at": report.sample_expires_at or now + LINK_LIFE}
         change["seed"] = None if report.seed is None else str(report.seed)
     if decision.to is not None:
         change["status"] = decision.to

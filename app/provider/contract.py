@@ -8,6 +8,9 @@ from typing import Any, Protocol
 from app.task import Report
 from app.verify import SigningProfile
 
+# A link that does not say itself when it dies is taken to live this long (BFL's integration guidelines).
+LINK_LIFE = timedelta(minutes=10)
+
 
 @dataclass(frozen=True, slots=True)
 class Promises:
@@ -18,7 +21,7 @@ class Promises:
     slots: Mapping[str, int]  # tasks in flight for each model, and for "account" in all
     # Where else a task may be known when the host that took it knows nothing of it.
     status_urls: tuple[str, ...] = ()
-    link_life: timedelta = timedelta(minutes=10)
+    link_life: timedelta = LINK_LIFE
     # How long a provider goes on calling: its waits, and its patience with each delivery.
     callback_waits: tuple[timedelta, ...] = (
         timedelta(seconds=1),
