@@ -30,6 +30,11 @@ def new_key() -> str:
     return secrets.token_urlsafe(32)
 
 
+def new_worker_id() -> str:
+    """What a worker goes by while it lives: a UUID in hex."""
+    return secrets.token_hex(16)
+
+
 def jitter(span: timedelta) -> timedelta:
     """Anything from nothing to `span`, so that what failed together does not come back together."""
     return span * random.random()  # noqa: S311 - spreads load, guards nothing

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from app import __version__, worker
 from app.resources import Resources
-from app.web import callbacks, changes, health, image, pages, problems, tasks
+from app.web import callbacks, changes, health, image, jobs, pages, problems, tasks
 from app.web.problems import Problem
 from app.web.request_log import RequestLog
 
@@ -39,7 +39,7 @@ def create_app(resources: AbstractAsyncContextManager[Resources], *, with_worker
         # A redirect would name the host and scheme of our side of a proxy.
         redirect_slashes=False,
     )
-    for module in (changes, tasks, image, callbacks, health, pages):
+    for module in (changes, tasks, image, callbacks, jobs, health, pages):
         app.include_router(module.router)
     app.mount("/static", pages.static)
     problems.install(app)

@@ -40,6 +40,7 @@ class Resources:
     trust_shared_secret: bool
     hold_window: timedelta  # how long a callback may still prove an attempt whose answer was lost
     scratch: Path  # where a download lies until it is checked
+    worker_id: str = field(default_factory=ids.new_worker_id)  # whose the jobs are that this process has in hand
     stopping: asyncio.Event = field(default_factory=asyncio.Event)  # set when the process was asked to end
 
 

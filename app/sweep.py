@@ -15,6 +15,7 @@ from app.task import Failure, MoneySpent, Status
 
 EVERY = timedelta(seconds=10)
 NO_TASK = "-"  # the job is about none
+_NOTED = timedelta(hours=1)  # how long the engine's own notes of past jobs are of use
 _LATE = timedelta(seconds=30)  # what has been due for longer was not just about to be done
 _OUT_OF_CREDITS = timedelta(hours=24)  # how long a task waits for somebody to pay
 
@@ -38,6 +39,7 @@ async def sweep(use: Resources, _task_id: str) -> None:
 
 def _sweep(connection: Connection, now: datetime) -> list[str]:
     jobs.enqueue(connection, [(Step.SWEEP, NO_TASK, now + EVERY)])
+    jobs.prune(connection, now - _NOTED)
     idempotency.forget_before(connection, now - REMEMBERED)
     for task_id in queue.past_deadline(connection, now):
         detail = "its deadline passed before the provider was asked"

@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -38,6 +39,7 @@ LANES: tuple[tuple[frozenset[Step], int], ...] = (
 )
 _MAX_FAILURES = 10
 _GRACE = timedelta(seconds=8)  # what a stopping service gives the steps in hand
+_BEAT_S = jobs.LEASE.total_seconds() / 6
 _LONGEST_SLEEP_S = 5.0
 _SHORTEST_SLEEP_S = 0.05  # a due job whose task is in hand is not worth spinning for
 
@@ -46,7 +48,7 @@ log = logs.get("worker")
 
 async def run_once(use: Resources) -> bool:
     """Do one due job; False when there was none."""
-    claimed = await use.db.write(lambda connection: jobs.claim(connection, use.now(), 1))
+    claimed = await use.db.write(lambda connection: jobs.claim(connection, use.worker_id, use.now(), 1))
     for job in claimed:
         await perform(use, job)
     return bool(claimed)
@@ -56,18 +58,38 @@ async def run(use: Resources, *, grace: timedelta = _GRACE) -> None:
     """Do jobs as they fall due, until `use.stopping` is set; then finish what is in hand, for a bounded time."""
     loop, woken = asyncio.get_running_loop(), asyncio.Event()
     use.db.on_signal(partial(_wake, loop, woken))
-    in_hand: dict[asyncio.Task[None], Step] = {}
-    started = False
-    while not use.stopping.is_set():
-        woken.clear()
-        started = started or await _start(use)
-        for job in await _claim(use, Counter(in_hand.values())) if started else ():
-            task = asyncio.create_task(perform(use, job))
-            in_hand[task] = job.step
-            task.add_done_callback(in_hand.pop)
-            task.add_done_callback(lambda _: woken.set())
-        await _sleep(use, woken)
-    await _finish(use, set(in_hand), grace)
+    in_hand: dict[asyncio.Task[None], Job] = {}
+    async with _heart(use, in_hand):
+        started = False
+        while not use.stopping.is_set():
+            woken.clear()
+            started = started or await _start(use)
+            for job in await _claim(use, in_hand.values()) if started else ():
+                task = asyncio.create_task(perform(use, job))
+                in_hand[task] = job
+                task.add_done_callback(in_hand.pop)
+                task.add_done_callback(lambda _: woken.set())
+            await _sleep(use, woken)
+        await _finish(use, set(in_hand), grace)
+
+
+@asynccontextmanager
+async def _heart(use: Resources, in_hand: Mapping[asyncio.Task[None], Job]) -> AsyncGenerator[None]:
+    """Say every few seconds that the jobs in hand are being done, so that no other worker takes them for lost."""
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(_BEAT_S)
+            if in_hand:
+                with suppress(Unavailable):
+                    await use.db.write(lambda connection: jobs.beat(connection, list(in_hand.values())))
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
 
 
 async def _finish(use: Resources, in_hand: set[asyncio.Task[None]], grace: timedelta) -> None:
@@ -79,7 +101,8 @@ async def _finish(use: Resources, in_hand: set[asyncio.Task[None]], grace: timed
         task.cancel()
     await asyncio.gather(*late, return_exceptions=True)
     if late:
-        await _start(use)
+        with suppress(Unavailable):  # then their leases end by themselves
+            await use.db.write(lambda connection: jobs.release(connection, use.worker_id))
 
 
 async def perform(use: Resources, job: Job) -> None:
@@ -138,7 +161,7 @@ async def _start(use: Resources) -> bool:
 
     def leave(connection: Connection) -> None:
         now = use.now()
-        jobs.release_all(connection)
+        jobs.release(connection, use.worker_id)
         submitted = tasks.ids_in(connection, Status.SUBMITTED)
         jobs.enqueue(connection, [(Step.RECONCILE, task_id, now) for task_id in sorted(submitted)])
         jobs.enqueue(connection, [(Step.SWEEP, NO_TASK, now)])
@@ -150,19 +173,23 @@ async def _start(use: Resources) -> bool:
     return True
 
 
-async def _claim(use: Resources, in_hand: Counter[Step]) -> list[Job]:
+async def _claim(use: Resources, in_hand: Collection[Job]) -> list[Job]:
     """Due jobs, as many of each lane as it has room for."""
-    rooms = [(lane, room - sum(in_hand[step] for step in lane)) for lane, room in LANES]
+    busy = Counter(job.step for job in in_hand)
+    rooms = [(lane, room - sum(busy[step] for step in lane)) for lane, room in LANES]
 
     def take(connection: Connection) -> list[Job]:
         now = use.now()
-        return [job for lane, room in rooms if room > 0 for job in jobs.claim(connection, now, room, lane)]
+        claims = (jobs.claim(connection, use.worker_id, now, room, lane) for lane, room in rooms if room > 0)
+        return [job for claimed in claims for job in claimed]
 
     try:
         due = await use.db.read(jobs.next_due)
-        return await use.db.write(take) if due is not None and due <= use.now() else []
+        claimed = await use.db.write(take) if due is not None and due <= use.now() else []
     except Unavailable:
         return []
+    # A heart that stood still lets our own jobs look lost.
+    return [job for job in claimed if job not in in_hand]
 
 
 async def _sleep(use: Resources, woken: asyncio.Event) -> None:

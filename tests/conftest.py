@@ -80,6 +80,7 @@ def postgres_database(postgres: Postgres, postgres_template: str) -> str:
     """The name of the migrated database that the tests use one after the other: to make one takes long."""
     name = f"test_{uuid4().hex}"
     asyncio.run(postgres.create(name, postgres_template))
+    asyncio.run(postgres.use_clock(name))
     return name
 
 

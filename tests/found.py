@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 from sqlalchemy import Connection, select
 
 from app.jobs import Step
-from app.jobs.embedded import jobs
 from app.record import accounts
 from app.record.accounts import Account, slots
 from app.record.evidence import evidence
@@ -17,6 +16,7 @@ from app.record.submissions import submissions
 from app.record.tasks import Task, task_of, tasks
 from app.task import Effect
 from tests.interleaving import LIMITS
+from tests.rows import jobs_left
 
 Job: TypeAlias = tuple[Step, str, str, datetime]
 Told: TypeAlias = tuple[str, str, str, str]  # attempt, witness, verdict, digest
@@ -58,10 +58,7 @@ def look(connection: Connection) -> Found:
         tasks=[task_of(row) for row in connection.execute(select(tasks).order_by(tasks.c.id))],
         told=told,
         effects=effects,
-        jobs=[
-            (Step(row.step), row.task_id, row.state, row.run_at)
-            for row in connection.execute(select(jobs.c.step, jobs.c.task_id, jobs.c.state, jobs.c.run_at))
-        ],
+        jobs=[(each.step, each.task_id, each.state, each.run_at) for each in jobs_left(connection)],
         held={row.task_id: row.model for row in connection.execute(select(slots.c.task_id, slots.c.model))},
         costs=costs,
         stored=set(connection.execute(select(results.c.task_id)).scalars()),

@@ -29,6 +29,7 @@ from app.secret_keys import KeyRing
 from app.store import Missing
 from app.submit import submit
 from app.worker import perform
+from tests.rows import WORKER
 from tests.world import GATEWAY, RING_KEY, FrozenClock
 
 T = TypeVar("T")
@@ -289,7 +290,7 @@ class Process:
         self.db.close()
 
     async def _claim(self, steps: tuple[Step, ...]) -> list[jobs.Job]:
-        return await self.db.write(lambda connection: jobs.claim(connection, self.clock(), 1, steps))
+        return await self.db.write(lambda connection: jobs.claim(connection, WORKER, self.clock(), 1, steps))
 
     async def _until_quiet(self, doing: Coroutine[Any, Any, T]) -> T | None:
         task = asyncio.ensure_future(doing)

@@ -10,13 +10,18 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg  # type: ignore[import-untyped]
+from sqlalchemy import Connection, event
+
+from app.record.database import Database
+from app.record.postgres import Postgres as Engine
 
 _START_SECONDS = 30.0
 _USER = "postgres"
@@ -45,6 +50,28 @@ END $$
 """
 
 
+# A database on which `now()` is what the session says: so that PgQueuer, too, keeps a test's time. Its comparisons
+# are strict, hence the microsecond.
+_FROZEN_NOW = """
+CREATE SCHEMA frozen;
+CREATE FUNCTION frozen.now() RETURNS timestamptz STABLE LANGUAGE sql AS $$
+    SELECT coalesce(nullif(current_setting('frozen.now', true), '')::timestamptz + '1 microsecond', pg_catalog.now())
+$$;
+"""
+
+
+def set_time(connection: Connection, now: datetime) -> None:
+    """Have the rest of this transaction see this time, where the database has a clock of its own."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SELECT set_config('frozen.now', $1, true)", (now.isoformat(),))
+
+
+def keep_time(database: Database, now: Callable[[], datetime]) -> None:
+    """Have every transaction of this database see the time of a test's clock."""
+    if isinstance(database, Engine):
+        event.listen(database._engine.sync_engine, "begin", lambda connection: set_time(connection, now()))
+
+
 @dataclass(frozen=True)
 class Postgres:
     """A running server, by the address of its maintenance database."""
@@ -59,6 +86,11 @@ class Postgres:
         """Makes a database and gives its address; nobody may be connected to the template meanwhile."""
         await _execute(self.dsn, f'CREATE DATABASE "{database}" TEMPLATE "{template}"')
         return self.address(database)
+
+    async def use_clock(self, database: str) -> None:
+        """Lets `set_time` say what time it is in this database."""
+        await _execute(self.address(database), _FROZEN_NOW)
+        await _execute(self.dsn, f'ALTER DATABASE "{database}" SET search_path = frozen, pg_catalog, public')
 
     async def empty(self, database: str) -> None:
         """Takes every row out of a migrated database, and ends what still holds a connection to it."""

@@ -1,8 +1,13 @@
 """Rows as `submit` leaves them, for tests that begin in the middle."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from sqlalchemy import delete, select, text
+
+from app import jobs
+from app.jobs import Job, Step, embedded
 from app.record import Connection, accounts, submissions, tasks
 from app.task import Status
 
@@ -64,3 +69,41 @@ def ask(connection: Connection, name: str = "1", at: datetime = START, **changes
     tasks.move(connection, task_id, Status.SUBMITTING, at)
     submissions.mark_asked(connection, f"sub_{name}", at, called_back=True)
     return task_id
+
+
+WORKER = "1" * 32
+
+
+@dataclass(frozen=True)
+class Left:
+    """A job as the engine of the database keeps it."""
+
+    step: Step
+    task_id: str
+    state: str  # waiting, running or held
+    run_at: datetime
+
+
+_STATES = {"queued": "waiting", "picked": "running", "failed": "held"}
+
+
+def jobs_left(connection: Connection) -> list[Left]:
+    """All jobs there are, in the order in which they fall due."""
+    if connection.dialect.name == "postgresql":
+        kept = "SELECT entrypoint, convert_from(payload, 'UTF8'), status::text, execute_after FROM pgqueuer"
+        rows = [(step, task_id, _STATES[state], at) for step, task_id, state, at in connection.execute(text(kept))]
+    else:
+        table = embedded.jobs.c
+        rows = [tuple(row) for row in connection.execute(select(table.step, table.task_id, table.state, table.run_at))]
+    found = [Left(Step(step), task_id, state, run_at) for step, task_id, state, run_at in rows]
+    return sorted(found, key=lambda each: (each.run_at, each.step, each.task_id))
+
+
+def drop_jobs(connection: Connection) -> None:
+    """All jobs are gone, as no event of ours could ever bring about."""
+    table = text("DELETE FROM pgqueuer") if connection.dialect.name == "postgresql" else delete(embedded.jobs)
+    connection.execute(table)
+
+
+def claim(connection: Connection, now: datetime, limit: int = 99) -> list[Job]:
+    return jobs.claim(connection, WORKER, now, limit)

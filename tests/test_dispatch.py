@@ -7,7 +7,6 @@ import pytest
 from app import jobs
 from app.dispatch import dispatch
 from app.errors import Unavailable
-from app.jobs.embedded import jobs as jobs_table
 from app.provider import Answer, Order
 from app.provider.twin import Faults
 from app.provider.twin.rules import Profile, preset
@@ -16,6 +15,7 @@ from app.secret_keys import KeyRing
 from app.task import MAX_TRIES, Failure, Outcome, Report, Said, Status
 from tests.calling import Scripted, answering, attempt_of, caller_of, everything, small, submitted
 from tests.pictures import in_base64, picture
+from tests.rows import jobs_left
 from tests.world import GATEWAY, RING_KEY, World
 
 TAKEN = Answer(Report(Said.PENDING, "p1", cost=4.0), 200, {}, b'{"id": "p1"}')
@@ -28,7 +28,7 @@ async def test_task_attempt_and_next_look_are_recorded_before_the_provider_hears
         def read(connection: Connection) -> tuple[object, ...]:
             task = tasks.get(connection, task_id)
             attempts = submissions.of_task(connection, task_id)
-            left = connection.execute(jobs_table.select().where(jobs_table.c.state == "waiting")).all()
+            left = [job for job in jobs_left(connection) if job.state == "waiting"]
             assert task is not None
             return task.status, [each.outcome for each in attempts], [job.step for job in left]
 
@@ -248,7 +248,7 @@ async def test_without_a_provider_key_a_queued_task_keeps_its_job_until_there_is
     for _ in range(20):
         await world.work()
         world.clock.advance(400)
-    held = await world.use.db.read(jobs.held)
+    held = len(await world.use.db.read(jobs.held))
     world.use = configured
     await world.work()
 
@@ -306,12 +306,11 @@ async def test_a_provider_that_echoes_token_and_secret_does_not_get_them_into_th
 async def test_while_the_provider_is_asked_the_next_look_waits_for_the_submits_own_deadline(world: World) -> None:
     task_id = await world.post()
     looks: list[Any] = []
-    query = jobs_table.select().where(jobs_table.c.step == "reconcile")
 
     async def submitting(_: Order) -> Answer:
-        looks.extend(await world.use.db.read(lambda connection: connection.execute(query).all()))
+        looks.extend(await world.use.db.read(jobs_left))
         return Answer(Report(Said.LOST))
 
     await dispatch(replace(world.use, provider=Scripted(submitting)), task_id)
 
-    assert [look.run_at - world.clock() for look in looks] == [timedelta(seconds=65)]
+    assert [look.run_at - world.clock() for look in looks if look.step == "reconcile"] == [timedelta(seconds=65)]

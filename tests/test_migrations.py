@@ -14,6 +14,7 @@ from sqlalchemy import inspect
 from app.jobs import embedded
 from app.record import Connection, migrate, schema
 from app.record.database import Database, open_database
+from tests.rows import START, claim, jobs_left
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -32,13 +33,16 @@ async def empty(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerato
 
 def differences(connection: Connection) -> list[Any]:
     """What Alembic would change to turn the migrated tables into the declared ones."""
-    context = MigrationContext.configure(connection, opts={"compare_type": True})
+    opts = {"compare_type": True, "include_name": lambda name, *_: not (name or "").startswith("pgqueuer")}
+    context = MigrationContext.configure(connection, opts=opts)
     found: list[Any] = compare_metadata(context, schema.metadata)
     return found
 
 
 def tables(connection: Connection) -> set[str]:
-    return set(inspect(connection).get_table_names()) - {"alembic_version", "sqlite_sequence"}
+    """Those that are declared here; PgQueuer declares its own."""
+    found = set(inspect(connection).get_table_names()) - {"alembic_version", "sqlite_sequence"}
+    return {name for name in found if not name.startswith("pgqueuer")}
 
 
 def downgrade(connection: Connection) -> None:
@@ -90,3 +94,25 @@ async def test_a_step_that_fails_leaves_the_database_as_it_was(empty: Database) 
         await empty.write(fails)
 
     assert await empty.read(tables) == set()
+
+
+async def test_jobs_that_the_version_before_left_on_postgresql_are_taken_over(empty: Database) -> None:
+    if empty.dialect.name != "postgresql":
+        pytest.skip("SQLite keeps them where they are")
+
+    def before(connection: Connection) -> None:
+        config = migrate._config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        job = {"step": "collect", "task_id": "task_1", "run_at": START, "failures": 2}
+        connection.execute(
+            embedded.jobs.insert(), [{**job, "state": state} for state in ("waiting", "running", "held")]
+        )
+
+    await empty.write(before)
+    await empty.write(migrate.upgrade)
+    left = await empty.read(jobs_left)
+
+    assert {(job.step, job.task_id) for job in left} == {("collect", "task_1")}
+    assert sorted(job.state for job in left) == ["held", "waiting"]
+    assert await empty.write(lambda connection: len(claim(connection, START))) == 1

@@ -14,6 +14,7 @@ from app.record import Connection
 from app.record.database import Database
 from app.task import Report, Said
 from tests.calling import Caller, Scripted, answering, attempt_of, caller_of, small, submitted
+from tests.rows import claim
 from tests.world import World
 
 T = TypeVar("T")
@@ -200,7 +201,7 @@ async def test_without_a_provider_key_the_look_is_put_off_and_not_dropped(world:
     await world.go_on(400, 100)
     world.twin.rules = world.twin.rules.model_copy(update={"link_life": world.twin.rules.link_life * 100})
 
-    assert await world.use.db.read(jobs.held) == 0
+    assert await world.use.db.read(jobs.held) == []
     assert (await world.task(caller.task_id))["status"] != "submitted"
 
 
@@ -208,7 +209,7 @@ async def test_without_a_provider_key_the_look_is_put_off_and_not_dropped(world:
 async def test_every_open_task_has_a_next_look(each_world: World, said: Said) -> None:
     """Whatever was answered, something is left to do until the task is done."""
     await silent(each_world, Answer(Report(said, "p1" if said is Said.PENDING else None)))
-    due = await each_world.use.db.write(lambda connection: jobs.claim(connection, each_world.clock(), 99))
+    due = await each_world.use.db.write(lambda connection: claim(connection, each_world.clock()))
 
     assert due == []
     assert await each_world.use.db.read(jobs.next_due) is not None

@@ -11,7 +11,6 @@ from structlog.testing import capture_logs
 
 from app import metrics
 from app.dispatch import dispatch
-from app.jobs.embedded import jobs as jobs_table
 from app.provider import Answer, Bfl
 from app.provider.exchange import client as provider_client
 from app.provider.twin import Faults
@@ -19,7 +18,7 @@ from app.record import tasks
 from app.task import Report, Said, Status
 from tests.calling import answering, attempt_of, done, submitted
 from tests.pictures import in_base64, picture
-from tests.rows import plan_task
+from tests.rows import jobs_left, plan_task
 from tests.world import World
 
 TAKEN = Answer(Report(Said.PENDING, "p1"), 200, {}, b"{}")
@@ -149,8 +148,7 @@ async def test_a_callback_is_overdue_after_a_multiple_of_what_its_model_took_lat
     await each_world.use.db.write(took)
     task_id = await each_world.post()
     await dispatch(replace(each_world.use, provider=answering(TAKEN)), task_id)
-    query = jobs_table.select().where(jobs_table.c.step == "reconcile")
-    (look,) = await each_world.use.db.read(lambda connection: connection.execute(query).all())
+    (look,) = [job for job in await each_world.use.db.read(jobs_left) if job.step == "reconcile"]
 
     # The earlier one of this look and of the one that was left for a lost answer.
     assert (look.run_at - each_world.clock()).total_seconds() == pytest.approx(overdue)

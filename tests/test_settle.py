@@ -6,11 +6,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import event
 
-from app import jobs
 from app.consequences import Evidence
-from app.jobs.embedded import jobs as jobs_table
 from app.record import Connection, accounts, evidence, submissions, tasks
 from app.record.database import Database
 from app.record.submissions import Submission
@@ -18,7 +16,7 @@ from app.record.tasks import Task
 from app.settle import hint, settle
 from app.task import Effect, Failure, MoneySpent, Outcome, Report, Said, Status, Witness
 from app.verify import Verdict
-from tests.rows import START, ask, hold_slot, plan_attempt, plan_task, put_account
+from tests.rows import START, ask, claim, hold_slot, jobs_left, plan_attempt, plan_task, put_account
 
 LOOK_AFTER = timedelta(seconds=20)
 EXPIRES = START + timedelta(minutes=10)
@@ -67,8 +65,7 @@ def attempt_of(connection: Connection, name: str = "1") -> Submission:
 
 def waiting(connection: Connection) -> list[tuple[str, str, datetime]]:
     """The jobs that were left, by task."""
-    query = select(jobs_table.c.step, jobs_table.c.task_id, jobs_table.c.run_at)
-    return sorted((row.task_id, row.step, row.run_at) for row in connection.execute(query))
+    return sorted((each.task_id, each.step, each.run_at) for each in jobs_left(connection))
 
 
 async def settled(database: Database, group: Sequence[Evidence]) -> list[Effect | None]:
@@ -166,7 +163,7 @@ async def test_a_group_takes_the_same_number_of_statements_whatever_its_size(dat
         )
 
     assert len(set(counts)) == 1
-    assert counts[0] <= 11
+    assert counts[0] <= (12 if database.dialect.name == "postgresql" else 11)  # a job is left and then scheduled
 
 
 async def test_the_same_group_again_changes_nothing_but_the_count_of_copies(database: Database) -> None:
@@ -364,6 +361,4 @@ async def test_a_hint_leaves_one_look_and_none_for_an_unknown_attempt(database: 
         await database.write(lambda connection, of=submission_id: hint(connection, of, START))  # type: ignore[misc]
 
     assert await database.read(waiting) == [("task_1", "reconcile", START)]
-    assert [job.task_id for job in await database.write(lambda connection: jobs.claim(connection, START, 9))] == [
-        "task_1"
-    ]
+    assert [job.task_id for job in await database.write(lambda connection: claim(connection, START))] == ["task_1"]

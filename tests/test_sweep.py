@@ -7,12 +7,11 @@ from structlog.testing import capture_logs
 
 from app import jobs, metrics
 from app.jobs import Step
-from app.jobs.embedded import jobs as jobs_table
 from app.provider.twin import Faults
 from app.record import Connection, accounts, idempotency, queue
 from app.sweep import EVERY, NO_TASK, sweep
 from tests.calling import done, small, submitted
-from tests.rows import put_account
+from tests.rows import drop_jobs, put_account
 from tests.world import World
 
 HOUR = 3600
@@ -29,8 +28,7 @@ async def sweeping(world: World) -> None:
 
 
 async def rob(world: World) -> None:
-    """All jobs are gone, as no event of ours could ever bring about."""
-    await world.use.db.write(lambda connection: connection.execute(jobs_table.delete()).close())
+    await world.use.db.write(drop_jobs)
 
 
 @pytest.mark.parametrize("state", ["queued", "submitting", "submitted", "ready"])

@@ -20,7 +20,7 @@ from app.store import FolderStore
 from app.task import Report, Said
 from tests.calling import Scripted, answering, done, small, submitted
 from tests.pictures import in_base64, picture
-from tests.rows import put_account
+from tests.rows import claim, put_account
 from tests.sockets import until
 from tests.world import World
 
@@ -71,7 +71,7 @@ async def test_a_step_that_raises_runs_again_and_is_set_aside_after_ten_failures
             world.clock.advance(400)
     lines = [line for line in logs if line["event"] == "job"]
 
-    assert await world.use.db.read(jobs.held) == 1
+    assert len(await world.use.db.read(jobs.held)) == 1
     assert [(line["log_level"], line["outcome"], line["code"]) for line in lines] == [
         ("error", "failed", "internal_error")
     ] * 10
@@ -121,7 +121,7 @@ async def test_a_running_worker_does_what_is_left_and_what_comes_and_stops_when_
 async def test_a_worker_takes_up_what_a_dead_one_was_doing(world: World) -> None:
     small(world)
     task_id = await world.post()
-    await world.use.db.write(lambda connection: jobs.claim(connection, world.clock(), 9))
+    await world.use.db.write(lambda connection: claim(connection, world.clock()))
     async with running(world.use):
 
         async def submitted() -> bool:
@@ -146,7 +146,7 @@ async def test_a_stopping_worker_finishes_what_it_has_in_hand(world: World) -> N
         may_answer.set()
 
     assert (await world.task(task_id))["status"] == "submitted"
-    assert await world.use.db.write(lambda connection: jobs.claim(connection, world.clock(), 9)) == []
+    assert await world.use.db.write(lambda connection: claim(connection, world.clock())) == []
 
 
 async def test_a_stopping_worker_takes_nothing_new(world: World) -> None:

@@ -59,7 +59,7 @@ async def test_a_process_killed_around_any_access_to_the_database_loses_no_task_
     with pytest.raises(Killed):
         await world.go_on(30)
     world.use = living
-    await living.db.write(jobs.release_all)
+    await living.db.write(lambda connection: jobs.release(connection, living.worker_id))
     await world.go_on(40)
     await world.go_on(1000, 50)
     task, ledger = await world.task(task_id), world.ledger()
@@ -68,4 +68,4 @@ async def test_a_process_killed_around_any_access_to_the_database_loses_no_task_
         assert (task["failure"]["code"], task["failure"]["money_spent"]) == ("unknown_outcome", "maybe")
     else:
         assert (task["status"], ledger["accepted"], ledger["charged"]) == ("stored", 1, 4)
-    assert await living.db.read(jobs.held) == 0
+    assert await living.db.read(jobs.held) == []

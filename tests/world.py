@@ -20,6 +20,7 @@ from app.resources import Resources, results_client
 from app.secret_keys import KeyRing
 from app.store import FolderStore
 from app.web.access import digest_of
+from tests.postgres import keep_time
 
 TWIN, GATEWAY = "http://twin", "http://gateway"
 ADMIN_KEY = "an-admin-key-for-tests-only"
@@ -114,6 +115,7 @@ async def open_world(
         egress.guarded_client((), network) as web,
         open_database(database_url) as db,
     ):
+        keep_time(db, clock)
         twin = Twin(rules or Rules(megapixels=0.05), now=clock, send=twin_sends)
         network.add("twin", create_twin_app(twin, running=False))
         adapter = Bfl if provider == "bfl" else Gptproto

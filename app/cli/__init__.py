@@ -3,7 +3,7 @@
 import typer
 
 from app import __version__
-from app.cli import client, demo, doctor, serving
+from app.cli import client, demo, doctor, jobs, serving
 from app.errors import ConfigurationError
 
 cli = typer.Typer(
@@ -21,6 +21,7 @@ cli.command()(demo.demo)
 cli.command()(client.submit)
 cli.command()(client.watch)
 cli.command()(client.tasks)
+cli.command()(jobs.jobs)
 cli.command()(doctor.doctor)
 
 

@@ -108,10 +108,14 @@ async def _work(settings: Settings) -> list[Finding]:
     async with open_database(database_url(settings)) as database:
         silent = settings.public_url is not None and await database.read(callbacks_are_missing)
         paused = await database.read(lambda connection: accounts.paused(connection, now))
-        held = await database.read(jobs.held)
+        held = len(await database.read(jobs.held))
     findings = [Finding("callbacks", CALLBACKS_MISSING, wrong=True)] if silent else []
     findings += [Finding("account", f"paused until {each.paused_until_at}: {each.pause_reason}") for each in paused]
-    findings += [Finding("jobs", f"{held} were set aside after their last try", wrong=True)] if held else []
+    findings += (
+        [Finding("jobs", f"{held} were set aside after their last try: see `fluxhook jobs`", wrong=True)]
+        if held
+        else []
+    )
     return findings
 
 

@@ -1,26 +1,23 @@
 """Jobs: "do step S of task T, not before time X". The task's row is the truth; any job may run twice.
 
-A job is enqueued in the transaction that needs it, so it is there exactly when its reason is.
+A job is enqueued in the transaction that needs it, so it is there exactly when its reason is. The database decides
+which engine does this; `contract.py` says what each function promises.
 """
 
-from app.jobs.embedded import (
-    Job,
-    Step,
-    claim,
-    enqueue,
-    finish,
-    held,
-    hold,
-    next_due,
-    overdue,
-    release_all,
-    retry,
-    scheduled,
-)
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from app.jobs import embedded
+from app.jobs.contract import LEASE, Engine, Held, Job, Step
 
 __all__ = [
+    "LEASE",
+    "Held",
     "Job",
     "Step",
+    "beat",
     "claim",
     "enqueue",
     "finish",
@@ -28,7 +25,71 @@ __all__ = [
     "hold",
     "next_due",
     "overdue",
-    "release_all",
+    "prune",
+    "release",
+    "requeue",
     "retry",
     "scheduled",
 ]
+
+
+def _engine(connection: Connection) -> Engine:
+    if connection.dialect.name != "postgresql":
+        return embedded
+    from app.jobs import distributed  # noqa: PLC0415 - PgQueuer takes a third of a second that SQLite need not wait
+
+    return distributed
+
+
+def enqueue(connection: Connection, wanted: Sequence[tuple[Step, str, datetime]]) -> None:
+    _engine(connection).enqueue(connection, wanted)
+
+
+def next_due(connection: Connection) -> datetime | None:
+    return _engine(connection).next_due(connection)
+
+
+def claim(
+    connection: Connection, holder: str, now: datetime, limit: int, steps: Collection[Step] = tuple(Step)
+) -> list[Job]:
+    return _engine(connection).claim(connection, holder, now, limit, steps)
+
+
+def beat(connection: Connection, in_hand: Collection[Job]) -> None:
+    _engine(connection).beat(connection, in_hand)
+
+
+def finish(connection: Connection, job: Job) -> None:
+    _engine(connection).finish(connection, job)
+
+
+def retry(connection: Connection, job: Job, run_at: datetime, error: str) -> None:
+    _engine(connection).retry(connection, job, run_at, error)
+
+
+def hold(connection: Connection, job: Job, error: str) -> None:
+    _engine(connection).hold(connection, job, error)
+
+
+def release(connection: Connection, holder: str) -> None:
+    _engine(connection).release(connection, holder)
+
+
+def held(connection: Connection, limit: int = 1000) -> list[Held]:
+    return _engine(connection).held(connection, limit)
+
+
+def requeue(connection: Connection, ids: Collection[int], now: datetime) -> int:
+    return _engine(connection).requeue(connection, ids, now)
+
+
+def scheduled(connection: Connection, step: Step, task_ids: Collection[str]) -> set[str]:
+    return _engine(connection).scheduled(connection, step, task_ids)
+
+
+def overdue(connection: Connection, step: Step, now: datetime) -> bool:
+    return _engine(connection).overdue(connection, step, now)
+
+
+def prune(connection: Connection, before: datetime) -> None:
+    _engine(connection).prune(connection, before)

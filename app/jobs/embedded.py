@@ -1,13 +1,10 @@
-"""The embedded engine: a small table, one process that claims from it.
+"""The embedded engine: a small table in SQLite, one process that claims from it.
 
-At most one job of a step waits for a task: asking again brings it forward. A job that is being done does not
-count as waiting, so that what happens meanwhile is not lost. On start, what was running is runnable again.
+There is one worker, so a claim needs no lease: when it starts, what was running is runnable again.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -27,20 +24,12 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.sqlite import insert
 
+from app.jobs.contract import Held, Job, Step
 from app.record.columns import Instant, metadata
 from app.record.signals import signal_after_commit
 from app.record.tasks import tasks
-
-
-class Step(StrEnum):
-    DISPATCH = "dispatch"
-    RECONCILE = "reconcile"
-    COLLECT = "collect"
-    ADMIT = "admit"
-    SWEEP = "sweep"
-
 
 jobs = Table(
     "jobs",
@@ -65,21 +54,11 @@ Index(
 Index("ix_jobs_state_run_at", jobs.c.state, jobs.c.run_at)
 
 
-# Written out: PostgreSQL finds no partial index by a parameter once it plans a statement for good, the sixth time.
+# Written out, because a partial index is not found by a parameter.
 _IS_WAITING = jobs.c.state == literal_column("'waiting'")
-_CLAIMING = 0x666C7578  # names the lock that claims take, among all advisory locks of the database
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    id: int
-    step: Step
-    task_id: str
-    failures: int
 
 
 def enqueue(connection: Connection, wanted: Sequence[tuple[Step, str, datetime]]) -> None:
-    """Leave jobs (step, task, not before). One that waits already is brought forward, never put off."""
     earliest: dict[tuple[Step, str], datetime] = {}
     for step, task_id, run_at in wanted:
         known = earliest.get((step, task_id))
@@ -97,8 +76,7 @@ def enqueue(connection: Connection, wanted: Sequence[tuple[Step, str, datetime]]
 
 def _put(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Have these jobs wait; one that waits already gets the earlier time and the longer record of failures."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(jobs).values([{**row, "state": "waiting"} for row in rows])
+    statement = insert(jobs).values([{**row, "state": "waiting"} for row in rows])
     new = statement.excluded
     connection.execute(
         statement.on_conflict_do_update(
@@ -115,20 +93,15 @@ def _put(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def next_due(connection: Connection) -> datetime | None:
-    """When the earliest waiting job may run."""
     query = select(jobs.c.run_at).where(jobs.c.state == "waiting").order_by(jobs.c.run_at).limit(1)
     due: datetime | None = connection.execute(query).scalar_one_or_none()
     return due
 
 
-def claim(connection: Connection, now: datetime, limit: int, steps: Collection[Step] = tuple(Step)) -> list[Job]:
-    """Take up to `limit` due jobs of these steps; none whose step is being done for the same task already.
-
-    Those of a task whose link dies first come first, the others in the order in which they fell due.
-    """
-    if connection.dialect.name == "postgresql":
-        # Two claims that do not see each other would take two jobs of one task.
-        connection.execute(select(func.pg_advisory_xact_lock(_CLAIMING)))
+def claim(
+    connection: Connection, holder: str, now: datetime, limit: int, steps: Collection[Step] = tuple(Step)
+) -> list[Job]:
+    """Those of a task whose link dies first come first, the others in the order in which they fell due."""
     running = jobs.alias("running")
     in_hand = exists().where(
         running.c.state == "running", running.c.step == jobs.c.step, running.c.task_id == jobs.c.task_id
@@ -147,8 +120,12 @@ def claim(connection: Connection, now: datetime, limit: int, steps: Collection[S
         .values(state="running")
         .returning(jobs.c.id, jobs.c.step, jobs.c.task_id, jobs.c.failures)
     )
-    claimed = [Job(row.id, Step(row.step), row.task_id, row.failures) for row in taken]
+    claimed = [Job(row.id, Step(row.step), row.task_id, row.failures, holder) for row in taken]
     return sorted(claimed, key=lambda job: order.index(job.id))
+
+
+def beat(connection: Connection, in_hand: Collection[Job]) -> None:
+    """Nobody else could have them."""
 
 
 def finish(connection: Connection, job: Job) -> None:
@@ -157,41 +134,49 @@ def finish(connection: Connection, job: Job) -> None:
 
 
 def retry(connection: Connection, job: Job, run_at: datetime, error: str) -> None:
-    """Have a failed job run again; where the same step waits already, that one serves."""
     finish(connection, job)
     again = {"run_at": run_at, "failures": job.failures + 1, "last_error": error}
     _put(connection, [{"step": job.step, "task_id": job.task_id, **again}])
 
 
 def hold(connection: Connection, job: Job, error: str) -> None:
-    """Set a job aside after its last try: a dead letter, for a person to look at."""
     connection.execute(
         update(jobs).where(jobs.c.id == job.id).values(state="held", failures=job.failures + 1, last_error=error)
     )
 
 
-def held(connection: Connection) -> int:
-    """How many jobs were set aside."""
-    query = select(func.count()).where(jobs.c.state == "held")
-    return connection.execute(query).scalar_one()
-
-
-def scheduled(connection: Connection, step: Step, task_ids: Collection[str]) -> set[str]:
-    """Which of these tasks have a job of this step, in whatever state."""
-    query = select(jobs.c.task_id).where(jobs.c.step == step, jobs.c.task_id.in_(task_ids))
-    return set(connection.execute(query).scalars())
-
-
-def overdue(connection: Connection, step: Step, now: datetime) -> bool:
-    """Whether any job of this step is due or being done."""
-    query = select(jobs.c.id).where(jobs.c.step == step, jobs.c.state != "held", jobs.c.run_at <= now).limit(1)
-    return connection.execute(query).one_or_none() is not None
-
-
-def release_all(connection: Connection) -> None:
-    """Make runnable what a process that is gone was running."""
+def release(connection: Connection, holder: str) -> None:  # noqa: ARG001 - there is no other
     kept = (jobs.c.step, jobs.c.task_id, jobs.c.run_at, jobs.c.failures, jobs.c.last_error)
     running = connection.execute(select(*kept).where(jobs.c.state == "running")).mappings().all()
     connection.execute(delete(jobs).where(jobs.c.state == "running"))
     if running:
         _put(connection, [dict(row) for row in running])
+
+
+def held(connection: Connection, limit: int) -> list[Held]:
+    query = select(jobs).where(jobs.c.state == "held").order_by(jobs.c.id).limit(limit)
+    return [
+        Held(row.id, Step(row.step), row.task_id, row.failures, row.last_error) for row in connection.execute(query)
+    ]
+
+
+def requeue(connection: Connection, ids: Collection[int], now: datetime) -> int:
+    taken = connection.execute(
+        delete(jobs).where(jobs.c.state == "held", jobs.c.id.in_(ids)).returning(jobs.c.step, jobs.c.task_id)
+    ).all()
+    enqueue(connection, [(Step(row.step), row.task_id, now) for row in taken])
+    return len(taken)
+
+
+def scheduled(connection: Connection, step: Step, task_ids: Collection[str]) -> set[str]:
+    query = select(jobs.c.task_id).where(jobs.c.step == step, jobs.c.task_id.in_(task_ids))
+    return set(connection.execute(query).scalars())
+
+
+def overdue(connection: Connection, step: Step, now: datetime) -> bool:
+    query = select(jobs.c.id).where(jobs.c.step == step, jobs.c.state != "held", jobs.c.run_at <= now).limit(1)
+    return connection.execute(query).one_or_none() is not None
+
+
+def prune(connection: Connection, before: datetime) -> None:
+    """A job that ended leaves nothing behind."""

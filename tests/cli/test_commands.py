@@ -12,13 +12,18 @@ import pytest
 from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
+from app import jobs
 from app.cli import cli
 from app.cli.serving import prepare
+from app.jobs import Step
 from app.main import create_app
 from app.provider.twin import build
+from app.record import Connection
+from app.record.database import open_database
 from app.resources import open_resources
 from app.settings import Settings
 from tests.pictures import picture
+from tests.rows import START, WORKER
 from tests.sockets import listening, serving
 from tests.world import ADMIN_KEY
 
@@ -166,3 +171,23 @@ async def test_before_the_first_start_nothing_is_wrong_with_what_is_not_there_ye
     assert done.exit_code == 0, done.output
     assert done.stdout.count("not there yet") == 2
     assert "no callbacks, results are polled" in done.stdout
+
+
+async def test_jobs_that_were_set_aside_are_listed_and_run_again(terminal: Terminal) -> None:
+    async with open_database(f"sqlite:///{terminal.folder / 'data' / 'fluxhook.db'}") as database:
+
+        def set_aside(connection: Connection) -> None:
+            jobs.enqueue(connection, [(Step.RECONCILE, "task_gone", START)])
+            for job in jobs.claim(connection, WORKER, START, 1, [Step.RECONCILE]):
+                jobs.hold(connection, job, "KeyError")
+
+        await database.write(set_aside)
+    listed = await terminal.run("jobs")
+    (number,) = [line.split()[0] for line in listed.stdout.splitlines() if "task_gone" in line]
+    unknown = await terminal.run("jobs", "--requeue", "4711")
+    again = await terminal.run("jobs", "--requeue", number)
+    all_of_them = await terminal.run("jobs", "--requeue-all")
+
+    assert "KeyError" in listed.stdout
+    assert (again.stdout, all_of_them.stdout) == ("1 run again\n", "0 run again\n")
+    assert (unknown.exit_code, "no such job" in unknown.stderr) == (1, True)

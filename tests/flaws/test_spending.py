@@ -152,14 +152,14 @@ class Slow(httpx.AsyncBaseTransport):
 
 
 def claim_in_order_of_arrival(
-    connection: Connection, now: datetime, limit: int, steps: Collection[Step] = tuple(Step)
+    connection: Connection, holder: str, now: datetime, limit: int, steps: Collection[Step] = tuple(Step)
 ) -> list[Job]:
     waiting = jobs_table.c.state == "waiting"
     due = select(jobs_table).where(waiting, jobs_table.c.run_at <= now, jobs_table.c.step.in_(steps))
     rows = connection.execute(due.order_by(jobs_table.c.run_at, jobs_table.c.id).limit(limit)).all()
     taken = [row.id for row in rows]
     connection.execute(update(jobs_table).where(jobs_table.c.id.in_(taken)).values(state="running"))
-    return [Job(row.id, Step(row.step), row.task_id, row.failures) for row in rows]
+    return [Job(row.id, Step(row.step), row.task_id, row.failures, holder) for row in rows]
 
 
 async def test_downloading_without_a_look_at_when_links_die_is_caught(

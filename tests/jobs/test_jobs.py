@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from app import jobs
-from app.jobs import Job, Step
+from app.jobs import Held, Job, Step
 from app.record import Connection
 from app.record.database import Database
+from tests.postgres import set_time
 from tests.rows import START, plan_task
+
+ME, OTHER = "1" * 32, "2" * 32
 
 
 def later(seconds: float) -> datetime:
@@ -22,12 +25,20 @@ def enqueue(*wanted: tuple[Step, str, datetime]) -> Callable[[Connection], None]
     return lambda connection: jobs.enqueue(connection, wanted)
 
 
-async def claim(database: Database, now: datetime = START, limit: int = 10) -> list[Job]:
-    return await database.write(lambda connection: jobs.claim(connection, now, limit))
+async def claim(database: Database, now: datetime = START, limit: int = 10, holder: str = ME) -> list[Job]:
+    def unit(connection: Connection) -> list[Job]:
+        set_time(connection, now)
+        return jobs.claim(connection, holder, now, limit)
+
+    return await database.write(unit)
 
 
 async def claimed(database: Database, now: datetime = START, limit: int = 10) -> list[tuple[Step, str]]:
     return [(job.step, job.task_id) for job in await claim(database, now, limit)]
+
+
+def release(connection: Connection) -> None:
+    jobs.release(connection, ME)
 
 
 async def take(database: Database, now: datetime = START) -> Job:
@@ -89,7 +100,9 @@ async def test_asking_again_brings_a_job_forward_and_never_puts_it_off(
         await database.write(enqueue((Step.COLLECT, "task_1", later(seconds))))
 
     assert await claimed(database, later(due - 1)) == []
-    assert await claimed(database, later(due)) == [(Step.COLLECT, "task_1")]
+    found = await claim(database, later(due))
+    assert [(job.step, job.task_id) for job in found] == [(Step.COLLECT, "task_1")]
+    await finish(database, found)
     assert await database.read(jobs.next_due) is None
 
 
@@ -105,7 +118,9 @@ async def test_asking_for_the_same_job_many_times_leaves_one(database: Database)
     for seconds in range(20):
         await database.write(enqueue((Step.COLLECT, "task_1", later(seconds))))
 
-    assert len(await claim(database, later(99))) == 1
+    found = await claim(database, later(99))
+    assert len(found) == 1
+    await finish(database, found)
     assert await database.read(jobs.next_due) is None
 
 
@@ -161,7 +176,12 @@ async def test_a_step_in_hand_does_not_hold_up_the_other_tasks(database: Databas
 async def test_a_lane_takes_its_own_steps_alone(database: Database) -> None:
     await database.write(enqueue(*((step, "task_1", START) for step in Step)))
     lane = {Step.DISPATCH, Step.SWEEP}
-    found = await database.write(lambda connection: jobs.claim(connection, START, 9, lane))
+
+    def unit(connection: Connection) -> list[Job]:
+        set_time(connection, START)
+        return jobs.claim(connection, ME, START, 9, lane)
+
+    found = await database.write(unit)
     rest = await claimed(database)
 
     assert {job.step for job in found} == lane
@@ -195,7 +215,16 @@ async def test_whether_a_task_has_a_job_is_known_whatever_becomes_of_it(database
 async def test_many_claims_at_once_take_each_job_once(database: Database) -> None:
     wanted = [(step, f"task_{number:02}", START) for number in range(30) for step in (Step.RECONCILE, Step.COLLECT)]
     await database.write(enqueue(*wanted))
-    found = [job for batch in await asyncio.gather(*(claim(database, limit=4) for _ in range(20))) for job in batch]
+
+    async def take_all() -> list[Job]:
+        taken: list[Job] = []
+        while some := await claim(database, limit=4):
+            taken += some
+        return taken
+
+    # Who meets only locked jobs takes none and looks again when it is woken.
+    found = [job for batch in await asyncio.gather(*(take_all() for _ in range(20))) for job in batch]
+    found += await claim(database, limit=60)
 
     assert len({job.id for job in found}) == len(found) == 60
     assert {(job.step, job.task_id) for job in found} == {(step, task_id) for step, task_id, _ in wanted}
@@ -204,7 +233,7 @@ async def test_many_claims_at_once_take_each_job_once(database: Database) -> Non
 async def test_a_finished_job_is_gone(database: Database) -> None:
     await database.write(enqueue((Step.DISPATCH, "task_1", START)))
     await finish(database, await claim(database))
-    await database.write(jobs.release_all)
+    await database.write(release)
 
     assert await claimed(database, later(999)) == []
 
@@ -233,6 +262,7 @@ async def test_a_failed_job_whose_successor_waits_leaves_it_the_count(database: 
 
     again = await take(database, later(1))
     assert again.failures == 1
+    await finish(database, [again])
     assert await claimed(database, later(999)) == []
 
 
@@ -248,13 +278,66 @@ async def test_a_job_set_aside_is_counted_and_does_not_run_but_the_task_goes_on(
     await database.write(enqueue((Step.DISPATCH, "task_1", START)))
     job = await take(database)
     await database.write(lambda connection: jobs.hold(connection, job, "KeyError"))
-    await database.write(jobs.release_all)
+    await database.write(release)
     still = await claimed(database, later(999))
     await database.write(enqueue((Step.DISPATCH, "task_1", START)))
 
-    assert await database.read(jobs.held) == 1
+    assert len(await database.read(jobs.held)) == 1
     assert still == []
     assert await claimed(database) == [(Step.DISPATCH, "task_1")]
+
+
+async def set_aside(database: Database, task_id: str) -> Held:
+    await database.write(enqueue((Step.DISPATCH, task_id, START)))
+    job = await take(database)
+    await database.write(lambda connection: jobs.hold(connection, job, "KeyError"))
+    return (await database.read(jobs.held))[-1]
+
+
+async def test_a_job_set_aside_says_what_it_was_and_why(database: Database) -> None:
+    await database.write(enqueue((Step.DISPATCH, "task_1", START)))
+    await fail(database, await take(database), START)
+    again = await take(database)
+    await database.write(lambda connection: jobs.hold(connection, again, "KeyError"))
+    (held,) = await database.read(jobs.held)
+
+    assert (held.step, held.task_id, held.failures, held.error) == (Step.DISPATCH, "task_1", 2, "KeyError")
+
+
+async def test_what_is_asked_for_while_the_last_try_fails_is_done_all_the_same(database: Database) -> None:
+    await database.write(enqueue((Step.DISPATCH, "task_1", START)))
+    job = await take(database)
+    await database.write(enqueue((Step.DISPATCH, "task_1", later(1))))
+    await database.write(lambda connection: jobs.hold(connection, job, "KeyError"))
+
+    assert len(await database.read(jobs.held)) == 1
+    assert await claimed(database, later(1)) == [(Step.DISPATCH, "task_1")]
+
+
+async def test_a_requeued_job_runs_as_if_it_had_never_failed_and_the_others_stay_aside(database: Database) -> None:
+    first, second = [await set_aside(database, task_id) for task_id in ("task_1", "task_2")]
+    count = await database.write(lambda connection: jobs.requeue(connection, [first.id, 999_999], START))
+    again = await take(database)
+
+    assert (count, again.task_id, again.failures) == (1, "task_1", 0)
+    assert [held.id for held in await database.read(jobs.held)] == [second.id]
+
+
+async def test_a_job_requeued_where_the_same_waits_already_is_done_once(database: Database) -> None:
+    held = await set_aside(database, "task_1")
+    await database.write(enqueue((Step.DISPATCH, "task_1", later(5))))
+    await database.write(lambda connection: jobs.requeue(connection, [held.id], START))
+    job = await take(database)
+    await finish(database, [job])
+
+    assert await claimed(database, later(9)) == []
+
+
+async def test_a_waiting_job_is_not_requeued(database: Database) -> None:
+    await database.write(enqueue((Step.DISPATCH, "task_1", later(5))))
+    (left,) = [job.id for job in await claim(database, later(5))]
+
+    assert await database.write(lambda connection: jobs.requeue(connection, [left], START)) == 0
 
 
 async def test_what_a_dead_process_was_running_is_runnable_again_with_its_failures(database: Database) -> None:
@@ -263,17 +346,18 @@ async def test_what_a_dead_process_was_running_is_runnable_again_with_its_failur
         await fail(database, job, later(1))
     lost = await claim(database, later(1))
     await database.write(enqueue((Step.COLLECT, "task_2", later(60))))
-    await database.write(jobs.release_all)
+    await database.write(release)
     again = await claim(database, later(1))
 
     assert {(job.task_id, job.failures) for job in again} == {(job.task_id, 1) for job in lost}
     assert len(again) == 2
+    await finish(database, again)
     assert await claimed(database, later(999)) == []
 
 
 async def test_releasing_with_nothing_running_changes_nothing(database: Database) -> None:
     await database.write(enqueue((Step.DISPATCH, "task_1", later(1))))
-    await database.write(jobs.release_all)
+    await database.write(release)
 
     assert await database.read(jobs.next_due) == later(1)
 
