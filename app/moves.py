@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from app.admit import admit
+from app.announce import Announcement, announce
 from app.record import Connection, accounts, queue, results, tasks
 from app.task import Failure, MoneySpent, Status
 
@@ -16,7 +17,10 @@ def begin(connection: Connection, task_id: str, submission_id: str, now: datetim
     """The provider is about to be asked, by this attempt. Only a task that holds a slot may."""
     if not queue.is_admitted(connection, task_id):
         return False
-    return tasks.move(connection, task_id, Status.SUBMITTING, now, submission_id=submission_id)
+    if not tasks.move(connection, task_id, Status.SUBMITTING, now, submission_id=submission_id):
+        return False
+    announce(connection, [Announcement(task_id, Status.SUBMITTING)], now)
+    return True
 
 
 def store(connection: Connection, task_id: str, now: datetime, **result: Any) -> bool:
@@ -24,6 +28,7 @@ def store(connection: Connection, task_id: str, now: datetime, **result: Any) ->
     if not tasks.move(connection, task_id, Status.STORED, now):
         return False
     results.insert(connection, task_id=task_id, stored_at=now, **result)
+    announce(connection, [Announcement(task_id, Status.STORED)], now)
     return True
 
 
@@ -34,6 +39,7 @@ def give_up(
     reason = {"failure": failure, "money_spent": spent, "failure_detail": detail}
     if not tasks.move(connection, task_id, Status.FAILED, now, **reason):
         return False
+    announce(connection, [Announcement(task_id, Status.FAILED, failure)], now)
     _hand_on_slot(connection, task_id, now)
     return True
 
@@ -43,6 +49,7 @@ def cancel(connection: Connection, task_id: str, now: datetime) -> bool:
     if not tasks.move(connection, task_id, Status.CANCELLED, now):
         tasks.mark_unwanted(connection, task_id, now)
         return False
+    announce(connection, [Announcement(task_id, Status.CANCELLED)], now)
     _hand_on_slot(connection, task_id, now)
     return True
 
@@ -59,6 +66,7 @@ def resubmit(connection: Connection, task_id: str, account_id: str, now: datetim
     """A person wants a new attempt of a task that failed, knowing what it may cost."""
     if not tasks.reopen(connection, task_id, now):
         return False
+    announce(connection, [Announcement(task_id, Status.QUEUED)], now)
     admit(connection, account_id, now)
     return True
 

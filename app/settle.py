@@ -12,6 +12,7 @@ from typing import Any
 
 from app import ids, jobs
 from app.admit import admit, pause, resume
+from app.announce import Announcement, announce
 from app.consequences import Evidence, given, moved, next_jobs, told
 from app.jobs import Step
 from app.provider import Answer
@@ -80,6 +81,7 @@ class _Ledger:
         self._submissions: dict[str, dict[str, Any]] = {}
         self._jobs: list[tuple[Step, str, datetime]] = []
         self._answers: list[tuple[Attempt, Evidence]] = []
+        self._moves: list[Announcement] = []
         self._now: datetime | None = None
 
     def take(self, each: Evidence) -> Effect | None:
@@ -103,6 +105,8 @@ class _Ledger:
             submissions.learn(connection, self._submissions)
         if self._tasks:
             tasks.learn(connection, self._tasks)
+        if self._now is not None:
+            announce(connection, self._moves, self._now)
         jobs.enqueue(connection, self._jobs)
         self._hand_on_slots(connection)
 
@@ -150,6 +154,8 @@ class _Ledger:
         if change:
             known = self._tasks.setdefault(attempt.task_id, {})
             known |= change | {name: known[name] + change[name] for name in _SUMMED & known.keys() & change.keys()}
+        if decision.to is not None:
+            self._moves.append(Announcement(attempt.task_id, decision.to, change.get("failure")))
         self._advance(attempt, news, change)
 
     def _advance(self, attempt: Attempt, news: Mapping[str, Any], change: Mapping[str, Any]) -> None:

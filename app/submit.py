@@ -16,6 +16,7 @@ import httpx
 
 from app import ids, images
 from app.admit import admit
+from app.announce import Announcement, announce
 from app.errors import InvalidRequest, TooLarge, Unavailable
 from app.images import NotAnImage
 from app.params import IMAGE_FIELDS, OPTIONS, Params, TaskParams
@@ -91,6 +92,7 @@ async def submit(
             ring_key=use.keys.newest,
             planned_at=now,
         )
+        announce(connection, [Announcement(task_id, Status.QUEUED)], now)
         admit(connection, use.account_id, now)
         also(connection, task_id)
 

@@ -62,11 +62,10 @@ class Postgres:
             async with engine.begin() as connection:
                 await connection.run_sync(was_asked)  # by a unit that was undone
                 result = await connection.run_sync(work)
-                signal = await connection.run_sync(was_asked)
+                asked = await connection.run_sync(was_asked)
         except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
             raise Unavailable("the database cannot be reached at the moment") from error
-        if signal:
-            self._signals.send()
+        self._signals.send(asked)
         return result
 
 

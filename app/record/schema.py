@@ -1,6 +1,17 @@
 """All tables of `record` in one place, for whoever needs the whole: migrations and their test."""
 
-from app.record import accounts, downloads, evidence, idempotency, keys, results, submissions, tasks
+from app.record import accounts, downloads, events, evidence, idempotency, keys, results, submissions, tasks
 from app.record.columns import metadata
 
-__all__ = ["accounts", "downloads", "evidence", "idempotency", "keys", "metadata", "results", "submissions", "tasks"]
+__all__ = [
+    "accounts",
+    "downloads",
+    "events",
+    "evidence",
+    "idempotency",
+    "keys",
+    "metadata",
+    "results",
+    "submissions",
+    "tasks",
+]

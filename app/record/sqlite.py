@@ -104,7 +104,7 @@ class Sqlite:
     def _commit(self, group: list[_Unit]) -> None:
         try:
             with self._writing.begin() as connection:
-                signals = [_run(unit, connection) for unit in group]
+                asked = set[str]().union(*[_run(unit, connection) for unit in group])
         except Exception as error:  # noqa: BLE001 - whatever it was, the callers must learn of it
             failure = Unavailable("the database could not commit")
             failure.__cause__ = error
@@ -113,14 +113,13 @@ class Sqlite:
             return
         for unit in group:
             _release(unit)
-        if any(signals):
-            self._signals.send()
+        self._signals.send(asked)
 
 
-def _run(unit: _Unit, connection: Connection) -> bool:
+def _run(unit: _Unit, connection: Connection) -> set[str]:
     """One unit in a savepoint of its own: its failure undoes it and leaves its neighbours alone.
 
-    True when it asked for a signal and is there to be told of.
+    What it asked a signal about, if it is there to be told of.
     """
     try:
         with connection.begin_nested():
@@ -133,7 +132,8 @@ def _run(unit: _Unit, connection: Connection) -> bool:
         unit.error.__cause__ = error
     except BaseException as error:  # noqa: BLE001 - handed to the caller as it is; the writer lives on
         unit.error = error
-    return was_asked(connection) and unit.error is None
+    asked = was_asked(connection)
+    return asked if unit.error is None else set()
 
 
 def _stopped() -> RuntimeError:

@@ -1,0 +1,39 @@
+"""Announce what becomes of tasks, in the transaction that moves them: so an event is there exactly when its reason is.
+
+Every move is announced once, and nothing else is: who listens never has to guess whether a task has changed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from app.record import Connection, events
+from app.task import Failure, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """A task has come to `status`; `failure` says why it failed, if it did."""
+
+    task_id: str
+    status: Status
+    failure: Failure | None = None
+
+    @property
+    def kind(self) -> str:
+        return f"task.{self.status}"
+
+
+def announce(connection: Connection, announcements: Sequence[Announcement], now: datetime) -> None:
+    """Add these to the feed, in this order; for a group of any size in a fixed number of statements."""
+    events.append(
+        connection,
+        [
+            {"kind": each.kind, "task_id": each.task_id, "data": _data(each), "at": now}  # nothing that was sent to us
+            for each in announcements
+        ],
+    )
+
+
+def _data(each: Announcement) -> dict[str, str | None]:
+    return {"status": each.status, "failure": each.failure}
