@@ -96,6 +96,9 @@ class Inline:
     def on_signal(self, listener: Callable[[], None]) -> None:
         """Nobody waits here for signals: the worker is told when to look."""
 
+    def on_event(self, listener: Callable[[], None]) -> None:
+        """Nor does anybody listen to the feed."""
+
     def close(self) -> None:
         self._connection.close()
         self._engine.dispose()

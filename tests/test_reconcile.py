@@ -167,6 +167,7 @@ class Interrupted:
         self.dialect = inner.dialect
         self.read = inner.read
         self.on_signal = inner.on_signal
+        self.on_event = inner.on_event
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         await self._meanwhile()

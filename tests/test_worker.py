@@ -279,6 +279,7 @@ class Away:
         self._calls = calls
         self.dialect = inner.dialect
         self.on_signal = inner.on_signal
+        self.on_event = inner.on_event
 
     def _count(self) -> None:
         self._calls -= 1

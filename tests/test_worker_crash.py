@@ -30,6 +30,7 @@ class Dying:
         self._after = after
         self.dialect = inner.dialect
         self.on_signal = inner.on_signal
+        self.on_event = inner.on_event
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         return await self._around(self._inner.read, work)

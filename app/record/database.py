@@ -34,6 +34,10 @@ class Database(Protocol):
         """Call `listener`, from whatever thread, after each commit of a unit that asked for it."""
         ...
 
+    def on_event(self, listener: Callable[[], None]) -> None:
+        """Call `listener`, from whatever thread, when the feed may have new events, whichever process wrote them."""
+        ...
+
 
 @asynccontextmanager
 async def open_database(url: str) -> AsyncGenerator[Database]:

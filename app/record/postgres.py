@@ -9,11 +9,15 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.errors import Unavailable
+from app.record import events
+from app.record.listening import Listening
 from app.record.signals import Signals, was_asked
 
 T = TypeVar("T")
 
 _POOL = 10
+# A transaction that a hanging process leaves open would keep the feed's later events from everybody.
+_IDLE_IN_TRANSACTION = "60s"
 _DEADLOCK_OR_CONFLICT = {"40001", "40P01"}
 _TRIES = 3
 
@@ -30,10 +34,12 @@ class Postgres:
             pool_size=_POOL,
             max_overflow=0,
             pool_timeout=10,
+            connect_args={"server_settings": {"idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION}},
         )
         # A read sees one instant, as on SQLite, and cannot write.
         self._reading = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._signals = Signals()
+        self._listening = Listening(url)
 
     @property
     def dialect(self) -> Dialect:
@@ -54,7 +60,11 @@ class Postgres:
     def on_signal(self, listener: Callable[[], None]) -> None:
         self._signals.add(listener)
 
+    def on_event(self, listener: Callable[[], None]) -> None:
+        self._listening.add(events.CHANNEL, listener)
+
     async def close(self) -> None:
+        await self._listening.close()
         await self._engine.dispose()
 
     async def _transaction(self, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:

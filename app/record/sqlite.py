@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Dialect, Engine, create_engine, event, make_u
 from sqlalchemy.exc import OperationalError
 
 from app.errors import ConfigurationError, Unavailable
-from app.record.signals import Signals, was_asked
+from app.record.signals import EVENTS, Signals, was_asked
 
 T = TypeVar("T")
 
@@ -65,6 +65,9 @@ class Sqlite:
 
     def on_signal(self, listener: Callable[[], None]) -> None:
         self._signals.add(listener)
+
+    def on_event(self, listener: Callable[[], None]) -> None:
+        self._signals.add(listener, EVENTS)
 
     async def close(self) -> None:
         self._closed = True

@@ -62,6 +62,9 @@ class AnswersFirst:
     def on_signal(self, listener: Callable[[], None]) -> None:
         self.inner.on_signal(listener)
 
+    def on_event(self, listener: Callable[[], None]) -> None:
+        self.inner.on_event(listener)
+
 
 async def test_acknowledging_before_the_commit_is_caught(worlds: Worlds) -> None:
     async with worlds() as world:

@@ -79,6 +79,7 @@ class FusedDatabase:
             event.listen(engine, "before_cursor_execute", self._on_statement)
         self.dialect = inner.dialect
         self.on_signal = inner.on_signal
+        self.on_event = inner.on_event
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         step = step_of(work)
