@@ -8,6 +8,8 @@ from typing import Any
 
 import uvicorn
 
+from app.record.database import Database
+
 
 def listening() -> tuple[socket.socket, str]:
     """A socket on a free port, and the address it will be reached at."""
@@ -38,3 +40,17 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10) -
 
 async def _started(server: uvicorn.Server, running: asyncio.Task[None]) -> bool:
     return server.started or running.done()
+
+
+async def signals_to(database: Database) -> list[bool]:
+    """One entry for each signal from now on."""
+    heard: list[bool] = []
+    database.on_signal(lambda: heard.append(True))
+    if database.dialect.name == "postgresql":  # whose new connection says that something may have been missed
+
+        async def connected() -> bool:
+            return bool(heard)
+
+        await until(connected)
+        heard.clear()
+    return heard

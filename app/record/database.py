@@ -31,7 +31,7 @@ class Database(Protocol):
         ...
 
     def on_signal(self, listener: Callable[[], None]) -> None:
-        """Call `listener`, from whatever thread, after each commit of a unit that asked for it."""
+        """Call `listener`, from whatever thread, when there may be work: after a commit here, or in any process."""
         ...
 
     def on_event(self, listener: Callable[[], None]) -> None:

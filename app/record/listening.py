@@ -29,13 +29,16 @@ class Listening:
     def __init__(self, url: str) -> None:
         # Not from the pool: a listener is never given back.
         self._engine = create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"), poolclass=NullPool)
-        self._listeners: dict[str, list[Callable[[], None]]] = {}
+        self._listeners: dict[str, list[tuple[str, Callable[[], None]]]] = {}
         self._woken = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
 
-    def add(self, channel: str, listener: Callable[[], None]) -> None:
-        """Call `listener`, on the event loop, for every NOTIFY on this channel; it must neither block nor raise."""
-        self._listeners.setdefault(channel, []).append(listener)
+    def add(self, channel: str, listener: Callable[[], None], holding: str = "") -> None:
+        """Call `listener`, on the event loop, for each NOTIFY on this channel whose payload holds this text.
+
+        It must neither block nor raise.
+        """
+        self._listeners.setdefault(channel, []).append((holding, listener))
         self._woken.set()
         if self._running is None:
             self._running = asyncio.get_running_loop().create_task(self._run())
@@ -76,15 +79,16 @@ class Listening:
             for channel in self._listeners.keys() - heard:
                 await connection.add_listener(channel, self._hear)
                 heard.add(channel)
-                self._tell(channel)
+                self._tell(channel, None)
             try:
                 await asyncio.wait_for(self._woken.wait(), _LOOK_EVERY_S)
             except TimeoutError:
                 await connection.execute("SELECT 1", timeout=_ANSWER_S)
 
-    def _hear(self, _connection: Any, _pid: int, channel: str, _payload: str) -> None:
-        self._tell(channel)
+    def _hear(self, _connection: Any, _pid: int, channel: str, payload: str) -> None:
+        self._tell(channel, payload)
 
-    def _tell(self, channel: str) -> None:
-        for listener in self._listeners[channel]:
-            listener()
+    def _tell(self, channel: str, payload: str | None) -> None:
+        for holding, listener in self._listeners[channel]:
+            if payload is None or holding in payload:
+                listener()

@@ -18,6 +18,7 @@ T = TypeVar("T")
 _POOL = 10
 # A transaction that a hanging process leaves open would keep the feed's later events from everybody.
 _IDLE_IN_TRANSACTION = "60s"
+_JOBS_CHANNEL = "ch_pgqueuer"  # PgQueuer tells there of each change of its table; a job that is new concerns all
 _DEADLOCK_OR_CONFLICT = {"40001", "40P01"}
 _TRIES = 3
 
@@ -59,6 +60,7 @@ class Postgres:
 
     def on_signal(self, listener: Callable[[], None]) -> None:
         self._signals.add(listener)
+        self._listening.add(_JOBS_CHANNEL, listener, holding='"insert"')
 
     def on_event(self, listener: Callable[[], None]) -> None:
         self._listening.add(events.CHANNEL, listener)

@@ -196,3 +196,17 @@ async def test_a_hundred_thousand_parked_jobs_are_not_looked_at_to_claim_one(
         looked_at.append(await database.write(look))
 
     assert max(looked_at) < 100
+
+
+async def test_a_job_that_one_process_leaves_wakes_the_workers_of_the_others(
+    database: Database, postgres_url: str
+) -> None:
+    async with open_database(postgres_url) as other:
+        told = asyncio.Event()
+        other.on_signal(told.set)
+        await asyncio.wait_for(told.wait(), 10)  # it listens
+        told.clear()
+        await leave(database)
+        await asyncio.wait_for(told.wait(), 10)
+
+    assert len(await claim(database)) == 1

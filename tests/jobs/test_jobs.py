@@ -13,6 +13,7 @@ from app.record import Connection
 from app.record.database import Database
 from tests.postgres import set_time
 from tests.rows import START, plan_task
+from tests.sockets import signals_to
 
 ME, OTHER = "1" * 32, "2" * 32
 
@@ -371,9 +372,8 @@ async def test_whoever_waits_for_work_is_told_when_there_may_be_some(database: D
         "finish": lambda connection: jobs.finish(connection, job),
         "retry": lambda connection: jobs.retry(connection, job, START, "KeyError"),
     }
-    told: list[bool] = []
-    database.on_signal(lambda: told.append(True))
+    told = await signals_to(database)
     await database.write(units[what])
     await database.write(lambda _: None)
 
-    assert told == [True]
+    assert told

@@ -12,6 +12,7 @@ from app.record import Connection, tasks
 from app.record.database import Database, open_database
 from app.record.signals import signal_after_commit
 from tests.rows import plan_task
+from tests.sockets import signals_to
 
 
 def planned(name: str) -> Callable[[Connection], str]:
@@ -248,8 +249,7 @@ async def _opened(url: str) -> None:
 
 async def signals_after(database: Database, *units: Callable[[Connection], object]) -> int:
     """How often the listeners are called for these units, done one after another."""
-    heard: list[bool] = []
-    database.on_signal(lambda: heard.append(True))
+    heard = await signals_to(database)
     for unit in units:
         await asyncio.gather(database.write(unit), return_exceptions=True)
     await database.write(lambda _: None)  # the writer has sent its signals before it takes this
@@ -257,8 +257,7 @@ async def signals_after(database: Database, *units: Callable[[Connection], objec
 
 
 async def test_a_unit_that_asks_for_it_is_told_of_once_it_is_committed(database: Database) -> None:
-    seen: list[bool] = []
-    database.on_signal(lambda: seen.append(True))
+    seen = await signals_to(database)
 
     def unit(connection: Connection) -> list[bool]:
         signal_after_commit(connection)

@@ -107,3 +107,16 @@ async def test_a_connection_that_listens_is_gone_after_closing(postgres_url: str
         return bool(await other.fetchval(query) == 0)
 
     await until(gone)
+
+
+async def test_a_listener_may_care_for_some_payloads_only(listening: Listening, other: asyncpg.Connection) -> None:
+    some, every = Heard(), Heard()
+    listening.add("one", some, holding="insert")
+    listening.add("one", every)
+    await some.more_than(0)
+    await every.more_than(0)
+
+    await other.execute("NOTIFY one, 'update'; NOTIFY one, 'an insert'")
+
+    await every.more_than(2)
+    assert some.times == 2
