@@ -11,12 +11,10 @@ from typing import Any
 from app import jobs
 from app.jobs import Step
 from app.record import Connection, accounts, queue, tasks
-from app.record.accounts import Account
+from app.record.accounts import IN_ALL, Account
 from app.record.submissions import Attempt
 from app.resources import Resources
 from app.retry import BUSY, UNPAID
-
-_IN_ALL = "account"  # the limit of all models together
 
 
 def admit(connection: Connection, account_id: str, now: datetime) -> None:
@@ -26,7 +24,7 @@ def admit(connection: Connection, account_id: str, now: datetime) -> None:
         return
     held = accounts.held(connection, account_id)
     in_flight = Counter(slot.model for slot in held)
-    free = sorted(set(range(1, account.limits[_IN_ALL] + 1)) - {slot.number for slot in held})
+    free = sorted(set(range(1, account.limits[IN_ALL] + 1)) - {slot.number for slot in held})
     while free and (waiting := queue.next_tasks(connection, account_id, now, _full(account, in_flight), len(free))):
         rows: list[dict[str, Any]] = []
         for task in waiting:
@@ -77,4 +75,4 @@ def _wake(connection: Connection, account_id: str, task_id: str, now: datetime) 
 
 def _full(account: Account, in_flight: Counter[str]) -> set[str]:
     """The models that have as many in flight as they may."""
-    return {model for model, limit in account.limits.items() if model != _IN_ALL and in_flight[model] >= limit}
+    return {model for model, limit in account.limits.items() if model != IN_ALL and in_flight[model] >= limit}

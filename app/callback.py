@@ -7,9 +7,13 @@ from collections.abc import AsyncIterable, Sequence
 from datetime import timedelta
 from enum import Enum
 
+from opentelemetry.trace import SpanKind
+
+from app import logs, metrics, tracing
 from app.consequences import Evidence
+from app.errors import Unavailable
 from app.provider import messages
-from app.record import Connection, evidence
+from app.record import Connection, evidence, submissions
 from app.resources import Resources
 from app.secret_keys import CallbackProof
 from app.settle import hint, settle
@@ -23,6 +27,7 @@ _MAX_HEADERS = 60
 _PATIENCE = timedelta(seconds=20)  # with a task of which an interim callback is the first that is heard
 _MAX_HEADER = 300
 _NEVER_KEPT = frozenset({"authorization", "cookie", "proxy-authorization", "x-webhook-secret"})
+_UNCHECKED = "unchecked"  # the verdict on what is not looked at
 
 
 class Reply(Enum):
@@ -32,6 +37,17 @@ class Reply(Enum):
     FORGED = 401
     UNKNOWN = 404
     TOO_LARGE = 413
+
+
+# Known from the start: a series that begins at 1 shows no rise.
+for _verdict, _reply in (
+    (Verdict.SIGNED, Reply.ACCEPTED),
+    (Verdict.SHARED_SECRET, Reply.ACCEPTED),
+    (Verdict.UNPROVEN, Reply.ACCEPTED),
+    (Verdict.FORGED, Reply.FORGED),
+    (_UNCHECKED, Reply.UNKNOWN),
+):
+    metrics.callbacks.labels(_verdict, _reply.value)
 
 
 async def receive(
@@ -47,18 +63,40 @@ async def receive(
     """
     proof = use.keys.prove_token(submission_id, token)
     if proof is None:
-        return Reply.UNKNOWN
+        return tell(Reply.UNKNOWN)
+    logs.note(submission_id=submission_id)
     body = await _read(chunks)
     if body is None:
-        return Reply.TOO_LARGE
+        return tell(Reply.TOO_LARGE)
     profile = use.provider.promises.signing if use.provider else SigningProfile()
     verdict = verify(body, headers, proof.secret, profile)
     given = _evidence(use, submission_id, proof, headers, body, verdict)
-    keep = _keep_proven if given.proven else _keep_untrusted
-    known = await use.db.write(lambda connection: keep(connection, given))
+    try:
+        known = await _keep(use, given)
+    except Unavailable as error:
+        metrics.callbacks.labels(verdict, error.status).inc()
+        raise
     if not known:
-        return Reply.UNKNOWN
-    return Reply.FORGED if verdict is Verdict.FORGED else Reply.ACCEPTED
+        return tell(Reply.UNKNOWN, verdict)
+    return tell(Reply.FORGED if verdict is Verdict.FORGED else Reply.ACCEPTED, verdict)
+
+
+def tell(reply: Reply, verdict: str = _UNCHECKED) -> Reply:
+    """Count a callback by its verdict and by what its caller is told, which is returned."""
+    logs.note(verdict=verdict)
+    metrics.callbacks.labels(verdict, reply.value).inc()
+    return reply
+
+
+async def _keep(use: Resources, given: Evidence) -> bool:
+    """Keep and settle one callback, as a part of its task's trace; False where there is no such attempt."""
+    keep = _keep_proven if given.proven else _keep_untrusted
+    within = None
+    if tracing.is_on():
+        within = await use.db.read(lambda connection: submissions.traceparent(connection, given.submission_id))
+    about = {"submission_id": given.submission_id, "verdict": given.verdict}
+    with tracing.span("callback", SpanKind.CONSUMER, within, tracing.link_here(), **about):
+        return await use.db.write(lambda connection: keep(connection, given))
 
 
 def _keep_proven(connection: Connection, given: Evidence) -> bool:

@@ -3,18 +3,20 @@
 import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from http import HTTPStatus
 from tempfile import TemporaryFile
 from typing import IO
 
 import httpx
 
-from app import egress, ids, images, jobs, logs, metrics, moves
+from app import egress, ids, images, jobs, logs, metrics, moves, tracing
 from app.errors import FluxhookError, ResultRefused
 from app.images import ImageInfo, NotAnImage
 from app.jobs import Step
 from app.provider.contract import LINK_LIFE
 from app.record import Connection, downloads, evidence, tasks
+from app.record.signals import after_commit
 from app.record.tasks import Task
 from app.resources import Resources
 from app.retry import COLLECT
@@ -46,6 +48,7 @@ async def collect(use: Resources, task_id: str) -> None:
     task = await use.db.read(lambda connection: tasks.get(connection, task_id))
     if task is None or task.status is not Status.READY:
         return
+    logs.note(key_id=task.key_id, submission_id=task.submission_id)
     started_at = use.now()
     try:
         kept = await _fetch(use, task)
@@ -64,7 +67,8 @@ async def _fetch(use: Resources, task: Task) -> _Kept:
         info = await asyncio.to_thread(_check, file)
         size, sha256 = file.seek(0, 2), await asyncio.to_thread(sha256_of, file)
         key = f"results/{sha256[:2]}/{sha256}.{images.EXTENSIONS[info.media_type]}"
-        await use.store.put(key, file)
+        with tracing.span("store put", bytes=size):
+            await use.store.put(key, file)
     return _Kept(key, sha256, size, info)
 
 
@@ -100,6 +104,8 @@ def _store(connection: Connection, use: Resources, task: Task, started_at: datet
     )
     if stored:
         _note(connection, task, "stored", None, started_at, now)
+        margin = (_deadline(task, now) - now) / timedelta(seconds=1)
+        after_commit(connection, partial(metrics.deadline_margin.observe, margin))
 
 
 async def _fail(use: Resources, task_id: str, started_at: datetime, error: Exception) -> None:

@@ -5,11 +5,11 @@ After `submitting` is recorded nothing is ever sent again for that attempt; only
 
 from datetime import timedelta
 
-from app import ids, jobs, moves
+from app import ids, jobs, logs, moves
 from app.consequences import Evidence
 from app.errors import Unavailable
 from app.jobs import Step
-from app.provider import Order, Promises
+from app.provider import Order, Promises, observed
 from app.record import Connection, submissions, tasks
 from app.record.tasks import Task
 from app.resources import Resources
@@ -30,6 +30,7 @@ async def dispatch(use: Resources, task_id: str) -> None:
     task = await use.db.read(lambda connection: tasks.get(connection, task_id))
     if task is None or task.status is not Status.QUEUED:
         return
+    logs.note(key_id=task.key_id)
     if use.provider is None:
         raise Unavailable("no provider key is configured")
     if task.deadline_at is not None and task.deadline_at <= use.now():
@@ -41,7 +42,8 @@ async def dispatch(use: Resources, task_id: str) -> None:
         return
     submission_id, ring_key = begun
     proof = use.keys.callback_proof(submission_id, ring_key)
-    answer = await use.provider.submit(_order(use, task, submission_id, proof, images))
+    logs.note(submission_id=submission_id)
+    answer = await observed("submit", use.provider.submit(_order(use, task, submission_id, proof, images)))
     given = answered(submission_id, Witness.SUBMIT, answer, proof, use.now())
     await use.db.write(lambda connection: _keep(connection, use, task, given))
 

@@ -38,7 +38,10 @@ def create_app(resources: AbstractAsyncContextManager[Resources], *, with_worker
         redoc_url=None,
         # A redirect would name the host and scheme of our side of a proxy.
         redirect_slashes=False,
+        # FastAPI's own spans name whole paths, and one of ours holds a token. `request_log` makes them instead.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
+    app.state.scrapers = set()
     for module in (changes, tasks, image, callbacks, jobs, health, pages):
         app.include_router(module.router)
     app.mount("/static", pages.static)

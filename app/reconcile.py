@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from app import ids, jobs, logs, metrics, moves
 from app.errors import Unavailable
 from app.jobs import Step
-from app.provider import Answer, Provider, Reference, messages
+from app.provider import Answer, Provider, Reference, messages, observed
 from app.record import Connection, evidence, submissions, tasks
 from app.record.submissions import Submission
 from app.record.tasks import Task
@@ -40,6 +40,7 @@ async def reconcile(use: Resources, task_id: str) -> None:
     if use.provider is None:
         raise Unavailable("no provider key is configured")
     task, submission, provider_id, last_asked_at = found
+    logs.note(key_id=task.key_id, submission_id=submission.id)
     too_soon = _earliest(submission, last_asked_at, use.now())
     if provider_id is None:
         await use.db.write(lambda connection: _hold(connection, use, task.id))
@@ -56,7 +57,7 @@ def callbacks_are_missing(connection: Connection) -> bool:
 
 
 async def _ask(use: Resources, provider: Provider, task: Task, submission: Submission, provider_id: str) -> None:
-    answer = await provider.fetch(Reference(provider_id, submission.polling_url))
+    answer = await observed("poll", provider.fetch(Reference(provider_id, submission.polling_url)))
     repaired = await use.db.write(lambda connection: _keep(connection, use, provider, task, submission, answer))
     if repaired:
         metrics.tasks_repaired_by_poll.inc()

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import httpx
 
-from app import ids, images
+from app import ids, images, logs, tracing
 from app.admit import admit
 from app.announce import Announcement, announce
 from app.errors import InvalidRequest, TooLarge, Unavailable
@@ -65,6 +65,7 @@ async def submit(
     kept = [await _keep(use, promises, field, given) for field, given in _in_order(params, files).items()]
     now = use.now()
     task_id, submission_id = ids.new_id("task", now), ids.new_id("sub", now)
+    traceparent = tracing.traceparent()
 
     def record(connection: Connection) -> None:
         tasks.insert(
@@ -82,6 +83,7 @@ async def submit(
             dispatch_after_at=now,
             submission_id=submission_id,
             created_at=now,
+            traceparent=traceparent,
         )
         submissions.plan(
             connection,
@@ -97,6 +99,7 @@ async def submit(
         also(connection, task_id)
 
     await use.db.write(record)
+    logs.note(task_id=task_id, submission_id=submission_id)
     return task_id
 
 
@@ -172,7 +175,8 @@ async def _check_and_put(use: Resources, promises: Promises, field: str, file: I
         raise InvalidRequest(f"{field}: {reason}", {field: reason})
     sha256 = await asyncio.to_thread(sha256_of, file)
     key = f"inputs/{sha256[:2]}/{sha256}.{images.EXTENSIONS[info.media_type]}"
-    await use.store.put(key, file)
+    with tracing.span("store put", bytes=size):
+        await use.store.put(key, file)
     return KeptImage(field, key, sha256, size, info.media_type, info.width, info.height)
 
 

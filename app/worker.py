@@ -7,8 +7,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Map
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
-from app import ids, jobs, logs
+from opentelemetry.trace import Span, SpanKind
+
+from app import ids, jobs, logs, metrics, tracing
 from app.admit import wake
 from app.collect import collect
 from app.dispatch import dispatch
@@ -81,8 +84,10 @@ async def _heart(use: Resources, in_hand: Mapping[asyncio.Task[None], Job]) -> A
         while True:
             await asyncio.sleep(_BEAT_S)
             if in_hand:
-                with suppress(Unavailable):
+                try:
                     await use.db.write(lambda connection: jobs.beat(connection, list(in_hand.values())))
+                except Exception as error:  # noqa: BLE001 - a heart that stops for good gives every job away
+                    log.warning("no heartbeat", error=type(error).__name__)
 
     beating = asyncio.create_task(beat())
     try:
@@ -108,19 +113,48 @@ async def _finish(use: Resources, in_hand: set[asyncio.Task[None]], grace: timed
 async def perform(use: Resources, job: Job) -> None:
     """Run the step of one job, and finish it, have it run again, or set it aside."""
     started = time.monotonic()
-    error: Exception | None = None
+    known: dict[str, Any] = {"step": job.step, "task_id": job.task_id, "attempt": job.failures + 1}
+    with (
+        tracing.span(f"job {job.step}", SpanKind.CONSUMER, await _trace_of(use, job), **known) as span,
+        logs.collecting() as facts,
+    ):
+        error = await _attempt(use, job)
+        await _conclude(use, job, error)
+        _tell(error, time.monotonic() - started, {**known, **facts}, span)
+
+
+async def _attempt(use: Resources, job: Job) -> Exception | None:
     try:
         await STEPS[job.step](use, job.task_id)
     except Exception as caught:  # noqa: BLE001 - whatever a step raises, its job must not be lost
-        error = caught
-    await _conclude(use, job, error)
-    line = {"step": job.step, "task_id": job.task_id, "ms": round((time.monotonic() - started) * 1000)}
+        return caught
+    return None
+
+
+def _tell(error: Exception | None, seconds: float, known: Mapping[str, Any], span: Span) -> None:
+    """Log, count and mark how an attempt ended."""
+    line = {**known, "ms": round(seconds * 1000)}
+    outcome = "done" if error is None else "failed"
+    metrics.job_attempts.labels(known["step"], outcome).observe(seconds)
     if error is None:
-        log.info("job", outcome="done", **line)
-    elif isinstance(error, FluxhookError):
-        log.warning("job", outcome="failed", code=error.code, **line)
+        log.info("job", outcome=outcome, **line)
+        return
+    code = error.code if isinstance(error, FluxhookError) else "internal_error"
+    tracing.fail(span, code)
+    if isinstance(error, FluxhookError):
+        log.warning("job", outcome=outcome, code=code, **line)
     else:
-        log.error("job", outcome="failed", code="internal_error", exc_info=error, **line)
+        log.error("job", outcome=outcome, code=code, exc_info=error, **line)
+
+
+async def _trace_of(use: Resources, job: Job) -> str | None:
+    """The trace of the request that submitted the task, where there is one and anybody looks."""
+    if not tracing.is_on():
+        return None
+    try:
+        return await use.db.read(lambda connection: tasks.traceparent(connection, job.task_id))
+    except Unavailable:
+        return None
 
 
 async def _conclude(use: Resources, job: Job, error: Exception | None) -> None:

@@ -75,6 +75,7 @@ async def test_a_step_that_raises_runs_again_and_is_set_aside_after_ten_failures
     assert [(line["log_level"], line["outcome"], line["code"]) for line in lines] == [
         ("error", "failed", "internal_error")
     ] * 10
+    assert [line["attempt"] for line in lines] == list(range(1, 11))
 
 
 async def test_a_step_that_raised_once_loses_nothing(each_world: World, tmp_path: Path) -> None:
@@ -98,7 +99,10 @@ async def test_the_line_of_a_job_says_which_task_how_it_ended_and_nothing_secret
         await world.work()
     (line,) = [line for line in logs if line["event"] == "job"]
 
-    assert (line["step"], line["task_id"], line["outcome"]) == ("dispatch", task_id, "done")
+    attempt = (await world.timeline(task_id, "submission"))[0]["submission_id"]
+    assert (line["step"], line["task_id"], line["outcome"], line["attempt"]) == ("dispatch", task_id, "done", 1)
+    assert (line["key_id"], line["submission_id"]) == ("key_admin", attempt)
+    assert line["ms"] >= 0
     assert "private wish" not in str(logs)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 import uvicorn
 
-from app import __version__, clock, logs
+from app import __version__, clock, logs, tracing
 from app.errors import ConfigurationError
 from app.main import create_app
 from app.provider.twin import build
@@ -41,7 +41,8 @@ def serve(
         name = f"FLUXHOOK_{settings.provider.upper()}_API_KEY"
         typer.echo(f"No provider key: tasks are refused until {name} is set. `fluxhook demo` needs none.", err=True)
     app = create_app(open_resources(settings), with_worker=worker)
-    server(app, settings.host, settings.port).run()
+    with tracing.sending():
+        server(app, settings.host, settings.port).run()
 
 
 def migrate() -> None:

@@ -10,12 +10,13 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from app.jobs import embedded
-from app.jobs.contract import LEASE, Engine, Held, Job, Step
+from app.jobs.contract import LEASE, Engine, Held, Job, Standing, Step
 
 __all__ = [
     "LEASE",
     "Held",
     "Job",
+    "Standing",
     "Step",
     "beat",
     "claim",
@@ -30,6 +31,7 @@ __all__ = [
     "requeue",
     "retry",
     "scheduled",
+    "standing",
 ]
 
 
@@ -85,6 +87,10 @@ def requeue(connection: Connection, ids: Collection[int], now: datetime) -> int:
 
 def scheduled(connection: Connection, step: Step, task_ids: Collection[str]) -> set[str]:
     return _engine(connection).scheduled(connection, step, task_ids)
+
+
+def standing(connection: Connection, now: datetime) -> dict[Step, Standing]:
+    return _engine(connection).standing(connection, now)
 
 
 def overdue(connection: Connection, step: Step, now: datetime) -> bool:

@@ -47,6 +47,15 @@ class Held:
     error: str | None  # the name of the last exception
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The waiting jobs of one step: how many there are, how many of them are due, and since when the oldest is."""
+
+    waiting: int = 0
+    due: int = 0
+    oldest_due: datetime | None = None
+
+
 class Engine(Protocol):
     """Each function joins the transaction of `connection`. Modules of functions keep this, not classes."""
 
@@ -84,6 +93,9 @@ class Engine(Protocol):
 
     def scheduled(self, connection: Connection, step: Step, task_ids: Collection[str]) -> set[str]:
         """Which of these tasks have a job of this step, in whatever state."""
+
+    def standing(self, connection: Connection, now: datetime) -> dict[Step, Standing]:
+        """How the jobs of every step stand."""
 
     def overdue(self, connection: Connection, step: Step, now: datetime) -> bool:
         """Whether any job of this step is due or being done."""

@@ -15,7 +15,7 @@ from pgqueuer.domain.types import QueueEntrypoint, QueueManagerId
 from pgqueuer.queries import SyncQueries
 from sqlalchemy import Connection
 
-from app.jobs.contract import LEASE, Held, Job, Step
+from app.jobs.contract import LEASE, Held, Job, Standing, Step
 from app.jobs.pgqueuer_schema import SETTINGS
 from app.record.signals import signal_after_commit
 
@@ -77,6 +77,11 @@ RETURNING entrypoint, convert_from(payload, 'UTF8') AS task_id
 _SCHEDULED = """
 SELECT dedupe_key FROM pgqueuer WHERE status IN ('queued', 'picked') AND dedupe_key = ANY ($1::text[])
 UNION SELECT dedupe_key FROM pgqueuer WHERE status = 'failed' AND dedupe_key = ANY ($1::text[])
+"""
+_STANDING = """
+SELECT entrypoint, count(*) AS waiting, count(*) FILTER (WHERE execute_after <= $1) AS due,
+    min(execute_after) FILTER (WHERE execute_after <= $1) AS oldest_due
+FROM pgqueuer WHERE status = 'queued' GROUP BY entrypoint
 """
 _OVERDUE = """
 SELECT EXISTS (SELECT FROM pgqueuer WHERE entrypoint = $1 AND status = 'queued' AND execute_after <= $2)
@@ -208,6 +213,12 @@ def requeue(connection: Connection, ids: Collection[int], now: datetime) -> int:
 def scheduled(connection: Connection, step: Step, task_ids: Collection[str]) -> set[str]:
     keys = {_key(step, task_id): task_id for task_id in task_ids}
     return {keys[row["dedupe_key"]] for row in _run(connection, _SCHEDULED, list(keys))}
+
+
+def standing(connection: Connection, now: datetime) -> dict[Step, Standing]:
+    rows = _run(connection, _STANDING, now)
+    found = {Step(row["entrypoint"]): Standing(row["waiting"], row["due"], row["oldest_due"]) for row in rows}
+    return {step: found.get(step, Standing()) for step in Step}
 
 
 def overdue(connection: Connection, step: Step, now: datetime) -> bool:

@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert
 
-from app.jobs.contract import Held, Job, Step
+from app.jobs.contract import Held, Job, Standing, Step
 from app.record.columns import Instant, metadata
 from app.record.signals import signal_after_commit
 from app.record.tasks import tasks
@@ -171,6 +171,22 @@ def requeue(connection: Connection, ids: Collection[int], now: datetime) -> int:
 def scheduled(connection: Connection, step: Step, task_ids: Collection[str]) -> set[str]:
     query = select(jobs.c.task_id).where(jobs.c.step == step, jobs.c.task_id.in_(task_ids))
     return set(connection.execute(query).scalars())
+
+
+def standing(connection: Connection, now: datetime) -> dict[Step, Standing]:
+    is_due = jobs.c.run_at <= now
+    query = (
+        select(
+            jobs.c.step,
+            func.count(),
+            func.count(case((is_due, 1))),
+            func.min(case((is_due, jobs.c.run_at))),
+        )
+        .where(jobs.c.state == "waiting")
+        .group_by(jobs.c.step)
+    )
+    found = {Step(step): Standing(*counts) for step, *counts in connection.execute(query)}
+    return {step: found.get(step, Standing()) for step in Step}
 
 
 def overdue(connection: Connection, step: Step, now: datetime) -> bool:

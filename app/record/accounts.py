@@ -18,6 +18,8 @@ from app.record.columns import Instant, Json, metadata
 OUT_OF_CREDITS = "out of credits"
 NO_FREE_SLOT = "the provider has no free slot"
 
+IN_ALL = "account"  # names the limit of all models together
+
 accounts = Table(
     "accounts",
     metadata,
@@ -79,6 +81,16 @@ def get(connection: Connection, account_id: str) -> Account | None:
 
 def all_ids(connection: Connection) -> list[str]:
     return list(connection.execute(select(accounts.c.id).order_by(accounts.c.id)).scalars())
+
+
+def everyone(connection: Connection) -> list[Account]:
+    return [Account(**row._asdict()) for row in connection.execute(select(accounts).order_by(accounts.c.id))]
+
+
+def in_use(connection: Connection) -> dict[tuple[str, str], int]:
+    """How many slots are held, by account and model."""
+    query = select(slots.c.account_id, slots.c.model, func.count()).group_by(slots.c.account_id, slots.c.model)
+    return {(account_id, model): held for account_id, model, held in connection.execute(query)}
 
 
 def paused(connection: Connection, now: datetime) -> list[Account]:

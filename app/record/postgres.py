@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from app.errors import Unavailable
 from app.record import events
 from app.record.listening import Listening
-from app.record.signals import Signals, was_asked
+from app.record.signals import Signals, take_effects, was_asked
 
 T = TypeVar("T")
 
@@ -72,11 +72,15 @@ class Postgres:
     async def _transaction(self, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
         try:
             async with engine.begin() as connection:
-                await connection.run_sync(was_asked)  # by a unit that was undone
+                for forget in (was_asked, take_effects):  # what a unit left that was undone
+                    await connection.run_sync(forget)
                 result = await connection.run_sync(work)
                 asked = await connection.run_sync(was_asked)
+                effects = await connection.run_sync(take_effects)
         except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
             raise Unavailable("the database cannot be reached at the moment") from error
+        for effect in effects:
+            effect()
         self._signals.send(asked)
         return result
 

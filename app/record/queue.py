@@ -53,6 +53,26 @@ def next_tasks(
     return [Waiting(*row) for row in connection.execute(query)]
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The queued tasks of one model in one account that hold no slot; `since` is when the first of them joined."""
+
+    account_id: str
+    model: str
+    length: int
+    since: datetime
+
+
+def lines(connection: Connection) -> list[Line]:
+    """Where tasks wait for a slot, and how many."""
+    query = (
+        select(tasks.c.account_id, tasks.c.model, func.count(), func.min(tasks.c.dispatch_after_at))
+        .where(tasks.c.status == Status.QUEUED, ~_has_slot())
+        .group_by(tasks.c.account_id, tasks.c.model)
+    )
+    return [Line(*row) for row in connection.execute(query)]
+
+
 def positions(connection: Connection, task_ids: Collection[str]) -> dict[str, int]:
     """Where these tasks stand in their queue, counted from 1, by priority and arrival; admitted ones are not in it."""
     standing = func.row_number().over(partition_by=tasks.c.account_id, order_by=(tasks.c.priority.desc(), tasks.c.id))

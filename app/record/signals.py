@@ -1,4 +1,4 @@
-"""How a unit of work says "tell the listeners once this is committed", and how an engine keeps that promise."""
+"""How a unit of work says what is to happen once it is committed, and how an engine keeps that promise."""
 
 from collections.abc import Callable, Collection
 
@@ -8,6 +8,9 @@ from sqlalchemy import Connection
 JOBS, EVENTS = "jobs", "events"
 
 _ASKED = "signal_after_commit"
+_LEFT = "after_commit"
+
+Effect = Callable[[], object]
 
 
 class Signals:
@@ -33,3 +36,14 @@ def was_asked(connection: Connection) -> set[str]:
     """What units on this connection asked a signal about since the last look."""
     asked: set[str] = connection.info.pop(_ASKED, set())
     return asked
+
+
+def after_commit(connection: Connection, effect: Effect) -> None:
+    """Have `effect` called once this unit is durable; never for one that was undone. It must not fail or wait."""
+    connection.info.setdefault(_LEFT, []).append(effect)
+
+
+def take_effects(connection: Connection) -> list[Effect]:
+    """What a unit on this connection left for the time after its commit, since the last look."""
+    left: list[Effect] = connection.info.pop(_LEFT, [])
+    return left

@@ -5,7 +5,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Dialect, Engine, create_engine, event, make_u
 from sqlalchemy.exc import OperationalError
 
 from app.errors import ConfigurationError, Unavailable
-from app.record.signals import EVENTS, Signals, was_asked
+from app.record.signals import EVENTS, Effect, Signals, take_effects, was_asked
 
 T = TypeVar("T")
 
@@ -28,6 +28,7 @@ class _Unit:
     done: Future[Any]
     result: Any = None
     error: BaseException | None = None
+    effects: list[Effect] = field(default_factory=list)
 
 
 class Sqlite:
@@ -135,6 +136,7 @@ def _run(unit: _Unit, connection: Connection) -> set[str]:
         unit.error.__cause__ = error
     except BaseException as error:  # noqa: BLE001 - handed to the caller as it is; the writer lives on
         unit.error = error
+    unit.effects = take_effects(connection)
     asked = was_asked(connection)
     return asked if unit.error is None else set()
 
@@ -146,6 +148,8 @@ def _stopped() -> RuntimeError:
 
 def _release(unit: _Unit) -> None:
     if unit.error is None:
+        for effect in unit.effects:
+            effect()
         unit.done.set_result(unit.result)
     else:
         unit.done.set_exception(unit.error)

@@ -125,6 +125,17 @@ def task_ids(connection: Connection, submission_ids: Collection[str]) -> set[str
     return set(connection.execute(query).scalars())
 
 
+def traceparent(connection: Connection, submission_id: str) -> str | None:
+    """The trace of the task that an attempt belongs to."""
+    query = (
+        select(tasks.c.traceparent)
+        .join(submissions, submissions.c.task_id == tasks.c.id)
+        .where(submissions.c.id == submission_id)
+    )
+    found: str | None = connection.execute(query).scalar_one_or_none()
+    return found
+
+
 def is_known(connection: Connection, provider_id: str) -> bool:
     """Whether the provider's task of this id belongs to an attempt of ours already."""
     query = select(submissions.c.id).where(submissions.c.provider_id == provider_id).limit(1)

@@ -60,6 +60,7 @@ tasks = Table(
     Column("failed_at", Instant),
     Column("cancelled_at", Instant),
     Column("unwanted_at", Instant),  # cancelled too late: the result is kept all the same
+    Column("traceparent", String(64)),  # of the request that submitted it, as W3C writes it
 )
 Index("ix_tasks_status_id", tasks.c.status, tasks.c.id)
 Index("ix_tasks_model_id", tasks.c.model, tasks.c.id)
@@ -99,6 +100,7 @@ class Task:
     failed_at: datetime | None = None
     cancelled_at: datetime | None = None
     unwanted_at: datetime | None = None
+    traceparent: str | None = None
 
 
 def insert(connection: Connection, **values: Any) -> None:
@@ -108,6 +110,14 @@ def insert(connection: Connection, **values: Any) -> None:
 def get(connection: Connection, task_id: str) -> Task | None:
     row = connection.execute(select(tasks).where(tasks.c.id == task_id)).one_or_none()
     return None if row is None else task_of(row)
+
+
+def traceparent(connection: Connection, task_id: str) -> str | None:
+    """The trace that a task belongs to; None where it was submitted without one."""
+    found: str | None = connection.execute(
+        select(tasks.c.traceparent).where(tasks.c.id == task_id)
+    ).scalar_one_or_none()
+    return found
 
 
 def newest(
@@ -161,6 +171,14 @@ def mark_unwanted(connection: Connection, task_id: str, now: datetime) -> None:
 
 def ids_in(connection: Connection, status: Status) -> set[str]:
     return set(connection.execute(select(tasks.c.id).where(tasks.c.status == status)).scalars())
+
+
+def count_open(connection: Connection) -> dict[Status, int]:
+    """How many tasks are in each state that is not final; read from the index, however many have ended."""
+    open_states = [status for status in Status if not status.final]
+    query = select(tasks.c.status, func.count()).where(tasks.c.status.in_(open_states)).group_by(tasks.c.status)
+    found = {Status(status): count for status, count in connection.execute(query)}
+    return {status: found.get(status, 0) for status in open_states}
 
 
 def lately(connection: Connection, model: str, limit: int) -> list[timedelta]:

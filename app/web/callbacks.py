@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from app.callback import MAX_BYTES, Reply, receive
+from app.callback import MAX_BYTES, Reply, receive, tell
 from app.errors import NotFound, TooLarge
 from app.web import problems
 from app.web.access import Use
@@ -41,7 +41,7 @@ async def post_callback(submission_id: str, token: str, request: Request, use: U
     """What the provider has to say of one attempt. 200 means kept for good; on 503 it should call again."""
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > MAX_BYTES:
-        reply = Reply.TOO_LARGE
+        reply = tell(Reply.TOO_LARGE)
     else:
         reply = await receive(use, submission_id, token, request.headers.raw, request.stream())
     match reply:

@@ -61,6 +61,7 @@ def document(error: FluxhookError, status: int | None = None) -> dict[str, Any]:
 
 
 def answer(error: FluxhookError, status: int | None = None) -> JSONResponse:
+    logs.note(code=error.code)
     headers = {}
     if error.retryable:
         headers["retry-after"] = _RETRY_AFTER_S

@@ -1,15 +1,21 @@
-"""One line for each request, written at its end: method, route, status, time, key and task; nothing else."""
+"""One line for each request, written at its end; the same is counted, and is a span where tracing is on."""
 
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from app import ids, logs
+from opentelemetry.trace import Span, SpanKind
+
+from app import ids, logs, metrics, tracing
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Asgi = Callable[[Message, Receive, Send], Awaitable[None]]
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_UNTRACED = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds, about no task
+_SERVER_ERROR = 500
 
 log = logs.get("web")
 
@@ -23,27 +29,50 @@ class RequestLog:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-            return
-        started, status = time.monotonic(), 500
+        elif scope["path"] in _UNTRACED:
+            await self._observe(scope, receive, send)
+        else:
+            with tracing.span("request", SpanKind.SERVER, within=_traceparent(scope)) as span:
+                await self._observe(scope, receive, send, span)
+
+    async def _observe(self, scope: Message, receive: Receive, send: Send, span: Span | None = None) -> None:
+        started, status = time.monotonic(), _SERVER_ERROR
 
         async def note_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = int(message["status"])
             await send(message)
 
-        try:
-            await self._app(scope, receive, note_status)
-        finally:
-            log.info(
-                "request",
-                method=scope["method"],
-                route=getattr(scope.get("route"), "path", "no such route"),
-                status=int(status),
-                ms=round((time.monotonic() - started) * 1000, 1),
-                key_id=scope.get("state", {}).get("key_id"),
-                task_id=_task_id(scope),
-            )
+        with logs.collecting() as facts:
+            try:
+                await self._app(scope, receive, note_status)
+            except Exception:
+                facts["code"] = "internal_error"
+                raise
+            finally:
+                _tell(scope, status, time.monotonic() - started, facts, span)
+
+
+def _tell(scope: Message, status: int, seconds: float, facts: dict[str, Any], span: Span | None) -> None:
+    method, route = scope["method"], getattr(scope.get("route"), "path", "no such route")
+    known = {"key_id": scope.get("state", {}).get("key_id"), "task_id": _task_id(scope), **facts}
+    log.info("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1), **known)
+    counted = method if method in _METHODS else "other"
+    metrics.http_requests.labels(counted, route, status).observe(seconds)
+    if span is None:
+        return
+    span.update_name(f"{counted} {route}")
+    span.set_attributes({"http.request.method": counted, "http.route": route, "http.response.status_code": status})
+    span.set_attributes({f"fluxhook.{name}": value for name, value in known.items() if value is not None})
+    if status >= _SERVER_ERROR:
+        tracing.fail(span, str(known.get("code", status)))
+
+
+def _traceparent(scope: Message) -> str | None:
+    """The trace that the caller is in, if it says so."""
+    found = (value for name, value in scope["headers"] if name == b"traceparent")
+    return next((value.decode("latin-1") for value in found), None)
 
 
 def _task_id(scope: Message) -> str | None:

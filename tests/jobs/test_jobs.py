@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app import jobs
-from app.jobs import Held, Job, Step
+from app.jobs import Held, Job, Standing, Step
 from app.record import Connection
 from app.record.database import Database
 from tests.postgres import set_time
@@ -339,6 +339,25 @@ async def test_a_waiting_job_is_not_requeued(database: Database) -> None:
     (left,) = [job.id for job in await claim(database, later(5))]
 
     assert await database.write(lambda connection: jobs.requeue(connection, [left], START)) == 0
+
+
+async def test_how_the_jobs_of_each_step_stand(database: Database) -> None:
+    await database.write(
+        enqueue(
+            (Step.COLLECT, "a", later(-9)),
+            (Step.COLLECT, "b", later(-5)),
+            (Step.COLLECT, "c", later(60)),
+            (Step.RECONCILE, "a", later(60)),
+            (Step.DISPATCH, "d", later(-99)),
+        )
+    )
+    await database.write(lambda connection: jobs.claim(connection, ME, START, 9, {Step.DISPATCH}))
+    standing = await database.read(lambda connection: jobs.standing(connection, START))
+
+    assert set(standing) == set(Step)
+    assert standing[Step.COLLECT] == Standing(waiting=3, due=2, oldest_due=later(-9))
+    assert standing[Step.RECONCILE] == Standing(waiting=1)
+    assert standing[Step.DISPATCH] == Standing()
 
 
 async def test_what_a_dead_process_was_running_is_runnable_again_with_its_failures(database: Database) -> None:

@@ -4,13 +4,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from app.errors import ConfigurationError, Unavailable
 from app.record import Connection, tasks
 from app.record.database import Database, open_database
-from app.record.signals import signal_after_commit
+from app.record.signals import after_commit, signal_after_commit
 from tests.rows import plan_task
 from tests.sockets import signals_to
 
@@ -280,3 +281,32 @@ async def test_a_unit_that_asked_and_was_undone_is_not_told_of(database: Databas
 
     assert await signals_after(database, unit, planned("a")) == 0
     assert await kept(database) == {"a"}
+
+
+async def test_what_a_unit_left_happens_once_after_its_commit(database: Database) -> None:
+    happened: list[str] = []
+
+    def unit(connection: Connection) -> list[str]:
+        after_commit(connection, lambda: happened.append("a"))
+        return list(happened)
+
+    during = await database.write(unit)
+    before = list(happened)
+    await database.write(planned("b"))
+
+    assert (during, before, happened) == ([], ["a"], ["a"])
+
+
+async def test_what_a_unit_left_that_was_undone_never_happens(database: Database) -> None:
+    happened: list[str] = []
+
+    def unit(connection: Connection, name: str, *, fails: bool) -> None:
+        after_commit(connection, lambda: happened.append(name))
+        if fails:
+            raise KeyError
+
+    units = [partial(unit, name="a", fails=True), partial(unit, name="b", fails=False)]
+    await asyncio.gather(*map(database.write, units), return_exceptions=True)
+    await database.write(planned("c"))
+
+    assert happened == ["b"]

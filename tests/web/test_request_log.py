@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from tests.calling import submitted
 from tests.world import ADMIN_KEY, World
 
 Lines = list[dict[str, Any]]
@@ -42,7 +43,7 @@ async def test_a_line_names_the_task_by_its_id(world: World, lines: Lines) -> No
     task_id = await world.post()
     await world.api.get(f"/v1/tasks/{task_id}")
 
-    assert [line["task_id"] for line in requests(lines)] == [None, task_id]
+    assert [line["task_id"] for line in requests(lines)] == [task_id, task_id]
 
 
 @pytest.mark.parametrize("text", [ADMIN_KEY, "a red fox", "x\ny", "x" * 5000], ids=["key", "prompt", "lines", "long"])
@@ -51,6 +52,24 @@ async def test_what_stands_in_place_of_an_id_is_not_written_down(world: World, l
 
     (line,) = requests(lines)
     assert (line["task_id"], line["status"]) == (None, 404)
+
+
+async def test_a_line_says_by_which_code_a_request_was_refused(world: World, lines: Lines) -> None:
+    await world.api.post("/v1/tasks", json={})
+
+    (line,) = requests(lines)
+    assert (line["status"], line["code"], line["task_id"]) == (422, "invalid_request", None)
+
+
+async def test_the_line_of_a_callback_names_the_attempt_and_what_it_proved(world: World, lines: Lines) -> None:
+    caller = await submitted(world)
+    await caller.call(b"{}", {"x-bfl-signature": "wrong"})
+    await caller.call(b"{}", token="x" * 43)
+
+    posted, forged, unknown = requests(lines)
+    assert posted["submission_id"] == caller.submission_id
+    assert (forged["submission_id"], forged["verdict"]) == (caller.submission_id, "forged")
+    assert "submission_id" not in unknown
 
 
 @pytest.mark.parametrize(
