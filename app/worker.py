@@ -152,9 +152,10 @@ async def _trace_of(use: Resources, job: Job) -> str | None:
     if not tracing.is_on():
         return None
     try:
-        return await use.db.read(lambda connection: tasks.traceparent(connection, job.task_id))
+        task = await use.db.read(lambda connection: tasks.get(connection, job.task_id))
     except Unavailable:
         return None
+    return None if task is None else task.traceparent
 
 
 async def _conclude(use: Resources, job: Job, error: Exception | None) -> None:

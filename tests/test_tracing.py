@@ -22,6 +22,7 @@ from app.record import tasks
 from app.record.database import open_database
 from tests.calling import caller_of, small
 from tests.pictures import in_base64, picture
+from tests.postgres import keep_time
 from tests.world import ADMIN_KEY, World
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -94,6 +95,7 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 async def another_process(world: World, database_url: str) -> AsyncGenerator[World]:
     """A worker that shares nothing with the API but the database and the images."""
     async with open_database(database_url) as db:
+        keep_time(db, world.clock)
         yield replace(world, use=replace(world.use, db=db))
 
 
@@ -202,7 +204,9 @@ async def test_it_is_off_unless_it_is_asked_for(
         on = tracing.is_on()
 
     assert (on, collector.bodies) == (False, [])
-    assert await world.use.db.read(lambda connection: tasks.traceparent(connection, task_id)) is None
+    task = await world.use.db.read(lambda connection: tasks.get(connection, task_id))
+    assert task is not None
+    assert task.traceparent is None
 
 
 @pytest.mark.parametrize(

@@ -112,14 +112,6 @@ def get(connection: Connection, task_id: str) -> Task | None:
     return None if row is None else task_of(row)
 
 
-def traceparent(connection: Connection, task_id: str) -> str | None:
-    """The trace that a task belongs to; None where it was submitted without one."""
-    found: str | None = connection.execute(
-        select(tasks.c.traceparent).where(tasks.c.id == task_id)
-    ).scalar_one_or_none()
-    return found
-
-
 def newest(
     connection: Connection,
     *,
