@@ -34,5 +34,5 @@ class Store(Protocol):
         ...
 
     async def check(self) -> None:
-        """Write, read and remove a small object. Raises errors.Unavailable with the reason."""
+        """Write, read and remove a small object, unless the store has just worked. Raises errors.Unavailable."""
         ...

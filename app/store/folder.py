@@ -1,15 +1,18 @@
 """The store in a folder: written aside, synced, renamed, and the folder synced; so a file is whole or absent."""
 
 import asyncio
+import errno
 import os
 import shutil
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
 
 from app.errors import Unavailable
 from app.store.contract import Missing
+from app.store.trust import BELIEVED_S, Trust
 
 _PIECE = 256 * 1024
 
@@ -17,55 +20,62 @@ _PIECE = 256 * 1024
 class FolderStore:
     """Everything lies below `root`; what is being written has a name that ends in `.part`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, believed_s: float = BELIEVED_S) -> None:
         self._root = root
-        try:
+        self._trust = Trust(believed_s)
+        with self._failing("made"):
             root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise Unavailable(f"the image store cannot be made: {error.strerror}") from error
 
     async def put(self, key: str, source: IO[bytes]) -> None:
-        try:
-            await asyncio.to_thread(_write, self._root / key, source)
-        except OSError as error:
-            raise Unavailable(f"the image store cannot be written: {error.strerror}") from error
+        with self._failing("written"):
+            await asyncio.to_thread(write, self._root / key, source)
+        self._trust.gain()
 
     async def size(self, key: str) -> int:
-        try:
+        with self._failing("read", key):
             return (await asyncio.to_thread((self._root / key).stat)).st_size
-        except FileNotFoundError as error:
-            raise Missing(key) from error
-        except OSError as error:
-            raise Unavailable(f"the image store cannot be read: {error.strerror}") from error
 
     async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
-        try:
+        with self._failing("read", key):
             file = await asyncio.to_thread((self._root / key).open, "rb")
-        except FileNotFoundError as error:
-            raise Missing(key) from error
-        except OSError as error:
-            raise Unavailable(f"the image store cannot be read: {error.strerror}") from error
         with file:
-            file.seek(start)
             while start < end:
-                piece = await asyncio.to_thread(file.read, min(_PIECE, end - start))
+                with self._failing("read"):
+                    piece = await asyncio.to_thread(_piece, file, start, end)
                 if not piece:
                     return
                 start += len(piece)
                 yield piece
 
     async def check(self) -> None:
+        """A folder that has just been written is only looked at: is it there, writable, not full?"""
+        with self._failing("used"):
+            await asyncio.to_thread(_look_at if self._trust else _try_out, self._root)
+        if not self._trust:
+            self._trust.gain()
+
+    @contextmanager
+    def _failing(self, what: str, key: str = "") -> Generator[None]:
+        """The system's errors as ours; a file that is not there is Missing where a key is read."""
         try:
-            await asyncio.to_thread(_try_out, self._root)
+            yield
         except OSError as error:
-            raise Unavailable(f"the image store cannot be used: {error.strerror}") from error
+            if key and isinstance(error, FileNotFoundError):
+                raise Missing(key) from error
+            self._trust.lose()
+            raise Unavailable(f"the image store cannot be {what}: {error.strerror}") from error
 
 
-def _write(path: Path, source: IO[bytes]) -> None:
+def _piece(file: IO[bytes], start: int, end: int) -> bytes:
+    file.seek(start)
+    return file.read(min(_PIECE, end - start))
+
+
+def write(path: Path, source: IO[bytes]) -> None:
     source.seek(0)
     if path.exists():
         return
-    _make_folder(path.parent)
+    make_folder(path.parent)
     with NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", suffix=".part", delete=False) as part:
         try:
             shutil.copyfileobj(source, part, _PIECE)
@@ -75,12 +85,22 @@ def _write(path: Path, source: IO[bytes]) -> None:
         except BaseException:
             Path(part.name).unlink(missing_ok=True)
             raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
+
+
+def _look_at(root: Path) -> None:
+    """What can be seen without writing: the folder is there, it may be written, and there is room."""
+    if not root.is_dir():
+        raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    if not os.statvfs(root).f_bavail:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _try_out(root: Path) -> None:
     """Under a name of its own, because process ids repeat when containers share a folder."""
-    _make_folder(root)
+    make_folder(root)
     with NamedTemporaryFile(dir=root, prefix="check.", suffix=".part") as part:
         part.write(b"fluxhook")
         part.flush()
@@ -89,16 +109,16 @@ def _try_out(root: Path) -> None:
         part.read()
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Make a folder and sync the one it is listed in: else a crash may forget the folder with all in it."""
     if folder.exists():
         return
-    _make_folder(folder.parent)
+    make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -15,6 +15,7 @@ from obstore.store import from_url
 from app import ids
 from app.errors import ConfigurationError, Unavailable
 from app.store.contract import Missing
+from app.store.trust import BELIEVED_S, Trust
 
 if TYPE_CHECKING:  # obstore has these for type checkers alone
     from obstore.store import ClientConfig, RetryConfig
@@ -30,7 +31,8 @@ _CLIENT: "ClientConfig" = {"connect_timeout": "5s", "timeout": "60s", "user_agen
 class ObjectStore:
     """Everything lies below the prefix that the address names."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, believed_s: float = BELIEVED_S) -> None:
+        self._trust = Trust(believed_s)
         try:
             self._bucket = from_url(url, client_options=_CLIENT, retry_config=_RETRIES)
         except (BaseError, ValueError) as error:
@@ -38,34 +40,39 @@ class ObjectStore:
 
     async def put(self, key: str, source: IO[bytes]) -> None:
         source.seek(0)
-        with _as_ours():
+        with self._failing():
             await obstore.put_async(self._bucket, key, source)
+        self._trust.gain()
 
     async def size(self, key: str) -> int:
-        with _as_ours(key):
+        with self._failing(key):
             return (await obstore.head_async(self._bucket, key))["size"]
 
     async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
-        with _as_ours(key):
+        with self._failing(key):
             found = await obstore.get_async(self._bucket, key, options={"range": (start, end)})
             async for piece in found.stream(min_chunk_size=_PIECE):
                 yield bytes(piece)
 
     async def check(self) -> None:
+        if self._trust:
+            return
         key = f"check/{ids.new_key()}"
-        with _as_ours():
+        with self._failing():
             await obstore.put_async(self._bucket, key, b"fluxhook")
             await obstore.delete_async(self._bucket, key)
+        self._trust.gain()
 
-
-@contextmanager
-def _as_ours(key: str = "") -> Generator[None]:
-    """Obstore's errors as ours. Its messages may quote addresses with signatures: only their kind is passed on."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        if key:
-            raise Missing(key) from error
-        raise Unavailable("the image store cannot be written: there is no such bucket") from error
-    except (BaseError, OSError, ValueError) as error:
-        raise Unavailable(f"the image store does not answer: {type(error).__name__}") from error
+    @contextmanager
+    def _failing(self, key: str = "") -> Generator[None]:
+        """Obstore's errors as ours. Its messages may quote addresses with signatures: only their kind is passed on."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            if key:
+                raise Missing(key) from error
+            self._trust.lose()
+            raise Unavailable("the image store cannot be written: there is no such bucket") from error
+        except (BaseError, OSError, ValueError) as error:
+            self._trust.lose()
+            raise Unavailable(f"the image store does not answer: {type(error).__name__}") from error

@@ -1,3 +1,5 @@
+import asyncio
+import os
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -151,6 +153,50 @@ async def test_checking_leaves_nothing_behind(store: FolderStore, root: Path) ->
 async def test_a_check_is_not_disturbed_by_what_another_left_behind(store: FolderStore, root: Path) -> None:
     (root / "check").mkdir()
     await store.check()
+
+
+def written(root: Path) -> bool:
+    """Whether anything was made or removed in the folder since it was last asked."""
+    changed = root.stat().st_mtime_ns != 0
+    os.utime(root, ns=(0, 0))
+    return changed
+
+
+async def test_a_folder_that_has_just_worked_is_not_written_by_each_probe(store: FolderStore, root: Path) -> None:
+    await store.check()
+    first = written(root)
+    await store.check()
+
+    assert (first, written(root)) == (True, False)
+
+
+async def test_a_folder_that_has_failed_is_tried_out_at_the_next_probe(store: FolderStore, root: Path) -> None:
+    await store.check()
+    with pytest.raises(Unavailable):
+        await store.put(KEY, Breaking(b"half an image"))
+    written(root)
+    await store.check()
+
+    assert written(root)
+
+
+async def test_belief_in_a_folder_ends_by_itself(root: Path) -> None:
+    store = FolderStore(root, believed_s=0)
+    await store.check()
+    written(root)
+    await store.check()
+
+    assert written(root)
+
+
+async def test_a_folder_that_went_away_fails_the_check_though_it_has_just_worked(
+    store: FolderStore, root: Path
+) -> None:
+    await store.check()
+    await asyncio.to_thread(root.rmdir)
+
+    with pytest.raises(Unavailable, match="cannot be used"):
+        await store.check()
 
 
 @pytest.fixture

@@ -1,12 +1,7 @@
-"""What every store promises, asked of each: a folder, and a bucket behind the S3 protocol."""
+"""What every store promises, asked of each: a folder, and a bucket of each cloud that an address can name."""
 
 import os
 import resource
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Generator
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -15,63 +10,19 @@ import pytest
 
 from app.errors import ConfigurationError, Unavailable
 from app.store import FolderStore, Missing, ObjectStore, Store
+from tests.store.buckets import SCHEMES, variables
 
 KEY = "results/ab/abcdef.png"
 MB = 1024 * 1024
-VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL")
-
-Connect = Callable[[str], ObjectStore]
 
 
-@pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
-    """A server of its own process that speaks S3, checks signatures, and has one bucket."""
-    folder, port = tmp_path_factory.mktemp("s3"), free_port()
-    (folder / "pictures").mkdir()
-    command = [sys.executable, "-m", "nanio", "serve", "--host", "127.0.0.1", "--port", str(port)]
-    environment = {**os.environ, "NANIO_ACCESS_KEY": "key", "NANIO_SECRET_KEY": "secret"}
-    with subprocess.Popen(  # noqa: S603
-        [*command, "--data-dir", str(folder)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as server:
-        wait_for(port)
-        yield f"http://127.0.0.1:{port}"
-        server.terminate()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
-
-
-def wait_for(port: int) -> None:
-    until = time.monotonic() + 20
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.05)
-        else:
-            return
-
-
-@pytest.fixture
-def connect(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Connect:
-    """Buckets are found and opened by the variables that the cloud's own tools read."""
-    values = ("key", "secret", "us-east-1", endpoint)
-    for name, value in zip(VARIABLES, values, strict=True):
-        monkeypatch.setenv(name, value)
-    return ObjectStore
-
-
-@pytest.fixture(params=["folder", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+@pytest.fixture(params=["folder", *SCHEMES])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     if request.param == "folder":
         return FolderStore(tmp_path / "images")
-    opened: ObjectStore = request.getfixturevalue("connect")(f"s3://pictures/{tmp_path.name}")
-    return opened
+    for variable, value in variables(request.param, request.getfixturevalue(request.param)).items():
+        monkeypatch.setenv(variable, value)
+    return ObjectStore(f"{request.param}://pictures/{tmp_path.name}")
 
 
 async def whole(store: Store, key: str, start: int = 0, end: int = 100 * MB) -> bytes:
@@ -133,8 +84,8 @@ async def test_twenty_megabytes_go_both_ways_in_pieces_with_flat_memory(store: S
     assert grown_kb < 3 * size // 1024
 
 
-async def test_a_bucket_that_is_not_there_is_unavailable(connect: Connect) -> None:
-    nowhere = connect("s3://nowhere/prefix")
+async def test_a_bucket_that_is_not_there_is_unavailable(scheme: str) -> None:
+    nowhere = ObjectStore(f"{scheme}://nowhere/prefix")
 
     with pytest.raises(Unavailable, match="no such bucket"):
         await nowhere.put(KEY, BytesIO(b"an image"))
@@ -142,11 +93,14 @@ async def test_a_bucket_that_is_not_there_is_unavailable(connect: Connect) -> No
         await nowhere.check()
 
 
+ENDPOINTS = {"s3": "AWS_ENDPOINT_URL", "gs": "GOOGLE_BASE_URL", "az": "AZURE_STORAGE_ENDPOINT"}
+
+
 async def test_a_store_that_is_down_is_unavailable_and_says_nothing_of_its_address(
-    connect: Connect, monkeypatch: pytest.MonkeyPatch
+    scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    down = connect("s3://pictures")
+    monkeypatch.setenv(ENDPOINTS[scheme], "http://127.0.0.1:9")
+    down = ObjectStore(f"{scheme}://pictures")
 
     with pytest.raises(Unavailable) as refused:
         await down.put(KEY, BytesIO(b"an image"))
@@ -159,12 +113,21 @@ def test_an_address_without_a_bucket_is_refused_with_its_mend(url: str) -> None:
         ObjectStore(url)
 
 
-@pytest.mark.parametrize(("name", "value"), [("AWS_SECRET_ACCESS_KEY", "wrong"), ("AWS_ACCESS_KEY_ID", "nobody")])
+@pytest.mark.parametrize(
+    ("scheme", "name", "value"),
+    [
+        ("s3", "AWS_SECRET_ACCESS_KEY", "wrong"),
+        ("s3", "AWS_ACCESS_KEY_ID", "nobody"),
+        ("gs", "GOOGLE_BEARER_TOKEN", "wrong"),
+        ("az", "AZURE_STORAGE_ACCOUNT_KEY", "d3Jvbmc="),
+    ],
+    indirect=["scheme"],
+)
 async def test_a_wrong_key_is_unavailable_and_not_shown(
-    connect: Connect, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+    scheme: str, name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
-    refused = connect("s3://pictures")
+    refused = ObjectStore(f"{scheme}://pictures")
 
     with pytest.raises(Unavailable) as error:
         await refused.put(KEY, BytesIO(b"an image"))

@@ -1,0 +1,89 @@
+"""A store that goes away in the middle of something: it is said so, and nothing half done can be seen."""
+
+import asyncio
+import os
+from dataclasses import replace
+from io import BytesIO
+
+import pytest
+
+from app.errors import Unavailable
+from app.store import Missing, ObjectStore
+from app.web.health import readyz
+from tests.store.buckets import cutting, variables
+from tests.world import World
+
+KEY = "results/ab/abcdef.png"
+MB = 1024 * 1024
+SIZE = 8 * MB  # goes out in parts
+
+
+@pytest.fixture
+def address(request: pytest.FixtureRequest, scheme: str) -> str:
+    return str(request.getfixturevalue(scheme))
+
+
+def through(scheme: str, address: str, monkeypatch: pytest.MonkeyPatch, prefix: str) -> ObjectStore:
+    """The same bucket, by another way."""
+    for name, value in variables(scheme, address).items():
+        monkeypatch.setenv(name, value)
+    return ObjectStore(f"{scheme}://pictures/{prefix}")
+
+
+async def test_a_put_that_breaks_off_is_unavailable_and_leaves_nothing_to_be_seen(
+    scheme: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    direct = ObjectStore(f"{scheme}://pictures/put")
+    with cutting(address, after=SIZE // 2) as way:
+        breaking = through(scheme, way, monkeypatch, "put")
+        with pytest.raises(Unavailable, match="does not answer"):
+            await breaking.put(KEY, BytesIO(os.urandom(SIZE)))
+
+    with pytest.raises(Missing):
+        await direct.size(KEY)
+
+
+async def test_a_read_that_breaks_off_is_unavailable_after_what_came(
+    scheme: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    direct = ObjectStore(f"{scheme}://pictures/read")
+    await direct.put(KEY, BytesIO(bytes(SIZE)))
+    came: list[int] = []
+
+    async def read(store: ObjectStore) -> None:
+        async for piece in store.read(KEY, 0, SIZE):
+            came.append(len(piece))  # noqa: PERF401 - what came before it broke off counts
+
+    with cutting(address, after=SIZE // 2) as way, pytest.raises(Unavailable, match="does not answer"):
+        await read(through(scheme, way, monkeypatch, "read"))
+
+    assert 0 < sum(came) < SIZE
+
+
+@pytest.mark.parametrize("scheme", ["s3"], indirect=True)
+async def test_the_service_is_not_ready_once_its_bucket_has_failed(
+    world: World, scheme: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with cutting(address, after=MB) as way:
+        store = through(scheme, way, monkeypatch, "ready")
+        use = replace(world.use, store=store)
+        before = (await readyz(use)).status_code
+        with pytest.raises(Unavailable):
+            await store.put(KEY, BytesIO(bytes(SIZE)))
+        after = await readyz(use)
+
+    assert (before, after.status_code) == (200, 503)
+    assert b"the image store does not answer" in bytes(after.body)
+
+
+@pytest.mark.parametrize("scheme", ["s3"], indirect=True)
+async def test_a_bucket_that_has_just_worked_is_believed_and_not_asked_by_each_probe(
+    scheme: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with cutting(address, after=16 * 1024) as way:
+        believed = through(scheme, way, monkeypatch, "believed")
+        await believed.check()
+        doubted = ObjectStore(f"{scheme}://pictures/doubted", believed_s=0)
+        with pytest.raises(Unavailable):
+            await asyncio.gather(*(doubted.check() for _ in range(40)))  # until the way has ended
+        await believed.check()
