@@ -35,6 +35,11 @@ _WAITS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds; 60 is w
 assets_lost = Counter(
     "fluxhook_assets_lost", "Images that were made and could not be fetched while their link lived.", registry=REGISTRY
 )
+images_kept_aside = Counter(
+    "fluxhook_images_kept_aside",
+    "Images that the store could not take, kept on a machine's own disk until it could.",
+    registry=REGISTRY,
+)
 tasks_repaired_by_poll = Counter(
     "fluxhook_tasks_repaired_by_poll",
     "Tasks whose result came by asking the provider, because the callback did not come or proved nothing.",

@@ -19,7 +19,7 @@ from app.provider import exchange as provider_exchange
 from app.record.database import Database, open_database
 from app.secret_keys import KeyRing
 from app.settings import Settings
-from app.store import BUCKETS, FolderStore, ObjectStore, Store
+from app.store import BUCKETS, Aside, FolderStore, ObjectStore, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,11 @@ class Resources:
     scratch: Path  # where a download lies until it is checked
     worker_id: str = field(default_factory=ids.new_worker_id)  # whose the jobs are that this process has in hand
     stopping: asyncio.Event = field(default_factory=asyncio.Event)  # set when the process was asked to end
+
+    @property
+    def aside(self) -> Aside:
+        """Where bytes lie that the store could not take."""
+        return Aside(self.scratch)
 
 
 @asynccontextmanager

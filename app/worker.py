@@ -3,8 +3,8 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from app.admit import wake
 from app.collect import collect
 from app.dispatch import dispatch
 from app.errors import FluxhookError, Unavailable
+from app.heart import beating
 from app.jobs import Job, Step
 from app.reconcile import reconcile
 from app.record import Connection, tasks
@@ -42,7 +43,6 @@ LANES: tuple[tuple[frozenset[Step], int], ...] = (
 )
 _MAX_FAILURES = 10
 _GRACE = timedelta(seconds=8)  # what a stopping service gives the steps in hand
-_BEAT_S = jobs.LEASE.total_seconds() / 6
 _LONGEST_SLEEP_S = 5.0
 _SHORTEST_SLEEP_S = 0.05  # a due job whose task is in hand is not worth spinning for
 
@@ -62,7 +62,7 @@ async def run(use: Resources, *, grace: timedelta = _GRACE) -> None:
     loop, woken = asyncio.get_running_loop(), asyncio.Event()
     use.db.on_signal(partial(_wake, loop, woken))
     in_hand: dict[asyncio.Task[None], Job] = {}
-    async with _heart(use, in_hand):
+    async with beating(use, in_hand):
         started = False
         while not use.stopping.is_set():
             woken.clear()
@@ -74,27 +74,6 @@ async def run(use: Resources, *, grace: timedelta = _GRACE) -> None:
                 task.add_done_callback(lambda _: woken.set())
             await _sleep(use, woken)
         await _finish(use, set(in_hand), grace)
-
-
-@asynccontextmanager
-async def _heart(use: Resources, in_hand: Mapping[asyncio.Task[None], Job]) -> AsyncGenerator[None]:
-    """Say every few seconds that the jobs in hand are being done, so that no other worker takes them for lost."""
-
-    async def beat() -> None:
-        while True:
-            await asyncio.sleep(_BEAT_S)
-            if in_hand:
-                try:
-                    await use.db.write(lambda connection: jobs.beat(connection, list(in_hand.values())))
-                except Exception as error:  # noqa: BLE001 - a heart that stops for good gives every job away
-                    log.warning("no heartbeat", error=type(error).__name__)
-
-    beating = asyncio.create_task(beat())
-    try:
-        yield
-    finally:
-        beating.cancel()
-        await asyncio.gather(beating, return_exceptions=True)
 
 
 async def _finish(use: Resources, in_hand: set[asyncio.Task[None]], grace: timedelta) -> None:

@@ -11,11 +11,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.collect import collect
-from app.errors import Unavailable
 from app.provider.twin import Faults
 from app.record import results
 from app.resources import results_client
-from app.store import FolderStore
 from tests.calling import Caller, submitted
 from tests.pictures import claims, picture
 from tests.world import World
@@ -225,26 +223,6 @@ async def test_a_task_that_is_not_ready_is_left_alone(world: World) -> None:
     await collect(world.use, "task_none")
 
     assert await downloads(world, caller) == []
-
-
-class FullStore(FolderStore):
-    """A store on a full disk."""
-
-    async def put(self, key: str, source: Any) -> None:  # noqa: ARG002
-        raise Unavailable("the image store cannot be written: No space left on device")
-
-
-async def test_a_full_store_is_waited_for_while_the_link_lives(world: World, tmp_path: Path) -> None:
-    caller = await ready(world)
-    good = world.use
-    world.use = replace(good, store=FullStore(tmp_path / "full"))
-    await world.go_on(60, 5)
-    before = (await world.task(caller.task_id))["status"]
-    world.use = good
-    await world.go_on(60, 5)
-
-    assert before == "ready"
-    assert (await world.task(caller.task_id))["status"] == "stored"
 
 
 async def test_a_full_disk_for_downloads_is_no_reason_to_lose_sight_of_the_image(world: World, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from app import clock, jobs
 from app.errors import ConfigurationError, FluxhookError
 from app.provider import exchange
 from app.reconcile import CALLBACKS_MISSING, callbacks_are_missing
-from app.record import accounts
+from app.record import accounts, kept_aside
 from app.record.database import open_database
 from app.record.migrate import is_current
 from app.resources import build_provider, database_url, open_store, provider_base, store_folder
@@ -109,14 +109,20 @@ async def _work(settings: Settings) -> list[Finding]:
         silent = settings.public_url is not None and await database.read(callbacks_are_missing)
         paused = await database.read(lambda connection: accounts.paused(connection, now))
         held = len(await database.read(jobs.held))
+        aside = await database.read(kept_aside.waiting)
     findings = [Finding("callbacks", CALLBACKS_MISSING, wrong=True)] if silent else []
     findings += [Finding("account", f"paused until {each.paused_until_at}: {each.pause_reason}") for each in paused]
-    findings += (
-        [Finding("jobs", f"{held} were set aside after their last try: see `fluxhook jobs`", wrong=True)]
-        if held
-        else []
-    )
+    if held:
+        findings.append(Finding("jobs", f"{held} were set aside after their last try: see `fluxhook jobs`", wrong=True))
+    findings += [Finding("kept aside", _told(each), wrong=True) for each in aside]
     return findings
+
+
+def _told(each: kept_aside.Waiting) -> str:
+    images = "1 image" if each.images == 1 else f"{each.images} images"
+    return (
+        f"{images} since {each.since}, until the store takes them, on the machine whose instance_id is {each.instance}"
+    )
 
 
 def _exists(sqlite_url: str) -> bool:

@@ -79,6 +79,8 @@ def _words(entry: dict[str, Any]) -> str:
             return f"asked the provider: {entry['said']}"
         case {"event": "download", "outcome": "failed"}:
             return f"the download failed: {escape(str(entry['detail']))}"
+        case {"event": "download", "outcome": "kept_aside"}:
+            return f"downloaded and kept on this machine until the store is back: {escape(str(entry['detail']))}"
         case {"event": "phase", "status": "stored"}:
             return "[green]stored[/]: downloaded, decoded, synced to disk"
         case {"event": "phase", "status": "failed" | "cancelled"}:

@@ -13,7 +13,7 @@ downloads = Table(
     metadata,
     Column("id", String(48), primary_key=True),
     Column("task_id", String(48), nullable=False, index=True),
-    Column("outcome", String(16), nullable=False),  # stored, or failed
+    Column("outcome", String(16), nullable=False),  # stored, kept_aside, or failed
     Column("detail", Text),
     Column("started_at", Instant, nullable=False),
     Column("ended_at", Instant, nullable=False),

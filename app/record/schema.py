@@ -1,6 +1,6 @@
 """All tables of `record` in one place, for whoever needs the whole: migrations and their test."""
 
-from app.record import accounts, downloads, events, evidence, idempotency, keys, results, submissions, tasks
+from app.record import accounts, downloads, events, evidence, idempotency, kept_aside, keys, results, submissions, tasks
 from app.record.columns import metadata
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "events",
     "evidence",
     "idempotency",
+    "kept_aside",
     "keys",
     "metadata",
     "results",

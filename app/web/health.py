@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from app import metrics, standing
 from app.errors import Unavailable
 from app.reconcile import CALLBACKS_MISSING, callbacks_are_missing
-from app.record import accounts
+from app.record import accounts, kept_aside
 from app.record.migrate import is_current
 from app.resources import Resources
 from app.web.access import Use, caller, digest_of
@@ -80,11 +80,16 @@ async def readyz(use: Use) -> JSONResponse:
 async def _notes(use: Resources) -> list[str]:
     """What does not stop the service and ought to be known."""
     now = use.now()
-    silent, paused = await use.db.read(
-        lambda connection: (callbacks_are_missing(connection), accounts.paused(connection, now))
+    silent, paused, aside = await use.db.read(
+        lambda connection: (
+            callbacks_are_missing(connection),
+            accounts.paused(connection, now),
+            kept_aside.waiting(connection),
+        )
     )
     notes = [CALLBACKS_MISSING] if silent else []
     notes += [f"no tasks are submitted until {each.paused_until_at}: {each.pause_reason}" for each in paused]
+    notes += [f"{each.instance} keeps images until the store takes them: {each.images}" for each in aside]
     return notes
 
 

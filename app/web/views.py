@@ -129,7 +129,7 @@ class EvidenceEntry(BaseModel):
 class DownloadEntry(BaseModel):
     event: Literal["download"] = "download"
     at: datetime
-    outcome: Literal["stored", "failed"]
+    outcome: Literal["stored", "kept_aside", "failed"]
     detail: str | None
     ended_at: datetime
 

@@ -1,0 +1,42 @@
+from datetime import timedelta
+
+from app.record import Connection, kept_aside
+from app.record.database import Database
+from app.record.kept_aside import Waiting
+from tests.rows import START
+
+SECOND = timedelta(seconds=1)
+
+
+async def test_it_is_known_who_keeps_what_until_it_is_forgotten(database: Database) -> None:
+    def unit(connection: Connection) -> list[set[str]]:
+        for attempt, instance in (("sub_1", "host_a"), ("sub_1", "host_b"), ("sub_2", "host_a")):
+            kept_aside.note(connection, attempt, instance, START, tried=True)
+        found = [kept_aside.instances(connection, "sub_1")]
+        kept_aside.forget(connection, "sub_1", "host_a")
+        found.append(kept_aside.instances(connection, "sub_1"))
+        kept_aside.forget(connection, "sub_1")
+        return [*found, kept_aside.instances(connection, "sub_1"), kept_aside.instances(connection, "sub_2")]
+
+    assert await database.write(unit) == [{"host_a", "host_b"}, {"host_b"}, set(), {"host_a"}]
+
+
+async def test_each_note_counts_and_only_a_try_tells_of_the_store(database: Database) -> None:
+    def unit(connection: Connection) -> tuple[list[int], list[bool]]:
+        counts = [kept_aside.note(connection, "sub_1", "host_a", START, tried=False)]
+        failed = [kept_aside.store_failed_since(connection, START - SECOND)]
+        counts.append(kept_aside.note(connection, "sub_1", "host_a", START + SECOND, tried=True))
+        counts.append(kept_aside.note(connection, "sub_1", "host_a", START + 9 * SECOND, tried=False))
+        failed += [kept_aside.store_failed_since(connection, START + since * SECOND) for since in (0, 1)]
+        return counts, failed
+
+    assert await database.write(unit) == ([1, 2, 3], [False, True, False])
+
+
+async def test_what_waits_is_counted_for_each_machine_the_longest_first(database: Database) -> None:
+    def unit(connection: Connection) -> list[Waiting]:
+        for later, (attempt, instance) in enumerate((("sub_1", "host_b"), ("sub_2", "host_a"), ("sub_3", "host_b"))):
+            kept_aside.note(connection, attempt, instance, START + later * SECOND, tried=True)
+        return list(kept_aside.waiting(connection))
+
+    assert await database.write(unit) == [Waiting("host_b", 2, START), Waiting("host_a", 1, START + SECOND)]

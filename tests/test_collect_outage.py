@@ -1,0 +1,338 @@
+"""A store that is down delays collecting and loses nothing: the bytes wait on the machine that has them."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from app import worker
+from app.collect import tend
+from app.errors import Unavailable
+from app.record import kept_aside
+from app.resources import Resources
+from app.store import FolderStore
+from tests.calling import Caller, done, submitted
+from tests.proof.crash_points import AFTER_COMMIT, BEFORE_COMMIT, Fuse, FusedDatabase, FusedStore, Point, Stop
+from tests.world import World
+
+LONG = 2 * 3600  # seconds: many times a link's life
+KEPT_ASIDE = "the image store cannot be written: No space left on device"
+
+
+class Unsteady(FolderStore):
+    """A store that takes nothing while it is down, and counts who asks."""
+
+    down = True
+    asked = 0
+
+    async def put(self, key: str, source: IO[bytes]) -> None:
+        self.asked += 1
+        if self.down:
+            raise Unavailable(KEPT_ASIDE)
+        await super().put(key, source)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Unsteady:
+    return Unsteady(tmp_path / "images")
+
+
+async def ready(world: World) -> Caller:
+    """A task whose result is known and not yet collected."""
+    caller = await submitted(world)
+    await done(world)
+    await caller.call(caller.ready())
+    return caller
+
+
+async def kept(world: World, store: Unsteady) -> Caller:
+    """A task whose bytes lie aside on the world's machine."""
+    world.use = replace(world.use, store=store)
+    caller = await ready(world)
+    await world.work()
+    return caller
+
+
+def machine(world: World, name: str, store: FolderStore) -> Resources:
+    """Another machine on the same database and store, with a disk of its own."""
+    folder = world.use.scratch / name
+    folder.mkdir()
+    return replace(world.use, scratch=folder, store=store)
+
+
+def aside(use: Resources) -> list[Path]:
+    return sorted((use.scratch / "aside").glob("*"))
+
+
+async def outcomes(world: World, caller: Caller) -> list[str]:
+    return [entry["outcome"] for entry in await world.timeline(caller.task_id, "download")]
+
+
+async def status(world: World, caller: Caller) -> str:
+    task = await world.task(caller.task_id)
+    return str(task["failure"]["code"] if task["failure"] else task["status"])
+
+
+async def is_whole(world: World, caller: Caller) -> bool:
+    """Whether the task is stored, with the very bytes that the provider made."""
+    task = await world.task(caller.task_id)
+    return bool(task["image"] and task["image"]["sha256"] == world.ledger()["tasks"][0]["sha256"])
+
+
+async def test_an_outage_far_longer_than_the_links_life_loses_nothing(each_world: World, store: Unsteady) -> None:
+    caller = await kept(each_world, store)
+    await each_world.go_on(LONG, 600)
+    before = await status(each_world, caller)
+    store.down = False
+    await each_world.go_on(160, 40)
+
+    assert before == "ready"
+    assert await is_whole(each_world, caller)
+    assert await outcomes(each_world, caller) == ["kept_aside", "stored"]
+    assert aside(each_world.use) == []
+
+
+async def test_the_link_is_not_asked_again_for_what_is_kept(world: World, store: Unsteady) -> None:
+    await kept(world, store)
+    await world.go_on(600, 60)
+
+    assert world.ledger()["tasks"][0]["downloads"] == 1
+
+
+async def test_who_keeps_the_bytes_and_why_can_be_read(each_world: World, store: Unsteady) -> None:
+    caller = await kept(each_world, store)
+    name = (each_world.use.scratch / "instance_id").read_text()
+    ((entry,), notes) = (
+        await each_world.timeline(caller.task_id, "download"),
+        (await each_world.outsider.get("/readyz")).json()["notes"],
+    )
+
+    assert (entry["outcome"], entry["detail"]) == ("kept_aside", f"{name} keeps it: {KEPT_ASIDE}")
+    assert notes == [f"{name} keeps images until the store takes them: 1"]
+
+
+async def test_tries_grow_rarer_and_the_timeline_does_not_grow_with_them(world: World, store: Unsteady) -> None:
+    caller = await kept(world, store)
+    await world.go_on(1200, 15)
+
+    assert 1200 / 165 <= store.asked <= 1200 / 120 + 4
+    assert await outcomes(world, caller) == ["kept_aside"]
+
+
+async def test_a_store_that_has_just_failed_is_not_asked_by_the_next_image(world: World, store: Unsteady) -> None:
+    await kept(world, store)
+    second = await ready(world)
+    await world.work()
+
+    assert store.asked == 1
+    assert await outcomes(world, second) == ["kept_aside"]
+    assert len(aside(world.use)) == 2
+
+
+async def test_a_restarted_service_finds_what_it_kept(each_world: World, store: Unsteady, tmp_path: Path) -> None:
+    caller = await kept(each_world, store)
+    each_world.clock.advance(LONG)
+    each_world.use = replace(each_world.use, store=FolderStore(tmp_path / "images"))
+    await worker._start(each_world.use)
+    await each_world.work()
+
+    assert await is_whole(each_world, caller)
+
+
+async def test_all_that_is_kept_comes_in_at_once_when_the_store_is_back(world: World, store: Unsteady) -> None:
+    callers = [await kept(world, store) for _ in range(3)]
+    world.clock.advance(60)
+    store.down = False
+    await tend(world.use)
+
+    assert [await status(world, caller) for caller in callers] == ["stored"] * 3
+    assert aside(world.use) == []
+
+
+async def test_one_round_asks_a_store_that_is_down_once(world: World, store: Unsteady) -> None:
+    for _ in range(3):
+        await kept(world, store)
+    world.clock.advance(60)
+    await tend(world.use)
+
+    assert store.asked == 2
+
+
+async def test_another_machine_fetches_the_image_while_its_link_lives(each_world: World, store: Unsteady) -> None:
+    caller = await kept(each_world, store)
+    keeper = each_world.use
+    store.down = False
+    each_world.use = machine(each_world, "other", store)
+    await each_world.go_on(60, 5)
+    stored, left = await is_whole(each_world, caller), len(aside(keeper))
+    await tend(keeper)
+
+    assert (stored, left) == (True, 1)
+    assert aside(keeper) == []
+
+
+async def test_past_the_links_life_the_task_waits_for_the_machine_that_keeps_it(
+    each_world: World, store: Unsteady
+) -> None:
+    caller = await kept(each_world, store)
+    keeper = each_world.use
+    store.down = False
+    each_world.clock.advance(900)
+    each_world.use = machine(each_world, "other", store)
+    await each_world.go_on(LONG, 600)
+    before = (await status(each_world, caller), await outcomes(each_world, caller))
+    await tend(keeper)
+
+    assert before == ("ready", ["kept_aside"])
+    assert await is_whole(each_world, caller)
+
+
+async def test_two_machines_may_keep_the_same_image(each_world: World, store: Unsteady) -> None:
+    caller = await kept(each_world, store)
+    first, second = each_world.use, machine(each_world, "other", store)
+    each_world.use = second
+    await each_world.go_on(60, 5)
+    aside(first)[0].unlink()
+    each_world.use = first
+    await each_world.go_on(1800, 150)
+    before = await status(each_world, caller)
+    store.down = False
+    each_world.clock.advance(60)
+    await tend(second)
+
+    assert before == "ready"
+    assert await is_whole(each_world, caller)
+
+
+@pytest.mark.parametrize(
+    ("damage", "life", "end"),
+    [("gone", 20, "stored"), ("changed", 20, "stored"), ("changed", 900, "asset_lost")],
+    ids=["gone", "changed", "changed and the link dead"],
+)
+async def test_a_copy_that_is_not_whole_any_more_is_no_copy(
+    each_world: World, store: Unsteady, damage: str, life: float, end: str
+) -> None:
+    caller = await kept(each_world, store)
+    (file,) = aside(each_world.use)
+    file.unlink() if damage == "gone" else file.write_bytes(b"not what it was")
+    store.down = False
+    each_world.clock.advance(life)
+    await each_world.go_on(200, 40)
+
+    assert "failed" in await outcomes(each_world, caller)
+    assert await status(each_world, caller) == end
+    assert aside(each_world.use) == []
+
+
+async def test_where_nothing_can_be_kept_aside_the_link_is_tried_again(world: World, store: Unsteady) -> None:
+    (world.use.scratch / "aside").write_text("a file where the folder would be")
+    caller = await kept(world, store)
+    ((entry,), before) = await world.timeline(caller.task_id, "download"), await status(world, caller)
+    store.down = False
+    await world.go_on(60, 5)
+
+    assert before == "ready"
+    assert entry["detail"] == f"{KEPT_ASIDE}; nor can it be kept aside: Not a directory"
+    assert await is_whole(world, caller)
+
+
+async def test_a_cancelled_tasks_image_is_kept_all_the_same(world: World, store: Unsteady) -> None:
+    caller = await kept(world, store)
+    await world.api.post(f"/v1/tasks/{caller.task_id}/cancel")
+    await world.go_on(LONG, 600)
+    store.down = False
+    await world.go_on(160, 40)
+
+    assert await is_whole(world, caller)
+    assert (await world.task(caller.task_id))["unwanted"]
+
+
+async def test_for_a_cancelled_task_no_machine_is_waited_for_longer_than_an_hour(
+    each_world: World, store: Unsteady
+) -> None:
+    caller = await kept(each_world, store)
+    each_world.clock.advance(900)
+    each_world.use = machine(each_world, "other", store)
+    await each_world.go_on(LONG, 1200)
+    before = await status(each_world, caller)
+    await each_world.api.post(f"/v1/tasks/{caller.task_id}/cancel")
+    await each_world.go_on(3600 + 900, 600)
+
+    assert before == "ready"
+    assert await status(each_world, caller) == "asset_lost"
+    assert await each_world.use.db.read(kept_aside.waiting) == []
+
+
+async def test_a_new_attempt_never_gets_the_bytes_of_the_one_before(world: World, store: Unsteady) -> None:
+    caller = await kept(world, store)
+    keeper, other = world.use, machine(world, "other", store)
+    await world.api.post(f"/v1/tasks/{caller.task_id}/cancel")
+    world.clock.advance(LONG)
+    world.use = other
+    await world.go_on(600, 60)
+    lost = await status(world, caller)
+    store.down = False
+    await world.api.post(f"/v1/tasks/{caller.task_id}/resubmit")
+    await world.work()
+    await tend(keeper)
+    await world.go_on(40, 5)
+
+    assert lost == "asset_lost"
+    assert aside(keeper) == []
+    assert (await world.task(caller.task_id))["image"]["sha256"] == world.ledger()["tasks"][1]["sha256"]
+
+
+async def test_what_no_task_knows_is_left_alone(world: World) -> None:
+    folder = world.use.scratch / "aside"
+    folder.mkdir()
+    (folder / f"sub_of_another_database.{'0' * 64}").write_bytes(b"an image")
+    await tend(world.use)
+
+    assert len(aside(world.use)) == 1
+
+
+KEEPING = ["INSERT INTO kept_aside", BEFORE_COMMIT, AFTER_COMMIT]
+STORING = ["file: before it is kept", "file: after it is kept", "DELETE FROM kept_aside", BEFORE_COMMIT, AFTER_COMMIT]
+
+
+class FusedUnsteady(FusedStore, Unsteady):
+    """Down, or with a point before and after each put."""
+
+
+def fused(world: World, store: FusedUnsteady, fuse: Fuse) -> Resources:
+    """The service in a life that ends where the fuse blows."""
+    store.fuse = fuse
+    return replace(world.use, db=FusedDatabase(world.use.db, fuse), store=store)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("down", "place"),
+    [*((True, place) for place in KEEPING), *((False, place) for place in STORING)],
+)
+async def test_a_process_killed_while_it_keeps_or_brings_in_loses_nothing(
+    world: World, tmp_path: Path, down: bool, place: str
+) -> None:
+    store = FusedUnsteady(tmp_path / "images")
+    store.fuse, alive = Fuse(armed=False), world.use
+    caller = await ready(world)
+    if not down:
+        world.use = replace(alive, store=store)
+        await world.work()
+        world.clock.advance(60)
+    store.down = down
+    world.use = fused(world, store, Fuse(at=Point("collect", place, 1)))
+    with pytest.raises(Stop):
+        await world.work()
+    left = len(aside(world.use))
+    store.down, store.fuse = False, Fuse(armed=False)
+    world.use = replace(alive, store=store)
+    world.clock.advance(LONG)
+    await worker._start(world.use)
+    await world.work()
+    await tend(world.use)
+
+    assert left == 1
+    assert await is_whole(world, caller)
+    assert aside(world.use) == []
+    assert world.ledger()["tasks"][0]["downloads"] == 1
