@@ -3,7 +3,7 @@
     FluxhookError
       ConfigurationError     the settings cannot work; the detail names the setting and the mend
       RequestError           the caller can mend it (4xx)
-        MalformedRequest  Unauthorized  NotFound  Conflict  TooLarge  UnsupportedMediaType
+        MalformedRequest  Unauthorized  NotFound  Conflict  EventsGone  TooLarge  UnsupportedMediaType
         RangeNotSatisfiable  InvalidRequest  KeyReused
           RequestInFlight      a Conflict that passes
       Unavailable            ours, and it passes: try again (503)
@@ -63,6 +63,12 @@ class RequestInFlight(Conflict):
     code = "request_in_flight"
     title = "The first request with this Idempotency-Key is still being worked on"
     retryable = True
+
+
+class EventsGone(RequestError):
+    code = "events_gone"
+    status = 410
+    title = "The feed does not go back that far"
 
 
 class TooLarge(RequestError):

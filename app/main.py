@@ -8,8 +8,9 @@ from typing import Any
 from fastapi import FastAPI
 
 from app import __version__, worker
+from app.feed import Feed
 from app.resources import Resources
-from app.web import callbacks, changes, health, image, jobs, pages, problems, tasks
+from app.web import callbacks, changes, events, health, image, jobs, pages, problems, tasks
 from app.web.problems import Problem
 from app.web.request_log import RequestLog
 
@@ -19,8 +20,8 @@ def create_app(resources: AbstractAsyncContextManager[Resources], *, with_worker
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with resources as use:
-            app.state.use = use
+        async with resources as use, Feed(use.db, use.stopping) as feed:
+            app.state.use, app.state.feed = use, feed
             if not with_worker:
                 yield
                 return
@@ -42,7 +43,7 @@ def create_app(resources: AbstractAsyncContextManager[Resources], *, with_worker
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.scrapers = set()
-    for module in (changes, tasks, image, callbacks, jobs, health, pages):
+    for module in (changes, tasks, events, image, callbacks, jobs, health, pages):
         app.include_router(module.router)
     app.mount("/static", pages.static)
     problems.install(app)

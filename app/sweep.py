@@ -9,11 +9,12 @@ from app import jobs, logs, metrics, moves
 from app.admit import admit
 from app.idempotency import REMEMBERED
 from app.jobs import Step
-from app.record import Connection, accounts, idempotency, queue, tasks
+from app.record import Connection, accounts, events, idempotency, queue, tasks
 from app.resources import Resources
 from app.task import Failure, MoneySpent, Status
 
 EVERY = timedelta(seconds=10)
+EVENTS_KEPT = timedelta(days=7)  # who was away for longer is told so
 NO_TASK = "-"  # the job is about none
 _NOTED = timedelta(hours=1)  # how long the engine's own notes of past jobs are of use
 _LATE = timedelta(seconds=30)  # what has been due for longer was not just about to be done
@@ -38,6 +39,7 @@ async def sweep(use: Resources, _task_id: str) -> None:
 
 
 def _sweep(connection: Connection, now: datetime) -> list[str]:
+    events.prune(connection, now - EVENTS_KEPT)
     jobs.enqueue(connection, [(Step.SWEEP, NO_TASK, now + EVERY)])
     jobs.prune(connection, now - _NOTED)
     idempotency.forget_before(connection, now - REMEMBERED)

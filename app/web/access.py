@@ -14,6 +14,7 @@ from fastapi import Depends, Request
 
 from app import ids
 from app.errors import Unauthorized
+from app.feed import Feed
 from app.record import keys
 from app.record.keys import Key
 from app.resources import Resources
@@ -38,7 +39,13 @@ def resources(request: Request) -> Resources:
     return use
 
 
+def live_feed(request: Request) -> Feed:
+    feed: Feed = request.app.state.feed
+    return feed
+
+
 Use = Annotated[Resources, Depends(resources)]
+Live = Annotated[Feed, Depends(live_feed)]
 
 
 async def caller(request: Request, use: Use) -> Caller:

@@ -10,13 +10,14 @@ from fastapi.responses import JSONResponse
 
 from app import idempotency, moves
 from app.errors import Conflict, FluxhookError, NotFound
+from app.feed import Feed
 from app.idempotency import Claim
 from app.params import IMAGE_FIELDS, TaskParams
 from app.record import Connection, tasks
 from app.resources import Resources
 from app.submit import submit
 from app.task import Status
-from app.web.access import Asking, Use
+from app.web.access import Asking, Live, Use
 from app.web.problems import responses
 from app.web.showing import Prefer, TaskId, answer, look_at, seconds, view
 from app.web.task_form import read_task
@@ -58,7 +59,12 @@ def _body_schema() -> dict[str, Any]:
     },
 )
 async def post_task(
-    request: Request, use: Use, asking: Asking, prefer: Prefer = None, idempotency_key: IdempotencyKey = None
+    request: Request,
+    use: Use,
+    feed: Live,
+    asking: Asking,
+    prefer: Prefer = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Submit a task. The answer means that it is recorded, not that the provider has it."""
     async with AsyncExitStack() as stack:
@@ -69,9 +75,9 @@ async def post_task(
             digest = await asyncio.to_thread(idempotency.digest_of, params, files)
             claim = await idempotency.claim(use, asking.key_id, idempotency_key, digest)
             if not isinstance(claim, Claim):
-                return await _replay(use, claim, prefer)
+                return await _replay(use, feed, claim, prefer)
             task_id = await _submit_once(use, asking.key_id, params, files, claim)
-    return await _posted(use, task_id, prefer, {})
+    return await _posted(use, feed, task_id, prefer, {})
 
 
 async def _submit_once(
@@ -91,16 +97,16 @@ async def _submit_once(
         raise
 
 
-async def _replay(use: Resources, first: dict[str, Any], prefer: str | None) -> Response:
+async def _replay(use: Resources, feed: Feed, first: dict[str, Any], prefer: str | None) -> Response:
     """The first answer; with `Prefer: wait`, the task as it is by then."""
     headers = {"idempotency-replayed": "true"}
     if seconds(prefer):
-        return await _posted(use, first["id"], prefer, headers)
+        return await _posted(use, feed, first["id"], prefer, headers)
     return JSONResponse(first, HTTPStatus.ACCEPTED, {**headers, "location": f"/v1/tasks/{first['id']}"})
 
 
-async def _posted(use: Resources, task_id: str, prefer: str | None, headers: dict[str, str]) -> Response:
-    seen = await view(use, task_id, prefer)
+async def _posted(use: Resources, feed: Feed, task_id: str, prefer: str | None, headers: dict[str, str]) -> Response:
+    seen = await view(use, feed, task_id, prefer)
     status = HTTPStatus.OK if seen.status.final and seconds(prefer) else HTTPStatus.ACCEPTED
     return answer(seen, status, prefer, {**headers, "location": f"/v1/tasks/{task_id}"})
 

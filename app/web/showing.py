@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from fastapi.responses import JSONResponse
 
 from app import ids
 from app.errors import NotFound
+from app.feed import Ended, Feed, Wanted
 from app.record import Connection, accounts, queue, results, tasks
 from app.record.results import Result
 from app.record.tasks import Task
@@ -19,7 +21,6 @@ from app.task import Status
 from app.web.views import QueueView, TaskView, task_view
 
 MAX_WAIT_S = 60
-_LOOK_EVERY_S = 0.1
 _WAIT = re.compile(r'(?:^|[,;])\s*wait\s*=\s*"?(\d{1,9})"?\s*(?=$|[,;])', re.IGNORECASE)
 
 Prefer = Annotated[
@@ -57,16 +58,28 @@ def look(connection: Connection, found: Sequence[Task]) -> list[TaskView]:
     return [task_view(task, kept.get(task.id), places.get(task.id)) for task in found]
 
 
-async def view(use: Resources, task_id: str, prefer: str | None = None) -> TaskView:
-    """The task, as soon as it is final or the time to wait is over. Raises NotFound."""
+async def view(use: Resources, feed: Feed, task_id: str, prefer: str | None = None) -> TaskView:
+    """The task, as soon as it is final, the time to wait is over or the service stops. Raises NotFound."""
     ends_at = asyncio.get_running_loop().time() + seconds(prefer)
-    while True:
-        seen = await use.db.read(lambda connection: look_at(connection, task_id))
-        if seen is None:
-            raise NotFound("there is no such task")
-        if seen.status.final or use.stopping.is_set() or asyncio.get_running_loop().time() >= ends_at:
-            return seen
-        await asyncio.sleep(_LOOK_EVERY_S)
+    seen = await _see(use, task_id)
+    if seen.status.final or not seconds(prefer):
+        return seen
+    with suppress(Ended):
+        async with feed.listen(None, Wanted(task_id)) as listener:
+            # Only who listens already cannot miss what happens after a look.
+            while not (seen := await _see(use, task_id)).status.final:
+                left = ends_at - asyncio.get_running_loop().time()
+                if left <= 0:
+                    break
+                await listener.next(left)
+    return seen
+
+
+async def _see(use: Resources, task_id: str) -> TaskView:
+    seen = await use.db.read(lambda connection: look_at(connection, task_id))
+    if seen is None:
+        raise NotFound("there is no such task")
+    return seen
 
 
 def look_at(connection: Connection, task_id: str) -> TaskView | None:
@@ -81,9 +94,12 @@ def seconds(prefer: str | None) -> int:
 
 
 def answer(seen: TaskView, status: HTTPStatus, prefer: str | None, headers: dict[str, str]) -> JSONResponse:
-    if seconds(prefer):
-        headers["preference-applied"] = f"wait={seconds(prefer)}"
-    return JSONResponse(seen.model_dump(mode="json"), status, headers)
+    return JSONResponse(seen.model_dump(mode="json"), status, {**headers, **applied(prefer)})
+
+
+def applied(prefer: str | None) -> dict[str, str]:
+    """The header that says which preference was heeded."""
+    return {"preference-applied": f"wait={seconds(prefer)}"} if seconds(prefer) else {}
 
 
 def _places(connection: Connection, queued: Sequence[Task]) -> dict[str, QueueView]:

@@ -1,6 +1,5 @@
 """Reading tasks: one, many, and everything that is known of one."""
 
-import re
 from http import HTTPStatus
 from typing import Annotated
 
@@ -9,14 +8,10 @@ from fastapi import APIRouter, Query, Response
 from app.errors import NotFound
 from app.record import Connection, downloads, evidence, submissions, tasks
 from app.task import Status
-from app.web.access import Asking, Use
+from app.web.access import Asking, Live, Use
 from app.web.problems import responses
 from app.web.showing import Prefer, TaskId, answer, look, view
 from app.web.views import TaskList, TaskView, Timeline, timeline_view
-
-MAX_WAIT_S = 60
-_LOOK_EVERY_S = 0.1
-_WAIT = re.compile(r'(?:^|[,;])\s*wait\s*=\s*"?(\d{1,9})"?\s*(?=$|[,;])', re.IGNORECASE)
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
@@ -49,9 +44,9 @@ async def list_tasks(
     response_model=TaskView,
     responses=responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE),
 )
-async def get_task(use: Use, _asking: Asking, task_id: TaskId, prefer: Prefer = None) -> Response:
+async def get_task(use: Use, feed: Live, _asking: Asking, task_id: TaskId, prefer: Prefer = None) -> Response:
     """One task."""
-    return answer(await view(use, task_id, prefer), HTTPStatus.OK, prefer, {})
+    return answer(await view(use, feed, task_id, prefer), HTTPStatus.OK, prefer, {})
 
 
 @router.get(
