@@ -125,7 +125,7 @@ class Feed:
                 if not page.full:
                     await self._pause(settling)
         except Exception:  # a flaw: whoever listens is sent to ask again
-            log.exception("the feed cannot be read")
+            log.exception("unexpected")
             self._let_go()
 
     async def _next_page(self) -> Page:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Dialect, make_url
+from sqlalchemy import Connection, Dialect, event, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -35,8 +35,8 @@ class Postgres:
             pool_size=_POOL,
             max_overflow=0,
             pool_timeout=10,
-            connect_args={"server_settings": {"idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION}},
         )
+        event.listen(self._engine.sync_engine, "connect", _bound_idling)
         # A read sees one instant, as on SQLite, and cannot write.
         self._reading = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._signals = Signals()
@@ -83,6 +83,14 @@ class Postgres:
             effect()
         self._signals.send(asked)
         return result
+
+
+def _bound_idling(connection: Any, _record: Any) -> None:
+    """By a statement: poolers between us and the server refuse to be told so when they are connected to."""
+    cursor = connection.cursor()
+    cursor.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_IN_TRANSACTION}'")
+    cursor.close()
+    connection.commit()
 
 
 def _sqlstate(error: DBAPIError) -> Any:

@@ -310,3 +310,12 @@ async def test_what_a_unit_left_that_was_undone_never_happens(database: Database
     await database.write(planned("c"))
 
     assert happened == ["b"]
+
+
+async def test_a_transaction_that_idles_is_bounded_on_postgresql(postgres_url: str) -> None:
+    async with open_database(postgres_url) as opened:
+        for access in (opened.write, opened.read):
+            bound = await access(
+                lambda connection: connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout").scalar_one()
+            )
+            assert bound == "1min"
