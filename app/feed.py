@@ -22,8 +22,8 @@ from app.retry import Backoff
 _AT_ONCE = 200  # events in one read
 _HELD = 1000  # events that wait for one listener; who is further behind is let go
 _LOOK_EVERY_S = 5.0  # should a wake-up be lost
-# An event settles when other transactions end, of which nobody tells.
-_SETTLING = Backoff(first=timedelta(milliseconds=20), longest=timedelta(seconds=1))
+# For what passes without anybody telling: another transaction that keeps events from settling, an outage.
+_PASSING = Backoff(first=timedelta(milliseconds=20), longest=timedelta(seconds=1))
 
 log = logs.get("feed")
 
@@ -129,16 +129,18 @@ class Feed:
             self._let_go()
 
     async def _next_page(self) -> Page:
+        failures = 0
         while True:
             try:
                 return await self.read(self.end)
             except Unavailable:
-                await asyncio.sleep(1)
+                failures += 1
+                await asyncio.sleep(_PASSING.wait(failures).total_seconds())
 
     async def _pause(self, settling: int) -> None:
         """Until there may be something new."""
         if settling:
-            await asyncio.sleep(_SETTLING.wait(settling).total_seconds())
+            await asyncio.sleep(_PASSING.wait(settling).total_seconds())
             return
         with suppress(TimeoutError):
             await asyncio.wait_for(self._woken.wait(), _LOOK_EVERY_S)

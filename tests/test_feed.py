@@ -9,6 +9,7 @@ import pytest
 
 from app import feed as feed_module
 from app.announce import Announcement, announce
+from app.errors import Unavailable
 from app.feed import Ended, Feed, Listener, Wanted
 from app.record import Connection, events
 from app.record.database import Database, open_database
@@ -32,8 +33,13 @@ class Counted:
         self.on_signal = inner.on_signal
         self.on_event = inner.on_event
 
+        self.away = 0  # for so many reads
+
     async def read(self, work: Callable[[Connection], T]) -> T:
         self.reads += 1
+        if self.away:
+            self.away -= 1
+            raise Unavailable("away")
         return await self._inner.read(work)
 
 
@@ -183,6 +189,17 @@ async def test_nothing_is_read_while_nobody_listens(database: Database) -> None:
 
         assert counted.reads == after
         assert not feed._listeners
+
+
+async def test_an_outage_of_the_database_is_waited_for(database: Database) -> None:
+    await database.write(planned(1))
+    counted = Counted(database)
+    async with Feed(counted, asyncio.Event()) as feed, feed.listen(None) as listener:
+        counted.away = 3
+        await database.write(ready(0))
+
+        assert await heard(listener, 1) == ["task_0"]
+        assert counted.away == 0
 
 
 async def test_everybody_is_let_go_when_the_service_stops(database: Database) -> None:

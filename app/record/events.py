@@ -27,6 +27,7 @@ from sqlalchemy import (
     cast,
     delete,
     func,
+    literal,
     literal_column,
     select,
     true,
@@ -124,7 +125,7 @@ def following(
     """The settled events after a position: all, or those of a task or of some kinds."""
     query = (
         select(events, _is_settled(connection).label("settled"))
-        .where(_position > tuple_(*after), events.c.kind != _FLOOR)
+        .where(_position > _place(after), events.c.kind != _FLOOR)
         .order_by(events.c.xid, events.c.sequence)
         .limit(limit)
     )
@@ -176,7 +177,7 @@ def prune(connection: Connection, before: datetime) -> None:
     newest = connection.execute(query.order_by(events.c.at.desc(), events.c.sequence.desc()).limit(1)).one_or_none()
     if newest is None or newest.kind == _FLOOR:
         return
-    connection.execute(delete(events).where(_position < tuple_(newest.xid, newest.sequence)))
+    connection.execute(delete(events).where(_position < _place(Position(newest.xid, newest.sequence))))
     connection.execute(update(events).where(events.c.sequence == newest.sequence).values(kind=_FLOOR))
 
 
@@ -188,6 +189,10 @@ def _forget_other_server(connection: Connection, at: datetime) -> None:
     connection.execute(delete(events))
     row = {"kind": _FLOOR, "task_id": "", "key_id": "", "data": {}, "at": at}
     connection.execute(events.insert().values(xid=_own_xid(connection), **row))
+
+
+def _place(position: Position) -> ColumnElement[Any]:
+    return tuple_(*(literal(number, BigInteger) for number in position))
 
 
 def _is_oldest() -> ColumnElement[bool]:

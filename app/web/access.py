@@ -39,7 +39,7 @@ def resources(request: Request) -> Resources:
     return use
 
 
-def live_feed(request: Request) -> Feed:
+async def live_feed(request: Request) -> Feed:
     feed: Feed = request.app.state.feed
     return feed
 

@@ -18,6 +18,7 @@ from sqlalchemy import func, select
 from starlette.responses import Response
 
 from app import egress, jobs, metrics, worker
+from app.feed import Feed
 from app.main import create_app
 from app.provider import Bfl
 from app.provider.exchange import client as provider_client
@@ -119,7 +120,7 @@ class CrashWorld:
 
     def _connect(self, use: Resources, fuse: Fuse) -> None:
         app = _app()
-        app.state.use = use
+        app.state.use, app.state.feed = use, Feed(use.db, use.stopping)
         self.network.hosts["gateway"] = Mortal(httpx.ASGITransport(app), fuse)
 
     async def _go_on(self, use: Resources, db: Sqlite, fuse: Fuse) -> None:

@@ -169,6 +169,7 @@ async def test_a_place_past_the_end_is_of_another_feed(database: Database) -> No
     beyond = Position(last.xid, last.sequence + 1)
 
     assert not await database.read(lambda connection: events.is_kept(connection, beyond))
+    assert names(await page(database, Position(2**63 - 1, 2**63 - 1))) == ""
 
 
 async def test_a_feed_that_came_with_a_dump_from_a_server_further_on_begins_anew(postgres_url: str) -> None:
