@@ -21,6 +21,8 @@ _IDLE_IN_TRANSACTION = "60s"
 _JOBS_CHANNEL = "ch_pgqueuer"  # PgQueuer tells there of each change of its table; a job that is new concerns all
 _DEADLOCK_OR_CONFLICT = {"40001", "40P01"}
 _TRIES = 3
+# Classes of SQLSTATE: no connection, no room, ended from outside or still starting. They pass.
+_PASSES = ("08", "53", "57")
 
 
 class Postgres:
@@ -78,7 +80,11 @@ class Postgres:
                 asked = await connection.run_sync(was_asked)
                 effects = await connection.run_sync(take_effects)
         except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
-            raise Unavailable("the database cannot be reached at the moment") from error
+            raise _away() from error
+        except DBAPIError as error:
+            if str(_sqlstate(error)).startswith(_PASSES):
+                raise _away() from error
+            raise
         for effect in effects:
             effect()
         self._signals.send(asked)
@@ -91,6 +97,10 @@ def _bound_idling(connection: Any, _record: Any) -> None:
     cursor.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_IN_TRANSACTION}'")
     cursor.close()
     connection.commit()
+
+
+def _away() -> Unavailable:
+    return Unavailable("the database cannot be reached at the moment")
 
 
 def _sqlstate(error: DBAPIError) -> Any:

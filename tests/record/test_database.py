@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
+from sqlalchemy import text
 
 from app.errors import ConfigurationError, Unavailable
 from app.record import Connection, tasks
@@ -230,6 +231,16 @@ async def test_on_postgresql_a_unit_that_loses_a_deadlock_runs_again(postgresql:
 
     assert len(tries) == 3
     assert await kept(postgresql) == {"a", "b"}
+
+
+@pytest.mark.parametrize("state", ["57P03", "57P01", "53300", "08006"], ids=["starting", "stopping", "full", "gone"])
+async def test_on_postgresql_a_server_that_cannot_serve_just_now_is_unavailable(
+    postgresql: Database, state: str
+) -> None:
+    refusal = text(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}'; END $$")
+
+    with pytest.raises(Unavailable):
+        await postgresql.write(lambda connection: connection.execute(refusal))
 
 
 async def test_on_postgresql_a_server_that_is_away_is_unavailable() -> None:
