@@ -1,34 +1,44 @@
 """The numbered steps and the tables say the same, on both databases."""
 
+import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4  # noqa: TID251 - names a throw-away database
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
+from structlog.testing import capture_logs
 
+from app.errors import ConfigurationError
 from app.jobs import embedded
 from app.record import Connection, migrate, schema
 from app.record.database import Database, open_database
 from tests.rows import START, claim, jobs_left
+from tests.schema_rows import REVISIONS, fill, found_tables, reach, rows_of, shape
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-async def empty(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Database]:
-    """A database with nothing in it."""
+async def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[str]:
+    """The address of a database with nothing in it."""
     if request.param == "sqlite":
-        async with open_database(f"sqlite:///{tmp_path / 'empty.db'}") as database:
-            yield database
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
         return
     server = request.getfixturevalue("postgres")
     name = f"test_{uuid4().hex}"
-    async with open_database(await server.create(name)) as database:
-        yield database
+    yield await server.create(name)
     await server.drop(name)
+
+
+@pytest.fixture
+async def empty(empty_url: str) -> AsyncGenerator[Database]:
+    """The same, opened."""
+    async with open_database(empty_url) as database:
+        yield database
 
 
 def differences(connection: Connection) -> list[Any]:
@@ -46,9 +56,12 @@ def tables(connection: Connection) -> set[str]:
 
 
 def downgrade(connection: Connection) -> None:
-    config = migrate._config()
-    config.attributes["connection"] = connection
-    command.downgrade(config, "base")
+    reach(connection, "base")
+
+
+def claim_revision(connection: Connection, revision: str) -> None:
+    """Have the database say that it was left by another version."""
+    connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
 
 
 async def test_the_steps_lead_from_nothing_to_the_tables_as_they_are_declared(empty: Database) -> None:
@@ -69,6 +82,37 @@ async def test_the_steps_lead_back_to_nothing_and_up_again(empty: Database) -> N
     assert await empty.read(differences) == []
 
 
+async def test_each_step_leads_back_and_up_again_and_what_was_there_before_it_survives(empty: Database) -> None:
+    """Also with rows in the tables, and rows that were written between."""
+
+    def there_and_back(connection: Connection, before: str, after: str) -> None:
+        reach(connection, before)
+        known = found_tables(connection)
+        reach(connection, after)
+        fill(connection)
+        rows, form = rows_of(connection, known), shape(connection)
+        reach(connection, before)
+        assert rows_of(connection, known) == rows
+        reach(connection, after)
+        assert rows_of(connection, known) == rows
+        assert shape(connection) == form
+        for table in found_tables(connection):
+            connection.execute(table.delete())
+
+    for before, after in zip(["base", *REVISIONS], REVISIONS, strict=False):
+        await empty.write(partial(there_and_back, before=before, after=after))
+
+    assert await empty.read(differences) == []
+
+
+async def test_ten_that_start_at_once_migrate_once(empty_url: str) -> None:
+    async with AsyncExitStack() as stack:
+        starting = [await stack.enter_async_context(open_database(empty_url)) for _ in range(10)]
+        await asyncio.gather(*map(migrate.catch_up, starting))
+
+        assert [await each.read(differences) for each in starting[:2]] == [[], []]
+
+
 async def test_a_migrated_database_has_nothing_left_to_do(empty: Database) -> None:
     await empty.write(migrate.upgrade)
     await empty.write(migrate.upgrade)
@@ -83,6 +127,26 @@ async def test_a_database_is_current_only_when_no_step_is_missing(empty: Databas
     await empty.write(downgrade)
 
     assert (before, after, await empty.read(migrate.is_current)) == (False, True, False)
+
+
+async def test_a_database_that_a_newer_version_left_is_taken_as_it_is(empty: Database) -> None:
+    await empty.write(migrate.upgrade)
+    await empty.write(lambda connection: claim_revision(connection, "9999"))
+    with capture_logs() as told:
+        await migrate.catch_up(empty)
+
+    assert await empty.read(migrate.is_current)
+    assert await empty.read(differences) == []
+    assert [line["log_level"] for line in told] == ["warning"]
+    assert "newer version" in told[0]["event"]
+
+
+async def test_a_database_of_no_version_at_all_is_refused(empty: Database) -> None:
+    await empty.write(migrate.upgrade)
+    await empty.write(lambda connection: claim_revision(connection, "0000"))
+
+    with pytest.raises(ConfigurationError, match="0000"):
+        await migrate.catch_up(empty)
 
 
 async def test_a_step_that_fails_leaves_the_database_as_it_was(empty: Database) -> None:
@@ -101,9 +165,7 @@ async def test_jobs_that_the_version_before_left_on_postgresql_are_taken_over(em
         pytest.skip("SQLite keeps them where they are")
 
     def before(connection: Connection) -> None:
-        config = migrate._config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+        reach(connection, "0001")
         job = {"step": "collect", "task_id": "task_1", "run_at": START, "failures": 2}
         connection.execute(
             embedded.jobs.insert(), [{**job, "state": state} for state in ("waiting", "running", "held")]

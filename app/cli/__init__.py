@@ -1,10 +1,13 @@
 """The command `fluxhook`: one file for each kind of command, put together here."""
 
+import signal
+import sys
+
 import typer
 
 from app import __version__
-from app.cli import client, demo, doctor, jobs, serving
-from app.errors import ConfigurationError
+from app.cli import client, demo, doctor, jobs, serving, working
+from app.errors import ConfigurationError, FluxhookError
 
 cli = typer.Typer(
     name="fluxhook",
@@ -15,6 +18,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 cli.command()(serving.serve)
+cli.command()(working.work)
 cli.command()(serving.migrate)
 cli.command()(serving.twin)
 cli.command()(demo.demo)
@@ -33,9 +37,11 @@ def version() -> None:
 
 def main() -> int:
     """Run a command; settings that cannot work end it with their mend and exit code 2."""
+    # The first process of a container has no default that ends it; serving and working set their own later.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         cli(standalone_mode=True)
-    except ConfigurationError as error:
+    except FluxhookError as error:
         typer.echo(f"fluxhook: {error.detail}", err=True)
-        return 2
+        return 2 if isinstance(error, ConfigurationError) else 1
     return 0

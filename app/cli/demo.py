@@ -22,7 +22,8 @@ from app.cli.serving import prepare, server
 from app.cli.story import tell
 from app.main import create_app
 from app.provider.twin import build
-from app.resources import kept_secret, open_resources
+from app.record.alone import alone_on
+from app.resources import database_url, kept_secret, open_resources
 from app.settings import Settings, from_environment
 
 _READY_AFTER_S = 1.5
@@ -48,7 +49,7 @@ def demo(
         with _listen(configured.port) as ours, _listen(0) as twins:
             twin_url = f"http://127.0.0.1:{twins.getsockname()[1]}"
             settings = _settings(folder, ours.getsockname()[1], twin_url)
-            with _running(settings, ours, twins):
+            with alone_on(database_url(settings)), _running(settings, ours, twins):
                 stored = _show(console, settings, twin_url, image or draw_landscape(folder / "landscape.png"))
                 if not once:
                     _stay(console)

@@ -97,8 +97,7 @@ async def _database(settings: Settings) -> Finding:
     except FluxhookError as error:
         return Finding(name, error.detail, wrong=True)
     if not current:
-        mend = "`fluxhook serve` mends that" if settings.embedded else "run `fluxhook migrate`"
-        return Finding(name, f"it answers, its schema is not this version's: {mend}", wrong=not settings.embedded)
+        return Finding(name, "it answers, its schema is not this version's yet; `fluxhook serve` mends that")
     return Finding(name, "it answers, its schema is this version's", current=True)
 
 

@@ -15,8 +15,9 @@ from app.main import create_app
 from app.provider.twin import build
 from app.provider.twin.rules import Profile
 from app.record import accounts, idempotency, keys
+from app.record.alone import alone_on
 from app.record.database import Database, open_database
-from app.record.migrate import is_current, upgrade
+from app.record.migrate import catch_up
 from app.resources import Resources, account_id, database_url, kept_secret, open_resources, promises_of
 from app.settings import Settings, from_environment
 from app.web.access import digest_of
@@ -33,15 +34,10 @@ def serve(
     """Run the service: the API, and the worker inside it."""
     settings = from_environment()
     logs.configure()
-    made_key = asyncio.run(prepare(settings))
-    typer.echo(f"Fluxhook {__version__} on http://{settings.host}:{settings.port}")
-    if made_key is not None:
-        typer.echo(f"API key, shown this once and kept in {settings.data_dir / 'admin_key'}: {made_key}")
-    if settings.provider_key is None:
-        name = f"FLUXHOOK_{settings.provider.upper()}_API_KEY"
-        typer.echo(f"No provider key: tasks are refused until {name} is set. `fluxhook demo` needs none.", err=True)
-    app = create_app(open_resources(settings), with_worker=worker)
-    with tracing.sending():
+    with alone_on(database_url(settings)), tracing.sending():
+        made_key = asyncio.run(prepare(settings))
+        announce(settings, f"on http://{settings.host}:{settings.port}", made_key)
+        app = create_app(open_resources(settings), with_worker=worker)
         server(app, settings.host, settings.port).run()
 
 
@@ -67,22 +63,27 @@ def twin(
 
 
 async def prepare(settings: Settings) -> str | None:
-    """Make ready what a start needs; return the admin key if it was made just now.
-
-    An embedded database is migrated. A shared one is not: many replicas start at once, and one command does it.
-    """
+    """Make ready what a start needs; return the admin key if it was made just now."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     key, made = _admin_key(settings)
     async with open_database(database_url(settings)) as database:
+        await catch_up(database)
         if settings.embedded:
-            await database.write(upgrade)
             # The process that was answering these is gone: whoever sends one again must not be told to wait for it.
             await database.write(idempotency.forget_unanswered)
-        elif not await database.read(is_current):
-            raise ConfigurationError("the database's schema is not this version's: run `fluxhook migrate`")
         await _put_admin_key(database, key)
         await _put_account(database, settings)
     return key if made else None
+
+
+def announce(settings: Settings, what: str, made_key: str | None) -> None:
+    """Tell the terminal what runs now, the key that was made for it, and what it lacks."""
+    typer.echo(f"Fluxhook {__version__} {what}")
+    if made_key is not None:
+        typer.echo(f"API key, shown this once and kept in {settings.data_dir / 'admin_key'}: {made_key}")
+    if settings.provider_key is None:
+        name = f"FLUXHOOK_{settings.provider.upper()}_API_KEY"
+        typer.echo(f"No provider key: tasks are refused until {name} is set. `fluxhook demo` needs none.", err=True)
 
 
 class Server(uvicorn.Server):
@@ -120,7 +121,7 @@ def server(app: object, host: str, port: int) -> uvicorn.Server:
 async def _migrate(settings: Settings) -> None:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     async with open_database(database_url(settings)) as database:
-        await database.write(upgrade)
+        await catch_up(database)
 
 
 def _admin_key(settings: Settings) -> tuple[str, bool]:

@@ -1,27 +1,107 @@
-"""Bring a database to the schema of this version, by the numbered steps in `migrations/`."""
+"""Bring a database to the schema of this version, by the numbered steps in `migrations/`.
 
+Any number of processes may try at once: one of them does it, the others find it done. A database that a newer
+version has migrated is left as it is, because steps only add and this version finds all that it knows.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from alembic.util import CommandError
+from sqlalchemy import Connection, column, func, inspect, select, table
+from sqlalchemy.exc import DBAPIError
+
+from app import logs
+from app.errors import ConfigurationError, Unavailable
+from app.record.database import Database
 
 _ROOT = Path(__file__).resolve().parents[2]
+_VERSIONS = table("alembic_version", column("version_num"))
+_MIGRATING = 0x666C7579  # names the lock that a migration takes, among all advisory locks of the database
+# A step that waits for a table keeps everybody else from it too, so it gives up soon and comes back later.
+_LOCK_TIMEOUT_MS = 2000
+_PAUSES_S = (1, 2, 3, 5, 5, 5, 5)
+_LOCK_NOT_AVAILABLE = "55P03"
+
+log = logs.get("migrate")
+
+
+async def catch_up(database: Database, pauses_s: Sequence[float] = _PAUSES_S) -> None:
+    """Run the steps that are missing, if any are; raises Unavailable when a table stays locked by somebody else."""
+    if await database.read(is_newer):
+        log.warning("the database was migrated by a newer version; this one works with what it knows")
+    if await database.read(is_current):
+        return
+    for pause in pauses_s:
+        if await _upgraded(database):
+            return
+        log.warning("a migration waits for a table that is locked", again_in_s=pause)
+        await asyncio.sleep(pause)
+    if not await _upgraded(database):
+        raise Unavailable(
+            "the schema could not be changed: a table stays locked by somebody's long transaction (see "
+            "pg_stat_activity). Nothing was changed; start again when that has ended"
+        )
+
+
+async def _upgraded(database: Database) -> bool:
+    """Whether it worked; False when somebody held a table for too long."""
+    try:
+        await database.write(upgrade)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+            raise
+        return False
+    return True
 
 
 def upgrade(connection: Connection) -> None:
-    """Run the missing steps in the transaction of this connection."""
+    """Run the missing steps in the transaction of this connection; who tries meanwhile waits until it ends."""
+    if connection.dialect.name == "postgresql":  # on SQLite whoever writes is alone
+        connection.execute(select(func.pg_advisory_xact_lock(_MIGRATING)))
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
+    if not is_current(connection):
+        run(connection, command.upgrade, "head")
+
+
+def run(connection: Connection, direction: Any, target: str) -> None:
+    """Hand one of Alembic's commands, upgrade or downgrade, this connection and the revision to reach."""
     config = _config()
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        direction(config, target)
+    except CommandError as error:
+        raise ConfigurationError(f"the database's schema is none that this version can change: {error}") from error
 
 
 def is_current(connection: Connection) -> bool:
     """Whether no step is missing."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    return MigrationContext.configure(connection).get_current_revision() == head
+    return _revision(connection) == _steps().get_current_head() or is_newer(connection)
+
+
+def is_newer(connection: Connection) -> bool:
+    """Whether a version that knows more steps than this one has migrated it. Their numbers rise."""
+    found = _revision(connection)
+    return found is not None and found > (_steps().get_current_head() or "")
+
+
+def _revision(connection: Connection) -> str | None:
+    # Not by Alembic, which logs two lines whenever it looks: probes look all the time.
+    if not inspect(connection).has_table(_VERSIONS.name):
+        return None
+    found: str | None = connection.execute(select(_VERSIONS.c.version_num)).scalar_one_or_none()
+    return found
+
+
+@cache
+def _steps() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
 
 
 def _config() -> Config:

@@ -35,9 +35,7 @@ class Sqlite:
     """`sqlite:///PATH`: WAL, every commit synced to disk."""
 
     def __init__(self, url: str) -> None:
-        self._path = make_url(url).database or ""
-        if not self._path or self._path == ":memory:":
-            raise ConfigurationError("FLUXHOOK_DATABASE_URL: SQLite needs a file, as in sqlite:///fluxhook.db")
+        self._path = file_of(url)
         Path(self._path).parent.mkdir(parents=True, exist_ok=True)
         self._writing = _engine(self._path, "BEGIN IMMEDIATE", synchronous="FULL", query_only="OFF")
         self._reading = _engine(self._path, "BEGIN", synchronous="FULL", query_only="ON")
@@ -118,6 +116,14 @@ class Sqlite:
         for unit in group:
             _release(unit)
         self._signals.send(asked)
+
+
+def file_of(url: str) -> str:
+    """The path of the file in `sqlite:///PATH`."""
+    path = make_url(url).database
+    if not path or path == ":memory:":
+        raise ConfigurationError("FLUXHOOK_DATABASE_URL: SQLite needs a file, as in sqlite:///fluxhook.db")
+    return path
 
 
 def _run(unit: _Unit, connection: Connection) -> set[str]:

@@ -1,28 +1,93 @@
+"""What a start makes ready, on both databases."""
+
+import asyncio
+from collections.abc import Generator
 from datetime import timedelta
 from pathlib import Path
+from uuid import uuid4  # noqa: TID251 - names a throw-away database
+
+import pytest
 
 from app.cli.serving import prepare
-from app.record import idempotency
-from app.record.database import open_database
+from app.errors import ConfigurationError
+from app.record import idempotency, keys, migrate
+from app.record.database import Database, open_database
 from app.resources import database_url
 from app.settings import Settings
+from app.web.access import digest_of
+from tests.postgres import Postgres
 from tests.rows import START
+from tests.world import ADMIN_KEY, RING_KEY
 
 
-async def test_a_start_forgets_the_requests_that_died_unanswered_with_the_last_process(tmp_path: Path) -> None:
-    settings = Settings.model_validate({"data_dir": tmp_path})
+@pytest.fixture
+def embedded(tmp_path: Path) -> Settings:
+    """A first start on SQLite."""
+    return Settings.model_validate({"data_dir": tmp_path, "admin_key": ADMIN_KEY})
+
+
+@pytest.fixture
+def shared(tmp_path: Path, postgres: Postgres) -> Generator[Settings]:
+    """A first start on PostgreSQL."""
+    name = f"test_{uuid4().hex}"
+    given = {"data_dir": tmp_path, "admin_key": ADMIN_KEY, "secret_keys": RING_KEY}
+    yield Settings.model_validate({"database_url": asyncio.run(postgres.create(name)), **given})
+    asyncio.run(postgres.drop(name))
+
+
+async def half_answered(database: Database) -> None:
+    """Two requests that began: one is answered, one was cut off."""
+    await database.write(lambda connection: idempotency.begin(connection, "key", "cut", "d", START))
+    await database.write(lambda connection: idempotency.begin(connection, "key", "answered", "d", START))
+    await database.write(lambda connection: idempotency.answer(connection, "key", "answered", START, {"id": "t"}))
+
+
+@pytest.fixture(params=["embedded", "shared"])
+def settings(request: pytest.FixtureRequest) -> Settings:
+    """A first start on each engine in turn."""
+    found: Settings = request.getfixturevalue(request.param)
+    return found
+
+
+async def test_a_start_migrates_and_a_further_one_finds_it_done(settings: Settings) -> None:
     await prepare(settings)
+    await prepare(settings)
+
     async with open_database(database_url(settings)) as database:
-        await database.write(lambda connection: idempotency.begin(connection, "key", "cut", "d", START))
-        await database.write(lambda connection: idempotency.begin(connection, "key", "answered", "d", START))
-        await database.write(lambda connection: idempotency.answer(connection, "key", "answered", START, {"id": "t"}))
+        assert await database.read(migrate.is_current)
+        found = await database.read(lambda connection: keys.by_digest(connection, digest_of(ADMIN_KEY)))
+    assert found is not None
 
-    await prepare(settings)
+
+async def test_a_start_forgets_the_requests_that_died_unanswered_with_the_last_process(embedded: Settings) -> None:
+    await prepare(embedded)
+    async with open_database(database_url(embedded)) as database:
+        await half_answered(database)
+
+    await prepare(embedded)
 
     later = START + timedelta(seconds=1)
-    async with open_database(database_url(settings)) as database:
+    async with open_database(database_url(embedded)) as database:
         again = await database.write(lambda connection: idempotency.begin(connection, "key", "cut", "d", later))
         kept = await database.read(lambda connection: idempotency.get(connection, "key", "answered"))
     assert again
     assert kept is not None
     assert kept.answer == {"id": "t"}
+
+
+async def test_a_replica_that_starts_leaves_alone_what_another_one_is_answering(shared: Settings) -> None:
+    await prepare(shared)
+    async with open_database(database_url(shared)) as database:
+        await half_answered(database)
+
+    await prepare(shared)
+
+    async with open_database(database_url(shared)) as database:
+        kept = await database.read(lambda connection: idempotency.get(connection, "key", "cut"))
+    assert kept is not None
+    assert kept.answer is None
+
+
+async def test_on_postgresql_the_admin_key_is_given_and_not_made(shared: Settings) -> None:
+    with pytest.raises(ConfigurationError, match="FLUXHOOK_ADMIN_KEY"):
+        await prepare(shared.model_copy(update={"admin_key": None}))

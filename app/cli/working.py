@@ -1,0 +1,73 @@
+"""`work`: a worker alone, without HTTP."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from app import logs, metrics, tracing, worker
+from app.cli.serving import announce, prepare
+from app.errors import Unavailable
+from app.record.alone import alone_on
+from app.record.migrate import is_current
+from app.resources import Resources, database_url, open_resources
+from app.settings import Settings, from_environment
+
+_BEAT_S = 5.0
+
+
+def work(
+    heartbeat: Annotated[
+        Path | None, typer.Option(help="Touch this file every 5 s, as long as this process and the database answer.")
+    ] = None,
+) -> None:
+    """Run a worker without the API; any number of them share one PostgreSQL."""
+    settings = from_environment()
+    logs.configure()
+    with alone_on(database_url(settings)), tracing.sending(), _scraped(settings):
+        asyncio.run(_work(settings, heartbeat))
+
+
+async def _work(settings: Settings, heartbeat: Path | None) -> None:
+    announce(settings, "at work", await prepare(settings))
+    async with open_resources(settings) as use, asyncio.TaskGroup() as group:
+        stop_on_signals(use.stopping)
+        beating = group.create_task(beat(use, heartbeat)) if heartbeat else None
+        await worker.run(use)
+        if beating:
+            beating.cancel()
+
+
+def stop_on_signals(stopping: asyncio.Event) -> None:
+    """Set `stopping` at the first SIGTERM or SIGINT; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    asked: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if asked:
+            os._exit(128 + number)
+        asked.append(number)
+        loop.call_soon_threadsafe(stopping.set)
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, stop)
+
+
+async def beat(use: Resources, file: Path, every_s: float = _BEAT_S) -> None:
+    """Touch `file` as long as this event loop turns and the database answers."""
+    while True:
+        if await can_work(use):
+            await asyncio.to_thread(file.touch)
+        await asyncio.sleep(every_s)
+
+
+async def can_work(use: Resources) -> bool:
+    """Whether the database answers, with a schema that fits."""
+    try:
+        return await use.db.read(is_current)
+    except Unavailable:
+        return False

@@ -1,0 +1,161 @@
+"""`fluxhook work`: processes of their own that share a PostgreSQL, and what a supervisor sees of them."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.cli.working import beat, can_work
+from app.provider.twin import build
+from app.record.database import open_database
+from tests.proof.storm_processes import end, start
+from tests.schema_rows import reach
+from tests.sockets import listening, serving, until
+from tests.world import ADMIN_KEY, RING_KEY, World
+
+
+async def test_a_worker_whose_database_answers_keeps_its_heartbeat_fresh(each_world: World, tmp_path: Path) -> None:
+    file = tmp_path / "heartbeat"
+    file.touch()
+    os.utime(file, (0, 0))
+
+    async def is_fresh() -> bool:
+        return file.stat().st_mtime > 0
+
+    beating = asyncio.create_task(beat(each_world.use, file, every_s=0.01))
+    await until(is_fresh)
+    os.utime(file, (0, 0))
+    await until(is_fresh)
+    beating.cancel()
+
+
+async def test_a_worker_without_its_database_has_no_heartbeat(world: World) -> None:
+    async with open_database("postgresql://nobody@127.0.0.1:9/nothing") as away:
+        assert not await can_work(replace(world.use, db=away))
+
+
+async def test_a_worker_whose_schema_is_behind_has_no_heartbeat(world: World) -> None:
+    await world.use.db.write(lambda connection: reach(connection, "base"))
+
+    assert not await can_work(world.use)
+
+
+@dataclass
+class Replicas:
+    """Processes on one database, and a client for the API among them."""
+
+    env: dict[str, str]
+    log: Path
+    api: httpx.AsyncClient
+    stack: AsyncExitStack
+
+    async def start(self, *arguments: str, **env: str) -> asyncio.subprocess.Process:
+        process = await start(arguments, {**self.env, **env}, self.log)
+        self.stack.push_async_callback(end, process)
+        return process
+
+    async def healthy(self) -> bool:
+        try:
+            return (await self.api.get("/healthz")).status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
+
+    async def tasks(self, status: str) -> list[Any]:
+        answer = await self.api.get("/v1/tasks", params={"status": status})
+        return list(answer.raise_for_status().json()["tasks"])
+
+    async def has(self, status: str) -> bool:
+        return bool(await self.tasks(status))
+
+    async def post(self) -> None:
+        (await self.api.post("/v1/tasks", json={"prompt": "a red fox"})).raise_for_status()
+
+
+@asynccontextmanager
+async def replicas(folder: Path, provider: str, **env: str) -> AsyncGenerator[Replicas]:
+    bound, address = listening()
+    bound.close()  # its port is the child's now
+    given = {
+        "FLUXHOOK_DATA_DIR": str(folder / "data"),
+        "FLUXHOOK_PORT": address.rpartition(":")[2],
+        "FLUXHOOK_BFL_BASE_URL": provider,
+        "FLUXHOOK_BFL_API_KEY": "a-provider-key",
+        "FLUXHOOK_ADMIN_KEY": ADMIN_KEY,
+        "FLUXHOOK_SECRET_KEYS": RING_KEY,
+        **env,
+    }
+    headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+    async with AsyncExitStack() as stack, httpx.AsyncClient(base_url=address, headers=headers, timeout=30) as api:
+        yield Replicas(given, folder / "log", api, stack)
+
+
+@pytest.mark.proof
+async def test_an_api_and_two_workers_share_a_database_and_end_with_0_when_they_are_asked_to(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    theirs, provider = listening()
+    async with (
+        serving(build(ready_after_s=0.2, seed=1), theirs),
+        replicas(tmp_path, provider, FLUXHOOK_DATABASE_URL=postgres_url) as ours,
+    ):
+        processes = [await ours.start("serve", "--no-worker")]
+        await until(ours.healthy, 60)
+        await ours.post()
+        waiting = await ours.has("queued")
+        heart = tmp_path / "heartbeat"
+        processes += [await ours.start("work", "--heartbeat", str(heart)), await ours.start("work")]
+        await until(lambda: ours.has("stored"), 60)
+        for each in processes:
+            each.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(20):
+            codes = [await each.wait() for each in processes]
+
+    assert waiting
+    assert heart.exists()
+    assert codes == [0, 0, 0], ours.log.read_text()
+
+
+@pytest.mark.proof
+async def test_a_worker_gives_what_is_in_hand_its_time_and_a_second_signal_gives_it_none(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    silent, provider = listening()  # takes connections and never says a word
+    async with replicas(tmp_path, provider, FLUXHOOK_DATABASE_URL=postgres_url) as ours:
+        api = await ours.start("serve", "--no-worker")
+        await until(ours.healthy, 60)
+        await ours.post()
+        worker = await ours.start("work")
+        await until(lambda: ours.has("submitting"), 60)
+        worker.send_signal(signal.SIGTERM)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await worker.wait()
+        worker.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(5):
+            code = await worker.wait()
+        api.send_signal(signal.SIGTERM)
+        await api.wait()
+    silent.close()
+
+    assert code == 128 + signal.SIGTERM
+
+
+@pytest.mark.proof
+async def test_on_sqlite_a_second_process_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    async with replicas(tmp_path, "http://127.0.0.1:9") as ours:
+        await ours.start("serve")
+        await until(ours.healthy, 60)
+        refused = await ours.start("work")
+        async with asyncio.timeout(60):
+            code = await refused.wait()
+
+        assert code == 2
+        assert "SQLite serves one process" in ours.log.read_text()
+        assert await ours.healthy()

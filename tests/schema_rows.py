@@ -1,0 +1,69 @@
+"""Rows for the tables as a database has them, whatever its revision: made up from the columns that it tells of."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from alembic import command
+from sqlalchemy import Column, MetaData, Table, select
+
+from app.record import Connection, migrate, schema
+
+REVISIONS = [step.revision for step in migrate._steps().walk_revisions()][::-1]
+Rows = dict[str, list[dict[str, Any]]]
+
+
+def reach(connection: Connection, revision: str) -> None:
+    """Take a database up, or down, to this revision; `base` is nothing at all."""
+    down = revision == "base" or revision < (migrate._revision(connection) or "")
+    migrate.run(connection, command.downgrade if down else command.upgrade, revision)
+
+
+def found_tables(connection: Connection) -> list[Table]:
+    """Our tables as they are, those that others are made from first."""
+    found = MetaData()
+    found.reflect(connection, only=lambda name, _: name in schema.metadata.tables)
+    return found.sorted_tables
+
+
+def shape(connection: Connection) -> dict[str, Any]:
+    """Columns, keys and indexes of each table, fit to be compared."""
+    return {
+        table.name: (
+            sorted((column.name, str(column.type), column.nullable, column.primary_key) for column in table.columns),
+            sorted((str(index.name), index.columns.keys(), index.unique) for index in table.indexes),
+        )
+        for table in found_tables(connection)
+    }
+
+
+def made_up(table: Table, number: int) -> dict[str, Any]:
+    """A row with a value in every column, unlike that of any other number."""
+    return {column.name: _value(column, number) for column in table.columns}
+
+
+def _value(column: Column[Any], number: int) -> Any:
+    values: dict[type, Any] = {
+        bool: True,
+        int: number,
+        float: number / 2,
+        bytes: b"%d" % number,
+        datetime: datetime(2026, 1, 1, tzinfo=UTC),
+        str: str(number),
+    }
+    return values.get(column.type.python_type, {"number": number})
+
+
+def fill(connection: Connection, rows: int = 3) -> None:
+    for table in found_tables(connection):
+        connection.execute(table.insert(), [made_up(table, number) for number in range(rows)])
+
+
+def rows_of(connection: Connection, tables: list[Table]) -> Rows:
+    """What these columns of these tables hold."""
+    return {table.name: list(_dicts(connection, table)) for table in tables}
+
+
+def _dicts(connection: Connection, table: Table) -> Iterator[dict[str, Any]]:
+    for row in connection.execute(select(*table.columns).order_by(*table.primary_key.columns)).mappings():
+        yield dict(row)

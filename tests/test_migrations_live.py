@@ -1,0 +1,139 @@
+"""Steps on a PostgreSQL that is in use: by the version before, and by somebody who does not let go."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+from uuid import uuid4  # noqa: TID251 - names a throw-away database
+
+import pytest
+from sqlalchemy import Table, select, text
+from structlog.testing import capture_logs
+
+from app.errors import Unavailable
+from app.record import Connection, migrate
+from app.record.database import Database, open_database
+from tests.postgres import Postgres
+from tests.schema_rows import REVISIONS, fill, found_tables, made_up, reach
+from tests.sockets import until
+
+
+@pytest.fixture
+async def address(postgres: Postgres) -> AsyncGenerator[str]:
+    """A database with nothing in it."""
+    name = f"test_{uuid4().hex}"
+    yield await postgres.create(name)
+    await postgres.drop(name)
+
+
+@pytest.fixture
+async def live(address: str) -> AsyncGenerator[Database]:
+    async with open_database(address) as database:
+        yield database
+
+
+def use(connection: Connection, table: Table, number: int) -> None:
+    """What a version does that knows the table in this form: write a row, change it, read it, delete it."""
+    row = made_up(table, number)
+    mine = [column == row[column.name] for column in table.primary_key.columns]
+    connection.execute(table.insert(), row)
+    connection.execute(table.update().where(*mine), row)
+    assert connection.execute(select(*table.columns).where(*mine)).one() is not None
+    connection.execute(table.delete().where(*mine))
+
+
+@asynccontextmanager
+async def used(address: str, tables: list[Table]) -> AsyncGenerator[None]:
+    """Another process at work with these tables; it is seen to work before the block and after it."""
+    done = 0
+
+    async def work(other: Database) -> None:
+        nonlocal done
+        while True:
+            for table in tables:
+                await other.write(partial(use, table=table, number=1000 + done))
+            done += 1
+
+    async def rounds(more: int) -> None:
+        wanted = done + more
+
+        async def over() -> bool:
+            return working.done() or done >= wanted
+
+        await until(over)
+
+    async with open_database(address) as other:
+        working = asyncio.create_task(work(other))
+        await rounds(1)
+        yield
+        await rounds(2)  # one of them began after the block
+        working.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await working
+
+
+@pytest.mark.parametrize("before", REVISIONS[:-1])
+async def test_the_version_before_goes_on_working_while_the_schema_moves_on_and_after_it(
+    before: str, live: Database, address: str
+) -> None:
+    await live.write(lambda connection: reach(connection, before))
+    await live.write(fill)
+    async with used(address, await live.read(found_tables)):
+        await migrate.catch_up(live)
+
+    assert await live.read(migrate.is_current)
+
+
+@asynccontextmanager
+async def locked(address: str) -> AsyncGenerator[asyncio.Event]:
+    """A long transaction on a table that every step writes to, until the event is set."""
+    held, released = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        async with open_database(address) as other:
+            engine = other._engine  # type: ignore[attr-defined]
+            async with engine.begin() as connection:
+                await connection.execute(text("LOCK TABLE alembic_version IN SHARE ROW EXCLUSIVE MODE"))
+                held.set()
+                await released.wait()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(hold())
+        await held.wait()
+        yield released
+        released.set()
+
+
+@pytest.fixture
+async def behind(live: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """A database that lacks every step, and steps that are patient for a moment only."""
+    monkeypatch.setattr(migrate, "_LOCK_TIMEOUT_MS", 20)
+    await live.write(migrate.upgrade)
+    await live.write(lambda connection: reach(connection, "base"))
+    return live
+
+
+async def test_a_step_lets_go_of_the_queue_for_a_locked_table_and_comes_back(behind: Database, address: str) -> None:
+    with capture_logs() as told:
+        async with locked(address) as released:
+            migrating = asyncio.create_task(migrate.catch_up(behind, [0.01] * 200))
+
+            async def has_given_way() -> bool:
+                return bool(told)
+
+            await until(has_given_way)
+            released.set()
+            await migrating
+
+    assert await behind.read(migrate.is_current)
+    assert told[0]["event"] == "a migration waits for a table that is locked"
+
+
+async def test_a_table_that_stays_locked_ends_the_start_with_a_reason_and_changes_nothing(
+    behind: Database, address: str
+) -> None:
+    async with locked(address):
+        with pytest.raises(Unavailable, match="long transaction"):
+            await migrate.catch_up(behind, [0.01])
+
+        assert not await behind.read(migrate.is_current)
