@@ -46,9 +46,12 @@ VOLUME /data
 EXPOSE 8080
 USER 10001:10001
 
-# http.client, because urllib would follow a proxy named in the environment.
+# A worker has no port: it is asked by the age of its heartbeat, `work --heartbeat /tmp/heartbeat`, which it touches
+# every 5 s. http.client, because urllib would follow a proxy named in the environment.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 CMD ["python", "-c", "\
-import http.client, os, sys; \
+import http.client, os, pathlib, sys, time; \
+heartbeat = pathlib.Path('/tmp/heartbeat'); \
+heartbeat.exists() and sys.exit(time.time() - heartbeat.stat().st_mtime > 30); \
 ask = http.client.HTTPConnection('127.0.0.1', int(os.environ['FLUXHOOK_PORT']), timeout=2); \
 ask.request('GET', '/healthz'); \
 sys.exit(ask.getresponse().status != 200)"]

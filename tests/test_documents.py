@@ -84,5 +84,5 @@ def test_the_layers_in_the_architecture_are_those_that_are_checked() -> None:
 def test_compose_hands_on_every_setting_that_the_image_does_not_fix() -> None:
     fixed = {"HOST", "PORT", "DATA_DIR"}
     wanted = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields if name.upper() not in fixed}
-    handed_on = set(re.findall(rf"^      ({PREFIX}\w+):$", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE))
+    handed_on = set(re.findall(rf"^ +({PREFIX}\w+):", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE))
     assert handed_on == wanted
