@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Connection, String, Table, Text, delete, select
+from sqlalchemy import Column, Connection, String, Table, Text, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from app.record.columns import Instant, Json, metadata
 
@@ -33,8 +34,11 @@ class Key:
 
 def put(connection: Connection, **values: Any) -> None:
     """Write a key, in place of one with the same id."""
-    connection.execute(delete(keys).where(keys.c.id == values["id"]))
-    connection.execute(keys.insert().values(values))
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    anew = {"disabled_at": None, **values}
+    # In one statement: replicas that start at once all put the operator's key.
+    statement = dialect.insert(keys).values(anew)
+    connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=anew))
 
 
 def by_digest(connection: Connection, sha256: str) -> Key | None:

@@ -59,6 +59,10 @@ async def test_a_start_migrates_and_a_further_one_finds_it_done(settings: Settin
     assert found is not None
 
 
+async def test_ten_replicas_that_start_at_once_on_an_empty_database_all_start(shared: Settings) -> None:
+    await asyncio.gather(*(prepare(shared) for _ in range(10)))
+
+
 async def test_a_start_forgets_the_requests_that_died_unanswered_with_the_last_process(embedded: Settings) -> None:
     await prepare(embedded)
     async with open_database(database_url(embedded)) as database:
