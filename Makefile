@@ -39,7 +39,7 @@ crash-matrix: develop ## crash at every statement and external call, ARGS=--writ
 storm: setup ## thousands of tasks, a killed service, and the count at the end, ARGS='--tasks 300 --seed 7'
 	@$(BIN)/python -m tests.proof.storm $(ARGS)
 
-container-check: ## build the image and prove it, as root on Debian
+container-check: ## build the image, run compose on PostgreSQL and prove it, as root on Debian
 	@$(PYTHON) .ci/container-check
 
 lock: ## refresh the locks (needs uv), ARGS=--upgrade for newer versions

@@ -1,0 +1,62 @@
+"""Running commands, waiting, and what must hold; everything the check makes lies in one scratch folder."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+HERE = Path(__file__).resolve().parents[2]
+
+scratch = Path(tempfile.mkdtemp(prefix="fluxhook-", dir="/tmp"))
+env = {name: value for name, value in os.environ.items() if not name.startswith(("FLUXHOOK_", "COMPOSE_", "POSTGRES_"))}
+env |= {
+    "DOCKER_HOST": f"unix://{scratch}/engine.sock",
+    "DOCKER_CONFIG": f"{scratch}/client",
+    "DOCKER_BUILDKIT": "1",
+}
+
+
+def say(text: str) -> None:
+    print(f"container-check: {text}", flush=True)
+
+
+def fail(text: str) -> NoReturn:
+    sys.exit(f"container-check: FAILED: {text}")
+
+
+def require(true: bool, text: str) -> None:
+    if not true:
+        fail(f"it must hold that: {text}")
+    say(text)
+
+
+def run(*command: str, seconds: int = 120) -> str:
+    """What the command printed; a failure ends the check and shows it."""
+    done = subprocess.run(
+        command, cwd=HERE, env=env, timeout=seconds, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    if done.returncode:
+        print(done.stdout[-3000:], done.stderr[-3000:], sep="\n")
+        fail(" ".join(command))
+    return done.stdout.strip()
+
+
+def docker(*arguments: str, seconds: int = 120) -> str:
+    # By its path: a newer client, where one comes first, falls back to the old builder with this engine.
+    return run("/usr/bin/docker", *arguments, seconds=seconds)
+
+
+def inspect(of: str, form: str) -> str:
+    return docker("inspect", "--format", form, of)
+
+
+def wait(what: str, seconds: int, ready: Callable[[], bool]) -> None:
+    until = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > until:
+            fail(f"not in {seconds} s: {what}")
+        time.sleep(0.25)
