@@ -4,9 +4,8 @@ Something is counted once for each effect, so after its commit: a unit of work m
 database knows is no counter: `standing` reads it at each scrape.
 """
 
-import threading
-from collections.abc import Iterable
-from wsgiref.simple_server import WSGIServer
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 
 from prometheus_client import (
     CollectorRegistry,
@@ -96,12 +95,22 @@ def exposition(live: Iterable[Metric] = ()) -> bytes:
     return generate_latest(REGISTRY) + generate_latest(_Read(live))
 
 
-def serve(host: str, port: int) -> tuple[WSGIServer, threading.Thread]:
-    """Answer scrapes from a thread, for a process without an API. Its counters alone: any API shows the database's.
+@contextmanager
+def scraped(host: str, port: int | None) -> Generator[int | None]:
+    """Answer scrapes from a thread, for a process without an API; gives the port. None: nobody is answered.
 
-    `server.shutdown()` and `server.server_close()` end it. Raises OSError where the port cannot be had.
+    These are its own counters alone: any API shows what the database knows. Raises OSError for a port that is taken.
     """
-    return start_http_server(port, host, REGISTRY)
+    if port is None:
+        yield None
+        return
+    server, thread = start_http_server(port, host, REGISTRY)
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 class _Version(Collector):

@@ -115,6 +115,10 @@ class Settings(BaseModel):
     ]
     host: Annotated[str, Field(description="The address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="The port to listen on.")] = 8080
+    metrics_port: Annotated[
+        int | None,
+        Field(ge=0, le=65535, description="Where `fluxhook work` shows its counters to Prometheus. Default: nowhere."),
+    ] = None
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:

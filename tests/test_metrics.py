@@ -155,14 +155,9 @@ async def test_while_the_database_is_away_nobody_new_may_read(world: World) -> N
 
 
 async def test_a_process_without_an_api_answers_scrapes_too() -> None:
-    server, thread = metrics.serve("127.0.0.1", 0)
-    try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.server_port}") as scraper:
+    with metrics.scraped("127.0.0.1", 0) as port:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as scraper:
             answer = await scraper.get("/metrics")
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
     assert answer.status_code == 200
     assert "\nfluxhook_assets_lost_total " in answer.text

@@ -28,7 +28,7 @@ def work(
     """Run a worker without the API; any number of them share one PostgreSQL."""
     settings = from_environment()
     logs.configure()
-    with alone_on(database_url(settings)), tracing.sending(), _scraped(settings):
+    with alone_on(database_url(settings)), tracing.sending(), metrics.scraped(settings.host, settings.metrics_port):
         asyncio.run(_work(settings, heartbeat))
 
 
