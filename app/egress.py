@@ -90,6 +90,25 @@ def _embedded(address: Address) -> ipaddress.IPv4Address | None:
     return address.ipv4_mapped or address.sixtofour
 
 
+def unusable(url: str) -> str | None:
+    """What keeps this text from being an address that an application may name; None when nothing does.
+
+    No name is looked up: what is blocked and what is not there must look alike.
+    """
+    try:
+        asked = httpx.URL(url)
+        host, port = asked.host, asked.port
+    except (httpx.InvalidURL, ValueError):  # ValueError: a broken `xn--` name
+        return "must be an http(s) address"
+    if asked.scheme not in {"http", "https"} or not host or not url.isascii() or not url.isprintable() or " " in url:
+        return "must be an http(s) address"
+    if asked.userinfo:
+        return "must not hold a user name or a password"
+    if "#" in url:
+        return "must not have a fragment"
+    return "must have a port below 65536" if port is not None and port > _LAST_PORT else None
+
+
 def guarded_client(allowed: Sequence[Network], inner: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
     """A client for addresses that an application names: no redirects, no proxy variables."""
     return httpx.AsyncClient(

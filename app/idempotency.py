@@ -59,9 +59,12 @@ async def let_go(use: Resources, held: Claim) -> None:
 
 
 def digest_of(params: TaskParams, files: Mapping[str, IO[bytes]]) -> str:
-    """What makes two requests the same: their parameters and the bytes of their files, not how they were written."""
+    """What makes two requests the same: their parameters and the bytes of their files, not how they were written.
+
+    That a webhook has a secret counts, which one does not: a digest that can be tried out would give it away.
+    """
     uploaded = {field: sha256_of(file) for field, file in sorted(files.items())}
-    asked = json.dumps([params.model_dump(mode="json"), uploaded], sort_keys=True)
+    asked = json.dumps([params.asked(), uploaded], sort_keys=True)
     return hashlib.sha256(asked.encode()).hexdigest()
 
 

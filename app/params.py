@@ -4,9 +4,13 @@ The rules are the providers' published ones (OpenAPI document of the BFL API, Ko
 """
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import SecretStr as Secret
+
+from app import egress, sign
 
 IMAGE_FIELDS = ("input_image", "input_image_2", "input_image_3", "input_image_4")
 
@@ -76,10 +80,71 @@ class Params(BaseModel):
         return {field: value for field, value in given if value is not None}
 
 
-OPTIONS = ("priority", "deadline_at")
+WebhookForm = Literal["provider", "event"]
+WebhookEvent = Literal["submitted", "stored", "failed", "cancelled"]
 
 
-class TaskParams(Params):
+def _named(url: str) -> str:
+    reason = egress.unusable(url)
+    if reason is not None:
+        raise ValueError(reason)
+    return url
+
+
+def _usable(secret: Secret) -> Secret:
+    text = secret.get_secret_value()
+    if not text.isprintable() or not text.strip():
+        raise ValueError("must be printable text")
+    sign.key_of(text)  # raises ValueError for a `whsec_` that is none
+    return secret
+
+
+def _listed(events: object) -> object:
+    """A form has no lists: there the names stand in one field, with commas between them."""
+    if isinstance(events, str):
+        return [name.strip() for name in events.split(",") if name.strip()]
+    return events
+
+
+def _each_once(events: list[WebhookEvent]) -> list[WebhookEvent]:
+    return sorted(set(events))
+
+
+WebhookUrl = Annotated[
+    str,
+    Field(min_length=1, max_length=2083, description="Where to tell of the task; https, with retries for three days."),
+    AfterValidator(_named),
+]
+WebhookSecret = Annotated[
+    Secret,
+    Field(max_length=256, description="What webhooks are signed with: `whsec_` and base64, or any text. Never shown."),
+    AfterValidator(_usable),
+]
+WebhookEvents = Annotated[
+    list[WebhookEvent],
+    BeforeValidator(_listed),
+    AfterValidator(_each_once),
+    Field(description="`submitted` is sent when it is listed; the final one of the others always is."),
+]
+
+WEBHOOK_FIELDS = ("webhook_url", "webhook_secret", "webhook_form", "webhook_events")
+OPTIONS = ("priority", "deadline_at", *WEBHOOK_FIELDS)
+
+
+class Webhook(BaseModel):
+    """Where to tell of a task, and how; what is not given is left to the API key's own choice."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    webhook_url: WebhookUrl | None = None
+    webhook_secret: WebhookSecret | None = None
+    webhook_form: Annotated[
+        WebhookForm | None, Field(description="`provider`: as the provider calls back. `event`: with the whole task.")
+    ] = None
+    webhook_events: WebhookEvents | None = None
+
+
+class TaskParams(Webhook, Params):
     """A task of the native API: the provider's parameters, and what Fluxhook itself is to do with it."""
 
     priority: Annotated[int, Field(ge=0, le=9, description="9 goes before 0 when tasks have to queue.")] = 0
@@ -87,3 +152,8 @@ class TaskParams(Params):
         AwareDatetime | None,
         Field(description="A task that the provider was not asked for by then fails, and costs nothing."),
     ] = None
+
+    def asked(self) -> Mapping[str, Any]:
+        """Every parameter as JSON has it, secrets blanked; a webhook field that was not given is not there."""
+        everything = self.model_dump(mode="json")
+        return {name: value for name, value in everything.items() if name not in WEBHOOK_FIELDS or value is not None}

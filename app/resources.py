@@ -41,6 +41,8 @@ class Resources:
     hold_window: timedelta  # how long a callback may still prove an attempt whose answer was lost
     scratch: Path  # where a download lies until it is checked
     worker_id: str = field(default_factory=ids.new_worker_id)  # whose the jobs are that this process has in hand
+    egress_allow: tuple[egress.Network, ...] = ()  # where plain http may go, too
+    link_life: timedelta = timedelta(days=7)  # of a link to a result that needs no key
     stopping: asyncio.Event = field(default_factory=asyncio.Event)  # set when the process was asked to end
 
     @property
@@ -71,6 +73,8 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
             trust_shared_secret=settings.shared_secret_callbacks == "accept",  # noqa: S105
             hold_window=hold_window(settings, provider),
             scratch=settings.data_dir,
+            egress_allow=settings.egress_allow,
+            link_life=timedelta(days=settings.link_days),
         )
 
 

@@ -73,6 +73,22 @@ class KeyRing:
         except (ValueError, InvalidTag):
             return None
 
+    def mac(self, message: bytes, purpose: str) -> str:
+        """A proof, under the newest key, that this message is ours: base64url of 32 bytes."""
+        return _text(_mac(self._keys[self.newest], message, purpose))
+
+    def proves(self, message: bytes, purpose: str, mac: str) -> bool:
+        """Whether any key of the ring made this proof of the message for this purpose."""
+        for key in self._keys.values():
+            expected = _text(_mac(key, message, purpose))
+            if hmac.compare_digest(expected.encode(), mac.encode(errors="surrogatepass")):
+                return True
+        return False
+
+
+def _mac(key: bytes, message: bytes, purpose: str) -> bytes:
+    return hmac.new(_derive(key, f"mac:{purpose}"), message, hashlib.sha256).digest()
+
 
 def _callback_proof(key: bytes, submission_id: str) -> CallbackProof:
     return CallbackProof(

@@ -111,8 +111,11 @@ class Settings(BaseModel):
         Names, Field(description="Further hosts that results may come from: `name` or `*.name`, https only.")
     ] = ()
     egress_allow: Annotated[
-        Networks, Field(description="Private networks that input image addresses may lie in, as CIDRs.")
+        Networks, Field(description="Private networks that input images and webhooks may lie in, as CIDRs.")
     ]
+    link_days: Annotated[
+        int, Field(ge=1, le=3650, description="For how many days a link to an image works that needs no key.")
+    ] = 7
     host: Annotated[str, Field(description="The address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="The port to listen on.")] = 8080
     metrics_port: Annotated[

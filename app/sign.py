@@ -1,7 +1,12 @@
 """Signatures we send, the mirror of `verify`. Pure: bytes in, header value out."""
 
+import base64
+import binascii
 import hashlib
 import hmac
+
+_PREFIX = "whsec_"
+_KEY_BYTES = range(24, 65)  # what the Standard Webhooks specification asks for
 
 
 def bfl_signature(secret: str, body: bytes) -> str:
@@ -11,3 +16,26 @@ def bfl_signature(secret: str, body: bytes) -> str:
     `X-Hub-Signature-256` under another name.
     """
     return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+
+
+def key_of(secret: str) -> bytes:
+    """The key of a Standard Webhooks secret: what follows `whsec_` in base64, or any other text as it is, in UTF-8.
+
+    Raises ValueError for a `whsec_` without 24 to 64 bytes behind it. A receiver's library wants the form with the
+    prefix: `spelled_out` has it for every secret.
+    """
+    if not secret.startswith(_PREFIX):
+        return secret.encode()
+    text = secret.removeprefix(_PREFIX)
+    try:
+        key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("must have base64 behind `whsec_`") from error
+    if len(key) not in _KEY_BYTES:
+        raise ValueError("must have 24 to 64 bytes of base64 behind `whsec_`")
+    return key
+
+
+def spelled_out(key: bytes) -> str:
+    """A key as the Standard Webhooks libraries take it."""
+    return _PREFIX + base64.b64encode(key).decode()

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import httpx
 
-from app import ids, images, logs, tracing
+from app import ids, images, logs, subscription, tracing
 from app.admit import admit
 from app.announce import Announcement, announce
 from app.errors import InvalidRequest, TooLarge, Unavailable
@@ -50,18 +50,21 @@ async def submit(
     params: TaskParams,
     files: Mapping[str, IO[bytes]],
     also: Callable[[Connection, str], None] = lambda _connection, _task_id: None,
+    origin: str | None = None,
 ) -> str:
     """Record a task for dispatch and return its id.
 
     `files` holds uploaded images by field, in place of a text in `params`; `also` joins the transaction, with the
-    task's id. Raises InvalidRequest or TooLarge naming the field at fault, Unavailable when no provider is
-    configured or the store cannot be written.
+    task's id; `origin` is where the submitter reached us, for links where no public address is configured. Raises
+    InvalidRequest or TooLarge naming the field at fault, Unavailable when no provider is configured or the store
+    cannot be written.
     """
     if use.provider is None:
         raise Unavailable("no provider key is configured: the operator has to set one")
     if params.deadline_at is not None and params.deadline_at <= use.now():
         raise InvalidRequest("deadline_at: is in the past", {"deadline_at": "is in the past"})
     promises = use.provider.promises
+    subscription.check(use, params)
     kept = [await _keep(use, promises, field, given) for field, given in _in_order(params, files).items()]
     now = use.now()
     task_id, submission_id = ids.new_id("task", now), ids.new_id("sub", now)
@@ -84,6 +87,7 @@ async def submit(
             submission_id=submission_id,
             created_at=now,
             traceparent=traceparent,
+            **subscription.columns(use, task_id, params, origin),
         )
         submissions.plan(
             connection,

@@ -1,5 +1,7 @@
 """`Idempotency-Key` below HTTP: who may answer, who is told what, and for how long."""
 
+import hashlib
+import json
 from datetime import timedelta
 from io import BytesIO
 from typing import IO
@@ -8,7 +10,7 @@ import pytest
 
 from app.errors import InvalidRequest, KeyReused, RequestInFlight
 from app.idempotency import REMEMBERED, Claim, claim, digest_of, let_go
-from app.params import TaskParams
+from app.params import WEBHOOK_FIELDS, TaskParams
 from tests.world import World
 
 FOX = TaskParams(prompt="a red fox")
@@ -137,3 +139,21 @@ def test_the_files_can_still_be_read_from_their_start() -> None:
     first = digest_of(FOX, given)
 
     assert digest_of(FOX, given) == first
+
+
+def test_a_webhook_makes_another_request_and_its_secret_leaves_no_trace() -> None:
+    def digest(**webhook: str) -> str:
+        return digest_of(TaskParams.model_validate({"prompt": "a red fox", **webhook}), {})
+
+    plain, told = digest(), digest(webhook_url="https://a.example/")
+    one = digest(webhook_url="https://a.example/", webhook_secret="one")
+    other = digest(webhook_url="https://a.example/", webhook_secret="other")
+
+    assert len({plain, told, one}) == 3
+    assert one == other
+
+
+def test_a_request_from_before_there_were_webhooks_is_still_the_same() -> None:
+    before = FOX.model_dump(mode="json", exclude=set(WEBHOOK_FIELDS))
+
+    assert digest_of(FOX, {}) == hashlib.sha256(json.dumps([before, {}], sort_keys=True).encode()).hexdigest()

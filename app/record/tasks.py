@@ -1,7 +1,7 @@
 """The table `tasks`: one row for each task, and every statement that moves one."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -61,6 +61,11 @@ tasks = Table(
     Column("cancelled_at", Instant),
     Column("unwanted_at", Instant),  # cancelled too late: the result is kept all the same
     Column("traceparent", String(64)),  # of the request that submitted it, as W3C writes it
+    Column("notify_url", Text),
+    Column("notify_secret", Text),  # sealed
+    Column("notify_form", String(16)),
+    Column("notify_events", Json),
+    Column("notify_origin", Text),  # where the submitter reached us, for links where no public address is set
 )
 Index("ix_tasks_status_id", tasks.c.status, tasks.c.id)
 Index("ix_tasks_model_id", tasks.c.model, tasks.c.id)
@@ -101,6 +106,11 @@ class Task:
     cancelled_at: datetime | None = None
     unwanted_at: datetime | None = None
     traceparent: str | None = None
+    notify_url: str | None = None
+    notify_secret: str | None = field(default=None, repr=False)
+    notify_form: str | None = None
+    notify_events: Sequence[str] | None = None
+    notify_origin: str | None = None
 
 
 def insert(connection: Connection, **values: Any) -> None:

@@ -70,18 +70,23 @@ async def post_task(
     async with AsyncExitStack() as stack:
         params, files = await read_task(request, stack)
         if idempotency_key is None:
-            task_id = await submit(use, asking.key_id, params, files)
+            task_id = await submit(use, asking.key_id, params, files, origin=_origin(request))
         else:
             digest = await asyncio.to_thread(idempotency.digest_of, params, files)
             claim = await idempotency.claim(use, asking.key_id, idempotency_key, digest)
             if not isinstance(claim, Claim):
                 return await _replay(use, feed, claim, prefer)
-            task_id = await _submit_once(use, asking.key_id, params, files, claim)
+            task_id = await _submit_once(use, asking.key_id, params, files, claim, _origin(request))
     return await _posted(use, feed, task_id, prefer, {})
 
 
+def _origin(request: Request) -> str:
+    """Where the caller reached us, as far as we can see: behind a proxy the operator has to say."""
+    return str(request.base_url).rstrip("/")
+
+
 async def _submit_once(
-    use: Resources, key_id: str, params: TaskParams, files: dict[str, IO[bytes]], claim: Claim
+    use: Resources, key_id: str, params: TaskParams, files: dict[str, IO[bytes]], claim: Claim, origin: str
 ) -> str:
     """Submit, and remember the answer in the same transaction; a refused request is forgotten."""
 
@@ -91,7 +96,7 @@ async def _submit_once(
             claim.answer(connection, seen.model_dump(mode="json"))
 
     try:
-        return await submit(use, key_id, params, files, also=remember)
+        return await submit(use, key_id, params, files, also=remember, origin=origin)
     except FluxhookError:
         await idempotency.let_go(use, claim)
         raise

@@ -58,6 +58,14 @@ class QueueView(BaseModel):
     pause_reason: str | None
 
 
+class WebhookView(BaseModel):
+    """Where the task's submitter wants to be told. Its secret is never shown."""
+
+    url: str
+    form: str
+    events: list[str]
+
+
 class TaskView(BaseModel):
     """One task. A phase's time is null until it is reached."""
 
@@ -70,6 +78,7 @@ class TaskView(BaseModel):
     priority: int
     deadline_at: datetime | None
     queue: QueueView | None
+    webhook: WebhookView | None
     unwanted: Annotated[bool, Field(description="Cancelled too late: its result is kept all the same.")]
     seed: Annotated[int | None, Field(description="The seed that made the image, as the provider told it.")]
     cost: Annotated[float | None, Field(description="Credits, as the provider told them.")]
@@ -153,6 +162,7 @@ def task_view(task: Task, result: Result | None, place: QueueView | None = None)
         priority=task.priority,
         deadline_at=task.deadline_at,
         queue=place,
+        webhook=_webhook(task),
         unwanted=task.unwanted_at is not None,
         seed=task.seed,
         cost=task.cost,
@@ -206,6 +216,12 @@ def _failure(task: Task) -> FailureView | None:
     if task.failure is None or task.money_spent is None:
         return None
     return FailureView(code=task.failure, detail=task.failure_detail, money_spent=task.money_spent)
+
+
+def _webhook(task: Task) -> WebhookView | None:
+    if task.notify_url is None:
+        return None
+    return WebhookView(url=task.notify_url, form=task.notify_form or "provider", events=list(task.notify_events or ()))
 
 
 def _image(result: Result) -> ImageView:
