@@ -8,6 +8,7 @@ The flow, in the order to read it:
     settle      decide what a piece of evidence moves; the one place that changes a task's state
     reconcile   ask the provider about tasks that went quiet or were hinted at
     collect     download the result while its link lives, check it, keep it
+    notify      tell the application, signed, for days if need be
     worker      do the jobs that these leave; sweep looks for what nobody left
 """
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from app import metrics
+from app import metrics, outbox
 from app.record import Connection, events
 from app.record.signals import after_commit
 from app.task import Failure, Status
@@ -31,7 +31,9 @@ class Announcement:
 
 
 def announce(connection: Connection, announcements: Sequence[Announcement], now: datetime) -> None:
-    """Add these to the feed, in this order; for a group of any size in a fixed number of statements."""
+    """Add these to the feed, in this order, and plan what is told; for a group of any size in a fixed number of
+    statements.
+    """
     events.append(
         connection,
         [
@@ -42,6 +44,7 @@ def announce(connection: Connection, announcements: Sequence[Announcement], now:
     for each in announcements:
         if each.status.final:
             after_commit(connection, metrics.tasks_ended.labels(each.status, each.failure or "").inc)
+    outbox.plan(connection, [(each.task_id, each.status) for each in announcements], now)
 
 
 def _data(each: Announcement) -> dict[str, str | None]:

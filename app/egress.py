@@ -8,7 +8,8 @@ import asyncio
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
@@ -27,49 +28,80 @@ _NEVER = (
 )
 _MAX_URL = 4096
 _LAST_PORT = 65535
+_UNREACHABLE = "the host cannot be reached"
+_LOOKUPS = 256  # threads, made as they are needed: a resolver holds one for half a minute where nobody answers
+_LOOKUP_S = 5
+_NOTHING_KEPT = httpx.Limits(max_connections=None, max_keepalive_connections=0)
 _NAME = re.compile(r"[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*")
+
+
+# The addresses of a host, as text, for a port.
+Resolve = Callable[[str, int], Sequence[str]]
 
 
 class EgressRefused(httpx.ConnectError):
     """The address lies where an application has no business. Looks like any host that cannot be reached."""
 
 
-class GuardedTransport(httpx.AsyncBaseTransport):
-    """Connects to a checked address alone; host name, TLS name and certificate check stay as they were."""
+def _look_up(host: str, port: int) -> list[str]:
+    return [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
-    def __init__(self, allowed: Sequence[Network], inner: httpx.AsyncBaseTransport | None = None) -> None:
+
+class GuardedTransport(httpx.AsyncBaseTransport):
+    """Connects to a checked address alone; host name, TLS name and certificate check stay as they were.
+
+    No connection is used twice: it would be found again by its address, and one that was made for another name at
+    that address has shown another certificate.
+    """
+
+    def __init__(
+        self,
+        allowed: Sequence[Network],
+        inner: httpx.AsyncBaseTransport | None = None,
+        *,
+        resolve: Resolve = _look_up,
+        plain_http: bool = True,
+    ) -> None:
         self._allowed = allowed
-        self._inner = inner or httpx.AsyncHTTPTransport(trust_env=False)
+        self._inner = inner or httpx.AsyncHTTPTransport(trust_env=False, limits=_NOTHING_KEPT)
+        self._resolve = resolve
+        self._plain_http = plain_http
+        # Of its own: names that nobody answers for must not keep other names, or files, waiting.
+        self._lookups = ThreadPoolExecutor(_LOOKUPS, "lookup")
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         host = request.url.raw_host.decode("ascii")  # as it stands in the Host header and in certificates
-        port = request.url.port or (443 if request.url.scheme == "https" else 80)
-        address = await self._checked_address(host, port)
+        secure = request.url.scheme == "https"
+        address = await self._checked_address(host, request.url.port or (443 if secure else 80))
+        if not secure and not self._plain_http and not _lies_in(address, self._allowed):
+            raise EgressRefused(_UNREACHABLE)
         request.extensions = {**request.extensions, "sni_hostname": host}
         request.url = request.url.copy_with(host=str(address))
         return await self._inner.handle_async_request(request)
 
     async def aclose(self) -> None:
+        self._lookups.shutdown(wait=False, cancel_futures=True)
         await self._inner.aclose()
 
     async def _checked_address(self, host: str, port: int) -> Address:
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+            async with asyncio.timeout(_LOOKUP_S):
+                found = await asyncio.get_running_loop().run_in_executor(self._lookups, self._resolve, host, port)
+            addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in found]
         except (OSError, ValueError, OverflowError) as error:
-            raise EgressRefused("the host cannot be reached") from error
+            raise EgressRefused(_UNREACHABLE) from error
         # A socket takes no larger port, and says so with an OverflowError.
         if port > _LAST_PORT:
-            raise EgressRefused("the host cannot be reached")
+            raise EgressRefused(_UNREACHABLE)
         # One private address among public ones is refused too: which one is taken must not be luck.
         if not addresses or not all(is_permitted(address, self._allowed) for address in addresses):
-            raise EgressRefused("the host cannot be reached")
+            raise EgressRefused(_UNREACHABLE)
         return addresses[0]
 
 
 def is_permitted(address: Address, allowed: Iterable[Network]) -> bool:
     """Whether this address is public, seen through every form that hides another one, or is listed."""
-    if any(address in network for network in allowed):
+    if _lies_in(address, allowed):
         return True
     hidden = _embedded(address)
     if hidden is not None:
@@ -77,6 +109,10 @@ def is_permitted(address: Address, allowed: Iterable[Network]) -> bool:
     if any(address in network for network in _NEVER):
         return False
     return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+def _lies_in(address: Address, networks: Iterable[Network]) -> bool:
+    return any(address in network for network in networks)
 
 
 def _embedded(address: Address) -> ipaddress.IPv4Address | None:
@@ -109,10 +145,19 @@ def unusable(url: str) -> str | None:
     return "must have a port below 65536" if port is not None and port > _LAST_PORT else None
 
 
-def guarded_client(allowed: Sequence[Network], inner: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
-    """A client for addresses that an application names: no redirects, no proxy variables."""
+def guarded_client(
+    allowed: Sequence[Network],
+    inner: httpx.AsyncBaseTransport | None = None,
+    *,
+    resolve: Resolve = _look_up,
+    plain_http: bool = True,
+) -> httpx.AsyncClient:
+    """A client for addresses that an application names: no redirects, no proxy variables.
+
+    Without `plain_http` everything but `allowed` networks is asked over TLS, or not at all.
+    """
     return httpx.AsyncClient(
-        transport=GuardedTransport(allowed, inner),
+        transport=GuardedTransport(allowed, inner, resolve=resolve, plain_http=plain_http),
         trust_env=False,
         follow_redirects=False,
         headers={"accept-encoding": "identity", "user-agent": "fluxhook"},

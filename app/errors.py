@@ -3,7 +3,7 @@
     FluxhookError
       ConfigurationError     the settings cannot work; the detail names the setting and the mend
       RequestError           the caller can mend it (4xx)
-        MalformedRequest  Unauthorized  NotFound  Conflict  EventsGone  TooLarge  UnsupportedMediaType
+        MalformedRequest  Unauthorized  Forbidden  NotFound  Conflict  EventsGone  TooLarge  UnsupportedMediaType
         RangeNotSatisfiable  InvalidRequest  KeyReused
           RequestInFlight      a Conflict that passes
       Unavailable            ours, and it passes: try again (503)
@@ -45,6 +45,12 @@ class Unauthorized(RequestError):
     code = "unauthorized"
     status = 401
     title = "A valid API key is needed"
+
+
+class Forbidden(RequestError):
+    code = "forbidden"
+    status = 403
+    title = "This API key may not do that"
 
 
 class NotFound(RequestError):

@@ -1,7 +1,7 @@
 """The composition root: resources, routes and the worker become one ASGI application."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -10,7 +10,21 @@ from fastapi import FastAPI
 from app import __version__, worker
 from app.feed import Feed
 from app.resources import Resources
-from app.web import callbacks, changes, events, health, image, jobs, pages, problems, tasks
+from app.web import (
+    callbacks,
+    changes,
+    deliveries,
+    endpoints,
+    events,
+    health,
+    image,
+    jobs,
+    keys,
+    onward,
+    pages,
+    problems,
+    tasks,
+)
 from app.web.problems import Problem
 from app.web.request_log import RequestLog
 
@@ -43,8 +57,9 @@ def create_app(resources: AbstractAsyncContextManager[Resources], *, with_worker
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.scrapers = set()
-    for module in (changes, tasks, events, image, callbacks, jobs, health, pages):
+    for module in (changes, tasks, events, image, deliveries, endpoints, keys, callbacks, jobs, health, pages):
         app.include_router(module.router)
+    app.webhooks.include_router(onward.webhooks)
     app.mount("/static", pages.static)
     problems.install(app)
     app.add_middleware(RequestLog)
@@ -72,10 +87,20 @@ def _describe(app: FastAPI) -> None:
             for operation in operations.values():
                 if path.startswith("/v1/"):
                     operation["security"] = [{"bearer": []}, {"x-key": []}]
-                _drop_default_refusal(operation["responses"])
+        for operation in _operations(document["paths"] | document["webhooks"]):
+            _drop_default_refusal(operation["responses"])
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _operations(paths: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every operation under these, and those that they call back."""
+    for operations in paths.values():
+        for operation in operations.values():
+            yield operation
+            for called_back in operation.get("callbacks", {}).values():
+                yield from _operations(called_back)
 
 
 def _drop_default_refusal(responses: dict[str, Any]) -> None:

@@ -88,6 +88,18 @@ job_attempts = Histogram(
     buckets=_WAITS,
     registry=REGISTRY,
 )
+webhook_attempts = Counter(
+    "fluxhook_webhook_attempts",
+    "Tries to tell an application of a task: delivered, refused, unreachable, timeout, broken or sealed.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+endpoints_stopped = Counter(
+    "fluxhook_endpoints_stopped",
+    "Endpoints that nothing is sent to any more: paused after three days of failures, or gone by their own word.",
+    ["state"],
+    registry=REGISTRY,
+)
 
 
 def exposition(live: Iterable[Metric] = ()) -> bytes:

@@ -117,7 +117,7 @@ WebhookUrl = Annotated[
 ]
 WebhookSecret = Annotated[
     Secret,
-    Field(max_length=256, description="What webhooks are signed with: `whsec_` and base64, or any text. Never shown."),
+    Field(max_length=1024, description="What webhooks are signed with: `whsec_` and base64, or any text. Never shown."),
     AfterValidator(_usable),
 ]
 WebhookEvents = Annotated[

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ class Resources:
     account_id: str  # whose slots and credits are used
     provider: Provider | None  # None: no key is configured, so nothing can be submitted
     web: httpx.AsyncClient  # for addresses that an application names
+    webhooks: httpx.AsyncClient  # for those that want to be told
     results: httpx.AsyncClient  # for the provider's links
     result_hosts: tuple[str, ...]
     provider_origin: str
@@ -42,7 +44,9 @@ class Resources:
     scratch: Path  # where a download lies until it is checked
     worker_id: str = field(default_factory=ids.new_worker_id)  # whose the jobs are that this process has in hand
     egress_allow: tuple[egress.Network, ...] = ()  # where plain http may go, too
+    webhook_deadline: timedelta = timedelta(seconds=15)  # for one try in all: an answer that drips is none
     link_life: timedelta = timedelta(days=7)  # of a link to a result that needs no key
+    delivering: Counter[str] = field(default_factory=Counter)  # endpoints in hand here, by the host they lie on
     stopping: asyncio.Event = field(default_factory=asyncio.Event)  # set when the process was asked to end
 
     @property
@@ -66,6 +70,7 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
             account_id=account_id(settings),
             provider=provider,
             web=await stack.enter_async_context(egress.guarded_client(settings.egress_allow)),
+            webhooks=await stack.enter_async_context(egress.guarded_client(settings.egress_allow, plain_http=False)),
             results=await stack.enter_async_context(results_client()),
             result_hosts=(*(provider.promises.result_hosts if provider else ()), *settings.result_hosts),
             provider_origin=provider_base(settings),

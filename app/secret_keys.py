@@ -73,6 +73,10 @@ class KeyRing:
         except (ValueError, InvalidTag):
             return None
 
+    def webhook_keys(self, key_id: str) -> tuple[bytes, ...]:
+        """What webhooks of an API key are signed with that were given no secret, newest first: 32 bytes each."""
+        return tuple(_derive(key, f"webhook-secret:{key_id}") for key in self._keys.values())
+
     def mac(self, message: bytes, purpose: str) -> str:
         """A proof, under the newest key, that this message is ours: base64url of 32 bytes."""
         return _text(_mac(self._keys[self.newest], message, purpose))

@@ -4,6 +4,8 @@ import base64
 import binascii
 import hashlib
 import hmac
+from collections.abc import Iterable
+from datetime import datetime
 
 _PREFIX = "whsec_"
 _KEY_BYTES = range(24, 65)  # what the Standard Webhooks specification asks for
@@ -39,3 +41,18 @@ def key_of(secret: str) -> bytes:
 def spelled_out(key: bytes) -> str:
     """A key as the Standard Webhooks libraries take it."""
     return _PREFIX + base64.b64encode(key).decode()
+
+
+def standard_headers(keys: Iterable[bytes], message_id: str, at: datetime, body: bytes) -> dict[str, str]:
+    """The three headers of Standard Webhooks, with a `v1` signature under each of these keys."""
+    seconds = int(at.timestamp())
+    signed = f"{message_id}.{seconds}.".encode() + body
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(seconds),
+        "webhook-signature": " ".join(f"v1,{_v1(key, signed)}" for key in keys),
+    }
+
+
+def _v1(key: bytes, signed: bytes) -> str:
+    return base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()

@@ -87,7 +87,7 @@ async def submit(
             submission_id=submission_id,
             created_at=now,
             traceparent=traceparent,
-            **subscription.columns(use, task_id, params, origin),
+            **subscription.columns(connection, use.keys, task_id, key_id, params, origin),
         )
         submissions.plan(
             connection,

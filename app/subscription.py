@@ -5,6 +5,8 @@ from typing import Any
 from app import ids
 from app.errors import InvalidRequest
 from app.params import Webhook
+from app.record import Connection, keys
+from app.record.keys import Key
 from app.resources import Resources
 from app.secret_keys import KeyRing
 
@@ -21,31 +23,62 @@ def check(use: Resources, wanted: Webhook) -> None:
         raise InvalidRequest(f"webhook_url: {_IN_THE_CLEAR}", {"webhook_url": _IN_THE_CLEAR})
 
 
-def columns(use: Resources, task_id: str, wanted: Webhook, origin: str | None) -> dict[str, Any]:
-    """What a task's row keeps of this. `origin` is where its submitter reached us."""
-    if wanted.webhook_url is None:
+def columns(
+    connection: Connection, ring: KeyRing, task_id: str, key_id: str, wanted: Webhook, origin: str | None
+) -> dict[str, Any]:
+    """What a task's row keeps of this; what was not given is as the API key has it. `origin`: see `submit`."""
+    key = keys.get(connection, key_id)
+    url = wanted.webhook_url or (key and key.notify_url)
+    if url is None:
         return {}
+    usual_form, usual_events = (key.notify_form, key.notify_events) if key else (None, None)
+    events = usual_events if wanted.webhook_events is None else wanted.webhook_events
     return {
-        "notify_url": wanted.webhook_url,
-        "notify_secret": seal(use.keys, task_id, wanted),
-        "notify_form": wanted.webhook_form or "provider",
-        "notify_events": wanted.webhook_events or [],
+        "notify_url": url,
+        "notify_secret": secret_of(ring, task_id, wanted, key),
+        "notify_form": wanted.webhook_form or usual_form or "provider",
+        "notify_events": list(events or ()),
         "notify_origin": origin,
     }
 
 
-def seal(keys: KeyRing, owner_id: str, wanted: Webhook) -> str | None:
+def defaults(ring: KeyRing, key_id: str, wanted: Webhook) -> dict[str, Any]:
+    """What a key's row keeps of those fields that were given; a field given as null is forgotten."""
+    values = {
+        "notify_url": wanted.webhook_url,
+        "notify_secret": seal(ring, key_id, wanted),
+        "notify_form": wanted.webhook_form,
+        "notify_events": wanted.webhook_events,
+    }
+    return {
+        name: value for name, value in values.items() if name.replace("notify", "webhook") in wanted.model_fields_set
+    }
+
+
+def seal(ring: KeyRing, owner_id: str, wanted: Webhook) -> str | None:
     """The secret as it is kept: readable with the key ring, and for the task or key that it was given with."""
-    if wanted.webhook_secret is None:
-        return None
-    plain = wanted.webhook_secret.get_secret_value().encode()
-    return keys.seal(plain, _purpose(owner_id), ids.nonce())
+    secret = wanted.webhook_secret
+    return None if secret is None else _sealed(ring, owner_id, secret.get_secret_value())
 
 
-def unseal(keys: KeyRing, owner_id: str, sealed: str) -> str | None:
+def unseal(ring: KeyRing, owner_id: str, sealed: str) -> str | None:
     """The secret in plain; None when the key it was sealed with left the ring."""
-    plain = keys.unseal(sealed, _purpose(owner_id))
+    plain = ring.unseal(sealed, _purpose(owner_id))
     return None if plain is None else plain.decode()
+
+
+def secret_of(ring: KeyRing, owner_id: str, wanted: Webhook, key: Key | None) -> str | None:
+    """The secret that was given, else the API key's own, sealed for whoever is told."""
+    given = seal(ring, owner_id, wanted)
+    if given is not None or key is None or key.notify_secret is None:
+        return given
+    plain = unseal(ring, key.id, key.notify_secret)
+    # One that cannot be read is handed on as it is, so that the deliveries say so.
+    return key.notify_secret if plain is None else _sealed(ring, owner_id, plain)
+
+
+def _sealed(ring: KeyRing, owner_id: str, plain: str) -> str:
+    return ring.seal(plain.encode(), _purpose(owner_id), ids.nonce())
 
 
 def _purpose(owner_id: str) -> str:

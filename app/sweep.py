@@ -9,7 +9,7 @@ from app import jobs, logs, metrics, moves
 from app.admit import admit
 from app.idempotency import REMEMBERED
 from app.jobs import Step
-from app.record import Connection, accounts, events, idempotency, queue, tasks
+from app.record import Connection, accounts, deliveries, events, idempotency, queue, tasks
 from app.resources import Resources
 from app.task import Failure, MoneySpent, Status
 
@@ -49,7 +49,7 @@ def _sweep(connection: Connection, now: datetime) -> list[str]:
     for task_id in queue.unpaid(connection, now - _OUT_OF_CREDITS):
         detail = "the provider's account was out of credits for a day"
         moves.give_up(connection, task_id, Failure.OUT_OF_CREDITS, MoneySpent.NO, detail, now)
-    return _mend_tasks(connection, now) + _mend_queues(connection, now)
+    return _mend_tasks(connection, now) + _mend_queues(connection, now) + _mend_deliveries(connection, now)
 
 
 def _mend_tasks(connection: Connection, now: datetime) -> list[str]:
@@ -61,6 +61,14 @@ def _mend_tasks(connection: Connection, now: datetime) -> list[str]:
         jobs.enqueue(connection, [(step, task_id, now) for task_id in missing])
         mended += missing
     return mended
+
+
+def _mend_deliveries(connection: Connection, now: datetime) -> list[str]:
+    """Give a job to each endpoint that something waits for and that has none."""
+    awaited = deliveries.awaited(connection)
+    missing = sorted(awaited - jobs.scheduled(connection, Step.NOTIFY, awaited))
+    jobs.enqueue(connection, [(Step.NOTIFY, endpoint_id, now) for endpoint_id in missing])
+    return missing
 
 
 def _mend_queues(connection: Connection, now: datetime) -> list[str]:

@@ -18,6 +18,7 @@ from app.dispatch import dispatch
 from app.errors import FluxhookError, Unavailable
 from app.heart import beating
 from app.jobs import Job, Step
+from app.notify import notify
 from app.reconcile import reconcile
 from app.record import Connection, tasks
 from app.resources import Resources
@@ -30,6 +31,7 @@ STEPS: Mapping[Step, Callable[[Resources, str], Awaitable[None]]] = {
     Step.RECONCILE: reconcile,
     Step.COLLECT: collect,
     Step.ADMIT: wake,
+    Step.NOTIFY: notify,
     Step.SWEEP: sweep,
 }
 
@@ -39,6 +41,7 @@ LANES: tuple[tuple[frozenset[Step], int], ...] = (
     (frozenset({Step.COLLECT}), 8),
     (frozenset({Step.DISPATCH}), 24),  # as many as a provider takes at once
     (frozenset({Step.RECONCILE}), 8),
+    (frozenset({Step.NOTIFY}), 64),  # an endpoint that does not answer holds one for 15 seconds
     (frozenset({Step.ADMIT, Step.SWEEP}), 2),
 )
 _MAX_FAILURES = 10

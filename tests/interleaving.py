@@ -226,6 +226,7 @@ class Process:
             account_id="account",
             provider=self.outside,
             web=client,
+            webhooks=client,
             results=client,
             result_hosts=PROMISES.result_hosts,
             provider_origin="https://api.bfl.ai",

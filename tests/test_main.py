@@ -111,3 +111,21 @@ async def test_an_error_that_happens_has_exactly_the_documented_members(world: W
 
 async def test_the_document_is_the_same_each_time(world: World, openapi: dict[str, Any]) -> None:
     assert (await world.outsider.get("/openapi.json")).json() == openapi
+
+
+async def test_what_we_send_is_described_as_a_webhook_and_as_a_callback(openapi: dict[str, Any]) -> None:
+    webhook = openapi["webhooks"]["task"]["post"]
+    ((address, callback),) = openapi["paths"]["/v1/tasks"]["post"]["callbacks"]["told_of_task"].items()
+    body = webhook["requestBody"]["content"]["application/json"]
+
+    assert address == "{$request.body#/webhook_url}"
+    assert callback["post"]["requestBody"]["content"]["application/json"] == body
+    assert [each["$ref"].rpartition("/")[2] for each in body["schema"]["anyOf"]] == ["ProviderForm", "EventForm"]
+    assert len(body["examples"]) == 3
+    assert {each["name"] for each in webhook["parameters"]} == {
+        "webhook-id",
+        "webhook-timestamp",
+        "webhook-signature",
+        "x-bfl-signature",
+    }
+    assert set(webhook["responses"]) == {"200", "410"}

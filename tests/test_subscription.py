@@ -4,8 +4,6 @@ from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
-import pytest
-
 from app import subscription
 from app.params import WEBHOOK_FIELDS, Webhook
 from app.record import tasks
@@ -72,9 +70,8 @@ async def test_form_fields_carry_a_webhook_too(world: World) -> None:
     assert answer.json()["webhook"] == {"url": URL, "form": "event", "events": ["stored", "submitted"]}
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
+async def test_what_is_no_address_is_refused_and_named(world: World) -> None:
+    unusable = [
         "",
         "app.example.com",
         "ftp://app.example.com/",
@@ -87,20 +84,14 @@ async def test_form_fields_carry_a_webhook_too(world: World) -> None:
         "https://xn--a/",
         "https://[::1",
         "https://" + "a" * 2083,
-    ],
-    ids=lambda url: str(url)[:30],
-)
-async def test_what_is_no_address_is_refused_and_named(world: World, url: str) -> None:
-    assert set(await refused(world, webhook_url=url)) == {"webhook_url"}
+    ]
+    for url in unusable:
+        assert set(await refused(world, webhook_url=url)) == {"webhook_url"}, url
 
 
-@pytest.mark.parametrize(
-    "url",
-    ["https://10.0.0.1/", "https://localhost/", "https://169.254.169.254/", "https://nobody.invalid/", URL],
-    ids=["private", "loopback", "metadata", "no such host", "public"],
-)
-async def test_a_blocked_host_and_a_dead_one_are_taken_like_any_other(world: World, url: str) -> None:
-    assert await world.post(webhook_url=url)
+async def test_a_blocked_host_and_a_dead_one_are_taken_like_any_other(world: World) -> None:
+    for host in ("10.0.0.1", "localhost", "169.254.169.254", "nobody.invalid", "app.example.com"):
+        assert await world.post(webhook_url=f"https://{host}/")
 
 
 async def test_plain_http_needs_an_operator_who_allows_a_network(world: World) -> None:
@@ -112,16 +103,12 @@ async def test_plain_http_needs_an_operator_who_allows_a_network(world: World) -
     subscription.check(allowed, Webhook(webhook_url=url))
 
 
-@pytest.mark.parametrize(
-    "secret",
-    ["", " ", "two\nlines", "whsec_", "whsec_short", "whsec_not base64 at all, and long", "x" * 257],
-    ids=["empty", "blank", "line end", "no key", "short", "no base64", "long"],
-)
-async def test_a_secret_that_cannot_be_used_is_refused_without_being_repeated(world: World, secret: str) -> None:
-    fields = await refused(world, webhook_url=URL, webhook_secret=secret)
-
-    assert set(fields) == {"webhook_secret"}
-    assert len(secret) < 10 or secret not in str(fields)
+async def test_a_secret_that_cannot_be_used_is_refused_without_being_repeated(world: World) -> None:
+    unusable = ["", " ", "two\nlines", "whsec_", "whsec_short", "whsec_not base64 at all, and long", "x" * 1025]
+    for secret in unusable:
+        fields = await refused(world, webhook_url=URL, webhook_secret=secret)
+        assert set(fields) == {"webhook_secret"}, secret
+        assert len(secret) < 10 or secret not in str(fields)
 
 
 async def test_events_that_do_not_exist_are_refused(world: World) -> None:

@@ -23,6 +23,7 @@ from app.record.database import open_database
 from tests.calling import caller_of, small
 from tests.pictures import in_base64, picture
 from tests.postgres import keep_time
+from tests.telling import URL, receiver
 from tests.world import ADMIN_KEY, World
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -109,10 +110,11 @@ async def test_a_task_is_one_trace_from_its_request_to_its_last_job_across_proce
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.address)
     small(each_world)
+    receiver(each_world)
     with tracing.sending():
         posted = await each_world.api.post(
             "/v1/tasks",
-            json={"prompt": "Rumpelstiltskin spins", "input_image": in_base64(picture())},
+            json={"prompt": "Rumpelstiltskin spins", "input_image": in_base64(picture()), "webhook_url": URL},
             headers={"traceparent": f"00-{TRACE}-{PARENT}-01"},
         )
         async with another_process(each_world, database_url) as elsewhere:
@@ -132,6 +134,7 @@ async def test_a_task_is_one_trace_from_its_request_to_its_last_job_across_proce
         "callback",
         "job collect",
         "store put",
+        "webhook",
     }
     assert request.parent_span_id.hex() == PARENT
     assert dispatch.parent_span_id == callback.parent_span_id == request.span_id

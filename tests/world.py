@@ -116,6 +116,7 @@ async def open_world(
         provider_client(network) as provider_http,
         results_client(network) as results,
         egress.guarded_client((), network) as web,
+        egress.guarded_client((), network, plain_http=False) as webhooks,
         open_database(database_url) as db,
     ):
         keep_time(db, clock)
@@ -131,6 +132,7 @@ async def open_world(
             account_id="account",
             provider=built,
             web=web,
+            webhooks=webhooks,
             results=results,
             result_hosts=built.promises.result_hosts,
             provider_origin=TWIN,

@@ -6,7 +6,7 @@ import sys
 import typer
 
 from app import __version__
-from app.cli import client, demo, doctor, jobs, serving, working
+from app.cli import client, demo, doctor, jobs, serving, webhooks, working
 from app.errors import ConfigurationError, FluxhookError
 
 cli = typer.Typer(
@@ -26,6 +26,9 @@ cli.command()(client.submit)
 cli.command()(client.watch)
 cli.command()(client.tasks)
 cli.command()(jobs.jobs)
+cli.command()(webhooks.deliveries)
+cli.command()(webhooks.replay)
+cli.add_typer(webhooks.keys, name="keys")
 cli.command()(doctor.doctor)
 
 

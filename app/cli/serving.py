@@ -22,7 +22,6 @@ from app.resources import Resources, account_id, database_url, kept_secret, open
 from app.settings import Settings, from_environment
 from app.web.access import digest_of
 
-ADMIN_KEY_ID = "key_admin"
 # What a stopping server gives the requests in hand, before it closes them.
 _GRACE_S = 8
 
@@ -142,7 +141,7 @@ async def _put_admin_key(database: Database, key: str) -> None:
     await database.write(
         lambda connection: keys.put(
             connection,
-            id=ADMIN_KEY_ID,
+            id=keys.ADMIN_ID,
             name="admin",
             sha256=digest_of(key),
             scopes=["*"],

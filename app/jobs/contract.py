@@ -22,6 +22,7 @@ class Step(StrEnum):
     RECONCILE = "reconcile"
     COLLECT = "collect"
     ADMIT = "admit"
+    NOTIFY = "notify"  # of an endpoint, not of a task
     SWEEP = "sweep"
 
 

@@ -1,14 +1,16 @@
 """The table `keys`: who may ask, by the SHA-256 of the key; the key itself is nowhere."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Connection, String, Table, Text, select
+from sqlalchemy import Column, Connection, String, Table, Text, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.record.columns import Instant, Json, metadata
+
+ADMIN_ID = "key_admin"  # of the operator's own key
 
 keys = Table(
     "keys",
@@ -19,6 +21,11 @@ keys = Table(
     Column("scopes", Json, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("disabled_at", Instant),
+    # What its tasks are told by where they do not say themselves.
+    Column("notify_url", Text),
+    Column("notify_secret", Text),  # sealed
+    Column("notify_form", String(16)),
+    Column("notify_events", Json),
 )
 
 
@@ -30,15 +37,29 @@ class Key:
     scopes: Sequence[str]
     created_at: datetime
     disabled_at: datetime | None
+    notify_url: str | None = None
+    notify_secret: str | None = field(default=None, repr=False)
+    notify_form: str | None = None
+    notify_events: Sequence[str] | None = None
 
 
 def put(connection: Connection, **values: Any) -> None:
-    """Write a key, in place of one with the same id."""
+    """Write a key, in place of one with the same id, which keeps where it wants to be told."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     anew = {"disabled_at": None, **values}
     # In one statement: replicas that start at once all put the operator's key.
     statement = dialect.insert(keys).values(anew)
     connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=anew))
+
+
+def change(connection: Connection, key_id: str, **values: Any) -> None:
+    connection.execute(update(keys).where(keys.c.id == key_id).values(values))
+
+
+def every(connection: Connection) -> list[Key]:
+    """All keys, the newest first."""
+    query = select(keys).order_by(keys.c.created_at.desc(), keys.c.id.desc())
+    return [Key(**row._asdict()) for row in connection.execute(query)]
 
 
 def by_digest(connection: Connection, sha256: str) -> Key | None:

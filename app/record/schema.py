@@ -1,11 +1,28 @@
 """All tables of `record` in one place, for whoever needs the whole: migrations and their test."""
 
-from app.record import accounts, downloads, events, evidence, idempotency, kept_aside, keys, results, submissions, tasks
+from app.record import (
+    accounts,
+    attempts,
+    deliveries,
+    downloads,
+    endpoints,
+    events,
+    evidence,
+    idempotency,
+    kept_aside,
+    keys,
+    results,
+    submissions,
+    tasks,
+)
 from app.record.columns import metadata
 
 __all__ = [
     "accounts",
+    "attempts",
+    "deliveries",
     "downloads",
+    "endpoints",
     "events",
     "evidence",
     "idempotency",

@@ -122,6 +122,14 @@ def get(connection: Connection, task_id: str) -> Task | None:
     return None if row is None else task_of(row)
 
 
+def told(connection: Connection, task_ids: Collection[str]) -> dict[str, Task]:
+    """Those of these tasks whose submitter wants to be told, by id."""
+    if not task_ids:
+        return {}
+    query = select(tasks).where(tasks.c.id.in_(task_ids), tasks.c.notify_url.is_not(None))
+    return {row.id: task_of(row) for row in connection.execute(query)}
+
+
 def newest(
     connection: Connection,
     *,

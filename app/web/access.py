@@ -13,13 +13,14 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from app import ids
-from app.errors import Unauthorized
+from app.errors import Forbidden, Unauthorized
 from app.feed import Feed
 from app.record import keys
 from app.record.keys import Key
 from app.resources import Resources
 
 COOKIE = "fluxhook_session"
+EVERYTHING = "*"  # the scope
 _SESSION = timedelta(hours=12)
 _READING = frozenset({"GET", "HEAD"})
 _PURPOSE = "session"
@@ -32,6 +33,15 @@ class Caller:
     key_id: str
     name: str
     scopes: frozenset[str]
+
+    @property
+    def may_do_everything(self) -> bool:
+        return EVERYTHING in self.scopes
+
+    @property
+    def owner(self) -> str | None:
+        """Whose deliveries and endpoints this caller sees: its own key's; None for everybody's."""
+        return None if self.may_do_everything else self.key_id
 
 
 def resources(request: Request) -> Resources:
@@ -57,6 +67,16 @@ async def caller(request: Request, use: Use) -> Caller:
 
 
 Asking = Annotated[Caller, Depends(caller)]
+
+
+async def administrator(asking: Asking) -> Caller:
+    """The caller, who may do everything. Raises Forbidden."""
+    if not asking.may_do_everything:
+        raise Forbidden("this needs a key with the scope `*`")
+    return asking
+
+
+Administering = Annotated[Caller, Depends(administrator)]
 
 
 async def find_caller(request: Request, use: Resources) -> Caller | None:

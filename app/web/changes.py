@@ -17,6 +17,7 @@ from app.record import Connection, tasks
 from app.resources import Resources
 from app.submit import submit
 from app.task import Status
+from app.web import onward
 from app.web.access import Asking, Live, Use
 from app.web.problems import responses
 from app.web.showing import Prefer, TaskId, answer, look_at, seconds, view
@@ -44,6 +45,7 @@ def _body_schema() -> dict[str, Any]:
     "",
     status_code=HTTPStatus.ACCEPTED,
     response_model=TaskView,
+    callbacks=onward.callbacks.routes,
     openapi_extra=_body_schema(),
     responses={
         HTTPStatus.OK: {"model": TaskView, "description": "Final within the time that `Prefer: wait` gave."},

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from app.errors import NotFound
-from app.record import Connection, downloads, evidence, submissions, tasks
+from app.record import Connection, attempts, downloads, evidence, submissions, tasks
 from app.task import Status
 from app.web.access import Asking, Live, Use
 from app.web.problems import responses
@@ -65,6 +65,7 @@ async def get_timeline(use: Use, _asking: Asking, task_id: TaskId) -> Timeline:
             submissions.of_task(connection, task_id),
             evidence.of_task(connection, task_id),
             downloads.of_task(connection, task_id),
+            attempts.told_of(connection, task_id),
         )
 
     found = await use.db.read(read)

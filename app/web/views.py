@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from app.record.attempts import Told
 from app.record.downloads import Download
 from app.record.evidence import Testimony
 from app.record.results import Result
@@ -143,7 +144,23 @@ class DownloadEntry(BaseModel):
     ended_at: datetime
 
 
-Entry = Annotated[PhaseEntry | SubmissionEntry | EvidenceEntry | DownloadEntry, Field(discriminator="event")]
+class DeliveryEntry(BaseModel):
+    """What the task's submitter was to be told, and how far that has come."""
+
+    event: Literal["delivery"] = "delivery"
+    at: datetime
+    delivery_id: str
+    about: Annotated[str, Field(description="The state that the task had come to.")]
+    state: Annotated[str, Field(description="`waiting`, `delivered` or `failed`.")]
+    detail: Annotated[str | None, Field(description="What was wrong with the last attempt.")]
+    attempts: int
+    endpoint_state: Annotated[str, Field(description="`active`; nothing is sent to one that is `paused` or `gone`.")]
+    ended_at: datetime | None
+
+
+Entry = Annotated[
+    PhaseEntry | SubmissionEntry | EvidenceEntry | DownloadEntry | DeliveryEntry, Field(discriminator="event")
+]
 
 
 class Timeline(BaseModel):
@@ -177,6 +194,7 @@ def timeline_view(
     submissions: Sequence[Submission],
     testimonies: Sequence[Testimony],
     downloads: Sequence[Download],
+    told: Sequence[Told] = (),
 ) -> Timeline:
     """Everything that is known of a task, in the order in which it happened."""
     entries: list[Entry] = [PhaseEntry(at=at, status=status) for status, at in _phases(task)]
@@ -184,13 +202,17 @@ def timeline_view(
     called_back = {each.id for each in submissions if each.called_back}
     entries += [_evidence(each, called_back) for each in testimonies]
     entries += [DownloadEntry.model_validate({**_fields(each), "at": each.started_at}) for each in downloads]
+    entries += [
+        DeliveryEntry.model_validate({**_fields(each), "about": each.event, "event": "delivery", "at": each.planned_at})
+        for each in told
+    ]
     return Timeline(task_id=task.id, entries=sorted(entries, key=_moment))
 
 
 def _moment(entry: Entry) -> tuple[datetime, int]:
     """When it happened; at the same instant the cause stands before what it caused."""
     begun = entry.event == "phase" and entry.status in {Status.QUEUED, Status.SUBMITTING}
-    order = ("submission", "evidence", "download", "phase")
+    order = ("submission", "evidence", "download", "phase", "delivery")
     return entry.at, -1 if begun else order.index(entry.event)
 
 

@@ -109,6 +109,7 @@ class CrashWorld:
             account_id="account",
             provider=provider,
             web=web,
+            webhooks=web,
             results=downloads,
             result_hosts=promises.result_hosts,
             provider_origin=TWIN,

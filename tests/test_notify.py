@@ -1,0 +1,351 @@
+"""Telling an application: what arrives, what is tried again and until when, and what stops an endpoint."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+from starlette.responses import Response
+
+from app import jobs
+from app.jobs import Step
+from app.links import check
+from app.record import Connection, deliveries
+from app.retry import WEBHOOK_WAITS
+from app.secret_keys import KeyRing
+from app.worker import LANES
+from tests.calling import small
+from tests.rows import WORKER
+from tests.telling import HOST, SECRET, URL, ended, endpoint, only_delivery, receiver, told, until_due
+from tests.telling import deliveries as listed
+from tests.world import RING_KEY, World
+
+
+async def exhaust(world: World) -> dict[str, Any]:
+    """Have the one delivery tried until it has ended."""
+    for _ in range(60):
+        found = await only_delivery(world)
+        if found["due_at"] is None:
+            return found
+        await until_due(world, found)
+        world.clock.advance(1)
+        await world.work()
+    raise AssertionError(found)
+
+
+async def test_a_task_that_ends_is_told_once_and_the_timeline_shows_it(each_world: World) -> None:
+    heard = receiver(each_world)
+    task_id = await told(each_world)
+    delivery = await only_delivery(each_world)
+    (entry,) = await each_world.timeline(task_id, "delivery")
+
+    assert len(heard.heard) == 1
+    assert (delivery["state"], delivery["about"], delivery["task_id"], delivery["tries"]) == (
+        "delivered",
+        "stored",
+        task_id,
+        1,
+    )
+    assert [attempt["http_status"] for attempt in delivery["attempts"]] == [200]
+    assert (entry["state"], entry["about"], entry["attempts"]) == ("delivered", "stored", 1)
+    assert entry["endpoint_state"] == "active"
+    assert heard.ids == [delivery["id"]] == [entry["delivery_id"]]
+
+
+async def test_the_link_that_is_told_works_for_as_long_as_the_operator_says(world: World) -> None:
+    heard = receiver(world)
+    task_id = await told(world)
+    link = (await only_delivery(world))["payload"]["result"]["sample"]
+    sent = heard.bodies[0].decode()
+    query = dict(part.split("=") for part in sent.partition("?")[2].partition('"')[0].split("&"))
+
+    assert link is None  # kept without it: it would die
+    assert f"http://gateway/results/{task_id}.png?expires=" in sent
+    assert check(world.use.keys, task_id, query["expires"], query["signature"], world.clock.at)
+    assert abs(int(query["expires"]) - (world.clock.at + timedelta(days=7)).timestamp()) < 10
+
+
+async def test_without_a_public_address_a_link_is_on_the_origin_of_the_submitter(world: World) -> None:
+    heard = receiver(world)
+    small(world)
+    task_id = (
+        await world.api.post(
+            "/v1/tasks", json={"prompt": "a fox", "webhook_url": URL}, headers={"host": "other.example:81"}
+        )
+    ).json()["id"]
+    world.use = replace(world.use, public_url=None)
+    await world.go_on(8)
+
+    assert f'"http://other.example:81/results/{task_id}.png?' in heard.bodies[0].decode()
+
+
+async def test_a_task_without_an_address_tells_nobody(world: World) -> None:
+    small(world)
+    await world.post()
+    await world.go_on(6)
+
+    assert await listed(world) == []
+
+
+async def test_only_what_is_listed_is_told_before_the_end(world: World) -> None:
+    heard = receiver(world)
+    await told(world, webhook_events=["submitted"], webhook_form="event")
+    await told(world, webhook_form="event")
+
+    kinds = [body.decode().partition('"type":"')[2].partition('"')[0] for body in heard.bodies]
+    assert kinds == ["task.submitted", "task.stored", "task.stored"]
+
+
+async def test_a_cancelled_and_a_failed_task_are_told_of(world: World) -> None:
+    receiver(world)
+    small(world)
+    task_id = await world.post(webhook_url=URL)
+    await world.api.post(f"/v1/tasks/{task_id}/cancel")
+    await world.post(prompt="an unsafe result", webhook_url=URL)
+    await world.go_on(6)
+
+    found = [(each["about"], each["state"]) for each in await listed(world)]
+    assert found == [("failed", "delivered"), ("cancelled", "delivered")]
+
+
+async def test_every_2xx_is_success(world: World) -> None:
+    statuses = (200, 201, 202, 204, 299)
+    receiver(world, *statuses)
+    for _ in statuses:
+        await ended(world)
+
+    assert [each["state"] for each in await listed(world)] == ["delivered"] * 5
+
+
+async def test_everything_else_is_tried_again(world: World) -> None:
+    statuses = (300, 301, 302, 304, 307, 308, 400, 401, 404, 418, 429, 500, 503, 599)
+    away = {"location": "http://169.254.169.254/"}
+    receiver(world, *(Response(status_code=status, headers=away) for status in statuses))
+    for status in statuses:
+        await ended(world, webhook_url=f"{URL}/{status}")
+
+    assert [(each["state"], each["detail"]) for each in reversed(await listed(world))] == [
+        ("waiting", f"answered with HTTP {status}") for status in statuses
+    ]
+
+
+async def test_a_try_that_failed_is_recorded_and_followed_by_another_under_the_same_id(each_world: World) -> None:
+    heard = receiver(each_world, Response("mind the gap", 500), 200)
+    await ended(each_world)
+    await until_due(each_world, await only_delivery(each_world))
+    delivery = await only_delivery(each_world)
+
+    assert delivery["state"] == "delivered"
+    assert [(each["http_status"], each["answer"]) for each in delivery["attempts"]] == [
+        (500, "mind the gap"),
+        (200, ""),
+    ]
+    assert heard.ids == [delivery["id"]] * 2
+
+
+async def test_a_delivery_is_tried_for_three_days_and_then_its_endpoint_is_paused(each_world: World) -> None:
+    heard = receiver(each_world, 500)
+    await ended(each_world)
+    found = await exhaust(each_world)
+    begun = [datetime.fromisoformat(each["at"]) for each in found["attempts"]]
+    waits = [later - earlier for earlier, later in pairwise(begun)]
+
+    assert found["state"] == "failed"
+    assert len(heard.heard) == len(WEBHOOK_WAITS) + 1
+    assert all(
+        wait <= waited <= wait * 1.1 + timedelta(minutes=6) for wait, waited in zip(WEBHOOK_WAITS, waits, strict=True)
+    )
+    assert timedelta(days=2.9) < begun[-1] - begun[0] < timedelta(days=3.5)
+    assert (await endpoint(each_world))["state"] == "paused"
+    assert await each_world.use.db.read(jobs.held) == []
+
+
+async def test_what_is_planned_for_a_paused_endpoint_waits_until_it_is_resumed(world: World) -> None:
+    heard = receiver(world, 500)
+    await ended(world)
+    await exhaust(world)
+    heard.answers = [Response()]
+    await ended(world)
+    await world.go_on(7200, 600)
+    waiting = await listed(world, state="waiting")
+    paused = await endpoint(world, state="paused")
+    resumed = await world.api.post(f"/v1/endpoints/{paused['id']}/resume")
+    await world.work()
+
+    assert len(waiting) == 1
+    assert resumed.json()["state"] == "active"
+    assert [each["state"] for each in await listed(world)] == ["delivered", "failed"]
+
+
+async def test_a_test_that_arrives_resumes_a_paused_endpoint(each_world: World) -> None:
+    heard = receiver(each_world, 500)
+    await ended(each_world)
+    await exhaust(each_world)
+    await ended(each_world)
+    failed = (await each_world.api.post("/v1/endpoints/test", json={"webhook_url": URL})).json()
+    await each_world.work()
+    still = (await endpoint(each_world))["state"]
+    heard.answers = [Response()]
+    passed = (await each_world.api.post("/v1/endpoints/test", json={"webhook_url": URL})).json()
+    await each_world.work()
+    states = {each["id"]: each["state"] for each in await listed(each_world)}
+
+    assert (failed["about"], failed["task_id"], still) == ("test", None, "paused")
+    assert (states[failed["id"]], states[passed["id"]]) == ("failed", "delivered")
+    assert (await endpoint(each_world))["state"] == "active"
+    assert list(states.values()).count("waiting") == 0
+
+
+async def test_a_receiver_that_answers_410_is_left_alone(each_world: World) -> None:
+    heard = receiver(each_world, 410)
+    await ended(each_world)
+    task_id = await ended(each_world)
+    await each_world.go_on(86_400, 7200)
+
+    (entry,) = await each_world.timeline(task_id, "delivery")
+
+    assert len(heard.heard) == 1
+    assert (await endpoint(each_world))["state"] == entry["endpoint_state"] == "gone"
+    assert [each["state"] for each in await listed(each_world)] == ["failed", "failed"]
+
+
+async def test_retry_after_is_heeded_within_bounds(world: World) -> None:
+    wishes = {
+        "3600": timedelta(hours=1),
+        "Thu, 01 Jan 2026 14:00:00 GMT": timedelta(hours=1, minutes=59),
+        "999999999": timedelta(hours=24),
+        "1": timedelta(seconds=5),
+        "soon": timedelta(seconds=5),
+    }
+    receiver(world, *(Response(status_code=429, headers={"retry-after": wish}) for wish in wishes))
+    for number, least in enumerate(wishes.values()):
+        task_id = await ended(world, webhook_url=f"{URL}/{number}")
+        delivery = await only_delivery(world, task_id=task_id)
+        wait = datetime.fromisoformat(delivery["due_at"]) - datetime.fromisoformat(delivery["attempts"][0]["at"])
+        assert least <= wait <= least * 1.1 + timedelta(minutes=1)
+
+
+async def test_an_endpoint_that_fails_rests_and_no_try_of_the_others_is_used_up(world: World) -> None:
+    heard = receiver(world, 500)
+    await ended(world)
+    for _ in range(3):
+        await ended(world)
+    found = await listed(world)
+    resting = await endpoint(world)
+
+    assert datetime.fromisoformat(resting["rests_until_at"]) > world.clock.at - timedelta(minutes=6)
+    assert sum(each["tries"] for each in found) == len(heard.heard)
+    heard.answers = [Response()]
+    await world.go_on(3600, 60)
+    assert {each["state"] for each in await listed(world)} == {"delivered"}
+
+
+async def test_many_deliveries_to_one_endpoint_all_arrive_once(each_world: World) -> None:
+    heard = receiver(each_world)
+    small(each_world)
+    for _ in range(11):
+        task_id = await each_world.post(webhook_url=URL)
+        await each_world.api.post(f"/v1/tasks/{task_id}/cancel")
+    await each_world.work()
+
+    assert len(heard.ids) == len(set(heard.ids)) == 11
+
+
+async def test_a_host_with_many_dead_addresses_is_put_aside_without_using_up_a_try(world: World) -> None:
+    receiver(world)
+    world.use.delivering[HOST] = 8
+    await ended(world)
+    aside = await only_delivery(world)
+    world.use.delivering[HOST] = 0
+    world.clock.advance(11)
+    await world.work()
+
+    assert (aside["state"], aside["tries"]) == ("waiting", 0)
+    assert (await only_delivery(world))["state"] == "delivered"
+
+
+async def test_a_secret_whose_key_left_the_ring_is_said_and_nothing_goes_out_unsigned(world: World) -> None:
+    heard = receiver(world)
+    task_id = await world.post(webhook_url=URL, webhook_secret=SECRET)
+    await world.api.post(f"/v1/tasks/{task_id}/cancel")
+    whole = world.use
+    world.use = replace(whole, keys=KeyRing(("another-key-of-at-least-32-characters",)))
+    await world.work()
+    without = await only_delivery(world)
+    world.use = replace(whole, keys=KeyRing(("another-key-of-at-least-32-characters", RING_KEY)))
+    await until_due(world, without)
+
+    assert without["attempts"][0]["error"] == "sealed"
+    assert "FLUXHOOK_SECRET_KEYS" in without["detail"]
+    assert len(heard.heard) == 1
+    assert (await only_delivery(world))["state"] == "delivered"
+
+
+async def test_a_receiver_that_echoes_its_secret_does_not_put_it_into_the_database(world: World) -> None:
+    receiver(world, Response(f"you signed with {SECRET}", 400))
+    await ended(world, webhook_secret=SECRET)
+
+    assert (await only_delivery(world))["attempts"][0]["answer"] == "you signed with [secret]"
+
+
+async def test_a_resubmitted_task_is_told_of_again_and_the_first_telling_stays_as_it_was(world: World) -> None:
+    heard = receiver(world)
+    small(world)
+    task_id = await world.post(prompt="an unsafe result", webhook_url=URL)
+    await world.go_on(6)
+    (first,) = await listed(world)
+    await world.api.post(f"/v1/tasks/{task_id}/resubmit")
+    await world.go_on(6)
+    await world.api.post(f"/v1/deliveries/{first['id']}/replay")
+    await world.work()
+
+    assert len(heard.bodies) == 3
+    assert heard.bodies[0] == heard.bodies[2]
+    assert heard.ids[0] == heard.ids[2] != heard.ids[1]
+
+
+async def test_what_was_planned_and_has_no_job_is_found_by_the_sweeper(each_world: World) -> None:
+    receiver(each_world)
+    task_id = await each_world.post(webhook_url=URL)
+    await each_world.api.post(f"/v1/tasks/{task_id}/cancel")
+
+    def lose(connection: Connection) -> None:
+        for job in jobs.claim(connection, WORKER, each_world.clock.at, 99, {Step.NOTIFY}):
+            jobs.finish(connection, job)
+
+    await each_world.use.db.write(lose)
+    await each_world.use.db.write(lambda connection: jobs.enqueue(connection, [(Step.SWEEP, "-", each_world.clock.at)]))
+    await each_world.work()
+
+    assert (await only_delivery(each_world))["state"] == "delivered"
+
+
+async def test_telling_has_hands_of_its_own() -> None:
+    assert [room for lane, room in LANES if Step.NOTIFY in lane] == [64]
+    assert all(lane == {Step.NOTIFY} for lane, _ in LANES if Step.NOTIFY in lane)
+
+
+async def test_a_delivery_without_its_endpoint_is_no_reason_to_fail(world: World) -> None:
+    await world.use.db.write(lambda connection: jobs.enqueue(connection, [(Step.NOTIFY, "ep_none", world.clock.at)]))
+    await world.work()
+
+    assert await world.use.db.read(jobs.held) == []
+    assert await world.use.db.read(lambda connection: deliveries.next_due(connection, "ep_none")) is None
+
+
+async def test_an_endpoint_with_much_to_be_told_is_paused_after_three_days_too(world: World) -> None:
+    heard = receiver(world, 500)
+    small(world)
+    for _ in range(9):
+        task_id = await world.post(webhook_url=URL)
+        await world.api.post(f"/v1/tasks/{task_id}/cancel")
+    for _ in range(26):
+        await world.work()
+        world.clock.advance(3 * 3600)
+
+    assert (await endpoint(world))["state"] == "paused"
+    assert {each["state"] for each in await listed(world, limit=100)} == {"waiting"}
+    heard.answers = [Response()]
+    await world.api.post(f"/v1/endpoints/{(await endpoint(world))['id']}/resume")
+    await world.work()
+    assert {each["state"] for each in await listed(world, limit=100)} == {"delivered"}

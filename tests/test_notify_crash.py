@@ -1,0 +1,32 @@
+"""The process is killed around each access to the database while it tells: it may tell twice, and always tells."""
+
+from contextlib import suppress
+from dataclasses import replace
+from itertools import product
+
+from app import jobs
+from tests.telling import URL, only_delivery, receiver
+from tests.test_worker_crash import Dying, Killed
+from tests.world import World
+
+
+async def test_a_process_killed_while_it_tells_tells_again_under_the_same_id(world: World) -> None:
+    heard = receiver(world)
+    living = world.use
+    for number, after in product(range(1, 7), (False, True)):
+        heard.heard.clear()
+        world.clock.advance(1)
+        task_id = await world.post(webhook_url=URL)
+        await world.api.post(f"/v1/tasks/{task_id}/cancel")
+        world.use = replace(living, db=Dying(living.db, number, after=after))
+        with suppress(Killed):
+            await world.work()
+        world.use = living
+        await living.db.write(lambda connection: jobs.release(connection, living.worker_id))
+        await world.work()
+        delivery = await only_delivery(world, task_id=task_id)
+
+        assert delivery["state"] == "delivered", (number, after)
+        assert set(heard.ids) == {delivery["id"]}
+        assert 1 <= len(heard.ids) <= 2
+    assert await living.db.read(jobs.held) == []
