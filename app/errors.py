@@ -4,7 +4,8 @@
       ConfigurationError     the settings cannot work; the detail names the setting and the mend
       RequestError           the caller can mend it (4xx)
         MalformedRequest  Unauthorized  Forbidden  NotFound  Conflict  EventsGone  TooLarge  UnsupportedMediaType
-        RangeNotSatisfiable  InvalidRequest  KeyReused
+        RangeNotSatisfiable  InvalidRequest  KeyReused  LinkExpired
+          KeyRefused           Unauthorized, in the provider's way: 403
           RequestInFlight      a Conflict that passes
       Unavailable            ours, and it passes: try again (503)
       ResultRefused          what the provider's link gave is not a result that may be kept
@@ -51,6 +52,10 @@ class Forbidden(RequestError):
     code = "forbidden"
     status = 403
     title = "This API key may not do that"
+
+
+class KeyRefused(Unauthorized):
+    status = 403
 
 
 class NotFound(RequestError):
@@ -105,6 +110,12 @@ class KeyReused(RequestError):
     code = "idempotency_key_reused"
     status = 422
     title = "This Idempotency-Key stands for another request"
+
+
+class LinkExpired(RequestError):
+    code = "link_expired"
+    status = 410
+    title = "This link has expired"
 
 
 class Unavailable(FluxhookError):

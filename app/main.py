@@ -20,11 +20,14 @@ from app.web import (
     image,
     jobs,
     keys,
+    kontext,
+    links,
     onward,
     pages,
     problems,
     tasks,
 )
+from app.web.balance import Balance
 from app.web.problems import Problem
 from app.web.request_log import RequestLog
 
@@ -57,12 +60,27 @@ def create_app(resources: AbstractAsyncContextManager[Resources], *, with_worker
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.scrapers = set()
-    for module in (changes, tasks, events, image, deliveries, endpoints, keys, callbacks, jobs, health, pages):
+    for module in (
+        changes,
+        tasks,
+        events,
+        image,
+        kontext,
+        links,
+        deliveries,
+        endpoints,
+        keys,
+        callbacks,
+        jobs,
+        health,
+        pages,
+    ):
         app.include_router(module.router)
     app.webhooks.include_router(onward.webhooks)
     app.mount("/static", pages.static)
     problems.install(app)
     app.add_middleware(RequestLog)
+    app.state.balance = Balance()
     _describe(app)
     return app
 
@@ -85,7 +103,7 @@ def _describe(app: FastAPI) -> None:
             schemas.pop(name, None)
         for path, operations in document["paths"].items():
             for operation in operations.values():
-                if path.startswith("/v1/"):
+                if path.startswith(("/v1/", "/flux/v1/", "/metrics")):
                     operation["security"] = [{"bearer": []}, {"x-key": []}]
         for operation in _operations(document["paths"] | document["webhooks"]):
             _drop_default_refusal(operation["responses"])

@@ -110,6 +110,9 @@ class Scripted:
         self.asked.append(reference)
         return self.fetched
 
+    async def credits(self) -> Answer:
+        return self.fetched
+
     async def reachable(self) -> str | None:
         return None
 

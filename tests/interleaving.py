@@ -183,6 +183,9 @@ class Outside(httpx.AsyncBaseTransport):
         )
         return answer
 
+    async def credits(self) -> Answer:
+        raise NotImplementedError
+
     async def reachable(self) -> str | None:
         return None
 

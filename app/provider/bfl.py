@@ -67,13 +67,12 @@ class Bfl:
                 return replace(there, report=replace(there.report, polling_url=address))
         return here
 
+    async def credits(self) -> Answer:
+        request = self._http.build_request("GET", f"{self._base_url}/v1/credits", headers=self._headers)
+        return await exchange.send(self._http, request, PROMISES.status_deadline)
+
     async def reachable(self) -> str | None:
-        request = self._http.build_request(
-            "GET",
-            f"{self._base_url}/v1/credits",
-            headers=self._headers,
-        )
-        return what_is_wrong(await exchange.send(self._http, request, PROMISES.status_deadline))
+        return what_is_wrong(await self.credits())
 
     async def _ask(self, address: str) -> Answer:
         request = self._http.build_request("GET", address, headers=self._headers)

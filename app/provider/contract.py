@@ -83,6 +83,10 @@ class Provider(Protocol):
 
     async def fetch(self, reference: Reference) -> Answer: ...
 
+    async def credits(self) -> Answer:
+        """What is left on the account, for `messages.read_credits`."""
+        ...
+
     async def reachable(self) -> str | None:
         """None when the provider answers and takes our key, else what is wrong, in plain words."""
         ...

@@ -46,6 +46,11 @@ class Gptproto:
         )
         return exchange.read_fetched(await exchange.send(self._http, request, PROMISES.status_deadline))
 
+    async def credits(self) -> Answer:
+        # Not documented: asked where its other paths would have it, and no answer there is an answer too.
+        request = self._http.build_request("GET", f"{self._base_url}/flux/v1/credits", headers=self._headers)
+        return await exchange.send(self._http, request, PROMISES.status_deadline)
+
     async def reachable(self) -> str | None:
         request = self._http.build_request(
             "GET",

@@ -70,6 +70,11 @@ def read_acceptance(body: bytes) -> Report:
     )
 
 
+def read_credits(body: bytes) -> float | None:
+    """The balance in the answer to `GET /v1/credits`, in credits; None when it holds none."""
+    return _number((parse(body) or {}).get("credits"))
+
+
 def read_error(body: bytes) -> str:
     """The text of an error answer: `detail` (text or list), `message`, `error` (text or object); else nothing."""
     return _error_text(parse(body) or {})

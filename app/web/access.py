@@ -79,8 +79,9 @@ async def administrator(asking: Asking) -> Caller:
 Administering = Annotated[Caller, Depends(administrator)]
 
 
-async def find_caller(request: Request, use: Resources) -> Caller | None:
-    presented = _presented(request)
+async def find_caller(request: Request, use: Resources, *, bare: bool = False) -> Caller | None:
+    """The caller, if there is a valid key or session; `bare` takes a key without "Bearer" before it too."""
+    presented = _presented(request, bare=bare)
     if presented is not None:
         key = await by_secret(use, presented)
     elif COOKIE in request.cookies and request.method in _READING:
@@ -127,8 +128,11 @@ async def _by_session(use: Resources, cookie: str) -> Key | None:
     return key
 
 
-def _presented(request: Request) -> str | None:
-    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+def _presented(request: Request, *, bare: bool) -> str | None:
+    authorization = request.headers.get("authorization", "")
+    scheme, _, value = authorization.partition(" ")
     if scheme.lower() == "bearer" and value.strip():
         return value.strip()
-    return request.headers.get("x-key")
+    # Many of GPTProto's own examples leave the word out.
+    alone = authorization if bare and " " not in authorization else ""
+    return request.headers.get("x-key") or alone or None

@@ -37,7 +37,11 @@ def _body_schema() -> dict[str, Any]:
     as_files = TaskParams.model_json_schema()
     for field in IMAGE_FIELDS:
         as_files["properties"][field] = {"type": "string", "format": "binary"}
-    content = {"application/json": {"schema": as_json}, "multipart/form-data": {"schema": as_files}}
+    examples = {"text-to-image": {"value": {"prompt": "a lighthouse at dawn", "aspect_ratio": "16:9", "priority": 5}}}
+    content = {
+        "application/json": {"schema": as_json, "examples": examples},
+        "multipart/form-data": {"schema": as_files},
+    }
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -78,7 +82,7 @@ async def post_task(
             claim = await idempotency.claim(use, asking.key_id, idempotency_key, digest)
             if not isinstance(claim, Claim):
                 return await _replay(use, feed, claim, prefer)
-            task_id = await _submit_once(use, asking.key_id, params, files, claim, _origin(request))
+            task_id = await submit_once(use, asking.key_id, params, files, claim, _origin(request))
     return await _posted(use, feed, task_id, prefer, {})
 
 
@@ -87,7 +91,7 @@ def _origin(request: Request) -> str:
     return str(request.base_url).rstrip("/")
 
 
-async def _submit_once(
+async def submit_once(
     use: Resources, key_id: str, params: TaskParams, files: dict[str, IO[bytes]], claim: Claim, origin: str
 ) -> str:
     """Submit, and remember the answer in the same transaction; a refused request is forgotten."""

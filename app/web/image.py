@@ -1,13 +1,16 @@
-"""A task's image over HTTP: the whole, a range, or "you have it already"."""
+"""A task's image over HTTP: the whole, a range, or "you have it already"; by key here, by signed link in `links`."""
 
 import re
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app.errors import NotFound, RangeNotSatisfiable
 from app.record.results import Result
+from app.record.tasks import Task
+from app.resources import Resources
 from app.store import Missing
 from app.task import Status
 from app.web import problems
@@ -17,32 +20,35 @@ from app.web.showing import TaskId, read_with_result
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
-_ERRORS = problems.responses(
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.NOT_FOUND,
-    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-)
 _BYTES = {
     media_type: {"schema": {"type": "string", "format": "binary"}}
     for media_type in ("image/png", "image/jpeg", "image/webp")
 }
 
 
+SERVED: dict[int | str, dict[str, Any]] = {
+    HTTPStatus.OK: {"description": "The image.", "content": _BYTES},
+    HTTPStatus.PARTIAL_CONTENT: {"description": "The range that was asked for.", "content": _BYTES},
+    HTTPStatus.NOT_MODIFIED: {"description": "The copy with this ETag is still the same."},
+    **problems.responses(
+        HTTPStatus.NOT_FOUND, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, HTTPStatus.SERVICE_UNAVAILABLE
+    ),
+}
+
+
 @router.get(
     "/{task_id}/image",
     response_class=Response,
-    responses={
-        HTTPStatus.OK: {"description": "The image.", "content": _BYTES},
-        HTTPStatus.PARTIAL_CONTENT: {"description": "The range that was asked for.", "content": _BYTES},
-        HTTPStatus.NOT_MODIFIED: {"description": "The copy with this ETag is still the same."},
-        **_ERRORS,
-    },
+    responses={**SERVED, **problems.responses(HTTPStatus.UNAUTHORIZED)},
 )
 @router.head("/{task_id}/image", include_in_schema=False)
 async def get_image(request: Request, use: Use, _asking: Asking, task_id: TaskId) -> Response:
     """The stored image, from our own store: it does not expire with the provider's link."""
-    task, result = await read_with_result(use, task_id)
+    return await serve(request, use, *await read_with_result(use, task_id))
+
+
+async def serve(request: Request, use: Resources, task: Task, result: Result | None) -> Response:
+    """What this request asks for of a task's image. Raises NotFound when there is none."""
     if result is None:
         why = "failed" if task.status is Status.FAILED else f"is {task.status}"
         raise NotFound(f"there is no image: the task {why}")
@@ -50,7 +56,7 @@ async def get_image(request: Request, use: Use, _asking: Asking, task_id: TaskId
         size = await use.store.size(result.store_key)
     except Missing as error:
         raise NotFound("the image is not in the store any more") from error
-    headers = _headers(task_id, result)
+    headers = _headers(result)
     if _has_it(request.headers.get("if-none-match"), headers["etag"]):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     span = _span(request, headers["etag"], size)
@@ -68,13 +74,13 @@ async def get_image(request: Request, use: Use, _asking: Asking, task_id: TaskId
     return StreamingResponse(pieces, status, headers, result.media_type)
 
 
-def _headers(task_id: str, result: Result) -> dict[str, str]:
+def _headers(result: Result) -> dict[str, str]:
     extension = result.store_key.rpartition(".")[2]
     return {
         "etag": f'"{result.sha256}"',
         "accept-ranges": "bytes",
         "cache-control": "private, max-age=31536000, immutable",
-        "content-disposition": f'inline; filename="{task_id}.{extension}"',
+        "content-disposition": f'inline; filename="{result.task_id}.{extension}"',
         "content-security-policy": "default-src 'none'; sandbox",
         "x-content-type-options": "nosniff",
     }

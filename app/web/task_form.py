@@ -19,7 +19,7 @@ from app.web.problems import invalid
 MAX_JSON_BYTES = 36 * 1024 * 1024
 # Four images of 20 MB and the other fields; files go to disk as they come.
 MAX_MULTIPART_BYTES = 84 * 1024 * 1024
-_JSON_TOO_LARGE = f"JSON may have {MAX_JSON_BYTES // 1024**2} MB; larger images go by multipart or by address"
+JSON_TOO_LARGE = f"JSON may have {MAX_JSON_BYTES // 1024**2} MB; larger images go by multipart or by address"
 _MULTIPART_TOO_LARGE = f"multipart may have {MAX_MULTIPART_BYTES // 1024**2} MB"
 _MAX_FIELD_BYTES = 1024 * 1024
 _IN_A_THREAD = 64 * 1024  # smaller bodies are parsed sooner than a thread is asked
@@ -38,7 +38,7 @@ async def read_task(request: Request, stack: AsyncExitStack) -> tuple[TaskParams
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("send the body without a content-encoding")
     if media_type == "application/json" or media_type.endswith("+json"):
-        return await _read_json(bounded(request, MAX_JSON_BYTES, _JSON_TOO_LARGE)), {}
+        return await _read_json(bounded(request, MAX_JSON_BYTES, JSON_TOO_LARGE)), {}
     if media_type == "multipart/form-data":
         return await _read_multipart(bounded(request, MAX_MULTIPART_BYTES, _MULTIPART_TOO_LARGE), stack)
     raise UnsupportedMediaType("send application/json or multipart/form-data")

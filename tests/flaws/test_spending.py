@@ -83,6 +83,9 @@ class AsksAgain:
     async def fetch(self, reference: Reference) -> Answer:
         return await self.inner.fetch(reference)
 
+    async def credits(self) -> Answer:
+        return await self.inner.credits()
+
     async def reachable(self) -> str | None:
         return await self.inner.reachable()
 

@@ -225,3 +225,11 @@ async def test_a_refused_key_is_named() -> None:
 
 def test_it_promises_what_bfl_does_under_its_own_name() -> None:
     assert (Gptproto.promises.name, Gptproto.promises.result_hosts) == ("gptproto", ("bfl.ai", "*.bfl.ai"))
+
+
+async def test_the_balance_is_asked_for_where_its_other_paths_are() -> None:
+    other = Other(httpx.Response(404))
+    async with client(httpx.MockTransport(other)) as http:
+        answer = await Gptproto(http, BASE, KEY).credits()
+
+    assert (str(other.asked[0].url), answer.http_status) == ("https://gptproto.com/flux/v1/credits", 404)

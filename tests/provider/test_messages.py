@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.provider.messages import link_expiry, parse, read_acceptance, read_error, read_status
+from app.provider.messages import link_expiry, parse, read_acceptance, read_credits, read_error, read_status
 from app.task import Failure, Report, Said
 
 SAMPLE = "https://delivery-eu1.bfl.ai/results/a.png"
@@ -358,3 +358,19 @@ def test_nesting_near_the_interpreters_limit_is_read_without_an_error(depth: int
 @pytest.mark.parametrize("body", [b"[]", b'"text"', b"7", b"null", b"true", b"", b"{", b"\xff"], ids=repr)
 def test_only_an_object_is_a_message(body: bytes) -> None:
     assert parse(body) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        (b'{"credits": 1234.5}', 1234.5),
+        (b'{"credits": 0}', 0),
+        (b'{"credits": "9"}', None),
+        (b'{"credits": true}', None),
+        (b'{"credits": NaN}', None),
+        (b'{"detail": "Not Found"}', None),
+        (b"<html>", None),
+    ],
+)
+def test_a_balance_is_a_number_or_nothing(body: bytes, left: float | None) -> None:
+    assert read_credits(body) == left
