@@ -54,6 +54,8 @@ clean: ## remove .venv and caches, never data
 COMPILE = uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	--python-version 3.11 --custom-compile-command "make lock" $(ARGS)
 
+# A lock is complete, so what it names is installed and nothing resolved again (--no-deps): one client that the tests
+# try asks for an old Pillow, see pyproject.toml.
 # Whether .venv fits is asked of the lock's digest and the folder, not of file times: a fresh clone or a
 # branch switch changes those. --clear, so that what a lock no longer names is gone.
 define install
@@ -63,9 +65,9 @@ if [ ! -x $(BIN)/fluxhook ] || [ ! -x $(BIN)/python ] || [ "$$(cat .venv/$(1).do
   echo "Installing $(1) into .venv (once; a few seconds)"; \
   $(if $(2),$(fresh_venv);) \
   if command -v uv >/dev/null; then \
-    uv pip install --quiet --python $(BIN)/python --require-hashes -r $(1); \
+    uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $(1); \
   else \
-    $(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r $(1); \
+    $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r $(1); \
   fi; \
   $(if $(2),$(link_project);) \
   echo "$$want" > .venv/$(1).done; \

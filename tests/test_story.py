@@ -14,13 +14,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from app.cli.serving import prepare
-from app.main import create_app
-from app.provider.twin import build
 from app.provider.twin.rules import Profile
-from app.resources import open_resources
-from app.settings import Settings
-from tests.sockets import listening, serving
+from tests.stage import staged
 from tests.world import ADMIN_KEY
 
 # Real photos that come with scikit-image: a NASA rocket, a cup of coffee.
@@ -55,25 +50,11 @@ class Stage:
 async def stage(
     request: pytest.FixtureRequest, profile: Profile, tmp_path: Path, sqlite_url: str
 ) -> AsyncGenerator[Stage]:
-    ours, our_address = listening()
-    theirs, their_address = listening()
-    name = request.param.upper()
-    settings = Settings.from_env(
-        {
-            "FLUXHOOK_DATA_DIR": str(tmp_path / "data"),
-            "FLUXHOOK_DATABASE_URL": sqlite_url,
-            "FLUXHOOK_PUBLIC_URL": our_address,
-            "FLUXHOOK_PROVIDER": request.param,
-            f"FLUXHOOK_{name}_BASE_URL": their_address,
-            f"FLUXHOOK_{name}_API_KEY": "a-provider-key",
-            "FLUXHOOK_ADMIN_KEY": ADMIN_KEY,
-        }
-    )
-    await prepare(settings)
     headers = {"authorization": f"Bearer {ADMIN_KEY}"}
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(serving(build(ready_after_s=0.2, profile=profile, seed=1), theirs))
-        await stack.enter_async_context(serving(create_app(open_resources(settings)), ours))
+        our_address, their_address = await stack.enter_async_context(
+            staged(tmp_path, sqlite_url, provider=request.param, profile=profile)
+        )
         twin = await stack.enter_async_context(httpx.AsyncClient(base_url=their_address))
         api = await stack.enter_async_context(httpx.AsyncClient(base_url=our_address, headers=headers, timeout=30))
         (await twin.put("/twin/rules", json={"megapixels": 0.1})).raise_for_status()

@@ -1,0 +1,41 @@
+"""The service and the provider's twin as they run in earnest: each under uvicorn on a socket of its own."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from app.cli.serving import prepare
+from app.main import create_app
+from app.provider.twin import build
+from app.provider.twin.rules import Profile
+from app.resources import open_resources
+from app.settings import Settings
+from tests.sockets import listening, serving
+from tests.world import ADMIN_KEY
+
+
+@asynccontextmanager
+async def staged(
+    folder: Path, database_url: str, *, provider: str = "bfl", profile: Profile = "a", ready_after_s: float = 0.2
+) -> AsyncGenerator[tuple[str, str]]:
+    """Addresses of the service, with its worker inside, and of the twin that it submits to."""
+    ours, our_address = listening()
+    theirs, their_address = listening()
+    name = provider.upper()
+    settings = Settings.from_env(
+        {
+            "FLUXHOOK_DATA_DIR": str(folder / "data"),
+            "FLUXHOOK_DATABASE_URL": database_url,
+            "FLUXHOOK_PUBLIC_URL": our_address,
+            "FLUXHOOK_PROVIDER": provider,
+            f"FLUXHOOK_{name}_BASE_URL": their_address,
+            f"FLUXHOOK_{name}_API_KEY": "a-provider-key",
+            "FLUXHOOK_ADMIN_KEY": ADMIN_KEY,
+        }
+    )
+    await prepare(settings)
+    async with (
+        serving(build(ready_after_s=ready_after_s, profile=profile, seed=1), theirs),
+        serving(create_app(open_resources(settings)), ours),
+    ):
+        yield our_address, their_address
