@@ -1,5 +1,6 @@
 """The application as a whole: what its OpenAPI document promises."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +11,13 @@ from tests.web.documents import problem
 from tests.world import World
 
 PROBLEM = {"$ref": "#/components/schemas/Problem"}
-# Not ours to shape: the provider's own envelope, and what a load balancer's operator reads.
-OTHERWISE = {("/callbacks/{submission_id}/{token}", "401"), ("/readyz", "503")}
+# Not ours to shape: the provider's own envelopes, and what a load balancer's operator reads.
+OTHERWISE = {
+    ("/callbacks/{submission_id}/{token}", "401"),
+    ("/v1/get_result", "404"),
+    ("/flux/v1/get_result", "404"),
+    ("/readyz", "503"),
+}
 
 Operation = tuple[str, str, dict[str, Any]]
 
@@ -59,10 +65,10 @@ async def test_every_reference_leads_somewhere_and_every_schema_is_used(openapi:
     assert {f"#/components/schemas/{name}" for name in openapi["components"]["schemas"]} == found
 
 
-async def test_every_v1_operation_needs_a_key_and_the_others_do_not(openapi: dict[str, Any]) -> None:
+async def test_every_operation_of_the_api_needs_a_key_and_the_others_do_not(openapi: dict[str, Any]) -> None:
     guarded = {path for path, _, operation in operations(openapi) if operation.get("security")}
 
-    assert guarded == {path for path in openapi["paths"] if path.startswith("/v1/")}
+    assert guarded == {path for path in openapi["paths"] if path.startswith(("/v1/", "/flux/v1/", "/metrics"))}
     assert set(openapi["components"]["securitySchemes"]) == {"bearer", "x-key"}
 
 
@@ -91,7 +97,7 @@ async def test_every_operation_has_a_name_of_its_own_and_says_what_it_does(opena
 async def test_every_parameter_in_a_path_is_declared(openapi: dict[str, Any]) -> None:
     for path, _, operation in operations(openapi):
         declared = {each["name"] for each in operation.get("parameters", []) if each["in"] == "path"}
-        assert declared == {part[1:-1] for part in path.split("/") if part.startswith("{")}
+        assert declared == set(re.findall(r"{(\w+)}", path))
 
 
 async def test_a_task_can_be_posted_in_the_documented_forms_with_only_a_prompt(openapi: dict[str, Any]) -> None:

@@ -1,0 +1,220 @@
+"""The OpenAPI document keeps its word: its examples fit its schemas, and the service answers nothing else."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import jsonschema_rs
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis import APIOperation, Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from app.main import create_app
+from app.params import TaskParams
+from tests.stage import staged
+from tests.world import ADMIN_KEY
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+DOCUMENT: dict[str, Any] = create_app(nullcontext(cast("Any", None)), with_worker=False).openapi()
+# A prompt of any allowed length makes patterns that take a second each to compile.
+_TAMED = json.loads(json.dumps(DOCUMENT).replace('"maxLength": 65536', '"maxLength": 500'))
+OPERATIONS: dict[str, APIOperation[Any, Any, Any, Any]] = {
+    operation.label: operation
+    for operation in (found.ok() for found in schemathesis.openapi.from_dict(_TAMED).get_all_operations())  # type: ignore[union-attr]
+}
+KEYLESS = ("/results/", "/callbacks/", "/healthz", "/readyz")
+# The service runs beside, and draws its own jitter: hypothesis takes that for a strategy's doing.
+pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
+each_operation = pytest.mark.parametrize("label", OPERATIONS)
+
+
+@dataclass
+class Service:
+    """Fluxhook with its worker and its twin, and ids of tasks that it knows."""
+
+    address: str
+    task_ids: list[str]
+    sample: httpx.URL
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Generator[Service]:
+    """Runs in a thread: the checks wait for each answer."""
+    folder = tmp_path_factory.mktemp("openapi")
+    database = folder / "fluxhook.db"
+    database.write_bytes(sqlite_template.read_bytes())
+    started: list[Service] = []
+    begun, ended = threading.Event(), threading.Event()
+
+    async def run() -> None:
+        async with staged(folder, f"sqlite:///{database}", ready_after_s=0.05) as (ours, theirs):
+            async with httpx.AsyncClient(base_url=theirs) as twin:
+                await twin.put("/twin/rules", json={"megapixels": 0.01})
+            async with httpx.AsyncClient(base_url=ours, headers={"x-key": ADMIN_KEY}) as api:
+                started.append(await _with_tasks(ours, api))
+            begun.set()
+            await asyncio.to_thread(ended.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    assert begun.wait(20)
+    yield started[0]
+    ended.set()
+    thread.join()
+
+
+async def _with_tasks(address: str, api: httpx.AsyncClient) -> Service:
+    """A stored task, a failed one and one that is at the provider for good."""
+    posted = [await api.post("/v1/flux-kontext-pro", json={"prompt": p}) for p in ("fox", "fail", "never finishes")]
+    task_ids = [answer.json()["id"] for answer in posted]
+    for task_id in task_ids[:2]:
+        await api.get(f"/v1/tasks/{task_id}", headers={"prefer": "wait=10"})
+    polled = await api.get(posted[0].json()["polling_url"])
+    return Service(address, task_ids, httpx.URL(polled.json()["result"]["sample"]))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.lists,
+    max_leaves=3,
+)
+FIELDS = [*TaskParams.model_fields, "image_prompt", "input_image_5", "no such field"]
+
+
+@cache
+def cases(label: str, *modes: GenerationMode) -> st.SearchStrategy[Case[Any]]:
+    """Requests of this operation."""
+    return st.one_of(*(OPERATIONS[label].as_strategy(mode) for mode in modes))
+
+
+def search(label: str, service: Service, examples: int, *modes: GenerationMode) -> None:
+    """Send this many requests of an operation, half of them about tasks that are there, or with another body."""
+
+    @settings(
+        max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    )
+    @given(
+        case=cases(label, *modes),
+        known=st.sampled_from([*service.task_ids, None, None, None]),
+        odd=st.none() | st.dictionaries(st.sampled_from(FIELDS), JSON),
+    )
+    def send(case: Case[Any], known: str | None, odd: dict[str, Any] | None) -> None:
+        aim(case, known, service)
+        if odd is not None and isinstance(case.body, dict) and case.media_type == "application/json":
+            case.body = {**case.body, **odd}
+        headers = {} if case.operation.path.startswith(KEYLESS) else {"x-key": ADMIN_KEY}
+        answer = case.call(base_url=service.address, headers=headers, timeout=20)
+        case.validate_response(answer, checks=CHECKS)
+
+    send()
+
+
+def aim(case: Case[Any], known: str | None, service: Service) -> None:
+    """Put the id of a known task where the case has a made-up one, and a link's proof beside it."""
+    if known is None:
+        return
+    if "task_id" in (case.path_parameters or {}):
+        case.path_parameters["task_id"] = known
+    if case.operation.path.endswith("/get_result"):
+        case.query = {"id": known}
+    if case.operation.path.startswith("/results/"):
+        case.query = dict(service.sample.params)
+        case.path_parameters["suffix"] = "png"
+
+
+def modes(label: str) -> list[GenerationMode]:
+    """As the document allows, and as it does not; a forbidden body takes long to make, and odd fields stand for it."""
+    return [GenerationMode.POSITIVE] if OPERATIONS[label].body else list(GenerationMode)
+
+
+@each_operation
+def test_no_request_gets_an_answer_that_is_not_in_the_document(service: Service, label: str) -> None:
+    search(label, service, 10, *modes(label))
+
+
+@pytest.mark.proof
+@each_operation
+def test_no_request_of_two_hundred_gets_an_answer_that_is_not_in_the_document(service: Service, label: str) -> None:
+    search(label, service, 200, *modes(label))
+    if OPERATIONS[label].body:
+        search(label, service, 20, GenerationMode.NEGATIVE)
+
+
+def examples(node: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any], Any]]:
+    """Every example of the document, with its place and its schema."""
+    if isinstance(node, list):
+        for number, each in enumerate(node):
+            yield from examples(each, f"{place}/{number}")
+    if not isinstance(node, dict):
+        return
+    found = node.get("examples", [])
+    if isinstance(found, dict) and "schema" in node:
+        yield from ((f"{place}/{name}", node["schema"], each["value"]) for name, each in found.items())
+    elif isinstance(found, list):
+        yield from ((f"{place}/{number}", node, each) for number, each in enumerate(found))
+    for name, each in node.items():
+        if name not in {"examples", "value"}:
+            yield from examples(each, f"{place}/{name}")
+
+
+EXAMPLES = {place: (schema, example) for place, schema, example in examples(DOCUMENT)}
+
+
+def test_every_example_fits_its_schema() -> None:
+    for place, (schema, example) in EXAMPLES.items():
+        whole = {**schema, "components": DOCUMENT["components"]}
+        assert jsonschema_rs.validator_for(whole).is_valid(example), place
+
+
+def test_what_a_client_sends_and_gets_has_an_example() -> None:
+    told = "\n".join(EXAMPLES)
+
+    for name in ("Submitted", "Polled", "Credits", "Problem"):
+        assert f"/components/schemas/{name}/" in told
+    for path in ("/v1/tasks", "/v1/flux-kontext-pro", "/flux/v1/flux-kontext-max"):
+        assert f"/paths/{path}/post/requestBody/" in told
+
+
+@each_operation
+def test_an_operation_says_what_it_is_and_what_it_may_answer(label: str) -> None:
+    operation = DOCUMENT["paths"][OPERATIONS[label].path][OPERATIONS[label].method]
+    statuses = set(operation["responses"])
+
+    assert operation["description"]
+    assert all(answer["description"] for answer in operation["responses"].values())
+    assert any(status < "300" for status in statuses)
+    guarded = not OPERATIONS[label].path.startswith(KEYLESS)
+    assert ("security" in operation) == guarded
+    assert not guarded or statuses & {"401", "403"}
+    assert label in {"GET /healthz", "GET /metrics"} or "503" in statuses
+    assert "{" not in label or "404" in statuses
+    if operation.get("requestBody", {}).get("required"):
+        assert statuses >= {"400", "413", "415", "422"}
+
+
+def test_no_two_operations_share_an_id() -> None:
+    ids = [operation["operationId"] for path in DOCUMENT["paths"].values() for operation in path.values()]
+
+    assert len(ids) == len(set(ids))
