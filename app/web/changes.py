@@ -19,6 +19,7 @@ from app.submit import submit
 from app.task import Status
 from app.web import onward
 from app.web.access import Asking, Live, Use
+from app.web.links import origin
 from app.web.problems import responses
 from app.web.showing import Prefer, TaskId, answer, look_at, seconds, view
 from app.web.task_form import read_task
@@ -76,19 +77,14 @@ async def post_task(
     async with AsyncExitStack() as stack:
         params, files = await read_task(request, stack)
         if idempotency_key is None:
-            task_id = await submit(use, asking.key_id, params, files, origin=_origin(request))
+            task_id = await submit(use, asking.key_id, params, files, origin=origin(request, use))
         else:
             digest = await asyncio.to_thread(idempotency.digest_of, params, files)
             claim = await idempotency.claim(use, asking.key_id, idempotency_key, digest)
             if not isinstance(claim, Claim):
                 return await _replay(use, feed, claim, prefer)
-            task_id = await submit_once(use, asking.key_id, params, files, claim, _origin(request))
+            task_id = await submit_once(use, asking.key_id, params, files, claim, origin(request, use))
     return await _posted(use, feed, task_id, prefer, {})
-
-
-def _origin(request: Request) -> str:
-    """Where the caller reached us, as far as we can see: behind a proxy the operator has to say."""
-    return str(request.base_url).rstrip("/")
 
 
 async def submit_once(

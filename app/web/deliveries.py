@@ -13,6 +13,7 @@ from app.record import Connection, attempts, deliveries, endpoints
 from app.record.attempts import DeliveryAttempt
 from app.record.deliveries import Delivery, State, Wanted
 from app.web.access import Asking, Use
+from app.web.body import REFUSALS, described, json_body
 from app.web.problems import responses
 
 router = APIRouter(prefix="/v1/deliveries", tags=["webhooks"])
@@ -107,8 +108,10 @@ async def list_deliveries(
     return DeliveryList(deliveries=page, next_cursor=page[-1].id if len(found) > limit else None)
 
 
-@router.post("/replay", status_code=HTTPStatus.ACCEPTED, responses=_ERRORS)
-async def replay_failed(use: Use, asking: Asking, given: Replay) -> Replayed:
+@router.post(
+    "/replay", status_code=HTTPStatus.ACCEPTED, responses={**_ERRORS, **REFUSALS}, openapi_extra=described(Replay)
+)
+async def replay_failed(use: Use, asking: Asking, given: Annotated[Replay, Depends(json_body(Replay))]) -> Replayed:
     """Try again, from the start of their schedule, all deliveries that were given up in a time."""
     wanted = Wanted(asking.owner, endpoint_id=given.endpoint_id)
 

@@ -14,6 +14,7 @@ from app.record import Connection, deliveries, endpoints, keys
 from app.record.deliveries import Delivery
 from app.record.endpoints import Endpoint, State
 from app.web.access import Asking, Use
+from app.web.body import REFUSALS, described, json_body
 from app.web.deliveries import DeliveryView, delivery_view
 from app.web.problems import responses
 
@@ -78,14 +79,21 @@ async def list_endpoints(
     return EndpointList(endpoints=page, next_cursor=page[-1].id if len(found) > limit else None)
 
 
-@router.get("/secret", responses=responses(HTTPStatus.UNAUTHORIZED))
+@router.get("/secret", responses=responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE))
 async def get_signing_secret(use: Use, asking: Asking) -> SigningSecret:
     """What deliveries of the calling key are signed with where neither the task nor the key has a secret."""
     return SigningSecret(secret=sign.spelled_out(use.keys.webhook_keys(asking.key_id)[0]))
 
 
-@router.post("/test", status_code=HTTPStatus.ACCEPTED, responses=_ERRORS)
-async def test_endpoint(use: Use, asking: Asking, given: EndpointTest) -> DeliveryView:
+@router.post(
+    "/test",
+    status_code=HTTPStatus.ACCEPTED,
+    responses={**_ERRORS, **REFUSALS},
+    openapi_extra=described(EndpointTest),
+)
+async def test_endpoint(
+    use: Use, asking: Asking, given: Annotated[EndpointTest, Depends(json_body(EndpointTest))]
+) -> DeliveryView:
     """Send one delivery that is about nothing, once. If it arrives, an endpoint that was paused or gone goes on."""
     wanted = Webhook.model_validate(dict(given))
     subscription.check(use, wanted)

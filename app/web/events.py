@@ -39,7 +39,15 @@ LastEventId = Annotated[
 
 _STREAM: dict[str, Any] = {
     "text/event-stream": {
-        "schema": {"type": "string", "description": "`id`, `event` (the kind) and `data` (an EventView as JSON)"},
+        "schema": {
+            "description": "Of each event.",
+            "type": "object",
+            "properties": {
+                "id": {"type": "string", "description": "To go on after it: `Last-Event-ID`, or `after`."},
+                "event": {"type": "string", "description": "Its kind, or `reconnect` before the stream ends."},
+                "data": {"type": "string", "contentMediaType": "application/json", "description": "An EventView."},
+            },
+        },
     }
 }
 _REFUSALS = (

@@ -16,6 +16,7 @@ from app.web.problems import responses
 _MAX_ID = 2**63 - 1
 
 router = APIRouter(prefix="/v1/jobs/held", tags=["operations"])
+_NO_SUCH_JOB = responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
 _ERRORS = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
@@ -54,7 +55,7 @@ async def requeue_all(use: Use, _asking: Asking) -> Requeued:
     return Requeued(requeued=await use.db.write(requeue))
 
 
-@router.post("/{job_id}/requeue", responses={**_ERRORS, **responses(HTTPStatus.NOT_FOUND)})
+@router.post("/{job_id}/requeue", responses={**_ERRORS, **_NO_SUCH_JOB})
 async def requeue_one(use: Use, _asking: Asking, job_id: Annotated[int, Path(ge=1, le=_MAX_ID)]) -> Requeued:
     """Run one of them again, as if it had never failed."""
     requeued = await use.db.write(lambda connection: jobs.requeue(connection, [job_id], use.now()))

@@ -13,13 +13,14 @@ from app.params import Webhook
 from app.record import Connection, keys
 from app.record.keys import Key
 from app.web.access import Administering, Use, digest_of
+from app.web.body import REFUSALS, described, json_body
 from app.web.problems import responses
 from app.web.views import WebhookView
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
 
 _ERRORS = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE)
-_REFUSALS = {**_ERRORS, **responses(HTTPStatus.UNPROCESSABLE_ENTITY)}
+_REFUSALS = {**_ERRORS, **REFUSALS}
 _ERRORS_OF_ONE = {**_ERRORS, **responses(HTTPStatus.NOT_FOUND)}
 
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -73,8 +74,8 @@ async def list_keys(use: Use, _asking: Administering) -> KeyList:
     return KeyList(keys=[_view(each) for each in await use.db.read(keys.every)])
 
 
-@router.post("", status_code=HTTPStatus.CREATED, responses=_REFUSALS)
-async def make_key(use: Use, _asking: Administering, given: NewKey) -> MadeKey:
+@router.post("", status_code=HTTPStatus.CREATED, responses=_REFUSALS, openapi_extra=described(NewKey))
+async def make_key(use: Use, _asking: Administering, given: Annotated[NewKey, Depends(json_body(NewKey))]) -> MadeKey:
     """Make a key."""
     subscription.check(use, given)
     now, secret = use.now(), ids.new_key()
@@ -89,8 +90,10 @@ async def make_key(use: Use, _asking: Administering, given: NewKey) -> MadeKey:
     return MadeKey(**dict(_view(await use.db.write(make))), key=secret)
 
 
-@router.patch("/{key_id}", responses={**_REFUSALS, **_ERRORS_OF_ONE})
-async def change_key(use: Use, _asking: Administering, key_id: KeyId, given: KeyChange) -> KeyView:
+@router.patch("/{key_id}", responses={**_REFUSALS, **_ERRORS_OF_ONE}, openapi_extra=described(KeyChange))
+async def change_key(
+    use: Use, _asking: Administering, key_id: KeyId, given: Annotated[KeyChange, Depends(json_body(KeyChange))]
+) -> KeyView:
     """Rename a key, or change where it wants to be told."""
     subscription.check(use, given)
     values = subscription.defaults(use.keys, key_id, given)

@@ -8,10 +8,11 @@ from typing import Any
 from fastapi import Request
 from pydantic import ValidationError
 
-from app.errors import InvalidRequest, MalformedRequest, UnsupportedMediaType
+from app.errors import InvalidRequest, MalformedRequest
 from app.params import Params, TaskParams
+from app.web.body import bounded, media_type
 from app.web.problems import invalid
-from app.web.task_form import JSON_TOO_LARGE, MAX_JSON_BYTES, bounded
+from app.web.task_form import JSON_TOO_LARGE, MAX_JSON_BYTES
 
 FIELDS = (*(name for name in Params.model_fields if name != "model"), "webhook_url", "webhook_secret")
 # Dropped in silence, these would cost a picture that is not the one that was asked for.
@@ -25,8 +26,7 @@ async def read_submit(request: Request, model: str) -> TaskParams:
     passed over, because clients send one form to many models. Raises TooLarge, MalformedRequest, InvalidRequest or
     UnsupportedMediaType.
     """
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType("send the body without a content-encoding")
+    media_type(request)  # of any kind, but not packed
     body = await bounded(request, MAX_JSON_BYTES, JSON_TOO_LARGE).body()
     given = {name: value for name, value in (await _parse(body)).items() if value is not None}
     unseen = [name[:100] for name in given if name not in FIELDS and _UNSEEN_PICTURE.fullmatch(name)]

@@ -55,14 +55,14 @@ class EventTask(BaseModel):
     prompt: str
     seed: int | None
     cost: float | None
-    failure: EventFailure | None
+    failure: EventFailure | None = None
     image: EventImage | None
     created_at: datetime
     submitted_at: datetime | None
     ended_at: datetime | None
 
 
-class EventData(BaseModel):
+class WebhookData(BaseModel):
     task: Annotated[EventTask | None, Field(description="Not there in a test.")] = None
 
 
@@ -71,7 +71,7 @@ class EventForm(BaseModel):
 
     type: Literal["task.submitted", "task.stored", "task.failed", "task.cancelled", "test"]
     timestamp: datetime
-    data: EventData
+    data: WebhookData
 
 
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -99,7 +99,6 @@ EXAMPLES: dict[str, dict[str, Any]] = {
                 "prompt": "a red fox",
                 "seed": 7,
                 "cost": 4,
-                "failure": None,
                 "image": {
                     "url": _LINK,
                     "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",

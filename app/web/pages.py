@@ -14,7 +14,7 @@ from app.record import Connection, results, tasks
 from app.record.results import Result
 from app.record.tasks import Task
 from app.web.access import COOKIE, Use, by_secret, find_caller, new_session
-from app.web.task_form import bounded
+from app.web.body import bounded
 
 _HERE = Path(__file__).parent
 _SHOWN = 24

@@ -2,17 +2,18 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
-from typing import IO, Any
+from typing import IO
 
 from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from app.errors import InvalidRequest, MalformedRequest, TooLarge, Unavailable, UnsupportedMediaType
+from app.errors import InvalidRequest, MalformedRequest, Unavailable, UnsupportedMediaType
 from app.params import IMAGE_FIELDS, TaskParams
+from app.web.body import bounded, media_type
 from app.web.problems import invalid
 
 # One image of the provider's 20 MB is 27 MB of base64; JSON is held in memory, so more goes by multipart.
@@ -26,40 +27,18 @@ _IN_A_THREAD = 64 * 1024  # smaller bodies are parsed sooner than a thread is as
 # Form data is UTF-8 (RFC 7578). Python knows codecs that fail in ways of their own, or make lone surrogates.
 _CHARSET = re.compile(r";\s*charset\s*=[^;]*", re.IGNORECASE)
 
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-
 
 async def read_task(request: Request, stack: AsyncExitStack) -> tuple[TaskParams, dict[str, IO[bytes]]]:
     """The parameters, and the uploaded files by field; `stack` closes the files.
 
     Raises TooLarge, MalformedRequest, InvalidRequest, UnsupportedMediaType, or Unavailable on a full disk.
     """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType("send the body without a content-encoding")
-    if media_type == "application/json" or media_type.endswith("+json"):
+    kind = media_type(request)
+    if kind == "application/json":
         return await _read_json(bounded(request, MAX_JSON_BYTES, JSON_TOO_LARGE)), {}
-    if media_type == "multipart/form-data":
+    if kind == "multipart/form-data":
         return await _read_multipart(bounded(request, MAX_MULTIPART_BYTES, _MULTIPART_TOO_LARGE), stack)
     raise UnsupportedMediaType("send application/json or multipart/form-data")
-
-
-def bounded(request: Request, limit: int, refusal: str) -> Request:
-    """The same request, whose body ends in TooLarge past `limit` bytes."""
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced[:20]) > limit:
-        raise TooLarge(refusal)
-    received = 0
-
-    async def receive() -> MutableMapping[str, Any]:
-        nonlocal received
-        message = await request.receive()
-        received += len(message.get("body", b""))
-        if received > limit:
-            raise TooLarge(refusal)
-        return message
-
-    return Request(request.scope, receive)
 
 
 async def _read_json(request: Request) -> TaskParams:
