@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from starlette.responses import Response
@@ -18,7 +19,7 @@ from tests.calling import small
 from tests.rows import WORKER
 from tests.telling import HOST, SECRET, URL, ended, endpoint, only_delivery, receiver, told, until_due
 from tests.telling import deliveries as listed
-from tests.world import RING_KEY, World
+from tests.world import RING_KEY, World, open_world
 
 
 async def exhaust(world: World) -> dict[str, Any]:
@@ -65,16 +66,15 @@ async def test_the_link_that_is_told_works_for_as_long_as_the_operator_says(worl
     assert abs(int(query["expires"]) - (world.clock.at + timedelta(days=7)).timestamp()) < 10
 
 
-async def test_without_a_public_address_a_link_is_on_the_origin_of_the_submitter(world: World) -> None:
-    heard = receiver(world)
-    small(world)
-    task_id = (
-        await world.api.post(
-            "/v1/tasks", json={"prompt": "a fox", "webhook_url": URL}, headers={"host": "other.example:81"}
-        )
-    ).json()["id"]
-    world.use = replace(world.use, public_url=None)
-    await world.go_on(8)
+async def test_without_a_public_address_a_link_is_on_the_origin_of_the_submitter(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    async with open_world(tmp_path, sqlite_url, public_url=None) as world:
+        heard = receiver(world)
+        small(world)
+        task = {"prompt": "a fox", "webhook_url": URL}
+        task_id = (await world.api.post("/v1/tasks", json=task, headers={"host": "other.example:81"})).json()["id"]
+        await world.go_on(30)
 
     assert f'"http://other.example:81/results/{task_id}.png?' in heard.bodies[0].decode()
 
