@@ -7,6 +7,7 @@ submission's id, so a stolen database forges no callback and a flood of forged o
 import base64
 import hashlib
 import hmac
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -43,6 +44,10 @@ class KeyRing:
 
     def __contains__(self, ring_key: str) -> bool:
         return ring_key in self._keys
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of its keys, newest first."""
+        return iter(self._keys)
 
     def callback_proof(self, submission_id: str, ring_key: str) -> CallbackProof:
         """Token and secret of a submission under the ring key it was planned with, which must be in the ring."""
@@ -92,6 +97,11 @@ class KeyRing:
 
 def _mac(key: bytes, message: bytes, purpose: str) -> bytes:
     return hmac.new(_derive(key, f"mac:{purpose}"), message, hashlib.sha256).digest()
+
+
+def sealed_with(sealed: str) -> str:
+    """The name of the ring key that a value was sealed with."""
+    return sealed.partition(".")[0]
 
 
 def _callback_proof(key: bytes, submission_id: str) -> CallbackProof:

@@ -28,7 +28,9 @@ def hold_slot(connection: Connection, name: str = "1", number: int = 1, **change
     accounts.take(connection, [row])
 
 
-def plan_task(connection: Connection, name: str = "1", at: datetime = START, **changes: Any) -> str:
+def plan_task(
+    connection: Connection, name: str = "1", at: datetime = START, ring_key: str = "ring", **changes: Any
+) -> str:
     """The task `task_NAME` and its first attempt `sub_NAME`, nothing sent yet; returns the task's id."""
     given = {
         "id": f"task_{name}",
@@ -45,12 +47,17 @@ def plan_task(connection: Connection, name: str = "1", at: datetime = START, **c
         "created_at": at,
     }
     tasks.insert(connection, **{**given, **changes})
-    plan_attempt(connection, f"sub_{name}", f"task_{name}", at)
+    plan_attempt(connection, f"sub_{name}", f"task_{name}", at, ring_key=ring_key)
     return f"task_{name}"
 
 
 def plan_attempt(
-    connection: Connection, submission_id: str, task_id: str, at: datetime = START, number: int = 1
+    connection: Connection,
+    submission_id: str,
+    task_id: str,
+    at: datetime = START,
+    number: int = 1,
+    ring_key: str = "ring",
 ) -> None:
     submissions.plan(
         connection,
@@ -58,7 +65,7 @@ def plan_attempt(
         task_id=task_id,
         number=number,
         provider="bfl",
-        ring_key="ring",
+        ring_key=ring_key,
         planned_at=at,
     )
 

@@ -3,16 +3,17 @@
 import json
 import sqlite3
 from collections.abc import AsyncGenerator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 
 import pytest
 
 from app.callback import MAX_BYTES, Reply, receive
 from app.errors import Unavailable
+from app.main import create_app
 from app.record import evidence
 from app.secret_keys import KeyRing
-from tests.calling import done, submitted
+from tests.calling import done, small, submitted
 from tests.world import RING_KEY, World
 
 
@@ -215,6 +216,24 @@ async def test_a_callback_made_under_an_older_key_still_proves_itself(world: Wor
     ]
 
     assert replies == [Reply.UNKNOWN, Reply.ACCEPTED]
+
+
+async def test_a_rotation_of_keys_loses_no_task_that_is_under_way(each_world: World) -> None:
+    small(each_world)
+    at_the_provider = await each_world.post()
+    await each_world.work()
+    queued = await each_world.post()
+    each_world.use = replace(each_world.use, keys=KeyRing(("another-ring-key-for-tests-0123456789", RING_KEY)))
+    restarted = create_app(nullcontext(each_world.use), with_worker=False)
+    async with restarted.router.lifespan_context(restarted):
+        each_world.network.add("gateway", restarted)
+        await each_world.go_on(5)
+
+    for task_id in (at_the_provider, queued):
+        entries = await each_world.timeline(task_id, "evidence")
+        assert ("callback", "signed", "moved") in [(e["witness"], e["verdict"], e["effect"]) for e in entries]
+        assert (await each_world.task(task_id))["status"] == "stored"
+    assert each_world.ledger()["accepted"] == 2
 
 
 async def test_what_is_kept_of_headers_is_bounded_and_opens_no_door(world: World) -> None:

@@ -1,7 +1,8 @@
 """`doctor`: what is configured, what is missing, and whether everything around the service answers."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,10 +17,11 @@ from app import clock, jobs
 from app.errors import ConfigurationError, FluxhookError
 from app.provider import exchange
 from app.reconcile import CALLBACKS_MISSING, callbacks_are_missing
-from app.record import accounts, kept_aside
+from app.record import accounts, kept_aside, keys, submissions
 from app.record.database import open_database
 from app.record.migrate import is_current
-from app.resources import build_provider, database_url, open_store, provider_base, store_folder
+from app.resources import build_provider, database_url, key_ring, open_store, provider_base, store_folder
+from app.secret_keys import KeyRing, sealed_with
 from app.settings import PREFIX, Settings, from_environment
 
 
@@ -109,19 +111,43 @@ async def _work(settings: Settings) -> list[Finding]:
         paused = await database.read(lambda connection: accounts.paused(connection, now))
         held = len(await database.read(jobs.held))
         aside = await database.read(kept_aside.waiting)
+        under_way = Counter(await database.read(submissions.under_way_by_ring_key))
+        askers = await database.read(keys.every)
+    sealed = Counter(sealed_with(key.notify_secret) for key in askers if key.notify_secret and not key.disabled_at)
     findings = [Finding("callbacks", CALLBACKS_MISSING, wrong=True)] if silent else []
     findings += [Finding("account", f"paused until {each.paused_until_at}: {each.pause_reason}") for each in paused]
     if held:
         findings.append(Finding("jobs", f"{held} were set aside after their last try: see `fluxhook jobs`", wrong=True))
     findings += [Finding("kept aside", _told(each), wrong=True) for each in aside]
+    if under_way or sealed or len(settings.secret_keys) > 1:
+        findings.append(_secret_keys(key_ring(settings), under_way, sealed))
     return findings
 
 
+def _secret_keys(ring: KeyRing, under_way: Counter[str], sealed: Counter[str]) -> Finding:
+    """What needs each key of the ring, and what needs one that is gone."""
+
+    def needed(names: Iterable[str]) -> str:
+        tasks, secrets = (sum(needs[name] for name in names) for needs in (under_way, sealed))
+        return f"{_counted(tasks, 'task')} at the provider, {_counted(secrets, 'webhook secret')} of API keys"
+
+    gone = (under_way.keys() | sealed.keys()) - set(ring)
+    if gone:
+        text = f"a key was removed from the ring that is needed by {needed(gone)}"
+        return Finding("secret keys", f"{text}: their callbacks are refused, their webhooks not sent", wrong=True)
+    by_key = (f"key {number} is needed by {needed([name])}" for number, name in enumerate(ring, 1))
+    return Finding("secret keys", "; ".join(by_key))
+
+
 def _told(each: kept_aside.Waiting) -> str:
-    images = "1 image" if each.images == 1 else f"{each.images} images"
+    images = _counted(each.images, "image")
     return (
         f"{images} since {each.since}, until the store takes them, on the machine whose instance_id is {each.instance}"
     )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"1 {what}" if number == 1 else f"{number} {what}s"
 
 
 def _exists(sqlite_url: str) -> bool:

@@ -136,6 +136,17 @@ def traceparent(connection: Connection, submission_id: str) -> str | None:
     return found
 
 
+def under_way_by_ring_key(connection: Connection) -> dict[str, int]:
+    """How many tasks the provider may still call back about, by the ring key that their attempt was planned with."""
+    query = (
+        select(submissions.c.ring_key, func.count().label("tasks"))
+        .join(tasks, tasks.c.submission_id == submissions.c.id)
+        .where(tasks.c.status.in_((Status.SUBMITTING, Status.SUBMITTED)))
+        .group_by(submissions.c.ring_key)
+    )
+    return {row.ring_key: row.tasks for row in connection.execute(query)}
+
+
 def is_known(connection: Connection, provider_id: str) -> bool:
     """Whether the provider's task of this id belongs to an attempt of ours already."""
     query = select(submissions.c.id).where(submissions.c.provider_id == provider_id).limit(1)

@@ -15,15 +15,17 @@ from typer.testing import CliRunner, Result
 from app import jobs
 from app.cli import cli
 from app.cli.serving import prepare
+from app.clock import utc_now
 from app.jobs import Step
 from app.main import create_app
 from app.provider.twin import build
-from app.record import Connection
+from app.record import Connection, keys
 from app.record.database import open_database
 from app.resources import open_resources
+from app.secret_keys import KeyRing
 from app.settings import Settings
 from tests.pictures import picture
-from tests.rows import START, WORKER
+from tests.rows import START, WORKER, ask
 from tests.sockets import listening, serving
 from tests.world import ADMIN_KEY
 
@@ -171,6 +173,29 @@ async def test_before_the_first_start_nothing_is_wrong_with_what_is_not_there_ye
     assert done.exit_code == 0, done.output
     assert done.stdout.count("not there yet") == 2
     assert "no callbacks, results are polled" in done.stdout
+
+
+async def test_what_still_needs_each_secret_key_is_told_before_one_is_removed(terminal: Terminal) -> None:
+    new, old = "n" * 40, "o" * 40
+    only_old = KeyRing((old,))
+    async with open_database(f"sqlite:///{terminal.folder / 'data' / 'fluxhook.db'}") as database:
+
+        def use_both(connection: Connection) -> None:
+            for name, ring_key in (("1", KeyRing((new,)).newest), ("2", only_old.newest), ("3", only_old.newest)):
+                ask(connection, name, utc_now(), ring_key=ring_key)
+            sealed = only_old.seal(b"a webhook secret", "a purpose", bytes(12))
+            keys.change(connection, keys.ADMIN_ID, notify_secret=sealed)
+
+        await database.write(use_both)
+    rotated = await terminal.run("doctor", FLUXHOOK_SECRET_KEYS=f"{new},{old}")
+    too_soon = await terminal.run("doctor", FLUXHOOK_SECRET_KEYS=new)
+
+    assert rotated.exit_code == 0, rotated.output
+    assert "key 1 is needed by 1 task at the provider, 0 webhook secrets" in rotated.stdout
+    assert "key 2 is needed by 2 tasks at the provider, 1 webhook secret of" in rotated.stdout
+    assert new not in rotated.output
+    assert too_soon.exit_code == 1
+    assert "removed from the ring that is needed by 2 tasks at the provider, 1 webhook secret of" in too_soon.stdout
 
 
 async def test_jobs_that_were_set_aside_are_listed_and_run_again(terminal: Terminal) -> None:

@@ -3,7 +3,7 @@ from datetime import timedelta
 from app.record import Connection, submissions, tasks
 from app.record.database import Database
 from app.task import Outcome, Status
-from tests.rows import START, plan_attempt, plan_task
+from tests.rows import START, ask, plan_attempt, plan_task
 
 
 async def test_an_attempt_is_planned_before_anything_is_known_of_it(database: Database) -> None:
@@ -83,3 +83,15 @@ async def test_attempts_name_their_tasks_once(database: Database) -> None:
         return submissions.task_ids(connection, {"sub_1", "sub_2", "sub_none"})
 
     assert await database.write(unit) == {"task_1"}
+
+
+async def test_tasks_at_the_provider_are_counted_by_the_ring_key_of_the_attempt_that_counts(database: Database) -> None:
+    def unit(connection: Connection) -> dict[str, int]:
+        for name, ring_key in (("1", "new"), ("2", "old"), ("3", "old"), ("4", "old")):
+            ask(connection, name, ring_key=ring_key)
+        plan_attempt(connection, "sub_5", "task_1", number=2, ring_key="older")
+        plan_task(connection, "6", ring_key="planned")
+        tasks.move(connection, "task_4", Status.FAILED, START)
+        return submissions.under_way_by_ring_key(connection)
+
+    assert await database.write(unit) == {"new": 1, "old": 2}
