@@ -11,9 +11,9 @@ import uvicorn
 from app.record.database import Database
 
 
-def listening() -> tuple[socket.socket, str]:
-    """A socket on a free port, and the address it will be reached at."""
-    bound = socket.create_server(("127.0.0.1", 0))
+def listening(port: int = 0) -> tuple[socket.socket, str]:
+    """A socket on this port or on a free one, and the address it will be reached at."""
+    bound = socket.create_server(("127.0.0.1", port))
     return bound, f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 

@@ -13,6 +13,7 @@ from app.task import MOVES, Failure, Status
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
+OPERATING = ROOT / "docs" / "operating.md"
 
 
 def settings_table() -> str:
@@ -35,7 +36,7 @@ def _targets(status: Status) -> list[str]:
 
 @pytest.mark.parametrize(
     ("path", "name", "text"),
-    [(README, "settings", settings_table()), (ARCHITECTURE, "states", states_diagram())],
+    [(OPERATING, "settings", settings_table()), (ARCHITECTURE, "states", states_diagram())],
     ids=["settings", "states"],
 )
 def test_a_generated_part_of_a_document_is_current(
@@ -59,6 +60,37 @@ def test_every_command_is_in_the_readme() -> None:
     assert [
         name for name in names if f"`{name}" not in README.read_text() and f" {name} " not in README.read_text()
     ] == []
+
+
+@pytest.mark.parametrize("path", [README, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
+def test_a_document_names_only_settings_that_exist(path: Path) -> None:
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    assert set(re.findall(rf"{PREFIX}[A-Z_]*[A-Z]", path.read_text())) <= known
+
+
+def test_the_operating_guide_tells_what_to_do_at_every_alert() -> None:
+    alerts = re.findall(r"alert: (\w+)", (ROOT / "docs" / "alerts.yml").read_text())
+    assert [alert for alert in alerts if f"`{alert}`" not in OPERATING.read_text()] == []
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    assert [
+        (page.name, target)
+        for page in pages
+        for target in re.findall(r"\]\(((?!http)[^)]+)\)", page.read_text())
+        if not leads(page, target)
+    ] == []
+
+
+def leads(page: Path, target: str) -> bool:
+    """Whether there is such a file, with such a heading where one is named."""
+    path, _, anchor = target.partition("#")
+    linked = (page.parent / path).resolve() if path else page
+    if not linked.exists() or not anchor:
+        return linked.exists()
+    headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
+    return anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_changelog_knows_this_version() -> None:
