@@ -46,6 +46,7 @@ LANES: tuple[tuple[frozenset[Step], int], ...] = (
 )
 _MAX_FAILURES = 10
 _GRACE = timedelta(seconds=8)  # what a stopping service gives the steps in hand
+_AFTER_A_FAULT_S = 1.0
 _LONGEST_SLEEP_S = 5.0
 _SHORTEST_SLEEP_S = 0.05  # a due job whose task is in hand is not worth spinning for
 
@@ -69,14 +70,24 @@ async def run(use: Resources, *, grace: timedelta = _GRACE) -> None:
         started = False
         while not use.stopping.is_set():
             woken.clear()
-            started = started or await _start(use)
-            for job in await _claim(use, in_hand.values()) if started else ():
-                task = asyncio.create_task(perform(use, job))
-                in_hand[task] = job
-                task.add_done_callback(in_hand.pop)
-                task.add_done_callback(lambda _: woken.set())
-            await _sleep(use, woken)
+            try:
+                started = started or await _start(use)
+                if started:
+                    await _take(use, in_hand, woken)
+                await _sleep(use, woken)
+            except Exception:
+                log.exception("round_failed")  # and the next may do better; a worker that ended would do nothing
+                await asyncio.sleep(_AFTER_A_FAULT_S)
         await _finish(use, set(in_hand), grace)
+
+
+async def _take(use: Resources, in_hand: dict[asyncio.Task[None], Job], woken: asyncio.Event) -> None:
+    """Begin what is due and there is room for."""
+    for job in await _claim(use, in_hand.values()):
+        task = asyncio.create_task(perform(use, job))
+        in_hand[task] = job
+        task.add_done_callback(in_hand.pop)
+        task.add_done_callback(lambda _: woken.set())
 
 
 async def _finish(use: Resources, in_hand: set[asyncio.Task[None]], grace: timedelta) -> None:

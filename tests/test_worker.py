@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
 from structlog.testing import capture_logs
 
 from app import jobs, sweep, worker
@@ -276,11 +277,12 @@ async def test_a_running_worker_sweeps(world: World) -> None:
 
 
 class Away:
-    """A database that cannot be reached for its first calls."""
+    """A database that cannot be reached for its first calls, or fails in a way that nobody knows."""
 
-    def __init__(self, inner: Database, calls: int) -> None:
+    def __init__(self, inner: Database, calls: int, error: Exception | None = None) -> None:
         self._inner = inner
         self._calls = calls
+        self._error = error or Unavailable("away")
         self.dialect = inner.dialect
         self.on_signal = inner.on_signal
         self.on_event = inner.on_event
@@ -288,7 +290,7 @@ class Away:
     def _count(self) -> None:
         self._calls -= 1
         if self._calls >= 0:
-            raise Unavailable("away")
+            raise self._error
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         self._count()
@@ -299,10 +301,11 @@ class Away:
         return await self._inner.write(work)
 
 
-async def test_a_worker_outlives_a_database_that_is_away_when_it_starts(world: World) -> None:
+@pytest.mark.parametrize("error", [Unavailable("away"), KeyError("unheard of")])
+async def test_a_worker_outlives_a_database_that_fails_it_when_it_starts(world: World, error: Exception) -> None:
     small(world)
     task_id = await world.post()
-    async with running(replace(world.use, db=Away(world.use.db, 2))):
+    async with running(replace(world.use, db=Away(world.use.db, 2, error))):
 
         async def submitted() -> bool:
             return bool((await world.task(task_id))["status"] == "submitted")

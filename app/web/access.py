@@ -44,7 +44,7 @@ class Caller:
         return None if self.may_do_everything else self.key_id
 
 
-def resources(request: Request) -> Resources:
+async def resources(request: Request) -> Resources:  # async, or each request would wait for a thread
     use: Resources = request.app.state.use
     return use
 
