@@ -19,8 +19,9 @@ from app.resources import Resources
 from app.store import sha256_of
 
 REMEMBERED = timedelta(hours=24)
-# A request that was begun and never answered died with its process: after this nobody is working on it.
-_ABANDONED = timedelta(minutes=6)
+# A request that was begun and not answered for longer died with its process, or with its database, and the next one
+# takes over. Should it live, it finds that out when it answers, and records nothing.
+_LONGEST, _LONGEST_FOR_AN_IMAGE = timedelta(seconds=30), timedelta(seconds=80)
 _MAX_KEY = 255
 
 
@@ -38,10 +39,13 @@ class Claim:
             raise RequestInFlight("another request with this Idempotency-Key has taken over")
 
 
-async def claim(use: Resources, key_id: str, header: str, digest: str) -> Claim | dict[str, Any]:
-    """The right to answer, or the first answer. Raises KeyReused, RequestInFlight or InvalidRequest."""
-    wanted = Claim(key_id, _read(header), use.now())
-    known = await use.db.write(lambda connection: _begin(connection, wanted, digest))
+async def claim(use: Resources, key_id: str, header: str, digest: str, images: int = 0) -> Claim | dict[str, Any]:
+    """The right to answer, or the first answer; with so many images to fetch and keep, answering may take long.
+
+    Raises KeyReused, RequestInFlight or InvalidRequest.
+    """
+    wanted, longest = Claim(key_id, _read(header), use.now()), _LONGEST + images * _LONGEST_FOR_AN_IMAGE
+    known = await use.db.write(lambda connection: _begin(connection, wanted, digest, longest))
     if known is None:
         return wanted
     if known.digest != digest:
@@ -68,13 +72,13 @@ def digest_of(params: TaskParams, files: Mapping[str, IO[bytes]]) -> str:
     return hashlib.sha256(asked.encode()).hexdigest()
 
 
-def _begin(connection: Connection, wanted: Claim, digest: str) -> Remembered | None:
+def _begin(connection: Connection, wanted: Claim, digest: str, longest: timedelta) -> Remembered | None:
     """None when the key is ours now, else what it stands for already."""
     key = (wanted.key_id, wanted.idempotency_key)
     if idempotency.begin(connection, *key, digest, wanted.began_at):
         return None
     known = idempotency.get(connection, *key)
-    if known is not None and not _is_over(known, wanted.began_at):
+    if known is not None and not _is_over(known, wanted.began_at, longest):
         return known
     if known is not None:
         idempotency.forget(connection, *key, known.began_at)
@@ -82,9 +86,9 @@ def _begin(connection: Connection, wanted: Claim, digest: str) -> Remembered | N
     return None
 
 
-def _is_over(known: Remembered, now: datetime) -> bool:
+def _is_over(known: Remembered, now: datetime, longest: timedelta) -> bool:
     age = now - known.began_at
-    return age > (_ABANDONED if known.answer is None else REMEMBERED)
+    return age > (longest if known.answer is None else REMEMBERED)
 
 
 def _read(header: str) -> str:

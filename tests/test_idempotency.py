@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from datetime import timedelta
 from io import BytesIO
 from typing import IO
 
@@ -16,8 +15,8 @@ from tests.world import World
 FOX = TaskParams(prompt="a red fox")
 
 
-async def claimed(world: World, key: str = "k", digest: str = "d", key_id: str = "key_1") -> Claim:
-    held = await claim(world.use, key_id, key, digest)
+async def claimed(world: World, key: str = "k", digest: str = "d", images: int = 0) -> Claim:
+    held = await claim(world.use, "key_1", key, digest, images)
     assert isinstance(held, Claim)
     return held
 
@@ -72,9 +71,22 @@ async def test_an_answer_is_remembered_for_a_day(each_world: World) -> None:
     assert isinstance(after, Claim)
 
 
-async def test_what_died_unanswered_is_taken_over_and_cannot_answer_any_more(each_world: World) -> None:
+@pytest.mark.parametrize(("images", "longest_s"), [(0, 30), (4, 350)])
+async def test_what_died_unanswered_is_taken_over_after_as_long_as_it_could_take(
+    world: World, images: int, longest_s: int
+) -> None:
+    await claimed(world, images=images)
+    world.clock.advance(longest_s)
+    with pytest.raises(RequestInFlight):
+        await claimed(world, images=images)
+    world.clock.advance(1)
+
+    await claimed(world, images=images)
+
+
+async def test_what_was_taken_over_cannot_answer_any_more(each_world: World) -> None:
     dead = await claimed(each_world)
-    each_world.clock.advance(timedelta(minutes=6).total_seconds() + 1)
+    each_world.clock.advance(31)
     heir = await claimed(each_world)
     with pytest.raises(RequestInFlight):
         await each_world.use.db.write(lambda connection: dead.answer(connection, {"id": "task_dead"}))

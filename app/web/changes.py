@@ -80,7 +80,8 @@ async def post_task(
             task_id = await submit(use, asking.key_id, params, files, origin=origin(request, use))
         else:
             digest = await asyncio.to_thread(idempotency.digest_of, params, files)
-            claim = await idempotency.claim(use, asking.key_id, idempotency_key, digest)
+            images = len(params.images()) + len(files)
+            claim = await idempotency.claim(use, asking.key_id, idempotency_key, digest, images)
             if not isinstance(claim, Claim):
                 return await _replay(use, feed, claim, prefer)
             task_id = await submit_once(use, asking.key_id, params, files, claim, origin(request, use))
