@@ -17,11 +17,12 @@ from app.resources import Resources
 from app.retry import BUSY, UNPAID
 
 
-def admit(connection: Connection, account_id: str, now: datetime) -> None:
-    """Fill the free slots of an account, unless it is paused."""
+def admit(connection: Connection, account_id: str, now: datetime) -> list[str]:
+    """Fill the free slots of an account, unless it is paused; whose they are now."""
     account = accounts.lock(connection, account_id)
     if account is None or account.paused(now):
-        return
+        return []
+    admitted: list[str] = []
     held = accounts.held(connection, account_id)
     in_flight = Counter(slot.model for slot in held)
     free = sorted(set(range(1, account.limits[IN_ALL] + 1)) - {slot.number for slot in held})
@@ -35,6 +36,8 @@ def admit(connection: Connection, account_id: str, now: datetime) -> None:
             rows.append({**named, "account_id": account_id, "number": free.pop(0), "taken_at": now})
         accounts.take(connection, rows)
         jobs.enqueue(connection, [(Step.DISPATCH, row["task_id"], now) for row in rows])
+        admitted += [row["task_id"] for row in rows]
+    return admitted
 
 
 def pause(connection: Connection, attempt: Attempt, reason: str, wait: timedelta | None, now: datetime) -> None:

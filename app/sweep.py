@@ -32,13 +32,14 @@ log = logs.get("sweep")
 
 async def sweep(use: Resources, _task_id: str) -> None:
     """Do the upkeep once, and leave the next time."""
-    mended = await use.db.write(lambda connection: _sweep(connection, use.now()))
+    missing = await use.db.read(_unscheduled)
+    mended = await use.db.write(lambda connection: _sweep(connection, use.now(), missing))
     if mended:
         metrics.tasks_unscheduled.inc(len(mended))
         log.error("unscheduled", task_ids=mended)
 
 
-def _sweep(connection: Connection, now: datetime) -> list[str]:
+def _sweep(connection: Connection, now: datetime, missing: list[tuple[Step, str]]) -> list[str]:
     events.prune(connection, now - EVENTS_KEPT)
     jobs.enqueue(connection, [(Step.SWEEP, NO_TASK, now + EVERY)])
     jobs.prune(connection, now - _NOTED)
@@ -49,18 +50,21 @@ def _sweep(connection: Connection, now: datetime) -> list[str]:
     for task_id in queue.unpaid(connection, now - _OUT_OF_CREDITS):
         detail = "the provider's account was out of credits for a day"
         moves.give_up(connection, task_id, Failure.OUT_OF_CREDITS, MoneySpent.NO, detail, now)
-    return _mend_tasks(connection, now) + _mend_queues(connection, now) + _mend_deliveries(connection, now)
+    jobs.enqueue(connection, [(step, task_id, now) for step, task_id in missing])
+    mended = [task_id for _, task_id in missing]
+    return mended + _mend_queues(connection, now) + _mend_deliveries(connection, now)
 
 
-def _mend_tasks(connection: Connection, now: datetime) -> list[str]:
-    """Give a job to each task that should have one and has none."""
-    mended = []
+def _unscheduled(connection: Connection) -> list[tuple[Step, str]]:
+    """The tasks that should have a job and have none.
+
+    Looked for at one instant: between two statements of a writing unit, others move tasks and finish their jobs.
+    """
+    missing = []
     for status, step in _NEEDS.items():
         ids = queue.admitted(connection) if status is Status.QUEUED else tasks.ids_in(connection, status)
-        missing = sorted(ids - jobs.scheduled(connection, step, ids))
-        jobs.enqueue(connection, [(step, task_id, now) for task_id in missing])
-        mended += missing
-    return mended
+        missing += [(step, task_id) for task_id in sorted(ids - jobs.scheduled(connection, step, ids))]
+    return missing
 
 
 def _mend_deliveries(connection: Connection, now: datetime) -> list[str]:
@@ -75,7 +79,6 @@ def _mend_queues(connection: Connection, now: datetime) -> list[str]:
     """Admit what could have been admitted by an earlier event, unless that is just about to happen."""
     if jobs.overdue(connection, Step.ADMIT, now):
         return []
-    before = queue.admitted(connection)
-    for account_id in accounts.all_ids(connection):
-        admit(connection, account_id, now - _LATE)
-    return sorted(queue.admitted(connection) - before)
+    return [
+        task_id for account_id in accounts.all_ids(connection) for task_id in admit(connection, account_id, now - _LATE)
+    ]

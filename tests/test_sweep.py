@@ -1,18 +1,21 @@
 """Upkeep: deadlines, old answers, and what should be impossible is found, mended and counted."""
 
+import asyncio
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from structlog.testing import capture_logs
 
-from app import jobs, metrics
+from app import jobs, metrics, moves
 from app.jobs import Step
 from app.provider.twin import Faults
 from app.record import Connection, accounts, idempotency, queue
 from app.sweep import EVERY, NO_TASK, sweep
 from tests.calling import done, small, submitted
 from tests.rows import drop_jobs, put_account
-from tests.world import World
+from tests.world import World, open_world
 
 HOUR = 3600
 
@@ -83,6 +86,32 @@ async def test_a_queue_that_nobody_woke_is_woken_and_counted(each_world: World) 
     assert counted() - before == 1
     assert admitted < {first, second}
     assert len(admitted) == 1
+
+
+async def test_on_postgresql_what_another_process_admits_meanwhile_is_not_counted(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    blocked = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted), pg_sleep(0.01)")
+    async with asyncio.timeout(10), open_world(tmp_path, postgres_url) as world:
+        await world.use.db.write(lambda connection: put_account(connection, account=1))
+        first, second = [await world.post() for _ in range(2)]
+        world.clock.advance(60)
+        before, handed_on = counted(), asyncio.Event()
+
+        def hand_on(connection: Connection) -> None:
+            moves.cancel(connection, first, world.clock())
+            handed_on.set()
+            while not connection.execute(blocked).one()[0]:
+                pass
+
+        handing_on = asyncio.create_task(world.use.db.write(hand_on))
+        await handed_on.wait()
+        await sweep(world.use, NO_TASK)
+        await handing_on
+        admitted = await world.use.db.read(queue.admitted)
+
+    assert admitted == {second}
+    assert counted() == before
 
 
 async def test_it_leaves_the_next_time(each_world: World) -> None:
