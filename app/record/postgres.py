@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy import Connection, Dialect, event, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -82,7 +83,7 @@ class Postgres:
         except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
             raise _away() from error
         except DBAPIError as error:
-            if str(_sqlstate(error)).startswith(_PASSES):
+            if _is_the_drivers(error) or str(_sqlstate(error)).startswith(_PASSES):
                 raise _away() from error
             raise
         for effect in effects:
@@ -101,6 +102,11 @@ def _bound_idling(connection: Any, _record: Any) -> None:
 
 def _away() -> Unavailable:
     return Unavailable("the database cannot be reached at the moment")
+
+
+def _is_the_drivers(error: DBAPIError) -> bool:
+    """Whether the driver lost track of its connection, as when the server says good-bye between two messages."""
+    return isinstance(getattr(error.orig, "__cause__", None), asyncpg.InternalClientError)
 
 
 def _sqlstate(error: DBAPIError) -> Any:

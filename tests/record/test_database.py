@@ -243,6 +243,23 @@ async def test_on_postgresql_a_server_that_cannot_serve_just_now_is_unavailable(
         await postgresql.write(lambda connection: connection.execute(refusal))
 
 
+async def test_on_postgresql_a_server_that_says_good_bye_between_two_statements_is_unavailable(
+    postgresql: Database,
+) -> None:
+    fields = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
+    good_bye = b"E" + (len(fields) + 4).to_bytes(4) + fields
+
+    def unit(connection: Connection) -> None:
+        connection.connection.driver_connection._protocol.data_received(good_bye)  # type: ignore[union-attr]
+        connection.execute(text("SELECT 1"))
+
+    with pytest.raises(Unavailable):
+        await postgresql.write(unit)
+    await postgresql.write(planned("after"))
+
+    assert await kept(postgresql) == {"after"}
+
+
 async def test_on_postgresql_a_server_that_is_away_is_unavailable() -> None:
     async with open_database("postgresql://nobody@/none?host=/nowhere") as database:
         with pytest.raises(Unavailable):
