@@ -4,17 +4,10 @@ It must not decide what a test does without one: it gives the reason, and the ca
 """
 
 import os
-import pwd
-import shutil
-import signal
-import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg  # type: ignore[import-untyped]
@@ -22,18 +15,7 @@ from sqlalchemy import Connection, event
 
 from app.record.database import Database
 from app.record.postgres import Postgres as Engine
-
-_START_SECONDS = 30.0
-_USER = "postgres"
-# Its data never outlives the run, so nothing waits for a disk.
-_SETTINGS = {
-    "autovacuum": "off",
-    "fsync": "off",
-    "full_page_writes": "off",
-    "listen_addresses": "",
-    "max_connections": "200",
-    "synchronous_commit": "off",
-}
+from tests.postgres_server import Server, running
 
 # Small tables are emptied ten times sooner by DELETE than by TRUNCATE, and that sooner than a database is made.
 _EMPTY = """
@@ -77,6 +59,7 @@ class Postgres:
     """A running server, by the address of its maintenance database."""
 
     dsn: str
+    process: Server | None = None  # None: somebody else's, which is not ours to kill
 
     def address(self, database: str) -> str:
         """The address of another database of this server, as asyncpg and SQLAlchemy read it."""
@@ -102,20 +85,16 @@ class Postgres:
 
 
 @contextmanager
-def start_postgres() -> Generator[Postgres | str]:
-    """The server of TEST_POSTGRES_DSN, else one started from installed binaries, else why there is none."""
+def start_postgres(*, durable: bool = False) -> Generator[Postgres | str]:
+    """The server of TEST_POSTGRES_DSN, else one started from installed binaries, else why there is none.
+
+    A durable one syncs its commits to disk and may be killed.
+    """
     if given := os.environ.get("TEST_POSTGRES_DSN"):
         yield Postgres(given)
-    elif not (binaries := _newest_binaries()):
-        yield "no PostgreSQL here: set TEST_POSTGRES_DSN, or install the server's binaries"
-    else:
-        # The path of a unix socket may have 107 characters, more than some temporary folders leave over.
-        folder = Path(tempfile.mkdtemp(prefix="fluxhook-pg-", dir="/tmp"))
-        try:
-            with _running(binaries, folder) as server:
-                yield server
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        return
+    with running(durable=durable) as server:
+        yield server if isinstance(server, str) else Postgres(server.dsn, server)
 
 
 def client_programs() -> Path | None:
@@ -133,71 +112,3 @@ async def _execute(dsn: str, statement: str) -> None:
         await connection.execute(statement)
     finally:
         await connection.close()
-
-
-def _newest_binaries() -> Path | None:
-    places = [*Path("/usr/lib/postgresql").glob("*/bin"), *Path("/opt/homebrew/opt").glob("postgresql@*/bin")]
-    found = [place for place in places if (place / "initdb").exists()]
-    if found:
-        return max(found, key=_major_version)
-    on_path = shutil.which("initdb")
-    return Path(on_path).resolve().parent if on_path else None
-
-
-def _major_version(binaries: Path) -> int:
-    return int("".join(filter(str.isdigit, binaries.parent.name)) or 0)
-
-
-@contextmanager
-def _running(binaries: Path, folder: Path) -> Iterator[Postgres | str]:
-    data, log = folder / "data", folder / "log"
-    try:
-        flags = ["-A", "trust", "-U", _USER, "-E", "UTF8", "--no-locale", "--no-sync"]
-        _run(*_not_as_root(), binaries / "initdb", *flags, "-D", data)
-    except subprocess.CalledProcessError as refused:
-        yield f"PostgreSQL does not start here: {refused.stderr.decode()[-500:]}"
-        return
-    except OSError as missing:
-        yield f"PostgreSQL does not start here: {missing}"
-        return
-    settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
-    with log.open("w") as out:
-        server = subprocess.Popen(  # noqa: S603
-            [*_not_as_root(), binaries / "postgres", "-D", data, "-k", folder, *settings],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-        )
-    try:
-        if _answers(binaries, folder, server):
-            yield Postgres(f"postgresql://{_USER}@/postgres?host={folder}")
-        else:
-            yield f"PostgreSQL does not start here: {log.read_text()[-500:]}"
-    finally:
-        # SIGINT ends sessions and stops; SIGTERM would wait for every session to leave by itself.
-        server.send_signal(signal.SIGINT)
-        server.wait(_START_SECONDS)
-
-
-def _answers(binaries: Path, folder: Path, server: subprocess.Popen[bytes]) -> bool:
-    until = time.monotonic() + _START_SECONDS
-    while server.poll() is None and time.monotonic() < until:
-        try:
-            _run(binaries / "pg_isready", "-h", folder, "-U", _USER)
-        except subprocess.CalledProcessError:
-            time.sleep(0.02)
-        else:
-            return True
-    return False
-
-
-def _not_as_root() -> list[str]:
-    """PostgreSQL refuses root and wants a user with a name: in a user namespace, root can be `nobody`."""
-    if os.geteuid() != 0:
-        return []
-    nobody = pwd.getpwnam("nobody")
-    return ["unshare", "--user", f"--map-user={nobody.pw_uid}", f"--map-group={nobody.pw_gid}"]
-
-
-def _run(*command: str | Path) -> None:
-    subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)  # noqa: S603
