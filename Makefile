@@ -1,10 +1,12 @@
 # The interpreter that .venv is made from: make demo PYTHON=python3.13
 PYTHON ?= python3
 ARGS ?=
+DB ?= sqlite
+WORKERS ?= 1
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup develop demo serve test prove lint crash-matrix storm container-check lock clean
+.PHONY: help setup develop demo serve test prove lint crash-matrix storm capacity container-check lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,14 +32,17 @@ lint: develop ## check style, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-prove: develop ## run short forms of the two proofs below, with real kills
+prove: develop ## run short forms of the three proofs below, with real kills
 	@$(BIN)/pytest -m proof $(ARGS)
 
-crash-matrix: develop ## crash at every statement and external call, ARGS=--write for the document
-	@PYTHONPATH=. $(BIN)/python -m tests.proof.crash_matrix $(ARGS)
+crash-matrix: develop ## crash at every statement and external call, DB=postgres, ARGS=--write for the document
+	@PYTHONPATH=. $(BIN)/python -m tests.proof.crash_matrix --db $(DB) $(ARGS)
 
-storm: setup ## thousands of tasks, a killed service, and the count at the end, ARGS='--tasks 300 --seed 7'
-	@$(BIN)/python -m tests.proof.storm $(ARGS)
+storm: setup ## thousands of tasks, killed processes, the count; DB=postgres WORKERS=3, ARGS='--tasks 300'
+	@$(BIN)/python -m tests.proof.storm --db $(DB) --workers $(WORKERS) $(ARGS)
+
+capacity: setup ## what two replicas make of the slots, and what 10,000 waiting tasks take; a quarter of an hour
+	@$(BIN)/python -m tests.proof.capacity $(ARGS)
 
 container-check: ## build the image, run compose on PostgreSQL and prove it, as root on Debian
 	@$(PYTHON) .ci/container-check

@@ -51,12 +51,11 @@ def _sweep(connection: Connection, now: datetime, missing: list[tuple[Step, str]
         detail = "the provider's account was out of credits for a day"
         moves.give_up(connection, task_id, Failure.OUT_OF_CREDITS, MoneySpent.NO, detail, now)
     jobs.enqueue(connection, [(step, task_id, now) for step, task_id in missing])
-    mended = [task_id for _, task_id in missing]
-    return mended + _mend_queues(connection, now) + _mend_deliveries(connection, now)
+    return [subject for _, subject in missing] + _mend_queues(connection, now)
 
 
 def _unscheduled(connection: Connection) -> list[tuple[Step, str]]:
-    """The tasks that should have a job and have none.
+    """The tasks, and the endpoints that something waits for, that should have a job and have none.
 
     Looked for at one instant: between two statements of a writing unit, others move tasks and finish their jobs.
     """
@@ -64,14 +63,8 @@ def _unscheduled(connection: Connection) -> list[tuple[Step, str]]:
     for status, step in _NEEDS.items():
         ids = queue.admitted(connection) if status is Status.QUEUED else tasks.ids_in(connection, status)
         missing += [(step, task_id) for task_id in sorted(ids - jobs.scheduled(connection, step, ids))]
-    return missing
-
-
-def _mend_deliveries(connection: Connection, now: datetime) -> list[str]:
-    """Give a job to each endpoint that something waits for and that has none."""
     awaited = deliveries.awaited(connection)
-    missing = sorted(awaited - jobs.scheduled(connection, Step.NOTIFY, awaited))
-    jobs.enqueue(connection, [(Step.NOTIFY, endpoint_id, now) for endpoint_id in missing])
+    missing += [(Step.NOTIFY, each) for each in sorted(awaited - jobs.scheduled(connection, Step.NOTIFY, awaited))]
     return missing
 
 

@@ -97,15 +97,6 @@ def start_postgres(*, durable: bool = False) -> Generator[Postgres | str]:
         yield server if isinstance(server, str) else Postgres(server.dsn, server)
 
 
-def client_programs() -> Path | None:
-    """The folder that pg_dump and pg_restore are in."""
-    beside = _newest_binaries()
-    if beside is not None and (beside / "pg_dump").exists():
-        return beside
-    on_path = shutil.which("pg_dump")
-    return Path(on_path).parent if on_path else None
-
-
 async def _execute(dsn: str, statement: str) -> None:
     connection = await asyncpg.connect(dsn)
     try:

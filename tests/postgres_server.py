@@ -114,6 +114,15 @@ def running(*, durable: bool) -> Generator[Server | str]:
         shutil.rmtree(server.folder, ignore_errors=True)
 
 
+def client_programs() -> Path | None:
+    """The folder that pg_dump and pg_restore are in."""
+    beside = _newest_binaries()
+    if beside is not None and (beside / "pg_dump").exists():
+        return beside
+    on_path = shutil.which("pg_dump")
+    return Path(on_path).parent if on_path else None
+
+
 def _newest_binaries() -> Path | None:
     places = [*Path("/usr/lib/postgresql").glob("*/bin"), *Path("/opt/homebrew/opt").glob("postgresql@*/bin")]
     found = [place for place in places if (place / "initdb").exists()]

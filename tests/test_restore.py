@@ -22,7 +22,8 @@ from app.resources import open_resources
 from app.settings import Settings
 from tests.conftest import skip_or_fail
 from tests.guide import block
-from tests.postgres import Postgres, client_programs
+from tests.postgres import Postgres
+from tests.postgres_server import client_programs
 from tests.sockets import listening, serving, until
 
 LONG = 3600.0

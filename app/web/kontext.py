@@ -78,7 +78,8 @@ async def _submit(
         task_id = await submit(use, asking.key_id, params, {}, origin=reached)
     else:
         digest = await asyncio.to_thread(idempotency.digest_of, params, {})
-        claim = await idempotency.claim(use, asking.key_id, idempotency_key, digest)
+        images = len(params.images())
+        claim = await idempotency.claim(use, asking.key_id, idempotency_key, digest, images)
         if isinstance(claim, Claim):
             task_id = await submit_once(use, asking.key_id, params, {}, claim, reached)
         else:

@@ -15,7 +15,7 @@ import pytest
 from app.cli.working import beat, can_work
 from app.provider.twin import build
 from app.record.database import open_database
-from tests.proof.storm_processes import end, start
+from tests.proof.processes import end, start
 from tests.schema_rows import reach
 from tests.sockets import listening, serving, until
 from tests.world import ADMIN_KEY, RING_KEY, World

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from sqlalchemy import create_engine
-
-from app.record import migrate
+from tests.proof.crash_databases import Databases
 from tests.proof.crash_points import Fuse, Point
 from tests.proof.crash_scenarios import SCENARIOS, Scenario
 from tests.proof.crash_world import End, open_crash_world
@@ -33,31 +31,22 @@ class Run:
     differs: str | None = None
 
 
-def make_template(folder: Path) -> Path:
-    path = folder / "template.db"
-    engine = create_engine(f"sqlite:///{path}")
-    with engine.begin() as connection:
-        migrate.upgrade(connection)
-    engine.dispose()
-    return path
-
-
-async def without_crash(template: Path, scenario: Scenario) -> tuple[End, list[Point]]:
+async def without_crash(databases: Databases, scenario: Scenario) -> tuple[End, list[Point]]:
     """How it ends when nobody dies, and every point that is passed on the way."""
     fuse = Fuse()
     with TemporaryDirectory(dir=FAST_FOLDER) as folder:
-        async with open_crash_world(Path(folder), template, scenario) as world:
+        async with open_crash_world(Path(folder), databases, scenario) as world:
             end = await world.live(fuse)
     assert end is not None
     assert (end.outcome, end.wrong) == (scenario.ends, ()), end
     return end, fuse.passed
 
 
-async def crash_at(template: Path, name: str, point: Point, usual: End) -> Run:
+async def crash_at(databases: Databases, name: str, point: Point, usual: End) -> Run:
     """Die at this point, be away for a while, start again and let everything come to its end."""
     scenario, fuse = SCENARIOS[name], Fuse(at=point)
     with TemporaryDirectory(dir=FAST_FOLDER) as folder:
-        async with asyncio.timeout(_LONGEST_S), open_crash_world(Path(folder), template, scenario) as world:
+        async with asyncio.timeout(_LONGEST_S), open_crash_world(Path(folder), databases, scenario) as world:
             died = await world.live(fuse) is None
             accepted = world.twin.ledger()["accepted"] > 0
             await world.be_down()
@@ -84,10 +73,10 @@ def _difference(end: End, expected: End, *, died: bool) -> str | None:
     return None if end == expected else f"{end}, expected {expected}"
 
 
-def crash_all(template: Path, name: str, points: list[Point], usual: End) -> list[Run]:
+def crash_all(databases: Databases, name: str, points: list[Point], usual: End) -> list[Run]:
     """A share of a scenario's points, one after the other: what one process of the matrix does."""
 
     async def run() -> list[Run]:
-        return [await crash_at(template, name, point, usual) for point in points]
+        return [await crash_at(databases, name, point, usual) for point in points]
 
     return asyncio.run(run())

@@ -1,6 +1,6 @@
 """`make crash-matrix`: stop the service at every statement and every external call, and see that it ends the same.
 
-python -m tests.proof.crash_matrix [--write] [SCENARIO ...]
+python -m tests.proof.crash_matrix [--db postgres] [--sample 20] [--write] [SCENARIO ...]
 """
 
 import argparse
@@ -9,19 +9,21 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TextIO
 
 from app import logs
-from tests.proof.crash_injected import FAST_FOLDER, Run, crash_all, make_template, without_crash
+from tests.proof.crash_databases import Databases, files, server
+from tests.proof.crash_injected import FAST_FOLDER, Run, crash_all, without_crash
 from tests.proof.crash_kills import kill_all
-from tests.proof.crash_points import Point
+from tests.proof.crash_points import Point, sample
 from tests.proof.crash_scenarios import SCENARIOS
-from tests.proof.crash_table import tables, total
+from tests.proof.crash_table import summary, tables, total
 from tests.proof.crash_world import End
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "crash-matrix.md"
@@ -31,28 +33,26 @@ _SHARE = 12  # points that a process takes at a time
 def main() -> int:
     asked = _arguments()
     began = time.monotonic()
-    runs = crash(asked.scenarios or list(SCENARIOS), kills=not asked.scenarios)
+    with TemporaryDirectory(dir=FAST_FOLDER) as folder, _databases(asked.db, Path(folder)) as databases:
+        runs = crash(databases, asked.scenarios or list(SCENARIOS), asked.sample, kills=_with_kills(asked))
     differing = [run for run in runs if run.differs is not None]
     _say(tables(runs), sys.stdout)
     for run in differing:
         _say(f"DIFFERS: {run.kind}, {run.scenario}, {run.step}, {run.place}: {run.differs}")
     _say(f"{time.monotonic() - began:.0f} s")
     if asked.write and not asked.scenarios:
-        write(runs)
+        write(asked.db, runs)
     return 1 if differing else 0
 
 
-def crash(names: Sequence[str], *, kills: bool) -> list[Run]:
-    """Every point of these scenarios, shared out among as many processes as there are cores, and the kills beside."""
+def crash(databases: Databases, names: Sequence[str], how_many: int | None, *, kills: bool) -> list[Run]:
+    """The points of these scenarios, shared out among as many processes as there are cores, and the kills beside."""
     runs: list[Run] = []
     fresh = get_context("spawn")  # a fork would inherit threads that are not there
-    workers = (os.cpu_count() or 1) + 1  # the kills wait most of the time
-    with (
-        TemporaryDirectory(dir=FAST_FOLDER) as folder,
-        ProcessPoolExecutor(workers, mp_context=fresh, initializer=_be_quiet) as pool,
-    ):
+    workers = (os.cpu_count() or 1) + 1  # the kills wait most of the time, and one more of us for the database
+    with ProcessPoolExecutor(workers, mp_context=fresh, initializer=_be_quiet) as pool:
         killed = [pool.submit(run_kills)] if kills else []
-        shares = [pool.submit(crash_all, *share) for share in _shares(Path(folder), names)]
+        shares = [pool.submit(crash_all, *share) for share in _shares(databases, names, how_many)]
         for done, share in enumerate(as_completed(shares), 1):
             runs += share.result()
             if sys.stderr.isatty():
@@ -66,26 +66,47 @@ def run_kills() -> list[Run]:
     return asyncio.run(kill_all())
 
 
-def _shares(folder: Path, names: Sequence[str]) -> Iterator[tuple[Path, str, list[Point], End]]:
+def _shares(
+    databases: Databases, names: Sequence[str], how_many: int | None
+) -> Iterator[tuple[Databases, str, list[Point], End]]:
     _be_quiet()
-    template = make_template(folder)
     for name in names:
-        usual, points = asyncio.run(without_crash(template, SCENARIOS[name]))
-        for start in range(0, len(points), _SHARE):
-            yield template, name, points[start : start + _SHARE], usual
+        usual, points = asyncio.run(without_crash(databases, SCENARIOS[name]))
+        chosen = sample(points, how_many)
+        for start in range(0, len(chosen), _SHARE):
+            yield databases, name, chosen[start : start + _SHARE], usual
 
 
-def write(runs: Sequence[Run]) -> None:
-    """Put the tables between the document's markers."""
+@contextmanager
+def _databases(kind: str, folder: Path) -> Generator[Databases]:
+    if kind == "sqlite":
+        yield files(folder)
+        return
+    with server() as started:
+        if isinstance(started, str):
+            sys.exit(started)
+        yield started
+
+
+def _with_kills(asked: argparse.Namespace) -> bool:
+    """The kills are of a service on SQLite, whose commits can be held up from outside."""
+    return asked.db == "sqlite" and asked.sample is None and not asked.scenarios
+
+
+def write(kind: str, runs: Sequence[Run]) -> None:
+    """Put the tables between the document's markers for this engine: all of them once, then what differs by engine."""
     text = DOCUMENT.read_text()
-    begin, end = "<!-- crash-matrix: generated by `make crash-matrix ARGS=--write` -->", "<!-- crash-matrix: end -->"
+    begin, end = f"<!-- {kind}: generated by `make crash-matrix ARGS=--write` -->", f"<!-- {kind}: end -->"
     generated = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
     assert generated.search(text), f"{DOCUMENT} has lost its markers"
-    DOCUMENT.write_text(generated.sub(lambda _: f"{begin}\n{tables(runs)}\n{end}", text))
+    shown = tables(runs) if kind == "sqlite" else summary(runs)
+    DOCUMENT.write_text(generated.sub(lambda _: f"{begin}\n{shown}\n{end}", text))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make crash-matrix")
+    parser.add_argument("--db", choices=["sqlite", "postgres"], default="sqlite", help="where tasks and jobs are kept")
+    parser.add_argument("--sample", type=int, help="so many places of each scenario, instead of all")
     parser.add_argument("--write", action="store_true", help=f"rewrite {DOCUMENT.name}")
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"only these of: {', '.join(SCENARIOS)}")
     return parser.parse_args()

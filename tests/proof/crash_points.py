@@ -4,11 +4,12 @@ The seams are those that a service is handed: its database, its store, its HTTP 
 brings it requests. Our own code is not touched.
 """
 
+import random  # noqa: TID251 - a run is repeated by its seed
 import re
-import threading
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import IO, Any, TypeVar
 
@@ -17,12 +18,16 @@ from sqlalchemy import Connection, event
 
 from app.record.sqlite import Sqlite
 from app.store import FolderStore
+from tests.proof.crash_databases import Engine
 
 T = TypeVar("T")
 
 BEFORE_COMMIT, AFTER_COMMIT = "before the commit", "after the commit"
-_STATEMENT = re.compile(r"^\s*(SELECT|INSERT|UPDATE|DELETE).*?(?:INTO|UPDATE|FROM)\s+\"?(\w+)", re.DOTALL)
+# What follows FROM may be a function, and `FOR UPDATE` changes nothing.
+_READ = re.compile(r"\bFROM\s+\"?(\w+)\b(?!\s*\()")
+_CHANGE = re.compile(r"\b(INSERT INTO|DELETE FROM|(?<!FOR )UPDATE)\s+\"?(\w+)")
 _STEP_OF = {"web": "submit", "idempotency": "submit"}
+_AT_WORK: ContextVar[str | None] = ContextVar("at_work", default=None)  # whose unit runs in this thread or task
 _ANSWER_OPEN = "dispatch"  # the step whose first commit opens the time in which only evidence can tell
 
 
@@ -71,11 +76,11 @@ class Fuse:
 class FusedDatabase:
     """The engine with a point before each statement of a unit of work, before its commit and after it."""
 
-    def __init__(self, inner: Sqlite, fuse: Fuse) -> None:
+    def __init__(self, inner: Engine, fuse: Fuse) -> None:
         self._inner = inner
         self._fuse = fuse
-        self._here = threading.local()  # which step's unit this thread works on
-        for engine in (inner._writing, inner._reading):
+        engines = (inner._writing, inner._reading) if isinstance(inner, Sqlite) else (inner._engine.sync_engine,)
+        for engine in engines:
             event.listen(engine, "before_cursor_execute", self._on_statement)
         self.dialect = inner.dialect
         self.on_signal = inner.on_signal
@@ -116,16 +121,23 @@ class FusedDatabase:
 
     @contextmanager
     def _at_work(self, step: str) -> Generator[None]:
-        self._here.step = step
+        here = _AT_WORK.set(step)
         try:
             yield
         finally:
-            self._here.step = None
+            _AT_WORK.reset(here)
 
     def _on_statement(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        step = getattr(self._here, "step", None)
+        step = _AT_WORK.get()
         if step is not None:  # else it is the engine's own BEGIN, SAVEPOINT or RELEASE
             self._fuse.point(step, shortened(statement))
+
+
+def sample(points: Sequence[Point], how_many: int | None, seed: int = 1) -> list[Point]:
+    """So many of these, always the same ones; None: all."""
+    if how_many is None or how_many >= len(points):
+        return list(points)
+    return random.Random(seed).sample(points, how_many)  # noqa: S311 - a run is repeated by its seed
 
 
 def step_of(work: Callable[..., Any]) -> str:
@@ -136,12 +148,11 @@ def step_of(work: Callable[..., Any]) -> str:
 
 def shortened(statement: str) -> str:
     """What a statement does to which table, without its columns and values."""
-    found = _STATEMENT.match(statement)
-    if found is None:
-        return " ".join(statement.split()[:2])
-    verb, table = found[1], found[2]
-    joint = {"INSERT": "INSERT INTO", "DELETE": "DELETE FROM"}.get(verb, verb)
-    return f"{joint} {table}"
+    change = None if statement.lstrip().startswith("SELECT") else _CHANGE.search(statement)
+    if change is not None:
+        return f"{change[1]} {change[2]}"
+    read = _READ.search(statement)
+    return f"SELECT {read[1]}" if read else " ".join(re.findall(r"\w+", statement)[:2])
 
 
 class FusedStore(FolderStore):

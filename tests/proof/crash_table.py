@@ -17,6 +17,10 @@ def tables(runs: Sequence[Run]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def summary(runs: Sequence[Run]) -> str:
+    return f"{_scenarios(runs)}\n\n{total(runs)}"
+
+
 def total(runs: Sequence[Run]) -> str:
     charged_twice = sum(run.charges > 1 for run in runs)
     by_design, differ = sum(run.by_design for run in runs), sum(run.differs is not None for run in runs)

@@ -22,8 +22,11 @@ def weather_the(storm: Storm, folder: Path) -> tuple[Figures, Seen]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
-    storm = Storm(tasks=options.tasks, seed=options.seed)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.db == "sqlite" and options.workers != 1:
+        parser.error("SQLite serves one process: more workers need --db postgres")
+    storm = Storm(tasks=options.tasks, seed=options.seed, database=options.db, workers=options.workers)
     folder = Path(tempfile.mkdtemp(prefix="fluxhook-storm-"))
     _say(_forecast(storm))
     figures, seen = weather_the(storm, folder)
@@ -44,16 +47,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make storm", description=__doc__)
     parser.add_argument("--tasks", type=int, default=Storm().tasks, help="how many")
     parser.add_argument("--seed", type=int, default=Storm().seed, help="what goes wrong, and when")
+    parser.add_argument("--db", choices=["sqlite", "postgres"], default="sqlite", help="where tasks and jobs are kept")
+    parser.add_argument("--workers", type=int, default=1, help="more than one have two APIs beside them")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--keep", action="store_true", help="keep databases, logs and timelines also of a good run")
     return parser
 
 
 def _forecast(storm: Storm) -> str:
-    faults = ", ".join(f"{name} {value:.0%}" for name, value in FAULTS.items() if not name.endswith("_s"))
+    faults = ", ".join(f"{name} {value:.0%}" for name, value in FAULTS.items())
+    killed = "the service" if storm.workers == 1 else f"one of {storm.workers} workers and 2 APIs, chosen at random,"
     return (
-        f"{storm.tasks} tasks, seed {storm.seed}, hold window {storm.hold_s} s, at most {storm.bound_s:.0f} s\n"
-        f"{faults}; the service is killed with -9 after 3 to 8 s of life\n"
+        f"{storm.tasks} tasks on {storm.database}, seed {storm.seed}, hold window {storm.hold_s} s, "
+        f"at most {storm.bound_s:.0f} s\n{faults}; {killed} is killed with -9 after 3 to 8 s\n"
     )
 
 

@@ -96,7 +96,8 @@ def cases(prompts: Iterable[str], seen: Seen) -> list[Case]:
 
 def _case(prompt: str, tasks: list[Json], taken: list[Json], seen: Seen) -> Case:
     first = tasks[0]["id"] if tasks else ""
-    return Case(prompt, tasks, taken, seen.timelines.get(first, ()), seen.images.get(first), seen.kills)
+    kills = [*seen.kills, *seen.database_kills]
+    return Case(prompt, tasks, taken, seen.timelines.get(first, ()), seen.images.get(first), kills)
 
 
 def _delivered(entry: Json) -> bool:

@@ -37,7 +37,9 @@ class Figures:
     max_in_flight: int
     max_in_flight_kontext_max: int
     kills: int
+    database_kills: int
     ended_by_itself: int
+    starts_without_a_database: int
     errors_logged: dict[str, int]
     refused_by_the_twin: dict[str, int]
     faults: dict[str, int]
@@ -87,7 +89,9 @@ def judge(seed: int, prompts: Iterable[str], seen: Seen) -> Figures:
         max_in_flight=most["account"],
         max_in_flight_kontext_max=most["flux-kontext-max"],
         kills=len(seen.kills),
+        database_kills=len(seen.database_kills),
         ended_by_itself=seen.ended_by_itself,
+        starts_without_a_database=seen.turned_away,
         errors_logged=dict(seen.complaints),
         refused_by_the_twin=dict(Counter(str(entry["why"]) for entry in seen.ledger["refused"])),
         faults=dict(Counter(fault for entry in seen.ledger["tasks"] for fault in entry["faults"])),

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
+from app.jobs import LEASE
 from tests.pictures import in_base64, picture
-from tests.proof.storm_processes import ADMIN_KEY, Service, free_port, playing_twin
+from tests.proof.formation import Formation, Service, form
+from tests.proof.processes import free_port, playing_twin
 
 FAULTS: Mapping[str, float] = {
     "drop_callback": 0.10,
@@ -27,7 +29,6 @@ FAULTS: Mapping[str, float] = {
     "submit_429": 0.05,
     # A link that dies soon after the image is ready, and one that is refused when it is used first.
     "expired_link": 0.02,
-    "near_expiry_s": 15,
     "refused_link": 0.02,
 }
 # Above ours of 24 and 6: a twin that refuses the 25th task could never tell that we sent it.
@@ -36,6 +37,7 @@ _RULES = {**_SLOTS, "megapixels": 0.02, "credits": 1_000_000}
 _READY_AFTER_S = 0.5
 _OPEN = ("queued", "submitting", "submitted", "ready")
 _PAGE = 100
+_CLIENTS = 40  # each has one post under way: a slow service is asked for less
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +47,27 @@ class Storm:
     tasks: int = 2000
     seed: int = 1
     hold_s: int = 40
-    lifetime_s: tuple[float, float] = (3, 8)  # of a service that is up, before it is killed
+    lifetime_s: tuple[float, float] = (3, 8)  # until the next kill
     posts_per_s: float = 25
+    database: Literal["sqlite", "postgres"] = "sqlite"
+    workers: int = 1  # one is an API too; more have two APIs beside them
 
     @property
     def bound_s(self) -> float:
         """A run that takes longer has failed."""
         return 180 + 0.4 * self.tasks
+
+    @property
+    def formation(self) -> Formation:
+        if self.workers == 1:
+            return Formation(self.database, hold_s=self.hold_s)
+        return Formation(self.database, apis=2, workers=self.workers, hold_s=self.hold_s)
+
+    @property
+    def faults(self) -> dict[str, float]:
+        # A link that dies sooner than a worker's lease, dies with the worker.
+        near_expiry_s = 15 + (LEASE.total_seconds() if self.database == "postgres" else 0)
+        return {**FAULTS, "near_expiry_s": near_expiry_s, "seed": self.seed}
 
 
 @dataclass(slots=True)
@@ -59,7 +75,9 @@ class Seen:
     """What both sides say when the storm is over."""
 
     kills: list[datetime] = field(default_factory=list)
+    database_kills: list[datetime] = field(default_factory=list)
     ended_by_itself: int = 0
+    turned_away: int = 0
     complaints: Counter[str] = field(default_factory=Counter)
     asked: list[str] = field(default_factory=list)  # all prompts
     posted: dict[str, str] = field(default_factory=dict)  # prompt to the id that the client was given
@@ -72,37 +90,27 @@ class Seen:
 
 async def go_through(storm: Storm, folder: Path) -> Seen:
     rng = random.Random(storm.seed)  # noqa: S311 - a storm is repeated by its seed
-    twins_port, port = free_port(rng), free_port(rng)
-    twin_url, url = f"http://127.0.0.1:{twins_port}", f"http://127.0.0.1:{port}"
+    twins_port = free_port(rng)
     seen, began = Seen(), time.monotonic()
-    headers = {"authorization": f"Bearer {ADMIN_KEY}"}
     async with (
         playing_twin(twins_port, storm.seed, _READY_AFTER_S, folder / "twin.log") as twin,
-        httpx.AsyncClient(base_url=url, headers=headers, timeout=30, trust_env=False) as api,
+        form(storm.formation, folder, f"http://127.0.0.1:{twins_port}", rng) as service,
     ):
         (await twin.put("/twin/rules", json=_RULES)).raise_for_status()
-        (await twin.put("/twin/faults", json={**FAULTS, "seed": storm.seed})).raise_for_status()
-        service = Service(_environment(storm, folder, port, twin_url), folder / "service.log", api)
-        await _endure(storm, service, rng, seen)
-        seen.seconds = time.monotonic() - began
-        async with service.alive():
-            await _look(api, seen)
+        (await twin.put("/twin/faults", json=storm.faults)).raise_for_status()
+        fleet = service.fleet
+        async with fleet.alive():
+            await _endure(storm, service, rng, seen)
+            seen.seconds = time.monotonic() - began
+            await _look(service.api, seen)
         seen.ledger = (await twin.get("/twin/ledger")).json()
-    seen.kills, seen.ended_by_itself, seen.complaints = service.kills, service.ended_by_itself, service.complaints()
+    seen.kills, seen.database_kills = fleet.kills, fleet.database_kills
+    seen.ended_by_itself, seen.turned_away, seen.complaints = (
+        fleet.ended_by_itself,
+        fleet.turned_away,
+        fleet.complaints(),
+    )
     return seen
-
-
-def _environment(storm: Storm, folder: Path, port: int, twin_url: str) -> dict[str, str]:
-    return {
-        "FLUXHOOK_DATA_DIR": str(folder / "data"),
-        "FLUXHOOK_HOST": "127.0.0.1",
-        "FLUXHOOK_PORT": str(port),
-        "FLUXHOOK_PUBLIC_URL": f"http://127.0.0.1:{port}",
-        "FLUXHOOK_BFL_BASE_URL": twin_url,
-        "FLUXHOOK_BFL_API_KEY": "a-provider-key",
-        "FLUXHOOK_ADMIN_KEY": ADMIN_KEY,
-        "FLUXHOOK_HOLD_SECONDS": str(storm.hold_s),
-    }
 
 
 async def _endure(storm: Storm, service: Service, rng: random.Random, seen: Seen) -> None:
@@ -110,11 +118,12 @@ async def _endure(storm: Storm, service: Service, rng: random.Random, seen: Seen
     calm = asyncio.Event()
     bodies = [_body(storm, number, rng) for number in range(storm.tasks)]
     seen.asked = [body["prompt"] for body in bodies]
-    living = asyncio.create_task(service.live_and_die(random.Random(storm.seed), storm.lifetime_s, calm))  # noqa: S311 - see above
+    kills = random.Random(storm.seed)  # noqa: S311 - see above
+    living = asyncio.create_task(service.fleet.live_and_die(kills, storm.lifetime_s, calm))
     try:
         async with asyncio.timeout(storm.bound_s):
-            await _post_all(service.client, bodies, storm.posts_per_s, seen.posted)
-            await _all_final(service.client)
+            await _post_all(service, bodies, storm.posts_per_s, seen.posted)
+            await _all_final(service)
     except TimeoutError:
         pass
     finally:
@@ -132,19 +141,21 @@ def _body(storm: Storm, number: int, rng: random.Random) -> dict[str, Any]:
     return body
 
 
-async def _post_all(api: httpx.AsyncClient, bodies: list[dict[str, Any]], per_s: float, posted: dict[str, str]) -> None:
+async def _post_all(service: Service, bodies: list[dict[str, Any]], per_s: float, posted: dict[str, str]) -> None:
+    turns = asyncio.Semaphore(_CLIENTS)
     async with asyncio.TaskGroup() as group:
         for body in bodies:
-            group.create_task(_post(api, body, posted))
+            await turns.acquire()
+            group.create_task(_post(service, body, posted)).add_done_callback(lambda _: turns.release())
             await asyncio.sleep(1 / per_s)
 
 
-async def _post(api: httpx.AsyncClient, body: dict[str, Any], posted: dict[str, str]) -> None:
+async def _post(service: Service, body: dict[str, Any], posted: dict[str, str]) -> None:
     """As a careful client does: the same key until there is an answer, however often the connection breaks."""
     headers = {"idempotency-key": hashlib.sha256(body["prompt"].encode()).hexdigest()}
     while body["prompt"] not in posted:
         try:
-            answer = await api.post("/v1/tasks", json=body, headers=headers)
+            answer = await service.api.post("/v1/tasks", json=body, headers=headers)
         except httpx.TransportError:
             await asyncio.sleep(0.3)
             continue
@@ -156,13 +167,13 @@ async def _post(api: httpx.AsyncClient, body: dict[str, Any], posted: dict[str, 
             answer.raise_for_status()
 
 
-async def _all_final(api: httpx.AsyncClient) -> None:
+async def _all_final(service: Service) -> None:
     while True:
         try:
-            if not any([await _some(api, status) for status in _OPEN]):
+            if not any([await _some(service.api, status) for status in _OPEN]):
                 return
         except httpx.HTTPError:
-            pass  # it was killed meanwhile
+            pass  # it was killed meanwhile, or the database was
         await asyncio.sleep(0.3)
 
 

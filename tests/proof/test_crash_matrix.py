@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.postgres import Postgres
+from tests.proof.crash_databases import Databases, Files, OnServer
 from tests.proof.crash_injected import UNKNOWN, Run, crash_at, without_crash
 from tests.proof.crash_matrix import DOCUMENT
-from tests.proof.crash_points import AFTER_COMMIT, BEFORE_COMMIT, Point, shortened
+from tests.proof.crash_points import AFTER_COMMIT, BEFORE_COMMIT, Point, sample, shortened
 from tests.proof.crash_scenarios import SCENARIOS
 
 pytestmark = pytest.mark.proof
@@ -14,10 +16,20 @@ pytestmark = pytest.mark.proof
 SENT, ANSWERED = "submit to the provider: before it is sent", "submit to the provider: after the answer"
 
 
-async def crashed(template: Path, name: str, step: str, place: str, number: int = 1) -> Run:
-    usual, points = await without_crash(template, SCENARIOS[name])
+@pytest.fixture
+def on_sqlite(sqlite_template: Path) -> Files:
+    return Files(sqlite_template)
+
+
+@pytest.fixture
+def on_postgres(postgres: Postgres, postgres_template: str) -> OnServer:
+    return OnServer(postgres.dsn, postgres_template)
+
+
+async def crashed(databases: Databases, name: str, step: str, place: str, number: int = 1) -> Run:
+    usual, points = await without_crash(databases, SCENARIOS[name])
     assert Point(step, place, number) in points
-    return await crash_at(template, name, Point(step, place, number), usual)
+    return await crash_at(databases, name, Point(step, place, number), usual)
 
 
 @pytest.mark.parametrize(
@@ -37,30 +49,49 @@ async def crashed(template: Path, name: str, step: str, place: str, number: int 
     ],
 )
 async def test_a_crash_changes_neither_the_end_nor_the_bill(
-    sqlite_template: Path, step: str, place: str, number: int
+    on_sqlite: Files, step: str, place: str, number: int
 ) -> None:
-    run = await crashed(sqlite_template, "plain", step, place, number)
+    run = await crashed(on_sqlite, "plain", step, place, number)
     assert (run.differs, run.by_design, run.charges) == (None, False, 1)
 
 
 @pytest.mark.parametrize(("name", "place", "charges"), [("plain", SENT, 0), ("polled", ANSWERED, 1)])
 async def test_a_submit_of_which_nobody_can_tell_is_not_sent_again(
-    sqlite_template: Path, name: str, place: str, charges: int
+    on_sqlite: Files, name: str, place: str, charges: int
 ) -> None:
-    run = await crashed(sqlite_template, name, "dispatch", place)
+    run = await crashed(on_sqlite, name, "dispatch", place)
     assert (run.outcome, run.charges, run.differs) == (UNKNOWN, charges, None)
 
 
+@pytest.mark.parametrize(("name", "crashes"), [("plain", 12), ("polled", 4), ("hinted", 4)])
+async def test_on_postgres_another_worker_brings_to_the_same_end_what_a_dead_one_had_in_hand(
+    on_postgres: OnServer, name: str, crashes: int
+) -> None:
+    usual, points = await without_crash(on_postgres, SCENARIOS[name])
+    runs = [await crash_at(on_postgres, name, point, usual) for point in sample(points, crashes)]
+
+    assert [run for run in runs if run.differs] == []
+    assert any(run.outcome == usual.outcome for run in runs)
+
+
+def test_a_sample_is_the_same_each_time_and_none_is_everything() -> None:
+    points = [Point("submit", "a statement", number) for number in range(100)]
+
+    assert sample(points, 7) == sample(points, 7)
+    assert len(set(sample(points, 7))) == 7
+    assert sample(points, None) == points
+
+
 @pytest.mark.parametrize("name", ["busy", "refused"])
-async def test_every_scenario_of_a_fault_ends_by_itself_without_a_crash(sqlite_template: Path, name: str) -> None:
-    end, _ = await without_crash(sqlite_template, SCENARIOS[name])
+async def test_every_scenario_of_a_fault_ends_by_itself_without_a_crash(on_sqlite: Files, name: str) -> None:
+    end, _ = await without_crash(on_sqlite, SCENARIOS[name])
     assert (end.outcome, end.charges, end.wrong) == ("stored", 1, ())
 
 
-async def test_every_step_has_points_to_crash_at(sqlite_template: Path) -> None:
+async def test_every_step_has_points_to_crash_at(on_sqlite: Files) -> None:
     seen = set()
     for name in ("plain", "busy", "refused"):
-        _, points = await without_crash(sqlite_template, SCENARIOS[name])
+        _, points = await without_crash(on_sqlite, SCENARIOS[name])
         seen |= {point.step for point in points}
     assert seen == {"submit", "dispatch", "callback", "reconcile", "collect", "admit", "sweep", "worker"}
 
@@ -69,7 +100,11 @@ def test_a_statement_is_named_by_what_it_does_to_which_table() -> None:
     assert shortened("SELECT jobs.id \nFROM jobs LEFT OUTER JOIN tasks ON true") == "SELECT jobs"
     assert shortened("INSERT INTO tasks (id) VALUES (?)") == "INSERT INTO tasks"
     assert shortened("UPDATE jobs SET state=? RETURNING id") == "UPDATE jobs"
+    assert shortened("DELETE FROM slots WHERE task_id = ?") == "DELETE FROM slots"
+    assert shortened("SELECT id FROM unnest($1::text[]) JOIN (SELECT FROM queue) ON true FOR UPDATE") == "SELECT queue"
+    assert shortened("WITH due AS (SELECT FROM queue FOR UPDATE SKIP LOCKED) UPDATE queue SET x=1") == "UPDATE queue"
+    assert shortened("SELECT pg_notify($1, '')") == "SELECT pg_notify"
 
 
 def test_the_document_holds_a_matrix_without_a_difference() -> None:
-    assert "0 otherwise. Tasks charged twice: 0." in DOCUMENT.read_text()
+    assert DOCUMENT.read_text().count("0 otherwise. Tasks charged twice: 0.") == 2  # one of each engine

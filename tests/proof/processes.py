@@ -1,24 +1,17 @@
-"""The twin and the service as processes of their own on loopback; the service is killed again and again."""
+"""Processes of their own on loopback: how any of ours is started and ended, and the twin as one."""
 
 import asyncio
-import json
 import os
 import random  # noqa: TID251 - a storm is repeated by its seed
 import socket
 import sys
-from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import httpx
 
-from app.clock import utc_now
-
-ADMIN_KEY = "an-admin-key-for-storms-only"
+ADMIN_KEY = "an-admin-key-for-proofs-only"
 _ROOT = Path(__file__).resolve().parents[2]
 _START_S = 60  # a start takes two seconds; a busy machine takes its time
 # Below the ports that a system hands out by itself: while the service is down, nothing else may get its port.
@@ -75,68 +68,3 @@ async def playing_twin(port: int, seed: int, ready_after_s: float, log: Path) ->
             yield client
     finally:
         await end(process)
-
-
-@dataclass
-class Service:
-    """`fluxhook serve` on SQLite, living for a few seconds at a time."""
-
-    env: Mapping[str, str]
-    log: Path
-    client: httpx.AsyncClient
-    kills: list[datetime] = field(default_factory=list)
-    ended_by_itself: int = 0
-
-    async def live_and_die(self, rng: random.Random, lifetime_s: tuple[float, float], calm: asyncio.Event) -> None:
-        """Start it and kill it until `calm`; then it is alive."""
-        while not calm.is_set():
-            process = await start(["serve"], self.env, self.log)
-            try:
-                if await answers(self.client, process):
-                    await _within(rng.uniform(*lifetime_s), calm)
-                self._note(process)
-            finally:
-                await end(process)
-
-    def _note(self, process: asyncio.subprocess.Process) -> None:
-        if process.returncode is None:
-            self.kills.append(utc_now())
-        else:
-            self.ended_by_itself += 1
-
-    @asynccontextmanager
-    async def alive(self) -> AsyncGenerator[None]:
-        """The service, left in peace."""
-        process = await start(["serve"], self.env, self.log)
-        try:
-            if not await answers(self.client, process):
-                raise RuntimeError(f"the service did not start: see {self.log}")
-            yield
-        finally:
-            await end(process)
-
-    def complaints(self) -> Counter[str]:
-        """How often it wrote of what must not happen, by what it was."""
-        found: Counter[str] = Counter()
-        for line in self.log.read_text(errors="replace").splitlines():
-            event = _read(line)
-            if event.get("level") in {"error", "critical"}:
-                found[str(event.get("event"))] += 1
-        return found
-
-
-def _read(line: str) -> dict[str, Any]:
-    """A line of the log; nothing where a kill cut it, or where it is no event."""
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return {}
-    return event if isinstance(event, dict) else {}
-
-
-async def _within(seconds: float, calm: asyncio.Event) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await calm.wait()
-    except TimeoutError:
-        return

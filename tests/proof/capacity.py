@@ -1,0 +1,160 @@
+"""`make capacity`: two replicas fill the provider's slots and never overfill them; ten thousand tasks wait in little.
+
+Prints the figures, names each promise that was broken, and ends with 1 if there was any.
+"""
+
+import argparse
+import asyncio
+import random  # noqa: TID251 - for ports that are free
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.proof.fleet import Member
+from tests.proof.formation import Formation, Service, form
+from tests.proof.processes import free_port, playing_twin
+
+SLOTS = 24
+MOST_GROWTH_MB = 30.0
+LEAST_USE = 0.9
+# Above ours: a twin that refuses the 25th task could never tell that we sent it.
+_RULES = {"slots": {"flux-kontext-pro": 100}, "account_slots": 200, "megapixels": 0.02, "credits": 1_000_000}
+_AT_ONCE = 16  # posts
+_WARM = 200  # posts, after which a process has loaded what it needs
+_NEVER_S = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """How far the slots were in use while there was work, by the twin's own record."""
+
+    tasks: int
+    ready_after_s: float
+    max_in_flight: int
+    seconds: float  # from the first task that was accepted to the last that was ready
+
+    @property
+    def in_use(self) -> float:
+        """The share of what the slots allow; 1 is a slot that never waits for its next task."""
+        return self.tasks * self.ready_after_s / SLOTS / self.seconds
+
+    @property
+    def broken(self) -> list[str]:
+        promises = {
+            f"never more than {SLOTS} in flight": self.max_in_flight <= SLOTS,
+            f"at least {LEAST_USE:.0%} of what {SLOTS} slots allow": self.in_use >= LEAST_USE,
+        }
+        return [promise for promise, kept in promises.items() if not kept]
+
+
+async def fill(folder: Path, tasks: int, ready_after_s: float) -> Filled:
+    """Post so many tasks through two replicas on PostgreSQL, and see from the provider's side how they came."""
+    async with _playing(folder, Formation("postgres", apis=2), ready_after_s) as (twin, service):
+        await _post(service, tasks)
+        while (ledger := (await twin.get("/twin/ledger")).json())["accepted"] < tasks:  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(ready_after_s)
+    entries = ledger["tasks"]
+    accepted = min(_instant(entry["accepted_at"]) for entry in entries)
+    ready = max(_instant(entry["ready_at"]) for entry in entries)
+    return Filled(tasks, ready_after_s, ledger["max_in_flight"]["account"], (ready - accepted).total_seconds())
+
+
+async def growth_mb(folder: Path, database: str, tasks: int) -> float:
+    """How much more memory one process needs when so many tasks wait behind 24 that never end."""
+    formation = Formation("postgres" if database == "postgres" else "sqlite")
+    async with _playing(folder, formation, _NEVER_S) as (_, service):
+        await _post(service, _WARM)
+        before = _resident_mb(service.fleet.members[0])
+        await _post(service, tasks)
+        waiting = (
+            (await service.api.get("/v1/tasks", params={"status": "queued", "limit": 1})).raise_for_status().json()
+        )
+        assert waiting["tasks"], "nothing waits"
+        return _resident_mb(service.fleet.members[0]) - before
+
+
+@asynccontextmanager
+async def _playing(
+    folder: Path, formation: Formation, ready_after_s: float
+) -> AsyncGenerator[tuple[httpx.AsyncClient, Service]]:
+    rng = random.Random()  # noqa: S311 - see above
+    port = free_port(rng)
+    async with (
+        playing_twin(port, 1, ready_after_s, folder / "twin.log") as twin,
+        form(formation, folder, f"http://127.0.0.1:{port}", rng) as service,
+        service.fleet.alive(),
+    ):
+        (await twin.put("/twin/rules", json=_RULES)).raise_for_status()
+        yield twin, service
+
+
+async def _post(service: Service, tasks: int) -> None:
+    """A few at a time, so that the machine has hands left for what follows from them."""
+    turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def post(number: int) -> None:
+        async with turns:
+            body: Mapping[str, Any] = {"prompt": f"picture {number} of many"}
+            (await service.api.post("/v1/tasks", json=body)).raise_for_status()
+
+    await asyncio.gather(*map(post, range(tasks)))
+
+
+def _resident_mb(member: Member) -> float:
+    assert member.process is not None
+    status = Path(f"/proc/{member.process.pid}/status").read_text()
+    (kilobytes,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:"))
+    return int(kilobytes) / 1024
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    broken = []
+    with tempfile.TemporaryDirectory(prefix="fluxhook-capacity-") as folder:
+        for database in ("sqlite", "postgres"):
+            began, place = time.monotonic(), _folder(folder, database)
+            grown = asyncio.run(growth_mb(place, database, options.waiting))
+            _say(f"{options.waiting} waiting tasks on {database}: {grown:+.1f} MB, {time.monotonic() - began:.0f} s")
+            broken += [f"less than {MOST_GROWTH_MB:.0f} MB on {database}"] * (grown >= MOST_GROWTH_MB)
+        filled = asyncio.run(fill(_folder(folder, "replicas"), options.tasks, options.ready_after))
+        _say(
+            f"{filled.tasks} tasks of {filled.ready_after_s} s through two replicas: {filled.seconds:.0f} s, "
+            f"{filled.in_use:.1%} of what {SLOTS} slots allow, at most {filled.max_in_flight} in flight"
+        )
+    _say("".join(f"BROKEN: {promise}\n" for promise in broken + filled.broken))
+    return 1 if broken or filled.broken else 0
+
+
+def _folder(parent: str, name: str) -> Path:
+    folder = Path(parent) / name
+    folder.mkdir()
+    return folder
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="make capacity", description=__doc__)
+    parser.add_argument("--waiting", type=int, default=10_000, help="how many tasks wait while memory is measured")
+    parser.add_argument("--tasks", type=int, default=5_000, help="how many go through the two replicas")
+    parser.add_argument("--ready-after", type=float, default=3.0, help="seconds that the twin takes for each of them")
+    return parser
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

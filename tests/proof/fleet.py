@@ -1,0 +1,156 @@
+"""The service as one process or as many on one database: killed again and again, and started again each time."""
+
+import asyncio
+import json
+import random  # noqa: TID251 - a storm is repeated by its seed
+from collections import Counter
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.clock import utc_now
+from tests.postgres_server import Server
+from tests.proof.processes import answers, end, start
+
+_READY_S = 90  # all of them start at once, on two cores
+_AWAY_S = (0.5, 2.0)  # how long one of many stays dead, and the database
+_DATABASE_EVERY = 12  # how many kills to one of the database
+
+
+@dataclass
+class Member:
+    """One process of ours; a worker says by its heartbeat that it is ready, an API by its answer."""
+
+    arguments: Sequence[str]
+    env: Mapping[str, str]
+    log: Path
+    api: httpx.AsyncClient | None = None
+    process: asyncio.subprocess.Process | None = None
+    ready: bool = False
+    began_at: datetime = field(default_factory=utc_now)
+
+    @property
+    def heartbeat(self) -> Path:
+        return self.log.with_suffix(".heartbeat")
+
+    async def start(self) -> None:
+        self.ready, self.began_at = False, utc_now()
+        self.heartbeat.unlink(missing_ok=True)
+        self.process = await start(self.arguments, self.env, self.log)
+
+    async def end(self) -> bool:
+        """Kill it; False when it had ended already."""
+        assert self.process is not None
+        lived = self.process.returncode is None
+        await end(self.process)
+        return lived
+
+    async def is_ready(self) -> bool:
+        """Wait until it does its work; False when it ended instead."""
+        assert self.process is not None
+        if self.api is not None:
+            self.ready = await answers(self.api, self.process)
+            return self.ready
+        while self.process.returncode is None and not self.heartbeat.exists():  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(0.05)
+        self.ready = self.process.returncode is None
+        return self.ready
+
+    @property
+    def was_ready(self) -> bool:
+        return self.ready or self.heartbeat.exists()
+
+
+@dataclass
+class Fleet:
+    """All processes of the service, and the database's own server where that is ours to kill."""
+
+    members: Sequence[Member]
+    database: Server | None = None
+    kills: list[datetime] = field(default_factory=list)
+    database_kills: list[datetime] = field(default_factory=list)
+    ended_by_itself: int = 0
+    turned_away: int = 0  # starts that found no database, and ended saying so
+
+    @asynccontextmanager
+    async def alive(self) -> AsyncGenerator[None]:
+        """All of them, started at once; killed at the end."""
+        try:
+            await asyncio.gather(*(member.start() for member in self.members))
+            await self.all_ready()
+            yield
+        finally:
+            await asyncio.gather(*(member.end() for member in self.members if member.process is not None))
+
+    async def all_ready(self) -> None:
+        async with asyncio.timeout(_READY_S):
+            while not all(await asyncio.gather(*(member.is_ready() for member in self.members))):
+                await self._revive()
+
+    async def live_and_die(self, rng: random.Random, lifetime_s: tuple[float, float], calm: asyncio.Event) -> None:
+        """Kill one after the other, and the database now and then, until `calm`; then all are alive."""
+        for number in count(1):
+            await _within(rng.uniform(*lifetime_s), calm)
+            await self._revive()
+            if calm.is_set():
+                break
+            if self.database is not None and number % _DATABASE_EVERY == 0:
+                await self._kill_database(self.database, rng)
+            else:
+                await self._kill(rng.choice(self.members), rng)
+        await self.all_ready()
+
+    async def _kill(self, member: Member, rng: random.Random) -> None:
+        if await member.end():
+            self.kills.append(utc_now())
+        if len(self.members) > 1:
+            await asyncio.sleep(rng.uniform(*_AWAY_S))
+            await member.start()
+        else:  # nobody else serves meanwhile, and its life begins when it answers
+            await member.start()
+            await self.all_ready()
+
+    async def _kill_database(self, server: Server, rng: random.Random) -> None:
+        await asyncio.to_thread(server.kill)
+        self.database_kills.append(utc_now())
+        await asyncio.sleep(rng.uniform(*_AWAY_S))
+        await asyncio.to_thread(server.start)
+
+    async def _revive(self) -> None:
+        """Start again what ended by itself, as a supervisor would, and count it."""
+        for member in self.members:
+            if member.process is not None and member.process.returncode is not None:
+                if not member.was_ready and any(at > member.began_at for at in self.database_kills):
+                    self.turned_away += 1
+                else:
+                    self.ended_by_itself += 1
+                await member.start()
+
+    def complaints(self) -> Counter[str]:
+        """How often they wrote of what must not happen, by what it was."""
+        lines = (line for member in self.members for line in member.log.read_text(errors="replace").splitlines())
+        events = map(_read, lines)
+        return Counter(str(event.get("event")) for event in events if event.get("level") in {"error", "critical"})
+
+
+def _read(line: str) -> dict[str, Any]:
+    """A line of the log; nothing where a kill cut it, or where it is no event."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+async def _within(seconds: float, calm: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await calm.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,105 @@
+"""Which processes of ours there are and what they share: one on SQLite, several on PostgreSQL, workers apart."""
+
+import random  # noqa: TID251 - a storm is repeated by its seed
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Literal
+from uuid import uuid4  # noqa: TID251 - names a throw-away database
+
+import httpx
+
+from tests.postgres import start_postgres
+from tests.postgres_server import Server
+from tests.proof.fleet import Fleet, Member
+from tests.proof.processes import ADMIN_KEY, free_port
+
+_RING_KEY = "a-ring-key-for-proofs-only-0123456789"
+
+
+@dataclass(frozen=True, slots=True)
+class Formation:
+    """So many APIs and workers; where there are no workers apart, each API works too."""
+
+    database: Literal["sqlite", "postgres"] = "sqlite"
+    apis: int = 1
+    workers: int = 0
+    hold_s: int | None = None  # FLUXHOOK_HOLD_SECONDS
+
+
+@dataclass(frozen=True)
+class Service:
+    """The fleet, and its APIs as a client reaches them."""
+
+    fleet: Fleet
+    apis: Sequence[httpx.AsyncClient]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_turns", cycle(self.apis))
+
+    @property
+    def api(self) -> httpx.AsyncClient:
+        """One after the other, as a balancer would; also those that are dead."""
+        client: httpx.AsyncClient = next(self._turns)  # type: ignore[attr-defined]
+        return client
+
+
+@asynccontextmanager
+async def form(formation: Formation, folder: Path, twin_url: str, rng: random.Random) -> AsyncGenerator[Service]:
+    """The processes of this formation, before they are started."""
+    async with AsyncExitStack() as stack:
+        database_url, server = await stack.enter_async_context(_database(formation))
+        urls = [f"http://127.0.0.1:{free_port(rng)}" for _ in range(formation.apis)]
+        clients = [await stack.enter_async_context(_client(url)) for url in urls]
+        common = _environment(formation, folder, database_url, twin_url)
+        serve = ["serve", "--no-worker"] if formation.workers else ["serve"]
+        members = []
+        for number, (url, client) in enumerate(zip(urls, clients, strict=True), 1):
+            env = {**common, "FLUXHOOK_PORT": url.rpartition(":")[2], "FLUXHOOK_PUBLIC_URL": url}
+            members.append(Member(serve, env, folder / f"api-{number}.log", api=client))
+        for number in range(formation.workers):
+            log = folder / f"worker-{number + 1}.log"
+            # A worker has its tasks called back at one of the APIs.
+            env = {**common, "FLUXHOOK_PUBLIC_URL": urls[number % len(urls)]}
+            members.append(Member(["work", "--heartbeat", str(log.with_suffix(".heartbeat"))], env, log))
+        yield Service(Fleet(members, server), clients)
+
+
+def _client(url: str) -> httpx.AsyncClient:
+    headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+    # Unbounded: connections that break in all ways at once are not always given back to the pool.
+    limits = httpx.Limits(max_connections=None)
+    return httpx.AsyncClient(base_url=url, headers=headers, timeout=30, limits=limits, trust_env=False)
+
+
+@asynccontextmanager
+async def _database(formation: Formation) -> AsyncGenerator[tuple[str, Server | None]]:
+    """The address of an empty database; none for SQLite, which lies in DATA_DIR."""
+    if formation.database == "sqlite":
+        yield "", None
+        return
+    with start_postgres(durable=True) as postgres:
+        if isinstance(postgres, str):
+            sys.exit(postgres)
+        name = f"proof_{uuid4().hex}"
+        try:
+            yield await postgres.create(name), postgres.process
+        finally:
+            await postgres.drop(name)
+
+
+def _environment(formation: Formation, folder: Path, database_url: str, twin_url: str) -> dict[str, str]:
+    """What all have in common: also DATA_DIR, as in compose."""
+    return {
+        "FLUXHOOK_DATABASE_URL": database_url,
+        "FLUXHOOK_DATA_DIR": str(folder / "data"),
+        "FLUXHOOK_HOST": "127.0.0.1",
+        "FLUXHOOK_BFL_BASE_URL": twin_url,
+        "FLUXHOOK_BFL_API_KEY": "a-provider-key",
+        "FLUXHOOK_ADMIN_KEY": ADMIN_KEY,
+        "FLUXHOOK_SECRET_KEYS": _RING_KEY,
+        "FLUXHOOK_HOLD_SECONDS": "" if formation.hold_s is None else str(formation.hold_s),
+    }

@@ -1,0 +1,32 @@
+"""Short forms of `make capacity`."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.proof.capacity import Filled, fill, growth_mb
+
+pytestmark = pytest.mark.proof
+
+
+@pytest.mark.usefixtures("postgres")  # skips where no server can be started
+async def test_two_replicas_fill_the_providers_slots_and_never_overfill_them(tmp_path: Path) -> None:
+    filled = await fill(tmp_path, tasks=96, ready_after_s=4)
+
+    assert filled.broken == [], filled
+
+
+async def test_tasks_that_wait_take_next_to_no_memory(tmp_path: Path) -> None:
+    assert await growth_mb(tmp_path, "sqlite", tasks=1000) < 10
+
+
+@pytest.mark.parametrize(
+    ("filled", "broken"),
+    [
+        (Filled(tasks=240, ready_after_s=3, max_in_flight=24, seconds=33), []),
+        (Filled(tasks=240, ready_after_s=3, max_in_flight=25, seconds=33), ["never more than 24 in flight"]),
+        (Filled(tasks=240, ready_after_s=3, max_in_flight=24, seconds=34), ["at least 90% of what 24 slots allow"]),
+    ],
+)
+def test_each_broken_promise_of_the_slots_is_named(filled: Filled, broken: list[str]) -> None:
+    assert filled.broken == broken
