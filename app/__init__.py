@@ -12,4 +12,4 @@ The flow, in the order to read it:
     worker      do the jobs that these leave; sweep looks for what nobody left
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

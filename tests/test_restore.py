@@ -125,6 +125,7 @@ async def image(api: httpx.AsyncClient, task_id: str) -> bytes:
     return (await api.get(f"/v1/tasks/{task_id}/image")).raise_for_status().content
 
 
+@pytest.mark.proof
 async def test_a_backup_comes_back_as_the_guide_says_and_nothing_is_charged_twice(
     sites: list[Site], tmp_path: Path
 ) -> None:

@@ -151,7 +151,7 @@ def modes(label: str) -> list[GenerationMode]:
 
 @each_operation
 def test_no_request_gets_an_answer_that_is_not_in_the_document(service: Service, label: str) -> None:
-    search(label, service, 10, *modes(label))
+    search(label, service, 4, *modes(label))
 
 
 @pytest.mark.proof
