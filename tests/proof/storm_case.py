@@ -53,11 +53,18 @@ class Case:
     @property
     def unknowable(self) -> bool:
         """Whether no witness could tell: the answer was lost, and no callback ever reached us."""
-        answered = any(entry.get("witness") == "submit" for entry in self.timeline)
+        answered = self._answered
         if not self.taken:
             return not answered  # a kill cut the submit, and the provider never had it, or refused it
         lost = any(entry["answer_lost"] for entry in self.taken) or not answered
         return lost and not any(_delivered(entry) for entry in self.taken)
+
+    @property
+    def _answered(self) -> bool:
+        """Whether we kept an answer to the last attempt; an earlier one may have been refused."""
+        attempts = [entry for entry in self.timeline if entry["event"] == "submission"]
+        last = max(attempts, key=lambda entry: int(entry["number"]))["submission_id"] if attempts else None
+        return any(entry.get("witness") == "submit" and entry.get("submission_id") == last for entry in self.timeline)
 
     @property
     def came_too_late(self) -> bool:

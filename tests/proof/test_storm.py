@@ -130,6 +130,13 @@ def test_an_outcome_is_wrongly_unknown_where_the_provider_answered_that_it_took_
     ]
 
 
+def test_an_outcome_is_rightly_unknown_where_an_earlier_attempt_was_refused_and_the_last_one_cut() -> None:
+    attempts = [{"event": "submission", "submission_id": f"sub_{number}", "number": number} for number in (1, 2)]
+    refused = {"event": "evidence", "witness": "submit", "submission_id": "sub_1"}
+
+    assert judged([unknown()], [], timelines={"task_1": [*attempts, refused]}).broken == []
+
+
 def test_an_image_whose_link_died_before_we_heard_of_it_is_not_ours_to_lose() -> None:
     gone = ours(status="failed", failure={"code": "asset_lost"}, stored_at=None, ready_at=at(20), failed_at=at(90))
     figures = judged([gone], [theirs(faults=["expired_link"], link_ends_at=at(16))])
