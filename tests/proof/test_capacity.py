@@ -4,16 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.proof.capacity import Filled, fill, growth_mb
+from tests.proof.capacity import SLOTS, Filled, fill, growth_mb
 
 pytestmark = pytest.mark.proof
 
 
 @pytest.mark.usefixtures("postgres")  # skips where no server can be started
 async def test_two_replicas_fill_the_providers_slots_and_never_overfill_them(tmp_path: Path) -> None:
+    """How fast they are is for `make capacity` to say: here the machine may be busy with other tests."""
     filled = await fill(tmp_path, tasks=96, ready_after_s=4)
 
-    assert filled.broken == [], filled
+    assert filled.max_in_flight == SLOTS
 
 
 async def test_tasks_that_wait_take_next_to_no_memory(tmp_path: Path) -> None:
