@@ -93,10 +93,14 @@ class Fleet:
             while not all(await asyncio.gather(*(member.is_ready() for member in self.members))):
                 await self._revive()
 
-    async def live_and_die(self, rng: random.Random, lifetime_s: tuple[float, float], calm: asyncio.Event) -> None:
+    async def live_and_die(
+        self, rng: random.Random, lifetime_s: tuple[float, float], calm: asyncio.Event, most: int | None
+    ) -> None:
         """Kill one after the other, and the database now and then, until `calm`; then all are alive."""
         for number in count(1):
             await _within(rng.uniform(*lifetime_s), calm)
+            if most is not None and number > most:
+                await calm.wait()
             await self._revive()
             if calm.is_set():
                 break

@@ -48,6 +48,7 @@ class Storm:
     seed: int = 1
     hold_s: int = 40
     lifetime_s: tuple[float, float] = (3, 8)  # until the next kill
+    most_kills: int | None = None
     posts_per_s: float = 25
     database: Literal["sqlite", "postgres"] = "sqlite"
     workers: int = 1  # one is an API too; more have two APIs beside them
@@ -119,7 +120,7 @@ async def _endure(storm: Storm, service: Service, rng: random.Random, seen: Seen
     bodies = [_body(storm, number, rng) for number in range(storm.tasks)]
     seen.asked = [body["prompt"] for body in bodies]
     kills = random.Random(storm.seed)  # noqa: S311 - see above
-    living = asyncio.create_task(service.fleet.live_and_die(kills, storm.lifetime_s, calm))
+    living = asyncio.create_task(service.fleet.live_and_die(kills, storm.lifetime_s, calm, storm.most_kills))
     try:
         async with asyncio.timeout(storm.bound_s):
             await _post_all(service, bodies, storm.posts_per_s, seen.posted)
