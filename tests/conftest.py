@@ -121,4 +121,4 @@ async def each_world(tmp_path: Path, database_url: str) -> AsyncGenerator[World]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--regenerate", action="store_true", help="rewrite the generated parts of the documents")
-    parser.addoption("--examples", type=int, default=20, help="how many requests of each operation the proof sends")
+    parser.addoption("--examples", type=int, default=10, help="how many requests of each operation the proof sends")
