@@ -151,6 +151,15 @@ async def test_a_task_that_has_to_wait_is_passed_over_until_its_time(database: D
     assert await database.write(unit) == (["b"], ["b", "a"])
 
 
+async def test_a_task_that_arrived_while_the_account_was_waited_for_is_not_passed_over(database: Database) -> None:
+    def unit(connection: Connection) -> list[str]:
+        settle_in(connection, {}, [("late", {"at": START + timedelta(seconds=3)})])
+        admit(connection, "account", START)  # a clock that was read before the lock was had, or on another host
+        return admitted(connection)
+
+    assert await database.write(unit) == ["late"]
+
+
 async def test_nobody_is_admitted_while_the_account_is_paused_or_to_one_that_is_not_known(database: Database) -> None:
     def unit(connection: Connection) -> tuple[list[str], list[str]]:
         settle_in(connection, {}, [("a", {})])

@@ -2,13 +2,15 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, Exists, exists, func, select
+from sqlalchemy import Connection, Exists, and_, exists, func, or_, select
 
 from app.record.accounts import OUT_OF_CREDITS, accounts, slots
 from app.record.tasks import tasks
 from app.task import Status
+
+_LOCK_WAIT = timedelta(seconds=10)  # how long a transaction may have waited, or the clocks of two hosts differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,11 @@ def next_tasks(
         .where(
             tasks.c.status == Status.QUEUED,
             tasks.c.account_id == account_id,
-            tasks.c.dispatch_after_at <= now,
+            or_(
+                tasks.c.dispatch_after_at <= now,
+                # One that never had to wait may be newer than `now`, which was read before the account was locked.
+                and_(tasks.c.dispatch_after_at <= tasks.c.created_at, tasks.c.created_at <= now + _LOCK_WAIT),
+            ),
             tasks.c.model.not_in(full_models),
             ~_has_slot(),
         )
