@@ -146,6 +146,13 @@ class Settings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _database_is_one_of_two(self) -> Self:
+        scheme = (self.database_url or "sqlite:").partition(":")[0].partition("+")[0]
+        if scheme not in {"sqlite", "postgresql", "postgres"}:
+            raise ValueError("FLUXHOOK_DATABASE_URL: must begin with sqlite:/// or postgresql://")
+        return self
+
+    @model_validator(mode="after")
     def _postgres_has_its_own_keys(self) -> Self:
         if not self.embedded and not self.secret_keys:
             raise ValueError(

@@ -273,3 +273,15 @@ def test_any_environment_is_taken_or_refused_with_one_error(given: dict[str, Any
         assert isinstance(read(**{name.upper(): value for name, value in given.items()}).data_dir, Path)
     except ConfigurationError as refused:
         assert "FLUXHOOK_" in refused.detail  # noqa: PT017 - both ends are right
+
+
+@pytest.mark.parametrize("address", ["mysql://db/fluxhook", "fluxhook.db", "postgresq://db/fluxhook"])
+def test_a_database_that_is_neither_of_the_two_is_refused_by_its_setting(address: str) -> None:
+    told = complaint(DATABASE_URL=address, SECRET_KEYS=KEY)
+
+    assert told.startswith("FLUXHOOK_DATABASE_URL: must begin with sqlite:/// or postgresql://")
+    assert address not in told
+
+
+def test_postgresql_has_two_names() -> None:
+    assert not read(DATABASE_URL="postgres://db/fluxhook", SECRET_KEYS=KEY).embedded

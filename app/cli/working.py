@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -11,13 +13,15 @@ import typer
 
 from app import logs, metrics, tracing, worker
 from app.cli.serving import announce, prepare
-from app.errors import Unavailable
+from app.errors import ConfigurationError, Unavailable
 from app.record.alone import alone_on
 from app.record.migrate import is_current
 from app.resources import Resources, database_url, open_resources
 from app.settings import Settings, from_environment
 
 _BEAT_S = 5.0
+
+log = logs.get("working")
 
 
 def work(
@@ -28,8 +32,30 @@ def work(
     """Run a worker without the API; any number of them share one PostgreSQL."""
     settings = from_environment()
     logs.configure()
-    with alone_on(database_url(settings)), tracing.sending(), metrics.scraped(settings.host, settings.metrics_port):
+    if heartbeat is not None:
+        _require_writable(heartbeat)
+    with alone_on(database_url(settings)), tracing.sending(), _scraped(settings):
         asyncio.run(_work(settings, heartbeat))
+
+
+def _require_writable(file: Path) -> None:
+    try:
+        file.touch()
+    except OSError as error:
+        raise ConfigurationError(f"--heartbeat: {file} cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def _scraped(settings: Settings) -> Generator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(metrics.scraped(settings.host, settings.metrics_port))
+        except OSError as error:
+            port = settings.metrics_port
+            raise ConfigurationError(
+                f"FLUXHOOK_METRICS_PORT: {port} cannot be listened on: {error.strerror}"
+            ) from error
+        yield
 
 
 async def _work(settings: Settings, heartbeat: Path | None) -> None:
@@ -61,7 +87,10 @@ async def beat(use: Resources, file: Path, every_s: float = _BEAT_S) -> None:
     """Touch `file` as long as this event loop turns and the database answers."""
     while True:
         if await can_work(use):
-            await asyncio.to_thread(file.touch)
+            try:
+                await asyncio.to_thread(file.touch)
+            except OSError as error:
+                log.warning("no heartbeat", error=error.strerror)  # whoever watches the file will see; jobs go on
         await asyncio.sleep(every_s)
 
 

@@ -11,8 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
+from typer.testing import CliRunner
 
+from app.cli import cli
 from app.cli.working import beat, can_work
+from app.errors import ConfigurationError
 from app.provider.twin import build
 from app.record.database import open_database
 from tests.proof.processes import end, start
@@ -34,6 +38,34 @@ async def test_a_worker_whose_database_answers_keeps_its_heartbeat_fresh(each_wo
     os.utime(file, (0, 0))
     await until(is_fresh)
     beating.cancel()
+
+
+async def test_a_heartbeat_that_cannot_be_written_does_not_end_the_worker(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "gone" / "heartbeat"
+
+    async def is_there() -> bool:
+        return file.exists()
+
+    beating = asyncio.create_task(beat(world.use, file, every_s=0.01))
+    await asyncio.sleep(0.05)
+    file.parent.mkdir()
+    await until(is_there)
+    beating.cancel()
+
+
+@pytest.mark.parametrize("what", ["heartbeat", "metrics"])
+def test_what_a_worker_cannot_have_is_named_in_one_sentence(tmp_path: Path, what: str) -> None:
+    bound, address = listening()
+    env = {"FLUXHOOK_DATA_DIR": str(tmp_path / "data"), "FLUXHOOK_METRICS_PORT": ""}
+    arguments = ["work", "--heartbeat", str(tmp_path / "none" / "heartbeat")]
+    if what == "metrics":
+        env["FLUXHOOK_METRICS_PORT"], arguments = address.rpartition(":")[2], ["work"]
+    with bound, capture_logs():
+        ended = CliRunner().invoke(cli, arguments, env=env)
+
+    assert isinstance(ended.exception, ConfigurationError)
+    told = {"heartbeat": "--heartbeat: ", "metrics": "FLUXHOOK_METRICS_PORT: "}
+    assert ended.exception.detail.startswith(told[what])
 
 
 async def test_a_worker_without_its_database_has_no_heartbeat(world: World) -> None:
