@@ -4,8 +4,6 @@ Nothing is sent from here, and nothing is recorded of a task that is refused.
 """
 
 import asyncio
-import base64
-import binascii
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
@@ -18,7 +16,8 @@ from app import ids, images, logs, subscription, tracing
 from app.admit import admit
 from app.announce import Announcement, announce
 from app.errors import InvalidRequest, TooLarge, Unavailable
-from app.images import NotAnImage
+from app.images import ImageInfo, NotAnImage
+from app.inline import Inline
 from app.params import IMAGE_FIELDS, OPTIONS, Params, TaskParams
 from app.provider import Promises
 from app.record import Connection, submissions, tasks
@@ -122,7 +121,7 @@ async def _keep(use: Resources, promises: Promises, field: str, given: str | IO[
     if not isinstance(given, str):
         return await _check_and_put(use, promises, field, given)
     try:
-        with TemporaryFile(dir=use.scratch) as file:
+        with await asyncio.to_thread(_blank, use) as file:
             if given[:8].lower().startswith(("http://", "https://")):
                 await _fetch(use, promises, field, given, file)
             else:
@@ -132,16 +131,14 @@ async def _keep(use: Resources, promises: Promises, field: str, given: str | IO[
         raise Unavailable(f"an image cannot be kept: {error.strerror}") from error
 
 
+def _blank(use: Resources) -> IO[bytes]:
+    return TemporaryFile(dir=use.scratch)
+
+
 def _decode_into(file: IO[bytes], field: str, text: str) -> None:
-    """Write the bytes of bare base64 or a `data:` URL; line breaks are allowed, other characters are not."""
-    if text[:5].lower() == "data:":
-        head, comma, text = text.partition(",")
-        if not comma or not head.lower().endswith(";base64"):
-            raise InvalidRequest(f"{field}: the data URL is not base64", {field: "not a base64 data URL"})
-    try:
-        file.write(base64.b64decode("".join(text.split()), validate=True))
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(f"{field}: not valid base64", {field: "not valid base64"}) from error
+    image = Inline(field, file)
+    image.feed(text)
+    image.end()
 
 
 async def _fetch(use: Resources, promises: Promises, field: str, url: str, file: IO[bytes]) -> None:
@@ -171,17 +168,20 @@ async def _check_and_put(use: Resources, promises: Promises, field: str, file: I
     size = file.seek(0, 2)
     _bound_size(promises, field, size)
     try:
-        info = await asyncio.to_thread(images.inspect, file)
+        info, sha256 = await asyncio.to_thread(_look_at, file)
     except NotAnImage as error:
         raise InvalidRequest(f"{field}: {error}", {field: str(error)}) from error
     if info.pixels > promises.max_image_pixels:
         reason = f"{info.width}x{info.height} is more than {promises.max_image_pixels // 10**6} megapixels"
         raise InvalidRequest(f"{field}: {reason}", {field: reason})
-    sha256 = await asyncio.to_thread(sha256_of, file)
     key = f"inputs/{sha256[:2]}/{sha256}.{images.EXTENSIONS[info.media_type]}"
     with tracing.span("store put", bytes=size):
         await use.store.put(key, file)
     return KeptImage(field, key, sha256, size, info.media_type, info.width, info.height)
+
+
+def _look_at(file: IO[bytes]) -> tuple[ImageInfo, str]:
+    return images.inspect(file), sha256_of(file)
 
 
 def _request(params: Params, kept: list[KeptImage]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ async def post_task(
 ) -> Response:
     """Submit a task. The answer means that it is recorded, not that the provider has it."""
     async with AsyncExitStack() as stack:
-        params, files = await read_task(request, stack)
+        params, files = await read_task(request, use.scratch, stack)
         if idempotency_key is None:
             task_id = await submit(use, asking.key_id, params, files, origin=origin(request, use))
         else:

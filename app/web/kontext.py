@@ -4,6 +4,7 @@ Everything is there twice, at `/v1` as with Black Forest Labs and at `/flux/v1` 
 """
 
 import asyncio
+from contextlib import AsyncExitStack
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -72,18 +73,19 @@ async def _submit(
     request: Request, use: Resources, asking: Caller, model: str, idempotency_key: str | None
 ) -> JSONResponse:
     reached = origin(request, use)
-    params = await read_submit(request, model)
     headers = dict(_NOT_KEPT)
-    if idempotency_key is None:
-        task_id = await submit(use, asking.key_id, params, {}, origin=reached)
-    else:
-        digest = await asyncio.to_thread(idempotency.digest_of, params, {})
-        images = len(params.images())
-        claim = await idempotency.claim(use, asking.key_id, idempotency_key, digest, images)
-        if isinstance(claim, Claim):
-            task_id = await submit_once(use, asking.key_id, params, {}, claim, reached)
+    async with AsyncExitStack() as stack:
+        params, files = await read_submit(request, model, use.scratch, stack)
+        if idempotency_key is None:
+            task_id = await submit(use, asking.key_id, params, files, origin=reached)
         else:
-            task_id, headers["idempotency-replayed"] = str(claim["id"]), "true"
+            digest = await asyncio.to_thread(idempotency.digest_of, params, files)
+            images = len(params.images()) + len(files)
+            claim = await idempotency.claim(use, asking.key_id, idempotency_key, digest, images)
+            if isinstance(claim, Claim):
+                task_id = await submit_once(use, asking.key_id, params, files, claim, reached)
+            else:
+                task_id, headers["idempotency-replayed"] = str(claim["id"]), "true"
     polling_url = f"{reached}{_mount(request)}/v1/get_result?id={task_id}"
     answer = Submitted(id=task_id, polling_url=polling_url, webhook_url=params.webhook_url)
     return JSONResponse(answer.model_dump(exclude_none=True), headers=headers)

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import re
-from typing import Any
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import IO, Any
 
 from fastapi import Request
 from pydantic import ValidationError
@@ -11,6 +13,7 @@ from pydantic import ValidationError
 from app.errors import InvalidRequest, MalformedRequest
 from app.params import Params, TaskParams
 from app.web.body import bounded, media_type
+from app.web.large_json import SMALL, read_json, require_once
 from app.web.problems import invalid
 from app.web.task_form import JSON_TOO_LARGE, MAX_JSON_BYTES
 
@@ -19,15 +22,17 @@ FIELDS = (*(name for name in Params.model_fields if name != "model"), "webhook_u
 _UNSEEN_PICTURE = re.compile(r"input_image_\d+|image_prompt")
 
 
-async def read_submit(request: Request, model: str) -> TaskParams:
-    """The parameters of a task for this model.
+async def read_submit(
+    request: Request, model: str, scratch: Path, stack: AsyncExitStack
+) -> tuple[TaskParams, dict[str, IO[bytes]]]:
+    """The parameters of a task for this model, and its large images by field; `stack` closes their files.
 
     Whatever the content type, the body is JSON; null stands for the default, and a field that the model has not is
     passed over, because clients send one form to many models. Raises TooLarge, MalformedRequest, InvalidRequest or
     UnsupportedMediaType.
     """
     media_type(request)  # of any kind, but not packed
-    body = await bounded(request, MAX_JSON_BYTES, JSON_TOO_LARGE).body()
+    body, files = await read_json(bounded(request, MAX_JSON_BYTES, JSON_TOO_LARGE), scratch, stack)
     given = {name: value for name, value in (await _parse(body)).items() if value is not None}
     unseen = [name[:100] for name in given if name not in FIELDS and _UNSEEN_PICTURE.fullmatch(name)]
     if unseen:
@@ -37,14 +42,16 @@ async def read_submit(request: Request, model: str) -> TaskParams:
     if "webhook_url" in asked:
         asked["webhook_form"] = "provider"
     try:
-        return TaskParams.model_validate(asked)
+        params = TaskParams.model_validate(asked)
     except ValidationError as error:
         raise invalid(error.errors(include_input=False, include_url=False)) from None
+    require_once(params, files)
+    return params, files
 
 
 async def _parse(body: bytes) -> dict[str, Any]:
     try:
-        given = await asyncio.to_thread(json.loads, body)
+        given = json.loads(body) if len(body) <= SMALL else await asyncio.to_thread(json.loads, body)
     except (ValueError, RecursionError) as error:
         raise MalformedRequest("the body is not valid JSON") from error
     if not isinstance(given, dict):

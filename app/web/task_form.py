@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import IO
 
 from fastapi import Request
@@ -14,41 +15,44 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from app.errors import InvalidRequest, MalformedRequest, Unavailable, UnsupportedMediaType
 from app.params import IMAGE_FIELDS, TaskParams
 from app.web.body import bounded, media_type
+from app.web.large_json import SMALL, read_json, require_once
 from app.web.problems import invalid
 
-# One image of the provider's 20 MB is 27 MB of base64; JSON is held in memory, so more goes by multipart.
+# One image of the provider's 20 MB is 27 MB of base64; more goes by multipart, which has no third to carry for nothing.
 MAX_JSON_BYTES = 36 * 1024 * 1024
 # Four images of 20 MB and the other fields; files go to disk as they come.
 MAX_MULTIPART_BYTES = 84 * 1024 * 1024
 JSON_TOO_LARGE = f"JSON may have {MAX_JSON_BYTES // 1024**2} MB; larger images go by multipart or by address"
 _MULTIPART_TOO_LARGE = f"multipart may have {MAX_MULTIPART_BYTES // 1024**2} MB"
 _MAX_FIELD_BYTES = 1024 * 1024
-_IN_A_THREAD = 64 * 1024  # smaller bodies are parsed sooner than a thread is asked
 # Form data is UTF-8 (RFC 7578). Python knows codecs that fail in ways of their own, or make lone surrogates.
 _CHARSET = re.compile(r";\s*charset\s*=[^;]*", re.IGNORECASE)
 
 
-async def read_task(request: Request, stack: AsyncExitStack) -> tuple[TaskParams, dict[str, IO[bytes]]]:
-    """The parameters, and the uploaded files by field; `stack` closes the files.
+async def read_task(request: Request, scratch: Path, stack: AsyncExitStack) -> tuple[TaskParams, dict[str, IO[bytes]]]:
+    """The parameters, and by field the images that came as files or are as large; `stack` closes the files.
 
     Raises TooLarge, MalformedRequest, InvalidRequest, UnsupportedMediaType, or Unavailable on a full disk.
     """
     kind = media_type(request)
     if kind == "application/json":
-        return await _read_json(bounded(request, MAX_JSON_BYTES, JSON_TOO_LARGE)), {}
+        return await _read_json(bounded(request, MAX_JSON_BYTES, JSON_TOO_LARGE), scratch, stack)
     if kind == "multipart/form-data":
         return await _read_multipart(bounded(request, MAX_MULTIPART_BYTES, _MULTIPART_TOO_LARGE), stack)
     raise UnsupportedMediaType("send application/json or multipart/form-data")
 
 
-async def _read_json(request: Request) -> TaskParams:
-    body = await request.body()
+async def _read_json(request: Request, scratch: Path, stack: AsyncExitStack) -> tuple[TaskParams, dict[str, IO[bytes]]]:
+    body, files = await read_json(request, scratch, stack)
     try:
-        if len(body) < _IN_A_THREAD:
-            return TaskParams.model_validate_json(body, strict=True)
-        return await asyncio.to_thread(TaskParams.model_validate_json, body, strict=True)
+        if len(body) <= SMALL:
+            params = TaskParams.model_validate_json(body, strict=True)
+        else:
+            params = await asyncio.to_thread(TaskParams.model_validate_json, body, strict=True)
     except ValidationError as error:
         raise invalid(error.errors(include_input=False, include_url=False)) from None
+    require_once(params, files)
+    return params, files
 
 
 async def _read_multipart(request: Request, stack: AsyncExitStack) -> tuple[TaskParams, dict[str, IO[bytes]]]:
