@@ -3,13 +3,17 @@
 After `submitting` is recorded nothing is ever sent again for that attempt; only evidence decides.
 """
 
+import asyncio
+from contextlib import ExitStack
 from datetime import timedelta
+from tempfile import SpooledTemporaryFile
+from typing import IO
 
 from app import ids, jobs, logs, moves
 from app.consequences import Evidence
 from app.errors import Unavailable
 from app.jobs import Step
-from app.provider import Order, Promises, observed
+from app.provider import Order, Promises, Provider, observed
 from app.record import Connection, submissions, tasks
 from app.record.tasks import Task
 from app.resources import Resources
@@ -18,6 +22,8 @@ from app.settle import answered, settle
 from app.task import Outcome, Status, Witness
 
 _MARGIN = timedelta(seconds=5)  # between the submit's own deadline and the first look at a lost answer
+
+_IN_MEMORY = 256 * 1024  # bytes of an image that is not worth a file
 
 _FIRST_POLL = timedelta(seconds=1)
 # A callback is overdue after three times the median of the latest tasks; before there are any, after 20 seconds.
@@ -35,15 +41,19 @@ async def dispatch(use: Resources, task_id: str) -> None:
         raise Unavailable("no provider key is configured")
     if task.deadline_at is not None and task.deadline_at <= use.now():
         return  # the sweeper says so; what matters here is that no money is spent
-    images = {image["field"]: await _read_image(use, image) for image in task.request["images"]}
-    promises = use.provider.promises
-    begun = await use.db.write(lambda connection: _begin(connection, use, task, promises))
+    with ExitStack() as stack:
+        images = {image["field"]: await _fetch(use, image, stack) for image in task.request["images"]}
+        await _ask(use, use.provider, task, images)
+
+
+async def _ask(use: Resources, provider: Provider, task: Task, images: dict[str, IO[bytes]]) -> None:
+    begun = await use.db.write(lambda connection: _begin(connection, use, task, provider.promises))
     if begun is None:
         return
     submission_id, ring_key = begun
     proof = use.keys.callback_proof(submission_id, ring_key)
     logs.note(submission_id=submission_id)
-    answer = await observed("submit", use.provider.submit(_order(use, task, submission_id, proof, images)))
+    answer = await observed("submit", provider.submit(_order(use, task, submission_id, proof, images)))
     given = answered(submission_id, Witness.SUBMIT, answer, proof, use.now())
     await use.db.write(lambda connection: _keep(connection, use, task, given))
 
@@ -88,12 +98,16 @@ def _begin(connection: Connection, use: Resources, task: Task, promises: Promise
     return submission_id, last.ring_key if unsent else use.keys.newest
 
 
-async def _read_image(use: Resources, image: dict[str, str | int]) -> bytes:
-    pieces = use.store.read(str(image["store_key"]), 0, int(image["bytes"]))
-    return b"".join([piece async for piece in pieces])
+async def _fetch(use: Resources, image: dict[str, str | int], stack: ExitStack) -> IO[bytes]:
+    """All of an image in a file of our own: once bytes leave, no store can break off what is sent."""
+    file: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY, "w+b", dir=str(use.scratch))  # noqa: SIM115 - `stack` does
+    stack.enter_context(file)
+    async for piece in use.store.read(str(image["store_key"]), 0, int(image["bytes"])):
+        await asyncio.to_thread(file.write, piece)
+    return file
 
 
-def _order(use: Resources, task: Task, submission_id: str, proof: CallbackProof, images: dict[str, bytes]) -> Order:
+def _order(use: Resources, task: Task, submission_id: str, proof: CallbackProof, images: dict[str, IO[bytes]]) -> Order:
     params = {name: value for name, value in task.request.items() if name != "images"}
     if not images and params["aspect_ratio"] is None:
         # BFL draws a square then, GPTProto 16:9 by its table: said aloud, both do the same.

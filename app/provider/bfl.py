@@ -1,11 +1,7 @@
 """Black Forest Labs: `POST /v1/{model}` with `x-key`; sources are the OpenAPI document and docs.bfl.ai."""
 
-import asyncio
-import base64
-import json
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import urlencode
 
 import httpx
@@ -13,6 +9,7 @@ import httpx
 from app import egress
 from app.provider import exchange, messages
 from app.provider.contract import Answer, Order, Promises, Reference
+from app.provider.ordering import OrderBody
 from app.task import Failure, Report, Said
 
 PROMISES = Promises(
@@ -47,11 +44,12 @@ class Bfl:
         self._elsewhere = [url for url in PROMISES.status_urls if ours and url != base_url]
 
     async def submit(self, order: Order) -> Answer:
+        body = OrderBody(order)
         request = self._http.build_request(
             "POST",
             f"{self._base_url}/v1/{order.model}",
-            content=await asyncio.to_thread(request_body, order),
-            headers={**self._headers, "content-type": "application/json"},
+            content=body,
+            headers={**self._headers, **body.headers},
         )
         return read_submitted(await exchange.send(self._http, request, PROMISES.submit_deadline))
 
@@ -94,18 +92,6 @@ class Bfl:
     def _may_hold_key(self, url: str) -> bool:
         """Whether our key may go to this address: the configured host, or BFL's own over https, as for results."""
         return egress.may_hold_result(url, hosts=PROMISES.result_hosts, provider_origin=self._base_url)
-
-
-def request_body(order: Order) -> bytes:
-    """Every field, also those at their default: the documents disagree about what the defaults are.
-
-    Four images are 107 MB of base64: made in a thread, not on the event loop.
-    """
-    body: dict[str, Any] = dict(order.params)
-    body |= {name: base64.b64encode(image).decode() for name, image in order.images.items()}
-    if order.webhook_url is not None:
-        body |= {"webhook_url": order.webhook_url, "webhook_secret": order.webhook_secret}
-    return json.dumps(body).encode()
 
 
 def read_submitted(answer: Answer) -> Answer:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from app.task import Report
 from app.verify import SigningProfile
@@ -50,7 +50,7 @@ class Order:
 
     model: str
     params: Mapping[str, Any]
-    images: Mapping[str, bytes]
+    images: Mapping[str, IO[bytes]]  # read to their ends while it is sent
     webhook_url: str | None
     webhook_secret: str | None
 

@@ -37,7 +37,7 @@ async def send(http: httpx.AsyncClient, request: httpx.Request, deadline: timede
                 await response.aclose()
     except _UNSENT as error:
         return Answer(Report(Said.DOWN, detail=f"not reached: {type(error).__name__}"))
-    except (httpx.HTTPError, TimeoutError) as error:
+    except (httpx.HTTPError, OSError) as error:  # OSError: what is being sent cannot be read; or TimeoutError
         return Answer(Report(Said.LOST, detail=f"no answer: {type(error).__name__}"))
     headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
     return Answer(Report(Said.LOST), response.status_code, headers, body)

@@ -3,7 +3,6 @@
 Its submit reply is not documented; siblings pass BFL's on. Source: docs.gptproto.com, Flux pages.
 """
 
-import asyncio
 from dataclasses import replace
 from http import HTTPStatus
 
@@ -11,6 +10,7 @@ import httpx
 
 from app.provider import bfl, exchange, messages
 from app.provider.contract import Answer, Order, Promises, Reference
+from app.provider.ordering import OrderBody
 from app.task import Failure, Report, Said
 
 # It passes on BFL's delivery links (its own sample answer), and states no limit of its own.
@@ -28,11 +28,12 @@ class Gptproto:
         self._key = key
 
     async def submit(self, order: Order) -> Answer:
+        body = OrderBody(order)
         request = self._http.build_request(
             "POST",
             f"{self._base_url}/flux/v1/{order.model}",
-            content=await asyncio.to_thread(bfl.request_body, order),
-            headers={**self._headers, "content-type": "application/json"},
+            content=body,
+            headers={**self._headers, **body.headers},
         )
         return _read_submitted(await exchange.send(self._http, request, PROMISES.submit_deadline))
 

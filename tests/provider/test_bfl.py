@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from io import BytesIO
 from typing import Any
 
 import httpx
@@ -113,7 +114,9 @@ async def test_every_field_is_sent_also_those_at_their_default() -> None:
 
 
 async def test_images_are_sent_as_bare_base64() -> None:
-    await submit(other := Other(), order(images={"input_image": b"\xff\xd8one", "input_image_2": b"two"}))
+    await submit(
+        other := Other(), order(images={"input_image": BytesIO(b"\xff\xd8one"), "input_image_2": BytesIO(b"two")})
+    )
 
     assert other.sent["input_image"] == base64.b64encode(b"\xff\xd8one").decode()
     assert other.sent["input_image_2"] == "dHdv"

@@ -1,6 +1,7 @@
 """GPTProto: BFL's fields under another path and key, and two codes that mean something else."""
 
 import json
+from io import BytesIO
 from typing import Any
 
 import httpx
@@ -15,7 +16,7 @@ PARAMS = {"prompt": "a lake", "seed": None, "aspect_ratio": None, "output_format
 ORDER = Order(
     model="flux-kontext-pro",
     params=PARAMS,
-    images={"input_image": b"an image"},
+    images={"input_image": BytesIO(b"an image")},
     webhook_url="https://fluxhook.example.com/callbacks/sub_1/token",
     webhook_secret="s" * 64,
 )
