@@ -4,7 +4,7 @@ After `submitting` is recorded nothing is ever sent again for that attempt; only
 """
 
 import asyncio
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from tempfile import SpooledTemporaryFile
 from typing import IO
@@ -41,7 +41,7 @@ async def dispatch(use: Resources, task_id: str) -> None:
         raise Unavailable("no provider key is configured")
     if task.deadline_at is not None and task.deadline_at <= use.now():
         return  # the sweeper says so; what matters here is that no money is spent
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
         images = {image["field"]: await _fetch(use, image, stack) for image in task.request["images"]}
         await _ask(use, use.provider, task, images)
 
@@ -98,10 +98,10 @@ def _begin(connection: Connection, use: Resources, task: Task, promises: Promise
     return submission_id, last.ring_key if unsent else use.keys.newest
 
 
-async def _fetch(use: Resources, image: dict[str, str | int], stack: ExitStack) -> IO[bytes]:
+async def _fetch(use: Resources, image: dict[str, str | int], stack: AsyncExitStack) -> IO[bytes]:
     """All of an image in a file of our own: once bytes leave, no store can break off what is sent."""
     file: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY, "w+b", dir=str(use.scratch))  # noqa: SIM115 - `stack` does
-    stack.enter_context(file)
+    stack.push_async_callback(asyncio.to_thread, file.close)
     async for piece in use.store.read(str(image["store_key"]), 0, int(image["bytes"])):
         await asyncio.to_thread(file.write, piece)
     return file

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 from opentelemetry.trace import Span, SpanKind
 
 from app import ids, jobs, logs, metrics, tracing
 from app.admit import wake
+from app.bell import Bell
 from app.collect import collect
 from app.dispatch import dispatch
 from app.errors import FluxhookError, Unavailable
@@ -47,8 +47,9 @@ LANES: tuple[tuple[frozenset[Step], int], ...] = (
 _MAX_FAILURES = 10
 _GRACE = timedelta(seconds=8)  # what a stopping service gives the steps in hand
 _AFTER_A_FAULT_S = 1.0
-_LONGEST_SLEEP_S = 5.0
-_SHORTEST_SLEEP_S = 0.05  # a due job whose task is in hand is not worth spinning for
+_LONGEST_REST_S = 5.0
+_SHORTEST_REST_S = 0.05  # a due job whose task or lane is in hand is not worth spinning for
+_AWAY_S = 1.0  # between looks at a database that is away
 
 log = logs.get("worker")
 
@@ -63,31 +64,43 @@ async def run_once(use: Resources) -> bool:
 
 async def run(use: Resources, *, grace: timedelta = _GRACE) -> None:
     """Do jobs as they fall due, until `use.stopping` is set; then finish what is in hand, for a bounded time."""
-    loop, woken = asyncio.get_running_loop(), asyncio.Event()
-    use.db.on_signal(partial(_wake, loop, woken))
+    bell = Bell()
+    use.db.on_signal(bell.ring)
     in_hand: dict[asyncio.Task[None], Job] = {}
-    async with beating(use, in_hand):
+    async with beating(use, in_hand), bell.rung_by(use.stopping):
         started = False
         while not use.stopping.is_set():
-            woken.clear()
+            bell.silence()
             try:
                 started = started or await _start(use)
-                if started:
-                    await _take(use, in_hand, woken)
-                await _sleep(use, woken)
+                await bell.rest(await _round(use, in_hand, bell) if started else _AWAY_S)
             except Exception:
                 log.exception("round_failed")  # and the next may do better; a worker that ended would do nothing
                 await asyncio.sleep(_AFTER_A_FAULT_S)
         await _finish(use, set(in_hand), grace)
 
 
-async def _take(use: Resources, in_hand: dict[asyncio.Task[None], Job], woken: asyncio.Event) -> None:
-    """Begin what is due and there is room for."""
-    for job in await _claim(use, in_hand.values()):
+async def _round(use: Resources, in_hand: dict[asyncio.Task[None], Job], bell: Bell) -> float:
+    """Begin what is due and there is room for; the seconds until the next look, 0 when something was begun."""
+    try:
+        due = await use.db.read(jobs.next_due)
+        if due is None or due > use.now():
+            return _until(use, due)
+        claimed = await _claim(use, in_hand.values())
+    except Unavailable:
+        return _AWAY_S
+    for job in claimed:
         task = asyncio.create_task(perform(use, job))
         in_hand[task] = job
         task.add_done_callback(in_hand.pop)
-        task.add_done_callback(lambda _: woken.set())
+        task.add_done_callback(lambda _: bell.ring())
+    return 0 if claimed else _SHORTEST_REST_S
+
+
+def _until(use: Resources, due: datetime | None) -> float:
+    if due is None:
+        return _LONGEST_REST_S
+    return min(_LONGEST_REST_S, max(_SHORTEST_REST_S, (due - use.now()) / timedelta(seconds=1)))
 
 
 async def _finish(use: Resources, in_hand: set[asyncio.Task[None]], grace: timedelta) -> None:
@@ -177,10 +190,6 @@ def _passes(error: Exception) -> bool:
     return isinstance(error, FluxhookError) and error.retryable
 
 
-def _wake(loop: asyncio.AbstractEventLoop, wake: asyncio.Event) -> None:
-    loop.call_soon_threadsafe(wake.set)
-
-
 async def _start(use: Resources) -> bool:
     """Make runnable what was left running, and see that the sweeper sweeps; False while the database is away.
 
@@ -211,30 +220,5 @@ async def _claim(use: Resources, in_hand: Collection[Job]) -> list[Job]:
         claims = (jobs.claim(connection, use.worker_id, now, room, lane) for lane, room in rooms if room > 0)
         return [job for claimed in claims for job in claimed]
 
-    try:
-        due = await use.db.read(jobs.next_due)
-        claimed = await use.db.write(take) if due is not None and due <= use.now() else []
-    except Unavailable:
-        return []
     # A heart that stood still lets our own jobs look lost.
-    return [job for job in claimed if job not in in_hand]
-
-
-async def _sleep(use: Resources, woken: asyncio.Event) -> None:
-    """Until the next job is due, one is left, one ends, or the service stops."""
-    waits = [asyncio.create_task(use.stopping.wait()), asyncio.create_task(woken.wait())]
-    try:
-        await asyncio.wait(waits, timeout=await _until_next(use), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
-
-
-async def _until_next(use: Resources) -> float:
-    try:
-        due = await use.db.read(jobs.next_due)
-    except Unavailable:
-        return 1.0
-    if due is None:
-        return _LONGEST_SLEEP_S
-    return min(_LONGEST_SLEEP_S, max(_SHORTEST_SLEEP_S, (due - use.now()) / timedelta(seconds=1)))
+    return [job for job in await use.db.write(take) if job not in in_hand]

@@ -6,6 +6,7 @@ The rest is JSON again, with null where an image stood, for whoever knows what m
 import asyncio
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -25,6 +26,8 @@ _MAX_REST = 1024 * 1024  # bytes, as of a field in a form
 _MARKS = re.compile(rb'["{}\[\]:]')
 _TEXT = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _BLANK = b" \t\r\n"
+# One for all: decoding holds the interpreter, so a second thread would only take turns with it and the event loop.
+_DECODER = ThreadPoolExecutor(1, thread_name_prefix="large-json")
 
 
 async def read_json(request: Request, scratch: Path, stack: AsyncExitStack) -> tuple[bytes, dict[str, IO[bytes]]]:
@@ -39,14 +42,14 @@ async def read_json(request: Request, scratch: Path, stack: AsyncExitStack) -> t
             break
     else:
         return bytes(held), {}
-    sieve = Sieve(scratch)
-    stack.callback(sieve.close)
+    loop, sieve = asyncio.get_running_loop(), Sieve(scratch)
+    stack.push_async_callback(asyncio.to_thread, sieve.close)  # to give up a large file takes the system milliseconds
     async for chunk in stream:
         if len(held) >= _AT_ONCE:
-            await asyncio.to_thread(sieve.feed, bytes(held))
+            await loop.run_in_executor(_DECODER, sieve.feed, bytes(held))
             held.clear()
         held += chunk
-    await asyncio.to_thread(sieve.feed, bytes(held))
+    await loop.run_in_executor(_DECODER, sieve.feed, bytes(held))
     return sieve.rest(), sieve.files
 
 
