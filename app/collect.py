@@ -75,7 +75,7 @@ async def _obtain(use: Resources, task: Task, started_at: datetime) -> IO[bytes]
 
 
 async def _bring_home(use: Resources, task: Task, file: IO[bytes], started_at: datetime) -> None:
-    image = await asyncio.to_thread(check, file)
+    image = await check(use, file)
     try:
         await _put(use, image, file)
     except Unavailable as outage:

@@ -15,6 +15,7 @@ from app.store import sha256_of
 # The provider makes images of about one megapixel; these bounds are far above them and far below our memory.
 _MAX_BYTES = 64 * 1024 * 1024
 _MAX_PIXELS = 50_000_000
+_AT_ONCE = 256 * 1024  # bytes for one errand of a thread
 _PATIENCE = timedelta(minutes=2)  # with one download: a link that drips leaves time to try again
 
 
@@ -41,12 +42,18 @@ async def download(use: Resources, url: str) -> IO[bytes]:
     return file
 
 
-def check(file: IO[bytes]) -> Image:
-    """Decode all of it. Raises ResultRefused for what is not a whole image of sane size."""
+async def check(use: Resources, file: IO[bytes]) -> Image:
+    """Decode all of it, when there is room. Raises ResultRefused for what is not a whole image of sane size."""
     try:
-        info = images.decode(file, max_pixels=_MAX_PIXELS)
+        claimed = await asyncio.to_thread(images.inspect, file)
+        async with use.decoding.taken(claimed.pixels if claimed.pixels <= _MAX_PIXELS else 0):
+            return await asyncio.to_thread(_decode, file)
     except NotAnImage as error:
         raise ResultRefused(f"the result cannot be kept: {error}") from error
+
+
+def _decode(file: IO[bytes]) -> Image:
+    info = images.decode(file, max_pixels=_MAX_PIXELS)
     size, sha256 = file.seek(0, 2), sha256_of(file)
     key = f"results/{sha256[:2]}/{sha256}.{images.EXTENSIONS[info.media_type]}"
     return Image(key, sha256, size, info)
@@ -56,7 +63,13 @@ async def _fill(use: Resources, url: str, file: IO[bytes]) -> None:
     async with asyncio.timeout(_PATIENCE.total_seconds()), use.results.stream("GET", url) as response:
         if response.status_code != HTTPStatus.OK:
             raise ResultRefused(f"the link answered with HTTP {response.status_code}")
+        size, held = 0, bytearray()
         async for piece in response.aiter_raw():
-            file.write(piece)
-            if file.tell() > _MAX_BYTES:
+            held += piece
+            size += len(piece)
+            if size > _MAX_BYTES:
                 raise ResultRefused(f"the result is larger than {_MAX_BYTES // 1024**2} MB")
+            if len(held) >= _AT_ONCE:
+                await asyncio.to_thread(file.write, held)
+                held.clear()
+        await asyncio.to_thread(file.write, held)

@@ -8,8 +8,12 @@ import asyncio
 import ipaddress
 import re
 import socket
+import ssl
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib.util import find_spec
 
 import httpx
 
@@ -34,6 +38,10 @@ _LOOKUP_S = 5
 _NOTHING_KEPT = httpx.Limits(max_connections=None, max_keepalive_connections=0)
 _NAME = re.compile(r"[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*")
 
+# httpx looks for this package six times in a request, and where it is not, all of the path is searched each time.
+if "sniffio" not in sys.modules and find_spec("sniffio") is None:
+    sys.modules["sniffio"] = None  # type: ignore[assignment] # as Python has it for "not to be found"
+
 
 # The addresses of a host, as text, for a port.
 Resolve = Callable[[str, int], Sequence[str]]
@@ -45,6 +53,12 @@ class EgressRefused(httpx.ConnectError):
 
 def _look_up(host: str, port: int) -> list[str]:
     return [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+
+@cache
+def tls() -> ssl.SSLContext:
+    """The certificates that are trusted, read once for all clients: that takes tens of milliseconds, and megabytes."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 class GuardedTransport(httpx.AsyncBaseTransport):
@@ -63,7 +77,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         plain_http: bool = True,
     ) -> None:
         self._allowed = allowed
-        self._inner = inner or httpx.AsyncHTTPTransport(trust_env=False, limits=_NOTHING_KEPT)
+        self._inner = inner or httpx.AsyncHTTPTransport(verify=tls(), trust_env=False, limits=_NOTHING_KEPT)
         self._resolve = resolve
         self._plain_http = plain_http
         # Of its own: names that nobody answers for must not keep other names, or files, waiting.

@@ -96,6 +96,12 @@ def _letter(connection: Connection, delivery: Delivery) -> Letter:
 
 
 async def _try(use: Resources, letter: Letter) -> _Tried:
+    """Its 15 seconds begin when it has its turn among all that are sent at once."""
+    async with use.sending.taken(1):
+        return await _try_now(use, letter)
+
+
+async def _try_now(use: Resources, letter: Letter) -> _Tried:
     delivery, began_at = letter.delivery, use.now()
     trace = letter.task.traceparent if letter.task else None
     with tracing.span("webhook", SpanKind.CLIENT, trace, task_id=delivery.task_id, delivery_id=delivery.id) as span:

@@ -18,9 +18,15 @@ from app.errors import ConfigurationError
 from app.provider import Bfl, Gptproto, Promises, Provider
 from app.provider import exchange as provider_exchange
 from app.record.database import Database, open_database
+from app.room import Room
 from app.secret_keys import KeyRing
 from app.settings import Settings
 from app.store import BUCKETS, Aside, FolderStore, ObjectStore, Store
+
+# The worker's lane has as many endpoints in hand, each with up to four deliveries; past this httpx itself gets slow.
+_WEBHOOKS_AT_ONCE = 64
+# A decoded image takes four bytes for each pixel. The provider's have about one megapixel: six at once, 24 MB.
+_PIXELS_AT_ONCE = 6_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,8 @@ class Resources:
     webhook_deadline: timedelta = timedelta(seconds=15)  # for one try in all: an answer that drips is none
     link_life: timedelta = timedelta(days=7)  # of a link to a result that needs no key
     delivering: Counter[str] = field(default_factory=Counter)  # endpoints in hand here, by the host they lie on
+    sending: Room = field(default_factory=lambda: Room(_WEBHOOKS_AT_ONCE))
+    decoding: Room = field(default_factory=lambda: Room(_PIXELS_AT_ONCE))  # of results, in pixels
     stopping: asyncio.Event = field(default_factory=asyncio.Event)  # set when the process was asked to end
 
     @property
@@ -87,6 +95,7 @@ def results_client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.A
     """For the provider's links: no key, no redirects, bytes as they are."""
     return httpx.AsyncClient(
         transport=transport,
+        verify=egress.tls(),
         trust_env=False,
         follow_redirects=False,
         headers={"accept-encoding": "identity"},

@@ -1,6 +1,7 @@
 """Where requests may go. Names are looked up in a phone book of this file, and nothing leaves the machine."""
 
 import socket
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app import egress
 from app.egress import EgressRefused, Network, guarded_client, is_permitted, may_hold_result
 
 PHONE_BOOK = {
@@ -374,3 +376,11 @@ def test_the_guard_takes_networks_of_both_kinds() -> None:
     networks: list[Network] = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
 
     assert is_permitted(ip_address("fd00::1"), networks)
+
+
+def test_httpx_is_told_at_once_that_an_optional_package_is_not_there() -> None:
+    assert "sniffio" in sys.modules
+
+
+def test_certificates_are_read_once() -> None:
+    assert egress.tls() is egress.tls()

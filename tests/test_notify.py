@@ -13,6 +13,7 @@ from app.jobs import Step
 from app.links import check
 from app.record import Connection, deliveries
 from app.retry import WEBHOOK_WAITS
+from app.room import Room
 from app.secret_keys import KeyRing
 from app.worker import LANES
 from tests.calling import small
@@ -349,3 +350,13 @@ async def test_an_endpoint_with_much_to_be_told_is_paused_after_three_days_too(w
     await world.api.post(f"/v1/endpoints/{(await endpoint(world))['id']}/resume")
     await world.work()
     assert {each["state"] for each in await listed(world, limit=100)} == {"delivered"}
+
+
+async def test_no_more_webhooks_are_under_way_at_once_than_there_is_room_for(world: World) -> None:
+    heard = receiver(world)
+    world.use = replace(world.use, sending=Room(1))
+    for _ in range(3):
+        await told(world)
+
+    assert len(heard.heard) == 3
+    assert world.use.sending.free == 1

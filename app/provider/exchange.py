@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import httpx
 
+from app import egress
 from app.provider import messages
 from app.provider.contract import Answer
 from app.task import Report, Said
@@ -51,6 +52,7 @@ def client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClie
     """
     return httpx.AsyncClient(
         transport=transport,
+        verify=egress.tls(),
         trust_env=False,
         follow_redirects=False,
         timeout=httpx.Timeout(None, connect=10),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # obstore has these for type checkers alone
 
 BUCKETS = frozenset({"s3", "gs", "az"})
 _PIECE = 256 * 1024
+_PARTS_AT_ONCE = 2  # of 5 MB, and each is in memory while it is sent; obstore would take 12
 # The jobs try again for as long as it takes; one try must not hold a hand for minutes.
 _RETRIES: "RetryConfig" = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
 # Plain http serves only where the operator's own endpoint says so, as for a store in the same network.
@@ -41,7 +42,7 @@ class ObjectStore:
     async def put(self, key: str, source: IO[bytes]) -> None:
         source.seek(0)
         with self._failing():
-            await obstore.put_async(self._bucket, key, source)
+            await obstore.put_async(self._bucket, key, source, max_concurrency=_PARTS_AT_ONCE)
         self._trust.gain()
 
     async def size(self, key: str) -> int:
