@@ -26,7 +26,10 @@ def admit(connection: Connection, account_id: str, now: datetime) -> list[str]:
     held = accounts.held(connection, account_id)
     in_flight = Counter(slot.model for slot in held)
     free = sorted(set(range(1, account.limits[IN_ALL] + 1)) - {slot.number for slot in held})
-    while free and (waiting := queue.next_tasks(connection, account_id, now, _full(account, in_flight), len(free))):
+    more = True
+    while free and more:
+        waiting = queue.next_tasks(connection, account_id, now, _full(account, in_flight), len(free))
+        more = len(waiting) == len(free)  # else these were all: who is left out below has a model that is full
         rows: list[dict[str, Any]] = []
         for task in waiting:
             if task.model in _full(account, in_flight):
@@ -34,7 +37,8 @@ def admit(connection: Connection, account_id: str, now: datetime) -> list[str]:
             in_flight[task.model] += 1
             named = {"task_id": task.id, "key_id": task.key_id, "model": task.model}
             rows.append({**named, "account_id": account_id, "number": free.pop(0), "taken_at": now})
-        accounts.take(connection, rows)
+        if rows:
+            accounts.take(connection, rows)
         jobs.enqueue(connection, [(Step.DISPATCH, row["task_id"], now) for row in rows])
         admitted += [row["task_id"] for row in rows]
     return admitted
