@@ -21,7 +21,7 @@ from app.record.database import Database, open_database
 from app.room import Room
 from app.secret_keys import KeyRing
 from app.settings import Settings
-from app.store import BUCKETS, Aside, FolderStore, ObjectStore, Store
+from app.store import BUCKETS, Aside, FolderStore, Store
 
 # The worker's lane has as many endpoints in hand, each with up to four deliveries; past this httpx itself gets slow.
 _WEBHOOKS_AT_ONCE = 64
@@ -140,7 +140,11 @@ def database_url(settings: Settings) -> str:
 def open_store(settings: Settings) -> Store:
     """The store that the settings name: a bucket, or a folder."""
     folder = store_folder(settings)
-    return ObjectStore(settings.store_url or "") if folder is None else FolderStore(folder)
+    if folder is not None:
+        return FolderStore(folder)
+    from app.store.objects import ObjectStore  # noqa: PLC0415 - a folder needs nothing of what buckets do
+
+    return ObjectStore(settings.store_url or "")
 
 
 def store_folder(settings: Settings) -> Path | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app import __version__
-from app.cli import cli
+from app.cli import commands
 from app.settings import PREFIX, Settings
 from app.task import MOVES, Failure, Status
 
@@ -56,7 +56,9 @@ def test_every_failure_code_is_explained_in_the_readme() -> None:
 
 
 def test_every_command_is_in_the_readme() -> None:
-    names = [command.name or command.callback.__name__ for command in cli.registered_commands if command.callback]
+    names = [
+        command.name or command.callback.__name__ for command in commands().registered_commands if command.callback
+    ]
     assert [
         name for name in names if f"`{name}" not in README.read_text() and f" {name} " not in README.read_text()
     ] == []

@@ -1,6 +1,9 @@
-"""`serve`, `migrate` and `twin`: the commands that run something."""
+"""`serve` and `migrate`: the service, and what its start needs."""
 
 import asyncio
+import gc
+import socket
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,8 +15,6 @@ import uvicorn
 from app import __version__, clock, logs, tracing
 from app.errors import ConfigurationError
 from app.main import create_app
-from app.provider.twin import build
-from app.provider.twin.rules import Profile
 from app.record import accounts, idempotency, keys
 from app.record.alone import alone_on
 from app.record.database import Database, open_database
@@ -22,6 +23,8 @@ from app.resources import Resources, account_id, database_url, kept_secret, open
 from app.settings import Settings, from_environment
 from app.web.access import digest_of
 
+# How long the event loop waits at most for a thread that runs Python. There are always some: SQLite's, decoders.
+_TURN_S = 0.001
 # What a stopping server gives the requests in hand, before it closes them.
 _GRACE_S = 8
 
@@ -45,20 +48,6 @@ def migrate() -> None:
     settings = from_environment()
     asyncio.run(_migrate(settings))
     typer.echo("The database is up to date.")
-
-
-def twin(
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to listen on.", min=0, max=65535)] = 8090,
-    ready_after: Annotated[float, typer.Option(help="Seconds until an image is ready.", min=0)] = 2.0,
-    profile: Annotated[
-        Profile, typer.Option(help="How callbacks are signed: a (HMAC), b or c (plain secret), none.")
-    ] = "a",
-    seed: Annotated[int | None, typer.Option(help="Makes a run repeatable.")] = None,
-) -> None:
-    """Play the provider: BFL under /v1, GPTProto under /flux/v1, any key but `bad`."""
-    typer.echo(f"The twin on http://{host}:{port}")
-    server(build(ready_after, profile, seed), host, port).run()
 
 
 async def prepare(settings: Settings) -> str | None:
@@ -94,12 +83,26 @@ class Server(uvicorn.Server):
             yield
             self._captured_signals.clear()
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        settle_down()
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Tell the worker and the requests that wait for a task at once, not when the last connection is closed."""
         super().handle_exit(sig, frame)
         use = getattr(getattr(self.config.app, "state", None), "use", None)
         if isinstance(use, Resources):
             asyncio.get_running_loop().call_soon_threadsafe(use.stopping.set)
+
+
+def settle_down() -> None:
+    """Once all is up: what has been made by now lives as long as the process, and the collector need not look at it.
+
+    A full collection stops every thread for 100 ms and more with it, and for a few without.
+    """
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(_TURN_S)
 
 
 def server(app: object, host: str, port: int) -> uvicorn.Server:

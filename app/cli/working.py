@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from app import logs, metrics, tracing, worker
-from app.cli.serving import announce, prepare
+from app.cli.serving import announce, prepare, settle_down
 from app.errors import ConfigurationError, Unavailable
 from app.record.alone import alone_on
 from app.record.migrate import is_current
@@ -62,6 +62,7 @@ async def _work(settings: Settings, heartbeat: Path | None) -> None:
     announce(settings, "at work", await prepare(settings))
     async with open_resources(settings) as use, asyncio.TaskGroup() as group:
         stop_on_signals(use.stopping)
+        settle_down()
         beating = group.create_task(beat(use, heartbeat)) if heartbeat else None
         await worker.run(use)
         if beating:

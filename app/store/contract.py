@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import AsyncGenerator
 from typing import IO, Protocol
 
+BUCKETS = frozenset({"s3", "gs", "az"})  # the schemes of addresses
+
 
 def sha256_of(file: IO[bytes]) -> str:
     """The digest that names these bytes, in hex."""

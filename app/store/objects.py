@@ -20,7 +20,6 @@ from app.store.trust import BELIEVED_S, Trust
 if TYPE_CHECKING:  # obstore has these for type checkers alone
     from obstore.store import ClientConfig, RetryConfig
 
-BUCKETS = frozenset({"s3", "gs", "az"})
 _PIECE = 256 * 1024
 _PARTS_AT_ONCE = 2  # of 5 MB, and each is in memory while it is sent; obstore would take 12
 # The jobs try again for as long as it takes; one try must not hold a hand for minutes.

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
 from app import jobs
-from app.cli import cli
+from app.cli import commands
 from app.cli.serving import prepare
 from app.clock import utc_now
 from app.jobs import Step
@@ -39,7 +39,7 @@ class Terminal:
 
     async def run(self, *arguments: str, **env: str) -> Result:
         with capture_logs():  # the service's lines are not the command's output, and share its stdout here
-            return await asyncio.to_thread(CliRunner().invoke, cli, arguments, env={**self.env, **env})
+            return await asyncio.to_thread(CliRunner().invoke, commands(), arguments, env={**self.env, **env})
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """What a start makes ready, on both databases."""
 
 import asyncio
+import gc
+import sys
 from collections.abc import Generator
 from datetime import timedelta
 from pathlib import Path
@@ -8,7 +10,7 @@ from uuid import uuid4  # noqa: TID251 - names a throw-away database
 
 import pytest
 
-from app.cli.serving import prepare
+from app.cli.serving import prepare, settle_down
 from app.errors import ConfigurationError
 from app.record import idempotency, keys, migrate
 from app.record.database import Database, open_database
@@ -95,3 +97,15 @@ async def test_a_replica_that_starts_leaves_alone_what_another_one_is_answering(
 async def test_on_postgresql_the_admin_key_is_given_and_not_made(shared: Settings) -> None:
     with pytest.raises(ConfigurationError, match="FLUXHOOK_ADMIN_KEY"):
         await prepare(shared.model_copy(update={"admin_key": None}))
+
+
+def test_what_a_start_has_made_is_not_looked_at_by_the_collector_again() -> None:
+    before = sys.getswitchinterval()
+    try:
+        settle_down()
+
+        assert gc.get_freeze_count() > 0
+        assert sys.getswitchinterval() < before
+    finally:
+        gc.unfreeze()
+        sys.setswitchinterval(before)

@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from app.cli import cli
+from app.cli import commands
 from app.cli.working import beat, can_work
 from app.errors import ConfigurationError
 from app.provider.twin import build
@@ -61,7 +61,7 @@ def test_what_a_worker_cannot_have_is_named_in_one_sentence(tmp_path: Path, what
     if what == "metrics":
         env["FLUXHOOK_METRICS_PORT"], arguments = address.rpartition(":")[2], ["work"]
     with bound, capture_logs():
-        ended = CliRunner().invoke(cli, arguments, env=env)
+        ended = CliRunner().invoke(commands(), arguments, env=env)
 
     assert isinstance(ended.exception, ConfigurationError)
     told = {"heartbeat": "--heartbeat: ", "metrics": "FLUXHOOK_METRICS_PORT: "}

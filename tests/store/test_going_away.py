@@ -8,7 +8,8 @@ from io import BytesIO
 import pytest
 
 from app.errors import Unavailable
-from app.store import Missing, ObjectStore
+from app.store import Missing
+from app.store.objects import ObjectStore
 from app.web.health import readyz
 from tests.store.buckets import cutting, variables
 from tests.world import World

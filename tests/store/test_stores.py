@@ -9,7 +9,8 @@ from tempfile import TemporaryFile
 import pytest
 
 from app.errors import ConfigurationError, Unavailable
-from app.store import FolderStore, Missing, ObjectStore, Store
+from app.store import FolderStore, Missing, Store
+from app.store.objects import ObjectStore
 from tests.store.buckets import SCHEMES, variables
 
 KEY = "results/ab/abcdef.png"
