@@ -1,5 +1,6 @@
 """The command `fluxhook`: one file for each kind of command, put together here."""
 
+import gc
 import signal
 import sys
 from collections.abc import Mapping
@@ -59,8 +60,11 @@ def main() -> int:
     """Run a command; settings that cannot work end it with their mend and exit code 2."""
     # The first process of a container has no default that ends it; serving and working set their own later.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    gc.disable()  # what is loaded stays, and looking for garbage in it takes a tenth of the start
+    cli = commands(next(iter(sys.argv[1:]), None))
+    gc.enable()
     try:
-        commands(next(iter(sys.argv[1:]), None))(standalone_mode=True)
+        cli(standalone_mode=True)
     except FluxhookError as error:
         typer.echo(f"fluxhook: {error.detail}", err=True)
         return 2 if isinstance(error, ConfigurationError) else 1
