@@ -15,7 +15,7 @@ from sqlalchemy import Connection, event
 
 from app.record.database import Database
 from app.record.postgres import Postgres as Engine
-from tests.postgres_server import Server, running
+from app.bench.postgres_server import Server, running
 
 # Small tables are emptied ten times sooner by DELETE than by TRUNCATE, and that sooner than a database is made.
 _EMPTY = """

@@ -23,7 +23,7 @@ from app.settings import Settings
 from tests.conftest import skip_or_fail
 from tests.guide import block
 from tests.postgres import Postgres
-from tests.postgres_server import client_programs
+from app.bench.postgres_server import client_programs
 from tests.sockets import listening, serving, until
 
 LONG = 3600.0

@@ -6,7 +6,7 @@ import sys
 import typer
 
 from app import __version__
-from app.cli import client, demo, doctor, jobs, serving, webhooks, working
+from app.cli import bench, client, demo, doctor, jobs, serving, webhooks, working
 from app.errors import ConfigurationError, FluxhookError
 
 cli = typer.Typer(
@@ -30,6 +30,7 @@ cli.command()(webhooks.deliveries)
 cli.command()(webhooks.replay)
 cli.add_typer(webhooks.keys, name="keys")
 cli.command()(doctor.doctor)
+cli.command()(bench.bench)
 
 
 @cli.command()

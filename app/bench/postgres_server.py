@@ -78,6 +78,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
+                start_new_session=True,  # Ctrl-C is for whoever started it, who has something to do there yet
             )
 
     def _answers(self, until: float) -> bool:

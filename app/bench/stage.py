@@ -1,0 +1,98 @@
+"""What every case of one database is given: the service, the servers beside it, and a hand that delivers callbacks."""
+
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.bench.drive import Drive, Outcome
+from app.bench.ours import Ours
+from app.bench.processes import Process
+from app.bench.seed import Callback, imagine
+from app.bench.servers import reference
+
+_WARM_S = 0.4  # until a process has loaded and prepared what it needs
+_SPARE = 1.5  # times what the last measurement lets expect
+_MOST_AT_ONCE = 60_000  # callbacks of one measurement: half a minute of seeding
+_REFERENCE_TASKS = 4000  # more than the naive receiver gets through in a measurement
+
+
+@dataclass
+class Stage:
+    """All processes run from the first case to the last, so that the rounds of each may alternate."""
+
+    ours: Ours
+    bare: Process
+    hmac: Process
+    naive: Process
+    drive: Drive
+    reference_requests: Sequence[bytes]
+    seconds: float  # of one measurement
+    rounds: int
+    pace: float = 500.0  # callbacks a second of ours, as far as is known
+    acknowledged: int = 0
+    unstored: int = 0
+
+    def beside(self, server: Process, seconds: float | None = None, **how: object) -> Outcome:
+        """One of the other servers under the same requests, again and again."""
+        return self.drive.run(
+            server.port, server.pid, self.reference_requests, seconds or self.seconds, repeat=True, **how
+        )
+
+    def full_load(self, seconds: float | None = None, **how: object) -> Outcome:
+        """Ours with all connections busy, each callback for a task of its own."""
+        seconds = seconds or self.seconds
+        callbacks = self.ours.seed(min(_MOST_AT_ONCE, int(self.pace * _SPARE * seconds) + 500))
+        outcome = self.deliver(callbacks, seconds, **how)
+        self.pace = outcome.rate
+        return outcome
+
+    def at_rate(self, rate: float, seconds: float | None = None, **how: object) -> Outcome:
+        """Ours with callbacks that come when they come."""
+        seconds = seconds or self.seconds
+        return self.deliver(self.ours.seed(int(rate * seconds * 1.2) + 50), seconds, rate=rate, **how)
+
+    def deliver(
+        self,
+        callbacks: Sequence[Callback],
+        seconds: float,
+        requests: Sequence[tuple[Callback, bytes]] | None = None,
+        **how: object,
+    ) -> Outcome:
+        """Send these, or what a case made of them, and see that all that was acknowledged is stored."""
+        sent = [(each, each.signed()) for each in callbacks] if requests is None else requests
+        outcome = self.drive.run(self.ours.port, self.ours.pid, [request for _, request in sent], seconds, **how)
+        self.check([sent[number][0] for number in outcome.acknowledged])
+        return outcome
+
+    def check(self, acknowledged: Sequence[Callback]) -> None:
+        self.acknowledged += len(acknowledged)
+        self.unstored += self.ours.unstored(acknowledged)
+
+    def warm_up(self) -> None:
+        for server in (self.bare, self.hmac, self.naive):
+            self.beside(server, _WARM_S)
+        self.full_load(_WARM_S)
+
+
+@contextmanager
+def set_up(
+    ours: Ours, naive_url: str, folder: Path, *, connections: int, seconds: float, rounds: int
+) -> Generator[Stage]:
+    """Everything started and warm; ended with the block."""
+    imagined = imagine(ours.keys, _REFERENCE_TASKS)
+    task_ids = folder / "naive.ids"
+    task_ids.write_text("\n".join(each.submission_id for each in imagined))
+    with ExitStack() as stack:
+        stage = Stage(
+            ours=stack.enter_context(ours.running()),
+            bare=stack.enter_context(reference("bare", folder)),
+            hmac=stack.enter_context(reference("hmac", folder)),
+            naive=stack.enter_context(reference("naive", folder, naive_url, str(task_ids))),
+            drive=Drive(folder, connections),
+            reference_requests=[each.for_reference() for each in imagined],
+            seconds=seconds,
+            rounds=rounds,
+        )
+        stage.warm_up()
+        yield stage
