@@ -16,7 +16,9 @@ _BODY = b'{"status":"success"}'  # as long as ours
 Message = MutableMapping[str, Any]
 
 
-async def bare(scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]) -> None:
+async def bare(
+    scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
+) -> None:
     """Read the body, answer 200."""
     if scope["type"] != "http":
         return

@@ -6,7 +6,7 @@ from typing import TypeAlias
 from app.bench.drive import Outcome
 from app.bench.figures import median
 from app.bench.seed import Callback
-from app.bench.stage import Stage
+from app.bench.stage import Sent, Stage, signed
 
 Figures: TypeAlias = dict[str, float]
 Case: TypeAlias = Callable[[Stage], Figures]
@@ -58,7 +58,7 @@ def _shortest(stage: Stage) -> float:
 def lone(stage: Stage) -> Figures:
     """One callback at a time: nothing is waited for, so nothing is shared either."""
     callbacks = stage.ours.seed(int(stage.seconds * 2000) + 50)
-    ours = stage.deliver(callbacks, stage.seconds, connections=1)
+    ours = stage.deliver(signed(callbacks), stage.seconds, connections=1)
     bare = stage.beside(stage.bare, stage.seconds / 3, connections=1)
     return {"lone_p50_ms": ours.ms(0.5), "lone_p99_ms": ours.ms(0.99), "bare_lone_p50_ms": bare.ms(0.5)}
 
@@ -72,7 +72,7 @@ def fresh(stage: Stage) -> Figures:
 def forged(stage: Stage) -> Figures:
     """Each tenth has a wrong signature at an address that exists."""
 
-    def mixed(number: int, each: Callback) -> list[tuple[Callback, bytes]]:
+    def mixed(number: int, each: Callback) -> list[Sent]:
         return [(each, each.forged() if number % _FORGED_EVERY == 0 else each.signed())]
 
     outcome = _mixture(stage, mixed)
@@ -82,16 +82,15 @@ def forged(stage: Stage) -> Figures:
 def doubled(stage: Stage) -> Figures:
     """Each fifth comes twice, the second time while the first may still be in hand."""
 
-    def mixed(number: int, each: Callback) -> list[tuple[Callback, bytes]]:
+    def mixed(number: int, each: Callback) -> list[Sent]:
         return [(each, each.signed())] * (2 if number % _DOUBLED_EVERY == 0 else 1)
 
     return {"doubled_rate": _mixture(stage, mixed).rate}
 
 
-def _mixture(stage: Stage, mixed: Callable[[int, Callback], list[tuple[Callback, bytes]]]) -> Outcome:
+def _mixture(stage: Stage, mixed: Callable[[int, Callback], list[Sent]]) -> Outcome:
     callbacks = stage.ours.seed(int(stage.pace * 1.5 * stage.seconds) + 500)
-    requests = [sent for number, each in enumerate(callbacks) for sent in mixed(number, each)]
-    return stage.deliver(callbacks, stage.seconds, requests)
+    return stage.deliver([sent for number, each in enumerate(callbacks) for sent in mixed(number, each)], stage.seconds)
 
 
 CASES: Mapping[str, Case] = {

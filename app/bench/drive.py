@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 from app.bench.figures import percentile
 from app.bench.plan import Plan, write_plan, write_requests
@@ -97,7 +98,7 @@ class Running:
             start_new_session=True,
         )
 
-    def __enter__(self) -> "Running":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -82,8 +82,7 @@ class Server:
             )
 
     def _answers(self, until: float) -> bool:
-        assert self._process is not None
-        while self._process.poll() is None and time.monotonic() < until:
+        while self._process is not None and self._process.poll() is None and time.monotonic() < until:
             try:
                 _run(self.binaries / "pg_isready", "-h", self.folder, "-U", _USER)
             except subprocess.CalledProcessError:
@@ -98,7 +97,7 @@ def running(*, durable: bool) -> Generator[Server | str]:
     """A server on a new folder of data, or why there is none."""
     binaries = _newest_binaries()
     if binaries is None:
-        yield "no PostgreSQL here: set TEST_POSTGRES_DSN, or install the server's binaries"
+        yield "no PostgreSQL here: install the server's binaries, or name a server (TEST_POSTGRES_DSN, --postgres)"
         return
     # The path of a unix socket may have 107 characters, more than some temporary folders leave over.
     server = Server(binaries, Path(tempfile.mkdtemp(prefix="fluxhook-pg-", dir="/tmp")), durable)

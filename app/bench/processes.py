@@ -1,4 +1,4 @@
-"""Processes that are measured: started on a port of loopback, waited for, looked at through /proc, ended by their id."""
+"""Processes that are measured: started on a port of loopback, looked at through /proc, ended by their id."""
 
 import http.client
 import os

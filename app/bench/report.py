@@ -96,13 +96,16 @@ def _figures(results: Results, measured: list[str]) -> list[str]:
 
 
 def _machine(machine: Mapping[str, Any]) -> list[str]:
+    busy = f"{machine['idle_share']:.0%} idle and {machine['stolen_share']:.1%} stolen over {machine['seconds']} s"
     lines = [
-        "{processors} x {processor}, kernel {kernel}, Python {python}, SQLite {sqlite}, {file_system}".format_map(machine),
-        f"load before {machine['load_before']}, {machine['idle_share']:.0%} idle and {machine['stolen_share']:.1%} "
-        f"stolen over {machine['seconds']} s",
+        "{processors} x {processor}, kernel {kernel}, {file_system}".format_map(machine),
+        "Python {python}, SQLite {sqlite}".format_map(machine),
+        f"load before {machine['load_before']}, {busy}",
     ]
     if machine["noisy"]:
-        lines.append("The machine was busy with other things: ratios say more than times, and a quiet run more than both.")
+        lines.append(
+            "The machine was busy with other things: ratios say more than times, and a quiet run more than both."
+        )
     return lines
 
 

@@ -4,17 +4,20 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from app.bench.drive import Drive, Outcome
 from app.bench.ours import Ours
 from app.bench.processes import Process
+from app.bench.reference import reference
 from app.bench.seed import Callback, imagine
-from app.bench.servers import reference
 
 _WARM_S = 0.4  # until a process has loaded and prepared what it needs
 _SPARE = 1.5  # times what the last measurement lets expect
 _MOST_AT_ONCE = 60_000  # callbacks of one measurement: half a minute of seeding
 _REFERENCE_TASKS = 4000  # more than the naive receiver gets through in a measurement
+
+Sent: TypeAlias = tuple[Callback, bytes]  # a request, and the callback that it was made of
 
 
 @dataclass
@@ -43,24 +46,17 @@ class Stage:
         """Ours with all connections busy, each callback for a task of its own."""
         seconds = seconds or self.seconds
         callbacks = self.ours.seed(min(_MOST_AT_ONCE, int(self.pace * _SPARE * seconds) + 500))
-        outcome = self.deliver(callbacks, seconds, **how)
+        outcome = self.deliver(signed(callbacks), seconds, **how)
         self.pace = outcome.rate
         return outcome
 
     def at_rate(self, rate: float, seconds: float | None = None, **how: object) -> Outcome:
         """Ours with callbacks that come when they come."""
         seconds = seconds or self.seconds
-        return self.deliver(self.ours.seed(int(rate * seconds * 1.2) + 50), seconds, rate=rate, **how)
+        return self.deliver(signed(self.ours.seed(int(rate * seconds * 1.2) + 50)), seconds, rate=rate, **how)
 
-    def deliver(
-        self,
-        callbacks: Sequence[Callback],
-        seconds: float,
-        requests: Sequence[tuple[Callback, bytes]] | None = None,
-        **how: object,
-    ) -> Outcome:
-        """Send these, or what a case made of them, and see that all that was acknowledged is stored."""
-        sent = [(each, each.signed()) for each in callbacks] if requests is None else requests
+    def deliver(self, sent: Sequence[Sent], seconds: float, **how: object) -> Outcome:
+        """Send these, and see that all that was acknowledged is stored."""
         outcome = self.drive.run(self.ours.port, self.ours.pid, [request for _, request in sent], seconds, **how)
         self.check([sent[number][0] for number in outcome.acknowledged])
         return outcome
@@ -73,6 +69,10 @@ class Stage:
         for server in (self.bare, self.hmac, self.naive):
             self.beside(server, _WARM_S)
         self.full_load(_WARM_S)
+
+
+def signed(callbacks: Sequence[Callback]) -> list[Sent]:
+    return [(each, each.signed()) for each in callbacks]
 
 
 @contextmanager

@@ -18,7 +18,9 @@ def bench(
     postgres: Annotated[str | None, typer.Option(metavar="DSN", help="A server to make databases on.")] = None,
     seconds: Annotated[float | None, typer.Option(min=0.1, max=60, help="Seconds of one measurement.")] = None,
     *,
-    quick: Annotated[bool, typer.Option("--quick", help="The three most telling cases, in less than a minute.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The three most telling cases, in less than a minute.")
+    ] = False,
 ) -> None:
     """Measure callbacks on this machine beside bare uvicorn, a bare FastAPI route and a naive receiver."""
     options = Options(
