@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -105,6 +106,19 @@ class Running:
         stop(self._process)
         for file in self._files:
             file.unlink(missing_ok=True)
+
+    def await_first(self) -> None:
+        """Wait until it sends."""
+        until = time.monotonic() + _START_S
+        while self._process.poll() is None and not Path(self._plan.outcomes).exists():
+            if time.monotonic() > until:
+                raise Broken("the load generator could not connect")
+            time.sleep(0.01)
+
+    def finish(self) -> Outcome:
+        """Have it send no more, and read what it wrote."""
+        self._process.terminate()
+        return self.outcome()
 
     def outcome(self, cpu: Callable[[], float] = lambda: 0.0) -> Outcome:
         """Wait for its end and read what it wrote."""

@@ -6,6 +6,7 @@ its length, and notes for each request what was answered and how long it took. L
 
 import asyncio
 import json
+import signal
 import sys
 from array import array
 from collections import deque
@@ -229,9 +230,12 @@ class Open:
 async def generate(plan: Plan, requests: list[bytes]) -> Load:
     """Send as planned, and wait for the answers, those of the last requests for a bounded time."""
     load = Load(plan, requests)
-    asyncio.get_running_loop().set_exception_handler(load.fail)
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(load.fail)
+    loop.add_signal_handler(signal.SIGTERM, load.done.set)  # what was sent until then is told all the same
     connections = [Connection(load) for _ in range(plan.connections)]
     await asyncio.gather(*(connection.connect() for connection in connections if not plan.fresh))
+    Path(plan.outcomes).touch()  # which tells that it begins
     load.begin(Closed(load) if plan.rate is None else Open(load, plan.rate))
     for connection in connections:
         load.ready(connection)

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]
 
-from app import ids
 from app.bench import processes
 from app.bench.processes import Process
 from app.bench.seed import Callback, seed
@@ -31,7 +30,7 @@ class Ours:
     name: str
     folder: Path
     url: str
-    ring_key: str = field(default_factory=ids.new_key, repr=False)
+    ring_key: str = field(repr=False)
     port: int = field(default_factory=processes.free_port)
     env: Mapping[str, str] = field(default_factory=dict)
     arguments: Sequence[str] = ("serve", "--no-worker")
@@ -45,10 +44,20 @@ class Ours:
     def pid(self) -> int:
         return self.process.pid if self.process is not None else 0
 
-    def start(self) -> None:
+    def start(self) -> Process:
+        """Start it; who needs it waits for its answer."""
         self.process = processes.launch(
             ["app", *self.arguments], self.port, self.folder / "service.log", {**self._settings(), **self.env}
         )
+        return self.process
+
+    def await_answer(self) -> None:
+        if self.process is not None:
+            self.process.await_answer()
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
 
     def stop(self) -> None:
         if self.process is not None:

@@ -19,7 +19,7 @@ class Plan:
     rate: float | None = None  # a second, by Poisson; None: each connection sends when it was answered
     fresh: bool = False  # a new connection for each request
     repeat: bool = False  # begin again with the first request when all were sent
-    grace_s: float = 10.0  # for the answers that are still missing in the end
+    grace_s: float = 6.0  # for the answers that are still missing in the end
 
 
 def read_plan(path: Path) -> Plan:

@@ -24,14 +24,24 @@ class NotStarted(Exception):
 
 @dataclass
 class Process:
-    """A server that answers on `port`."""
+    """A server that is to answer on `port`; what it writes goes to `log`."""
 
     process: subprocess.Popen[bytes]
     port: int
+    log: Path
 
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    def await_answer(self, path: str = "/healthz") -> None:
+        """Raises NotStarted where it ends instead, or takes too long."""
+        until = time.monotonic() + _START_S
+        while self.process.poll() is None and time.monotonic() < until:
+            if _answers(self.port, path):
+                return
+            time.sleep(0.03)
+        raise NotStarted(self.log.read_text(errors="replace").strip()[-800:])
 
     def kill(self) -> None:
         """`kill -9`, and wait until it is gone."""
@@ -39,10 +49,8 @@ class Process:
         self.process.wait(_STOP_S)
 
 
-def launch(
-    arguments: Sequence[str], port: int, log: Path, env: Mapping[str, str] | None = None, path: str = "/healthz"
-) -> Process:
-    """Run `python -m` with these arguments and no settings but these; it answers at `path` when this returns."""
+def launch(arguments: Sequence[str], port: int, log: Path, env: Mapping[str, str] | None = None) -> Process:
+    """Run `python -m` with these arguments and no settings but these."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OWN_SETTINGS)}
     with log.open("ab") as out:
         process = subprocess.Popen(  # noqa: S603 - ourselves
@@ -54,20 +62,14 @@ def launch(
             stderr=out,
             start_new_session=True,  # Ctrl-C is for whoever started it, who then ends it
         )
-    try:
-        _await_answer(process, port, path, log)
-    except BaseException:
-        stop(process)
-        raise
-    return Process(process, port)
+    return Process(process, port, log)
 
 
 @contextmanager
-def running(
-    arguments: Sequence[str], port: int, log: Path, env: Mapping[str, str] | None = None, path: str = "/healthz"
-) -> Generator[Process]:
-    """The same, ended with the block."""
-    started = launch(arguments, port, log, env, path)
+def running(arguments: Sequence[str], log: Path) -> Generator[Process]:
+    """The same on a free port, which follows the arguments, ended with the block. Who needs it waits for its answer."""
+    port = free_port()
+    started = launch([*arguments, str(port)], port, log)
     try:
         yield started
     finally:
@@ -105,15 +107,6 @@ def memory_mb(pid: int, what: str = "VmRSS") -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     (kilobytes,) = (line.split()[1] for line in status.splitlines() if line.startswith(f"{what}:"))
     return int(kilobytes) / 1024
-
-
-def _await_answer(process: subprocess.Popen[bytes], port: int, path: str, log: Path) -> None:
-    until = time.monotonic() + _START_S
-    while process.poll() is None and time.monotonic() < until:
-        if _answers(port, path):
-            return
-        time.sleep(0.03)
-    raise NotStarted(log.read_text(errors="replace").strip()[-800:])
 
 
 def _answers(port: int, path: str) -> bool:

@@ -1,6 +1,6 @@
 """The servers beside ours, each a process until the block ends."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -10,9 +10,7 @@ from app.bench.processes import Process
 
 
 @contextmanager
-def reference(kind: Literal["bare", "hmac", "naive"], folder: Path, *more: str) -> Generator[Process]:
+def reference(kind: Literal["bare", "hmac", "naive"], folder: Path, more: Sequence[str] = ()) -> Generator[Process]:
     """One of them; `naive` wants the address of an empty database, and a file of the ids of its tasks."""
-    port = processes.free_port()
-    arguments = ["app.bench.servers", kind, str(port), *more]
-    with processes.running(arguments, port, folder / f"{kind}.log", path="/") as process:
+    with processes.running(["app.bench.servers", kind, *more], folder / f"{kind}.log") as process:
         yield process

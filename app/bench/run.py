@@ -1,21 +1,41 @@
 """One run of the bench: what is started, which cases are measured on which database, what is handed on."""
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from app.bench import databases
-from app.bench.cases import CASES, QUICK
+from app.bench import cases, databases
+from app.bench.cases import Case
+from app.bench.ceiling import ceiling
+from app.bench.collecting import collect
+from app.bench.crash import crash
 from app.bench.databases import Postgres
+from app.bench.flood import flood
 from app.bench.machine import Watch
-from app.bench.ours import Ours
-from app.bench.stage import Stage, set_up
+from app.bench.slow_disk import slow_disk
+from app.bench.slow_flush import LeftOut
+from app.bench.stage import Another, set_up
+from app.bench.submitting import submit
 from app.errors import ConfigurationError
 
 Say = Callable[[str], None]
+
+CASES: Mapping[str, Case] = {
+    **cases.CASES,
+    "flood": flood,
+    "ceiling": ceiling,
+    "submit": submit,
+    "collect": collect,
+}
+# These want a number that a person may give.
+_WITH_NUMBER = ("crash", "slow-flush")
+NAMES = (*CASES, *_WITH_NUMBER)
+_KILLS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +47,28 @@ class Options:
     only: tuple[str, ...] = ()
     connections: int = 32
     seconds: float | None = None  # of one measurement
+    kills: int | None = None
+    slow_flush_ms: float | None = None
     postgres: str | None = None  # somebody's server, by an address
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.only) - set(CASES))
+        unknown = sorted(set(self.only) - set(NAMES))
         if unknown:
-            raise ConfigurationError(f"--only: there is no case {', '.join(unknown)}; there are {', '.join(CASES)}")
+            raise ConfigurationError(f"--only: there is no case {', '.join(unknown)}; there are {', '.join(NAMES)}")
         if not sys.platform.startswith("linux"):
             raise ConfigurationError("the bench reads /proc and keeps time by timerfd: it runs on Linux")
 
     @property
-    def cases(self) -> tuple[str, ...]:
-        return self.only or (QUICK if self.quick else tuple(CASES))
+    def cases(self) -> Mapping[str, Case]:
+        """What is measured, in this order."""
+        chosen = list(self.only or (cases.QUICK if self.quick else (*CASES, "crash")))
+        chosen += ["crash"] * (self.kills is not None) + ["slow-flush"] * (self.slow_flush_ms is not None)
+        every: Mapping[str, Case] = {
+            **CASES,
+            "crash": partial(crash, kills=self.kills or _KILLS),
+            "slow-flush": partial(slow_disk, delay_ms=2.0 if self.slow_flush_ms is None else self.slow_flush_ms),
+        }
+        return {name: every[name] for name in chosen}
 
     @property
     def pace(self) -> tuple[int, float]:
@@ -49,52 +79,48 @@ class Options:
 def run(options: Options, say: Say) -> dict[str, Any]:
     """Measure what was asked for on both databases; figures by name, null for a database that is not there."""
     watch = Watch()
-    results: dict[str, Any] = {"sqlite": None, "postgres": None, "left_out": {}}
     with databases.folder() as folder:
-        say(f"on SQLite: {', '.join(options.cases)}")
-        results["sqlite"] = _on_sqlite(options, folder, say)
-        with databases.postgres(options.postgres) as server:
-            if isinstance(server, str):
-                results["left_out"]["postgres"] = server
-                say(server)
-            else:
-                say(f"on PostgreSQL: {', '.join(options.cases)}")
-                results["postgres"] = _on_postgres(options, server, folder, say)
+        results = {name: value for name, value in _both(options, folder, say)}
         machine = {**watch.report(), "file_system": databases.file_system(folder)}
     return {"machine": machine, **results}
 
 
-def _on_sqlite(options: Options, folder: Path, say: Say) -> dict[str, float]:
-    place = _made(folder / "sqlite")
-    with _staged(options, f"sqlite:///{place}/data/fluxhook.db", f"sqlite:///{place}/naive.db", place) as stage:
-        return _measure(options, stage, say)
+def _both(options: Options, folder: Path, say: Say) -> Generator[tuple[str, Any]]:
+    left_out: dict[str, str] = {}
+    yield "sqlite", _measure("sqlite", options, _files(folder), folder, say, left_out)
+    with databases.postgres(options.postgres) as server:
+        if isinstance(server, Postgres):
+            yield "postgres", _measure("postgres", options, server.database, folder, say, left_out)
+        else:
+            left_out["postgres"] = server
+            yield "postgres", None
+    yield "left_out", left_out
 
 
-def _on_postgres(options: Options, server: Postgres, folder: Path, say: Say) -> dict[str, float]:
-    with (
-        server.database() as url,
-        server.database() as naive_url,
-        _staged(options, url, naive_url, _made(folder / "postgres")) as stage,
-    ):
-        return _measure(options, stage, say)
-
-
-@contextmanager
-def _staged(options: Options, url: str, naive_url: str, place: Path) -> Generator[Stage]:
-    rounds, seconds = options.pace
-    ours = Ours(place.name, place, url)
-    with set_up(ours, naive_url, place, connections=options.connections, seconds=seconds, rounds=rounds) as stage:
-        yield stage
-
-
-def _measure(options: Options, stage: Stage, say: Say) -> dict[str, float]:
-    figures: dict[str, float] = {}
-    for name in options.cases:
-        say(f"  {name}")
-        figures |= CASES[name](stage)
-    return {**figures, "acknowledged": stage.acknowledged, "unstored": stage.unstored}
-
-
-def _made(place: Path) -> Path:
+def _measure(
+    name: str, options: Options, another: Another, folder: Path, say: Say, left_out: dict[str, str]
+) -> dict[str, float]:
+    say(f"{name}: starting")
+    place = folder / name
     place.mkdir()
-    return place
+    rounds, seconds = options.pace
+    figures: dict[str, float] = {}
+    with set_up(name, another, place, connections=options.connections, seconds=seconds, rounds=rounds) as stage:
+        for case, measure in options.cases.items():
+            say(f"{name}: {case}")
+            try:
+                figures |= measure(stage)
+            except LeftOut as reason:
+                left_out[f"{case} on {name}"] = str(reason)
+        return {**figures, "acknowledged": stage.acknowledged, "unstored": stage.unstored}
+
+
+def _files(folder: Path) -> Another:
+    """SQLite databases, each in a file of its own."""
+    numbers = count(1)
+
+    @contextmanager
+    def another() -> Generator[str]:
+        yield f"sqlite:///{folder}/{next(numbers)}.db"
+
+    return another

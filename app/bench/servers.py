@@ -1,4 +1,4 @@
-"""The servers that ours is measured beside, each a process: `python -m app.bench.servers KIND PORT [URL IDS]`.
+"""The servers that ours is measured beside, each a process: `python -m app.bench.servers KIND [URL IDS] PORT`.
 
 All run under uvicorn as ours does: one worker, uvloop, httptools, no access log.
 """
@@ -25,7 +25,7 @@ def _app(kind: str, more: list[str]) -> Any:
 
 
 def main() -> int:
-    kind, port, *more = sys.argv[1:]
+    kind, *more, port = sys.argv[1:]
     config = uvicorn.Config(
         _app(kind, more), host="127.0.0.1", port=int(port), access_log=False, log_config=None, server_header=False
     )

@@ -1,16 +1,18 @@
 """What every case of one database is given: the service, the servers beside it, and a hand that delivers callbacks."""
 
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from app import ids
 from app.bench.drive import Drive, Outcome
 from app.bench.ours import Ours
 from app.bench.processes import Process
 from app.bench.reference import reference
 from app.bench.seed import Callback, imagine
+from app.secret_keys import KeyRing
 
 _WARM_S = 0.4  # until a process has loaded and prepared what it needs
 _SPARE = 1.5  # times what the last measurement lets expect
@@ -18,6 +20,7 @@ _MOST_AT_ONCE = 60_000  # callbacks of one measurement: half a minute of seeding
 _REFERENCE_TASKS = 4000  # more than the naive receiver gets through in a measurement
 
 Sent: TypeAlias = tuple[Callback, bytes]  # a request, and the callback that it was made of
+Another: TypeAlias = Callable[[], AbstractContextManager[str]]  # one more empty database: its address
 
 
 @dataclass
@@ -30,6 +33,7 @@ class Stage:
     naive: Process
     drive: Drive
     reference_requests: Sequence[bytes]
+    another: Another
     seconds: float  # of one measurement
     rounds: int
     pace: float = 500.0  # callbacks a second of ours, as far as is known
@@ -77,22 +81,29 @@ def signed(callbacks: Sequence[Callback]) -> list[Sent]:
 
 @contextmanager
 def set_up(
-    ours: Ours, naive_url: str, folder: Path, *, connections: int, seconds: float, rounds: int
+    name: str, another: Another, folder: Path, *, connections: int, seconds: float, rounds: int
 ) -> Generator[Stage]:
-    """Everything started and warm; ended with the block."""
-    imagined = imagine(ours.keys, _REFERENCE_TASKS)
+    """Everything started, all at once, and warm; ended with the block."""
+    ring_key = ids.new_key()
+    imagined = imagine(KeyRing((ring_key,)), _REFERENCE_TASKS)
     task_ids = folder / "naive.ids"
     task_ids.write_text("\n".join(each.submission_id for each in imagined))
     with ExitStack() as stack:
+        ours = Ours(name, folder, stack.enter_context(another()), ring_key)
+        naive_url = stack.enter_context(another())
         stage = Stage(
             ours=stack.enter_context(ours.running()),
-            bare=stack.enter_context(reference("bare", folder)),
+            naive=stack.enter_context(reference("naive", folder, [naive_url, str(task_ids)])),
             hmac=stack.enter_context(reference("hmac", folder)),
-            naive=stack.enter_context(reference("naive", folder, naive_url, str(task_ids))),
+            bare=stack.enter_context(reference("bare", folder)),
             drive=Drive(folder, connections),
+            another=another,
             reference_requests=[each.for_reference() for each in imagined],
             seconds=seconds,
             rounds=rounds,
         )
+        ours.await_answer()
+        for server in (stage.naive, stage.hmac, stage.bare):
+            server.await_answer("/")
         stage.warm_up()
         yield stage
