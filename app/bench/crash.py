@@ -4,7 +4,6 @@ import time
 from datetime import timedelta
 
 from app import ids
-from app.bench.seed import Callback
 from app.bench.stage import Stage, signed
 
 _LIFE = timedelta(seconds=1.5)  # at most, under load, until it is killed
@@ -15,7 +14,7 @@ _MOST_S = 120.0  # of one generator; it is ended sooner
 
 def crash(stage: Stage, kills: int) -> dict[str, float]:
     """So many times `kill -9` at a random moment, each time started again on the same data."""
-    acknowledged: list[Callback] = []
+    acknowledged = []
     lost = 0
     for _ in range(kills):
         callbacks = stage.ours.seed(int(stage.pace * 1.5 * (_LIFE.total_seconds() + 1)) + 500)

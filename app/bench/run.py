@@ -80,7 +80,7 @@ def run(options: Options, say: Say) -> dict[str, Any]:
     """Measure what was asked for on both databases; figures by name, null for a database that is not there."""
     watch = Watch()
     with databases.folder() as folder:
-        results = {name: value for name, value in _both(options, folder, say)}
+        results = dict(_both(options, folder, say))
         machine = {**watch.report(), "file_system": databases.file_system(folder)}
     return {"machine": machine, **results}
 

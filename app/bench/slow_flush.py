@@ -38,7 +38,8 @@ def library(folder: Path, delay_ms: float) -> Path:
         raise LeftOut("there is no C compiler `cc` here")
     source, made = folder / "slow_flush.c", folder / "slow_flush.so"
     source.write_text(_SOURCE)
-    command = [compiler, "-shared", "-fPIC", "-O1", f"-DDELAY_US={int(delay_ms * 1000)}", source, "-o", made, "-ldl"]
+    delay = f"-DDELAY_US={int(delay_ms * 1000)}"
+    command = [compiler, "-shared", "-fPIC", "-O1", delay, str(source), "-o", str(made), "-ldl"]
     done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - the compiler, on our own lines
     if done.returncode:
         raise LeftOut(done.stderr.decode(errors="replace").strip()[:200])
