@@ -35,6 +35,7 @@ class Load:
         self.latencies: list[float] = []
         self.done = asyncio.Event()
         self.began = self.ended = 0.0
+        self.cpu_s = 0.0  # of this process
         self.fault: dict[str, Any] | None = None
         self._turns: Turns | None = None
         self._tasks: set[asyncio.Task[None]] = set()

@@ -27,7 +27,7 @@ def flood(stage: Stage) -> dict[str, float]:
     honest = signed(stage.ours.seed(int(_HONEST * seconds * 1.2) + 50))
     requests = [each.misaddressed() for each in imagine(stage.ours.keys, _ADDRESSES)]
     touched = Touched(stage.ours.url)
-    stage.drive.run(stage.ours.port, stage.ours.pid, requests, stage.seconds, **_FLOOD, repeat=True)
+    stage.drive.run(stage.ours.port, stage.ours.pid, requests, stage.seconds, **_FLOOD, repeat=True, grace_s=0.5)
     statements = touched.count()
     with stage.drive.start(stage.ours.port, requests, seconds + _MARGIN_S, **_FLOOD, repeat=True) as running:
         running.await_first()

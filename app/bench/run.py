@@ -87,8 +87,9 @@ def run(options: Options, say: Say) -> dict[str, Any]:
 
 def _both(options: Options, folder: Path, say: Say) -> Generator[tuple[str, Any]]:
     left_out: dict[str, str] = {}
-    yield "sqlite", _measure("sqlite", options, _files(folder), folder, say, left_out)
+    # Opened first: an address that is wrong is told before anything is measured.
     with databases.postgres(options.postgres) as server:
+        yield "sqlite", _measure("sqlite", options, _files(folder), folder, say, left_out)
         if isinstance(server, Postgres):
             yield "postgres", _measure("postgres", options, server.database, folder, say, left_out)
         else:
