@@ -102,6 +102,11 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
+def reset_peak(pid: int) -> None:
+    """Have `VmHWM` count from now."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
 def memory_mb(pid: int, what: str = "VmRSS") -> float:
     """What it holds of memory now, or `VmHWM`: held at most."""
     status = Path(f"/proc/{pid}/status").read_text()

@@ -15,6 +15,7 @@ from app.bench.ceiling import ceiling
 from app.bench.collecting import collect
 from app.bench.crash import crash
 from app.bench.databases import Postgres
+from app.bench.dispatching import dispatch
 from app.bench.flood import flood
 from app.bench.machine import Watch
 from app.bench.slow_disk import slow_disk
@@ -30,6 +31,7 @@ CASES: Mapping[str, Case] = {
     "flood": flood,
     "ceiling": ceiling,
     "submit": submit,
+    "dispatch": dispatch,
     "collect": collect,
 }
 # These want a number that a person may give.

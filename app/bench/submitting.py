@@ -2,13 +2,10 @@
 
 import base64
 import json
-from io import BytesIO
-from pathlib import Path
-
-from PIL import Image
 
 from app.bench.ours import ADMIN_KEY
-from app.bench.processes import memory_mb
+from app.bench.played import noise
+from app.bench.processes import memory_mb, reset_peak
 from app.bench.stage import Stage, signed
 from app.bench.wire import request
 
@@ -17,7 +14,6 @@ _CALLBACKS = 200  # a second, beside the posts
 _IMAGE_SIDE = 1000  # pixels of noise, 3 bytes each: 3 MB as PNG, 4 MB as base64
 _IMAGES = 5
 _MARGIN_S = 15.0
-_RESET_PEAK = "5"  # what /proc/PID/clear_refs takes it for
 
 
 def submit(stage: Stage) -> dict[str, float]:
@@ -60,11 +56,9 @@ def _callbacks_beside(stage: Stage, post: list[bytes]) -> float:
 
 def _image(stage: Stage) -> dict[str, float]:
     """How long an image of 4 MB takes, and by how much the service's memory rises over what it held before."""
-    noise = [Image.effect_noise((_IMAGE_SIDE, _IMAGE_SIDE), 100) for _ in range(3)]
-    out = BytesIO()
-    Image.merge("RGB", noise).save(out, "PNG")
-    post = posted({"prompt": "make it sepia", "input_image": base64.b64encode(out.getvalue()).decode()})
-    Path(f"/proc/{stage.ours.pid}/clear_refs").write_text(_RESET_PEAK)
+    image = base64.b64encode(noise(_IMAGE_SIDE, "PNG")).decode()
+    post = posted({"prompt": "make it sepia", "input_image": image})
+    reset_peak(stage.ours.pid)
     before = memory_mb(stage.ours.pid)
     outcome = stage.drive.run(stage.ours.port, stage.ours.pid, [post] * _IMAGES, _MARGIN_S, connections=1)
     return {
