@@ -1,11 +1,10 @@
 """Bringing many large results home at once."""
 
 import asyncio
-import base64
 
 from sqlalchemy import func, select
 
-from app.bench.played import noise, played
+from app.bench.played import played
 from app.bench.processes import memory_mb, reset_peak
 from app.bench.stage import Stage
 from app.record import Connection
@@ -14,15 +13,12 @@ from app.record.results import results
 from app.record.tasks import tasks
 
 _TASKS = 24  # as many as the provider has in hand at once
-_SIDE = 700  # pixels of the image that each is to edit
-_MEGAPIXELS = 2.4  # of noise, enlarged: about 5 MB as PNG
 
 
 def collect(stage: Stage) -> dict[str, float]:
-    """24 images at once; the twin paints each when it is asked for, on the same processors, which is in the time."""
-    image = base64.b64encode(noise(_SIDE, "JPEG")).decode()
-    posts = [{"prompt": f"picture {number} of many", "input_image": image} for number in range(_TASKS)]
-    with played(stage, "collect", megapixels=_MEGAPIXELS) as both:
+    """24 images of 5 MB at once, which the twin has ready."""
+    posts = [{"prompt": f"picture {number} of many"} for number in range(_TASKS)]
+    with played(stage, "collect") as both:
         reset_peak(both.service.pid)
         before = memory_mb(both.service.pid)
         both.until_all("stored", posts)

@@ -20,8 +20,8 @@ class Turns(Protocol):
         """This connection waits for nothing."""
         ...
 
-    def left(self) -> Iterable[float]:
-        """When requests were due that found no connection to the end."""
+    def end(self) -> Iterable[float]:
+        """No more turns; when requests were due that found no connection until now."""
         ...
 
 
@@ -69,7 +69,7 @@ class Load:
         for task in self._tasks:
             task.cancel()
         now = perf_counter()
-        for due in self._turns.left() if self._turns else ():
+        for due in self._turns.end() if self._turns else ():
             self.statuses.append(NONE)
             self.latencies.append(now - due)
 
@@ -110,6 +110,12 @@ class Connection(asyncio.Protocol):
             self._transport.write(self._request)
         elif not self._connecting:
             load.spawn(self.connect())
+
+    def leave(self) -> None:
+        """Be done, whatever is under way."""
+        self.give_up()
+        if self._transport is not None:
+            self._transport.abort()
 
     def give_up(self) -> None:
         """The request in hand is not answered any more."""

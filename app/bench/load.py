@@ -44,7 +44,9 @@ async def generate(plan: Plan, requests: list[bytes], begins: Callable[[], None]
     load.cpu_s = process_time() - before
     load.end()
     for connection in connections:
-        connection.give_up()
+        connection.leave()
+    await asyncio.sleep(0)  # in which the loop lets go of them
+    loop.remove_signal_handler(signal.SIGTERM)
     if load.fault is not None:
         raise RuntimeError(load.fault["message"]) from load.fault.get("exception")
     return load

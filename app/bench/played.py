@@ -4,18 +4,16 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
-from typing import Any, Literal
+from typing import Any
 
 import httpx
-from PIL import Image
 
 from app.bench import processes
 from app.bench.ours import ADMIN_KEY, Ours
 from app.bench.processes import Process
 from app.bench.stage import Stage
 
-READY_AFTER_S = 2  # what the twin takes for each
+_READY_AFTER_S = 2  # what the twin takes for each
 _MOST_S = 120.0
 
 
@@ -42,26 +40,17 @@ class Played:
 
 
 @contextmanager
-def played(stage: Stage, name: str, **rules: float) -> Generator[Played]:
-    """Both, until the block ends; `rules` are the twin's."""
+def played(stage: Stage, name: str) -> Generator[Played]:
+    """Both, until the block ends."""
     folder = stage.ours.folder / name
     folder.mkdir()
-    arguments = ["app", "twin", "--ready-after", str(READY_AFTER_S), "--port"]
+    arguments = ["app.bench.servers", "twin", str(_READY_AFTER_S)]
     with processes.running(arguments, folder / "twin.log") as twin, stage.another() as url:
         env = {"FLUXHOOK_BFL_BASE_URL": f"http://127.0.0.1:{twin.port}"}
         with Ours(name, folder, url, stage.ours.ring_key, env=env, arguments=("serve",)).running() as service:
             twin.await_answer()
             service.await_answer()
-            httpx.put(f"http://127.0.0.1:{twin.port}/twin/rules", json=rules, trust_env=False).raise_for_status()
             yield Played(twin, service)
-
-
-def noise(side: int, form: Literal["PNG", "JPEG"]) -> bytes:
-    """A square picture that does not compress."""
-    bands = [Image.effect_noise((side, side), 60) for _ in range(3)]
-    out = BytesIO()
-    Image.merge("RGB", bands).save(out, form)
-    return out.getvalue()
 
 
 def _count(client: httpx.Client, status: str) -> int:

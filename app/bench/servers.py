@@ -1,4 +1,4 @@
-"""The servers that ours is measured beside, each a process: `python -m app.bench.servers KIND [URL IDS] PORT`.
+"""The servers that ours is measured beside, each a process: `python -m app.bench.servers KIND [MORE...] PORT`.
 
 All run under uvicorn as ours does: one worker, uvloop, httptools, no access log.
 """
@@ -11,6 +11,7 @@ import uvicorn
 
 from app.bench.bare import bare, hmac_only
 from app.bench.naive import naive
+from app.bench.ready_twin import ready_twin
 
 
 def _app(kind: str, more: list[str]) -> Any:
@@ -21,6 +22,8 @@ def _app(kind: str, more: list[str]) -> Any:
             return hmac_only()
         case "naive", [url, ids]:
             return naive(url, Path(ids).read_text().split())
+        case "twin", [ready_after_s]:
+            return ready_twin(float(ready_after_s))
     raise SystemExit(f"there is no server {kind}")
 
 

@@ -25,7 +25,7 @@ class Closed:
         if len(self._idle) == self._load.plan.connections:
             self._load.done.set()
 
-    def left(self) -> Iterable[float]:
+    def end(self) -> Iterable[float]:
         return ()
 
 
@@ -50,7 +50,8 @@ class Open:
             self._free.append(connection)
         self._end_if_over()
 
-    def left(self) -> Iterable[float]:
+    def end(self) -> Iterable[float]:
+        self._pacer.close()
         return self._late
 
     def _arrived(self) -> None:
@@ -64,7 +65,6 @@ class Open:
         if self._next < len(self._due):
             self._pacer.arm(began + self._due[self._next] - perf_counter())
         else:
-            self._pacer.close()
             self._end_if_over()
 
     def _end_if_over(self) -> None:
