@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from app import clock
-from app.bench.bare import proven
+from app.bench.hmac_only import proven
 
 _POOL = 10
 _BUSY_S = 30

@@ -77,14 +77,10 @@ def running(arguments: Sequence[str], log: Path) -> Generator[Process]:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End it: asked first, killed if it does not go."""
+    """End it at once: what it leaves is thrown away with its folder."""
     if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(_STOP_S)
+        process.kill()
+        process.wait(_STOP_S)
     for pipe in (process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()

@@ -2,12 +2,12 @@
 
 import sys
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from app.bench import cases, databases
 from app.bench.cases import Case
@@ -16,8 +16,10 @@ from app.bench.collecting import collect
 from app.bench.crash import crash
 from app.bench.databases import Postgres
 from app.bench.dispatching import dispatch
+from app.bench.drive import Drive
 from app.bench.flood import flood
 from app.bench.machine import Watch
+from app.bench.reference import reference
 from app.bench.slow_disk import slow_disk
 from app.bench.slow_flush import LeftOut
 from app.bench.stage import Another, set_up
@@ -80,50 +82,59 @@ class Options:
 
 def run(options: Options, say: Say) -> dict[str, Any]:
     """Measure what was asked for on both databases; figures by name, null for a database that is not there."""
-    watch = Watch()
-    with databases.folder() as folder:
-        results = dict(_both(options, folder, say))
-        machine = {**watch.report(), "file_system": databases.file_system(folder)}
-    return {"machine": machine, **results}
+    with databases.folder() as folder, _Run(options, folder, say) as the_run:
+        return the_run.results()
 
 
-def _both(options: Options, folder: Path, say: Say) -> Generator[tuple[str, Any]]:
-    left_out: dict[str, str] = {}
-    # Opened first: an address that is wrong is told before anything is measured.
-    with databases.postgres(options.postgres) as server:
-        yield "sqlite", _measure("sqlite", options, _files(folder), folder, say, left_out)
-        if isinstance(server, Postgres):
-            yield "postgres", _measure("postgres", options, server.database, folder, say, left_out)
-        else:
-            left_out["postgres"] = server
-            yield "postgres", None
-    yield "left_out", left_out
+class _Run:
+    """What both databases are measured beside, and what is left out."""
 
+    def __init__(self, options: Options, folder: Path, say: Say) -> None:
+        self._options, self._folder, self._say = options, folder, say
+        self._watch = Watch()
+        self._left_out: dict[str, str] = {}
+        self._stack = ExitStack()
 
-def _measure(
-    name: str, options: Options, another: Another, folder: Path, say: Say, left_out: dict[str, str]
-) -> dict[str, float]:
-    say(f"{name}: starting")
-    place = folder / name
-    place.mkdir()
-    rounds, seconds = options.pace
-    figures: dict[str, float] = {}
-    with set_up(name, another, place, connections=options.connections, seconds=seconds, rounds=rounds) as stage:
-        for case, measure in options.cases.items():
-            say(f"{name}: {case}")
-            try:
-                figures |= measure(stage)
-            except LeftOut as reason:
-                left_out[f"{case} on {name}"] = str(reason)
-        return {**figures, "acknowledged": stage.acknowledged, "unstored": stage.unstored}
+    def __enter__(self) -> Self:
+        self._bare = self._stack.enter_context(reference("bare", self._folder))
+        self._hmac = self._stack.enter_context(reference("hmac", self._folder))
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
-def _files(folder: Path) -> Another:
-    """SQLite databases, each in a file of its own."""
-    numbers = count(1)
+    def results(self) -> dict[str, Any]:
+        # Opened first: an address that is wrong is told before anything is measured.
+        with databases.postgres(self._options.postgres) as server:
+            sqlite = self._measure("sqlite", self._files())
+            if isinstance(server, str):
+                self._left_out["postgres"] = server
+            postgres = self._measure("postgres", server.database) if isinstance(server, Postgres) else None
+        machine = {**self._watch.report(), "file_system": databases.file_system(self._folder)}
+        return {"machine": machine, "sqlite": sqlite, "postgres": postgres, "left_out": self._left_out}
 
-    @contextmanager
-    def another() -> Generator[str]:
-        yield f"sqlite:///{folder}/{next(numbers)}.db"
+    def _measure(self, name: str, another: Another) -> dict[str, float]:
+        self._say(f"{name}: starting")
+        place = self._folder / name
+        place.mkdir()
+        rounds, seconds = self._options.pace
+        drive = Drive(place, self._options.connections)
+        figures: dict[str, float] = {}
+        with set_up(name, another, self._bare, self._hmac, place, drive, seconds, rounds) as stage:
+            for case, measure in self._options.cases.items():
+                self._say(f"{name}: {case}")
+                try:
+                    figures |= measure(stage)
+                except LeftOut as reason:
+                    self._left_out[f"{case} on {name}"] = str(reason)
+            return {**figures, "acknowledged": stage.acknowledged, "unstored": stage.unstored}
 
-    return another
+    def _files(self) -> Another:
+        """SQLite databases, each in a file of its own."""
+        numbers = count(1)
+
+        @contextmanager
+        def another() -> Generator[str]:
+            yield f"sqlite:///{self._folder}/{next(numbers)}.db"
+
+        return another

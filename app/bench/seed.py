@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from app import clock, ids, jobs
-from app.bench import bare
+from app.bench.hmac_only import SECRET
 from app.bench.wire import request
 from app.jobs import Step, embedded
 from app.record import Connection
@@ -46,7 +46,7 @@ class Callback:
 
     def for_reference(self) -> bytes:
         """The same, signed for the servers that know one secret."""
-        return _request(self.path, self.body, bfl_signature(bare.SECRET, self.body))
+        return _request(self.path, self.body, bfl_signature(SECRET, self.body))
 
     def misaddressed(self) -> bytes:
         """A token that was made up, as whoever has never seen the address must."""

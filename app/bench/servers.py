@@ -9,20 +9,25 @@ from typing import Any
 
 import uvicorn
 
-from app.bench.bare import bare, hmac_only
-from app.bench.naive import naive
-from app.bench.ready_twin import ready_twin
-
 
 def _app(kind: str, more: list[str]) -> Any:
+    # Each imports what it needs itself: the others' libraries would take as long to load as all else of a short run.
     match kind, more:
         case "bare", []:
+            from app.bench.bare import bare  # noqa: PLC0415
+
             return bare
         case "hmac", []:
+            from app.bench.hmac_only import hmac_only  # noqa: PLC0415
+
             return hmac_only()
         case "naive", [url, ids]:
+            from app.bench.naive import naive  # noqa: PLC0415
+
             return naive(url, Path(ids).read_text().split())
         case "twin", [ready_after_s]:
+            from app.bench.ready_twin import ready_twin  # noqa: PLC0415
+
             return ready_twin(float(ready_after_s))
     raise SystemExit(f"there is no server {kind}")
 

@@ -69,11 +69,6 @@ class Stage:
         self.acknowledged += len(acknowledged)
         self.unstored += self.ours.unstored(acknowledged)
 
-    def warm_up(self) -> None:
-        for server in (self.bare, self.hmac, self.naive):
-            self.beside(server, _WARM_S)
-        self.full_load(_WARM_S)
-
 
 def signed(callbacks: Sequence[Callback]) -> list[Sent]:
     return [(each, each.signed()) for each in callbacks]
@@ -81,9 +76,9 @@ def signed(callbacks: Sequence[Callback]) -> list[Sent]:
 
 @contextmanager
 def set_up(
-    name: str, another: Another, folder: Path, *, connections: int, seconds: float, rounds: int
+    name: str, another: Another, bare: Process, hmac: Process, folder: Path, drive: Drive, seconds: float, rounds: int
 ) -> Generator[Stage]:
-    """Everything started, all at once, and warm; ended with the block."""
+    """Ours and the naive receiver started, at the same time, and all four warm; ended with the block."""
     ring_key = ids.new_key()
     imagined = imagine(KeyRing((ring_key,)), _REFERENCE_TASKS)
     task_ids = folder / "naive.ids"
@@ -94,16 +89,17 @@ def set_up(
         stage = Stage(
             ours=stack.enter_context(ours.running()),
             naive=stack.enter_context(reference("naive", folder, [naive_url, str(task_ids)])),
-            hmac=stack.enter_context(reference("hmac", folder)),
-            bare=stack.enter_context(reference("bare", folder)),
-            drive=Drive(folder, connections),
-            another=another,
+            bare=bare,
+            hmac=hmac,
+            drive=drive,
             reference_requests=[each.for_reference() for each in imagined],
+            another=another,
             seconds=seconds,
             rounds=rounds,
         )
         ours.await_answer()
         for server in (stage.naive, stage.hmac, stage.bare):
             server.await_answer("/")
-        stage.warm_up()
+            stage.beside(server, _WARM_S)
+        stage.full_load(_WARM_S)
         yield stage

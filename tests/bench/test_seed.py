@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from app.bench.bare import proven
+from app.bench.hmac_only import proven
 from app.bench.seed import Callback, imagine, seed
 from app.bench.stored import unstored
 from app.consequences import Evidence
