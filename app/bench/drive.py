@@ -15,12 +15,13 @@ from typing import Self
 from app.bench.figures import percentile
 from app.bench.plan import Plan, write_plan, write_requests
 from app.bench.processes import cpu_seconds, stop
+from app.errors import FluxhookError
 
 _OK = 200
 _START_S = 30.0
 
 
-class Broken(Exception):
+class Broken(FluxhookError):
     """The generator did not do its work; the text says why."""
 
 

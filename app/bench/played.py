@@ -12,12 +12,13 @@ from app.bench import processes
 from app.bench.ours import ADMIN_KEY, Ours
 from app.bench.processes import Process
 from app.bench.stage import Stage
+from app.errors import FluxhookError
 
 _READY_AFTER_S = 2  # what the twin takes for each
 _MOST_S = 120.0
 
 
-class TooSlow(Exception):
+class TooSlow(FluxhookError):
     """The tasks did not end in time."""
 
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.errors import FluxhookError
+
 _ROOT = Path(__file__).resolve().parents[2]
 _START_S = 60.0  # a start takes two seconds; a busy machine takes its time
 _STOP_S = 15.0
@@ -18,7 +20,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _OWN_SETTINGS = ("FLUXHOOK_", "OTEL_")
 
 
-class NotStarted(Exception):
+class NotStarted(FluxhookError):
     """A server that ended before it answered; the text is the end of its log."""
 
 
