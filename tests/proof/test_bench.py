@@ -15,9 +15,14 @@ _MOST_S = 240  # half a minute; a busy machine takes its time
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603 - ourselves
-        [sys.executable, "-m", "app", "bench", *arguments], check=False, capture_output=True, text=True, timeout=_MOST_S
-    )
+    asked = [sys.executable, "-m", "app", "bench", *arguments]
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - ourselves
+        try:
+            said, complaint = process.communicate(timeout=_MOST_S)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # so that it ends what it started
+            raise
+    return subprocess.CompletedProcess(asked, process.returncode, said, complaint)
 
 
 def figures(path: Path, database: str) -> dict[str, Any]:
