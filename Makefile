@@ -6,7 +6,7 @@ WORKERS ?= 1
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup develop demo serve test prove lint crash-matrix storm capacity container-check lock clean
+.PHONY: help setup develop demo serve test prove lint crash-matrix storm capacity bench container-check lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ storm: setup ## thousands of tasks, killed processes, the count; DB=postgres WOR
 
 capacity: setup ## what two replicas make of the slots, and what 10,000 waiting tasks take; a quarter of an hour
 	@$(BIN)/python -m tests.proof.capacity $(ARGS)
+
+bench: setup ## measure callbacks beside what bounds them, ARGS='--quick --json FILE' for less than a minute
+	@$(BIN)/fluxhook bench $(ARGS)
 
 container-check: ## build the image, run compose on PostgreSQL and prove it, as root on Debian
 	@$(PYTHON) .ci/container-check

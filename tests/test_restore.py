@@ -14,6 +14,7 @@ from uuid import uuid4  # noqa: TID251 - names a throw-away database
 import httpx
 import pytest
 
+from app.bench.postgres_server import client_programs
 from app.cli.serving import prepare
 from app.clock import utc_now
 from app.main import create_app
@@ -23,7 +24,6 @@ from app.settings import Settings
 from tests.conftest import skip_or_fail
 from tests.guide import block
 from tests.postgres import Postgres
-from tests.postgres_server import client_programs
 from tests.sockets import listening, serving, until
 
 LONG = 3600.0

@@ -26,6 +26,7 @@ _FILES: Mapping[str, str] = {
     "replay": "webhooks",
     "keys": "webhooks",
     "doctor": "doctor",
+    "bench": "bench",
 }
 
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ class Server:
     binaries: Path
     folder: Path
     durable: bool
+    env: Mapping[str, str] = field(default_factory=dict)  # beside what it inherits
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -75,14 +76,15 @@ class Server:
         with (self.folder / "log").open("a") as out:
             return subprocess.Popen(  # noqa: S603
                 [*_not_as_root(), self.binaries / "postgres", "-D", self.folder / "data", "-k", self.folder, *settings],
+                env={**os.environ, **self.env},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
+                start_new_session=True,  # Ctrl-C is for whoever started it, who has something to do there yet
             )
 
     def _answers(self, until: float) -> bool:
-        assert self._process is not None
-        while self._process.poll() is None and time.monotonic() < until:
+        while self._process is not None and self._process.poll() is None and time.monotonic() < until:
             try:
                 _run(self.binaries / "pg_isready", "-h", self.folder, "-U", _USER)
             except subprocess.CalledProcessError:
@@ -93,14 +95,14 @@ class Server:
 
 
 @contextmanager
-def running(*, durable: bool) -> Generator[Server | str]:
+def running(*, durable: bool, env: Mapping[str, str] | None = None) -> Generator[Server | str]:
     """A server on a new folder of data, or why there is none."""
     binaries = _newest_binaries()
     if binaries is None:
-        yield "no PostgreSQL here: set TEST_POSTGRES_DSN, or install the server's binaries"
+        yield "no PostgreSQL here: install the server's binaries, or name a server (TEST_POSTGRES_DSN, --postgres)"
         return
     # The path of a unix socket may have 107 characters, more than some temporary folders leave over.
-    server = Server(binaries, Path(tempfile.mkdtemp(prefix="fluxhook-pg-", dir="/tmp")), durable)
+    server = Server(binaries, Path(tempfile.mkdtemp(prefix="fluxhook-pg-", dir="/tmp")), durable, env or {})
     try:
         try:
             server.make()

@@ -1,0 +1,122 @@
+"""What is written of a run: the ratios first, then the figures behind them. Pure: results in, text out."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+DATABASES = ("sqlite", "postgres")
+# What whoever asks for JSON may count on, whatever was measured.
+_PROMISED = ("share_of_bare", "times_naive", "p99_ms_at_1000", "lone_p50_ms", "unstored")
+
+Results = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """Where a figure is to be: at least, or at most, a value for each database."""
+
+    figure: str
+    words: str
+    sqlite: float
+    postgres: float
+    at_least: bool = False
+
+    def of(self, database: str) -> float:
+        return self.sqlite if database == "sqlite" else self.postgres
+
+    def met(self, database: str, value: float) -> bool:
+        return value >= self.of(database) if self.at_least else value <= self.of(database)
+
+
+AIMS = (
+    Aim("share_of_bare", "of bare uvicorn's rate", 0.20, 0.15, at_least=True),
+    Aim("times_naive", "times the naive receiver's rate", 10, 10, at_least=True),
+    Aim("cpu_times_hmac", "times the CPU of a route that only checks the HMAC", 2.5, 2.5),
+    Aim("slow_flush_share", "of its rate when each flush takes longer", 0.4, 0.4, at_least=True),
+    Aim("flood_times_p99", "times the p99 of honest callbacks beside a flood of forged ones", 2, 2),
+    Aim("p99_ms_at_200", "ms p99 at 200/s", 6, 6),
+    Aim("p99_ms_at_1000", "ms p99 at 1,000/s", 10, 10),
+    Aim("lone_p50_ms", "ms p50 of a lone callback", 1.5, 1.5),
+    Aim("unstored", "acknowledged and not stored", 0, 0),
+)
+
+
+def text(results: Results) -> str:
+    """The whole report."""
+    measured = [name for name in DATABASES if results.get(name)]
+    lines = [*_aims(results, measured), "", *_figures(results, measured), "", *_machine(results["machine"])]
+    lines += [f"{name}: left out, {results['left_out'][name]}" for name in results.get("left_out", {})]
+    return "\n".join(lines) + "\n"
+
+
+def document(results: Results) -> str:
+    """The same as JSON; what was not measured is null."""
+    found = {name: value for name, value in results.items() if name not in DATABASES}
+    for name in DATABASES:
+        figures = results.get(name)
+        found[name] = figures and {**dict.fromkeys(_PROMISED), **figures}
+    return json.dumps(_plain(found), indent=2) + "\n"
+
+
+def number(value: float) -> str:
+    """As many digits as say something."""
+    if math.isnan(value):
+        return "-"
+    if value == int(value) or abs(value) >= 100:  # noqa: PLR2004 - three digits are enough
+        return f"{value:,.0f}"
+    return f"{value:.2f}"
+
+
+def _aims(results: Results, measured: list[str]) -> list[str]:
+    lines = [_row("", measured)]
+    for aim in AIMS:
+        cells = [_judged(aim, name, results[name].get(aim.figure)) for name in measured]
+        if any(cells):
+            lines.append(_row(aim.words, cells))
+    return lines
+
+
+def _judged(aim: Aim, database: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    sign, word = ("≥" if aim.at_least else "≤"), ("" if aim.met(database, value) else " MISSED")
+    return f"{number(value)} ({sign} {number(aim.of(database))}){word}"
+
+
+def _figures(results: Results, measured: list[str]) -> list[str]:
+    judged = {aim.figure for aim in AIMS}
+    names = list(dict.fromkeys(name for database in measured for name in results[database]))
+    return [
+        _row(name, [number(results[database][name]) if name in results[database] else "" for database in measured])
+        for name in names
+        if name not in judged
+    ]
+
+
+def _machine(machine: Mapping[str, Any]) -> list[str]:
+    busy = f"{machine['idle_share']:.0%} idle and {machine['stolen_share']:.1%} stolen over {machine['seconds']} s"
+    lines = [
+        "{processors} x {processor}, kernel {kernel}, {file_system}".format_map(machine),
+        "Python {python}, SQLite {sqlite}".format_map(machine),
+        f"load before {machine['load_before']}, {busy}",
+    ]
+    if machine["noisy"]:
+        lines.append(
+            "The machine was busy with other things: ratios say more than times, and a quiet run more than both."
+        )
+    return lines
+
+
+def _row(label: str, cells: list[str]) -> str:
+    return f"{label:62} " + " ".join(f"{cell:>24}" for cell in cells)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no word for what is not a number; figures are given to four digits behind the point."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, float):
+        return None if math.isnan(value) else round(value, 4)
+    return value

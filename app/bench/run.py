@@ -1,0 +1,140 @@
+"""One run of the bench: what is started, which cases are measured on which database, what is handed on."""
+
+import sys
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any, Self
+
+from app.bench import cases, databases
+from app.bench.cases import Case
+from app.bench.ceiling import ceiling
+from app.bench.collecting import collect
+from app.bench.crash import crash
+from app.bench.databases import Postgres
+from app.bench.dispatching import dispatch
+from app.bench.drive import Drive
+from app.bench.flood import flood
+from app.bench.machine import Watch
+from app.bench.reference import reference
+from app.bench.slow_disk import slow_disk
+from app.bench.slow_flush import LeftOut
+from app.bench.stage import Another, set_up
+from app.bench.submitting import submit
+from app.errors import ConfigurationError
+
+Say = Callable[[str], None]
+
+CASES: Mapping[str, Case] = {
+    **cases.CASES,
+    "flood": flood,
+    "ceiling": ceiling,
+    "submit": submit,
+    "dispatch": dispatch,
+    "collect": collect,
+}
+# These want a number that a person may give.
+_WITH_NUMBER = ("crash", "slow-flush")
+NAMES = (*CASES, *_WITH_NUMBER)
+_KILLS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a person may choose. Raises ConfigurationError for what cannot be."""
+
+    quick: bool = False
+    rounds: int | None = None
+    only: tuple[str, ...] = ()
+    connections: int = 32
+    seconds: float | None = None  # of one measurement
+    kills: int | None = None
+    slow_flush_ms: float | None = None
+    postgres: str | None = None  # somebody's server, by an address
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.only) - set(NAMES))
+        if unknown:
+            raise ConfigurationError(f"--only: there is no case {', '.join(unknown)}; there are {', '.join(NAMES)}")
+        if not sys.platform.startswith("linux"):
+            raise ConfigurationError("the bench reads /proc and keeps time by timerfd: it runs on Linux")
+
+    @property
+    def cases(self) -> Mapping[str, Case]:
+        """What is measured, in this order."""
+        chosen = list(self.only or (cases.QUICK if self.quick else (*CASES, "crash")))
+        chosen += ["crash"] * (self.kills is not None) + ["slow-flush"] * (self.slow_flush_ms is not None)
+        every: Mapping[str, Case] = {
+            **CASES,
+            "crash": partial(crash, kills=self.kills or _KILLS),
+            "slow-flush": partial(slow_disk, delay_ms=2.0 if self.slow_flush_ms is None else self.slow_flush_ms),
+        }
+        return {name: every[name] for name in chosen}
+
+    @property
+    def pace(self) -> tuple[int, float]:
+        """Rounds, and seconds of one measurement."""
+        return self.rounds or (1 if self.quick else 4), self.seconds or (1.5 if self.quick else 3.0)
+
+
+def run(options: Options, say: Say) -> dict[str, Any]:
+    """Measure what was asked for on both databases; figures by name, null for a database that is not there."""
+    with databases.folder() as folder, _Run(options, folder, say) as the_run:
+        return the_run.results()
+
+
+class _Run:
+    """What both databases are measured beside, and what is left out."""
+
+    def __init__(self, options: Options, folder: Path, say: Say) -> None:
+        self._options, self._folder, self._say = options, folder, say
+        self._watch = Watch()
+        self._left_out: dict[str, str] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._bare = self._stack.enter_context(reference("bare", self._folder))
+        self._hmac = self._stack.enter_context(reference("hmac", self._folder))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def results(self) -> dict[str, Any]:
+        # Opened first: an address that is wrong is told before anything is measured.
+        with databases.postgres(self._options.postgres) as server:
+            sqlite = self._measure("sqlite", self._files())
+            if isinstance(server, str):
+                self._left_out["postgres"] = server
+            postgres = self._measure("postgres", server.database) if isinstance(server, Postgres) else None
+        machine = {**self._watch.report(), "file_system": databases.file_system(self._folder)}
+        return {"machine": machine, "sqlite": sqlite, "postgres": postgres, "left_out": self._left_out}
+
+    def _measure(self, name: str, another: Another) -> dict[str, float]:
+        self._say(f"{name}: starting")
+        place = self._folder / name
+        place.mkdir()
+        rounds, seconds = self._options.pace
+        drive = Drive(place, self._options.connections)
+        figures: dict[str, float] = {}
+        with set_up(name, another, self._bare, self._hmac, place, drive, seconds, rounds) as stage:
+            for case, measure in self._options.cases.items():
+                self._say(f"{name}: {case}")
+                try:
+                    figures |= measure(stage)
+                except LeftOut as reason:
+                    self._left_out[f"{case} on {name}"] = str(reason)
+            return {**figures, "acknowledged": stage.acknowledged, "unstored": stage.unstored}
+
+    def _files(self) -> Another:
+        """SQLite databases, each in a file of its own."""
+        numbers = count(1)
+
+        @contextmanager
+        def another() -> Generator[str]:
+            yield f"sqlite:///{self._folder}/{next(numbers)}.db"
+
+        return another

@@ -1,0 +1,46 @@
+"""A disk whose flushes take longer: a few lines of C over fsync and fdatasync, compiled here and loaded first."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+_SOURCE = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <time.h>
+
+static void wait_first(void) {
+    struct timespec left = {DELAY_US / 1000000, (DELAY_US % 1000000) * 1000L};
+    while (nanosleep(&left, &left) != 0) { }
+}
+
+#define SLOW(name) \\
+    int name(int handle) { \\
+        static int (*real)(int); \\
+        if (!real) real = (int (*)(int)) dlsym(RTLD_NEXT, #name); \\
+        wait_first(); \\
+        return real(handle); \\
+    }
+
+SLOW(fsync)
+SLOW(fdatasync)
+"""
+
+
+class LeftOut(Exception):
+    """Why flushes cannot be slowed here."""
+
+
+def library(folder: Path, delay_ms: float) -> Path:
+    """A library for LD_PRELOAD that makes each flush take so much longer. Raises LeftOut where none can be made."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        raise LeftOut("there is no C compiler `cc` here")
+    source, made = folder / "slow_flush.c", folder / "slow_flush.so"
+    source.write_text(_SOURCE)
+    delay = f"-DDELAY_US={int(delay_ms * 1000)}"
+    command = [compiler, "-shared", "-fPIC", "-O1", delay, str(source), "-o", str(made), "-ldl"]
+    done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - the compiler, on our own lines
+    if done.returncode:
+        raise LeftOut(done.stderr.decode(errors="replace").strip()[:200])
+    return made

@@ -1,0 +1,29 @@
+"""What a run measures, and what it refuses to."""
+
+import pytest
+
+from app.bench.cases import QUICK
+from app.bench.run import CASES, Options
+from app.errors import ConfigurationError
+
+
+def test_a_quick_run_has_three_cases() -> None:
+    assert tuple(Options(quick=True).cases) == QUICK
+
+
+def test_a_whole_run_has_all_cases_and_kills_the_service() -> None:
+    assert tuple(Options().cases) == (*CASES, "crash")
+
+
+def test_what_is_asked_for_by_its_number_is_measured_beside_the_rest() -> None:
+    assert tuple(Options(only=("lone",), kills=3, slow_flush_ms=2).cases) == ("lone", "crash", "slow-flush")
+
+
+def test_a_case_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    with pytest.raises(ConfigurationError, match="no case alone; there are closed"):
+        Options(only=("alone", "lone"))
+
+
+def test_a_quick_run_is_shorter() -> None:
+    assert Options(quick=True).pace < Options().pace
+    assert Options(quick=True, rounds=2, seconds=0.5).pace == (2, 0.5)
