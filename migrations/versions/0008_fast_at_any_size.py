@@ -1,0 +1,35 @@
+"""Indexes that keep reads as fast as they were, however many tasks have ended."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+NAMED = sa.text("provider_id IS NOT NULL")
+# Made before the step where the tables may be large: no table is locked meanwhile.
+AHEAD = {
+    "ix_submissions_provider_id": "submissions (provider_id) WHERE provider_id IS NOT NULL",
+    "ix_tasks_model_status_id": "tasks (model, status, id)",
+}
+
+
+def upgrade() -> None:
+    op.create_index(
+        "ix_submissions_provider_id",
+        "submissions",
+        ["provider_id"],
+        sqlite_where=NAMED,
+        postgresql_where=NAMED,
+        if_not_exists=True,
+    )
+    op.create_index("ix_tasks_model_status_id", "tasks", ["model", "status", "id"], if_not_exists=True)
+    op.drop_index("ix_tasks_model_id", "tasks")  # the version before finds its tasks without it
+
+
+def downgrade() -> None:
+    op.create_index("ix_tasks_model_id", "tasks", ["model", "id"])
+    op.drop_index("ix_tasks_model_status_id", "tasks")
+    op.drop_index("ix_submissions_provider_id", "submissions")
