@@ -6,13 +6,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from app import clock, ids
+from app import clock, ids, sweep
 from app.bench import hot_paths
 from app.bench.hot_paths import Path, Undone
 from app.record import Connection, tasks
 from app.record.database import Database, open_database
 
-_WARM, _TIMES = 20, 300
+_WARM, _TIMES = 10, 300
+_GROUPS = 60
 _SPREAD = timedelta(days=1)  # between the tasks that are read
 
 
@@ -45,7 +46,10 @@ async def measure(database_url: str, times: int = _TIMES) -> dict[str, Figures]:
     async with open_database(database_url) as database:
         now = clock.utc_now()
         known = await database.read(lambda connection: _known(connection, now))
-        groups = await database.write(lambda connection: hot_paths.prepare(connection, now, _WARM + times))
+        await database.write(
+            lambda connection: sweep.upkeep(connection, now, [])
+        )  # what the feed was grown with is old
+        groups = await database.write(lambda connection: hot_paths.prepare(connection, now, _WARM + _GROUPS))
         try:
             found = {name: await _timed(database, name, path, times) for name, path in _paths(known, now).items()}
             took = []

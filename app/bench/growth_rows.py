@@ -168,7 +168,9 @@ def _evidence(words: Words) -> list[str]:
     came = "CASE status WHEN 'stored' THEN 'ready' ELSE 'failed' END"
     json = '\'{"content-type": "application/json"}\''
     return [
-        _said(words, "born", "06", last, ("submit", "fetched", "'pending'", "moved", 200), "submitted_at", answer, json),
+        _said(
+            words, "born", "06", last, ("submit", "fetched", "'pending'", "moved", 200), "submitted_at", answer, json
+        ),
         _said(words, "later", "08", last, ("callback", "signed", came, "moved", None), "ready_at", ready, _HEADERS_SQL),
         _said(words, "later", "0a", last, ("poll", "fetched", came, "late", 200), "ended_at", ready, json),
         _said(words, "born", "0c", "first_id", ("submit", "fetched", "'busy'", "moved", 429), "created_at", busy, json)
@@ -180,7 +182,14 @@ _HEADERS_SQL = f"'{_HEADERS}'"
 
 
 def _said(
-    words: Words, head: str, end: str, of: str, facts: tuple[str, str, str, str, int | None], at: str, body: str, json: str
+    words: Words,
+    head: str,
+    end: str,
+    of: str,
+    facts: tuple[str, str, str, str, int | None],
+    at: str,
+    body: str,
+    json: str,
 ) -> str:
     witness, verdict, said, effect, status = facts
     return f"""

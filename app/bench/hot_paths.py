@@ -9,8 +9,21 @@ from app import ids, jobs, standing, sweep
 from app.consequences import Evidence
 from app.jobs import Step
 from app.reconcile import callbacks_are_missing
-from app.record import Connection, accounts, attempts, deliveries, downloads, events, evidence, kept_aside, keys
-from app.record import queue, results, submissions, tasks
+from app.record import (
+    Connection,
+    accounts,
+    attempts,
+    deliveries,
+    downloads,
+    events,
+    evidence,
+    kept_aside,
+    keys,
+    queue,
+    results,
+    submissions,
+    tasks,
+)
 from app.settle import settle
 from app.task import Report, Said, Status, Witness
 from app.verify import Verdict
@@ -36,7 +49,7 @@ def reads(known: Sequence[str], now: datetime) -> Mapping[str, Path]:
     return {
         "task by id": lambda connection: look_at(connection, next(each)),
         "timeline": lambda connection: _timeline(connection, next(each)),
-        "list": lambda connection: _page(connection),
+        "list": _page,
         "list, deep": lambda connection: _page(connection, before=middle),
         "list stored": lambda connection: _page(connection, status=Status.STORED),
         "list failed": lambda connection: _page(connection, status=Status.FAILED),
@@ -126,44 +139,40 @@ def _deliveries(connection: Connection, **wanted: Any) -> object:
     return deliveries.newest(connection, deliveries.Wanted(**wanted), limit=_PAGE)
 
 
-def _task(connection: Connection, now: datetime) -> tuple[str, str]:
-    """A queued task and its attempt, nothing sent yet."""
+def _task(connection: Connection, now: datetime, **changes: Any) -> tuple[str, str]:
+    """A queued task and its attempt, nothing sent yet; `changes` say what else it is."""
     task_id, submission_id = ids.new_id("task", now), ids.new_id("sub", now)
-    tasks.insert(
-        connection,
-        id=task_id,
-        key_id=KEY,
-        provider="bfl",
-        account_id=ACCOUNT,
-        model=PRO,
-        status=Status.QUEUED,
-        request={"prompt": "a red fox", "images": []} | _PARAMS,
-        warnings=[],
-        priority=0,
-        dispatch_after_at=now,
-        submission_id=submission_id,
-        created_at=now,
-    )
+    own = {"id": task_id, "submission_id": submission_id, "dispatch_after_at": now, "created_at": now}
+    tasks.insert(connection, **{**_TASK, **own, **changes})
     planned = {"number": 1, "provider": "bfl", "ring_key": "ring", "planned_at": now}
     submissions.plan(connection, id=submission_id, task_id=task_id, **planned)
     return task_id, submission_id
 
 
-_PARAMS: Mapping[str, Any] = {
-    "seed": None,
-    "aspect_ratio": "1:1",
-    "output_format": "png",
-    "prompt_upsampling": False,
-    "safety_tolerance": 2,
+_TASK: Mapping[str, Any] = {
+    "key_id": KEY,
+    "provider": "bfl",
+    "account_id": ACCOUNT,
+    "model": PRO,
+    "status": Status.QUEUED,
+    "request": {
+        "prompt": "a red fox",
+        "seed": None,
+        "aspect_ratio": "1:1",
+        "output_format": "png",
+        "prompt_upsampling": False,
+        "safety_tolerance": 2,
+        "images": [],
+    },
+    "warnings": [],
+    "priority": 0,
 }
 
 
 def _asked(connection: Connection, now: datetime) -> tuple[str, str]:
     """A task that the provider has, and its attempt."""
-    task_id, submission_id = _task(connection, now)
-    tasks.move(connection, task_id, Status.SUBMITTING, now)
+    task_id, submission_id = _task(connection, now, status=Status.SUBMITTED, submitting_at=now, submitted_at=now)
     submissions.mark_asked(connection, submission_id, now, called_back=True)
-    tasks.move(connection, task_id, Status.SUBMITTED, now)
     return task_id, submission_id
 
 

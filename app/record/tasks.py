@@ -148,8 +148,8 @@ def newest(
         wanted.append(tasks.c.model == model)
     if model is not None and status is None:
         # The index has the tasks of a model in order within each state: no state's are looked through for another's.
-        each = (_ids(limit, *wanted, tasks.c.status == one) for one in Status)
-        wanted = [tasks.c.id.in_(union_all(*each))]
+        each = union_all(*(_ids(limit, *wanted, tasks.c.status == one) for one in Status)).subquery()
+        wanted = [tasks.c.id.in_(select(each.c.id).order_by(each.c.id.desc()).limit(limit))]
     query = select(tasks).where(*wanted).order_by(tasks.c.id.desc()).limit(limit)
     return [task_of(row) for row in connection.execute(query)]
 
