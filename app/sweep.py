@@ -9,6 +9,7 @@ from app import jobs, logs, metrics, moves
 from app.admit import admit
 from app.idempotency import REMEMBERED
 from app.jobs import Step
+from app.prune import prune
 from app.record import Connection, accounts, deliveries, events, idempotency, queue, tasks
 from app.resources import Resources
 from app.task import Failure, MoneySpent, Status
@@ -37,6 +38,7 @@ async def sweep(use: Resources, _task_id: str) -> None:
     if mended:
         metrics.tasks_unscheduled.inc(len(mended))
         log.error("unscheduled", task_ids=mended)
+    await prune(use)
 
 
 def upkeep(connection: Connection, now: datetime, missing: list[tuple[Step, str]]) -> list[str]:
