@@ -21,7 +21,8 @@ _FEW = (
        SELECT 'key_' || '000000000000000000000000000000000000' || n, 'grown ' || n, 'grown ' || n, {json}, {now}
        FROM ({series}) AS each WHERE NOT EXISTS (SELECT 1 FROM keys WHERE sha256 = 'grown ' || n)""",
     """INSERT INTO endpoints (id, key_id, url, state, failures, created_at)
-       SELECT 'ep_' || '000000000000000000000000000000000000' || n, 'key_' || '000000000000000000000000000000000000' || n,
+       SELECT 'ep_' || '000000000000000000000000000000000000' || n,
+           'key_' || '000000000000000000000000000000000000' || n,
            'https://app.example.com/hooks/' || n, 'active', 0, {now}
        FROM ({series}) AS each
        WHERE NOT EXISTS (SELECT 1 FROM endpoints WHERE url = 'https://app.example.com/hooks/' || n)""",

@@ -52,7 +52,7 @@ def forget_deliveries(connection: Connection, ended_before: datetime, after: str
 
 
 def _is_over(ended_before: datetime) -> ColumnElement[bool]:
-    return and_(_FINAL, _ENDED_AT < ended_before).label("over")
+    return and_(_FINAL, ended_before > _ENDED_AT).label("over")
 
 
 def _range(

@@ -166,7 +166,7 @@ def caught(database: Database) -> Iterator[Sent]:
     """What is sent to the database meanwhile."""
     sent: Sent = {}
 
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:  # noqa: FBT001
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
         sent.setdefault(statement, parameters[0] if many else parameters)
 
     names = ("_writing", "_reading") if database.dialect.name == "sqlite" else ("_engine",)
