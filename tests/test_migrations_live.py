@@ -84,7 +84,9 @@ async def test_the_version_before_goes_on_working_while_the_schema_moves_on_and_
     assert await live.read(migrate.is_current)
 
 
-LARGE = [("0008", name) for name in ("ix_submissions_provider_id", "ix_tasks_model_status_id")]
+LARGE = [
+    ("0008", name) for name in ("ix_submissions_provider_id", "ix_tasks_model_status_id", "ix_deliveries_state_id")
+]
 
 
 async def test_indexes_of_large_tables_are_made_while_others_hold_and_write_them(live: Database, address: str) -> None:

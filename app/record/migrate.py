@@ -56,13 +56,15 @@ async def catch_up(database: Database, pauses_s: Sequence[float] = _PAUSES_S) ->
 async def _build_ahead(database: Postgres) -> None:
     """Have the indexes made that the missing steps name in `AHEAD`: inside a step they would lock their tables.
 
-    A step may name what was there before it alone. A new database has no tables yet, and none that are large.
+    A step may name columns alone that were there before it. A table that is not there yet will be empty.
     """
     found = await database.read(_revision)
     if found is None:
         return
+    there = await database.read(lambda connection: inspect(connection).get_table_names())
     missing = [step for step in _steps().walk_revisions() if step.revision > found]
-    ahead = {name: what for step in missing for name, what in getattr(step.module, "AHEAD", {}).items()}
+    named = [each for step in missing for each in getattr(step.module, "AHEAD", {}).items()]
+    ahead = {name: what for name, what in named if what.split()[0] in there}
     while ahead and not await database.build(ahead):
         log.warning("another process makes indexes", again_in_s=_PAUSES_S[0])
         await asyncio.sleep(_PAUSES_S[0])

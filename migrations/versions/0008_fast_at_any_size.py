@@ -13,6 +13,8 @@ NAMED = sa.text("provider_id IS NOT NULL")
 AHEAD = {
     "ix_submissions_provider_id": "submissions (provider_id) WHERE provider_id IS NOT NULL",
     "ix_tasks_model_status_id": "tasks (model, status, id)",
+    "ix_deliveries_endpoint_id_state_id": "deliveries (endpoint_id, state, id)",
+    "ix_deliveries_state_id": "deliveries (state, id)",
 }
 
 
@@ -26,10 +28,15 @@ def upgrade() -> None:
         if_not_exists=True,
     )
     op.create_index("ix_tasks_model_status_id", "tasks", ["model", "status", "id"], if_not_exists=True)
+    by_place = ["endpoint_id", "state", "id"]
+    op.create_index("ix_deliveries_endpoint_id_state_id", "deliveries", by_place, if_not_exists=True)
+    op.create_index("ix_deliveries_state_id", "deliveries", ["state", "id"], if_not_exists=True)
     op.drop_index("ix_tasks_model_id", "tasks")  # the version before finds its tasks without it
 
 
 def downgrade() -> None:
     op.create_index("ix_tasks_model_id", "tasks", ["model", "id"])
+    op.drop_index("ix_deliveries_state_id", "deliveries")
+    op.drop_index("ix_deliveries_endpoint_id_state_id", "deliveries")
     op.drop_index("ix_tasks_model_status_id", "tasks")
     op.drop_index("ix_submissions_provider_id", "submissions")

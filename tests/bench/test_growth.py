@@ -1,5 +1,6 @@
 """Finished tasks that were made up are tasks like any other; and what is measured leaves nothing behind."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ async def test_ids_and_instants_agree_so_that_ranges_of_ids_are_ranges_of_time(d
         newest = await database.read(lambda connection: tasks.newest(connection, limit=TASKS, status=Status.STORED))
 
     assert all(ids.first_at("task", task.created_at) <= task.id for task in newest)
-    assert all(later.created_at > earlier.created_at for later, earlier in zip(newest, newest[1:], strict=False))
+    assert all(later.created_at > earlier.created_at for later, earlier in pairwise(newest))
 
 
 async def test_what_is_measured_leaves_nothing_behind(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
