@@ -7,6 +7,7 @@ import secrets  # noqa: TID251 - the one place that may
 from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_RANDOM_BYTES = 16
 _FORM = re.compile(r"[a-z]+_[0-9a-v]{37}")
 
 
@@ -15,9 +16,12 @@ def new_id(prefix: str, now: datetime) -> str:
 
     base32hex keeps the order of the bytes, so ids of one kind sort by creation.
     """
-    elapsed_us = (now - _EPOCH) // timedelta(microseconds=1)
-    raw = elapsed_us.to_bytes(7, "big") + secrets.token_bytes(16)
-    return f"{prefix}_{base64.b32hexencode(raw).decode().rstrip('=').lower()}"
+    return _id(prefix, now, secrets.token_bytes(_RANDOM_BYTES))
+
+
+def first_at(prefix: str, instant: datetime) -> str:
+    """The lowest id of this kind that can be made at `instant`: what is older sorts before it, nothing else does."""
+    return _id(prefix, instant, bytes(_RANDOM_BYTES))
 
 
 def is_id(prefix: str, text: str) -> bool:
@@ -43,3 +47,9 @@ def jitter(span: timedelta) -> timedelta:
 def nonce() -> bytes:
     """Twelve bytes that were never used before, for sealing."""
     return secrets.token_bytes(12)
+
+
+def _id(prefix: str, instant: datetime, tail: bytes) -> str:
+    elapsed_us = (instant - _EPOCH) // timedelta(microseconds=1)
+    raw = elapsed_us.to_bytes(7, "big") + tail
+    return f"{prefix}_{base64.b32hexencode(raw).decode().rstrip('=').lower()}"

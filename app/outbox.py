@@ -57,8 +57,7 @@ def _endpoints(
 ) -> Mapping[tuple[str, str], Endpoint]:
     rows = [{"id": ids.new_id("ep", now), "key_id": key_id, "url": url, "created_at": now} for key_id, url in wanted]
     endpoints.ensure(connection, rows)
-    known = endpoints.named(connection, {url for _, url in wanted})
-    return {place: endpoint for place, endpoint in known.items() if place in wanted}
+    return endpoints.named(connection, wanted)
 
 
 def _said(task: Task, status: Status, kept: Mapping[str, results.Result], now: datetime) -> dict[str, Any]:

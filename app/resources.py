@@ -51,6 +51,7 @@ class Resources:
     worker_id: str = field(default_factory=ids.new_worker_id)  # whose the jobs are that this process has in hand
     egress_allow: tuple[egress.Network, ...] = ()  # where plain http may go, too
     webhook_deadline: timedelta = timedelta(seconds=15)  # for one try in all: an answer that drips is none
+    evidence_kept: timedelta | None = None  # how long after a task ended; None: for ever
     link_life: timedelta = timedelta(days=7)  # of a link to a result that needs no key
     delivering: Counter[str] = field(default_factory=Counter)  # endpoints in hand here, by the host they lie on
     sending: Room = field(default_factory=lambda: Room(_WEBHOOKS_AT_ONCE))
@@ -87,6 +88,7 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
             hold_window=hold_window(settings, provider),
             scratch=settings.data_dir,
             egress_allow=settings.egress_allow,
+            evidence_kept=None if settings.evidence_days is None else timedelta(days=settings.evidence_days),
             link_life=timedelta(days=settings.link_days),
         )
 

@@ -116,6 +116,14 @@ class Settings(BaseModel):
     link_days: Annotated[
         int, Field(ge=1, le=3650, description="For how many days a link to an image works that needs no key.")
     ] = 7
+    evidence_days: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=3650,
+            description="For how many days after a task ended what was said of it is kept. Default: for ever.",
+        ),
+    ] = None
     host: Annotated[str, Field(description="The address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="The port to listen on.")] = 8080
     metrics_port: Annotated[

@@ -27,13 +27,14 @@ async def read(use: Resources) -> list[Metric]:
     """What the database knows now; while it is away, that it is."""
     try:
         async with asyncio.timeout(_PATIENCE_S):
-            known = await use.db.read(lambda connection: _families(connection, use.now()))
+            known = await use.db.read(lambda connection: families(connection, use.now()))
     except (Unavailable, TimeoutError):
         return [_database_up(0)]
     return [_database_up(1), *known]
 
 
-def _families(connection: Connection, now: datetime) -> list[Metric]:
+def families(connection: Connection, now: datetime) -> list[Metric]:
+    """What the database knows now."""
     everyone = accounts.everyone(connection)
     limits = {(account.id, model): limit for account in everyone for model, limit in account.limits.items()}
     in_use, lines = accounts.in_use(connection), queue.lines(connection)

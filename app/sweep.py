@@ -9,6 +9,7 @@ from app import jobs, logs, metrics, moves
 from app.admit import admit
 from app.idempotency import REMEMBERED
 from app.jobs import Step
+from app.prune import prune
 from app.record import Connection, accounts, deliveries, events, idempotency, queue, tasks
 from app.resources import Resources
 from app.task import Failure, MoneySpent, Status
@@ -32,14 +33,16 @@ log = logs.get("sweep")
 
 async def sweep(use: Resources, _task_id: str) -> None:
     """Do the upkeep once, and leave the next time."""
-    missing = await use.db.read(_unscheduled)
-    mended = await use.db.write(lambda connection: _sweep(connection, use.now(), missing))
+    missing = await use.db.read(unscheduled)
+    mended = await use.db.write(lambda connection: upkeep(connection, use.now(), missing))
     if mended:
         metrics.tasks_unscheduled.inc(len(mended))
         log.error("unscheduled", task_ids=mended)
+    await prune(use)
 
 
-def _sweep(connection: Connection, now: datetime, missing: list[tuple[Step, str]]) -> list[str]:
+def upkeep(connection: Connection, now: datetime, missing: list[tuple[Step, str]]) -> list[str]:
+    """What one sweep changes; what was mended of what should be impossible."""
     events.prune(connection, now - EVENTS_KEPT)
     jobs.enqueue(connection, [(Step.SWEEP, NO_TASK, now + EVERY)])
     jobs.prune(connection, now - _NOTED)
@@ -54,7 +57,7 @@ def _sweep(connection: Connection, now: datetime, missing: list[tuple[Step, str]
     return [subject for _, subject in missing] + _mend_queues(connection, now)
 
 
-def _unscheduled(connection: Connection) -> list[tuple[Step, str]]:
+def unscheduled(connection: Connection) -> list[tuple[Step, str]]:
     """The tasks, and the endpoints that something waits for, that should have a job and have none.
 
     Looked for at one instant: between two statements of a writing unit, others move tasks and finish their jobs.

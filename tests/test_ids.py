@@ -60,3 +60,16 @@ def test_jitter_spreads() -> None:
 
 def test_no_span_has_no_jitter() -> None:
     assert ids.jitter(timedelta()) == timedelta()
+
+
+@given(INSTANTS, INSTANTS)
+def test_what_is_made_before_an_instant_sorts_before_its_first_id_and_nothing_else_does(
+    one: datetime, other: datetime
+) -> None:
+    made = ids.new_id("ev", one)
+
+    assert (made < ids.first_at("ev", other)) == (one < other)
+
+
+def test_the_first_id_of_an_instant_has_the_form_of_an_id() -> None:
+    assert ids.is_id("ev", ids.first_at("ev", AT))

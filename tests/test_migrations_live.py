@@ -84,6 +84,69 @@ async def test_the_version_before_goes_on_working_while_the_schema_moves_on_and_
     assert await live.read(migrate.is_current)
 
 
+LARGE = [
+    ("0008", name) for name in ("ix_submissions_provider_id", "ix_tasks_model_status_id", "ix_deliveries_state_id")
+]
+
+
+async def test_indexes_of_large_tables_are_made_while_others_hold_and_write_them(live: Database, address: str) -> None:
+    """An index that is made in the step itself would have everybody wait behind whoever writes at the moment."""
+    await live.write(lambda connection: reach(connection, "0007"))
+    await live.write(fill)
+    wrote, ends = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        async with open_database(address) as other, other._engine.begin() as connection:  # type: ignore[attr-defined]
+            await connection.execute(text("UPDATE tasks SET priority = 1"))
+            wrote.set()
+            await ends.wait()
+
+    async with asyncio.TaskGroup() as group, open_database(address) as third:
+        group.create_task(hold())
+        await wrote.wait()
+        migrating = group.create_task(migrate.catch_up(live))
+        await asyncio.sleep(0.3)  # so that it waits for the writer
+        tables = await third.read(found_tables)
+        async with asyncio.timeout(5):
+            for table in tables:
+                await third.write(partial(use, table=table, number=2000))
+        waited = not migrating.done()
+        ends.set()
+
+    assert waited
+    assert await live.read(migrate.is_current)
+
+
+@pytest.mark.parametrize(("revision", "name"), LARGE)
+async def test_an_index_that_was_left_unfinished_is_made_anew(revision: str, name: str, live: Database) -> None:
+    valid = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
+
+    def leave_unfinished(connection: Connection) -> None:
+        reach(connection, f"{int(revision) - 1:04}")
+        table = name.split("_")[1]
+        connection.execute(text(f"CREATE INDEX {name} ON {table} (id)"))
+        connection.execute(
+            text("UPDATE pg_index SET indisvalid = false WHERE indexrelid = to_regclass(:name)"), {"name": name}
+        )
+
+    await live.write(leave_unfinished)
+    await migrate.catch_up(live)
+    columns = await live.read(
+        lambda connection: connection.scalar(text("SELECT pg_get_indexdef(to_regclass(:name))"), {"name": name})
+    )
+
+    assert await live.read(lambda connection: connection.scalar(valid, {"name": name}))
+    assert "(id)" not in str(columns)
+
+
+async def test_processes_that_start_at_once_make_an_index_once(live: Database, address: str) -> None:
+    await live.write(lambda connection: reach(connection, "0007"))
+    async with open_database(address) as other:
+        await asyncio.gather(migrate.catch_up(live), migrate.catch_up(other))
+
+    assert await live.read(migrate.is_current)
+
+
 @asynccontextmanager
 async def locked(address: str) -> AsyncGenerator[asyncio.Event]:
     """A long transaction on a table that every step writes to, until the event is set."""

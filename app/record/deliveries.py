@@ -6,7 +6,21 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Column, Connection, Index, Integer, Row, Select, String, Table, Text, bindparam, select, update
+from sqlalchemy import (
+    Column,
+    Connection,
+    Index,
+    Integer,
+    Row,
+    Select,
+    String,
+    Table,
+    Text,
+    bindparam,
+    select,
+    union_all,
+    update,
+)
 
 from app.record.columns import Instant, Json, metadata
 from app.record.endpoints import endpoints
@@ -18,6 +32,7 @@ class State(StrEnum):
     FAILED = "failed"  # given up
 
 
+_FEW = 30  # endpoints, each of which is looked at by itself
 TEST = "test"  # an event that is about no task
 
 deliveries = Table(
@@ -38,6 +53,8 @@ deliveries = Table(
     Column("ended_at", Instant),
 )
 Index("ix_deliveries_endpoint_id_state_due_at", deliveries.c.endpoint_id, deliveries.c.state, deliveries.c.due_at)
+Index("ix_deliveries_endpoint_id_state_id", deliveries.c.endpoint_id, deliveries.c.state, deliveries.c.id)
+Index("ix_deliveries_state_id", deliveries.c.state, deliveries.c.id)
 Index("ix_deliveries_task_id", deliveries.c.task_id)
 Index("ix_deliveries_state_ended_at", deliveries.c.state, deliveries.c.ended_at)
 
@@ -87,7 +104,36 @@ def newest(connection: Connection, wanted: Wanted, *, limit: int, before: str | 
     query = _only(_rows(), wanted).order_by(deliveries.c.id.desc()).limit(limit)
     if before is not None:
         query = query.where(deliveries.c.id < before)
+    if wanted.task_id is None and (of := _endpoints_of(connection, wanted)):
+        query = query.where(deliveries.c.id.in_(_newest_at(of, wanted.state, limit, before)))
     return [_delivery_of(row) for row in connection.execute(query)]
+
+
+def _endpoints_of(connection: Connection, wanted: Wanted) -> list[str]:
+    """The endpoints that these deliveries go to; none where that says little: all, or those of a key with very many."""
+    if wanted.endpoint_id is not None:
+        return [wanted.endpoint_id]
+    if wanted.key_id is None:
+        return []
+    query = select(endpoints.c.id).where(endpoints.c.key_id == wanted.key_id).limit(_FEW + 1)
+    found = list(connection.execute(query).scalars())
+    return found if len(found) <= _FEW else []
+
+
+def _newest_at(endpoint_ids: Collection[str], state: State | None, limit: int, before: str | None) -> Select[Any]:
+    """The ids of the newest deliveries to these: an index has them in order for each endpoint and state."""
+    beginning = [deliveries.c.id < before] if before is not None else []
+    places = [(at, each) for at in endpoint_ids for each in ([state] if state else State)]
+    found = [
+        select(deliveries.c.id)
+        .where(deliveries.c.endpoint_id == at, deliveries.c.state == each, *beginning)
+        .order_by(deliveries.c.id.desc())
+        .limit(limit)
+        .subquery()
+        for at, each in places
+    ]
+    every = union_all(*(select(each.c.id) for each in found)).subquery()
+    return select(every.c.id).order_by(every.c.id.desc()).limit(limit)
 
 
 def due(connection: Connection, endpoint_id: str, now: datetime, limit: int, *, tests: bool = False) -> list[Delivery]:

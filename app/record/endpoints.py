@@ -55,10 +55,12 @@ def ensure(connection: Connection, wanted: Sequence[dict[str, Any]]) -> None:
     connection.execute(statement.on_conflict_do_nothing(index_elements=["key_id", "url"]))
 
 
-def named(connection: Connection, urls: Collection[str]) -> dict[tuple[str, str], Endpoint]:
-    """The endpoints with these addresses, by key and address."""
-    query = select(endpoints).where(endpoints.c.url.in_(urls))
-    return {(row.key_id, row.url): _endpoint_of(row) for row in connection.execute(query)}
+def named(connection: Connection, places: Collection[tuple[str, str]]) -> dict[tuple[str, str], Endpoint]:
+    """The endpoints with these keys and addresses, by both."""
+    key_ids, urls = {key_id for key_id, _ in places}, {url for _, url in places}
+    query = select(endpoints).where(endpoints.c.key_id.in_(key_ids), endpoints.c.url.in_(urls))
+    found = {(row.key_id, row.url): _endpoint_of(row) for row in connection.execute(query)}
+    return {place: endpoint for place, endpoint in found.items() if place in places}
 
 
 def get(connection: Connection, endpoint_id: str) -> Endpoint | None:

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     Row,
+    Select,
     String,
     Table,
     Text,
@@ -18,13 +19,14 @@ from sqlalchemy import (
     exists,
     func,
     select,
+    union_all,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.record.columns import Instant, Json, metadata
 from app.record.submissions import submissions
 from app.record.tasks import tasks
-from app.task import Effect, Said, Witness
+from app.task import Effect, Said, Status, Witness
 
 evidence = Table(
     "evidence",
@@ -127,16 +129,26 @@ def hints(connection: Connection, submission_id: str) -> list[bytes]:
 
 
 def called_back_lately(connection: Connection, limit: int) -> list[bool]:
-    """For the latest attempts that came out and had an address to call: whether any callback came, proven or not."""
-    came = exists().where(evidence.c.submission_id == submissions.c.id, evidence.c.witness == Witness.CALLBACK)
+    """For the latest tasks that came out and had an address to call: whether any callback came, proven or not.
+
+    One of which nothing is kept any more is left out: nobody knows.
+    """
+    said = exists().where(evidence.c.submission_id == submissions.c.id)
+    latest = union_all(*(_latest(status, limit) for status in (Status.READY, Status.STORED))).subquery()
     query = (
-        select(came)
-        .join(tasks, tasks.c.submission_id == submissions.c.id)
-        .where(submissions.c.called_back, tasks.c.ready_at.is_not(None))
-        .order_by(submissions.c.id.desc())
+        select(said.where(evidence.c.witness == Witness.CALLBACK))
+        .join(latest, latest.c.submission_id == submissions.c.id)
+        .where(submissions.c.called_back, said)
+        .order_by(latest.c.id.desc())
         .limit(limit)
     )
     return list(connection.execute(query).scalars())
+
+
+def _latest(status: Status, limit: int) -> Select[Any]:
+    """The newest tasks in one state: an index has them in this order, whatever else there is."""
+    query = select(tasks.c.id, tasks.c.submission_id).where(tasks.c.status == status)
+    return select(query.order_by(tasks.c.id.desc()).limit(limit).subquery())
 
 
 def of_task(connection: Connection, task_id: str) -> list[Testimony]:

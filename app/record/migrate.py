@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from app import logs
 from app.errors import ConfigurationError, Unavailable
 from app.record.database import Database
+from app.record.postgres import Postgres
 
 _ROOT = Path(__file__).resolve().parents[2]
 _VERSIONS = table("alembic_version", column("version_num"))
@@ -38,6 +39,8 @@ async def catch_up(database: Database, pauses_s: Sequence[float] = _PAUSES_S) ->
         log.warning("the database was migrated by a newer version; this one works with what it knows")
     if await database.read(is_current):
         return
+    if isinstance(database, Postgres):  # on SQLite the one process there is waits for its steps anyhow
+        await _build_ahead(database)
     for pause in pauses_s:
         if await _upgraded(database):
             return
@@ -48,6 +51,23 @@ async def catch_up(database: Database, pauses_s: Sequence[float] = _PAUSES_S) ->
             "the schema could not be changed: a table stays locked by somebody's long transaction (see "
             "pg_stat_activity). Nothing was changed; start again when that has ended"
         )
+
+
+async def _build_ahead(database: Postgres) -> None:
+    """Have the indexes made that the missing steps name in `AHEAD`: inside a step they would lock their tables.
+
+    A step may name columns alone that were there before it. A table that is not there yet will be empty.
+    """
+    found = await database.read(_revision)
+    if found is None:
+        return
+    there = await database.read(lambda connection: inspect(connection).get_table_names())
+    missing = [step for step in _steps().walk_revisions() if step.revision > found]
+    named = [each for step in missing for each in getattr(step.module, "AHEAD", {}).items()]
+    ahead = {name: what for name, what in named if what.split()[0] in there}
+    while ahead and not await database.build(ahead):
+        log.warning("another process makes indexes", again_in_s=_PAUSES_S[0])
+        await asyncio.sleep(_PAUSES_S[0])
 
 
 async def _upgraded(database: Database) -> bool:

@@ -1,10 +1,10 @@
 """The shared engine: asyncpg, one transaction for each unit of work."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]
-from sqlalchemy import Connection, Dialect, event, make_url
+from sqlalchemy import Connection, Dialect, event, make_url, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -22,6 +22,8 @@ _IDLE_IN_TRANSACTION = "60s"
 _JOBS_CHANNEL = "ch_pgqueuer"  # PgQueuer tells there of each change of its table; a job that is new concerns all
 _DEADLOCK_OR_CONFLICT = {"40001", "40P01"}
 _TRIES = 3
+_BUILDING = 0x666C7578  # names the lock of who makes indexes, among all advisory locks of the database
+_IS_UNFINISHED = "SELECT NOT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"
 # Classes of SQLSTATE: no connection, no room, ended from outside or still starting. They pass.
 _PASSES = ("08", "53", "57")
 
@@ -60,6 +62,26 @@ class Postgres:
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         return await self._transaction(self._reading, work)
+
+    async def build(self, indexes: Mapping[str, str]) -> bool:
+        """Make these indexes without a lock that anybody would wait for; False while another process does it.
+
+        `indexes` says by name what follows ON. It waits for the transactions that are open, and takes as long as it
+        takes. What an earlier try left unfinished is made anew.
+        """
+        engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        async with engine.connect() as connection:
+            # Tried, not waited for: who waits in a statement would itself be waited for by CREATE INDEX.
+            if not await connection.scalar(text(f"SELECT pg_try_advisory_lock({_BUILDING})")):
+                return False
+            try:
+                for name, what in indexes.items():
+                    if await connection.scalar(text(_IS_UNFINISHED), {"name": name}):
+                        await connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY {name}")
+                    await connection.exec_driver_sql(f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {what}")
+            finally:
+                await connection.scalar(text(f"SELECT pg_advisory_unlock({_BUILDING})"))
+        return True
 
     def on_signal(self, listener: Callable[[], None]) -> None:
         self._signals.add(listener)

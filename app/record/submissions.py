@@ -11,6 +11,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Float,
+    Index,
     Integer,
     String,
     Table,
@@ -44,6 +45,8 @@ submissions = Table(
     Column("asked_at", Instant),
     Column("answered_at", Instant),
 )
+_IS_NAMED = submissions.c.provider_id.is_not(None)
+Index("ix_submissions_provider_id", submissions.c.provider_id, sqlite_where=_IS_NAMED, postgresql_where=_IS_NAMED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Index,
     Integer,
     Row,
+    Select,
     String,
     Table,
     Text,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    union_all,
     update,
 )
 
@@ -68,7 +70,7 @@ tasks = Table(
     Column("notify_origin", Text),  # where the submitter reached us, for links where no public address is set
 )
 Index("ix_tasks_status_id", tasks.c.status, tasks.c.id)
-Index("ix_tasks_model_id", tasks.c.model, tasks.c.id)
+Index("ix_tasks_model_status_id", tasks.c.model, tasks.c.status, tasks.c.id)
 
 
 # Compared one by one: a list cannot be bound for many rows at once.
@@ -139,14 +141,22 @@ def newest(
     model: str | None = None,
 ) -> list[Task]:
     """Tasks, newest first, those created before the task `before` alone."""
-    query = select(tasks).order_by(tasks.c.id.desc()).limit(limit)
-    if before is not None:
-        query = query.where(tasks.c.id < before)
+    wanted = [tasks.c.id < before] if before is not None else []
     if status is not None:
-        query = query.where(tasks.c.status == status)
+        wanted.append(tasks.c.status == status)
     if model is not None:
-        query = query.where(tasks.c.model == model)
+        wanted.append(tasks.c.model == model)
+    if model is not None and status is None:
+        # The index has the tasks of a model in order within each state: no state's are looked through for another's.
+        each = union_all(*(_ids(limit, *wanted, tasks.c.status == one) for one in Status)).subquery()
+        wanted = [tasks.c.id.in_(select(each.c.id).order_by(each.c.id.desc()).limit(limit))]
+    query = select(tasks).where(*wanted).order_by(tasks.c.id.desc()).limit(limit)
     return [task_of(row) for row in connection.execute(query)]
+
+
+def _ids(limit: int, *wanted: ColumnElement[bool]) -> Select[Any]:
+    newest_first = select(tasks.c.id).where(*wanted).order_by(tasks.c.id.desc())
+    return select(newest_first.limit(limit).subquery())
 
 
 def move(connection: Connection, task_id: str, to: Status, now: datetime, **values: Any) -> bool:
@@ -192,10 +202,10 @@ def count_open(connection: Connection) -> dict[Status, int]:
 
 
 def lately(connection: Connection, model: str, limit: int) -> list[timedelta]:
-    """How long the provider took for the latest tasks of a model that came out."""
+    """How long the provider took for the latest tasks of a model whose images were stored."""
     query = (
         select(tasks.c.submitted_at, tasks.c.ready_at)
-        .where(tasks.c.model == model, tasks.c.ready_at.is_not(None), tasks.c.submitted_at.is_not(None))
+        .where(tasks.c.model == model, tasks.c.status == Status.STORED, tasks.c.submitted_at.is_not(None))
         .order_by(tasks.c.id.desc())
         .limit(limit)
     )

@@ -1,0 +1,74 @@
+"""What was said of tasks that ended long ago, found by ranges of ids and deleted batch by batch.
+
+An id sorts by its creation, so the primary key finds what is old; no other index is needed, and no table is locked.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, delete, func, select
+
+from app import ids
+from app.record.attempts import attempts
+from app.record.deliveries import State, deliveries
+from app.record.downloads import downloads
+from app.record.evidence import evidence
+from app.record.submissions import submissions
+from app.record.tasks import tasks
+from app.task import Status
+
+_ENDED_AT = func.coalesce(tasks.c.stored_at, tasks.c.failed_at, tasks.c.cancelled_at)
+_FINAL = tasks.c.status.in_([status for status in Status if status.final])
+
+
+class Looked(NamedTuple):
+    """What became of one batch."""
+
+    deleted: int
+    on: str | None  # where the next one begins; None when this was the last
+
+
+def forget_evidence(connection: Connection, ended_before: datetime, after: str, limit: int) -> Looked:
+    """Delete evidence of tasks that ended before then, among the `limit` oldest rows that come after this id."""
+    of_task = evidence.join(submissions, submissions.c.id == evidence.c.submission_id).join(
+        tasks, tasks.c.id == submissions.c.task_id
+    )
+    query = select(evidence.c.id, _is_over(ended_before)).select_from(of_task)
+    return _forget(connection, evidence, _range(query, evidence, "ev", ended_before, after, limit))
+
+
+def forget_downloads(connection: Connection, ended_before: datetime, after: str, limit: int) -> Looked:
+    """The same of what was noted about downloads."""
+    query = select(downloads.c.id, _is_over(ended_before)).join(tasks, tasks.c.id == downloads.c.task_id)
+    return _forget(connection, downloads, _range(query, downloads, "dl", ended_before, after, limit))
+
+
+def forget_deliveries(connection: Connection, ended_before: datetime, after: str, limit: int) -> Looked:
+    """The same of deliveries that ended before then, with their attempts; one that waits stays."""
+    over = and_(deliveries.c.state != State.WAITING, deliveries.c.ended_at < ended_before)
+    query = _range(select(deliveries.c.id, over.label("over")), deliveries, "dlv", ended_before, after, limit)
+    return _forget(connection, deliveries, query, {attempts: attempts.c.delivery_id})
+
+
+def _is_over(ended_before: datetime) -> ColumnElement[bool]:
+    return and_(_FINAL, ended_before > _ENDED_AT).label("over")
+
+
+def _range(
+    query: Select[Any], table: Table, prefix: str, ended_before: datetime, after: str, limit: int
+) -> Select[Any]:
+    old = (table.c.id > after, table.c.id < ids.first_at(prefix, ended_before))
+    return query.where(*old).order_by(table.c.id).limit(limit)
+
+
+def _forget(
+    connection: Connection, table: Table, query: Select[Any], first: Mapping[Table, ColumnElement[Any]] | None = None
+) -> Looked:
+    """Delete what the query says is over, after those rows of other tables that belong to it."""
+    rows = connection.execute(query).all()
+    over = [row.id for row in rows if row.over]
+    for other, owner in (first or {}).items():
+        connection.execute(delete(other).where(owner.in_(over)))
+    connection.execute(delete(table).where(table.c.id.in_(over)))
+    return Looked(len(over), rows[-1].id if rows else None)

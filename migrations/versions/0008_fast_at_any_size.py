@@ -1,0 +1,42 @@
+"""Indexes that keep reads as fast as they were, however many tasks have ended."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+NAMED = sa.text("provider_id IS NOT NULL")
+# Made before the step where the tables may be large: no table is locked meanwhile.
+AHEAD = {
+    "ix_submissions_provider_id": "submissions (provider_id) WHERE provider_id IS NOT NULL",
+    "ix_tasks_model_status_id": "tasks (model, status, id)",
+    "ix_deliveries_endpoint_id_state_id": "deliveries (endpoint_id, state, id)",
+    "ix_deliveries_state_id": "deliveries (state, id)",
+}
+
+
+def upgrade() -> None:
+    op.create_index(
+        "ix_submissions_provider_id",
+        "submissions",
+        ["provider_id"],
+        sqlite_where=NAMED,
+        postgresql_where=NAMED,
+        if_not_exists=True,
+    )
+    op.create_index("ix_tasks_model_status_id", "tasks", ["model", "status", "id"], if_not_exists=True)
+    by_place = ["endpoint_id", "state", "id"]
+    op.create_index("ix_deliveries_endpoint_id_state_id", "deliveries", by_place, if_not_exists=True)
+    op.create_index("ix_deliveries_state_id", "deliveries", ["state", "id"], if_not_exists=True)
+    op.drop_index("ix_tasks_model_id", "tasks")  # the version before finds its tasks without it
+
+
+def downgrade() -> None:
+    op.create_index("ix_tasks_model_id", "tasks", ["model", "id"])
+    op.drop_index("ix_deliveries_state_id", "deliveries")
+    op.drop_index("ix_deliveries_endpoint_id_state_id", "deliveries")
+    op.drop_index("ix_tasks_model_status_id", "tasks")
+    op.drop_index("ix_submissions_provider_id", "submissions")
