@@ -9,6 +9,7 @@ from datetime import datetime
 
 from app import metrics, outbox
 from app.record import Connection, events
+from app.record.bulk import flush
 from app.record.signals import after_commit
 from app.task import Failure, Status
 
@@ -24,6 +25,7 @@ class Announcement:
     task_id: str
     status: Status
     failure: Failure | None = None
+    is_told: bool = True  # False: nobody asked to be told of this task, so that need not be looked up
 
     @property
     def kind(self) -> str:
@@ -44,7 +46,10 @@ def announce(connection: Connection, announcements: Sequence[Announcement], now:
     for each in announcements:
         if each.status.final:
             after_commit(connection, metrics.tasks_ended.labels(each.status, each.failure or "").inc)
-    outbox.plan(connection, [(each.task_id, each.status) for each in announcements], now)
+    wanted = [(each.task_id, each.status) for each in announcements if each.is_told]
+    if wanted:
+        flush(connection)  # it reads the tasks as they are now
+        outbox.plan(connection, wanted, now)
 
 
 def _data(each: Announcement) -> dict[str, str | None]:

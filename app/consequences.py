@@ -45,16 +45,15 @@ class Evidence:
 def told(attempt: Attempt, each: Evidence) -> dict[str, Any]:
     """What a proven report tells of its attempt. That it was accepted, its id and its cost are not taken back."""
     report, standing = each.report, attempt.standing
-    accepted = standing.outcome is Outcome.ACCEPTED
-    named = standing.provider_id is not None and each.witness is not Witness.SUBMIT
-    values = {
-        "outcome": None if accepted else _OUTCOMES.get(report.said),
-        "provider_id": None if named else report.provider_id,
-        "polling_url": report.polling_url,
-        "cost": report.cost if standing.cost is None else None,
-        "detail": report.detail,
-        "answered_at": each.received_at if each.witness is Witness.SUBMIT else None,
-    }
+    values: dict[str, Any] = {"polling_url": report.polling_url, "detail": report.detail}
+    if standing.outcome is not Outcome.ACCEPTED:
+        values["outcome"] = _OUTCOMES.get(report.said)
+    if standing.provider_id is None or each.witness is Witness.SUBMIT:
+        values["provider_id"] = report.provider_id
+    if standing.cost is None:
+        values["cost"] = report.cost
+    if each.witness is Witness.SUBMIT:
+        values["answered_at"] = each.received_at
     return given(values)
 
 

@@ -8,6 +8,7 @@
           KeyRefused           Unauthorized, in the provider's way: 403
           RequestInFlight      a Conflict that passes
       Unavailable            ours, and it passes: try again (503)
+        Overloaded           more is coming in than can be written
       ResultRefused          what the provider's link gave is not a result that may be kept
 
 A detail never holds a secret, a prompt or image bytes: it says what was wrong, not what was sent.
@@ -123,6 +124,11 @@ class Unavailable(FluxhookError):
     status = 503
     title = "Not possible at the moment"
     retryable = True
+
+
+class Overloaded(Unavailable):
+    code = "overloaded"
+    title = "More is coming in than can be written"
 
 
 class ResultRefused(FluxhookError):

@@ -1,27 +1,41 @@
 """The only source of randomness: ids that sort by creation, keys, and jitter."""
 
-import base64
 import random  # noqa: TID251 - the one place that may
 import re
 import secrets  # noqa: TID251 - the one place that may
 from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_RANDOM_BYTES = 16
+_MICROSECOND = timedelta(microseconds=1)
+_DIGITS = "0123456789abcdefghijklmnopqrstuv"  # base32hex of RFC 4648, in lower case
+_PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
+_PLACES = range(50, -1, -10)
+_RANDOM_DIGITS = 25
+_TO_DIGITS = (_DIGITS * 8).encode()
 _FORM = re.compile(r"[a-z]+_[0-9a-v]{37}")
 
 
 def new_id(prefix: str, now: datetime) -> str:
-    """`prefix_` and 37 lower-case base32hex characters: 56 bits of microseconds, then 128 random bits.
+    """`prefix_` and 37 lower-case base32hex characters: 56 bits of microseconds, then 129 random bits.
 
     base32hex keeps the order of the bytes, so ids of one kind sort by creation.
     """
-    return _id(prefix, now, secrets.token_bytes(_RANDOM_BYTES))
+    rest = secrets.token_bytes(_RANDOM_DIGITS).translate(_TO_DIGITS).decode()
+    return f"{prefix}_{_time(now, secrets.randbits(4))}{rest}"
 
 
 def first_at(prefix: str, instant: datetime) -> str:
     """The lowest id of this kind that can be made at `instant`: what is older sorts before it, nothing else does."""
-    return _id(prefix, instant, bytes(_RANDOM_BYTES))
+    return f"{prefix}_{_time(instant, 0)}{_DIGITS[0] * _RANDOM_DIGITS}"
+
+
+def _time(at: datetime, rest: int) -> str:
+    """Twelve characters: 56 bits of time, and four that are given.
+
+    Not by the library's encoder, which takes ten times as long for an id: each callback needs one.
+    """
+    number = (at - _EPOCH) // _MICROSECOND << 4 | rest
+    return "".join([_PAIRS[number >> place & 1023] for place in _PLACES])
 
 
 def is_id(prefix: str, text: str) -> bool:
@@ -47,9 +61,3 @@ def jitter(span: timedelta) -> timedelta:
 def nonce() -> bytes:
     """Twelve bytes that were never used before, for sealing."""
     return secrets.token_bytes(12)
-
-
-def _id(prefix: str, instant: datetime, tail: bytes) -> str:
-    elapsed_us = (instant - _EPOCH) // timedelta(microseconds=1)
-    raw = elapsed_us.to_bytes(7, "big") + tail
-    return f"{prefix}_{base64.b32hexencode(raw).decode().rstrip('=').lower()}"

@@ -5,7 +5,8 @@ write tasks and attempts, leave the jobs. Doing it twice does nothing more.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 from app import ids, jobs
 from app.admit import admit, pause, resume
 from app.announce import Announcement, announce
-from app.consequences import Evidence, given, moved, next_jobs, told
+from app.consequences import Evidence, moved, next_jobs, told
 from app.jobs import Step
 from app.provider import Answer
-from app.record import Connection, accounts, evidence, submissions, tasks
+from app.record import Connection, accounts, evidence, learning, submissions
+from app.record.bulk import together
+from app.record.evidence import Kept
 from app.record.submissions import Attempt
 from app.secret_keys import CallbackProof
 from app.task import Decision, Effect, Said, Status, Witness, decide
@@ -56,27 +59,32 @@ def settle(connection: Connection, group: Sequence[Evidence], *, look_after: tim
 
     `look_after` is how long a task that is accepted now may be silent before the provider is asked.
     """
-    submission_ids = {each.submission_id for each in group}
-    tasks.lock(connection, submissions.task_ids(connection, submission_ids))
-    ledger = _Ledger(submissions.attempts(connection, submission_ids), look_after)
+    if not group:
+        return []
+    about = Counter(each.submission_id for each in group)
+    ledger = _Ledger(submissions.lock_attempts(connection, about.keys()), about, look_after)
     effects = [ledger.take(each) for each in group]
     ledger.write(connection)
     return effects
 
 
-def hint(connection: Connection, submission_id: str, now: datetime) -> None:
-    """Have the provider asked about an attempt, without keeping why."""
-    for task_id in submissions.task_ids(connection, {submission_id}):
-        jobs.enqueue(connection, [(Step.RECONCILE, task_id, now)])
+def hint(connection: Connection, submission_ids: Collection[str], now: datetime) -> None:
+    """Have the provider asked about these attempts, without keeping why."""
+    found = submissions.task_ids(connection, submission_ids)
+    jobs.enqueue(connection, [(Step.RECONCILE, task_id, now) for task_id in sorted(found)])
 
 
 class _Ledger:
     """What a group changes, put together in memory before it is written at once."""
 
-    def __init__(self, attempts: dict[str, Attempt], look_after: timedelta) -> None:
+    def __init__(self, attempts: dict[str, Attempt], about: Mapping[str, int], look_after: timedelta) -> None:
         self._attempts = attempts
         self._look_after = look_after
-        self._kept: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._holders = {attempt.task_id for attempt in attempts.values() if attempt.has_slot}
+        self._of_task: dict[str, list[str]] = defaultdict(list)  # one entry for each piece
+        for attempt in attempts.values():
+            self._of_task[attempt.task_id] += [attempt.submission_id] * about[attempt.submission_id]
+        self._kept: dict[tuple[str, ...], Kept] = {}
         self._tasks: dict[str, dict[str, Any]] = {}
         self._submissions: dict[str, dict[str, Any]] = {}
         self._jobs: list[tuple[Step, str, datetime]] = []
@@ -99,14 +107,15 @@ class _Ledger:
         return decision.effect
 
     def write(self, connection: Connection) -> None:
-        if self._kept:
-            evidence.keep(connection, list(self._kept.values()))
-        if self._submissions:
-            submissions.learn(connection, self._submissions)
-        if self._tasks:
-            tasks.learn(connection, self._tasks)
-        if self._now is not None:
-            announce(connection, self._moves, self._now)
+        with together(connection):
+            if self._kept:
+                evidence.keep(connection, list(self._kept.values()))
+            if self._submissions:
+                submissions.learn(connection, self._submissions)
+            if self._tasks:
+                learning.learn(connection, self._tasks)
+            if self._now is not None:
+                announce(connection, self._moves, self._now)
         jobs.enqueue(connection, self._jobs)
         self._hand_on_slots(connection)
 
@@ -116,55 +125,67 @@ class _Ledger:
             _heed(connection, attempt, each)
         left = [task_id for task_id, change in self._tasks.items() if change.get("status") in _SLOTLESS]
         if left and self._now is not None:
-            for account_id in sorted(accounts.release(connection, left)):
-                admit(connection, account_id, self._now)
+            self._release(connection, [task_id for task_id in left if task_id in self._holders], self._now)
             waits = {task_id: self._tasks[task_id].get("dispatch_after_at") for task_id in left}
             wakes = [(Step.ADMIT, task_id, at) for task_id, at in waits.items() if at and at > self._now]
             jobs.enqueue(connection, wakes)
 
+    @staticmethod
+    def _release(connection: Connection, task_ids: Sequence[str], now: datetime) -> None:
+        if task_ids:
+            for account_id in sorted(accounts.release(connection, task_ids)):
+                admit(connection, account_id, now)
+
     def _keep(self, each: Evidence, effect: Effect) -> None:
         digest = hashlib.sha256(each.body).hexdigest()
         key = (each.submission_id, each.witness, each.verdict, digest)
-        if key in self._kept:
-            self._kept[key]["copies"] += 1
-            self._kept[key]["last_received_at"] = each.received_at
+        known = self._kept.get(key)
+        if known is not None:
+            self._kept[key] = known._replace(copies=known.copies + 1, last_received_at=each.received_at)
             return
-        self._kept[key] = {
-            "id": ids.new_id("ev", each.received_at),
-            "submission_id": each.submission_id,
-            "witness": each.witness,
-            "verdict": each.verdict,
-            "digest": digest,
-            "said": each.report.said,
-            "effect": effect,
-            "detail": each.report.detail,
-            "http_status": each.http_status,
-            "headers": dict(each.headers),
-            "body": each.body,
-            "copies": 1,
-            "received_at": each.received_at,
-            "last_received_at": each.received_at,
-        }
+        self._kept[key] = Kept(
+            id=ids.new_id("ev", each.received_at),
+            submission_id=each.submission_id,
+            witness=each.witness,
+            verdict=each.verdict,
+            digest=digest,
+            said=each.report.said,
+            effect=effect,
+            detail=each.report.detail,
+            http_status=each.http_status,
+            headers=each.headers,
+            copies=1,
+            received_at=each.received_at,
+            last_received_at=each.received_at,
+            body=each.body,
+        )
 
     def _learn(self, attempt: Attempt, each: Evidence, decision: Decision) -> None:
         """Note what this tells of the attempt and does to its task, for the rest of the group too."""
         news = told(attempt, each)
-        self._submissions.setdefault(attempt.submission_id, {}).update(news)
-        change = given({"cost": news.get("cost"), **moved(attempt, each, decision)})
+        if news:
+            self._submissions.setdefault(attempt.submission_id, {}).update(news)
+        change = moved(attempt, each, decision)
+        if "cost" in news:
+            change["cost"] = news["cost"]
         if change:
             known = self._tasks.setdefault(attempt.task_id, {})
             known |= change | {name: known[name] + change[name] for name in _SUMMED & known.keys() & change.keys()}
         if decision.to is not None:
-            self._moves.append(Announcement(attempt.task_id, decision.to, change.get("failure")))
+            failure = change.get("failure")
+            self._moves.append(Announcement(attempt.task_id, decision.to, failure, is_told=attempt.is_told))
         self._advance(attempt, news, change)
 
     def _advance(self, attempt: Attempt, news: Mapping[str, Any], change: Mapping[str, Any]) -> None:
-        standing = replace(attempt.standing, **{name: news[name] for name in news if name in _STANDING})
-        self._attempts[attempt.submission_id] = replace(attempt, standing=standing)
-        for other_id, other in self._attempts.items():
-            if other.task_id == attempt.task_id:
-                now = {name: change[name] for name in ("status", "sample_url") if change.get(name)}
-                self._attempts[other_id] = replace(other, standing=replace(other.standing, **now))
+        pieces = self._of_task[attempt.task_id]
+        if len(pieces) == 1:
+            return  # nothing else in this group is about the task
+        learned = {name: news[name] for name in news if name in _STANDING}
+        moved_to = {name: change[name] for name in ("status", "sample_url") if change.get(name)}
+        for each_id in set(pieces):
+            each = self._attempts[each_id]
+            now = moved_to | (learned if each_id == attempt.submission_id else {})
+            self._attempts[each_id] = each._replace(standing=each.standing._replace(**now))
 
 
 def _judge(attempt: Attempt, each: Evidence) -> Decision:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
 # With the waits of `retry.SUBMIT` these last a quarter of an hour: most outages are over by then.
 MAX_TRIES = 20
@@ -126,8 +127,7 @@ class Effect(StrEnum):
     CONTRADICTED = "contradicted"  # at odds with what is known already: kept, not applied
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """What is known of a task and one of its attempts when a piece of evidence arrives."""
 
     status: Status
@@ -139,12 +139,15 @@ class Standing:
     tries: int = 0  # attempts used up so far
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What follows from a piece of evidence; `to` is None where the task's state stays."""
 
     effect: Effect
     to: Status | None = None
+
+
+_REFUSALS = frozenset({Said.REFUSED, Said.BUSY, Said.UNPAID, Said.DOWN})
+_MAY_HAVE_BEEN_TAKEN = frozenset({Outcome.ACCEPTED, Outcome.UNKNOWN})
 
 
 def decide(standing: Standing, report: Report, witness: Witness, *, proven: bool) -> Decision:
@@ -174,7 +177,7 @@ def _was_asked_anew(standing: Standing, report: Report) -> bool:
     Only so is a task queued whose attempt was not refused. A result of that attempt is still welcome, and so is
     the news that the provider has it.
     """
-    outlived = standing.status is Status.QUEUED and standing.outcome in {Outcome.ACCEPTED, Outcome.UNKNOWN}
+    outlived = standing.status is Status.QUEUED and standing.outcome in _MAY_HAVE_BEEN_TAKEN
     known = report.said is Said.PENDING and standing.outcome is Outcome.ACCEPTED
     return outlived and (report.said is Said.FAILED or known)
 
@@ -187,8 +190,7 @@ def _contradicts(standing: Standing, report: Report, witness: Witness) -> bool:
         and standing.provider_id is not None
         and report.provider_id != standing.provider_id
     )
-    refusal = report.said in {Said.REFUSED, Said.BUSY, Said.UNPAID, Said.DOWN}
-    refused_after_accepted = refusal and standing.outcome is Outcome.ACCEPTED
+    refused_after_accepted = report.said in _REFUSALS and standing.outcome is Outcome.ACCEPTED
     failed_after_ready = report.said is Said.FAILED and standing.status is Status.READY
     return other_id or refused_after_accepted or failed_after_ready
 

@@ -29,6 +29,7 @@ from app.secret_keys import KeyRing
 from app.store import Missing
 from app.submit import submit
 from app.worker import perform
+from tests.databases import OneByOne
 from tests.rows import WORKER
 from tests.world import GATEWAY, RING_KEY, FrozenClock
 
@@ -61,7 +62,7 @@ class Call:
     by: "asyncio.Task[Any]"
 
 
-class Inline:
+class Inline(OneByOne):
     """A database that does each unit at once; on demand the process dies just before or just after a commit."""
 
     def __init__(self) -> None:

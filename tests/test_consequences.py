@@ -21,7 +21,7 @@ TO_READY = Decision(Effect.MOVED, Status.READY)
 
 def attempt(outcome: Outcome = Outcome.UNKNOWN, **known: Any) -> Attempt:
     standing = Standing(status=Status.SUBMITTING, current=True, outcome=outcome, **known)
-    return Attempt("sub_1", "task_1", "account", standing)
+    return Attempt("sub_1", "task_1", "account", "key", is_told=True, has_slot=True, standing=standing)
 
 
 def said(report: Report, witness: Witness = Witness.CALLBACK) -> Evidence:

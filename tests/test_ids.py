@@ -1,6 +1,8 @@
+import base64
 import re
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,3 +75,29 @@ def test_what_is_made_before_an_instant_sorts_before_its_first_id_and_nothing_el
 
 def test_the_first_id_of_an_instant_has_the_form_of_an_id() -> None:
     assert ids.is_id("ev", ids.first_at("ev", AT))
+
+
+@given(INSTANTS)
+def test_an_id_has_the_form_of_an_id_at_any_time(at: datetime) -> None:
+    made = ids.new_id("task", at)
+
+    assert ids.is_id("task", made)
+    assert not ids.is_id("sub", made)
+
+
+@given(INSTANTS)
+def test_the_time_of_an_id_is_its_microseconds_in_base32hex(at: datetime) -> None:
+    """Ids are in databases that were written long ago: a new one must sort among them as one of their own."""
+    microseconds = (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    whole = base64.b32hexencode((microseconds << 24).to_bytes(10)).decode().lower()
+
+    assert ids.first_at("ev", at) == f"ev_{whole[:12]}{'0' * 25}"
+    assert ids.new_id("ev", at)[3:14] == whole[:11]
+
+
+@pytest.mark.parametrize("instant", [AT, AT.replace(microsecond=1), AT.replace(microsecond=999_999)])
+def test_the_first_id_of_an_instant_is_below_all_of_it_and_above_all_that_came_before(instant: datetime) -> None:
+    first = ids.first_at("ev", instant)
+    before = [ids.new_id("ev", instant - timedelta(microseconds=1)) for _ in range(200)]
+
+    assert max(before) < first <= min(ids.new_id("ev", instant) for _ in range(200))

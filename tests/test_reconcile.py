@@ -14,6 +14,7 @@ from app.record import Connection
 from app.record.database import Database
 from app.task import Report, Said
 from tests.calling import Caller, Scripted, answering, attempt_of, caller_of, small, submitted
+from tests.databases import OneByOne
 from tests.rows import claim
 from tests.world import World
 
@@ -158,7 +159,7 @@ async def test_without_callbacks_nothing_can_prove_a_lost_answer_and_the_task_fa
     assert len(provider.orders) == 1
 
 
-class Interrupted:
+class Interrupted(OneByOne):
     """A database on which something happens just before each write."""
 
     def __init__(self, inner: Database, meanwhile: Callable[[], Any]) -> None:

@@ -358,7 +358,7 @@ async def test_a_failure_says_why_and_whether_money_was_spent(database: Database
 async def test_a_hint_leaves_one_look_and_none_for_an_unknown_attempt(database: Database) -> None:
     await database.write(ask)
     for submission_id in ("sub_1", "sub_1", "sub_none"):
-        await database.write(lambda connection, of=submission_id: hint(connection, of, START))  # type: ignore[misc]
+        await database.write(lambda connection, of=submission_id: hint(connection, {of}, START))  # type: ignore[misc]
 
     assert await database.read(waiting) == [("task_1", "reconcile", START)]
     assert [job.task_id for job in await database.write(lambda connection: claim(connection, START))] == ["task_1"]

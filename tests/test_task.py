@@ -1,4 +1,3 @@
-from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -55,7 +54,7 @@ standings = st.builds(
     tries=st.integers(min_value=0, max_value=MAX_TRIES + 1),
 )
 open_standings = standings.filter(lambda standing: not standing.status.final).map(
-    lambda standing: replace(standing, current=True)
+    lambda standing: standing._replace(current=True)
 )
 reports = st.builds(
     Report,
@@ -69,7 +68,7 @@ witnesses = st.sampled_from(Witness)
 
 
 def standing(status: Status, outcome: Outcome = Outcome.UNKNOWN, **known: object) -> Standing:
-    return replace(Standing(status, current=True, outcome=outcome), **known)  # type: ignore[arg-type]
+    return Standing(status, current=True, outcome=outcome)._replace(**known)  # type: ignore[arg-type]
 
 
 # The moves
@@ -151,7 +150,7 @@ def test_a_proven_report_about_the_current_attempt_moves_where_the_table_says(st
     ids=lambda value: str(getattr(value, "value", value)),
 )
 def test_whatever_is_said_of_a_final_task_is_late(status: Status, said: Said, *, current: bool, proven: bool) -> None:
-    about = replace(standing(status), current=current)
+    about = standing(status)._replace(current=current)
 
     assert decide(about, Report(said), Witness.CALLBACK, proven=proven) == Decision(Effect.LATE)
 
@@ -162,7 +161,7 @@ def test_whatever_is_said_of_a_final_task_is_late(status: Status, said: Said, *,
     ids=lambda value: str(getattr(value, "value", value)),
 )
 def test_whatever_is_said_of_an_earlier_attempt_is_superseded(status: Status, said: Said, *, proven: bool) -> None:
-    about = replace(standing(status), current=False)
+    about = standing(status)._replace(current=False)
 
     assert decide(about, Report(said), Witness.CALLBACK, proven=proven) == Decision(Effect.SUPERSEDED)
 
@@ -311,8 +310,7 @@ def test_no_witness_can_cancel_a_task_or_call_it_stored(about: Standing, report:
 @given(open_standings, reports, witnesses)
 def test_the_same_report_never_moves_twice(about: Standing, report: Report, witness: Witness) -> None:
     first = decide(about, report, witness, proven=True)
-    after = replace(
-        about,
+    after = about._replace(
         status=first.to or about.status,
         provider_id=report.provider_id or about.provider_id,
         sample_url=report.sample_url or about.sample_url,
@@ -326,8 +324,8 @@ def test_what_a_task_was_told_once_is_confirmed_the_second_time(
     about: Standing, report: Report, witness: Witness
 ) -> None:
     first = decide(about, report, witness, proven=True)
-    after = replace(
-        about, provider_id=report.provider_id or about.provider_id, sample_url=report.sample_url or about.sample_url
+    after = about._replace(
+        provider_id=report.provider_id or about.provider_id, sample_url=report.sample_url or about.sample_url
     )
 
     if first.effect is Effect.ADOPTED and report.sample_url is not None:

@@ -20,6 +20,7 @@ from app.resources import Resources
 from app.store import FolderStore
 from app.task import Report, Said
 from tests.calling import Scripted, answering, done, small, submitted
+from tests.databases import OneByOne
 from tests.pictures import in_base64, picture
 from tests.rows import claim, put_account
 from tests.sockets import until
@@ -276,7 +277,7 @@ async def test_a_running_worker_sweeps(world: World) -> None:
     assert await world.use.db.read(jobs.next_due) == world.clock() + sweep.EVERY
 
 
-class Away:
+class Away(OneByOne):
     """A database that cannot be reached for its first calls, or fails in a way that nobody knows."""
 
     def __init__(self, inner: Database, calls: int, error: Exception | None = None) -> None:

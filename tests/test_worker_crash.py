@@ -10,6 +10,7 @@ from app import jobs
 from app.record import Connection
 from app.record.database import Database
 from tests.calling import small
+from tests.databases import OneByOne
 from tests.world import World
 
 pytestmark = pytest.mark.proof
@@ -21,7 +22,7 @@ class Killed(BaseException):
     """The process is gone."""
 
 
-class Dying:
+class Dying(OneByOne):
     """A database whose process is killed around one of its accesses."""
 
     def __init__(self, inner: Database, number: int, *, after: bool) -> None:

@@ -7,12 +7,11 @@ ends nothing. A job falls due by the clock of the database.
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, cast
 
 from pgqueuer.adapters.persistence.qb import QueryQueueBuilder
 from pgqueuer.domain.types import QueueEntrypoint, QueueManagerId
-from pgqueuer.queries import SyncQueries
 from sqlalchemy import Connection
 
 from app.jobs.contract import LEASE, Held, Job, Standing, Step
@@ -20,21 +19,26 @@ from app.jobs.pgqueuer_schema import SETTINGS
 from app.record.signals import signal_after_commit
 
 _STATEMENTS = QueryQueueBuilder(SETTINGS)
-_UNSCHEDULED = timedelta(days=36500)  # until `_SCHEDULE` says when, in the same transaction
 _PRIORITY_ZERO = datetime(2020, 1, 1, tzinfo=UTC)  # a priority is the seconds before this, which fit until 2088
 
 # The states are written out in all of these, because PgQueuer's indexes are partial.
-_SCHEDULE = """
-UPDATE pgqueuer AS job
-SET execute_after = CASE job.status WHEN 'queued' THEN least(job.execute_after, wish.run_at) ELSE job.execute_after END,
-    priority = least(greatest($4 - extract(epoch FROM
-        coalesce(tasks.sample_expires_at, least(job.execute_after, wish.run_at))), -2147483648), 2147483647),
+# One statement and one version of each row. PgQueuer's own enqueue also notes each new job in its log, which nobody
+# reads here, and would have to be followed by a second one that says when. In the order of the wishes, so that two who
+# leave the same jobs do not wait for each other.
+_ENQUEUE = """
+INSERT INTO pgqueuer AS job (entrypoint, payload, dedupe_key, execute_after, priority, status)
+SELECT wish.step, convert_to(wish.task_id, 'UTF8'), wish.key, wish.run_at, least(greatest($5 - extract(epoch FROM
+    coalesce((SELECT sample_expires_at FROM tasks WHERE id = wish.task_id), wish.run_at)), -2147483648), 2147483647),
+    'queued'
+FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS wish (key, step, task_id, run_at)
+ON CONFLICT (dedupe_key) WHERE status IN ('queued', 'picked') AND dedupe_key IS NOT NULL DO UPDATE
+SET execute_after = CASE job.status
+        WHEN 'queued' THEN least(job.execute_after, excluded.execute_after) ELSE job.execute_after END,
+    priority = greatest(job.priority, excluded.priority),
     headers = CASE job.status
-        WHEN 'picked' THEN jsonb_build_object('again', least((job.headers ->> 'again')::timestamptz, wish.run_at))
+        WHEN 'picked' THEN
+            jsonb_build_object('again', least((job.headers ->> 'again')::timestamptz, excluded.execute_after))
         ELSE job.headers END
-FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS wish (key, task_id, run_at)
-LEFT JOIN tasks ON tasks.id = wish.task_id
-WHERE job.dedupe_key = wish.key AND job.status IN ('queued', 'picked')
 """
 _NEXT_DUE = """
 SELECT least(
@@ -90,38 +94,18 @@ SELECT EXISTS (SELECT FROM pgqueuer WHERE entrypoint = $1 AND status = 'queued' 
 _PRUNE = "DELETE FROM pgqueuer_log WHERE created < $1"
 
 
-class _InTransaction:
-    """What PgQueuer calls a driver: it runs in the transaction of a unit of work."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
-        return [dict(row) for row in _run(self._connection, query, *args)]
-
-
 def enqueue(connection: Connection, wanted: Sequence[tuple[Step, str, datetime]]) -> None:
     earliest: dict[tuple[Step, str], datetime] = {}
     for step, task_id, run_at in wanted:
         earliest[step, task_id] = min(run_at, earliest.get((step, task_id), run_at))
     if not earliest:
         return
-    # In one order, so that two who leave the same jobs do not wait for each other.
     wishes = [(step, task_id, earliest[step, task_id]) for step, task_id in sorted(earliest)]
-    keys = [_key(step, task_id) for step, task_id, _ in wishes]
-    # To update the priority is to lock a job that is there: it ends after this wish for it, or before.
-    SyncQueries(_InTransaction(connection), _STATEMENTS).enqueue(
-        [step.value for step, _, _ in wishes],
-        [task_id.encode() for _, task_id, _ in wishes],
-        [0] * len(wishes),
-        [_UNSCHEDULED] * len(wishes),
-        list(keys),
-        on_conflict="update_priority",
-    )
     _run(
         connection,
-        _SCHEDULE,
-        keys,
+        _ENQUEUE,
+        [_key(step, task_id) for step, task_id, _ in wishes],
+        [step.value for step, _, _ in wishes],
         [task_id for _, task_id, _ in wishes],
         [run_at for _, _, run_at in wishes],
         int(_PRIORITY_ZERO.timestamp()),

@@ -9,8 +9,10 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    ClauseElement,
     Column,
     Connection,
+    FromClause,
     Index,
     Integer,
     String,
@@ -27,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert
 
 from app.jobs.contract import Held, Job, Standing, Step
+from app.record.bulk import Bulk
 from app.record.columns import Instant, metadata
 from app.record.signals import signal_after_commit
 from app.record.tasks import tasks
@@ -76,20 +79,29 @@ def enqueue(connection: Connection, wanted: Sequence[tuple[Step, str, datetime]]
 
 def _put(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Have these jobs wait; one that waits already gets the earlier time and the longer record of failures."""
-    statement = insert(jobs).values([{**row, "state": "waiting"} for row in rows])
-    new = statement.excluded
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["step", "task_id"],
-            index_where=_IS_WAITING,
-            set_={
-                "run_at": case((new.run_at < jobs.c.run_at, new.run_at), else_=jobs.c.run_at),
-                "failures": case((new.failures > jobs.c.failures, new.failures), else_=jobs.c.failures),
-                "last_error": func.coalesce(new.last_error, jobs.c.last_error),
-            },
-        )
-    )
+    _PUT.run(connection, [[row[name] for name in _WISHED] for row in rows])
     signal_after_commit(connection)
+
+
+def _statement(given: FromClause, _dialect: str) -> ClauseElement:
+    columns = [*(given.c[name] for name in _WISHED), literal_column("'waiting'")]
+    # SQLite takes ON CONFLICT for a join's condition where no WHERE stands before it.
+    wishes = select(*columns).where(literal_column("true"))
+    statement = insert(jobs).from_select([*_WISHED, "state"], wishes)
+    new = statement.excluded
+    return statement.on_conflict_do_update(
+        index_elements=["step", "task_id"],
+        index_where=_IS_WAITING,
+        set_={
+            "run_at": case((new.run_at < jobs.c.run_at, new.run_at), else_=jobs.c.run_at),
+            "failures": case((new.failures > jobs.c.failures, new.failures), else_=jobs.c.failures),
+            "last_error": func.coalesce(new.last_error, jobs.c.last_error),
+        },
+    )
+
+
+_WISHED = ("step", "task_id", "run_at", "failures", "last_error")
+_PUT = Bulk({name: jobs.c[name].type for name in _WISHED}, _statement)
 
 
 def next_due(connection: Connection) -> datetime | None:

@@ -9,9 +9,24 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Connection, Integer, String, Table, Text, delete, func, literal, select, update
+from sqlalchemy import (
+    ClauseElement,
+    Column,
+    Connection,
+    FromClause,
+    Integer,
+    String,
+    Table,
+    Text,
+    delete,
+    func,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
+from app.record.bulk import Bulk
 from app.record.columns import Instant, Json, metadata
 
 # Why an account is paused: shown to people, and looked for by the sweeper.
@@ -136,5 +151,11 @@ def take(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def release(connection: Connection, task_ids: Collection[str]) -> set[str]:
     """Free the slots of these tasks; the accounts in which there is room now."""
-    freed = connection.execute(delete(slots).where(slots.c.task_id.in_(task_ids)).returning(slots.c.account_id))
-    return set(freed.scalars())
+    return {row[0] for row in _RELEASE.run(connection, [(task_id,) for task_id in task_ids]).all()}
+
+
+def _release(given: FromClause, _dialect: str) -> ClauseElement:
+    return delete(slots).where(slots.c.task_id.in_(select(given.c.task_id))).returning(slots.c.account_id)
+
+
+_RELEASE = Bulk({"task_id": slots.c.task_id.type}, _release)

@@ -1,6 +1,7 @@
 """The tables' common ground: their metadata, and the column types that both databases share."""
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import JSON, DateTime, Dialect, MetaData
@@ -19,6 +20,19 @@ metadata = MetaData(
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
+_NO_ZONE = "an instant needs a time zone"
+_WITHOUT_ZONE = len("0001-01-01 00:00:00.000000")
+
+
+@lru_cache(maxsize=256)
+def sortable(instant: datetime) -> str:
+    """As SQLite keeps it: text in UTC."""
+    if instant.tzinfo is None:
+        raise ValueError(_NO_ZONE)
+    in_utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
+    return in_utc.isoformat(" ", "microseconds")[:_WITHOUT_ZONE]
+
+
 class Instant(TypeDecorator[datetime]):
     """An aware UTC instant: `timestamptz` on PostgreSQL, sortable text in UTC on SQLite."""
 
@@ -29,7 +43,7 @@ class Instant(TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError("an instant needs a time zone")
+            raise ValueError(_NO_ZONE)
         return value.astimezone(UTC).replace(tzinfo=None) if dialect.name == "sqlite" else value
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002

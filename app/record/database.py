@@ -2,6 +2,8 @@
 
 On SQLite one writer thread takes all that waits, runs each in a savepoint and commits them together; on
 PostgreSQL each is a transaction of its own on asyncpg. The functions cannot tell the difference.
+
+What comes in bursts is written by `write_each`: one unit for all that waits, with as many statements as for one.
 """
 
 from collections.abc import AsyncGenerator, Callable
@@ -10,10 +12,12 @@ from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection, Dialect
 
+from app.record.grouped import Work
 from app.record.postgres import Postgres
 from app.record.sqlite import Sqlite
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 class Database(Protocol):
@@ -24,6 +28,14 @@ class Database(Protocol):
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction that is durable when this returns."""
+        ...
+
+    async def write_each(self, work: Work[Item, T], item: Item, size: int = 0) -> T:
+        """Run `work` on this item together with all that came for it while the last such group was written.
+
+        Durable when this returns. An item whose work fails fails alone: the group is written without it. `size` is what
+        the item weighs in bytes; past what can be held, `errors.Overloaded` is raised at once.
+        """
         ...
 
     async def read(self, work: Callable[[Connection], T]) -> T:

@@ -1,13 +1,15 @@
 """The table `evidence`: what each witness said of an attempt, raw, once, with its verdict and its effect."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    ClauseElement,
     Column,
     Connection,
+    FromClause,
     Integer,
     LargeBinary,
     Row,
@@ -18,11 +20,13 @@ from sqlalchemy import (
     UniqueConstraint,
     exists,
     func,
+    literal_column,
     select,
     union_all,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from app.record.bulk import Bulk, BulkRead
 from app.record.columns import Instant, Json, metadata
 from app.record.submissions import submissions
 from app.record.tasks import tasks
@@ -69,29 +73,65 @@ class Testimony:
     last_received_at: datetime
 
 
-def keep(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+class Kept(NamedTuple):
+    """A row as it is written."""
+
+    id: str
+    submission_id: str
+    witness: Witness
+    verdict: str
+    digest: str
+    said: Said
+    effect: Effect
+    detail: str | None
+    http_status: int | None
+    headers: Mapping[str, str]
+    copies: int
+    received_at: datetime
+    last_received_at: datetime
+    body: bytes
+
+
+def keep(connection: Connection, rows: Sequence[Kept]) -> None:
     """Keep these rows; one that is there already is counted as further copies. No two may share their key."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(evidence).values(list(rows))
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=_KEY,
-            set_={
-                "copies": evidence.c.copies + statement.excluded.copies,
-                "last_received_at": statement.excluded.last_received_at,
-            },
-        )
+    _KEEP.write(connection, rows)
+
+
+def _keep(given: FromClause, dialect: str) -> ClauseElement:
+    insert: postgresql.Insert = (postgresql if dialect == "postgresql" else sqlite).insert(evidence)
+    # SQLite takes ON CONFLICT for a join's condition where no WHERE stands before it.
+    rows = select(*(given.c[name] for name in Kept._fields)).where(literal_column("true"))
+    statement = insert.from_select(Kept._fields, rows)
+    new = statement.excluded
+    changed = {"copies": evidence.c.copies + new.copies, "last_received_at": new.last_received_at}
+    return statement.on_conflict_do_update(index_elements=_KEY, set_=changed)
+
+
+_KEEP = Bulk({name: evidence.c[name].type for name in Kept._fields}, _keep)
+
+
+def count_callbacks(connection: Connection, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """How many different callbacks are kept for each of these attempts with that verdict."""
+    if not wanted:
+        return {}
+    found = {(row[0], row[1]): row[2] for row in _COUNT.find(connection, list(wanted))}
+    return {each: found.get(each, 0) for each in wanted}
+
+
+def _count(given: FromClause, _dialect: str) -> ClauseElement:
+    of_these = (
+        (evidence.c.submission_id == given.c.submission_id)
+        & (evidence.c.witness == literal_column(f"'{Witness.CALLBACK}'"))
+        & (evidence.c.verdict == given.c.verdict)
+    )
+    return (
+        select(given.c.submission_id, given.c.verdict, func.count())
+        .join_from(given, evidence, of_these)
+        .group_by(given.c.submission_id, given.c.verdict)
     )
 
 
-def count_untrusted(connection: Connection, submission_id: str, verdict: str) -> int:
-    """How many different callbacks with this verdict are kept for an attempt."""
-    query = select(func.count()).where(
-        evidence.c.submission_id == submission_id,
-        evidence.c.witness == Witness.CALLBACK,
-        evidence.c.verdict == verdict,
-    )
-    return connection.execute(query).scalar_one()
+_COUNT = BulkRead({name: evidence.c[name].type for name in ("submission_id", "verdict")}, _count)
 
 
 def last_polled_at(connection: Connection, submission_id: str) -> datetime | None:

@@ -1,22 +1,31 @@
 """The shared engine: asyncpg, one transaction for each unit of work."""
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy import Connection, Dialect, event, make_url, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from app.errors import Unavailable
 from app.record import events
+from app.record.grouped import Line, Lines, Work, halves
 from app.record.listening import Listening
-from app.record.signals import Signals, take_effects, was_asked
+from app.record.signals import Effect, Signals, take_effects, was_asked
 
 T = TypeVar("T")
+R = TypeVar("R")
+Item = TypeVar("Item")
+_Begin = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
 
 _POOL = 10
+# A group's statements are made for any number of rows. To plan them for each group takes as long as to run them.
+_PLAN_ONCE = "SET plan_cache_mode = force_generic_plan"
 # A transaction that a hanging process leaves open would keep the feed's later events from everybody.
 _IDLE_IN_TRANSACTION = "60s"
 _JOBS_CHANNEL = "ch_pgqueuer"  # PgQueuer tells there of each change of its table; a job that is new concerns all
@@ -45,6 +54,9 @@ class Postgres:
         # A read sees one instant, as on SQLite, and cannot write.
         self._reading = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._signals = Signals()
+        self._lines = Lines()
+        self._in_hand: set[asyncio.Task[None]] = set()
+        self._kept: dict[Line[Any, Any], AsyncConnection] = {}  # one for each line's groups
         self._listening = Listening(url)
 
     @property
@@ -52,16 +64,29 @@ class Postgres:
         return self._engine.dialect
 
     async def write(self, work: Callable[[Connection], T]) -> T:
+        return await self._write(self._engine.begin, work)
+
+    async def _write(self, begin: _Begin, work: Callable[[Connection], T]) -> T:
         for attempt in range(1, _TRIES + 1):
             try:
-                return await self._transaction(self._engine, work)
+                return await self._transaction(begin, work)
             except DBAPIError as error:
                 if _sqlstate(error) not in _DEADLOCK_OR_CONFLICT or attempt == _TRIES:
                     raise
         raise AssertionError("unreachable: the last try returns or raises")
 
+    async def write_each(self, work: Work[Item, T], item: Item, size: int = 0) -> T:
+        line = self._lines.of(work)
+        done = line.join(item, size)
+        if not line.has_turn:
+            line.has_turn = True
+            writing = asyncio.create_task(self._write_line(line))
+            self._in_hand.add(writing)
+            writing.add_done_callback(self._in_hand.discard)
+        return await done
+
     async def read(self, work: Callable[[Connection], T]) -> T:
-        return await self._transaction(self._reading, work)
+        return await self._transaction(self._reading.begin, work)
 
     async def build(self, indexes: Mapping[str, str]) -> bool:
         """Make these indexes without a lock that anybody would wait for; False while another process does it.
@@ -91,17 +116,67 @@ class Postgres:
         self._listening.add(events.CHANNEL, listener)
 
     async def close(self) -> None:
+        await asyncio.gather(*self._in_hand, return_exceptions=True)
+        for connection in self._kept.values():
+            await connection.close()
         await self._listening.close()
         await self._engine.dispose()
 
-    async def _transaction(self, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
+    async def _write_line(self, line: Line[Any, Any]) -> None:
+        """One group after the other, until nobody waits."""
         try:
-            async with engine.begin() as connection:
-                for forget in (was_asked, take_effects):  # what a unit left that was undone
-                    await connection.run_sync(forget)
-                result = await connection.run_sync(work)
-                asked = await connection.run_sync(was_asked)
-                effects = await connection.run_sync(take_effects)
+            while len(line):
+                group = line.take()
+                line.release(group, await self._outcomes(line, [each.item for each in group]))
+        finally:
+            line.has_turn = False
+
+    async def _outcomes(self, line: Line[Item, T], items: Sequence[Item]) -> list[T | Exception]:
+        """What came of each: a group that fails is halved until who is at fault stands alone."""
+        try:
+            return list(await self._write_group(line, lambda connection: line.work(connection, items)))
+        except Exception as error:  # noqa: BLE001 - whoever is at fault is told, and nobody else
+            if len(items) == 1 or isinstance(error, Unavailable):
+                return [error] * len(items)
+        first, second = halves(items)
+        return await self._outcomes(line, first) + await self._outcomes(line, second)
+
+    async def _write_group(self, line: Line[Any, Any], work: Callable[[Connection], R]) -> R:
+        """On a connection that the line keeps from group to group, so that none begins by asking whether it lives."""
+        was_kept = line in self._kept
+        begin = partial(self._begin_kept, line)
+        try:
+            return await self._write(begin, work)
+        except Unavailable:
+            if not was_kept:
+                raise
+        return await self._write(begin, work)  # the server may have gone and come back since the last group
+
+    @asynccontextmanager
+    async def _begin_kept(self, line: Line[Any, Any]) -> AsyncGenerator[AsyncConnection]:
+        if line not in self._kept:
+            connection = await self._engine.connect()
+            await connection.exec_driver_sql(_PLAN_ONCE)
+            await connection.commit()
+            self._kept[line] = connection
+        try:
+            async with self._kept[line].begin():
+                yield self._kept[line]
+        except BaseException:
+            broken = self._kept.pop(line)
+            await broken.invalidate()
+            await broken.close()
+            raise
+
+    async def _transaction(self, begin: _Begin, work: Callable[[Connection], T]) -> T:
+        def unit(connection: Connection) -> tuple[T, set[str], list[Effect]]:
+            for forget in (was_asked, take_effects):  # what a unit left that was undone
+                forget(connection)
+            return work(connection), was_asked(connection), take_effects(connection)
+
+        try:
+            async with begin() as connection:
+                result, asked, effects = await connection.run_sync(unit)
         except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
             raise _away() from error
         except DBAPIError as error:

@@ -4,8 +4,8 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,22 +13,16 @@ from sqlalchemy import Connection, Dialect, Engine, create_engine, event, make_u
 from sqlalchemy.exc import OperationalError
 
 from app.errors import ConfigurationError, Unavailable
-from app.record.signals import EVENTS, Effect, Signals, take_effects, was_asked
+from app.record.grouped import Line, Lines, Work
+from app.record.signals import EVENTS, Signals, take_effects, was_asked
+from app.record.units import Group, Single, Unit, stopped
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 _GROUP = 256  # callers that one commit serves at most: past that the first ones wait for nothing
 _READERS = 4
 _BUSY_MS = 5000  # another process (a backup, `fluxhook migrate`) may hold the file this long
-
-
-@dataclass(slots=True)
-class _Unit:
-    work: Callable[[Connection], Any]
-    done: Future[Any]
-    result: Any = None
-    error: BaseException | None = None
-    effects: list[Effect] = field(default_factory=list)
 
 
 class Sqlite:
@@ -41,8 +35,9 @@ class Sqlite:
         self._reading = _engine(self._path, "BEGIN", synchronous="FULL", query_only="ON")
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="sqlite-reader")
         self._signals = Signals()
+        self._lines = Lines()
         self._closed = False
-        self._waiting: queue.SimpleQueue[_Unit | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[Unit | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_until_closed, name="sqlite-writer", daemon=True)
         self._writer.start()
 
@@ -53,11 +48,19 @@ class Sqlite:
     async def write(self, work: Callable[[Connection], T]) -> T:
         if self._closed:
             raise Unavailable("the database is closed")
-        unit = _Unit(work, Future())
+        unit = Single(work)
         self._waiting.put(unit)
         # Shielded: the writer owns the unit now, and a caller that goes away does not undo it.
         result: T = await asyncio.shield(asyncio.wrap_future(unit.done))
         return result
+
+    async def write_each(self, work: Work[Item, T], item: Item, size: int = 0) -> T:
+        if self._closed:
+            raise Unavailable("the database is closed")
+        line = self._lines.of(work)
+        done = line.join(item, size)
+        self._give_turn(asyncio.get_running_loop(), line)
+        return await done
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
@@ -76,6 +79,11 @@ class Sqlite:
         self._writing.dispose()
         self._reading.dispose()
 
+    def _give_turn(self, loop: asyncio.AbstractEventLoop, line: Line[Any, Any]) -> None:
+        if not line.has_turn:
+            line.has_turn = True
+            self._waiting.put(Group(line, loop, partial(self._give_turn, loop)))
+
     def _read(self, work: Callable[[Connection], T]) -> T:
         try:
             with self._reading.begin() as connection:
@@ -83,18 +91,19 @@ class Sqlite:
         except OperationalError as error:
             raise Unavailable("the database cannot be read at the moment") from error
         except StopIteration as error:
-            raise _stopped() from error
+            raise stopped() from error
 
     def _write_until_closed(self) -> None:
         closed = False
-        while not closed:
-            group, closed = self._next_group()
+        while not (closed and self._waiting.empty()):
+            group, ends = self._next_group()
+            closed = closed or ends
             if group:
                 self._commit(group)
 
-    def _next_group(self) -> tuple[list[_Unit], bool]:
+    def _next_group(self) -> tuple[list[Unit], bool]:
         """Wait for one unit, then take all that came while the last commit ran."""
-        group: list[_Unit] = []
+        group: list[Unit] = []
         unit = self._waiting.get()
         while unit is not None:
             group.append(unit)
@@ -103,19 +112,32 @@ class Sqlite:
             unit = self._waiting.get()
         return group, True
 
-    def _commit(self, group: list[_Unit]) -> None:
+    def _commit(self, units: list[Unit]) -> None:
+        alone = len(units) == 1
+        failure = self._transact(units, alone=alone)
+        if failure is not None and alone and not isinstance(failure.__cause__, OperationalError):
+            failure = self._transact(units, alone=False)  # so that whoever is at fault is found
+        if failure is not None:
+            for unit in units:
+                unit.fail(failure)
+            return
+        for unit in units:
+            unit.release()
+        self._signals.send(set[str]().union(*[unit.asked for unit in units]))
+
+    def _transact(self, units: list[Unit], *, alone: bool) -> Unavailable | None:
+        """None when all of it is durable."""
         try:
             with self._writing.begin() as connection:
-                asked = set[str]().union(*[_run(unit, connection) for unit in group])
+                for forget in (was_asked, take_effects):  # what a group left that was undone
+                    forget(connection)
+                for unit in units:
+                    unit.run(connection, alone=alone)
         except Exception as error:  # noqa: BLE001 - whatever it was, the callers must learn of it
             failure = Unavailable("the database could not commit")
             failure.__cause__ = error
-            for unit in group:
-                unit.done.set_exception(failure)
-            return
-        for unit in group:
-            _release(unit)
-        self._signals.send(asked)
+            return failure
+        return None
 
 
 def file_of(url: str) -> str:
@@ -124,41 +146,6 @@ def file_of(url: str) -> str:
     if not path or path == ":memory:":
         raise ConfigurationError("FLUXHOOK_DATABASE_URL: SQLite needs a file, as in sqlite:///fluxhook.db")
     return path
-
-
-def _run(unit: _Unit, connection: Connection) -> set[str]:
-    """One unit in a savepoint of its own: its failure undoes it and leaves its neighbours alone.
-
-    What it asked a signal about, if it is there to be told of.
-    """
-    try:
-        with connection.begin_nested():
-            unit.result = unit.work(connection)
-    except OperationalError as error:
-        unit.error = Unavailable("the database cannot be written at the moment")
-        unit.error.__cause__ = error
-    except StopIteration as error:
-        unit.error = _stopped()
-        unit.error.__cause__ = error
-    except BaseException as error:  # noqa: BLE001 - handed to the caller as it is; the writer lives on
-        unit.error = error
-    unit.effects = take_effects(connection)
-    asked = was_asked(connection)
-    return asked if unit.error is None else set()
-
-
-def _stopped() -> RuntimeError:
-    """In place of a StopIteration, which no future can carry: its caller would wait for ever (as in PEP 479)."""
-    return RuntimeError("a unit of work raised StopIteration")
-
-
-def _release(unit: _Unit) -> None:
-    if unit.error is None:
-        for effect in unit.effects:
-            effect()
-        unit.done.set_result(unit.result)
-    else:
-        unit.done.set_exception(unit.error)
 
 
 def _engine(path: str, begin: str, **pragmas: str) -> Engine:

@@ -1,27 +1,30 @@
 """The table `submissions`: one row for each attempt to submit a task, recorded before the attempt is made."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Boolean,
+    ClauseElement,
     Column,
-    ColumnElement,
     Connection,
     Float,
+    FromClause,
     Index,
     Integer,
     String,
     Table,
     Text,
-    bindparam,
+    exists,
     func,
     select,
     update,
 )
 
+from app.record.accounts import slots
+from app.record.bulk import Bulk, BulkRead
 from app.record.columns import Instant, metadata
 from app.record.tasks import tasks
 from app.task import Outcome, Standing, Status
@@ -67,13 +70,15 @@ class Submission:
     answered_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """An attempt and its task as they stand: what a decision about either needs."""
 
     submission_id: str
     task_id: str
     account_id: str
+    key_id: str
+    is_told: bool  # whether its submitter wants to hear of the task
+    has_slot: bool
     standing: Standing
 
 
@@ -102,9 +107,17 @@ def mark_asked(connection: Connection, submission_id: str, now: datetime, *, cal
     return marked.rowcount == 1
 
 
-def attempts(connection: Connection, submission_ids: Collection[str]) -> dict[str, Attempt]:
-    """These attempts with their tasks, by submission id; what is not known is not in it."""
-    query = (
+def lock_attempts(connection: Connection, submission_ids: Iterable[str]) -> dict[str, Attempt]:
+    """These attempts with their tasks, by submission id; what is not known is not in it.
+
+    Nobody else changes them until the transaction ends: the tasks are locked in one order, so that nobody deadlocks.
+    """
+    rows = [(submission_id,) for submission_id in submission_ids]
+    return {row[0]: _attempt_of(row) for row in _LOCK_ATTEMPTS.find(connection, rows)}
+
+
+def _attempts(given: FromClause, _dialect: str) -> ClauseElement:
+    return (
         select(
             submissions.c.id,
             submissions.c.task_id,
@@ -112,15 +125,23 @@ def attempts(connection: Connection, submission_ids: Collection[str]) -> dict[st
             submissions.c.provider_id,
             submissions.c.cost,
             tasks.c.account_id,
+            tasks.c.key_id,
+            tasks.c.notify_url.is_not(None),
             tasks.c.status,
             tasks.c.sample_url,
             tasks.c.tries,
-            tasks.c.submission_id.label("current_id"),
+            tasks.c.submission_id == submissions.c.id,
+            exists().where(slots.c.task_id == tasks.c.id),
         )
+        .select_from(given)
+        .join(submissions, submissions.c.id == given.c.id)
         .join(tasks, tasks.c.id == submissions.c.task_id)
-        .where(submissions.c.id.in_(submission_ids))
+        .order_by(tasks.c.id)
+        .with_for_update(of=[tasks, submissions])
     )
-    return {row.id: _attempt_of(row._asdict()) for row in connection.execute(query)}
+
+
+_LOCK_ATTEMPTS = BulkRead({"id": submissions.c.id.type}, _attempts)
 
 
 def task_ids(connection: Connection, submission_ids: Collection[str]) -> set[str]:
@@ -161,33 +182,28 @@ _LEARNED = ("outcome", "provider_id", "polling_url", "cost", "detail", "answered
 
 def learn(connection: Connection, changes: Mapping[str, Mapping[str, Any]]) -> None:
     """Write what evidence told about attempts, by submission id; what is left out or None stays as it is."""
-    connection.execute(
-        update(submissions)
-        .where(submissions.c.id == bindparam("of_id"))
-        .values({name: _given(name) for name in _LEARNED}),
-        [
-            {"of_id": submission_id, **{f"new_{name}": change.get(name) for name in _LEARNED}}
-            for submission_id, change in changes.items()
-        ],
-    )
+    rows = [(submission_id, *map(change.get, _LEARNED)) for submission_id, change in changes.items()]
+    _LEARN.write(connection, rows)
 
 
-def _given(name: str) -> ColumnElement[Any]:
-    return func.coalesce(bindparam(f"new_{name}", type_=submissions.c[name].type), submissions.c[name])
+def _learn(given: FromClause, _dialect: str) -> ClauseElement:
+    values = {name: func.coalesce(given.c[name], submissions.c[name]) for name in _LEARNED}
+    return update(submissions).where(submissions.c.id == given.c.id).values(values)
+
+
+_LEARN = Bulk({name: submissions.c[name].type for name in ("id", *_LEARNED)}, _learn)
 
 
 def _submission_of(row: Mapping[str, Any]) -> Submission:
     return Submission(**{**row, "outcome": Outcome(row["outcome"])})
 
 
-def _attempt_of(row: Mapping[str, Any]) -> Attempt:
-    standing = Standing(
-        status=Status(row["status"]),
-        current=row["current_id"] == row["id"],
-        outcome=Outcome(row["outcome"]),
-        provider_id=row["provider_id"],
-        sample_url=row["sample_url"],
-        cost=row["cost"],
-        tries=row["tries"],
-    )
-    return Attempt(row["id"], row["task_id"], row["account_id"], standing)
+_STATUS = {status.value: status for status in Status}
+_OUTCOME = {outcome.value: outcome for outcome in Outcome}
+
+
+def _attempt_of(row: Sequence[Any]) -> Attempt:
+    submission_id, task_id, outcome, provider_id, cost, *about_task = row
+    account_id, key_id, is_told, status, sample, tries, current, has_slot = about_task
+    standing = Standing(_STATUS[status], bool(current), _OUTCOME[outcome], provider_id, sample, cost, tries)
+    return Attempt(submission_id, task_id, account_id, key_id, bool(is_told), bool(has_slot), standing)

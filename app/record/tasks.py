@@ -17,9 +17,8 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    bindparam,
-    case,
     func,
+    literal_column,
     or_,
     select,
     union_all,
@@ -73,8 +72,8 @@ Index("ix_tasks_status_id", tasks.c.status, tasks.c.id)
 Index("ix_tasks_model_status_id", tasks.c.model, tasks.c.status, tasks.c.id)
 
 
-# Compared one by one: a list cannot be bound for many rows at once.
-_IS_FINAL = or_(*(tasks.c.status == status for status in Status if status.final))
+# Written out: this is a part of statements that are compiled once, for any rows.
+IS_FINAL = or_(*(tasks.c.status == literal_column(f"'{status}'") for status in Status if status.final))
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +184,7 @@ def reopen(connection: Connection, task_id: str, now: datetime) -> bool:
 def mark_unwanted(connection: Connection, task_id: str, now: datetime) -> None:
     """Note that nobody wants the result any more of a task that the provider has, or may have."""
     connection.execute(
-        update(tasks).where(tasks.c.id == task_id, ~_IS_FINAL, tasks.c.unwanted_at.is_(None)).values(unwanted_at=now)
+        update(tasks).where(tasks.c.id == task_id, ~IS_FINAL, tasks.c.unwanted_at.is_(None)).values(unwanted_at=now)
     )
 
 
@@ -215,59 +214,6 @@ def lately(connection: Connection, model: str, limit: int) -> list[timedelta]:
 def lock(connection: Connection, task_ids: Collection[str]) -> None:
     """Let nobody else move these tasks until the transaction ends; in one order, so that nobody deadlocks."""
     connection.execute(select(tasks.c.id).where(tasks.c.id.in_(task_ids)).order_by(tasks.c.id).with_for_update())
-
-
-# What evidence may change; a column that a change leaves out, or gives as None, stays as it is.
-_LEARNED = (
-    "status",
-    "failure",
-    "failure_detail",
-    "money_spent",
-    "seed",
-    "sample_url",
-    "sample_expires_at",
-    "submitted_at",
-    "ready_at",
-    "failed_at",
-    "dispatch_after_at",
-)
-
-
-def learn(connection: Connection, changes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write what evidence changed, by task id. `cost` and `tries` are added to what is there.
-
-    The tasks must be locked by this transaction. A final one keeps its state all the same; what it cost may
-    still come to light.
-    """
-    values = {name: _given(name) for name in _LEARNED}
-    connection.execute(
-        update(tasks)
-        .where(
-            tasks.c.id == bindparam("of_id"),
-            bindparam("new_status", type_=tasks.c.status.type).is_(None) | ~_IS_FINAL,
-        )
-        .values(
-            **values,
-            tries=tasks.c.tries + bindparam("add_tries", type_=Integer),
-            cost=case(
-                (bindparam("add_cost", type_=Float).is_(None), tasks.c.cost),
-                else_=func.coalesce(tasks.c.cost, 0) + bindparam("add_cost", type_=Float),
-            ),
-        ),
-        [
-            {
-                "of_id": task_id,
-                "add_tries": change.get("tries", 0),
-                "add_cost": change.get("cost"),
-                **{f"new_{name}": change.get(name) for name in _LEARNED},
-            }
-            for task_id, change in changes.items()
-        ],
-    )
-
-
-def _given(name: str) -> ColumnElement[Any]:
-    return func.coalesce(bindparam(f"new_{name}", type_=tasks.c[name].type), tasks.c[name])
 
 
 def task_of(row: Row[Any]) -> Task:

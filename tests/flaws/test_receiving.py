@@ -26,6 +26,7 @@ from app.settle import settle
 from app.task import Report
 from app.verify import Headers, SigningProfile, Verdict, verify
 from tests.calling import done, submitted
+from tests.databases import OneByOne
 from tests.flaws.deliveries import Receive, Worlds, delivered, status_of
 from tests.world import World, open_world
 
@@ -44,7 +45,7 @@ async def an_accepted_callback_is_durable(world: World, flaw: Callable[[Resource
 
 
 @dataclass
-class AnswersFirst:
+class AnswersFirst(OneByOne):
     """Says that it is done, and means to do it later."""
 
     inner: Database

@@ -16,7 +16,7 @@ from app.jobs import Job, Step
 from app.jobs.embedded import jobs as jobs_table
 from app.provider import Answer, Order, Promises, Provider, Reference
 from app.provider.twin import Faults, Rules
-from app.record import tasks as tasks_table
+from app.record import learning
 from app.task import Decision, Report, Said, Standing, Status, Witness, decide
 from tests.calling import caller_of, done, small, submitted
 from tests.flaws.deliveries import Worlds, status_of
@@ -36,7 +36,7 @@ async def what_has_ended_stays_ended(world: World) -> None:
 
 
 def decide_whatever_the_state(standing: Standing, report: Report, witness: Witness, *, proven: bool) -> Decision:
-    open_again = replace(standing, status=Status.SUBMITTED) if standing.status.final else standing
+    open_again = standing._replace(status=Status.SUBMITTED) if standing.status.final else standing
     return decide(open_again, report, witness, proven=proven)
 
 
@@ -46,7 +46,9 @@ async def test_a_missing_fence_around_what_is_final_is_caught(worlds: Worlds, mo
     monkeypatch.setattr(settle_module, "decide", decide_whatever_the_state)
     async with worlds() as world:  # the fence in SQL still stands
         await what_has_ended_stays_ended(world)
-    monkeypatch.setattr(tasks_table, "_IS_FINAL", false())
+    monkeypatch.setattr(learning, "IS_FINAL", false())
+    learning._learning.cache_clear()
+    monkeypatch.setattr(learning, "_learning", learning._learning.__wrapped__)
     async with worlds() as world:
         with pytest.raises(AssertionError, match="stored"):
             await what_has_ended_stays_ended(world)

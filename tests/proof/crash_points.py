@@ -18,6 +18,7 @@ from sqlalchemy import Connection, event
 
 from app.record.sqlite import Sqlite
 from app.store import FolderStore
+from tests.databases import OneByOne
 from tests.proof.crash_databases import Engine
 
 T = TypeVar("T")
@@ -73,7 +74,7 @@ class Fuse:
             self.answer_open = not self.answer_open
 
 
-class FusedDatabase:
+class FusedDatabase(OneByOne):
     """The engine with a point before each statement of a unit of work, before its commit and after it."""
 
     def __init__(self, inner: Engine, fuse: Fuse) -> None:

@@ -2,8 +2,10 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.dialects import sqlite
 
 from app.record import Connection
+from app.record.columns import Instant, sortable
 from app.record.database import Database
 from app.record.tasks import tasks
 from tests.rows import START, plan_task
@@ -47,3 +49,16 @@ async def test_an_instant_without_a_zone_is_refused(database: Database) -> None:
     naive = START.replace(tzinfo=None)
     with pytest.raises(Exception, match="zone"):
         await database.write(lambda connection: plan_task(connection, at=naive))
+
+
+@pytest.mark.parametrize("at", INSTANTS)
+def test_what_many_rows_are_written_with_is_what_one_is_written_with(at: datetime) -> None:
+    dialect = sqlite.dialect()
+    kept = Instant().dialect_impl(dialect).bind_processor(dialect)
+    assert kept is not None
+    assert sortable(at) == kept(at)
+
+
+def test_many_rows_take_no_instant_without_a_zone_either() -> None:
+    with pytest.raises(ValueError, match="zone"):
+        sortable(START.replace(tzinfo=None))

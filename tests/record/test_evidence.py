@@ -6,12 +6,13 @@ from sqlalchemy import select
 
 from app.record import Connection, evidence
 from app.record.database import Database
+from app.record.evidence import Kept
 from app.task import Effect, Said, Witness
 from app.verify import Verdict
 from tests.rows import START, plan_attempt, plan_task
 
 
-def row(name: str, verdict: Verdict = Verdict.SIGNED, body: bytes = b"{}", **changes: Any) -> dict[str, Any]:
+def row(name: str, verdict: Verdict = Verdict.SIGNED, body: bytes = b"{}", **changes: Any) -> Kept:
     """One callback of the attempt `sub_1` as a row."""
     given: dict[str, Any] = {
         "id": f"ev_{name}",
@@ -29,7 +30,7 @@ def row(name: str, verdict: Verdict = Verdict.SIGNED, body: bytes = b"{}", **cha
         "received_at": START,
         "last_received_at": START,
     }
-    return {**given, **changes}
+    return Kept(**{**given, **changes})
 
 
 async def test_the_bytes_are_kept_as_they_came(database: Database) -> None:
@@ -110,15 +111,13 @@ async def test_evidence_comes_in_the_order_it_arrived(database: Database) -> Non
 
 
 async def test_what_is_not_trusted_is_counted_by_verdict_and_by_attempt(database: Database) -> None:
-    def unit(connection: Connection) -> tuple[int, int, int]:
+    def unit(connection: Connection) -> list[int]:
         plan_task(connection)
         rows = [row(f"{number}", Verdict.FORGED, b"%d" % number) for number in range(3)]
         rows += [row("4", Verdict.UNPROVEN), row("5", Verdict.FORGED, submission_id="sub_2")]
         evidence.keep(connection, rows)
-        return (
-            evidence.count_untrusted(connection, "sub_1", Verdict.FORGED),
-            evidence.count_untrusted(connection, "sub_1", Verdict.UNPROVEN),
-            evidence.count_untrusted(connection, "sub_none", Verdict.FORGED),
-        )
+        wanted = [("sub_1", Verdict.FORGED), ("sub_1", Verdict.UNPROVEN), ("sub_none", Verdict.FORGED)]
+        found = evidence.count_callbacks(connection, wanted)
+        return [found[each] for each in wanted]
 
-    assert await database.write(unit) == (3, 1, 0)
+    assert await database.write(unit) == [3, 1, 0]

@@ -67,7 +67,7 @@ async def test_an_attempt_stands_with_its_task(database: Database) -> None:
         plan_task(connection)
         plan_attempt(connection, "sub_2", "task_1", number=2)
         tasks.move(connection, "task_1", Status.SUBMITTING, START, submission_id="sub_2")
-        return submissions.attempts(connection, {"sub_1", "sub_2", "sub_none"})
+        return submissions.lock_attempts(connection, {"sub_1", "sub_2", "sub_none"})
 
     found = await database.write(unit)
 

@@ -2,7 +2,7 @@ from datetime import timedelta
 
 import pytest
 
-from app.record import Connection, tasks
+from app.record import Connection, learning, tasks
 from app.record.database import Database
 from app.task import Failure, MoneySpent, Status, sources
 from tests.rows import START, plan_task
@@ -75,8 +75,8 @@ async def test_of_two_that_move_a_task_one_does(database: Database) -> None:
 async def test_what_evidence_does_not_tell_stays_as_it_is(database: Database) -> None:
     def unit(connection: Connection) -> tasks.Task | None:
         plan_task(connection)
-        tasks.learn(connection, {"task_1": {"sample_url": "https://x/1", "seed": "7", "cost": 4.0}})
-        tasks.learn(connection, {"task_1": {"status": Status.READY, "seed": None, "cost": 0.5, "tries": 1}})
+        learning.learn(connection, {"task_1": {"sample_url": "https://x/1", "seed": "7", "cost": 4.0}})
+        learning.learn(connection, {"task_1": {"status": Status.READY, "seed": None, "cost": 0.5, "tries": 1}})
         return tasks.get(connection, "task_1")
 
     task = await database.write(unit)
@@ -92,8 +92,8 @@ async def test_a_final_task_keeps_its_state_but_may_still_learn_what_it_cost(
 ) -> None:
     def unit(connection: Connection) -> tasks.Task | None:
         plan_task(connection, status=status)
-        tasks.learn(connection, {"task_1": {"status": Status.READY, "cost": 1.0}})
-        tasks.learn(connection, {"task_1": {"cost": 4.0}})
+        learning.learn(connection, {"task_1": {"status": Status.READY, "cost": 1.0}})
+        learning.learn(connection, {"task_1": {"cost": 4.0}})
         return tasks.get(connection, "task_1")
 
     task = await database.write(unit)
@@ -106,7 +106,7 @@ async def test_a_final_task_keeps_its_state_but_may_still_learn_what_it_cost(
 async def test_a_seed_of_any_size_is_kept(database: Database, seed: int) -> None:
     def unit(connection: Connection) -> tasks.Task | None:
         plan_task(connection)
-        tasks.learn(connection, {"task_1": {"seed": str(seed)}})
+        learning.learn(connection, {"task_1": {"seed": str(seed)}})
         return tasks.get(connection, "task_1")
 
     task = await database.write(unit)

@@ -1,0 +1,411 @@
+"""What comes while a group is written is written together, and each item fares as if it had come alone."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+import pytest
+from sqlalchemy.util import await_only
+
+from app.errors import Overloaded, Unavailable
+from app.record import Connection, tasks
+from app.record.database import Database, open_database
+from app.record.grouped import Line, Waiting
+from app.record.signals import after_commit, signal_after_commit
+from tests.rows import plan_task
+from tests.sockets import signals_to
+
+MIB = 1024 * 1024
+
+
+class Gate:
+    """Holds the unit of work that comes to it until somebody opens it."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.reached = asyncio.Event()
+        self._opened, self._opened_to_threads = asyncio.Event(), threading.Event()
+
+    def hold(self, connection: Connection) -> None:
+        self._loop.call_soon_threadsafe(self.reached.set)
+        if connection.dialect.name == "postgresql":  # whose units run on the event loop
+            await_only(self._opened.wait())
+        else:
+            self._opened_to_threads.wait(10)
+
+    def open(self) -> None:
+        self._opened.set()
+        self._opened_to_threads.set()
+
+
+class Writing:
+    """A work that leaves a task and an effect for each name, and remembers the groups that it was called with."""
+
+    def __init__(
+        self, poisoned: Collection[str] = (), gate: Gate | None = None, then: Callable[[Connection], None] | None = None
+    ) -> None:
+        self.groups: list[list[str]] = []
+        self.happened: list[str] = []
+        self._poisoned = poisoned
+        self._gate = gate
+        self._then = then
+
+    def __call__(self, connection: Connection, names: Sequence[str]) -> list[str]:
+        self.groups.append(list(names))
+        if self._gate and len(self.groups) == 1:
+            self._gate.hold(connection)
+        for name in names:
+            plan_task(connection, name)
+            after_commit(connection, partial(self.happened.append, name))
+            if name in self._poisoned:
+                raise KeyError(name)
+        if self._then:
+            self._then(connection)
+        return [f"wrote {name}" for name in names]
+
+
+async def kept(database: Database) -> set[str]:
+    """The names of all tasks in the database."""
+    found = await database.read(lambda connection: tasks.newest(connection, limit=10_000))
+    return {task.id.removeprefix("task_") for task in found}
+
+
+def begin(database: Database, work: Writing, names: Sequence[str], size: int = 0) -> list[asyncio.Task[str]]:
+    return [asyncio.create_task(database.write_each(work, name, size)) for name in names]
+
+
+async def joined() -> None:
+    """By now the tasks that were begun stand in line."""
+    await asyncio.sleep(0)
+
+
+async def all_of(calls: Sequence[asyncio.Task[str]]) -> list[Any]:
+    """What came of each, in bounded time."""
+    async with asyncio.timeout(20):
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def after_the_first(
+    database: Database, work: Writing, gate: Gate, names: Sequence[str], size: int = 0
+) -> list[Any]:
+    """What comes of these names, which come while `first` is being written."""
+    first = begin(database, work, ["first"])
+    await gate.reached.wait()
+    others = begin(database, work, names, size)
+    await joined()
+    gate.open()
+    return (await all_of([*first, *others]))[1:]
+
+
+async def test_a_lone_item_is_written_alone_and_at_once(database: Database) -> None:
+    work = Writing()
+    results = [await database.write_each(work, name) for name in ("a", "b")]
+
+    assert results == ["wrote a", "wrote b"]
+    assert work.groups == [["a"], ["b"]]
+    assert await kept(database) == {"a", "b"}
+
+
+async def test_what_comes_while_a_group_is_written_is_written_together_and_in_order(database: Database) -> None:
+    work = Writing(gate=(gate := Gate()))
+    names = ["d", "b", "e", "a", "c"]
+    results = await after_the_first(database, work, gate, names)
+
+    assert results == [f"wrote {name}" for name in names]
+    assert work.groups == [["first"], names]
+    assert work.happened == ["first", *names]
+    assert await kept(database) == {"first", *names}
+
+
+@pytest.mark.parametrize("company", [False, True], ids=["alone", "beside another unit"])
+@pytest.mark.parametrize("poisoned", ["a", "d", "h", "ah", "cdg"])
+async def test_whoever_is_at_fault_fails_and_nobody_else(database: Database, poisoned: str, company: bool) -> None:
+    work = Writing(poisoned, gate := Gate())
+    first = begin(database, work, ["first"])
+    await gate.reached.wait()
+    beside = [asyncio.create_task(database.write(lambda c: plan_task(c, "beside")))] if company else []
+    others = begin(database, work, "abcdefgh")
+    await joined()
+    gate.open()
+    results = (await all_of([*first, *others, *beside]))[1:9]
+
+    well = [name for name in "abcdefgh" if name not in poisoned]
+    assert [result for result in results if isinstance(result, str)] == [f"wrote {name}" for name in well]
+    failures = [result for result in results if isinstance(result, KeyError)]
+    assert [failure.args for failure in failures] == [(name,) for name in poisoned]
+    assert await kept(database) == {"first", *well} | ({"beside"} if company else set())
+    assert sorted(work.happened) == sorted(["first", *well])
+
+
+async def test_a_work_that_fails_for_all_fails_for_each_and_leaves_nothing(database: Database) -> None:
+    work = Writing("abcde", gate := Gate())
+    results = await after_the_first(database, work, gate, "abcde")
+
+    assert [(type(result), result.args) for result in results] == [(KeyError, (name,)) for name in "abcde"]
+    assert work.happened == ["first"]
+    assert await kept(database) == {"first"}
+
+
+async def test_a_lone_item_at_fault_is_told_what_was_wrong(database: Database) -> None:
+    with pytest.raises(KeyError, match="a"):
+        await database.write_each(Writing("a"), "a")
+
+    assert await database.write_each(Writing(), "a") == "wrote a"
+
+
+async def test_a_stray_stop_iteration_of_a_group_is_an_error_and_not_an_endless_wait(database: Database) -> None:
+    def work(_connection: Connection, _items: Sequence[str]) -> list[str]:
+        return [next(iter(()))]
+
+    async with asyncio.timeout(5):
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await database.write_each(work, "a")
+
+
+async def test_what_a_group_left_before_it_failed_and_was_run_again_happens_once(database: Database) -> None:
+    failures = [ValueError("this time")]
+
+    def fail_once(_connection: Connection) -> None:
+        if len(work.groups) > 1 and failures:
+            raise failures.pop()
+
+    work = Writing(gate=(gate := Gate()), then=fail_once)
+    results = await after_the_first(database, work, gate, "abc")
+
+    assert results == ["wrote a", "wrote b", "wrote c"]
+    assert work.happened == ["first", "a", "b", "c"]
+
+
+async def test_on_sqlite_what_a_group_left_whose_commit_failed_and_then_did_not_happens_once(sqlite: Database) -> None:
+    def prepare(connection: Connection) -> None:
+        connection.exec_driver_sql("CREATE TABLE parent (id INTEGER PRIMARY KEY)").close()
+        connection.exec_driver_sql(
+            "CREATE TABLE child (id INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)"
+        ).close()
+
+    def break_the_first_commit(connection: Connection) -> None:
+        if len(work.groups) == 1:
+            connection.exec_driver_sql("INSERT INTO child VALUES (1)").close()
+
+    await sqlite.write(prepare)
+    work = Writing(then=break_the_first_commit)
+    result = await sqlite.write_each(work, "a")
+
+    assert (result, work.groups, work.happened) == ("wrote a", [["a"], ["a"]], ["a"])
+
+
+async def test_on_sqlite_what_a_group_left_that_was_never_committed_is_not_done_for_the_next_unit(
+    sqlite: Database, sqlite_url: str
+) -> None:
+    """Between its two tries somebody else takes the file, so the second cannot even begin."""
+    await sqlite.write(lambda connection: connection.exec_driver_sql("PRAGMA busy_timeout=1").close())
+    taken: list[sqlite3.Connection] = []
+
+    def take_the_file(connection: Connection) -> None:
+        connection.rollback()
+        taken.append(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), check_same_thread=False))
+        taken[0].execute("BEGIN IMMEDIATE")
+        raise ValueError
+
+    work = Writing(then=take_the_file)
+    with pytest.raises(Unavailable):
+        await sqlite.write_each(work, "a")
+    with closing(taken[0]) as other:
+        other.rollback()
+    await sqlite.write(lambda connection: plan_task(connection, "b"))
+
+    assert work.happened == []
+    assert await kept(sqlite) == {"b"}
+
+
+async def test_more_than_one_group_takes_all_get_done(database: Database) -> None:
+    work = Writing(gate=(gate := Gate()))
+    names = [f"{number:04}" for number in range(600)]
+    results = await after_the_first(database, work, gate, names)
+
+    assert results == [f"wrote {name}" for name in names]
+    assert work.groups == [["first"], names[:512], names[512:]]
+    assert len(await kept(database)) == 601
+
+
+async def test_a_group_is_bounded_by_what_it_weighs_too(database: Database) -> None:
+    work = Writing(gate=(gate := Gate()))
+    await after_the_first(database, work, gate, "abcde", size=5 * MIB)
+
+    assert work.groups == [["first"], ["a", "b"], ["c", "d"], ["e"]]
+
+
+async def test_a_caller_that_goes_away_undoes_nothing_and_hangs_nobody(database: Database) -> None:
+    work = Writing(gate=(gate := Gate()))
+    calls = begin(database, work, ["first"])
+    await gate.reached.wait()
+    calls += begin(database, work, "abc")
+    await joined()
+    calls[0].cancel()  # is being written
+    calls[2].cancel()  # waits
+    await joined()
+    gate.open()
+    results = await all_of(calls)
+
+    assert [type(result) for result in results] == [asyncio.CancelledError, str, asyncio.CancelledError, str]
+    assert await kept(database) == {"first", "a", "b", "c"}
+    assert await database.write_each(work, "d") == "wrote d"
+
+
+async def test_different_works_do_not_mix(database: Database) -> None:
+    gate = Gate()
+    one, other = Writing(gate=gate), Writing()
+    calls = begin(database, one, ["first"])
+    await gate.reached.wait()
+    for name in "abc":
+        calls += [*begin(database, one, [name]), *begin(database, other, [name.upper()])]
+    await joined()
+    gate.open()
+    await all_of(calls)
+
+    assert one.groups == [["first"], ["a", "b", "c"]]
+    assert [name for group in other.groups for name in group] == ["A", "B", "C"]
+    assert await kept(database) == {"first", *"abcABC"}
+
+
+async def test_a_group_that_asks_for_it_is_told_of_once_it_is_committed(database: Database) -> None:
+    seen = await signals_to(database)
+    during: list[int] = []
+
+    def ask(connection: Connection) -> None:
+        signal_after_commit(connection)
+        during.append(len(seen))
+
+    work = Writing(gate=(gate := Gate()), then=ask)
+    await after_the_first(database, work, gate, "abc")
+    await database.write(lambda _: None)  # the writer has sent its signals before it takes this
+
+    assert (during, len(seen)) == ([0, 1], 2)
+
+
+async def test_a_group_that_asked_and_was_undone_is_not_told_of(database: Database) -> None:
+    seen = await signals_to(database)
+
+    def work(connection: Connection, _: Sequence[str]) -> list[str]:
+        signal_after_commit(connection)
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        await database.write_each(work, "a")
+    await database.write(lambda connection: plan_task(connection, "b"))
+    await database.write(lambda _: None)
+
+    assert seen == []
+
+
+async def test_closing_finishes_what_waits_in_line(database_url: str) -> None:
+    gate = Gate()
+    async with open_database(database_url) as database:
+        calls = begin(database, work := Writing(gate=gate), ["first"])
+        await gate.reached.wait()
+        names = [f"{number}" for number in range(600)]
+        calls += begin(database, work, names)
+        await joined()
+        gate.open()
+    results = await all_of(calls)
+
+    assert results == [f"wrote {name}" for name in ("first", *names)]
+    async with open_database(database_url) as again:
+        assert len(await kept(again)) == 601
+
+
+async def test_on_sqlite_a_closed_database_takes_no_more_items(sqlite_url: str) -> None:
+    async with open_database(sqlite_url) as database:
+        pass
+    with pytest.raises(Unavailable):
+        await database.write_each(Writing(), "a")
+
+
+async def test_on_sqlite_a_file_that_somebody_else_holds_is_unavailable_to_all_of_a_group(
+    sqlite: Database, sqlite_url: str
+) -> None:
+    work = Writing()
+    await sqlite.write(lambda connection: connection.exec_driver_sql("PRAGMA busy_timeout=1").close())
+    with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as backup:
+        backup.execute("BEGIN IMMEDIATE")
+        refused = await all_of(begin(sqlite, work, [f"{number}" for number in range(600)]))
+        backup.rollback()
+    again = await all_of(begin(sqlite, work, "abc"))
+
+    assert {type(result) for result in refused} == {Unavailable}
+    assert again == ["wrote a", "wrote b", "wrote c"]
+    assert await kept(sqlite) == {"a", "b", "c"}
+
+
+async def test_on_postgresql_a_server_that_is_away_is_unavailable_to_all_of_a_group() -> None:
+    async with open_database("postgresql://nobody@/none?host=/nowhere") as database:
+        refused = await all_of(begin(database, Writing(), "abc"))
+
+    assert [type(result) for result in refused] == [Unavailable] * 3
+
+
+async def test_an_item_that_weighs_more_than_can_be_held_is_turned_away(database: Database) -> None:
+    work = Writing()
+    with pytest.raises(Overloaded):
+        await database.write_each(work, "a", size=65 * MIB)
+
+    assert await database.write_each(work, "b", size=MIB) == "wrote b"
+    assert work.groups == [["b"]]
+
+
+# The line itself
+
+
+def line(**bounds: int) -> Line[str, str]:
+    return Line(Writing(), **bounds)
+
+
+def done(waiting: Line[str, str], group: Sequence[Waiting[str, str]]) -> None:
+    waiting.release(group, [f"wrote {each.item}" for each in group])
+
+
+async def test_a_full_line_turns_away_at_once_and_takes_items_again_once_some_were_taken() -> None:
+    full = line(most=2)
+    first, second = full.join("a", 0), full.join("b", 0)
+    with pytest.raises(Overloaded):
+        full.join("c", 0)
+    group = full.take()
+    third = full.join("c", 0)
+    done(full, group)
+    done(full, full.take())
+
+    assert [await each for each in (first, second, third)] == ["wrote a", "wrote b", "wrote c"]
+    assert len(full) == 0
+
+
+async def test_a_line_is_full_of_bytes_until_what_weighs_them_is_written() -> None:
+    heavy = line(most_bytes=10)
+    heavy.join("a", 6)
+    with pytest.raises(Overloaded):
+        heavy.join("b", 5)
+    heavy.join("c", 4)
+    group = heavy.take()
+    with pytest.raises(Overloaded):  # what is being written is still held
+        heavy.join("d", 1)
+    done(heavy, group)
+    heavy.join("e", 10)
+
+    assert [each.item for each in heavy.take()] == ["e"]
+
+
+async def test_whoever_was_turned_away_or_went_away_takes_no_room() -> None:
+    full = line(most=1, most_bytes=10)
+    gone = full.join("a", 10)
+    for _ in range(3):
+        with pytest.raises(Overloaded):
+            full.join("b", 10)
+    gone.cancel()
+    done(full, full.take())
+    stays = full.join("c", 10)
+    done(full, full.take())
+
+    assert await stays == "wrote c"
