@@ -4,21 +4,24 @@ The order is the point: size, token, proof over the raw bytes, parse, one durabl
 """
 
 from collections.abc import AsyncIterable, Sequence
+from contextlib import suppress
 from datetime import timedelta
-from enum import Enum
+from enum import IntEnum
+from functools import cache
 
 from opentelemetry.trace import SpanKind
+from prometheus_client import Counter
 
 from app import logs, metrics, tracing
 from app.consequences import Evidence
-from app.errors import Unavailable
+from app.errors import Overloaded, Unavailable
 from app.provider import messages
 from app.record import Connection, evidence, submissions
 from app.resources import Resources
 from app.secret_keys import CallbackProof
 from app.settle import hint, settle
 from app.task import Report, Said, Witness
-from app.verify import Headers, SigningProfile, Verdict, verify
+from app.verify import SigningProfile, Verdict, verify
 
 MAX_BYTES = 1024 * 1024
 # Of callbacks that prove nothing this many different ones are kept for an attempt: enough to see what is wrong.
@@ -27,16 +30,28 @@ _MAX_HEADERS = 60
 _PATIENCE = timedelta(seconds=20)  # with a task of which an interim callback is the first that is heard
 _MAX_HEADER = 300
 _NEVER_KEPT = frozenset({"authorization", "cookie", "proxy-authorization", "x-webhook-secret"})
+_NUL = b"\0"  # no text that PostgreSQL keeps holds one
 _UNCHECKED = "unchecked"  # the verdict on what is not looked at
+_USUAL = SigningProfile()
+_UNREAD = Report(Said.UNCLEAR)
 
 
-class Reply(Enum):
+RawHeaders = Sequence[tuple[bytes, bytes]]
+
+
+class Reply(IntEnum):
     """What the caller is told."""
 
     ACCEPTED = 200
     FORGED = 401
     UNKNOWN = 404
     TOO_LARGE = 413
+
+
+@cache
+def _counter(verdict: str, reply: Reply) -> Counter:
+    counter: Counter = metrics.callbacks.labels(verdict, reply.value)
+    return counter
 
 
 # Known from the start: a series that begins at 1 shows no rise.
@@ -47,14 +62,14 @@ for _verdict, _reply in (
     (Verdict.FORGED, Reply.FORGED),
     (_UNCHECKED, Reply.UNKNOWN),
 ):
-    metrics.callbacks.labels(_verdict, _reply.value)
+    _counter(_verdict, _reply)
 
 
 async def receive(
     use: Resources,
     submission_id: str,
     token: str,
-    headers: Sequence[tuple[bytes, bytes]],
+    headers: RawHeaders,
     chunks: AsyncIterable[bytes],
 ) -> Reply:
     """Judge and keep one callback; ACCEPTED means that its effect is durable.
@@ -64,52 +79,82 @@ async def receive(
     proof = use.keys.prove_token(submission_id, token)
     if proof is None:
         return tell(Reply.UNKNOWN)
-    logs.note(submission_id=submission_id)
     body = await _read(chunks)
     if body is None:
         return tell(Reply.TOO_LARGE)
-    profile = use.provider.promises.signing if use.provider else SigningProfile()
+    profile = use.provider.promises.signing if use.provider else _USUAL
     verdict = verify(body, headers, proof.secret, profile)
+    logs.note(submission_id=submission_id, verdict=verdict)
+    if verdict is Verdict.FORGED:
+        return await _refuse(use, submission_id, proof, headers, body)
     given = _evidence(use, submission_id, proof, headers, body, verdict)
     try:
-        known = await _keep(use, given)
+        if tracing.is_on():
+            known = await _keep_traced(use, given)
+        else:
+            known = await use.db.write_each(_keep_group, given, len(body))
     except Unavailable as error:
+        if isinstance(error, Overloaded):
+            metrics.callbacks_turned_away.inc()
         metrics.callbacks.labels(verdict, error.status).inc()
         raise
-    if not known:
-        return tell(Reply.UNKNOWN, verdict)
-    return tell(Reply.FORGED if verdict is Verdict.FORGED else Reply.ACCEPTED, verdict)
+    return tell(Reply.ACCEPTED if known else Reply.UNKNOWN, verdict)
 
 
 def tell(reply: Reply, verdict: str = _UNCHECKED) -> Reply:
     """Count a callback by its verdict and by what its caller is told, which is returned."""
-    logs.note(verdict=verdict)
-    metrics.callbacks.labels(verdict, reply.value).inc()
+    if verdict is _UNCHECKED:
+        logs.note(verdict=verdict)
+    _counter(verdict, reply).inc()
     return reply
 
 
-async def _keep(use: Resources, given: Evidence) -> bool:
-    """Keep and settle one callback, as a part of its task's trace; False where there is no such attempt."""
-    keep = _keep_proven if given.proven else _keep_untrusted
-    within = None
-    if tracing.is_on():
-        within = await use.db.read(lambda connection: submissions.traceparent(connection, given.submission_id))
+async def _refuse(use: Resources, submission_id: str, proof: CallbackProof, headers: RawHeaders, body: bytes) -> Reply:
+    """A forged callback is refused, whatever becomes of the few that are kept to show what is wrong."""
+    known = True
+    if use.forgeries.take(submission_id, use.now()):
+        with suppress(Exception):  # an outage, or bytes that cannot be kept: it is forged all the same
+            given = _evidence(use, submission_id, proof, headers, body, Verdict.FORGED)
+            known = await use.db.write_each(_keep_group, given, len(body))
+    else:
+        metrics.forgeries_not_kept.inc()
+    return tell(Reply.FORGED if known else Reply.UNKNOWN, Verdict.FORGED)
+
+
+async def _keep_traced(use: Resources, given: Evidence) -> bool:
+    """Keep and settle one callback as a part of its task's trace."""
+    within = await use.db.read(lambda connection: submissions.traceparent(connection, given.submission_id))
     about = {"submission_id": given.submission_id, "verdict": given.verdict}
     with tracing.span("callback", SpanKind.CONSUMER, within, tracing.link_here(), **about):
-        return await use.db.write(lambda connection: keep(connection, given))
+        return await use.db.write_each(_keep_group, given, len(given.body))
 
 
-def _keep_proven(connection: Connection, given: Evidence) -> bool:
-    return settle(connection, [given], look_after=_PATIENCE)[0] is not None
+def _keep_group(connection: Connection, group: Sequence[Evidence]) -> list[bool]:
+    """Keep and settle all that came together; for each, whether its attempt is known."""
+    worth = _are_worth_keeping(connection, group)
+    kept = [each for each, is_kept in zip(group, worth, strict=True) if is_kept]
+    effects = iter(settle(connection, kept, look_after=_PATIENCE))
+    hinting = {
+        each.submission_id
+        for each, is_kept in zip(group, worth, strict=True)
+        if not is_kept and each.verdict is not Verdict.FORGED
+    }
+    if hinting:
+        hint(connection, hinting, group[-1].received_at)
+    return [not is_kept or next(effects) is not None for is_kept in worth]
 
 
-def _keep_untrusted(connection: Connection, given: Evidence) -> bool:
-    """Keep what proves nothing while it teaches something; past that, only what it hints at counts."""
-    if evidence.count_untrusted(connection, given.submission_id, given.verdict) < _KEPT_UNTRUSTED:
-        return _keep_proven(connection, given)
-    if given.verdict is not Verdict.FORGED:
-        hint(connection, given.submission_id, given.received_at)
-    return True
+def _are_worth_keeping(connection: Connection, group: Sequence[Evidence]) -> list[bool]:
+    """What proves nothing is kept while it teaches something; past that, only what it hints at counts."""
+    doubtful = {(each.submission_id, each.verdict) for each in group if not each.proven}
+    kept = evidence.count_callbacks(connection, doubtful)
+    found = []
+    for each in group:
+        which = (each.submission_id, each.verdict)
+        found.append(each.proven or kept[which] < _KEPT_UNTRUSTED)
+        if not each.proven:
+            kept[which] += 1
+    return found
 
 
 async def _read(chunks: AsyncIterable[bytes]) -> bytes | None:
@@ -123,27 +168,36 @@ async def _read(chunks: AsyncIterable[bytes]) -> bytes | None:
 
 
 def _evidence(
-    use: Resources, submission_id: str, proof: CallbackProof, headers: Headers, body: bytes, verdict: Verdict
+    use: Resources, submission_id: str, proof: CallbackProof, headers: RawHeaders, body: bytes, verdict: Verdict
 ) -> Evidence:
     redacted = proof.redact(body)
-    trusted = {Verdict.SIGNED, Verdict.SHARED_SECRET} if use.trust_shared_secret else {Verdict.SIGNED}
+    proven = verdict is Verdict.SIGNED or (verdict is Verdict.SHARED_SECRET and use.trust_shared_secret)
     return Evidence(
         submission_id=submission_id,
         witness=Witness.CALLBACK,
         verdict=verdict,
-        proven=verdict in trusted,
-        report=messages.read_status(redacted) if verdict in trusted else Report(Said.UNCLEAR),
+        proven=proven,
+        report=messages.read_status(redacted) if proven else _UNREAD,
         body=redacted,
         received_at=use.now(),
         headers=_kept_headers(headers, proof),
     )
 
 
-def _kept_headers(headers: Headers, proof: CallbackProof) -> dict[str, str]:
-    """The headers that may show why a scheme did not match, bounded, without anything that opens a door."""
-    kept = {}
-    for raw_name, raw_value in list(headers)[:_MAX_HEADERS]:
-        name = raw_name.decode("latin-1").lower()
-        value = proof.redact(raw_value)[:_MAX_HEADER].decode("latin-1").replace("\0", "")
-        kept[name] = "[not kept]" if name in _NEVER_KEPT else value
+def _kept_headers(headers: RawHeaders, proof: CallbackProof) -> dict[str, str]:
+    """The headers that may show why a scheme did not match, bounded, without anything that opens a door.
+
+    All of them are looked at and decoded at once: one by one they take as long as the proof itself.
+    """
+    some = list(headers)[:_MAX_HEADERS]
+    words = [*(name for name, _ in some), *(value for _, value in some)]
+    joined = _NUL.join(words)
+    if joined.count(_NUL) >= max(1, len(words)) or proof.redact(joined) != joined:
+        joined = _NUL.join([proof.redact(word).replace(_NUL, b"") for word in words])
+    texts = joined.decode("latin-1").split("\0")
+    kept = {
+        name.lower(): text[:_MAX_HEADER] for name, text in zip(texts[: len(some)], texts[len(some) :], strict=False)
+    }
+    for name in _NEVER_KEPT & kept.keys():
+        kept[name] = "[not kept]"
     return kept

@@ -61,6 +61,16 @@ callbacks = Counter(
     ["verdict", "status"],
     registry=REGISTRY,
 )
+callbacks_turned_away = Counter(
+    "fluxhook_callbacks_turned_away",
+    "Callbacks answered 503 at once because as many waited to be written as can be held.",
+    registry=REGISTRY,
+)
+forgeries_not_kept = Counter(
+    "fluxhook_forgeries_not_kept",
+    "Forged callbacks that were refused without being written down, because enough of them had been.",
+    registry=REGISTRY,
+)
 deadline_margin = Histogram(
     "fluxhook_deadline_margin_seconds",
     "How long before the end of its link an image was stored; below 0 the link outlived what it said.",

@@ -19,6 +19,7 @@ from app.provider import Bfl, Gptproto, Promises, Provider
 from app.provider import exchange as provider_exchange
 from app.record.database import Database, open_database
 from app.room import Room
+from app.samples import Samples
 from app.secret_keys import KeyRing
 from app.settings import Settings
 from app.store import BUCKETS, Aside, FolderStore, Store
@@ -53,6 +54,7 @@ class Resources:
     webhook_deadline: timedelta = timedelta(seconds=15)  # for one try in all: an answer that drips is none
     evidence_kept: timedelta | None = None  # how long after a task ended; None: for ever
     link_life: timedelta = timedelta(days=7)  # of a link to a result that needs no key
+    forgeries: Samples = field(default_factory=Samples)  # which of them are kept
     delivering: Counter[str] = field(default_factory=Counter)  # endpoints in hand here, by the host they lie on
     sending: Room = field(default_factory=lambda: Room(_WEBHOOKS_AT_ONCE))
     decoding: Room = field(default_factory=lambda: Room(_PIXELS_AT_ONCE))  # of results, in pixels

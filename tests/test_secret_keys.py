@@ -3,9 +3,12 @@ import hashlib
 import hmac
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app import secret_keys
 from app.secret_keys import CallbackProof, KeyRing
 
 NEW, OLD = "n" * 40, "o" * 40
@@ -42,6 +45,38 @@ def test_the_secret_is_hkdf_of_the_ring_key_and_the_submission() -> None:
     expected = hkdf_sha256(NEW, "fluxhook/v1/callback-secret:sub_1").hex()
 
     assert ring.callback_proof("sub_1", ring.newest).secret == expected
+
+
+# A name and a key may be of any length: an HMAC's key has a form of its own past 64 bytes.
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200)
+
+
+@given(key=TEXTS, key_id=TEXTS)
+def test_what_is_derived_is_what_the_library_derives(key: str, key_id: str) -> None:
+    expected = HKDF(SHA256(), 32, None, f"fluxhook/v1/webhook-secret:{key_id}".encode()).derive(key.encode())
+
+    assert KeyRing((key,)).webhook_keys(key_id) == (expected,)
+
+
+@pytest.mark.parametrize("key", ["k", NEW, "ü" * 40, "k" * 64, "k" * 65, "k" * 500])
+@pytest.mark.parametrize("submission_id", ["sub_1", f"sub_{'v' * 37}", "ü"])
+def test_a_callback_is_proven_by_what_the_library_derives(key: str, submission_id: str) -> None:
+    token, secret = (
+        HKDF(SHA256(), 32, None, f"fluxhook/v1/callback-{what}:{submission_id}".encode()).derive(key.encode())
+        for what in ("token", "secret")
+    )
+    of_key = KeyRing((key,))
+
+    assert of_key.prove_token(submission_id, base64url(token)) == CallbackProof(base64url(token), secret.hex())
+
+
+def test_keys_that_are_used_in_turn_do_not_disturb_each_other() -> None:
+    names = [f"key_{number}" for number in range(40)]
+    rings = [KeyRing((f"{number}" * 40,)) for number in range(20)]  # more than are kept at hand
+    first, again = ([each.webhook_keys(name) for name in names for each in rings] for _ in range(2))
+
+    assert first == again
+    assert len(set(first)) == 800
 
 
 def test_a_ring_key_is_named_by_a_part_of_its_digest() -> None:
@@ -118,6 +153,25 @@ def test_an_odd_token_proves_nothing(token: str) -> None:
 )
 def test_an_odd_submission_id_proves_nothing(submission_id: str) -> None:
     assert ring.prove_token(submission_id, "token") is None
+
+
+def test_a_submission_id_that_is_longer_than_the_column_is_refused_without_deriving_anything() -> None:
+    longest, too_long = "x" * 48, "x" * 49
+    tokens = {name: ring.callback_proof(name, ring.newest).token for name in (longest, too_long)}
+    known = secret_keys._callback_proof.cache_info()
+    refused = ring.prove_token(too_long, tokens[too_long])
+    looked_at = secret_keys._callback_proof.cache_info()
+
+    assert (refused, looked_at) == (None, known)
+    assert ring.prove_token(longest, tokens[longest]) is not None
+
+
+def test_a_flood_of_addresses_is_not_remembered_without_bound() -> None:
+    for number in range(5000):
+        ring.prove_token(f"sub_flood_{number}", "x")
+
+    assert secret_keys._callback_proof.cache_info().currsize <= 4096
+    assert ring.prove_token("sub_1", ring.callback_proof("sub_1", ring.newest).token) is not None
 
 
 @given(st.text(max_size=60))

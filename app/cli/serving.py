@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import socket
-import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
@@ -23,8 +22,6 @@ from app.resources import Resources, account_id, database_url, kept_secret, open
 from app.settings import Settings, from_environment
 from app.web.access import digest_of
 
-# How long the event loop waits at most for a thread that runs Python. There are always some: SQLite's, decoders.
-_TURN_S = 0.001
 # What a stopping server gives the requests in hand, before it closes them.
 _GRACE_S = 8
 
@@ -102,7 +99,6 @@ def settle_down() -> None:
     """
     gc.collect()
     gc.freeze()
-    sys.setswitchinterval(_TURN_S)
 
 
 def server(app: object, host: str, port: int) -> uvicorn.Server:

@@ -6,13 +6,15 @@ camelCase times of GPTProto, and four shapes of error text.
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 from app.task import Failure, Report, Said
 
+_EXPIRY = re.compile(r"^[^?#]*\?(?:[^#]*?&)?se=([^&#]+)")
 _MAX_ID = 200
 _MAX_URL = 4096
 _MAX_PROSE = 2000
@@ -32,7 +34,8 @@ _FAILURES = {
 def parse(body: bytes) -> Mapping[str, Any] | None:
     """The JSON object in these bytes; None when they hold none. Deep nesting is no object either."""
     try:
-        value = json.loads(body)
+        # Told what it is, the library need not find out; a second byte of NUL would be UTF-16.
+        value = json.loads(body.decode() if body[:1] == b"{" and body[1:2] != b"\0" else body)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
@@ -93,11 +96,13 @@ def _error_text(message: Mapping[str, Any]) -> str:
 
 def link_expiry(url: str) -> datetime | None:
     """When a signed link dies: its own `se=`, the expiry of an Azure shared access signature, in UTC."""
+    found = _EXPIRY.search(url)
+    if found is None:
+        return None
     try:
-        values = parse_qs(urlsplit(url).query).get("se", [])
-        expiry = datetime.fromisoformat(values[0]) if values else None
-        if expiry is None:
-            return None
+        if "[" in url:
+            urlsplit(url)  # which knows what is no address; it takes long, and no provider's link has brackets
+        expiry = datetime.fromisoformat(unquote_plus(found[1].replace("%3A", ":")))
         return expiry.astimezone(UTC) if expiry.tzinfo else expiry.replace(tzinfo=UTC)
     except (ValueError, OverflowError):  # no instant, or one that UTC pushes out of the calendar
         return None
@@ -167,6 +172,8 @@ def _prose(value: Any) -> str:
 
 def _storable(text: str) -> str:
     """PostgreSQL text holds no NUL, and UTF-8 no lone surrogate."""
+    if text.isascii() and "\0" not in text:
+        return text
     return text.replace("\0", "").encode(errors="replace").decode()
 
 

@@ -114,12 +114,22 @@ async def _routing(_request: Request, error: Exception) -> Response:
 
 
 async def _gone(_request: Request, _error: Exception) -> Response:
+    return gone()
+
+
+def gone() -> JSONResponse:
+    """For a caller that nobody will reach any more, and for the log."""
     return answer(MalformedRequest("the connection was closed before the request was complete"))
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    log.error("unexpected", error=type(error).__name__, method=request.method)
-    return answer(FluxhookError("an unexpected error; the service's log has it"))
+    return unexpected(error, request.method, FluxhookError("an unexpected error; the service's log has it"))
+
+
+def unexpected(error: Exception, method: str, told: FluxhookError) -> JSONResponse:
+    """Log what should not have happened, and answer with what the caller is told of it."""
+    log.error("unexpected", error=type(error).__name__, method=method)
+    return answer(told)
 
 
 def invalid(errors: Any) -> FluxhookError:

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import cache
 from typing import Any
 
 from opentelemetry.trace import Span, SpanKind
+from prometheus_client import Histogram
 
 from app import ids, logs, metrics, tracing
 
@@ -16,8 +18,6 @@ Asgi = Callable[[Message, Receive, Send], Awaitable[None]]
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _UNTRACED = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds, about no task
 _SERVER_ERROR = 500
-
-log = logs.get("web")
 
 
 class RequestLog:
@@ -57,9 +57,7 @@ class RequestLog:
 def _tell(scope: Message, status: int, seconds: float, facts: dict[str, Any], span: Span | None) -> None:
     method, route = scope["method"], getattr(scope.get("route"), "path", "no such route")
     known = {"key_id": scope.get("state", {}).get("key_id"), "task_id": _task_id(scope), **facts}
-    log.info("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1), **known)
-    counted = method if method in _METHODS else "other"
-    metrics.http_requests.labels(counted, route, status).observe(seconds)
+    counted = tell(method, route, status, seconds, dict(known))
     if span is None:
         return
     span.update_name(f"{counted} {route}")
@@ -67,6 +65,22 @@ def _tell(scope: Message, status: int, seconds: float, facts: dict[str, Any], sp
     span.set_attributes({f"fluxhook.{name}": value for name, value in known.items() if value is not None})
     if status >= _SERVER_ERROR:
         tracing.fail(span, str(known.get("code", status)))
+
+
+def tell(method: str, route: str, status: int, seconds: float, known: dict[str, Any]) -> str:
+    """Write the line of one request and count it; gives the method as it is counted."""
+    known |= {"method": method, "route": route, "status": status, "ms": int(seconds * 10_000) / 10}
+    logs.emit("request", known)
+    counted = method if method in _METHODS else "other"
+    _histogram(counted, route, status).observe(seconds)
+    return counted
+
+
+@cache
+def _histogram(method: str, route: str, status: int) -> Histogram:
+    """Looked up once for each: their names are ours, so there are not many."""
+    found: Histogram = metrics.http_requests.labels(method, route, status)
+    return found
 
 
 def _traceparent(scope: Message) -> str | None:

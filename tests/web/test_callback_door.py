@@ -1,0 +1,274 @@
+"""The door that callbacks come in by: the same answers as the route behind it, and little done for what is false."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Generator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import event
+
+from app import callback, metrics, tracing
+from app.record import Connection
+from app.record.grouped import Line
+from app.record.sqlite import Sqlite
+from tests.sockets import until
+from tests.web.documents import problem
+from tests.web.test_callbacks import FORGED, MB, Called, submitted
+from tests.world import World
+
+WRONG = (b"x-bfl-signature", b"sha256=" + b"0" * 64)
+
+
+@pytest.fixture
+async def called(world: World) -> Called:
+    return await submitted(world)
+
+
+@pytest.fixture(params=["door", "route"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Generator[str]:
+    """The way that a callback takes: past everything, or, while tracing is on, through the application."""
+    if request.param == "door":
+        yield "door"
+        return
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")  # so that nobody has to take the spans
+    with tracing.sending():
+        assert tracing.is_on()
+        yield "route"
+
+
+@contextmanager
+def statements(world: World) -> Generator[list[str]]:
+    """Every statement that is run while this lasts, by whichever connection."""
+    db, seen = database(world), list[str]()
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        seen.append(statement)
+
+    for engine in (db._writing, db._reading):
+        event.listen(engine, "before_cursor_execute", note)
+    yield seen
+    for engine in (db._writing, db._reading):
+        event.remove(engine, "before_cursor_execute", note)
+
+
+def database(world: World) -> Sqlite:
+    assert isinstance(world.use.db, Sqlite)
+    return world.use.db
+
+
+def counted(name: str) -> float:
+    return metrics.REGISTRY.get_sample_value(f"fluxhook_{name}_total") or 0.0
+
+
+async def post(called: Called, *headers: tuple[bytes, bytes], path: str | None = None) -> httpx.Response:
+    return await called.call(called.body(), *headers, path=path)
+
+
+# A flood
+
+
+async def test_a_flood_of_forged_callbacks_costs_the_database_nothing_after_the_tenth(called: Called) -> None:
+    before = counted("forgeries_not_kept")
+    with statements(called.world) as first:
+        for number in range(10):
+            await called.call(b'{"n": %d}' % number, WRONG)
+    with statements(called.world) as after:
+        answers = [await called.call(b'{"n": %d}' % number, WRONG) for number in range(10, 60)]
+
+    assert any("evidence" in statement for statement in first)
+    assert after == []
+    assert {answer.status_code for answer in answers} == {401}
+    assert counted("forgeries_not_kept") - before == 50
+    assert await called.verdicts() == [("forged", "rejected", 1)] * 10
+    assert (await called.call_signed(called.body())).status_code == 200
+
+
+async def test_a_flood_at_unknown_addresses_costs_the_database_nothing(called: Called) -> None:
+    start = called.path.rpartition("/")[0]
+    with statements(called.world) as seen:
+        for number in range(20):
+            problem(await post(called, WRONG, path=f"{start}/guess{number}"), 404)
+            problem(await post(called, path=f"/callbacks/sub_{number:037}/guess"), 404)
+
+    assert seen == []
+
+
+@pytest.mark.usefixtures("way")
+async def test_forged_is_refused_while_the_database_is_away(called: Called, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "fluxhook.db") as connection:
+        connection.execute("ALTER TABLE evidence RENAME TO away")
+    answer = await post(called, WRONG)
+    with connection:
+        connection.execute("ALTER TABLE away RENAME TO evidence")
+    connection.close()
+
+    assert (answer.status_code, answer.json()) == (401, FORGED)
+    assert await called.verdicts() == []
+
+
+# A group
+
+
+@pytest.mark.usefixtures("way")
+async def test_a_callback_that_cannot_be_kept_spoils_none_that_came_with_it(world: World, tmp_path: Path) -> None:
+    calls = [await submitted(world) for _ in range(5)]
+    poisoned = calls[2].path.split("/")[2]
+    with sqlite3.connect(tmp_path / "fluxhook.db") as connection:
+        connection.execute(
+            f"CREATE TRIGGER poison BEFORE INSERT ON evidence WHEN NEW.submission_id = '{poisoned}' "
+            "BEGIN SELECT RAISE(ABORT, 'poisoned'); END"
+        )
+    db, waiting, may_end = database(world), database(world)._lines.of(callback._keep_group), threading.Event()
+
+    def hold(_: Connection) -> None:
+        may_end.wait(10)
+
+    async def all_wait() -> bool:
+        return len(waiting) == len(calls)
+
+    holding = asyncio.create_task(db.write(hold))
+    answering = [asyncio.create_task(each.call_signed(each.body())) for each in calls]
+    await until(all_wait)
+    may_end.set()
+    answers = await asyncio.gather(*answering)
+    await holding
+    with connection:
+        connection.execute("DROP TRIGGER poison")
+    connection.close()
+    again = await calls[2].call_signed(calls[2].body())
+
+    assert [answer.status_code for answer in answers] == [200, 200, 503, 200, 200]
+    assert int(problem_of(answers[2]).headers["retry-after"]) > 0
+    assert again.status_code == 200
+    assert [await each.verdicts() for each in calls] == [[("signed", "moved", 1)]] * 5
+
+
+def problem_of(answer: httpx.Response) -> httpx.Response:
+    problem(answer, 503, "unavailable")
+    return answer
+
+
+@pytest.mark.usefixtures("way")
+async def test_when_more_waits_than_can_be_held_the_provider_is_asked_to_call_again(called: Called) -> None:
+    before, lines = counted("callbacks_turned_away"), database(called.world)._lines
+    lines._lines[callback._keep_group] = Line(callback._keep_group, most=0)
+    turned_away = [await called.call_signed(called.body()), await post(called)]
+    refused = await post(called, WRONG)
+    del lines._lines[callback._keep_group]
+    again = await called.call_signed(called.body())
+
+    for answer in turned_away:
+        problem(answer, 503)
+        assert int(answer.headers["retry-after"]) > 0
+    assert refused.status_code == 401
+    assert counted("callbacks_turned_away") - before == 2
+    assert again.status_code == 200
+    assert await called.verdicts() == [("signed", "moved", 1)]
+
+
+# Door and route
+
+
+@pytest.mark.usefixtures("way")
+async def test_door_and_route_answer_alike(called: Called) -> None:
+    start, _, token = called.path.rpartition("/")
+    answers = {
+        "accepted": await called.call_signed(called.body()),
+        "again": await called.call_signed(called.body()),
+        "unproven": await post(called),
+        "forged": await post(called, WRONG),
+        "unknown": await post(called, path=f"{start}/{token[::-1]}"),
+        "too large": await called.call(bytes(MB + 1)),
+        "far too large": await called.call(b"x", (b"content-length", b"9" * 30)),
+    }
+
+    assert {
+        name: (answer.status_code, answer.headers["content-type"], answer.json().get("detail", answer.json()))
+        for name, answer in answers.items()
+    } == {
+        "accepted": (200, "application/json", {"status": "success"}),
+        "again": (200, "application/json", {"status": "success"}),
+        "unproven": (200, "application/json", {"status": "success"}),
+        "forged": (401, "application/json", FORGED),
+        "unknown": (404, "application/problem+json", "there is no such callback address"),
+        "too large": (413, "application/problem+json", "a callback may have 1024 KiB"),
+        "far too large": (413, "application/problem+json", "a callback may have 1024 KiB"),
+    }
+    assert sorted(await called.verdicts()) == [
+        ("forged", "rejected", 1),
+        ("signed", "moved", 2),
+        ("unproven", "late", 1),
+    ]
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
+async def test_a_callback_is_posted_by_either_way(called: Called, method: str) -> None:
+    answer = await called.world.outsider.request(method, called.path)
+
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(
+    "path", ["{path}/", "{path}/more", "{path}%2Fmore", "/callbacks", "/callbacks/", "/callbacks//x"]
+)
+async def test_an_address_that_is_no_callbacks_is_nothing(called: Called, path: str) -> None:
+    answer = await called.call(called.body(), called.signature(called.body()), path=path.format(path=called.path))
+
+    problem(answer, 404, "not_found")
+    assert await called.verdicts() == []
+
+
+@pytest.mark.usefixtures("way")
+async def test_a_caller_that_goes_away_in_the_middle_of_its_body_leaves_nothing(called: Called) -> None:
+    body = called.body()
+    pieces: list[MutableMapping[str, Any]] = [
+        {"type": "http.request", "body": body[:10], "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return pieces.pop(0)
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": called.path,
+        "raw_path": called.path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [called.signature(body[:10]), (b"content-length", b"%d" % len(body))],
+        "client": ("127.0.0.1", 1),
+        "server": ("gateway", 80),
+    }
+    gateway = called.world.network.hosts["gateway"]
+    assert isinstance(gateway, httpx.ASGITransport)
+    await gateway.app(scope, receive, send)
+
+    assert sent[0]["status"] == 400
+    assert await called.verdicts() == []
+    assert await called.status() == "submitted"
+    assert (await called.call_signed(body)).status_code == 200
+
+
+async def test_the_document_still_tells_of_the_callback(world: World) -> None:
+    document = (await world.outsider.get("/openapi.json")).json()
+    operation = document["paths"]["/callbacks/{submission_id}/{token}"]["post"]
+
+    assert set(operation["responses"]) == {"200", "401", "404", "413", "503"}
+    assert operation["requestBody"]["content"].keys() == {"application/json"}
+    assert {each["name"] for each in operation["parameters"]} == {"submission_id", "token"}
