@@ -7,7 +7,8 @@ The way through it:
     seed        tasks that wait for their callback, and those callbacks, signed
     ours        the real service as a process; reference has the servers beside it
     drive       a generator process (load) is handed requests and answers with what came of each
-    growth      months of finished tasks, made up (growing), and what the hot paths take with them
+    growth      months of finished tasks, made up
+    two_sizes   a small record beside a large one: what the hot paths take on both (growing), and callbacks
     stored      whether everything that was acknowledged is in the database
     report      the ratios first, then the figures; chart draws them
 

@@ -14,6 +14,7 @@ from app.bench import processes
 from app.bench.processes import Process
 from app.bench.seed import Callback, seed
 from app.bench.stored import unstored
+from app.record import Connection
 from app.record.database import Database, open_database
 from app.secret_keys import KeyRing
 
@@ -79,6 +80,9 @@ class Ours:
 
     def unstored(self, acknowledged: Sequence[Callback]) -> int:
         return self._with_database(lambda database: unstored(database, acknowledged))
+
+    def count(self, counted: Callable[[Connection], int]) -> int:
+        return self._with_database(lambda database: database.read(counted))
 
     def _with_database(self, work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
         async def opened() -> T:

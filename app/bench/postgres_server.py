@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# The path of a unix socket may have 107 characters, more than some temporary folders leave over.
+PLACE = Path("/tmp")  # noqa: S108 - each server has a folder of its own there
 _START_SECONDS = 30.0
 _USER = "postgres"
 _SETTINGS = {"listen_addresses": "", "max_connections": "200"}
@@ -101,8 +103,7 @@ def running(*, durable: bool, env: Mapping[str, str] | None = None) -> Generator
     if binaries is None:
         yield "no PostgreSQL here: install the server's binaries, or name a server (TEST_POSTGRES_DSN, --postgres)"
         return
-    # The path of a unix socket may have 107 characters, more than some temporary folders leave over.
-    server = Server(binaries, Path(tempfile.mkdtemp(prefix="fluxhook-pg-", dir="/tmp")), durable, env or {})
+    server = Server(binaries, Path(tempfile.mkdtemp(prefix="fluxhook-pg-", dir=PLACE)), durable, env or {})
     try:
         try:
             server.make()

@@ -31,6 +31,7 @@ class Process:
     process: subprocess.Popen[bytes]
     port: int
     log: Path
+    is_warm: bool = False  # it has loaded and prepared what it needs
 
     @property
     def pid(self) -> int:

@@ -36,6 +36,7 @@ AIMS = (
     Aim("cpu_times_hmac", "times the CPU of a route that only checks the HMAC", 2.5, 2.5),
     Aim("slow_flush_share", "of its rate when each flush takes longer", 0.4, 0.4, at_least=True),
     Aim("flood_times_p99", "times the p99 of honest callbacks beside a flood of forged ones", 2, 2),
+    Aim("signature_flood_times_p99", "times that p99 beside a flood of wrong signatures", 2, 2),
     Aim("p99_ms_at_200", "ms p99 at 200/s", 6, 6),
     Aim("p99_ms_at_1000", "ms p99 at 1,000/s", 10, 10),
     Aim("lone_p50_ms", "ms p50 of a lone callback", 1.5, 1.5),
@@ -46,7 +47,8 @@ AIMS = (
 def text(results: Results) -> str:
     """The whole report."""
     measured = [name for name in DATABASES if results.get(name)]
-    lines = [*_aims(results, measured), "", *_figures(results, measured), "", *_machine(results["machine"])]
+    lines = [*_aims(results, measured), "", *_growth(results, measured), *_figures(results, measured), ""]
+    lines += _machine(results["machine"])
     lines += [f"{name}: left out, {results['left_out'][name]}" for name in results.get("left_out", {})]
     return "\n".join(lines) + "\n"
 
@@ -83,6 +85,27 @@ def _judged(aim: Aim, database: str, value: float | None) -> str:
         return ""
     sign, word = ("≥" if aim.at_least else "≤"), ("" if aim.met(database, value) else " MISSED")
     return f"{number(value)} ({sign} {number(aim.of(database))}){word}"
+
+
+def _growth(results: Results, measured: list[str]) -> list[str]:
+    """Each path's ratio, that which is worst anywhere first, and the milliseconds behind it."""
+    grown = results.get("growth")
+    if not grown:
+        return []
+    found = {name: grown[name] for name in measured}
+    paths = {path for each in found.values() for path in each}
+    worst = {path: max(each[path]["ratio"] for each in found.values() if path in each) for path in paths}
+    title = f"large/small: {grown['large_tasks']:,} tasks through {grown['small_tasks']:,}"
+    lines = [_row(title, ["ratio, p99's, ms of small"] * len(measured))]
+    lines += [
+        _row(path, [_compared(each[path]) if path in each else "" for each in found.values()])
+        for path in sorted(paths, key=lambda path: worst[path], reverse=True)
+    ]
+    return [*lines, ""]
+
+
+def _compared(each: Mapping[str, float]) -> str:
+    return ", ".join(number(each[name]) for name in ("ratio", "p99_ratio", "small_ms"))
 
 
 def _figures(results: Results, measured: list[str]) -> list[str]:

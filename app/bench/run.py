@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
-from app.bench import cases, databases
+from app.bench import cases, databases, postgres_server
 from app.bench.cases import Case
 from app.bench.ceiling import ceiling
 from app.bench.collecting import collect
@@ -24,6 +24,7 @@ from app.bench.slow_disk import slow_disk
 from app.bench.slow_flush import LeftOut
 from app.bench.stage import Another, set_up
 from app.bench.submitting import submit
+from app.bench.two_sizes import Sizes, two_sizes
 from app.errors import ConfigurationError
 
 Say = Callable[[str], None]
@@ -38,8 +39,9 @@ CASES: Mapping[str, Case] = {
 }
 # These want a number that a person may give.
 _WITH_NUMBER = ("crash", "slow-flush")
-NAMES = (*CASES, *_WITH_NUMBER)
-_KILLS = 20
+_GROWTH = "growth"  # has figures of its own kind
+NAMES = (*CASES, *_WITH_NUMBER, _GROWTH)
+_KILLS, _TASKS = 20, 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Options:
     seconds: float | None = None  # of one measurement
     kills: int | None = None
     slow_flush_ms: float | None = None
+    tasks: int | None = None  # of the large one of two databases
     postgres: str | None = None  # somebody's server, by an address
 
     def __post_init__(self) -> None:
@@ -72,12 +75,18 @@ class Options:
             "crash": partial(crash, kills=self.kills or _KILLS),
             "slow-flush": partial(slow_disk, delay_ms=2.0 if self.slow_flush_ms is None else self.slow_flush_ms),
         }
-        return {name: every[name] for name in chosen}
+        return {name: every[name] for name in chosen if name != _GROWTH}
+
+    @property
+    def sizes(self) -> Sizes | None:
+        """Of the two databases that are compared, where that was asked for."""
+        asked = self.tasks is not None or _GROWTH in self.only
+        return Sizes.up_to(self.tasks or _TASKS) if asked else None
 
     @property
     def pace(self) -> tuple[int, float]:
         """Rounds, and seconds of one measurement."""
-        return self.rounds or (1 if self.quick else 4), self.seconds or (1.5 if self.quick else 3.0)
+        return self.rounds or (1 if self.quick else 4), self.seconds or (1.0 if self.quick else 3.0)
 
 
 def run(options: Options, say: Say) -> dict[str, Any]:
@@ -93,6 +102,7 @@ class _Run:
         self._options, self._folder, self._say = options, folder, say
         self._watch = Watch()
         self._left_out: dict[str, str] = {}
+        self._grown: dict[str, Any] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -106,12 +116,22 @@ class _Run:
     def results(self) -> dict[str, Any]:
         # Opened first: an address that is wrong is told before anything is measured.
         with databases.postgres(self._options.postgres) as server:
+            self._announce(server)
             sqlite = self._measure("sqlite", self._files())
             if isinstance(server, str):
                 self._left_out["postgres"] = server
             postgres = self._measure("postgres", server.database) if isinstance(server, Postgres) else None
         machine = {**self._watch.report(), "file_system": databases.file_system(self._folder)}
-        return {"machine": machine, "sqlite": sqlite, "postgres": postgres, "left_out": self._left_out}
+        found = {"machine": machine, "sqlite": sqlite, "postgres": postgres, "left_out": self._left_out}
+        return {**found, "growth": self._grown} if self._grown else found
+
+    def _announce(self, server: Postgres | str) -> None:
+        """Say how much disk the large databases take; one fills after the other."""
+        if (sizes := self._options.sizes) is None:
+            return
+        own = isinstance(server, Postgres) and self._options.postgres is None
+        self._say(sizes.announced([self._folder, *([postgres_server.PLACE] if own else [])]))
+        self._grown = {"small_tasks": sizes.small, "large_tasks": sizes.large}
 
     def _measure(self, name: str, another: Another) -> dict[str, float]:
         self._say(f"{name}: starting")
@@ -127,6 +147,9 @@ class _Run:
                     figures |= measure(stage)
                 except LeftOut as reason:
                     self._left_out[f"{case} on {name}"] = str(reason)
+            if self._options.sizes is not None:
+                self._say(f"{name}: growth")
+                self._grown[name] = two_sizes(stage, self._options.sizes)
             return {**figures, "acknowledged": stage.acknowledged, "unstored": stage.unstored}
 
     def _files(self) -> Another:
@@ -135,6 +158,9 @@ class _Run:
 
         @contextmanager
         def another() -> Generator[str]:
-            yield f"sqlite:///{self._folder}/{next(numbers)}.db"
+            file = self._folder / f"{next(numbers)}.db"
+            yield f"sqlite:///{file}"
+            for suffix in ("", "-wal", "-shm"):  # the next ones may be large
+                file.with_name(file.name + suffix).unlink(missing_ok=True)
 
         return another

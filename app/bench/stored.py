@@ -28,6 +28,12 @@ async def unstored(database: Database, acknowledged: Sequence[Callback]) -> int:
     return missing
 
 
+def forgeries(connection: Connection) -> int:
+    """How many callbacks with a wrong signature were written down; the same one again counts again."""
+    query = select(func.coalesce(func.sum(evidence.c.copies), 0)).where(evidence.c.verdict == Verdict.FORGED)
+    return int(connection.execute(query).scalar_one())
+
+
 def _kept(connection: Connection, group: Sequence[Callback]) -> int:
     """How many of these are kept once as evidence that moved the task, which is ready and has its job."""
     query = (

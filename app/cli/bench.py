@@ -9,6 +9,7 @@ import typer
 from app.bench.chart import svg as drawn
 from app.bench.report import DATABASES, document, text
 from app.bench.run import Options, run
+from app.bench.two_sizes import FEWEST
 from app.errors import ConfigurationError
 
 
@@ -20,6 +21,12 @@ def bench(
     crash: Annotated[int | None, typer.Option(min=1, max=1000, help="So many kills under load. Default: 20.")] = None,
     slow_flush: Annotated[
         float | None, typer.Option(metavar="MS", min=0, max=1000, help="Also with flushes that take longer.")
+    ] = None,
+    growth: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=FEWEST, help="Also with a record of N tasks beside a small one: minutes, 5 kB a task."
+        ),
     ] = None,
     postgres: Annotated[str | None, typer.Option(metavar="DSN", help="A server to make databases on.")] = None,
     connections: Annotated[int, typer.Option(min=1, max=500, help="Kept connections of the generator.")] = 32,
@@ -39,6 +46,7 @@ def bench(
         seconds=seconds,
         kills=crash,
         slow_flush_ms=slow_flush,
+        tasks=growth,
         postgres=postgres,
     )
     began = time.monotonic()

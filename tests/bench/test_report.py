@@ -52,6 +52,28 @@ def test_what_was_left_out_is_said() -> None:
     assert text(results()).endswith("postgres: left out, no server\n")
 
 
+GROWN = {
+    "small_tasks": 100_000,
+    "large_tasks": 1_000_000,
+    "sqlite": {
+        "list": {"ratio": 1.5, "p99_ratio": 2.0, "small_ms": 0.4},
+        "task by id": {"ratio": 1.1, "p99_ratio": 1.2, "small_ms": 0.3},
+    },
+    "postgres": {
+        "list": {"ratio": 1.0, "p99_ratio": 1.0, "small_ms": 1.4},
+        "task by id": {"ratio": 3.0, "p99_ratio": 4.0, "small_ms": 1.3},
+    },
+}
+
+
+def test_what_grew_most_on_either_database_comes_first() -> None:
+    report = text(results(postgres=CLOSED, growth=GROWN))
+    lines = report[report.index("large/small: 1,000,000 tasks through 100,000") :].splitlines()
+    assert lines[1].split() == ["task", "by", "id", "1.10,", "1.20,", "0.30", "3,", "4,", "1.30"]
+    assert lines[2].startswith("list ")
+    assert json.loads(document(results(growth=GROWN)))["growth"] == GROWN
+
+
 def test_a_busy_machine_is_named() -> None:
     assert "busy" not in text(results())
     assert "busy" in text(results(machine={**MACHINE, "noisy": True}))

@@ -4,6 +4,7 @@ import pytest
 
 from app.bench.cases import QUICK
 from app.bench.run import CASES, Options
+from app.bench.two_sizes import Sizes
 from app.errors import ConfigurationError
 
 
@@ -27,3 +28,10 @@ def test_a_case_that_does_not_exist_is_refused_with_those_that_do() -> None:
 def test_a_quick_run_is_shorter() -> None:
     assert Options(quick=True).pace < Options().pace
     assert Options(quick=True, rounds=2, seconds=0.5).pace == (2, 0.5)
+
+
+def test_two_sizes_are_compared_where_that_was_asked_for() -> None:
+    assert Options().sizes is None
+    assert Options(quick=True, tasks=2000).sizes == Sizes(200, 2000)
+    alone = Options(only=("growth",))
+    assert (alone.sizes, tuple(alone.cases)) == (Sizes(100_000, 1_000_000), ())

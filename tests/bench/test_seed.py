@@ -10,6 +10,7 @@ from app.jobs import Step
 from app.provider.messages import read_status
 from app.record import Connection, evidence, submissions, tasks
 from app.record.database import Database
+from app.record.evidence import Kept
 from app.secret_keys import KeyRing
 from app.settle import settle
 from app.task import Effect, Outcome, Status, Witness
@@ -119,19 +120,21 @@ async def test_a_task_that_moved_without_its_job_is_missing(database: Database) 
 async def test_evidence_that_was_kept_without_moving_its_task_is_missing(database: Database) -> None:
     (each,) = await seed(database, KEYS, 1)
     given = evidence_of(each)
-    row = {
-        "id": "ev_1",
-        "submission_id": each.submission_id,
-        "witness": Witness.CALLBACK,
-        "verdict": Verdict.SIGNED,
-        "digest": "0" * 64,
-        "said": given.report.said,
-        "effect": Effect.CONFIRMED,
-        "headers": {},
-        "body": each.body,
-        "copies": 1,
-        "received_at": START,
-        "last_received_at": START,
-    }
+    row = Kept(
+        id="ev_1",
+        submission_id=each.submission_id,
+        witness=Witness.CALLBACK,
+        verdict=Verdict.SIGNED,
+        digest="0" * 64,
+        said=given.report.said,
+        effect=Effect.CONFIRMED,
+        detail=None,
+        http_status=None,
+        headers={},
+        copies=1,
+        received_at=START,
+        last_received_at=START,
+        body=each.body,
+    )
     await database.write(lambda connection: evidence.keep(connection, [row]))
     assert await unstored(database, [each]) == 1
