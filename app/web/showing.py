@@ -11,7 +11,7 @@ from fastapi import Depends, Header, Path
 from fastapi.responses import JSONResponse
 
 from app import ids
-from app.errors import NotFound
+from app.errors import NotFound, Unavailable
 from app.feed import Ended, Feed, Wanted
 from app.record import Connection, accounts, queue, results, tasks
 from app.record.results import Result
@@ -64,7 +64,7 @@ async def view(use: Resources, feed: Feed, task_id: str, prefer: str | None = No
     seen = await _see(use, task_id)
     if seen.status.final or not seconds(prefer):
         return seen
-    with suppress(Ended):
+    try:
         async with feed.listen(None, Wanted(task_id)) as listener:
             # Only who listens already cannot miss what happens after a look.
             while not (seen := await _see(use, task_id)).status.final:
@@ -72,6 +72,9 @@ async def view(use: Resources, feed: Feed, task_id: str, prefer: str | None = No
                 if left <= 0:
                     break
                 await listener.next(left)
+    except Ended:
+        with suppress(Unavailable):
+            seen = await _see(use, task_id)  # it may have moved in the moment in which the service was stopped
     return seen
 
 
