@@ -51,6 +51,8 @@ def emit(event: str, facts: dict[str, Any]) -> None:
     if structlog.get_config()["processors"] is not _PROCESSORS or _render not in _PROCESSORS:
         get().info(event, **facts)
         return
+    if not logging.getLogger().isEnabledFor(logging.INFO):
+        return
     facts["event"] = event
     _emitted.append(_add_trace(facts))
     if len(_emitted) == 1:

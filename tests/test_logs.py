@@ -60,6 +60,16 @@ def test_an_exception_is_one_line_too(written: Read) -> None:
     assert "ValueError: what went wrong" in line["exception"]
 
 
+async def test_what_is_emitted_is_not_written_either_where_only_worse_is_wanted(written: Read) -> None:
+    stream = StringIO()
+    logs.configure("warning", stream)
+    logs.emit("request", {"method": "GET"})
+    await asyncio.sleep(0)
+
+    assert stream.getvalue() == ""
+    assert written() == []
+
+
 async def test_a_log_that_nobody_takes_any_more_stops_nobody(written: Read) -> None:
     closed = StringIO()
     logs.configure(stream=closed)
