@@ -1,6 +1,7 @@
 """Fixtures that every test may ask for: a migrated database of its own on each engine, and a world on it."""
 
 import asyncio
+import logging
 import os
 import sqlite3
 from collections.abc import AsyncGenerator, Generator
@@ -8,7 +9,9 @@ from pathlib import Path
 from uuid import uuid4  # noqa: TID251 - names a throw-away database
 
 import pytest
+import structlog
 from sqlalchemy import create_engine
+from structlog.stdlib import ProcessorFormatter
 
 from app.record import migrate
 from app.record.database import Database, open_database
@@ -28,6 +31,17 @@ def skip_or_fail(what: str, reason: str) -> None:
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def log_of_its_own() -> Generator[None]:
+    """A log that a test sets up, by starting a command say, ends with that test."""
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
+        root = logging.getLogger()
+        root.handlers = [each for each in root.handlers if not isinstance(each.formatter, ProcessorFormatter)]
+        root.setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="session")
