@@ -3,11 +3,12 @@
 The order is the point: size, token, proof over the raw bytes, parse, one durable transaction, answer.
 """
 
-from collections.abc import AsyncIterable, Sequence
+import json
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from enum import IntEnum
-from functools import cache
+from functools import cache, lru_cache
 
 from opentelemetry.trace import SpanKind
 from prometheus_client import Counter
@@ -30,7 +31,6 @@ _MAX_HEADERS = 60
 _PATIENCE = timedelta(seconds=20)  # with a task of which an interim callback is the first that is heard
 _MAX_HEADER = 300
 _NEVER_KEPT = frozenset({"authorization", "cookie", "proxy-authorization", "x-webhook-secret"})
-_NUL = b"\0"  # no text that PostgreSQL keeps holds one
 _UNCHECKED = "unchecked"  # the verdict on what is not looked at
 _USUAL = SigningProfile()
 _UNREAD = Report(Said.UNCLEAR)
@@ -70,16 +70,17 @@ async def receive(
     submission_id: str,
     token: str,
     headers: RawHeaders,
-    chunks: AsyncIterable[bytes],
+    read: Callable[[int], Awaitable[bytes | None]],
 ) -> Reply:
     """Judge and keep one callback; ACCEPTED means that its effect is durable.
 
+    `read` gives the body, or None as soon as that has more bytes than it is told.
     Raises errors.Unavailable when it could not be kept, so that the provider calls again.
     """
     proof = use.keys.prove_token(submission_id, token)
     if proof is None:
         return tell(Reply.UNKNOWN)
-    body = await _read(chunks)
+    body = await read(MAX_BYTES)
     if body is None:
         return tell(Reply.TOO_LARGE)
     profile = use.provider.promises.signing if use.provider else _USUAL
@@ -157,16 +158,6 @@ def _are_worth_keeping(connection: Connection, group: Sequence[Evidence]) -> lis
     return found
 
 
-async def _read(chunks: AsyncIterable[bytes]) -> bytes | None:
-    """The body; None as soon as it is too large."""
-    body = bytearray()
-    async for chunk in chunks:
-        body += chunk
-        if len(body) > MAX_BYTES:
-            return None
-    return bytes(body)
-
-
 def _evidence(
     use: Resources, submission_id: str, proof: CallbackProof, headers: RawHeaders, body: bytes, verdict: Verdict
 ) -> Evidence:
@@ -184,20 +175,26 @@ def _evidence(
     )
 
 
-def _kept_headers(headers: RawHeaders, proof: CallbackProof) -> dict[str, str]:
-    """The headers that may show why a scheme did not match, bounded, without anything that opens a door.
+def _kept_headers(headers: RawHeaders, proof: CallbackProof) -> str:
+    """The headers that may show why a scheme did not match, as JSON, bounded, without anything that opens a door."""
+    some = headers[:_MAX_HEADERS]
+    if some and len(max(some, key=_length)[1]) > _MAX_HEADER:
+        # Redacted before they are cut: half a secret is not found.
+        some = [(name, proof.redact(value)[:_MAX_HEADER]) for name, value in some]
+    text = "{" + ", ".join({name: _quoted(name, value) for name, value in some}.values()) + "}"
+    return proof.redact(text.encode()).decode()
 
-    All of them are looked at and decoded at once: one by one they take as long as the proof itself.
-    """
-    some = list(headers)[:_MAX_HEADERS]
-    words = [*(name for name, _ in some), *(value for _, value in some)]
-    joined = _NUL.join(words)
-    if joined.count(_NUL) >= max(1, len(words)) or proof.redact(joined) != joined:
-        joined = _NUL.join([proof.redact(word).replace(_NUL, b"") for word in words])
-    texts = joined.decode("latin-1").split("\0")
-    kept = {
-        name.lower(): text[:_MAX_HEADER] for name, text in zip(texts[: len(some)], texts[len(some) :], strict=False)
-    }
-    for name in _NEVER_KEPT & kept.keys():
-        kept[name] = "[not kept]"
-    return kept
+
+def _length(header: tuple[bytes, bytes]) -> int:
+    return len(header[1])
+
+
+@lru_cache(maxsize=1024)
+def _quoted(name: bytes, value: bytes) -> str:
+    """One header as a member of a JSON object. Most of what a provider sends is the same each time."""
+    lowered = _text(name).lower()
+    return f"{json.dumps(lowered)}: {json.dumps('[not kept]' if lowered in _NEVER_KEPT else _text(value))}"
+
+
+def _text(raw: bytes) -> str:
+    return raw[:_MAX_HEADER].replace(b"\0", b"").decode("latin-1")

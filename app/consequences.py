@@ -4,9 +4,8 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from app import ids
 from app.jobs import Step
@@ -27,9 +26,11 @@ _OUTCOMES = {
 }
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Evidence:
-    """What one witness said of one attempt, raw and read."""
+_NEW = frozenset({Effect.MOVED, Effect.ADOPTED})
+
+
+class Evidence(NamedTuple):
+    """What one witness said of one attempt, raw and read. What it says shows nowhere: it is not in its `repr`."""
 
     submission_id: str
     witness: Witness
@@ -38,8 +39,11 @@ class Evidence:
     report: Report
     body: bytes
     received_at: datetime
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: str = "{}"  # as JSON
     http_status: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<evidence about {self.submission_id}>"
 
 
 def told(attempt: Attempt, each: Evidence) -> dict[str, Any]:
@@ -61,7 +65,7 @@ def moved(attempt: Attempt, each: Evidence, decision: Decision) -> dict[str, Any
     """What the decision changes about the task."""
     report, now = each.report, each.received_at
     change: dict[str, Any] = {}
-    if report.said is Said.READY and decision.effect in {Effect.MOVED, Effect.ADOPTED}:
+    if report.said is Said.READY and decision.effect in _NEW:
         # Always both: a fresh link that does not say when it dies must not inherit the old one's end.
         change |= {"sample_url": report.sample_url, "sample_expires_at": report.sample_expires_at or now + LINK_LIFE}
         change["seed"] = None if report.seed is None else str(report.seed)

@@ -20,8 +20,9 @@ def new_id(prefix: str, now: datetime) -> str:
 
     base32hex keeps the order of the bytes, so ids of one kind sort by creation.
     """
-    rest = secrets.token_bytes(_RANDOM_DIGITS).translate(_TO_DIGITS).decode()
-    return f"{prefix}_{_time(now, secrets.randbits(4))}{rest}"
+    random_bytes = secrets.token_bytes(1 + _RANDOM_DIGITS)
+    rest = random_bytes[1:].translate(_TO_DIGITS).decode()
+    return f"{prefix}_{_time(now, random_bytes[0] & 15)}{rest}"
 
 
 def first_at(prefix: str, instant: datetime) -> str:

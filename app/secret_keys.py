@@ -8,8 +8,8 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -19,12 +19,14 @@ _PROOFS = 4096  # kept at hand: an attempt's callbacks come soon after it was di
 _NONCE_BYTES = 12  # what NIST SP 800-38D recommends for GCM
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class CallbackProof:
+class CallbackProof(NamedTuple):
     """What a callback of one submission must know: the token of its address, the secret it signs with."""
 
     token: str
     secret: str
+
+    def __repr__(self) -> str:
+        return "<the proof of an attempt>"
 
     def redact(self, raw: bytes) -> bytes:
         """These bytes without the two: a provider may echo them, and what is kept must forge nothing."""

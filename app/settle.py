@@ -5,9 +5,9 @@ write tasks and attempts, leave the jobs. Doing it twice does nothing more.
 """
 
 import hashlib
+import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -40,7 +40,7 @@ def answered(
     report, body = answer.report, answer.body
     if proof is not None:
         detail = report.detail and proof.redact(report.detail.encode()).decode()
-        report, body = replace(report, detail=detail), proof.redact(body)
+        report, body = report._replace(detail=detail), proof.redact(body)
     return Evidence(
         submission_id=submission_id,
         witness=witness,
@@ -49,7 +49,7 @@ def answered(
         report=report,
         body=body,
         received_at=now,
-        headers=answer.headers,
+        headers=json.dumps(dict(answer.headers)),
         http_status=answer.http_status,
     )
 
@@ -146,11 +146,11 @@ class _Ledger:
         self._kept[key] = Kept(
             id=ids.new_id("ev", each.received_at),
             submission_id=each.submission_id,
-            witness=each.witness,
-            verdict=each.verdict,
+            witness=str(each.witness),
+            verdict=str(each.verdict),
             digest=digest,
-            said=each.report.said,
-            effect=effect,
+            said=str(each.report.said),
+            effect=str(effect),
             detail=each.report.detail,
             http_status=each.http_status,
             headers=each.headers,

@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
@@ -97,8 +96,7 @@ class Said(StrEnum):
     UNCLEAR = "unclear"  # a callback whose words are not known
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """What one witness says about one attempt, in our words."""
 
     said: Said

@@ -50,7 +50,7 @@ async def test_a_task_shows_its_place_in_the_queue_until_it_has_a_slot(each_worl
 
 
 async def test_a_429_uses_no_try_and_pauses_the_account_for_as_long_as_it_says(each_world: World) -> None:
-    wait = Answer(replace(BUSY.report, retry_after=timedelta(seconds=40)), 429)
+    wait = Answer(BUSY.report._replace(retry_after=timedelta(seconds=40)), 429)
     provider = answering(wait, *[replace(TAKEN, report=Report(Said.PENDING, f"p{n}")) for n in range(2)])
     each_world.use = replace(each_world.use, provider=provider)
     first = await each_world.post()
@@ -103,7 +103,7 @@ async def test_tasks_that_were_under_way_together_are_refused_once(each_world: W
 
 
 async def test_a_pause_lasts_though_a_task_that_was_asked_for_before_it_is_taken(world: World) -> None:
-    wait = Answer(replace(BUSY.report, retry_after=timedelta(seconds=40)), 429)
+    wait = Answer(BUSY.report._replace(retry_after=timedelta(seconds=40)), 429)
     provider = answering(wait, TAKEN)
     world.use = replace(world.use, provider=provider)
     await world.post()
@@ -118,8 +118,8 @@ async def test_a_pause_lasts_though_a_task_that_was_asked_for_before_it_is_taken
 
 async def test_a_longer_pause_is_waited_for_by_whoever_wakes_first(each_world: World) -> None:
     """The task that was refused first wakes into a pause that another refusal has made longer."""
-    short = Answer(replace(BUSY.report, retry_after=timedelta(seconds=5)), 429)
-    long = Answer(replace(BUSY.report, retry_after=timedelta(seconds=20)), 429)
+    short = Answer(BUSY.report._replace(retry_after=timedelta(seconds=5)), 429)
+    long = Answer(BUSY.report._replace(retry_after=timedelta(seconds=20)), 429)
     provider = answering(short, long, TAKEN, replace(TAKEN, report=Report(Said.PENDING, "p2")))
     each_world.use = replace(each_world.use, provider=provider)
     posted = [await each_world.post() for _ in range(2)]

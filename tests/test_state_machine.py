@@ -6,6 +6,7 @@ The provider here is worse than any real one: it says whatever it likes, in any 
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -153,7 +154,7 @@ class Record(RuleBasedStateMachine):
             said, cost=4.0 if said is Said.PENDING else None, retry_after=timedelta(seconds=after) if after else None
         )
         if said is Said.PENDING:
-            report = replace(report, provider_id=self.provider_id(call.task_id, call.submission_id))
+            report = report._replace(provider_id=self.provider_id(call.task_id, call.submission_id))
         self.refusing = said in REFUSALS
         self.tell(call, Witness.SUBMIT, report, death)
 
@@ -223,7 +224,7 @@ class Record(RuleBasedStateMachine):
         key = (submission_id, Witness.CALLBACK, verdict, hashlib.sha256(body).hexdigest())
         had_its_effect = self.process.db.now(look).effects.get(key) is Effect.MOVED
         self.process.db.dies_at = death and (0, death[1])
-        reply = self.process.play(callback.receive(use, submission_id, known.token, headers, pieces(body)))
+        reply = self.process.play(callback.receive(use, submission_id, known.token, headers, whole(body)))
         if reply is not None:
             assert reply is (callback.Reply.FORGED if proof == "forged" else callback.Reply.ACCEPTED)
         if reply is not None or (death and death[1]):
@@ -362,9 +363,9 @@ class Record(RuleBasedStateMachine):
     def report(self, call: Call, said: Said, which: int, cost: float | None) -> Report:
         report = Report(said, call.about, cost=cost)
         if said is Said.READY:
-            return replace(report, sample_url=self.link(call.task_id, call.submission_id, which % 2))
+            return report._replace(sample_url=self.link(call.task_id, call.submission_id, which % 2))
         if said is Said.FAILED:
-            return replace(report, failure=Failure.PROVIDER_ERROR)
+            return report._replace(failure=Failure.PROVIDER_ERROR)
         return report if said is Said.PENDING else Report(said)
 
     def provider_id(self, task_id: str, submission_id: str) -> str:
@@ -391,8 +392,11 @@ def download(how: str) -> httpx.Response | httpx.HTTPError:
     return httpx.Response(200, stream=httpx.ByteStream(IMAGE)) if how == "works" else httpx.Response(403)
 
 
-async def pieces(body: bytes) -> Any:
-    yield body
+def whole(body: bytes) -> Callable[[int], Awaitable[bytes | None]]:
+    async def read(most: int) -> bytes | None:
+        return body if len(body) <= most else None
+
+    return read
 
 
 TestRecord = Record.TestCase

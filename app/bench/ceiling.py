@@ -62,5 +62,5 @@ def _evidence(each: Callback) -> Evidence:
         report=read_status(each.body),
         body=each.body,
         received_at=clock.utc_now(),
-        headers={"content-type": "application/json"},
+        headers='{"content-type": "application/json"}',
     )

@@ -180,4 +180,4 @@ def _callback(submission_id: str, now: datetime) -> Evidence:
     link = f"https://delivery-eu1.bfl.ai/results/{submission_id}/sample.png?se=2026-01-01T12%3A10%3A02Z"
     report = Report(Said.READY, f"provider-{submission_id}", sample_url=link, sample_expires_at=now, seed=1)
     body = f'{{"id": "{submission_id}", "status": "Ready", "result": {{"sample": "{link}"}}}}'.encode()
-    return Evidence(submission_id, Witness.CALLBACK, Verdict.SIGNED, True, report, body, now, {"host": "example.com"})
+    return Evidence(submission_id, Witness.CALLBACK, Verdict.SIGNED, True, report, body, now)

@@ -22,6 +22,7 @@ from app.task import Outcome, Status
 _AT_ONCE = 1000  # rows for each statement
 # An account that is not in the record: a callback frees no slot and admits nobody, so each is work for itself alone.
 _ACCOUNT = "bfl:bench"
+_APART = timedelta(milliseconds=1)
 _TOOK = timedelta(seconds=6)  # what the provider took for the image
 _LOOK_AFTER = timedelta(hours=1)  # a reconcile job waits for each, as it would; far off, because nobody polls here
 _FORGED = "sha256=" + "0" * 64
@@ -63,9 +64,12 @@ async def seed(database: Database, keys: KeyRing, count: int) -> list[Callback]:
 
 
 def imagine(keys: KeyRing, count: int) -> list[Callback]:
-    """Callbacks for tasks that are in no record yet."""
+    """Callbacks for tasks that are in no record yet, which were submitted one after the other, the last one just now.
+
+    In the same order, as a provider delivers what it could not during an outage.
+    """
     now = clock.utc_now()
-    return sorted((_callback(keys, now) for _ in range(count)), key=lambda each: each.submission_id)
+    return [_callback(keys, now - _APART * before) for before in reversed(range(count))]
 
 
 def _recorder(group: list[Callback], ring_key: str) -> Callable[[Connection], None]:

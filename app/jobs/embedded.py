@@ -3,9 +3,8 @@
 There is one worker, so a claim needs no lease: when it starts, what was running is runnable again.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -68,18 +67,14 @@ def enqueue(connection: Connection, wanted: Sequence[tuple[Step, str, datetime]]
         earliest[step, task_id] = run_at if known is None else min(known, run_at)
     if not earliest:
         return
-    _put(
-        connection,
-        [
-            {"step": step, "task_id": task_id, "run_at": run_at, "failures": 0, "last_error": None}
-            for (step, task_id), run_at in earliest.items()
-        ],
-    )
+    _put(connection, [(str(step), task_id, run_at, 0, None) for (step, task_id), run_at in earliest.items()])
 
 
-def _put(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Have these jobs wait; one that waits already gets the earlier time and the longer record of failures."""
-    _PUT.run(connection, [[row[name] for name in _WISHED] for row in rows])
+def _put(connection: Connection, rows: Sequence[tuple[str, str, datetime, int, str | None]]) -> None:
+    """Have these jobs wait, rows of `_WISHED`; one that waits already gets the earlier time and the longer record of
+    failures.
+    """
+    _PUT.run(connection, rows)
     signal_after_commit(connection)
 
 
@@ -147,8 +142,7 @@ def finish(connection: Connection, job: Job) -> None:
 
 def retry(connection: Connection, job: Job, run_at: datetime, error: str) -> None:
     finish(connection, job)
-    again = {"run_at": run_at, "failures": job.failures + 1, "last_error": error}
-    _put(connection, [{"step": job.step, "task_id": job.task_id, **again}])
+    _put(connection, [(job.step, job.task_id, run_at, job.failures + 1, error)])
 
 
 def hold(connection: Connection, job: Job, error: str) -> None:
@@ -159,10 +153,10 @@ def hold(connection: Connection, job: Job, error: str) -> None:
 
 def release(connection: Connection, holder: str) -> None:  # noqa: ARG001 - there is no other
     kept = (jobs.c.step, jobs.c.task_id, jobs.c.run_at, jobs.c.failures, jobs.c.last_error)
-    running = connection.execute(select(*kept).where(jobs.c.state == "running")).mappings().all()
+    running = connection.execute(select(*kept).where(jobs.c.state == "running")).all()
     connection.execute(delete(jobs).where(jobs.c.state == "running"))
     if running:
-        _put(connection, [dict(row) for row in running])
+        _put(connection, [tuple(row) for row in running])
 
 
 def held(connection: Connection, limit: int) -> list[Held]:

@@ -62,7 +62,7 @@ class Bfl:
             address = self._address(base_url, reference)
             there = await self._ask(address)
             if there.report.said not in {Said.NOT_FOUND, Said.LOST}:
-                return replace(there, report=replace(there.report, polling_url=address))
+                return replace(there, report=there.report._replace(polling_url=address))
         return here
 
     async def credits(self) -> Answer:

@@ -6,7 +6,6 @@ camelCase times of GPTProto, and four shapes of error text.
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +13,6 @@ from urllib.parse import unquote_plus, urlsplit
 
 from app.task import Failure, Report, Said
 
-_EXPIRY = re.compile(r"^[^?#]*\?(?:[^#]*?&)?se=([^&#]+)")
 _MAX_ID = 200
 _MAX_URL = 4096
 _MAX_PROSE = 2000
@@ -96,13 +94,13 @@ def _error_text(message: Mapping[str, Any]) -> str:
 
 def link_expiry(url: str) -> datetime | None:
     """When a signed link dies: its own `se=`, the expiry of an Azure shared access signature, in UTC."""
-    found = _EXPIRY.search(url)
-    if found is None:
+    found = f"&{url.partition('#')[0].partition('?')[2]}".partition("&se=")[2].partition("&")[0]
+    if not found:
         return None
     try:
         if "[" in url:
             urlsplit(url)  # which knows what is no address; it takes long, and no provider's link has brackets
-        expiry = datetime.fromisoformat(unquote_plus(found[1].replace("%3A", ":")))
+        expiry = datetime.fromisoformat(unquote_plus(found.replace("%3A", ":")))
         return expiry.astimezone(UTC) if expiry.tzinfo else expiry.replace(tzinfo=UTC)
     except (ValueError, OverflowError):  # no instant, or one that UTC pushes out of the calendar
         return None

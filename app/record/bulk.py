@@ -43,7 +43,7 @@ _PARAMETER = re.compile(r"\$(\d+)")
 class Bulk:
     """A statement over rows of these columns; `build` writes it, given the relation and the database's name.
 
-    The first column is never NULL. The statement has no parameters but the rows.
+    The first column is never NULL. JSON is given as text. The statement has no parameters but the rows.
     """
 
     def __init__(self, columns: Types, build: Callable[[FromClause, str], ClauseElement], then: str = "NULL") -> None:
@@ -51,9 +51,7 @@ class Bulk:
         self.then = then  # what PostgreSQL evaluates when it is done
         self._build = build
         self._texts: dict[int, str] = {}  # by the room for rows; 0: on PostgreSQL, where it does not matter
-        kinds = list(enumerate(columns.values()))
-        self._instants = [place for place, kind in kinds if isinstance(kind, Instant)]
-        self._documents = [place for place, kind in kinds if isinstance(kind, JSON)]
+        self._instants = [place for place, kind in enumerate(columns.values()) if isinstance(kind, Instant)]
 
     def run(self, connection: Connection, rows: Sequence[Row]) -> CursorResult[Any]:
         """Run it on rows of values in the order of the columns. What it returns is as the driver gives it."""
@@ -62,7 +60,7 @@ class Bulk:
             return connection.exec_driver_sql(self.text(dialect), self.arrays(rows))
         room = 1 << (len(rows) - 1).bit_length()
         filling = [None] * (len(self.columns) * (room - len(rows)))
-        bound = map(self._bound, rows) if self._instants or self._documents else rows
+        bound = map(self._bound, rows) if self._instants else rows
         values = (*chain.from_iterable(bound), *filling)
         return connection.exec_driver_sql(self.text(dialect, room), values)
 
@@ -85,10 +83,7 @@ class Bulk:
         return self._build(_values(self.columns, room) if room else _unnested(self.columns), dialect.name)
 
     def arrays(self, rows: Sequence[Row]) -> tuple[list[Any], ...]:
-        arrays = [list(values) for values in zip(*rows, strict=True)]
-        for place in self._documents:
-            arrays[place] = [json.dumps(value) for value in arrays[place]]
-        return tuple(arrays)
+        return tuple(list(values) for values in zip(*rows, strict=True))
 
     def _bound(self, row: Row) -> list[Any]:
         """As SQLite keeps what it has no type for."""
@@ -96,8 +91,6 @@ class Bulk:
         for place in self._instants:
             if values[place] is not None:
                 values[place] = sortable(values[place])
-        for place in self._documents:
-            values[place] = json.dumps(values[place])
         return values
 
 

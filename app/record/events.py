@@ -101,11 +101,11 @@ class Page:
     pending: bool  # others are committed and not settled yet: nobody will say when they are
 
 
-def append(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add to the feed, in this order, rows of `kind`, `task_id`, `data` and `at`; readers are told after the commit."""
+def append(connection: Connection, rows: Sequence[tuple[str, str, str, datetime]]) -> None:
+    """Add to the feed, in this order: kind, task id, data as JSON, and time. Readers are told after the commit."""
     if not rows:
         return
-    _APPEND.write(connection, [[row[name] for name in _GIVEN] for row in rows])
+    _APPEND.write(connection, rows)
     if not _shared(connection):
         signal_after_commit(connection, EVENTS)
 

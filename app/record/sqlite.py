@@ -163,6 +163,8 @@ def _engine(path: str, begin: str, **pragmas: str) -> Engine:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+        # What a statement needs to undo itself it would write into a file of its own, from 64 KiB on.
+        connection.execute("PRAGMA temp_store=MEMORY")
         for name, value in pragmas.items():
             connection.execute(f"PRAGMA {name}={value}")
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Literal
 
@@ -54,7 +55,10 @@ async def _reply(
 ) -> Response | None:
     """What one callback is answered with; None for the one answer of all that are well."""
     try:
-        reply = await _receive(use, submission_id, token, headers, receive)
+        if _announces_too_much(headers):
+            reply = tell(Reply.TOO_LARGE)
+        else:
+            reply = await callback.receive(use, submission_id, token, headers, partial(_read, receive))
     except FluxhookError as error:
         return problems.answer(error)
     except ClientDisconnect:
@@ -64,39 +68,25 @@ async def _reply(
     return None if reply is Reply.ACCEPTED else _answer(reply)
 
 
-async def _receive(
-    use: Resources, submission_id: str, token: str, headers: Sequence[tuple[bytes, bytes]], receive: Receive
-) -> Reply:
+def _announces_too_much(headers: Sequence[tuple[bytes, bytes]]) -> bool:
     for name, value in headers:
-        if name == b"content-length" and value.isdigit() and int(value[:20]) > MAX_BYTES:
-            return tell(Reply.TOO_LARGE)
-    return await callback.receive(use, submission_id, token, headers, _Pieces(receive))
+        if name == b"content-length" and value.isdigit():
+            return int(value[:20]) > MAX_BYTES
+    return False
 
 
-class _Pieces:
-    """The body as it comes. Raises ClientDisconnect when its sender goes away before its end.
-
-    No generator: what asyncio does for each of those takes longer than the body of a callback.
-    """
-
-    __slots__ = ("_more", "_receive")
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._more = True
-
-    def __aiter__(self) -> "_Pieces":
-        return self
-
-    async def __anext__(self) -> bytes:
-        if not self._more:
-            raise StopAsyncIteration
-        message = await self._receive()
+async def _read(receive: Receive, most: int) -> bytes | None:
+    """The body; None as soon as it is larger than that. Raises ClientDisconnect when it ends before its end."""
+    body, more = bytearray(), True
+    while more:
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        self._more = message.get("more_body", False)
-        piece: bytes = message.get("body", b"")
-        return piece
+        more = message.get("more_body", False)
+        body += message.get("body", b"")
+        if len(body) > most:
+            return None
+    return bytes(body)
 
 
 def _answer(reply: Reply) -> Response:

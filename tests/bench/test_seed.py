@@ -130,7 +130,7 @@ async def test_evidence_that_was_kept_without_moving_its_task_is_missing(databas
         effect=Effect.CONFIRMED,
         detail=None,
         http_status=None,
-        headers={},
+        headers="{}",
         copies=1,
         received_at=START,
         last_received_at=START,

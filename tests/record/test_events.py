@@ -21,7 +21,7 @@ def happened(*names: str, kind: str = "task.ready", at: datetime = NOON) -> Call
     """A unit that adds one event for each of these tasks."""
 
     def unit(connection: Connection) -> None:
-        rows = [{"kind": kind, "task_id": f"task_{name}", "data": {}, "at": at} for name in names]
+        rows = [(kind, f"task_{name}", "{}", at) for name in names]
         events.append(connection, rows)
 
     return unit

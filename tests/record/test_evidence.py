@@ -1,4 +1,5 @@
 import hashlib
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -24,7 +25,7 @@ def row(name: str, verdict: Verdict = Verdict.SIGNED, body: bytes = b"{}", **cha
         "effect": Effect.MOVED,
         "detail": None,
         "http_status": None,
-        "headers": {},
+        "headers": "{}",
         "body": body,
         "copies": 1,
         "received_at": START,
@@ -38,7 +39,7 @@ async def test_the_bytes_are_kept_as_they_came(database: Database) -> None:
 
     def unit(connection: Connection) -> Any:
         plan_task(connection)
-        evidence.keep(connection, [row("1", body=body, headers=headers)])
+        evidence.keep(connection, [row("1", body=body, headers=json.dumps(headers))])
         return connection.execute(select(evidence.evidence.c.body, evidence.evidence.c.headers)).one()
 
     kept = await database.write(unit)

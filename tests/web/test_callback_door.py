@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Generator, MutableMapping
+from collections.abc import Generator, Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -233,10 +233,32 @@ async def test_a_caller_that_goes_away_in_the_middle_of_its_body_leaves_nothing(
         {"type": "http.request", "body": body[:10], "more_body": True},
         {"type": "http.disconnect"},
     ]
+    sent = await given(called, iter(pieces), called.signature(body[:10]), (b"content-length", b"%d" % len(body)))
+
+    assert sent[0]["status"] == 400
+    assert await called.verdicts() == []
+    assert await called.status() == "submitted"
+    assert (await called.call_signed(body)).status_code == 200
+
+
+@pytest.mark.usefixtures("way")
+async def test_a_body_that_does_not_end_is_read_until_it_is_too_large(called: Called) -> None:
+    pieces = iter([{"type": "http.request", "body": bytes(MB // 16), "more_body": True}] * 100)
+    sent = await given(called, pieces, WRONG)
+
+    assert sent[0]["status"] == 413
+    assert len(list(pieces)) == 100 - 17
+    assert await called.verdicts() == []
+
+
+async def given(
+    called: Called, pieces: Iterator[MutableMapping[str, Any]], *headers: tuple[bytes, bytes]
+) -> list[MutableMapping[str, Any]]:
+    """What the application sends to whoever posts a callback in these pieces."""
     sent: list[MutableMapping[str, Any]] = []
 
     async def receive() -> MutableMapping[str, Any]:
-        return pieces.pop(0)
+        return next(pieces)
 
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message)
@@ -251,18 +273,14 @@ async def test_a_caller_that_goes_away_in_the_middle_of_its_body_leaves_nothing(
         "raw_path": called.path.encode(),
         "root_path": "",
         "query_string": b"",
-        "headers": [called.signature(body[:10]), (b"content-length", b"%d" % len(body))],
+        "headers": list(headers),
         "client": ("127.0.0.1", 1),
         "server": ("gateway", 80),
     }
     gateway = called.world.network.hosts["gateway"]
     assert isinstance(gateway, httpx.ASGITransport)
     await gateway.app(scope, receive, send)
-
-    assert sent[0]["status"] == 400
-    assert await called.verdicts() == []
-    assert await called.status() == "submitted"
-    assert (await called.call_signed(body)).status_code == 200
+    return sent
 
 
 async def test_the_document_still_tells_of_the_callback(world: World) -> None:
