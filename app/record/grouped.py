@@ -7,8 +7,7 @@ written with all who did.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 
@@ -26,8 +25,7 @@ _GROUP = 512  # items that one transaction takes: past that the first ones wait 
 _GROUP_BYTES = 8 * 1024 * 1024
 
 
-@dataclass(slots=True, eq=False)
-class Waiting(Generic[T, R]):
+class Waiting(NamedTuple, Generic[T, R]):
     """One item in line, and the future that tells its caller."""
 
     item: T
