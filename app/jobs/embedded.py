@@ -17,6 +17,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    bindparam,
     case,
     delete,
     exists,
@@ -99,34 +100,47 @@ _WISHED = ("step", "task_id", "run_at", "failures", "last_error")
 _PUT = Bulk({name: jobs.c[name].type for name in _WISHED}, _statement)
 
 
+# The statements of an idle worker are made once: making one anew takes longer than running it.
+_NEXT_DUE = select(jobs.c.run_at).where(jobs.c.state == "waiting").order_by(jobs.c.run_at).limit(1)
+
+
 def next_due(connection: Connection) -> datetime | None:
-    query = select(jobs.c.run_at).where(jobs.c.state == "waiting").order_by(jobs.c.run_at).limit(1)
-    due: datetime | None = connection.execute(query).scalar_one_or_none()
+    due: datetime | None = connection.execute(_NEXT_DUE).scalar_one_or_none()
     return due
+
+
+_running = jobs.alias("running")
+_IN_HAND = exists().where(
+    _running.c.state == "running", _running.c.step == jobs.c.step, _running.c.task_id == jobs.c.task_id
+)
+_DUE = (
+    select(jobs.c.id)
+    .outerjoin(tasks, tasks.c.id == jobs.c.task_id)
+    .where(
+        jobs.c.state == "waiting",
+        jobs.c.run_at <= bindparam("now"),
+        jobs.c.step.in_(bindparam("steps", expanding=True)),
+        ~_IN_HAND,
+    )
+    .order_by(func.coalesce(tasks.c.sample_expires_at, jobs.c.run_at), jobs.c.id)
+    .limit(bindparam("most"))
+)
+_TAKE = (
+    update(jobs)
+    .where(jobs.c.id.in_(bindparam("ids", expanding=True)))
+    .values(state="running")
+    .returning(jobs.c.id, jobs.c.step, jobs.c.task_id, jobs.c.failures)
+)
 
 
 def claim(
     connection: Connection, holder: str, now: datetime, limit: int, steps: Collection[Step] = tuple(Step)
 ) -> list[Job]:
     """Those of a task whose link dies first come first, the others in the order in which they fell due."""
-    running = jobs.alias("running")
-    in_hand = exists().where(
-        running.c.state == "running", running.c.step == jobs.c.step, running.c.task_id == jobs.c.task_id
-    )
-    due = (
-        select(jobs.c.id)
-        .outerjoin(tasks, tasks.c.id == jobs.c.task_id)
-        .where(jobs.c.state == "waiting", jobs.c.run_at <= now, jobs.c.step.in_(steps), ~in_hand)
-        .order_by(func.coalesce(tasks.c.sample_expires_at, jobs.c.run_at), jobs.c.id)
-        .limit(limit)
-    )
-    order = list(connection.execute(due).scalars())
-    taken = connection.execute(
-        update(jobs)
-        .where(jobs.c.id.in_(order))
-        .values(state="running")
-        .returning(jobs.c.id, jobs.c.step, jobs.c.task_id, jobs.c.failures)
-    )
+    order = list(connection.execute(_DUE, {"now": now, "steps": list(steps), "most": limit}).scalars())
+    if not order:
+        return []
+    taken = connection.execute(_TAKE, {"ids": order})
     claimed = [Job(row.id, Step(row.step), row.task_id, row.failures, holder) for row in taken]
     return sorted(claimed, key=lambda job: order.index(job.id))
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from app.errors import ConfigurationError, Unavailable
 from app.record.grouped import Line, Lines, Work
 from app.record.signals import EVENTS, Signals, take_effects, was_asked
-from app.record.units import Group, Single, Unit, stopped
+from app.record.units import Group, Single, Undone, Unit, stopped
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -126,13 +126,15 @@ class Sqlite:
         self._signals.send(set[str]().union(*[unit.asked for unit in units]))
 
     def _transact(self, units: list[Unit], *, alone: bool) -> Unavailable | None:
-        """None when all of it is durable."""
+        """None when all of it is durable, or none of it because its only unit wants it so."""
         try:
             with self._writing.begin() as connection:
                 for forget in (was_asked, take_effects):  # what a group left that was undone
                     forget(connection)
                 for unit in units:
                     unit.run(connection, alone=alone)
+        except Undone:
+            return None
         except Exception as error:  # noqa: BLE001 - whatever it was, the callers must learn of it
             failure = Unavailable("the database could not commit")
             failure.__cause__ = error

@@ -1,11 +1,13 @@
 """What the writer thread of SQLite is handed: one caller's unit of work, or a group that is written at once.
 
-Each runs in a savepoint of its own: its failure undoes it and leaves its neighbours alone.
+Each runs in a savepoint of its own: its failure undoes it and leaves its neighbours alone. One without neighbours does
+without: a savepoint takes longer than most statements.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 from sqlalchemy import Connection
@@ -16,14 +18,18 @@ from app.record.grouped import Line, Waiting, halves
 from app.record.signals import Effect, take_effects, was_asked
 
 
+class Undone(Exception):
+    """The only unit of a transaction has failed, and knows why."""
+
+
 class Unit(Protocol):
     """Run in a transaction, then told how that ended."""
 
     asked: set[str]  # what a signal is to be sent about
 
     def run(self, connection: Connection, *, alone: bool) -> None:
-        """`alone`: the transaction is for nobody else. A group does without a savepoint then, and raises what the
-        work raises: it is to be run again, not alone.
+        """`alone`: the transaction is for nobody else, so what fails undoes it. A single unit raises Undone then; a
+        group raises what its work raises: it is to be run again, not alone.
         """
 
     def release(self) -> None:
@@ -44,12 +50,14 @@ class Single:
         self._error: BaseException | None = None
         self._effects: list[Effect] = []
 
-    def run(self, connection: Connection, *, alone: bool) -> None:  # noqa: ARG002 - its savepoint is no matter
+    def run(self, connection: Connection, *, alone: bool) -> None:
         try:
-            with connection.begin_nested():
+            with nullcontext() if alone else connection.begin_nested():
                 self._result = self._work(connection)
-        except BaseException as error:  # noqa: BLE001 - handed to the caller; the writer lives on
+        except BaseException as error:  # handed to the caller; the writer lives on
             self._error = _told(error)
+            if alone:
+                raise Undone from error
         asked, effects = was_asked(connection), take_effects(connection)
         if self._error is None:
             self.asked, self._effects = asked, effects
