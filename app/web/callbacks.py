@@ -1,7 +1,7 @@
 """The route that providers call. It needs no key: the address holds a token, the body proves itself."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Literal
@@ -33,6 +33,10 @@ class Forged(BaseModel):
 
 
 _FORGED = {"error": {"message": "Invalid signature", "type": "401"}}
+_REFUSALS: Mapping[Reply, FluxhookError] = {
+    Reply.TOO_LARGE: TooLarge(f"a callback may have {MAX_BYTES // 1024} KiB"),
+    Reply.UNKNOWN: NotFound("there is no such callback address"),
+}
 
 
 @router.post(
@@ -46,14 +50,14 @@ _FORGED = {"error": {"message": "Invalid signature", "type": "401"}}
 )
 async def post_callback(submission_id: str, token: str, request: Request, use: Use) -> Response:
     """What the provider has to say of one attempt. 200 means kept for good; on 503 it should call again."""
-    response = await _reply(use, submission_id, token, request.scope["headers"], request.receive)
-    return response or _answer(Reply.ACCEPTED)
+    reply = await _reply(use, submission_id, token, request.scope["headers"], request.receive)
+    return _answer(reply) if isinstance(reply, Reply) else reply
 
 
 async def _reply(
     use: Resources, submission_id: str, token: str, headers: Sequence[tuple[bytes, bytes]], receive: Receive
-) -> Response | None:
-    """What one callback is answered with; None for the one answer of all that are well."""
+) -> Reply | Response:
+    """What one callback is answered with; a Response where it cannot be known beforehand."""
     try:
         if _announces_too_much(headers):
             reply = tell(Reply.TOO_LARGE)
@@ -65,7 +69,9 @@ async def _reply(
         return problems.gone()
     except Exception as error:  # noqa: BLE001 - whatever it was, the provider is to call again
         return problems.unexpected(error, "POST", Unavailable("this callback could not be kept"))
-    return None if reply is Reply.ACCEPTED else _answer(reply)
+    if reply in _REFUSALS:
+        logs.note(code=_REFUSALS[reply].code)
+    return reply
 
 
 def _announces_too_much(headers: Sequence[tuple[bytes, bytes]]) -> bool:
@@ -95,17 +101,15 @@ def _answer(reply: Reply) -> Response:
             return JSONResponse({"status": "success"})
         case Reply.FORGED:
             return JSONResponse(_FORGED, HTTPStatus.UNAUTHORIZED)
-        case Reply.TOO_LARGE:
-            return problems.answer(TooLarge(f"a callback may have {MAX_BYTES // 1024} KiB"))
-        case Reply.UNKNOWN:
-            return problems.answer(NotFound("there is no such callback address"))
+        case Reply.TOO_LARGE | Reply.UNKNOWN:
+            return problems.answer(_REFUSALS[reply])
 
 
 class Door:
     """The ASGI application, seen from outside: takes callbacks, and hands everything else on.
 
-    The same answers as the route above at a third of its cost: no middleware, no router, no parameters, and one answer
-    for all that are well. While tracing is on, callbacks take the way that all requests take.
+    The same answers as the route above at a third of its cost: no middleware, no router, no parameters, and answers
+    that were made beforehand. While tracing is on, callbacks take the way that all requests take.
     """
 
     def __init__(self, app: Asgi, use: Callable[[], Resources]) -> None:
@@ -123,25 +127,14 @@ class Door:
         started, status = time.monotonic(), int(HTTPStatus.INTERNAL_SERVER_ERROR)
         with logs.collecting() as facts:
             try:
-                response = await _reply(self._use(), submission_id, token, scope["headers"], receive)
-                if response is None:
-                    status = _OK
-                    await send(_WELL)
-                    await send(_WELL_BODY)
-                else:
-                    status = response.status_code
-                    await response(scope, receive, send)
+                reply = await _reply(self._use(), submission_id, token, scope["headers"], receive)
+                response = _ANSWERS[reply] if isinstance(reply, Reply) else reply
+                status = response.status_code
+                await response(scope, receive, send)
             finally:
                 request_log.tell("POST", _ROUTE, status, time.monotonic() - started, facts)
 
 
-_OK = int(HTTPStatus.OK)
 _PREFIX = "/callbacks/"
 _ROUTE = "/callbacks/{submission_id}/{token}"
-_BODY = b'{"status":"success"}'
-_WELL = {
-    "type": "http.response.start",
-    "status": _OK,
-    "headers": [(b"content-length", b"%d" % len(_BODY)), (b"content-type", b"application/json")],
-}
-_WELL_BODY = {"type": "http.response.body", "body": _BODY}
+_ANSWERS = {reply: _answer(reply) for reply in Reply}
