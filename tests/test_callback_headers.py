@@ -1,0 +1,41 @@
+"""What is kept of a callback's headers: JSON, whatever they hold, and nothing that forges another callback."""
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.callback import _kept_headers
+from app.secret_keys import KeyRing
+
+RING = KeyRing(("a-ring-key-for-tests-0123456789abcdef",))
+PROOF = RING.callback_proof("sub_1", RING.newest)
+TOKEN, SECRET = PROOF.token.encode(), PROOF.secret.encode()
+# Long enough that a secret may lie across the place where a value is cut.
+WORDS = st.lists(
+    st.sampled_from([TOKEN, SECRET, b"v" * 200, b"\\u0000", b'"', b"\0", b"\xe9"]) | st.binary(max_size=40)
+)
+NAMES = st.sampled_from([b"x-a", b"X-A", b"host", b"Cookie", b"x-webhook-secret"]) | st.binary(max_size=20)
+
+
+@given(st.lists(st.tuples(NAMES, WORDS.map(b"".join)), max_size=70))
+def test_any_headers_are_kept_as_json_without_token_and_secret(headers: list[tuple[bytes, bytes]]) -> None:
+    text = _kept_headers(headers, PROOF)
+    kept = json.loads(text)
+
+    assert all(isinstance(value, str) for value in kept.values())
+    assert len(kept) <= 60
+    assert PROOF.token not in text
+    assert PROOF.secret not in text
+    assert all(SECRET[:20].decode() not in value for value in kept.values())
+    assert max(map(len, kept.values()), default=0) <= 300
+    assert "\0" not in "".join([*kept, *kept.values()])
+    assert kept.get("cookie", "[not kept]") == kept.get("x-webhook-secret", "[not kept]") == "[not kept]"
+
+
+def test_usual_headers_are_kept_as_they_came() -> None:
+    headers = [(b"host", b"hooks.example"), (b"x-odd", b'a "quoted" \\ and \xe9'), (b"x-odd-too", b"")]
+    kept = json.loads(_kept_headers(headers, PROOF))
+
+    assert kept == {"host": "hooks.example", "x-odd": 'a "quoted" \\ and \xe9', "x-odd-too": ""}
+    assert _kept_headers([], PROOF) == "{}"
