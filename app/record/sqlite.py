@@ -2,6 +2,7 @@
 
 import asyncio
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,7 @@ class Sqlite:
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="sqlite-reader")
         self._signals = Signals()
         self._lines = Lines()
+        self._kept: Connection | None = None  # the writer's: to ask the pool for it takes as long as a statement
         self._closed = False
         self._waiting: queue.SimpleQueue[Unit | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_until_closed, name="sqlite-writer", daemon=True)
@@ -76,6 +78,7 @@ class Sqlite:
         self._waiting.put(None)
         await asyncio.to_thread(self._writer.join)
         await asyncio.to_thread(self._readers.shutdown)
+        self._let_go()
         self._writing.dispose()
         self._reading.dispose()
 
@@ -128,7 +131,8 @@ class Sqlite:
     def _transact(self, units: list[Unit], *, alone: bool) -> Unavailable | None:
         """None when all of it is durable, or none of it because its only unit wants it so."""
         try:
-            with self._writing.begin() as connection:
+            connection = self._kept = self._kept or self._writing.connect()
+            with connection.begin():
                 for forget in (was_asked, take_effects):  # what a group left that was undone
                     forget(connection)
                 for unit in units:
@@ -138,8 +142,15 @@ class Sqlite:
         except Exception as error:  # noqa: BLE001 - whatever it was, the callers must learn of it
             failure = Unavailable("the database could not commit")
             failure.__cause__ = error
+            self._let_go()
             return failure
         return None
+
+    def _let_go(self) -> None:
+        """Give the writer's connection back to the pool, which puts it in order."""
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
 
 
 def file_of(url: str) -> str:
@@ -172,6 +183,9 @@ def _engine(path: str, begin: str, **pragmas: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        try:
+            connection.connection.driver_connection.execute(begin)  # type: ignore[union-attr] # it is connected
+        except sqlite3.OperationalError as error:
+            raise OperationalError(begin, None, error) from error
 
     return engine
