@@ -8,6 +8,7 @@ from alembic import command
 from sqlalchemy import Column, MetaData, Table, select
 
 from app.record import Connection, migrate, schema
+from app.record.revision import reached
 
 REVISIONS = [step.revision for step in migrate._steps().walk_revisions()][::-1]
 Rows = dict[str, list[dict[str, Any]]]
@@ -15,7 +16,7 @@ Rows = dict[str, list[dict[str, Any]]]
 
 def reach(connection: Connection, revision: str) -> None:
     """Take a database up, or down, to this revision; `base` is nothing at all."""
-    down = revision == "base" or revision < (migrate._revision(connection) or "")
+    down = revision == "base" or revision < (reached(connection) or "")
     migrate.run(connection, command.downgrade if down else command.upgrade, revision)
 
 

@@ -18,6 +18,7 @@ from app.errors import ConfigurationError
 from app.jobs import embedded
 from app.record import Connection, migrate, schema
 from app.record.database import Database, open_database
+from app.record.revision import catch_up, is_current, newest
 from tests.rows import START, claim, jobs_left
 from tests.schema_rows import REVISIONS, fill, found_tables, reach, rows_of, shape
 
@@ -108,7 +109,7 @@ async def test_each_step_leads_back_and_up_again_and_what_was_there_before_it_su
 async def test_ten_that_start_at_once_migrate_once(empty_url: str) -> None:
     async with AsyncExitStack() as stack:
         starting = [await stack.enter_async_context(open_database(empty_url)) for _ in range(10)]
-        await asyncio.gather(*map(migrate.catch_up, starting))
+        await asyncio.gather(*map(catch_up, starting))
 
         assert [await each.read(differences) for each in starting[:2]] == [[], []]
 
@@ -120,22 +121,26 @@ async def test_a_migrated_database_has_nothing_left_to_do(empty: Database) -> No
     assert await empty.read(differences) == []
 
 
+def test_the_newest_step_is_the_one_that_alembic_ends_with() -> None:
+    assert newest() == migrate._steps().get_current_head()
+
+
 async def test_a_database_is_current_only_when_no_step_is_missing(empty: Database) -> None:
-    before = await empty.read(migrate.is_current)
+    before = await empty.read(is_current)
     await empty.write(migrate.upgrade)
-    after = await empty.read(migrate.is_current)
+    after = await empty.read(is_current)
     await empty.write(downgrade)
 
-    assert (before, after, await empty.read(migrate.is_current)) == (False, True, False)
+    assert (before, after, await empty.read(is_current)) == (False, True, False)
 
 
 async def test_a_database_that_a_newer_version_left_is_taken_as_it_is(empty: Database) -> None:
     await empty.write(migrate.upgrade)
     await empty.write(lambda connection: claim_revision(connection, "9999"))
     with capture_logs() as told:
-        await migrate.catch_up(empty)
+        await catch_up(empty)
 
-    assert await empty.read(migrate.is_current)
+    assert await empty.read(is_current)
     assert await empty.read(differences) == []
     assert [line["log_level"] for line in told] == ["warning"]
     assert "newer version" in told[0]["event"]
@@ -146,7 +151,7 @@ async def test_a_database_of_no_version_at_all_is_refused(empty: Database) -> No
     await empty.write(lambda connection: claim_revision(connection, "0000"))
 
     with pytest.raises(ConfigurationError, match="0000"):
-        await migrate.catch_up(empty)
+        await catch_up(empty)
 
 
 async def test_a_step_that_fails_leaves_the_database_as_it_was(empty: Database) -> None:

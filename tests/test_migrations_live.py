@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from app.errors import Unavailable
 from app.record import Connection, migrate
 from app.record.database import Database, open_database
+from app.record.revision import catch_up, is_current
 from tests.postgres import Postgres
 from tests.schema_rows import REVISIONS, fill, found_tables, made_up, reach
 from tests.sockets import until
@@ -79,9 +80,9 @@ async def test_the_version_before_goes_on_working_while_the_schema_moves_on_and_
     await live.write(lambda connection: reach(connection, before))
     await live.write(fill)
     async with used(address, await live.read(found_tables)):
-        await migrate.catch_up(live)
+        await catch_up(live)
 
-    assert await live.read(migrate.is_current)
+    assert await live.read(is_current)
 
 
 LARGE = [
@@ -104,7 +105,7 @@ async def test_indexes_of_large_tables_are_made_while_others_hold_and_write_them
     async with asyncio.TaskGroup() as group, open_database(address) as third:
         group.create_task(hold())
         await wrote.wait()
-        migrating = group.create_task(migrate.catch_up(live))
+        migrating = group.create_task(catch_up(live))
         await asyncio.sleep(0.3)  # so that it waits for the writer
         tables = await third.read(found_tables)
         async with asyncio.timeout(5):
@@ -114,7 +115,7 @@ async def test_indexes_of_large_tables_are_made_while_others_hold_and_write_them
         ends.set()
 
     assert waited
-    assert await live.read(migrate.is_current)
+    assert await live.read(is_current)
 
 
 @pytest.mark.parametrize(("revision", "name"), LARGE)
@@ -130,7 +131,7 @@ async def test_an_index_that_was_left_unfinished_is_made_anew(revision: str, nam
         )
 
     await live.write(leave_unfinished)
-    await migrate.catch_up(live)
+    await catch_up(live)
     columns = await live.read(
         lambda connection: connection.scalar(text("SELECT pg_get_indexdef(to_regclass(:name))"), {"name": name})
     )
@@ -142,9 +143,9 @@ async def test_an_index_that_was_left_unfinished_is_made_anew(revision: str, nam
 async def test_processes_that_start_at_once_make_an_index_once(live: Database, address: str) -> None:
     await live.write(lambda connection: reach(connection, "0007"))
     async with open_database(address) as other:
-        await asyncio.gather(migrate.catch_up(live), migrate.catch_up(other))
+        await asyncio.gather(catch_up(live), catch_up(other))
 
-    assert await live.read(migrate.is_current)
+    assert await live.read(is_current)
 
 
 @asynccontextmanager
@@ -179,7 +180,7 @@ async def behind(live: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
 async def test_a_step_lets_go_of_the_queue_for_a_locked_table_and_comes_back(behind: Database, address: str) -> None:
     with capture_logs() as told:
         async with locked(address) as released:
-            migrating = asyncio.create_task(migrate.catch_up(behind, [0.01] * 200))
+            migrating = asyncio.create_task(migrate.run_missing(behind, [0.01] * 200))
 
             async def has_given_way() -> bool:
                 return bool(told)
@@ -188,7 +189,7 @@ async def test_a_step_lets_go_of_the_queue_for_a_locked_table_and_comes_back(beh
             released.set()
             await migrating
 
-    assert await behind.read(migrate.is_current)
+    assert await behind.read(is_current)
     assert told[0]["event"] == "a migration waits for a table that is locked"
 
 
@@ -197,6 +198,6 @@ async def test_a_table_that_stays_locked_ends_the_start_with_a_reason_and_change
 ) -> None:
     async with locked(address):
         with pytest.raises(Unavailable, match="long transaction"):
-            await migrate.catch_up(behind, [0.01])
+            await migrate.run_missing(behind, [0.01])
 
-        assert not await behind.read(migrate.is_current)
+        assert not await behind.read(is_current)

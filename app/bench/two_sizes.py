@@ -15,7 +15,7 @@ from app.bench.ours import Ours, execute
 from app.bench.stage import Stage
 from app.errors import ConfigurationError
 from app.record.database import open_database
-from app.record.migrate import catch_up
+from app.record.revision import catch_up
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from app.provider import exchange
 from app.reconcile import CALLBACKS_MISSING, callbacks_are_missing
 from app.record import accounts, kept_aside, keys, submissions
 from app.record.database import open_database
-from app.record.migrate import is_current
+from app.record.revision import is_current
 from app.resources import build_provider, database_url, key_ring, open_store, provider_base, store_folder
 from app.secret_keys import KeyRing, sealed_with
 from app.settings import PREFIX, Settings, from_environment

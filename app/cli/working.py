@@ -15,7 +15,7 @@ from app import logs, metrics, tracing, worker
 from app.cli.serving import announce, prepare, settle_down
 from app.errors import ConfigurationError, Unavailable
 from app.record.alone import alone_on
-from app.record.migrate import is_current
+from app.record.revision import is_current
 from app.resources import Resources, database_url, open_resources
 from app.settings import Settings, from_environment
 

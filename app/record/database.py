@@ -8,13 +8,15 @@ What comes in bursts is written by `write_each`: one unit for all that waits, wi
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from sqlalchemy import Connection, Dialect
 
 from app.record.grouped import Work
-from app.record.postgres import Postgres
 from app.record.sqlite import Sqlite
+
+if TYPE_CHECKING:
+    from app.record.postgres import Postgres
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -54,8 +56,16 @@ class Database(Protocol):
 @asynccontextmanager
 async def open_database(url: str) -> AsyncGenerator[Database]:
     """Connect to `sqlite:///PATH` or `postgresql://...`, and let go at the end."""
-    engine = Sqlite(url) if url.startswith("sqlite:") else Postgres(url)
+    engine = _engine(url)
     try:
         yield engine
     finally:
         await engine.close()
+
+
+def _engine(url: str) -> "Sqlite | Postgres":
+    if url.startswith("sqlite:"):
+        return Sqlite(url)
+    from app.record.postgres import Postgres  # noqa: PLC0415 - asyncpg takes long to load, and SQLite needs none
+
+    return Postgres(url)

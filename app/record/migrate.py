@@ -1,7 +1,6 @@
 """Bring a database to the schema of this version, by the numbered steps in `migrations/`.
 
-Any number of processes may try at once: one of them does it, the others find it done. A database that a newer
-version has migrated is left as it is, because steps only add and this version finds all that it knows.
+Any number of processes may try at once: one of them does it, the others find it done.
 """
 
 import asyncio
@@ -14,16 +13,16 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, column, func, inspect, select, table
+from sqlalchemy import Connection, func, inspect, select
 from sqlalchemy.exc import DBAPIError
 
 from app import logs
 from app.errors import ConfigurationError, Unavailable
 from app.record.database import Database
 from app.record.postgres import Postgres
+from app.record.revision import is_current, reached
 
 _ROOT = Path(__file__).resolve().parents[2]
-_VERSIONS = table("alembic_version", column("version_num"))
 _MIGRATING = 0x666C7579  # names the lock that a migration takes, among all advisory locks of the database
 # A step that waits for a table keeps everybody else from it too, so it gives up soon and comes back later.
 _LOCK_TIMEOUT_MS = 2000
@@ -33,12 +32,8 @@ _LOCK_NOT_AVAILABLE = "55P03"
 log = logs.get("migrate")
 
 
-async def catch_up(database: Database, pauses_s: Sequence[float] = _PAUSES_S) -> None:
-    """Run the steps that are missing, if any are; raises Unavailable when a table stays locked by somebody else."""
-    if await database.read(is_newer):
-        log.warning("the database was migrated by a newer version; this one works with what it knows")
-    if await database.read(is_current):
-        return
+async def run_missing(database: Database, pauses_s: Sequence[float] = _PAUSES_S) -> None:
+    """Run the steps that are missing; raises Unavailable when a table stays locked by somebody else."""
     if isinstance(database, Postgres):  # on SQLite the one process there is waits for its steps anyhow
         await _build_ahead(database)
     for pause in pauses_s:
@@ -58,7 +53,7 @@ async def _build_ahead(database: Postgres) -> None:
 
     A step may name columns alone that were there before it. A table that is not there yet will be empty.
     """
-    found = await database.read(_revision)
+    found = await database.read(reached)
     if found is None:
         return
     there = await database.read(lambda connection: inspect(connection).get_table_names())
@@ -98,25 +93,6 @@ def run(connection: Connection, direction: Any, target: str) -> None:
         direction(config, target)
     except CommandError as error:
         raise ConfigurationError(f"the database's schema is none that this version can change: {error}") from error
-
-
-def is_current(connection: Connection) -> bool:
-    """Whether no step is missing."""
-    return _revision(connection) == _steps().get_current_head() or is_newer(connection)
-
-
-def is_newer(connection: Connection) -> bool:
-    """Whether a version that knows more steps than this one has migrated it. Their numbers rise."""
-    found = _revision(connection)
-    return found is not None and found > (_steps().get_current_head() or "")
-
-
-def _revision(connection: Connection) -> str | None:
-    # Not by Alembic, which logs two lines whenever it looks: probes look all the time.
-    if not inspect(connection).has_table(_VERSIONS.name):
-        return None
-    found: str | None = connection.execute(select(_VERSIONS.c.version_num)).scalar_one_or_none()
-    return found
 
 
 @cache

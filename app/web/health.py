@@ -11,7 +11,7 @@ from app import metrics, standing
 from app.errors import Unavailable
 from app.reconcile import CALLBACKS_MISSING, callbacks_are_missing
 from app.record import accounts, kept_aside
-from app.record.migrate import is_current
+from app.record.revision import is_current
 from app.resources import Resources
 from app.web.access import Use, caller, digest_of
 from app.web.problems import responses

@@ -11,8 +11,9 @@ import pytest
 
 from app.cli.serving import prepare, settle_down
 from app.errors import ConfigurationError
-from app.record import idempotency, keys, migrate
+from app.record import idempotency, keys
 from app.record.database import Database, open_database
+from app.record.revision import is_current
 from app.resources import database_url
 from app.settings import Settings
 from app.web.access import digest_of
@@ -55,7 +56,7 @@ async def test_a_start_migrates_and_a_further_one_finds_it_done(settings: Settin
     await prepare(settings)
 
     async with open_database(database_url(settings)) as database:
-        assert await database.read(migrate.is_current)
+        assert await database.read(is_current)
         found = await database.read(lambda connection: keys.by_digest(connection, digest_of(ADMIN_KEY)))
     assert found is not None
 

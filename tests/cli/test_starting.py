@@ -9,7 +9,16 @@ import pytest
 import app.cli
 
 # What the service itself needs only for some settings, or not at all.
-_HEAVY = ("obstore", "app.provider.twin", "app.cli.demo", "opentelemetry.exporter", "opentelemetry.sdk", "pgqueuer")
+_HEAVY = (
+    "alembic",
+    "asyncpg",
+    "obstore",
+    "app.provider.twin",
+    "app.cli.demo",
+    "opentelemetry.exporter",
+    "opentelemetry.sdk",
+    "pgqueuer",
+)
 _LOADED = "import json, sys; from app.cli import commands; commands({!r}); print(json.dumps(list(sys.modules)))"
 
 
