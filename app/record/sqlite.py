@@ -1,9 +1,10 @@
-"""The embedded engine: one writer thread that commits in groups, a few read-only connections."""
+"""The embedded engine: one writer thread that commits a few units at a time, a few read-only connections."""
 
 import asyncio
 import queue
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,7 +22,7 @@ from app.record.units import Group, Single, Undone, Unit, stopped
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-_GROUP = 256  # callers that one commit serves at most: past that the first ones wait for nothing
+_UNITS = 4  # that one commit serves at most: past that a group that comes meanwhile waits too long
 _READERS = 4
 _BUSY_MS = 5000  # another process (a backup, `fluxhook migrate`) may hold the file this long
 
@@ -39,7 +40,10 @@ class Sqlite:
         self._lines = Lines()
         self._kept: Connection | None = None  # the writer's: to ask the pool for it takes as long as a statement
         self._closed = False
-        self._waiting: queue.SimpleQueue[Unit | None] = queue.SimpleQueue()
+        # What bursts bring goes before what single callers want: many of those take longer than any group.
+        self._groups: deque[Group] = deque()
+        self._singles: deque[Single] = deque()
+        self._waiting: queue.SimpleQueue[bool] = queue.SimpleQueue()  # one for each of them; False: no more will come
         self._writer = threading.Thread(target=self._write_until_closed, name="sqlite-writer", daemon=True)
         self._writer.start()
 
@@ -51,7 +55,8 @@ class Sqlite:
         if self._closed:
             raise Unavailable("the database is closed")
         unit = Single(work)
-        self._waiting.put(unit)
+        self._singles.append(unit)
+        self._waiting.put(True)
         # Shielded: the writer owns the unit now, and a caller that goes away does not undo it.
         result: T = await asyncio.shield(asyncio.wrap_future(unit.done))
         return result
@@ -75,7 +80,7 @@ class Sqlite:
 
     async def close(self) -> None:
         self._closed = True
-        self._waiting.put(None)
+        self._waiting.put(False)
         await asyncio.to_thread(self._writer.join)
         await asyncio.to_thread(self._readers.shutdown)
         self._let_go()
@@ -85,7 +90,8 @@ class Sqlite:
     def _give_turn(self, loop: asyncio.AbstractEventLoop, line: Line[Any, Any]) -> None:
         if not line.has_turn:
             line.has_turn = True
-            self._waiting.put(Group(line, loop, partial(self._give_turn, loop)))
+            self._groups.append(Group(line, loop, partial(self._give_turn, loop)))
+            self._waiting.put(True)
 
     def _read(self, work: Callable[[Connection], T]) -> T:
         try:
@@ -99,21 +105,19 @@ class Sqlite:
     def _write_until_closed(self) -> None:
         closed = False
         while not (closed and self._waiting.empty()):
-            group, ends = self._next_group()
+            units, ends = self._next_units()
             closed = closed or ends
-            if group:
-                self._commit(group)
+            if units:
+                self._commit(units)
 
-    def _next_group(self) -> tuple[list[Unit], bool]:
-        """Wait for one unit, then take all that came while the last commit ran."""
-        group: list[Unit] = []
-        unit = self._waiting.get()
-        while unit is not None:
-            group.append(unit)
-            if len(group) == _GROUP or self._waiting.empty():
-                return group, False
-            unit = self._waiting.get()
-        return group, True
+    def _next_units(self) -> tuple[list[Unit], bool]:
+        """Wait for one unit, then take those that came while the last commit ran; and whether there will be no more."""
+        units: list[Unit] = []
+        while self._waiting.get():
+            units.append(self._groups.popleft() if self._groups else self._singles.popleft())
+            if len(units) == _UNITS or self._waiting.empty():
+                return units, False
+        return units, True
 
     def _commit(self, units: list[Unit]) -> None:
         alone = len(units) == 1

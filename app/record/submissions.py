@@ -83,7 +83,7 @@ class Attempt(NamedTuple):
 
 
 def plan(connection: Connection, **values: Any) -> None:
-    connection.execute(submissions.insert().values(outcome=Outcome.PLANNED, called_back=False, **values))
+    connection.execute(submissions.insert(), {"outcome": Outcome.PLANNED, "called_back": False, **values})
 
 
 def get(connection: Connection, submission_id: str) -> Submission | None:

@@ -115,7 +115,7 @@ class Task:
 
 
 def insert(connection: Connection, **values: Any) -> None:
-    connection.execute(tasks.insert().values(tries=0, **values))
+    connection.execute(tasks.insert(), {"tries": 0, **values})  # given so, the statement need not be made anew
 
 
 def get(connection: Connection, task_id: str) -> Task | None:

@@ -272,6 +272,22 @@ async def test_different_works_do_not_mix(database: Database) -> None:
     assert await kept(database) == {"first", *"abcABC"}
 
 
+async def test_on_sqlite_a_group_does_not_wait_behind_a_crowd_of_single_units(sqlite: Database) -> None:
+    gate, order = Gate(), list[str]()
+    held = asyncio.create_task(sqlite.write(gate.hold))
+    await gate.reached.wait()
+    crowd = [asyncio.create_task(sqlite.write(lambda _: order.append("single"))) for _ in range(50)]
+    await joined()
+    written = Writing(then=lambda _: order.append("group"))
+    calls = begin(sqlite, written, ["late"])
+    await joined()
+    gate.open()
+    await asyncio.gather(held, *crowd, *calls)
+
+    assert order.index("group") <= 4
+    assert order.count("single") == 50
+
+
 async def test_a_group_that_asks_for_it_is_told_of_once_it_is_committed(database: Database) -> None:
     seen = await signals_to(database)
     during: list[int] = []
