@@ -11,7 +11,8 @@ from app.task import Status
 from app.web.access import Asking, Live, Use
 from app.web.problems import responses
 from app.web.showing import Prefer, TaskId, answer, look, view
-from app.web.views import TaskList, TaskView, Timeline, timeline_view
+from app.web.timeline import Timeline, timeline_view
+from app.web.views import TaskList, TaskView
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 

@@ -12,7 +12,8 @@ from app.record.results import Result
 from app.record.submissions import Submission
 from app.record.tasks import Task
 from app.task import Effect, Failure, MoneySpent, Outcome, Said, Status, Witness
-from app.web.views import task_view, timeline_view
+from app.web.timeline import timeline_view
+from app.web.views import task_view
 
 START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 LINK = "https://delivery-eu1.bfl.ai/fox.png?se=2026&sig=secret"
