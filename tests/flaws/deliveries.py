@@ -1,7 +1,7 @@
 """What the proofs against flaws have in hand: new worlds, and callbacks that are handed over without HTTP."""
 
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeAlias
 
@@ -23,8 +23,11 @@ async def delivered(
     return await receiving(use, caller.submission_id, caller.proof.token, headers, one(raw))
 
 
-async def one(raw: bytes) -> AsyncGenerator[bytes]:
-    yield raw
+def one(raw: bytes) -> Callable[[int], Awaitable[bytes | None]]:
+    async def read(most: int) -> bytes | None:
+        return raw if len(raw) <= most else None
+
+    return read
 
 
 async def status_of(world: World, caller: Caller) -> str:

@@ -183,12 +183,12 @@ class Dying(AnswersFirst):
 
 
 async def receive_what_was_not_seen(
-    use: Resources, submission_id: str, token: str, headers: Sequence[tuple[bytes, bytes]], chunks: Any
+    use: Resources, submission_id: str, token: str, headers: Sequence[tuple[bytes, bytes]], read: Any
 ) -> Reply:
     """The usual handler: note the delivery, and if it is noted already, it is a duplicate."""
     proof = use.keys.prove_token(submission_id, token)
     assert proof is not None
-    body = b"".join([piece async for piece in chunks])
+    body = await read(callback.MAX_BYTES)
     given = callback._evidence(use, submission_id, proof, headers, body, verify(body, headers, proof.secret, SIGNING))
     digest = hashlib.sha256(body).hexdigest()
     new = await use.db.write(lambda connection: idempotency.begin(connection, "seen", digest, digest, use.now()))
