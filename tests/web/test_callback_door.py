@@ -124,15 +124,18 @@ async def test_a_callback_that_cannot_be_kept_spoils_none_that_came_with_it(worl
             f"CREATE TRIGGER poison BEFORE INSERT ON evidence WHEN NEW.submission_id = '{poisoned}' "
             "BEGIN SELECT RAISE(ABORT, 'poisoned'); END"
         )
-    db, waiting, may_end = database(world), database(world)._lines.of(callback._keep_group), threading.Event()
+    db, waiting = database(world), database(world)._lines.of(callback._keep_group)
+    is_held, may_end = threading.Event(), threading.Event()
 
     def hold(_: Connection) -> None:
+        is_held.set()
         may_end.wait(10)
 
     async def all_wait() -> bool:
         return len(waiting) == len(calls)
 
     holding = asyncio.create_task(db.write(hold))
+    await asyncio.to_thread(is_held.wait)
     answering = [asyncio.create_task(each.call_signed(each.body())) for each in calls]
     await until(all_wait)
     may_end.set()
