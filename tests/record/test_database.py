@@ -1,18 +1,20 @@
 """Units of work, on both engines unless the name says otherwise."""
 
 import asyncio
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from app.errors import ConfigurationError, Unavailable
 from app.record import Connection, tasks
 from app.record.database import Database, open_database
 from app.record.signals import after_commit, signal_after_commit
+from app.record.sqlite import Sqlite
 from tests.rows import plan_task
 from tests.sockets import signals_to
 
@@ -162,6 +164,23 @@ async def test_on_sqlite_a_caller_that_goes_away_does_not_undo_its_unit(sqlite: 
     await sqlite.write(planned("b"))
 
     assert await kept(sqlite) == {"a", "b"}
+
+
+async def test_on_sqlite_the_writer_outlives_a_disk_that_takes_neither_commit_nor_rollback(sqlite: Database) -> None:
+    assert isinstance(sqlite, Sqlite)
+
+    def fail(_: Connection) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    for name in ("commit", "rollback"):
+        event.listen(sqlite._writing, name, fail)
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(sqlite.write(planned("a")), 5)
+    for name in ("commit", "rollback"):
+        event.remove(sqlite._writing, name, fail)
+    await asyncio.wait_for(sqlite.write(planned("b")), 5)
+
+    assert await kept(sqlite) == {"b"}
 
 
 async def test_a_caller_that_goes_away_never_leaves_half_a_unit(database: Database) -> None:
