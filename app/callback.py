@@ -4,11 +4,13 @@ The order is the point: size, token, proof over the raw bytes, parse, one durabl
 """
 
 import json
+from asyncio import Future, ensure_future
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from enum import IntEnum
 from functools import cache, lru_cache
+from typing import NamedTuple
 
 from opentelemetry.trace import SpanKind
 from prometheus_client import Counter
@@ -65,6 +67,13 @@ for _verdict, _reply in (
     _counter(_verdict, _reply)
 
 
+class Judged(NamedTuple):
+    """A callback whose address is right, on its way to be kept."""
+
+    verdict: Verdict
+    kept: "Future[bool] | None"  # done when it is durable: whether its attempt is known; None when it is not kept
+
+
 async def receive(
     use: Resources,
     submission_id: str,
@@ -83,23 +92,39 @@ async def receive(
     body = await read(MAX_BYTES)
     if body is None:
         return tell(Reply.TOO_LARGE)
+    judged = judge(use, submission_id, proof, headers, body)
+    if judged.kept is not None:
+        with suppress(Exception):  # told below
+            await judged.kept
+    return reply_to(judged)
+
+
+def judge(use: Resources, submission_id: str, proof: CallbackProof, headers: RawHeaders, body: bytes) -> Judged:
+    """Judge a callback with the right token, and have kept of it what is to be kept. Raises errors.Unavailable."""
     profile = use.provider.promises.signing if use.provider else _USUAL
     verdict = verify(body, headers, proof.secret, profile)
     logs.note(submission_id=submission_id, verdict=verdict)
     if verdict is Verdict.FORGED:
-        return await _refuse(use, submission_id, proof, headers, body)
-    given = _evidence(use, submission_id, proof, headers, body, verdict)
+        return Judged(verdict, _kept_sample(use, submission_id, proof, headers, body))
     try:
-        if tracing.is_on():
-            known = await _keep_traced(use, given)
-        else:
-            known = await use.db.write_each(_keep_group, given, len(body))
+        return Judged(verdict, _keep(use, _evidence(use, submission_id, proof, headers, body, verdict)))
     except Unavailable as error:
-        if isinstance(error, Overloaded):
-            metrics.callbacks_turned_away.inc()
-        metrics.callbacks.labels(verdict, error.status).inc()
+        _count_failure(verdict, error)
         raise
-    return tell(Reply.ACCEPTED if known else Reply.UNKNOWN, verdict)
+
+
+def reply_to(judged: Judged) -> Reply:
+    """What is to be said to a callback, once `kept` is done. Raises errors.Unavailable when it could not be kept."""
+    verdict, kept = judged
+    if kept is None or (verdict is Verdict.FORGED and kept.exception() is not None):
+        return tell(Reply.FORGED, verdict)  # an outage, or bytes that cannot be kept: it is forged all the same
+    try:
+        known = kept.result()
+    except Unavailable as error:
+        _count_failure(verdict, error)
+        raise
+    known_as = Reply.FORGED if verdict is Verdict.FORGED else Reply.ACCEPTED
+    return tell(known_as if known else Reply.UNKNOWN, verdict)
 
 
 def tell(reply: Reply, verdict: str = _UNCHECKED) -> Reply:
@@ -110,16 +135,29 @@ def tell(reply: Reply, verdict: str = _UNCHECKED) -> Reply:
     return reply
 
 
-async def _refuse(use: Resources, submission_id: str, proof: CallbackProof, headers: RawHeaders, body: bytes) -> Reply:
-    """A forged callback is refused, whatever becomes of the few that are kept to show what is wrong."""
-    known = True
-    if use.forgeries.take(submission_id, use.now()):
-        with suppress(Exception):  # an outage, or bytes that cannot be kept: it is forged all the same
-            given = _evidence(use, submission_id, proof, headers, body, Verdict.FORGED)
-            known = await use.db.write_each(_keep_group, given, len(body))
-    else:
+def _count_failure(verdict: Verdict, error: Unavailable) -> None:
+    if isinstance(error, Overloaded):
+        metrics.callbacks_turned_away.inc()
+    metrics.callbacks.labels(verdict, error.status).inc()
+
+
+def _kept_sample(
+    use: Resources, submission_id: str, proof: CallbackProof, headers: RawHeaders, body: bytes
+) -> "Future[bool] | None":
+    """A few of the forged callbacks are kept, to show what is wrong."""
+    if not use.forgeries.take(submission_id, use.now()):
         metrics.forgeries_not_kept.inc()
-    return tell(Reply.FORGED if known else Reply.UNKNOWN, Verdict.FORGED)
+        return None
+    try:
+        return _keep(use, _evidence(use, submission_id, proof, headers, body, Verdict.FORGED))
+    except Exception:  # noqa: BLE001 - as where it is waited for
+        return None
+
+
+def _keep(use: Resources, given: Evidence) -> "Future[bool]":
+    if tracing.is_on():
+        return ensure_future(_keep_traced(use, given))
+    return use.db.write_each(_keep_group, given, len(given.body))
 
 
 async def _keep_traced(use: Resources, given: Evidence) -> bool:

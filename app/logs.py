@@ -24,12 +24,14 @@ _facts: ContextVar[dict[str, Any] | None] = ContextVar("facts", default=None)
 class collecting:  # noqa: N801 - used as a function, and a generator's context costs a callback two microseconds
     """Collect what is noted about one request or job attempt, for the line that is written at its end."""
 
-    __slots__ = ("_token",)
+    __slots__ = ("_into", "_token")
+
+    def __init__(self, into: dict[str, Any] | None = None) -> None:
+        self._into = {} if into is None else into
 
     def __enter__(self) -> dict[str, Any]:
-        facts: dict[str, Any] = {}
-        self._token = _facts.set(facts)
-        return facts
+        self._token = _facts.set(self._into)
+        return self._into
 
     def __exit__(self, *_: object) -> None:
         _facts.reset(self._token)

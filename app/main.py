@@ -51,17 +51,6 @@ for _module in (
     _ROUTES.include_router(_module.router)
 
 
-class _Gateway(FastAPI):
-    """FastAPI's application with a door of its own for callbacks, in front of all middleware."""
-
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
-        self._door = callbacks.Door(super().__call__, lambda: self.state.use)
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await self._door(scope, receive, send)
-
-
 def create_app(resources: AbstractAsyncContextManager[Resources], *, with_worker: bool = True) -> FastAPI:
     """The service around `resources`, which live as long as it does; `with_worker` runs the jobs in it too."""
 
@@ -77,7 +66,7 @@ def create_app(resources: AbstractAsyncContextManager[Resources], *, with_worker
                 yield
                 use.stopping.set()
 
-    app = _Gateway(
+    app = FastAPI(
         title="Fluxhook",
         version=__version__,
         summary="A job gateway for FLUX Kontext image tasks.",

@@ -1,5 +1,6 @@
 """What the stand-ins for a database have in common, in tests that kill a process around what it writes."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,10 +17,9 @@ class OneByOne:
     async def write(self, work: Callable[[Connection], Any]) -> Any:
         raise NotImplementedError
 
-    async def write_each(self, work: Work[Item, T], item: Item, size: int = 0) -> T:  # noqa: ARG002 - nobody waits here
+    def write_each(self, work: Work[Item, T], item: Item, size: int = 0) -> "asyncio.Future[T]":  # noqa: ARG002
         def alone(connection: Connection) -> T:
             return work(connection, [item])[0]
 
         alone.__module__ = work.__module__  # whose unit of work it is
-        outcome: T = await self.write(alone)
-        return outcome
+        return asyncio.ensure_future(self.write(alone))

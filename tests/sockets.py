@@ -9,6 +9,7 @@ from typing import Any
 import uvicorn
 
 from app.record.database import Database
+from app.web.protocol import Protocol
 
 
 def listening(port: int = 0) -> tuple[socket.socket, str]:
@@ -20,7 +21,8 @@ def listening(port: int = 0) -> tuple[socket.socket, str]:
 @asynccontextmanager
 async def serving(app: Any, bound: socket.socket) -> AsyncGenerator[None]:
     """Serve an ASGI application on this socket; the socket is closed at the end."""
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=2))
+    config = uvicorn.Config(app, http=Protocol, log_config=None, lifespan="on", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve([bound]))
     try:
         await until(lambda: _started(server, running))

@@ -18,9 +18,10 @@ from app.record import accounts, idempotency, keys
 from app.record.alone import alone_on
 from app.record.database import Database, open_database
 from app.record.revision import catch_up
-from app.resources import Resources, account_id, database_url, kept_secret, open_resources, promises_of
+from app.resources import account_id, database_url, kept_secret, open_resources, promises_of
 from app.settings import Settings, from_environment
 from app.web.access import digest_of
+from app.web.protocol import Protocol, resources_of
 
 # What a stopping server gives the requests in hand, before it closes them.
 _GRACE_S = 8
@@ -87,8 +88,8 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Tell the worker and the requests that wait for a task at once, not when the last connection is closed."""
         super().handle_exit(sig, frame)
-        use = getattr(getattr(self.config.app, "state", None), "use", None)
-        if isinstance(use, Resources):
+        use = resources_of(self.config.app)
+        if use is not None:
             asyncio.get_running_loop().call_soon_threadsafe(use.stopping.set)
 
 
@@ -110,6 +111,7 @@ def server(app: object, host: str, port: int) -> uvicorn.Server:
             port=port,
             access_log=False,
             log_config=None,
+            http=Protocol,
             server_header=False,
             timeout_graceful_shutdown=_GRACE_S,
         )

@@ -16,6 +16,8 @@ from app.record.grouped import Work
 from app.record.sqlite import Sqlite
 
 if TYPE_CHECKING:
+    from asyncio import Future
+
     from app.record.postgres import Postgres
 
 T = TypeVar("T")
@@ -32,11 +34,11 @@ class Database(Protocol):
         """Run `work` in a transaction that is durable when this returns."""
         ...
 
-    async def write_each(self, work: Work[Item, T], item: Item, size: int = 0) -> T:
+    def write_each(self, work: Work[Item, T], item: Item, size: int = 0) -> "Future[T]":
         """Run `work` on this item together with all that came for it while the last such group was written.
 
-        Durable when this returns. An item whose work fails fails alone: the group is written without it. `size` is what
-        the item weighs in bytes; past what can be held, `errors.Overloaded` is raised at once.
+        Durable when the future is done. An item whose work fails fails alone: the group is written without it. `size`
+        is what the item weighs in bytes; past what can be held, `errors.Overloaded` is raised at once.
         """
         ...
 

@@ -75,7 +75,7 @@ class Postgres:
                     raise
         raise AssertionError("unreachable: the last try returns or raises")
 
-    async def write_each(self, work: Work[Item, T], item: Item, size: int = 0) -> T:
+    def write_each(self, work: Work[Item, T], item: Item, size: int = 0) -> "asyncio.Future[T]":
         line = self._lines.of(work)
         done = line.join(item, size)
         if not line.has_turn:
@@ -83,7 +83,7 @@ class Postgres:
             writing = asyncio.create_task(self._write_line(line))
             self._in_hand.add(writing)
             writing.add_done_callback(self._in_hand.discard)
-        return await done
+        return done
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         return await self._transaction(self._reading.begin, work)

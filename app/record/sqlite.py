@@ -61,13 +61,13 @@ class Sqlite:
         result: T = await asyncio.shield(asyncio.wrap_future(unit.done))
         return result
 
-    async def write_each(self, work: Work[Item, T], item: Item, size: int = 0) -> T:
+    def write_each(self, work: Work[Item, T], item: Item, size: int = 0) -> "asyncio.Future[T]":
         if self._closed:
             raise Unavailable("the database is closed")
         line = self._lines.of(work)
         done = line.join(item, size)
         self._give_turn(asyncio.get_running_loop(), line)
-        return await done
+        return done
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)

@@ -1,7 +1,9 @@
-"""The route that providers call. It needs no key: the address holds a token, the body proves itself."""
+"""The route that providers call. It needs no key: the address holds a token, the body proves itself.
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+Most callbacks never come here: `protocol` has a shorter way for them, with the answers of this module.
+"""
+
+from collections.abc import Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Literal
@@ -11,13 +13,14 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from app import callback, logs, tracing
+from app import callback, logs
 from app.callback import MAX_BYTES, Reply, tell
 from app.errors import FluxhookError, NotFound, TooLarge, Unavailable
-from app.resources import Resources
-from app.web import problems, request_log
+from app.web import problems
 from app.web.access import Use
-from app.web.request_log import Asgi, Message, Receive, Send
+from app.web.request_log import Receive
+
+ROUTE = "/callbacks/{submission_id}/{token}"
 
 router = APIRouter(tags=["callbacks"])
 
@@ -40,7 +43,7 @@ _REFUSALS: Mapping[Reply, FluxhookError] = {
 
 
 @router.post(
-    "/callbacks/{submission_id}/{token}",
+    ROUTE,
     openapi_extra={"requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}},
     responses={
         HTTPStatus.OK: {"model": Kept, "description": "Kept, and its effect is durable."},
@@ -50,28 +53,29 @@ _REFUSALS: Mapping[Reply, FluxhookError] = {
 )
 async def post_callback(submission_id: str, token: str, request: Request, use: Use) -> Response:
     """What the provider has to say of one attempt. 200 means kept for good; on 503 it should call again."""
-    reply = await _reply(use, submission_id, token, request.scope["headers"], request.receive)
-    return _answer(reply) if isinstance(reply, Reply) else reply
-
-
-async def _reply(
-    use: Resources, submission_id: str, token: str, headers: Sequence[tuple[bytes, bytes]], receive: Receive
-) -> Reply | Response:
-    """What one callback is answered with; a Response where it cannot be known beforehand."""
+    headers = request.scope["headers"]
     try:
         if _announces_too_much(headers):
-            reply = tell(Reply.TOO_LARGE)
-        else:
-            reply = await callback.receive(use, submission_id, token, headers, partial(_read, receive))
-    except FluxhookError as error:
-        return problems.answer(error)
-    except ClientDisconnect:
-        return problems.gone()
+            return answer(tell(Reply.TOO_LARGE))
+        return answer(await callback.receive(use, submission_id, token, headers, partial(_read, request.receive)))
     except Exception as error:  # noqa: BLE001 - whatever it was, the provider is to call again
-        return problems.unexpected(error, "POST", Unavailable("this callback could not be kept"))
+        return refused(error)
+
+
+def answer(reply: Reply) -> Response:
+    """The answer that says so, made beforehand: a forger may ask for thousands a second."""
     if reply in _REFUSALS:
         logs.note(code=_REFUSALS[reply].code)
-    return reply
+    return _ANSWERS[reply]
+
+
+def refused(error: Exception) -> Response:
+    """The answer to a callback that could not be kept."""
+    if isinstance(error, FluxhookError):
+        return problems.answer(error)
+    if isinstance(error, ClientDisconnect):
+        return problems.gone()
+    return problems.unexpected(error, "POST", Unavailable("this callback could not be kept"))
 
 
 def _announces_too_much(headers: Sequence[tuple[bytes, bytes]]) -> bool:
@@ -105,36 +109,4 @@ def _answer(reply: Reply) -> Response:
             return problems.answer(_REFUSALS[reply])
 
 
-class Door:
-    """The ASGI application, seen from outside: takes callbacks, and hands everything else on.
-
-    The same answers as the route above at a third of its cost: no middleware, no router, no parameters, and answers
-    that were made beforehand. While tracing is on, callbacks take the way that all requests take.
-    """
-
-    def __init__(self, app: Asgi, use: Callable[[], Resources]) -> None:
-        self._app = app
-        self._use = use
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(_PREFIX) or scope["method"] != "POST":
-            await self._app(scope, receive, send)
-            return
-        submission_id, _, token = scope["path"][len(_PREFIX) :].partition("/")
-        if not submission_id or not token or "/" in token or tracing.is_on():
-            await self._app(scope, receive, send)
-            return
-        started, status = time.monotonic(), int(HTTPStatus.INTERNAL_SERVER_ERROR)
-        with logs.collecting() as facts:
-            try:
-                reply = await _reply(self._use(), submission_id, token, scope["headers"], receive)
-                response = _ANSWERS[reply] if isinstance(reply, Reply) else reply
-                status = response.status_code
-                await response(scope, receive, send)
-            finally:
-                request_log.tell("POST", _ROUTE, status, time.monotonic() - started, facts)
-
-
-_PREFIX = "/callbacks/"
-_ROUTE = "/callbacks/{submission_id}/{token}"
 _ANSWERS = {reply: _answer(reply) for reply in Reply}

@@ -75,7 +75,10 @@ async def kept(database: Database) -> set[str]:
 
 
 def begin(database: Database, work: Writing, names: Sequence[str], size: int = 0) -> list[asyncio.Task[str]]:
-    return [asyncio.create_task(database.write_each(work, name, size)) for name in names]
+    async def written(name: str) -> str:
+        return await database.write_each(work, name, size)
+
+    return [asyncio.create_task(written(name)) for name in names]
 
 
 async def joined() -> None:

@@ -9,6 +9,7 @@ import pytest
 import uvicorn
 
 from app.main import create_app
+from app.web.protocol import Protocol
 from tests.world import World
 
 
@@ -16,7 +17,7 @@ from tests.world import World
 async def address(world: World) -> AsyncGenerator[str]:
     """Where the world's service listens, as in http://127.0.0.1:PORT."""
     app = create_app(nullcontext(world.use), with_worker=False)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
+    server = uvicorn.Server(uvicorn.Config(app, http=Protocol, log_config=None, lifespan="on"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         serving = asyncio.create_task(server.serve([listening]))
         try:

@@ -1,6 +1,6 @@
 """One line for each request, and in no line what must stay between two parties."""
 
-from collections.abc import Generator
+from collections.abc import Generator, MutableMapping
 from typing import Any
 
 import pytest
@@ -9,14 +9,14 @@ from structlog.testing import capture_logs
 from tests.calling import submitted
 from tests.world import ADMIN_KEY, World
 
-Lines = list[dict[str, Any]]
+Lines = list[MutableMapping[str, Any]]
 
 
 @pytest.fixture
 def lines() -> Generator[Lines]:
     """All lines of the log, as they are written."""
     with capture_logs() as captured:
-        yield captured  # type: ignore[misc]
+        yield captured
 
 
 def requests(lines: Lines) -> Lines:

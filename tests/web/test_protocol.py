@@ -1,0 +1,185 @@
+"""The short way of callbacks over a real socket: whatever is written, however it is cut, as any other request."""
+
+import asyncio
+import gc
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from structlog.testing import capture_logs
+
+from app.web.protocol import Protocol
+from tests.sockets import until
+from tests.web.test_callbacks import Called, submitted
+from tests.web.test_request_log import requests
+from tests.web.test_sockets import connect
+from tests.world import World
+
+WRONG = (b"x-bfl-signature", b"sha256=" + b"0" * 64)
+
+
+@pytest.fixture
+async def called(world: World) -> Called:
+    return await submitted(world)
+
+
+def raw(called: Called, *headers: bytes, first: bytes | None = None, body: bytes | None = None) -> bytes:
+    """A signed callback as it goes over the wire; `headers` say how long its body is."""
+    content = called.body()
+    name, value = called.signature(content)
+    lines = [first or b"POST %s HTTP/1.1" % called.path.encode(), b"host: gateway", name + b": " + value, *headers]
+    return b"\r\n".join([*lines, b"", b""]) + (content if body is None else body)
+
+
+def sized(called: Called) -> bytes:
+    return b"Content-Length: %d" % len(called.body())
+
+
+async def test_a_usual_callback_costs_no_cycle_of_the_application(
+    called: Called, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, start = [], Protocol._start_asgi_task
+
+    def note(self: Protocol, cycle: Any, app: Any) -> None:
+        began.append(cycle.scope["path"])
+        start(self, cycle, app)
+
+    monkeypatch.setattr(Protocol, "_start_asgi_task", note)
+    async with httpx.AsyncClient(base_url=address) as outsider:
+        called.world.outsider = outsider
+        answers = [
+            await called.call_signed(called.body()),
+            await called.call(called.body()),
+            await called.call(called.body(), WRONG),
+        ]
+        answers.append(await called.call(called.body(), path=called.path + "x"))
+        await outsider.get("/healthz")
+
+    assert [answer.status_code for answer in answers] == [200, 200, 401, 404]
+    assert began == ["/healthz"]
+
+
+async def test_however_a_callback_is_written_it_is_taken(called: Called, address: str) -> None:
+    content, path = called.body(), called.path.encode()
+    chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(content), content)
+    forms = {
+        "usual": raw(called, sized(called)),
+        "loud": raw(called, b"CONTENT-LENGTH: %d" % len(content), b"X-ODD: \xff"),
+        "chunked": raw(called, b"transfer-encoding: chunked", body=chunked),
+        "with a question": raw(called, sized(called), first=b"POST %s?a=b HTTP/1.1" % path),
+        "escaped": raw(called, sized(called), first=b"POST %s HTTP/1.1" % path.replace(b"sub_", b"sub%5f")),
+        "HTTP/1.0": raw(called, sized(called), first=b"POST %s HTTP/1.0" % path),
+        "closing": raw(called, sized(called), b"Connection: close"),
+        "with many headers": raw(called, sized(called), *[b"x-%d: y" % number for number in range(200)]),
+    }
+    for name, form in forms.items():
+        for pieces in ([form], [form[:30], form[30:]], [bytes([byte]) for byte in form]):
+            wire = await connect(address)
+            await wire.send(*pieces)
+            answer = await wire.answer()
+            is_closed = name in {"HTTP/1.0", "closing"}
+            assert (answer.status, answer.body) == (200, b'{"status":"success"}'), name
+            assert ("connection" in answer.headers, await ended(wire.reader)) == (is_closed, is_closed), name
+            await wire.close()
+
+    assert await called.verdicts() == [("signed", "moved", 3 * len(forms))]
+
+
+async def ended(reader: asyncio.StreamReader) -> bool:
+    """Whether the other side has closed the connection, looked at for a moment."""
+    try:
+        return await asyncio.wait_for(reader.read(1), 0.02) == b""
+    except TimeoutError:
+        return False
+
+
+async def test_a_client_that_waits_to_be_told_to_go_on_is_told(called: Called, address: str) -> None:
+    wire = await connect(address)
+    await wire.send(raw(called, sized(called), b"Expect: 100-continue", body=b""))
+    assert await asyncio.wait_for(wire.reader.readuntil(b"\r\n\r\n"), 5) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    await wire.send(called.body())
+
+    assert (await wire.answer()).status == 200
+    await wire.close()
+
+
+async def test_requests_that_come_together_are_answered_in_their_order(called: Called, address: str) -> None:
+    usual = raw(called, sized(called))
+    forged = b"POST %s HTTP/1.1\r\nx-bfl-signature: 0\r\ncontent-length: 2\r\n\r\n{}" % called.path.encode()
+    page = b"GET /healthz HTTP/1.1\r\nhost: gateway\r\n\r\n"
+    wire = await connect(address)
+    await wire.send(usual + forged + page + usual + page + forged)
+    answers = [await wire.answer() for _ in range(6)]
+    await wire.send(usual)
+    answers.append(await wire.answer())
+    await wire.close()
+
+    assert [answer.status for answer in answers] == [200, 401, 200, 200, 200, 401, 200]
+    assert (b"success" in answers[0].body, answers[1].headers["content-type"]) == (True, "application/json")
+
+
+async def test_a_wrong_address_is_answered_before_its_body_comes(called: Called, address: str) -> None:
+    wire = await connect(address)
+    await wire.send(b"POST %sx HTTP/1.1\r\ncontent-length: 30\r\n\r\n" % called.path.encode())
+    early = await wire.answer()
+    await wire.send(b"a" * 30, raw(called, sized(called)))
+    late = await wire.answer()
+    await wire.close()
+
+    assert (early.status, late.status) == (404, 200)
+
+
+async def test_half_a_callback_leaves_a_line_and_nothing_else(called: Called, address: str) -> None:
+    wire = await connect(address)
+    with capture_logs() as written:
+        await wire.send(raw(called, sized(called), body=called.body()[:10]))
+        await asyncio.sleep(0.05)
+        await wire.close()
+
+        async def told() -> bool:
+            return bool(requests(written))
+
+        await until(told)
+    (line,) = requests(written)
+    assert (line["route"], line["status"], line["code"]) == (
+        "/callbacks/{submission_id}/{token}",
+        400,
+        "malformed_request",
+    )
+    assert await called.verdicts() == []
+    assert await called.status() == "submitted"
+
+
+async def test_a_callback_whose_caller_does_not_wait_for_the_answer_is_kept(called: Called, address: str) -> None:
+    wire = await connect(address)
+    await wire.send(raw(called, sized(called)))
+    await wire.close()
+
+    async def kept() -> bool:
+        return await called.verdicts() == [("signed", "moved", 1)]
+
+    await until(kept)
+
+
+async def test_a_server_that_stops_answers_the_callback_in_hand_and_closes(
+    called: Called, address: str, tmp_path: Path
+) -> None:
+    wire = await connect(address)
+    await wire.send(raw(called, sized(called)))
+    await wire.answer()  # so that the connection is known
+    with closing(sqlite3.connect(tmp_path / "fluxhook.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        await wire.send(raw(called, sized(called)))
+        await asyncio.sleep(0.1)
+        stopping = [each for each in gc.get_objects() if isinstance(each, Protocol) and each.cycle is not None]
+        for protocol in stopping:
+            protocol.shutdown()  # as uvicorn tells each connection
+        other.execute("ROLLBACK")
+    answer = await wire.answer()
+
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+    assert await ended(wire.reader)
+    await wire.close()
