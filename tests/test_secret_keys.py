@@ -158,19 +158,23 @@ def test_an_odd_submission_id_proves_nothing(submission_id: str) -> None:
 def test_a_submission_id_that_is_longer_than_the_column_is_refused_without_deriving_anything() -> None:
     longest, too_long = "x" * 48, "x" * 49
     tokens = {name: ring.callback_proof(name, ring.newest).token for name in (longest, too_long)}
-    known = secret_keys._callback_proof.cache_info()
+    known = secret_keys._callback_token.cache_info()
     refused = ring.prove_token(too_long, tokens[too_long])
-    looked_at = secret_keys._callback_proof.cache_info()
+    looked_at = secret_keys._callback_token.cache_info()
 
     assert (refused, looked_at) == (None, known)
     assert ring.prove_token(longest, tokens[longest]) is not None
 
 
 def test_a_flood_of_addresses_is_not_remembered_without_bound() -> None:
+    ring.callback_proof("sub_1", ring.newest)
+    derived = secret_keys._callback_proof.cache_info().misses
     for number in range(5000):
         ring.prove_token(f"sub_flood_{number}", "x")
+    ring.callback_proof("sub_1", ring.newest)
 
-    assert secret_keys._callback_proof.cache_info().currsize <= 4096
+    assert secret_keys._callback_token.cache_info().currsize <= 4096
+    assert secret_keys._callback_proof.cache_info().misses == derived
     assert ring.prove_token("sub_1", ring.callback_proof("sub_1", ring.newest).token) is not None
 
 
