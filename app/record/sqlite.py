@@ -5,7 +5,7 @@ import queue
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -40,9 +40,10 @@ class Sqlite:
         self._lines = Lines()
         self._kept: Connection | None = None  # the writer's: to ask the pool for it takes as long as a statement
         self._closed = False
-        # What bursts bring goes before what single callers want: many of those take longer than any group.
+        # Groups and single units take turns: many single ones take longer than any group.
         self._groups: deque[Group] = deque()
         self._singles: deque[Single] = deque()
+        self._was_group = False  # what was written last
         self._waiting: queue.SimpleQueue[bool] = queue.SimpleQueue()  # one for each of them; False: no more will come
         self._writer = threading.Thread(target=self._write_until_closed, name="sqlite-writer", daemon=True)
         self._writer.start()
@@ -111,11 +112,18 @@ class Sqlite:
                 self._commit(units)
 
     def _next_units(self) -> tuple[list[Unit], bool]:
-        """Wait for one unit, then take those that came while the last commit ran; and whether there will be no more."""
+        """Wait for a group, which is written by itself, or for a few single units; and whether there will be no more.
+
+        Where both wait they take turns, a group and one single unit.
+        """
         units: list[Unit] = []
         while self._waiting.get():
-            units.append(self._groups.popleft() if self._groups else self._singles.popleft())
-            if len(units) == _UNITS or self._waiting.empty():
+            if self._groups and not units and not (self._was_group and self._singles):
+                self._was_group = True
+                return [self._groups.popleft()], False
+            self._was_group = False
+            units.append(self._singles.popleft())
+            if len(units) == _UNITS or self._groups or not self._singles:
                 return units, False
         return units, True
 
@@ -139,8 +147,11 @@ class Sqlite:
             with connection.begin():
                 for forget in (was_asked, take_effects):  # what a group left that was undone
                     forget(connection)
-                for unit in units:
+                for done, unit in enumerate(units, 1):
                     unit.run(connection, alone=alone)
+                    if self._groups and units[done:]:
+                        self._put_back(units[done:])
+                        del units[done:]
         except Undone:
             return None
         except Exception as error:  # noqa: BLE001 - whatever it was, the callers must learn of it
@@ -149,6 +160,13 @@ class Sqlite:
             self._let_go()
             return failure
         return None
+
+    def _put_back(self, units: Sequence[Unit]) -> None:
+        """Have these single units wait for the next transaction, before all that came later."""
+        for unit in reversed(units):
+            assert isinstance(unit, Single)  # noqa: S101 - a group is by itself
+            self._singles.appendleft(unit)
+            self._waiting.put(True)
 
     def _let_go(self) -> None:
         """Give the writer's connection back to the pool, which puts it in order."""

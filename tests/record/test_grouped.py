@@ -291,6 +291,44 @@ async def test_on_sqlite_a_group_does_not_wait_behind_a_crowd_of_single_units(sq
     assert order.count("single") == 50
 
 
+async def test_on_sqlite_groups_and_single_units_that_wait_take_turns(sqlite: Database) -> None:
+    gate, order = Gate(), list[str]()
+    held = asyncio.create_task(sqlite.write(gate.hold))
+    await gate.reached.wait()
+    crowd = [asyncio.create_task(sqlite.write(lambda _: order.append("single"))) for _ in range(6)]
+    works = [Writing(then=lambda _: order.append("group")) for _ in range(4)]
+    calls = [call for number, work in enumerate(works) for call in begin(sqlite, work, [f"{number}"])]
+    await joined()
+    gate.open()
+    await asyncio.gather(held, *crowd, *calls)
+
+    assert order == ["group", "single"] * 3 + ["group"] + ["single"] * 3
+
+
+async def test_on_sqlite_a_group_waits_for_one_of_the_single_units_that_would_be_written_together(
+    sqlite: Database,
+) -> None:
+    before, during, order = Gate(), Gate(), list[str]()
+
+    def single(connection: Connection) -> None:
+        if not order:
+            during.hold(connection)
+        order.append("single")
+
+    held = asyncio.create_task(sqlite.write(before.hold))
+    await before.reached.wait()
+    crowd = [asyncio.create_task(sqlite.write(single)) for _ in range(4)]
+    await joined()
+    before.open()
+    await during.reached.wait()
+    calls = begin(sqlite, Writing(then=lambda _: order.append("group")), ["late"])
+    await joined()
+    during.open()
+    await asyncio.gather(held, *crowd, *calls)
+
+    assert order == ["single", "group", "single", "single", "single"]
+
+
 async def test_a_group_that_asks_for_it_is_told_of_once_it_is_committed(database: Database) -> None:
     seen = await signals_to(database)
     during: list[int] = []
