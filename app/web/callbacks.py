@@ -55,7 +55,7 @@ async def post_callback(submission_id: str, token: str, request: Request, use: U
     """What the provider has to say of one attempt. 200 means kept for good; on 503 it should call again."""
     headers = request.scope["headers"]
     try:
-        if _announces_too_much(headers):
+        if (announced(headers) or 0) > MAX_BYTES:
             return answer(tell(Reply.TOO_LARGE))
         return answer(await callback.receive(use, submission_id, token, headers, partial(_read, request.receive)))
     except Exception as error:  # noqa: BLE001 - whatever it was, the provider is to call again
@@ -78,11 +78,12 @@ def refused(error: Exception) -> Response:
     return problems.unexpected(error, "POST", Unavailable("this callback could not be kept"))
 
 
-def _announces_too_much(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+def announced(headers: Sequence[tuple[bytes, bytes]]) -> int | None:
+    """How many bytes of body are to come, where that is said; of a number past all bounds only that it is large."""
     for name, value in headers:
         if name == b"content-length" and value.isdigit():
-            return int(value[:20]) > MAX_BYTES
-    return False
+            return int(value.lstrip(b"0")[:20] or b"0")
+    return None
 
 
 async def _read(receive: Receive, most: int) -> bytes | None:

@@ -64,11 +64,13 @@ class Protocol(HttpToolsProtocol):
             self.cycle = None  # the two hold each other, and a collection of garbage stops everybody
 
     def _is_usual(self) -> bool:
+        length = callbacks.announced(self.headers)
         return (
             self.parser.get_method() == b"POST"
             and (self.cycle is None or self.cycle.response_complete)
             and not (self.expect_100_continue or self.parser.should_upgrade() or self.flow.write_paused)
-            and _announced(self.headers) <= HIGH_WATER_LIMIT  # up to there uvicorn reads on by itself
+            and length is not None
+            and length <= HIGH_WATER_LIMIT  # up to there uvicorn reads on by itself
             and not tracing.is_on()
         )
 
@@ -160,11 +162,3 @@ class Exchange:
 
 def _give_up() -> None:
     raise ClientDisconnect
-
-
-def _announced(headers: list[tuple[bytes, bytes]]) -> float:
-    """How many bytes of body are to come; endless, where that is not said."""
-    for name, value in headers:
-        if name == b"content-length":
-            return int(value[:20]) if value.isdigit() else float("inf")
-    return float("inf")

@@ -106,6 +106,18 @@ async def test_a_client_that_waits_to_be_told_to_go_on_is_told(called: Called, a
     await wire.close()
 
 
+async def test_a_length_with_zeros_in_front_is_that_length(called: Called, address: str) -> None:
+    body = called.body() + b" " * 100_000
+    name, value = called.signature(body)
+    zeros = b"content-length: " + b"0" * 30 + b"%d" % len(body)
+    first = b"POST %s HTTP/1.1" % called.path.encode()
+    wire = await connect(address)
+    await wire.send(b"\r\n".join([first, b"host: gateway", name + b": " + value, zeros, b"", body]))
+
+    assert (await wire.answer()).status == 200
+    await wire.close()
+
+
 async def test_requests_that_come_together_are_answered_in_their_order(called: Called, address: str) -> None:
     usual = raw(called, sized(called))
     forged = b"POST %s HTTP/1.1\r\nx-bfl-signature: 0\r\ncontent-length: 2\r\n\r\n{}" % called.path.encode()
