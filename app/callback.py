@@ -3,13 +3,14 @@
 The order is the point: size, token, proof over the raw bytes, parse, one durable transaction, answer.
 """
 
-import json
 from asyncio import Future, ensure_future
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from enum import IntEnum
 from functools import cache, lru_cache
+from json.encoder import encode_basestring_ascii as _json  # what `json.dumps` does to text, eight times as fast
+from operator import itemgetter
 from typing import NamedTuple
 
 from opentelemetry.trace import SpanKind
@@ -36,6 +37,7 @@ _NEVER_KEPT = frozenset({"authorization", "cookie", "proxy-authorization", "x-we
 _UNCHECKED = "unchecked"  # the verdict on what is not looked at
 _USUAL = SigningProfile()
 _UNREAD = Report(Said.UNCLEAR)
+_VALUE = itemgetter(1)  # of a header
 
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
@@ -216,22 +218,18 @@ def _evidence(
 def _kept_headers(headers: RawHeaders, proof: CallbackProof) -> str:
     """The headers that may show why a scheme did not match, as JSON, bounded, without anything that opens a door."""
     some = headers[:_MAX_HEADERS]
-    if some and len(max(some, key=_length)[1]) > _MAX_HEADER:
+    if max(map(len, map(_VALUE, some)), default=0) > _MAX_HEADER:
         # Redacted before they are cut: half a secret is not found.
         some = [(name, proof.redact(value)[:_MAX_HEADER]) for name, value in some]
     text = "{" + ", ".join({name: _quoted(name, value) for name, value in some}.values()) + "}"
     return proof.redact(text.encode()).decode()
 
 
-def _length(header: tuple[bytes, bytes]) -> int:
-    return len(header[1])
-
-
 @lru_cache(maxsize=1024)
 def _quoted(name: bytes, value: bytes) -> str:
     """One header as a member of a JSON object. Most of what a provider sends is the same each time."""
     lowered = _text(name).lower()
-    return f"{json.dumps(lowered)}: {json.dumps('[not kept]' if lowered in _NEVER_KEPT else _text(value))}"
+    return f"{_json(lowered)}: {_json('[not kept]' if lowered in _NEVER_KEPT else _text(value))}"
 
 
 def _text(raw: bytes) -> str:

@@ -40,14 +40,19 @@ class Protocol(HttpToolsProtocol):
     """One connection. uvicorn reads the requests; those that are callbacks it need not see."""
 
     cycle: "RequestResponseCycle | Exchange | None"  # type: ignore[assignment]
+    _use: Resources | None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        super().connection_made(transport)
+        self._use = resources_of(self.config.app)  # which has started by now
 
     def on_headers_complete(self) -> None:
         address = _ADDRESS.fullmatch(self.url)
-        use = resources_of(self.config.app) if address else None
-        if address is None or use is None or not self._is_usual():
+        if address is None or self._use is None or not self._is_usual():
             super().on_headers_complete()
             return
-        self.cycle = Exchange(self, use, *(part.decode() for part in address.groups()))
+        submission_id, token = address.groups()
+        self.cycle = Exchange(self, self._use, submission_id.decode(), token.decode())
         self.cycle.open()
 
     def on_message_complete(self) -> None:
