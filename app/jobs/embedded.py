@@ -133,6 +133,9 @@ _TAKE = (
 )
 
 
+_FINISH = delete(jobs).where(jobs.c.id == bindparam("job_id"))
+
+
 def claim(
     connection: Connection, holder: str, now: datetime, limit: int, steps: Collection[Step] = tuple(Step)
 ) -> list[Job]:
@@ -150,7 +153,7 @@ def beat(connection: Connection, in_hand: Collection[Job]) -> None:
 
 
 def finish(connection: Connection, job: Job) -> None:
-    connection.execute(delete(jobs).where(jobs.c.id == job.id))
+    connection.execute(_FINISH, {"job_id": job.id})
     signal_after_commit(connection)  # another job of the task may have waited for this one
 
 

@@ -7,7 +7,7 @@ never give out the same one, and neither misses what the other has just freed.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ClauseElement,
@@ -18,6 +18,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    bindparam,
     delete,
     func,
     literal,
@@ -73,8 +74,7 @@ class Account:
         return self.paused_until_at is not None and self.paused_until_at > now
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     number: int
     task_id: str
     model: str
@@ -89,8 +89,15 @@ def put(connection: Connection, account_id: str, provider: str, limits: Mapping[
     )
 
 
+# Made once: making one anew takes longer than running it.
+_GET = select(accounts).where(accounts.c.id == bindparam("account_id"))
+_LOCK = _GET.with_for_update()
+_HELD = select(slots.c.number, slots.c.task_id, slots.c.model).where(slots.c.account_id == bindparam("of"))
+_TAKE = slots.insert()
+
+
 def get(connection: Connection, account_id: str) -> Account | None:
-    row = connection.execute(select(accounts).where(accounts.c.id == account_id)).one_or_none()
+    row = connection.execute(_GET, {"account_id": account_id}).one_or_none()
     return None if row is None else Account(**row._asdict())
 
 
@@ -116,7 +123,7 @@ def paused(connection: Connection, now: datetime) -> list[Account]:
 
 def lock(connection: Connection, account_id: str) -> Account | None:
     """The account, held by this transaction until it ends."""
-    row = connection.execute(select(accounts).where(accounts.c.id == account_id).with_for_update()).one_or_none()
+    row = connection.execute(_LOCK, {"account_id": account_id}).one_or_none()
     return None if row is None else Account(**row._asdict())
 
 
@@ -140,13 +147,12 @@ def resume(connection: Connection, account_id: str, now: datetime) -> None:
 
 
 def held(connection: Connection, account_id: str) -> list[Slot]:
-    query = select(slots.c.number, slots.c.task_id, slots.c.model).where(slots.c.account_id == account_id)
-    return [Slot(*row) for row in connection.execute(query)]
+    return [Slot(*row) for row in connection.execute(_HELD, {"of": account_id})]
 
 
 def take(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Hand out slots. The primary key refuses one that is held: a second line behind the account's lock."""
-    connection.execute(slots.insert(), list(rows))
+    connection.execute(_TAKE, list(rows))
 
 
 def release(connection: Connection, task_ids: Collection[str]) -> set[str]:

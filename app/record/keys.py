@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Connection, String, Table, Text, select, update
+from sqlalchemy import Column, Connection, String, Table, Text, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.record.columns import Instant, Json, metadata
@@ -62,11 +62,16 @@ def every(connection: Connection) -> list[Key]:
     return [Key(**row._asdict()) for row in connection.execute(query)]
 
 
+# Made once: every request asks.
+_BY_DIGEST = select(keys).where(keys.c.sha256 == bindparam("digest"))
+_GET = select(keys).where(keys.c.id == bindparam("key_id"))
+
+
 def by_digest(connection: Connection, sha256: str) -> Key | None:
-    row = connection.execute(select(keys).where(keys.c.sha256 == sha256)).one_or_none()
+    row = connection.execute(_BY_DIGEST, {"digest": sha256}).one_or_none()
     return None if row is None else Key(**row._asdict())
 
 
 def get(connection: Connection, key_id: str) -> Key | None:
-    row = connection.execute(select(keys).where(keys.c.id == key_id)).one_or_none()
+    row = connection.execute(_GET, {"key_id": key_id}).one_or_none()
     return None if row is None else Key(**row._asdict())

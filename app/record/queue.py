@@ -3,11 +3,25 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import Connection, Exists, and_, exists, func, or_, select
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Exists,
+    Select,
+    and_,
+    bindparam,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+)
 
 from app.record.accounts import OUT_OF_CREDITS, accounts, slots
-from app.record.tasks import tasks
+from app.record.tasks import IS_QUEUED, tasks
 from app.task import Status
 
 _LOCK_WAIT = timedelta(seconds=10)  # how long a transaction may have waited, or the clocks of two hosts differ
@@ -20,10 +34,12 @@ class Waiting:
     model: str
 
 
-def next_tasks(
-    connection: Connection, account_id: str, now: datetime, full_models: Collection[str], limit: int
-) -> list[Waiting]:
-    """Who is admitted next. Among equals in priority, a key's turn comes after what it has in flight already."""
+def _has_slot() -> Exists:
+    return exists().where(slots.c.task_id == tasks.c.id)
+
+
+def _next() -> Select[Any]:
+    account_id: BindParameter[str] = bindparam("account_id")
     held = (
         select(slots.c.key_id, func.count().label("in_flight"))
         .where(slots.c.account_id == account_id)
@@ -37,16 +53,16 @@ def next_tasks(
             tasks.c.status == Status.QUEUED,
             tasks.c.account_id == account_id,
             or_(
-                tasks.c.dispatch_after_at <= now,
+                tasks.c.dispatch_after_at <= bindparam("now"),
                 # One that never had to wait may be newer than `now`, which was read before the account was locked.
-                and_(tasks.c.dispatch_after_at <= tasks.c.created_at, tasks.c.created_at <= now + _LOCK_WAIT),
+                and_(tasks.c.dispatch_after_at <= tasks.c.created_at, tasks.c.created_at <= bindparam("soon")),
             ),
-            tasks.c.model.not_in(full_models),
+            tasks.c.model.not_in(bindparam("full_models", expanding=True)),
             ~_has_slot(),
         )
         .subquery()
     )
-    query = (
+    return (
         select(waiting.c.id, waiting.c.key_id, waiting.c.model)
         .outerjoin(held, held.c.key_id == waiting.c.key_id)
         .order_by(
@@ -54,9 +70,40 @@ def next_tasks(
             func.coalesce(held.c.in_flight, 0) + waiting.c.turn,
             waiting.c.id,
         )
-        .limit(limit)
+        .limit(bindparam("most"))
     )
-    return [Waiting(*row) for row in connection.execute(query)]
+
+
+def _positions() -> Select[Any]:
+    """Counted in the index that has the queue in its order; nobody else's row is read but of those that hold slots."""
+    ahead = tasks.alias("ahead")
+    more_urgent = ahead.c.priority > tasks.c.priority
+    came_before = (ahead.c.priority == tasks.c.priority) & (ahead.c.id < tasks.c.id)
+    queued = (ahead.c.account_id == tasks.c.account_id) & (ahead.c.status == literal_column(f"'{Status.QUEUED}'"))
+    leaving = exists().where(ahead.c.id == slots.c.task_id, queued, more_urgent | came_before).correlate(slots, tasks)
+
+    def count(*which: ColumnElement[bool]) -> ColumnElement[int]:
+        return select(func.count()).where(*which).scalar_subquery()
+
+    waiting = count(queued, more_urgent) + count(queued, came_before)
+    position = 1 + waiting - count(slots.c.account_id == tasks.c.account_id, leaving)
+    these = tasks.c.id.in_(bindparam("task_ids", expanding=True))
+    return select(tasks.c.id, position.label("position")).where(these, IS_QUEUED, ~_has_slot())
+
+
+# Made once: making one anew takes longer than running it.
+_NEXT = _next()
+_POSITIONS = _positions()
+_SLOT = select(slots.c.number).where(slots.c.task_id == bindparam("task_id"))
+
+
+def next_tasks(
+    connection: Connection, account_id: str, now: datetime, full_models: Collection[str], limit: int
+) -> list[Waiting]:
+    """Who is admitted next. Among equals in priority, a key's turn comes after what it has in flight already."""
+    given = {"account_id": account_id, "now": now, "soon": now + _LOCK_WAIT}
+    rows = connection.execute(_NEXT, {**given, "full_models": list(full_models), "most": limit})
+    return [Waiting(*row) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +128,8 @@ def lines(connection: Connection) -> list[Line]:
 
 def positions(connection: Connection, task_ids: Collection[str]) -> dict[str, int]:
     """Where these tasks stand in their queue, counted from 1, by priority and arrival; admitted ones are not in it."""
-    standing = func.row_number().over(partition_by=tasks.c.account_id, order_by=(tasks.c.priority.desc(), tasks.c.id))
-    line = (
-        select(tasks.c.id, standing.label("position")).where(tasks.c.status == Status.QUEUED, ~_has_slot()).subquery()
-    )
-    query = select(line.c.id, line.c.position).where(line.c.id.in_(task_ids))
-    return {row.id: row.position for row in connection.execute(query)}
+    rows = connection.execute(_POSITIONS, {"task_ids": list(task_ids)})
+    return {row.id: row.position for row in rows}
 
 
 def admitted(connection: Connection) -> set[str]:
@@ -96,8 +139,7 @@ def admitted(connection: Connection) -> set[str]:
 
 
 def is_admitted(connection: Connection, task_id: str) -> bool:
-    query = select(slots.c.number).where(slots.c.task_id == task_id)
-    return connection.execute(query).one_or_none() is not None
+    return connection.execute(_SLOT, {"task_id": task_id}).one_or_none() is not None
 
 
 def past_deadline(connection: Connection, now: datetime) -> list[str]:
@@ -118,7 +160,3 @@ def unpaid(connection: Connection, since: datetime) -> list[str]:
         )
     )
     return list(connection.execute(query).scalars())
-
-
-def _has_slot() -> Exists:
-    return exists().where(slots.c.task_id == tasks.c.id)

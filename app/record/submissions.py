@@ -17,6 +17,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    bindparam,
     exists,
     func,
     select,
@@ -82,29 +83,35 @@ class Attempt(NamedTuple):
     standing: Standing
 
 
+# Made once: making one anew takes longer than running it.
+_PLAN = submissions.insert()
+_GET = select(submissions).where(submissions.c.id == bindparam("submission_id"))
+_OF_TASK = select(submissions).where(submissions.c.task_id == bindparam("of")).order_by(submissions.c.number)
+_MARK_ASKED = (
+    update(submissions)
+    .where(submissions.c.id == bindparam("submission_id"), submissions.c.outcome == Outcome.PLANNED)
+    .values(outcome=Outcome.UNKNOWN, asked_at=bindparam("now"), called_back=bindparam("has_address"))
+)
+
+
 def plan(connection: Connection, **values: Any) -> None:
-    connection.execute(submissions.insert(), {"outcome": Outcome.PLANNED, "called_back": False, **values})
+    connection.execute(_PLAN, {"outcome": Outcome.PLANNED, "called_back": False, **values})
 
 
 def get(connection: Connection, submission_id: str) -> Submission | None:
-    row = connection.execute(select(submissions).where(submissions.c.id == submission_id)).one_or_none()
+    row = connection.execute(_GET, {"submission_id": submission_id}).one_or_none()
     return None if row is None else _submission_of(row._asdict())
 
 
 def of_task(connection: Connection, task_id: str) -> list[Submission]:
     """Every attempt of a task, the first one first."""
-    query = select(submissions).where(submissions.c.task_id == task_id).order_by(submissions.c.number)
-    return [_submission_of(row._asdict()) for row in connection.execute(query)]
+    return [_submission_of(row._asdict()) for row in connection.execute(_OF_TASK, {"of": task_id})]
 
 
 def mark_asked(connection: Connection, submission_id: str, now: datetime, *, called_back: bool) -> bool:
     """Say that bytes may leave from now on; False when this attempt was asked before."""
-    marked = connection.execute(
-        update(submissions)
-        .where(submissions.c.id == submission_id, submissions.c.outcome == Outcome.PLANNED)
-        .values(outcome=Outcome.UNKNOWN, asked_at=now, called_back=called_back)
-    )
-    return marked.rowcount == 1
+    given = {"submission_id": submission_id, "now": now, "has_address": called_back}
+    return connection.execute(_MARK_ASKED, given).rowcount == 1
 
 
 def lock_attempts(connection: Connection, submission_ids: Iterable[str]) -> dict[str, Attempt]:

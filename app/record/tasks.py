@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -17,6 +18,8 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    Update,
+    bindparam,
     func,
     literal_column,
     or_,
@@ -70,6 +73,13 @@ tasks = Table(
 )
 Index("ix_tasks_status_id", tasks.c.status, tasks.c.id)
 Index("ix_tasks_model_status_id", tasks.c.model, tasks.c.status, tasks.c.id)
+IS_QUEUED = tasks.c.status == literal_column(f"'{Status.QUEUED}'")  # a partial index is not found by a parameter
+Index(
+    "ix_tasks_queued",
+    *(tasks.c.account_id, tasks.c.priority, tasks.c.id, tasks.c.status),
+    sqlite_where=IS_QUEUED,
+    postgresql_where=IS_QUEUED,
+)
 
 
 # Written out: this is a part of statements that are compiled once, for any rows.
@@ -114,12 +124,17 @@ class Task:
     notify_origin: str | None = None
 
 
+# The statements of every request and step are made once: making one anew takes longer than running it.
+_INSERT = tasks.insert()
+_GET = select(tasks).where(tasks.c.id == bindparam("task_id"))
+
+
 def insert(connection: Connection, **values: Any) -> None:
-    connection.execute(tasks.insert(), {"tries": 0, **values})  # given so, the statement need not be made anew
+    connection.execute(_INSERT, {"tries": 0, **values})
 
 
 def get(connection: Connection, task_id: str) -> Task | None:
-    row = connection.execute(select(tasks).where(tasks.c.id == task_id)).one_or_none()
+    row = connection.execute(_GET, {"task_id": task_id}).one_or_none()
     return None if row is None else task_of(row)
 
 
@@ -160,12 +175,18 @@ def _ids(limit: int, *wanted: ColumnElement[bool]) -> Select[Any]:
 
 def move(connection: Connection, task_id: str, to: Status, now: datetime, **values: Any) -> bool:
     """Move one task from any state that may come before `to`; False when it is in none of them."""
-    moved = connection.execute(
-        update(tasks)
-        .where(tasks.c.id == task_id, tasks.c.status.in_(sources(to)))
-        .values({"status": to, f"{to}_at": now, **values})
-    )
-    return moved.rowcount == 1
+    changed = {"status": to, f"{to}_at": now, **values}
+    given = {_NEW + name: value for name, value in changed.items()}
+    return connection.execute(_moving(to, tuple(changed)), {"task_id": task_id, **given}).rowcount == 1
+
+
+_NEW = "new_"  # before a column's name: a parameter that is named as the column would be taken for one of SQLAlchemy's
+
+
+@cache
+def _moving(to: Status, names: tuple[str, ...]) -> Update:
+    moving = update(tasks).where(tasks.c.id == bindparam("task_id"), tasks.c.status.in_(sources(to)))
+    return moving.values({name: bindparam(_NEW + name, type_=tasks.c[name].type) for name in names})
 
 
 def reopen(connection: Connection, task_id: str, now: datetime) -> bool:
@@ -202,13 +223,15 @@ def count_open(connection: Connection) -> dict[Status, int]:
 
 def lately(connection: Connection, model: str, limit: int) -> list[timedelta]:
     """How long the provider took for the latest tasks of a model whose images were stored."""
-    query = (
-        select(tasks.c.submitted_at, tasks.c.ready_at)
-        .where(tasks.c.model == model, tasks.c.status == Status.STORED, tasks.c.submitted_at.is_not(None))
-        .order_by(tasks.c.id.desc())
-        .limit(limit)
-    )
-    return [row.ready_at - row.submitted_at for row in connection.execute(query)]
+    return [row.ready_at - row.submitted_at for row in connection.execute(_LATELY, {"of": model, "most": limit})]
+
+
+_LATELY = (
+    select(tasks.c.submitted_at, tasks.c.ready_at)
+    .where(tasks.c.model == bindparam("of"), tasks.c.status == Status.STORED, tasks.c.submitted_at.is_not(None))
+    .order_by(tasks.c.id.desc())
+    .limit(bindparam("most"))
+)
 
 
 def lock(connection: Connection, task_ids: Collection[str]) -> None:

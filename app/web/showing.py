@@ -53,7 +53,7 @@ async def read_with_result(use: Resources, task_id: str) -> tuple[Task, Result |
 
 def look(connection: Connection, found: Sequence[Task]) -> list[TaskView]:
     """These tasks with their images and their places in the queue."""
-    kept = results.of_tasks(connection, [task.id for task in found])
+    kept = results.of_tasks(connection, [task.id for task in found if task.status is Status.STORED])
     places = _places(connection, [task for task in found if task.status is Status.QUEUED])
     return [task_view(task, kept.get(task.id), places.get(task.id)) for task in found]
 

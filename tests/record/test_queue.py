@@ -20,6 +20,20 @@ async def test_the_queue_has_a_position_for_each_task_that_waits_for_a_slot(data
     assert await database.write(unit) == {"task_c": 1, "task_b": 2, "task_d": 3, "task_f": 1}
 
 
+async def test_who_holds_a_slot_keeps_nobody_waiting_wherever_he_stands(database: Database) -> None:
+    def unit(connection: Connection) -> dict[str, int]:
+        for name in "abcd":
+            plan_task(connection, name, priority=1 if name == "a" else 0)
+        plan_task(connection, "x", account_id="other")
+        for number, name in enumerate("ac", 1):
+            hold_slot(connection, name, number)
+        hold_slot(connection, "x", account_id="other")
+        plan_task(connection, "y", account_id="other")
+        return queue.positions(connection, [f"task_{name}" for name in "abcdxy"])
+
+    assert await database.write(unit) == {"task_b": 1, "task_d": 2, "task_y": 1}
+
+
 async def test_a_position_is_the_same_whoever_else_is_asked_for(database: Database) -> None:
     def unit(connection: Connection) -> list[dict[str, int]]:
         for name in "abc":

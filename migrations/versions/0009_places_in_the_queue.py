@@ -1,0 +1,27 @@
+"""An index that has the queue in its order, for the place of one task in it."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0009"
+down_revision = "0008"
+branch_labels = None
+depends_on = None
+
+QUEUED = sa.text("status = 'queued'")
+AHEAD = {"ix_tasks_queued": "tasks (account_id, priority, id, status) WHERE status = 'queued'"}
+
+
+def upgrade() -> None:
+    op.create_index(
+        "ix_tasks_queued",
+        "tasks",
+        ["account_id", "priority", "id", "status"],
+        sqlite_where=QUEUED,
+        postgresql_where=QUEUED,
+        if_not_exists=True,
+    )
+
+
+def downgrade() -> None:
+    op.drop_index("ix_tasks_queued", "tasks")
