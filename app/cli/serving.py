@@ -1,10 +1,11 @@
 """`serve` and `migrate`: the service, and what its start needs."""
 
 import asyncio
+import ctypes
 import gc
 import socket
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Annotated
 
@@ -25,6 +26,8 @@ from app.web.protocol import Protocol, resources_of
 
 # What a stopping server gives the requests in hand, before it closes them.
 _GRACE_S = 8
+_M_MMAP_THRESHOLD = -3  # glibc's name for it, in malloc.h
+_LARGE_BYTES = 128 * 1024  # what glibc begins with
 
 
 def serve(
@@ -34,6 +37,7 @@ def serve(
     """Run the service: the API, and the worker inside it."""
     settings = from_environment()
     logs.configure()
+    give_back_large_blocks()
     with alone_on(database_url(settings)), tracing.sending():
         made_key = asyncio.run(prepare(settings))
         announce(settings, f"on http://{settings.host}:{settings.port}", made_key)
@@ -100,6 +104,15 @@ def settle_down() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def give_back_large_blocks() -> None:
+    """Have memory for large things, as a decoded image, go back to the system when it is freed.
+
+    By itself glibc calls more and more small once such a block was freed, and keeps it in a heap of each thread's own.
+    """
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def server(app: object, host: str, port: int) -> uvicorn.Server:

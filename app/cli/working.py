@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from app import logs, metrics, tracing, worker
-from app.cli.serving import announce, prepare, settle_down
+from app.cli.serving import announce, give_back_large_blocks, prepare, settle_down
 from app.errors import ConfigurationError, Unavailable
 from app.record.alone import alone_on
 from app.record.revision import is_current
@@ -32,6 +32,7 @@ def work(
     """Run a worker without the API; any number of them share one PostgreSQL."""
     settings = from_environment()
     logs.configure()
+    give_back_large_blocks()
     if heartbeat is not None:
         _require_writable(heartbeat)
     with alone_on(database_url(settings)), tracing.sending(), _scraped(settings):
