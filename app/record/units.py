@@ -158,7 +158,7 @@ def _savepoint(connection: Connection) -> Generator[None]:
 
 def _told(error: BaseException) -> BaseException:
     """What the caller of a failed unit learns."""
-    if isinstance(error, OperationalError):
+    if isinstance(error, OperationalError | sqlite3.OperationalError):
         outage = Unavailable("the database cannot be written at the moment")
         outage.__cause__ = error
         return outage

@@ -231,6 +231,19 @@ async def test_on_sqlite_a_full_disk_is_unavailable_until_there_is_room(sqlite: 
     assert await kept(sqlite) == {"before", "after"}
 
 
+async def test_on_sqlite_a_transaction_that_is_gone_is_an_outage_for_all_who_share_it(sqlite: Database) -> None:
+    def undoes_all(connection: Connection) -> None:  # as SQLite itself does on some errors of the disk
+        connection.exec_driver_sql("ROLLBACK").close()
+
+    units = [lambda _connection: time.sleep(0.1), undoes_all, undoes_all]  # the first one has the writer meanwhile
+    alone, *shared = await asyncio.gather(*map(sqlite.write, units), return_exceptions=True)
+
+    assert alone is None
+    assert [type(each) for each in shared] == [Unavailable, Unavailable]
+    await sqlite.write(planned("after"))
+    assert await kept(sqlite) == {"after"}
+
+
 async def test_on_postgresql_a_unit_that_loses_a_deadlock_runs_again(postgresql: Database) -> None:
     tries: list[str] = []
 
