@@ -28,6 +28,8 @@ _POOL = 10
 _PLAN_ONCE = "SET plan_cache_mode = force_generic_plan"
 # A transaction that a hanging process leaves open would keep the feed's later events from everybody.
 _IDLE_IN_TRANSACTION = "60s"
+# What our statements do is done before the server could have compiled them; a wrong estimate would have it try.
+_SETTINGS = (f"SET idle_in_transaction_session_timeout = '{_IDLE_IN_TRANSACTION}'", "SET jit = off")
 _JOBS_CHANNEL = "ch_pgqueuer"  # PgQueuer tells there of each change of its table; a job that is new concerns all
 _DEADLOCK_OR_CONFLICT = {"40001", "40P01"}
 _TRIES = 3
@@ -50,7 +52,7 @@ class Postgres:
             max_overflow=0,
             pool_timeout=10,
         )
-        event.listen(self._engine.sync_engine, "connect", _bound_idling)
+        event.listen(self._engine.sync_engine, "connect", _set_up)
         # A read sees one instant, as on SQLite, and cannot write.
         self._reading = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._signals = Signals()
@@ -189,10 +191,11 @@ class Postgres:
         return result
 
 
-def _bound_idling(connection: Any, _record: Any) -> None:
+def _set_up(connection: Any, _record: Any) -> None:
     """By a statement: poolers between us and the server refuse to be told so when they are connected to."""
     cursor = connection.cursor()
-    cursor.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_IN_TRANSACTION}'")
+    for setting in _SETTINGS:
+        cursor.execute(setting)
     cursor.close()
     connection.commit()
 

@@ -6,24 +6,26 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     BindParameter,
     ColumnElement,
     Connection,
     Exists,
     Select,
     and_,
+    any_,
     bindparam,
     exists,
     func,
-    literal_column,
     or_,
     select,
 )
 
 from app.record.accounts import OUT_OF_CREDITS, accounts, slots
-from app.record.tasks import IS_QUEUED, tasks
+from app.record.tasks import IS_QUEUED, is_queued, tasks
 from app.task import Status
 
+_ACCOUNT: BindParameter[str] = bindparam("account_id")
 _LOCK_WAIT = timedelta(seconds=10)  # how long a transaction may have waited, or the clocks of two hosts differ
 
 
@@ -38,28 +40,54 @@ def _has_slot() -> Exists:
     return exists().where(slots.c.task_id == tasks.c.id)
 
 
-def _next() -> Select[Any]:
-    account_id: BindParameter[str] = bindparam("account_id")
-    held = (
-        select(slots.c.key_id, func.count().label("in_flight"))
-        .where(slots.c.account_id == account_id)
-        .group_by(slots.c.key_id)
-        .subquery()
+def _waiting_keys() -> CTE:
+    """Whose tasks are queued. Each is found in the index by the one before, so no other row is read; NULL ends them."""
+    each = tasks.alias("each")
+    theirs = select(func.min(each.c.key_id).label("key_id")).where(each.c.account_id == _ACCOUNT, is_queued(each))
+    found = theirs.cte("waiting_keys", recursive=True)
+    following = theirs.where(each.c.key_id > found.c.key_id).correlate(found).scalar_subquery()
+    return found.union_all(select(following).where(found.c.key_id.is_not(None)))
+
+
+def _first_of(key_id: ColumnElement[str]) -> Select[Any]:
+    """The tasks of a key that may go now, as many as there is room for: none behind them is next."""
+    mine = tasks.alias("mine")
+    return (
+        select(mine.c.id)
+        .where(
+            mine.c.account_id == _ACCOUNT,
+            mine.c.key_id == key_id,
+            is_queued(mine),
+            or_(
+                mine.c.dispatch_after_at <= bindparam("now"),
+                # One that never had to wait may be newer than `now`, which was read before the account was locked.
+                and_(mine.c.dispatch_after_at <= mine.c.created_at, mine.c.created_at <= bindparam("soon")),
+            ),
+            mine.c.model.not_in(bindparam("full_models", expanding=True)),
+            ~exists().where(slots.c.task_id == mine.c.id),
+        )
+        .order_by(mine.c.priority.desc(), mine.c.id)
+        .limit(bindparam("most"))
     )
+
+
+def _next(dialect: str) -> Select[Any]:
+    keys = _waiting_keys()
+    first = _first_of(keys.c.key_id).correlate(keys)
+    of_these: ColumnElement[bool] = tasks.c.id.in_(first)
+    if dialect == "postgresql":
+        # It would run what stands behind IN for every task. SQLite has no arrays.
+        of_these = tasks.c.id == any_(func.array(first.scalar_subquery()))
     turn = func.row_number().over(partition_by=tasks.c.key_id, order_by=(tasks.c.priority.desc(), tasks.c.id))
     waiting = (
         select(tasks.c.id, tasks.c.key_id, tasks.c.model, tasks.c.priority, turn.label("turn"))
-        .where(
-            tasks.c.status == Status.QUEUED,
-            tasks.c.account_id == account_id,
-            or_(
-                tasks.c.dispatch_after_at <= bindparam("now"),
-                # One that never had to wait may be newer than `now`, which was read before the account was locked.
-                and_(tasks.c.dispatch_after_at <= tasks.c.created_at, tasks.c.created_at <= bindparam("soon")),
-            ),
-            tasks.c.model.not_in(bindparam("full_models", expanding=True)),
-            ~_has_slot(),
-        )
+        .join_from(keys, tasks, of_these)
+        .subquery()
+    )
+    held = (
+        select(slots.c.key_id, func.count().label("in_flight"))
+        .where(slots.c.account_id == _ACCOUNT)
+        .group_by(slots.c.key_id)
         .subquery()
     )
     return (
@@ -79,7 +107,7 @@ def _positions() -> Select[Any]:
     ahead = tasks.alias("ahead")
     more_urgent = ahead.c.priority > tasks.c.priority
     came_before = (ahead.c.priority == tasks.c.priority) & (ahead.c.id < tasks.c.id)
-    queued = (ahead.c.account_id == tasks.c.account_id) & (ahead.c.status == literal_column(f"'{Status.QUEUED}'"))
+    queued = (ahead.c.account_id == tasks.c.account_id) & is_queued(ahead)
     leaving = exists().where(ahead.c.id == slots.c.task_id, queued, more_urgent | came_before).correlate(slots, tasks)
 
     def count(*which: ColumnElement[bool]) -> ColumnElement[int]:
@@ -92,7 +120,7 @@ def _positions() -> Select[Any]:
 
 
 # Made once: making one anew takes longer than running it.
-_NEXT = _next()
+_NEXT = {dialect: _next(dialect) for dialect in ("sqlite", "postgresql")}
 _POSITIONS = _positions()
 _SLOT = select(slots.c.number).where(slots.c.task_id == bindparam("task_id"))
 
@@ -101,8 +129,9 @@ def next_tasks(
     connection: Connection, account_id: str, now: datetime, full_models: Collection[str], limit: int
 ) -> list[Waiting]:
     """Who is admitted next. Among equals in priority, a key's turn comes after what it has in flight already."""
-    given = {"account_id": account_id, "now": now, "soon": now + _LOCK_WAIT}
-    rows = connection.execute(_NEXT, {**given, "full_models": list(full_models), "most": limit})
+    instants = {"now": now, "soon": now + _LOCK_WAIT}
+    given = {"account_id": account_id, "full_models": list(full_models), "most": limit, **instants}
+    rows = connection.execute(_NEXT[connection.dialect.name], given)
     return [Waiting(*row) for row in rows]
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Float,
+    FromClause,
     Index,
     Integer,
     Row,
@@ -73,14 +74,28 @@ tasks = Table(
 )
 Index("ix_tasks_status_id", tasks.c.status, tasks.c.id)
 Index("ix_tasks_model_status_id", tasks.c.model, tasks.c.status, tasks.c.id)
-IS_QUEUED = tasks.c.status == literal_column(f"'{Status.QUEUED}'")  # a partial index is not found by a parameter
+
+
+def is_queued(table: FromClause) -> ColumnElement[bool]:
+    """Of the tasks or an alias of them. Written out: a partial index is not found by a parameter."""
+    return table.c.status == literal_column(f"'{Status.QUEUED}'")
+
+
+IS_QUEUED = is_queued(tasks)
 Index(
     "ix_tasks_queued",
     *(tasks.c.account_id, tasks.c.priority, tasks.c.id, tasks.c.status),
     sqlite_where=IS_QUEUED,
     postgresql_where=IS_QUEUED,
 )
-
+# What follows the id is there to pass over those that may not go yet without reading their rows.
+Index(
+    "ix_tasks_turns",
+    *(tasks.c.account_id, tasks.c.key_id, tasks.c.priority.desc(), tasks.c.id),
+    *(tasks.c.status, tasks.c.model, tasks.c.dispatch_after_at, tasks.c.created_at),
+    sqlite_where=IS_QUEUED,
+    postgresql_where=IS_QUEUED,
+)
 
 # Written out: this is a part of statements that are compiled once, for any rows.
 IS_FINAL = or_(*(tasks.c.status == literal_column(f"'{status}'") for status in Status if status.final))

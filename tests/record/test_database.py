@@ -372,10 +372,11 @@ async def test_what_a_unit_left_that_was_undone_never_happens(database: Database
     assert happened == ["b"]
 
 
-async def test_a_transaction_that_idles_is_bounded_on_postgresql(postgres_url: str) -> None:
+@pytest.mark.parametrize(("setting", "value"), [("idle_in_transaction_session_timeout", "1min"), ("jit", "off")])
+async def test_a_transaction_that_idles_is_bounded_and_none_is_compiled_on_postgresql(
+    postgres_url: str, setting: str, value: str
+) -> None:
     async with open_database(postgres_url) as opened:
         for access in (opened.write, opened.read):
-            bound = await access(
-                lambda connection: connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout").scalar_one()
-            )
-            assert bound == "1min"
+            found = await access(lambda connection: connection.exec_driver_sql(f"SHOW {setting}").scalar_one())
+            assert found == value

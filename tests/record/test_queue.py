@@ -1,7 +1,10 @@
+from collections import Counter
 from datetime import timedelta
 
+import pytest
+
 from app.record import Connection, accounts, queue
-from app.record.database import Database
+from app.record.database import Database, open_database
 from app.task import Status
 from tests.rows import START, hold_slot, plan_task, put_account
 
@@ -68,6 +71,60 @@ async def test_no_more_come_than_there_is_room_for(database: Database) -> None:
         return [task.id for task in queue.next_tasks(connection, "account", START, set(), 2)]
 
     assert await database.write(unit) == ["task_a", "task_b"]
+
+
+@pytest.mark.parametrize(("urgent", "held"), [(2, 3), (3, 20), (4, 5), (7, 9), (50, 2)])
+async def test_who_is_next_is_the_first_of_the_whole_queue_in_its_order(
+    database: Database, urgent: int, held: int
+) -> None:
+    names = [f"{number:02}" for number in range(40)]
+    of = {name: (f"key_{int(name) % 5 % 3}", 5 if int(name) % urgent == 1 else 0) for name in names}
+    holding = {name: number for number, name in enumerate(names[::held], 1)}
+
+    def unit(connection: Connection) -> list[list[str]]:
+        for name, (key_id, priority) in of.items():
+            plan_task(connection, name, key_id=key_id, priority=priority)
+        for name, number in holding.items():
+            hold_slot(connection, name, number, key_id=of[name][0])
+        return [[each.id for each in queue.next_tasks(connection, "account", START, (), most)] for most in (1, 7, 99)]
+
+    turns = Counter(of[name][0] for name in holding)
+
+    def place(name: str) -> tuple[int, int, str]:
+        key_id, priority = of[name]
+        turns[key_id] += 1
+        return -priority, turns[key_id], name
+
+    by_arrival = sorted(names, key=lambda name: (-of[name][1], name))
+    places = sorted(place(name) for name in by_arrival if name not in holding)
+    whole = [f"task_{name}" for *_, name in places]
+
+    assert await database.write(unit) == [whole[:1], whole[:7], whole]
+
+
+async def test_finding_who_is_next_takes_no_more_steps_in_a_longer_queue(sqlite_url: str) -> None:
+    def fill(connection: Connection, names: range) -> None:
+        for number in names:
+            plan_task(connection, f"{number:04}", key_id=f"key_{number % 2}", model=f"model-{number % 3}")
+
+    def steps(connection: Connection) -> int:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        counted: list[None] = []
+        driver.set_progress_handler(lambda: counted.append(None), 1)
+        try:
+            assert len(queue.next_tasks(connection, "account", START, {"model-0"}, 3)) == 3
+        finally:
+            driver.set_progress_handler(None, 0)
+        return len(counted)
+
+    async with open_database(sqlite_url) as database:
+        await database.write(lambda connection: fill(connection, range(100)))
+        short = await database.write(steps)
+        await database.write(lambda connection: fill(connection, range(100, 2_000)))
+        long = await database.write(steps)
+
+    assert long < 1.2 * short
 
 
 async def test_an_admitted_task_is_queued_and_holds_a_slot(database: Database) -> None:

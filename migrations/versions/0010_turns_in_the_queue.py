@@ -1,0 +1,26 @@
+"""An index that has the queue by keys, for whose turn it is."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0010"
+down_revision = "0009"
+branch_labels = None
+depends_on = None
+
+QUEUED = sa.text("status = 'queued'")
+BY_TURN = ["account_id", "key_id", sa.text("priority DESC"), "id", "status", "model", "dispatch_after_at", "created_at"]
+AHEAD = {
+    "ix_tasks_turns": "tasks (account_id, key_id, priority DESC, id, status, model, dispatch_after_at, created_at)"
+    " WHERE status = 'queued'"
+}
+
+
+def upgrade() -> None:
+    op.create_index(
+        "ix_tasks_turns", "tasks", BY_TURN, sqlite_where=QUEUED, postgresql_where=QUEUED, if_not_exists=True
+    )
+
+
+def downgrade() -> None:
+    op.drop_index("ix_tasks_turns", "tasks")
