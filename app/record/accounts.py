@@ -157,7 +157,7 @@ def take(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def release(connection: Connection, task_ids: Collection[str]) -> set[str]:
     """Free the slots of these tasks; the accounts in which there is room now."""
-    return {row[0] for row in _RELEASE.run(connection, [(task_id,) for task_id in task_ids]).all()}
+    return {row[0] for row in _RELEASE.run(connection, [(task_id,) for task_id in task_ids])}
 
 
 def _release(given: FromClause, _dialect: str) -> ClauseElement:

@@ -17,7 +17,6 @@ from sqlalchemy import (
     JSON,
     ClauseElement,
     Connection,
-    CursorResult,
     Dialect,
     FromClause,
     Select,
@@ -53,16 +52,17 @@ class Bulk:
         self._texts: dict[int, str] = {}  # by the room for rows; 0: on PostgreSQL, where it does not matter
         self._instants = [place for place, kind in enumerate(columns.values()) if isinstance(kind, Instant)]
 
-    def run(self, connection: Connection, rows: Sequence[Row]) -> CursorResult[Any]:
+    def run(self, connection: Connection, rows: Sequence[Row]) -> Sequence[Row]:
         """Run it on rows of values in the order of the columns. What it returns is as the driver gives it."""
         dialect = connection.dialect
         if dialect.name == "postgresql":
-            return connection.exec_driver_sql(self.text(dialect), self.arrays(rows))
+            result = connection.exec_driver_sql(self.text(dialect), self.arrays(rows))
+            return [tuple(row) for row in result] if result.returns_rows else []
         room = 1 << (len(rows) - 1).bit_length()
         filling = [None] * (len(self.columns) * (room - len(rows)))
         bound = map(self._bound, rows) if self._instants else rows
         values = (*chain.from_iterable(bound), *filling)
-        return connection.exec_driver_sql(self.text(dialect, room), values)
+        return _execute(connection, self.text(dialect, room), values)
 
     def write(self, connection: Connection, rows: Sequence[Row]) -> None:
         """Run it for its effect: at once, or where `together` ends."""
@@ -92,6 +92,18 @@ class Bulk:
             if values[place] is not None:
                 values[place] = sortable(values[place])
         return values
+
+
+def _execute(connection: Connection, statement: str, values: Sequence[Any]) -> Sequence[Row]:
+    """On SQLite, past SQLAlchemy, which takes as long for a statement as SQLite does.
+
+    Who listens to the statements of the engine hears of it. What fails is as the driver raises it.
+    """
+    for listener in connection.dispatch.before_cursor_execute:
+        listener(connection, None, statement, values, None, False)
+    driver: Any = connection.connection.driver_connection
+    found: Sequence[Row] = driver.execute(statement, values).fetchall()
+    return found
 
 
 @contextmanager
@@ -146,12 +158,12 @@ class BulkRead(Bulk):
     On SQLite all that it finds is one document, because each row would be a step of the engine.
     """
 
-    def find(self, connection: Connection, rows: Sequence[Row]) -> list[Row]:
+    def find(self, connection: Connection, rows: Sequence[Row]) -> Sequence[Row]:
         """What it finds, as the driver gives it; instants and JSON are text on SQLite."""
-        found = self.run(connection, rows).all()
+        found = self.run(connection, rows)
         if connection.dialect.name == "postgresql":
-            return [tuple(row) for row in found]
-        document: list[Row] = json.loads(found[0][0])
+            return found
+        document: Sequence[Row] = json.loads(found[0][0])
         return document
 
     def _statement(self, dialect: Dialect, room: int) -> ClauseElement:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from app.errors import ConfigurationError, Unavailable
 from app.record.grouped import Line, Lines, Work
 from app.record.signals import EVENTS, Signals, take_effects, was_asked
-from app.record.units import Group, Single, Undone, Unit, stopped
+from app.record.units import OUTAGE, Group, Single, Undone, Unit, stopped
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -98,7 +98,7 @@ class Sqlite:
         try:
             with self._reading.begin() as connection:
                 return work(connection)
-        except OperationalError as error:
+        except OUTAGE as error:
             raise Unavailable("the database cannot be read at the moment") from error
         except StopIteration as error:
             raise stopped() from error
@@ -130,7 +130,7 @@ class Sqlite:
     def _commit(self, units: list[Unit]) -> None:
         alone = len(units) == 1
         failure = self._transact(units, alone=alone)
-        if failure is not None and alone and not isinstance(failure.__cause__, OperationalError):
+        if failure is not None and alone and not isinstance(failure.__cause__, OUTAGE):
             failure = self._transact(units, alone=False)  # so that whoever is at fault is found
         if failure is not None:
             for unit in units:

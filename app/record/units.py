@@ -18,6 +18,8 @@ from app.errors import Unavailable
 from app.record.grouped import Line, Waiting, halves
 from app.record.signals import Effect, take_effects, was_asked
 
+OUTAGE = (OperationalError, sqlite3.OperationalError)  # by itself where it went past SQLAlchemy
+
 
 class Undone(Exception):
     """The only unit of a transaction has failed, and knows why."""
@@ -158,7 +160,7 @@ def _savepoint(connection: Connection) -> Generator[None]:
 
 def _told(error: BaseException) -> BaseException:
     """What the caller of a failed unit learns."""
-    if isinstance(error, OperationalError | sqlite3.OperationalError):
+    if isinstance(error, OUTAGE):
         outage = Unavailable("the database cannot be written at the moment")
         outage.__cause__ = error
         return outage

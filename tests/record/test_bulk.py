@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, TypeVar
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from app import jobs
 from app.jobs import Step
@@ -249,3 +249,19 @@ async def test_as_many_slots_are_freed_as_are_named(database: Database, size: in
         return list(accounts.held(connection, "account"))
 
     assert len(await database.write(unit)) == 1
+
+
+async def test_who_listens_to_the_statements_hears_of_those_over_rows(database: Database) -> None:
+    heard: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        heard.append(statement)
+
+    def unit(connection: Connection) -> None:
+        event.listen(connection, "before_cursor_execute", note)
+        accounts.release(connection, ["task_1"])
+        event.remove(connection, "before_cursor_execute", note)
+
+    await database.write(unit)
+
+    assert [statement.startswith("DELETE FROM slots") for statement in heard] == [True]

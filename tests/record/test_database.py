@@ -183,6 +183,15 @@ async def test_on_sqlite_the_writer_outlives_a_disk_that_takes_neither_commit_no
     assert await kept(sqlite) == {"b"}
 
 
+@pytest.mark.parametrize("access", ["read", "write"])
+async def test_on_sqlite_an_outage_is_one_also_past_sqlalchemy(sqlite: Database, access: str) -> None:
+    def fail(_: Connection) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with pytest.raises(Unavailable):
+        await getattr(sqlite, access)(fail)
+
+
 async def test_a_caller_that_goes_away_never_leaves_half_a_unit(database: Database) -> None:
     def unit(connection: Connection) -> None:
         plan_task(connection, "a")
