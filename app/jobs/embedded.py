@@ -100,7 +100,7 @@ _WISHED = ("step", "task_id", "run_at", "failures", "last_error")
 _PUT = Bulk({name: jobs.c[name].type for name in _WISHED}, _statement)
 
 
-# The statements of an idle worker are made once: making one anew takes longer than running it.
+# An idle worker's, made once as those of `app.record`.
 _NEXT_DUE = select(jobs.c.run_at).where(jobs.c.state == "waiting").order_by(jobs.c.run_at).limit(1)
 
 

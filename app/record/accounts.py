@@ -89,7 +89,6 @@ def put(connection: Connection, account_id: str, provider: str, limits: Mapping[
     )
 
 
-# Made once: making one anew takes longer than running it.
 _GET = select(accounts).where(accounts.c.id == bindparam("account_id"))
 _LOCK = _GET.with_for_update()
 _HELD = select(slots.c.number, slots.c.task_id, slots.c.model).where(slots.c.account_id == bindparam("of"))

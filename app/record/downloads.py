@@ -30,7 +30,6 @@ class Download:
     ended_at: datetime
 
 
-# Made once: making one anew takes longer than running it.
 _INSERT = downloads.insert()
 _COUNT = select(func.count()).where(downloads.c.task_id == bindparam("of"))
 

@@ -62,7 +62,6 @@ def every(connection: Connection) -> list[Key]:
     return [Key(**row._asdict()) for row in connection.execute(query)]
 
 
-# Made once: every request asks.
 _BY_DIGEST = select(keys).where(keys.c.sha256 == bindparam("digest"))
 _GET = select(keys).where(keys.c.id == bindparam("key_id"))
 

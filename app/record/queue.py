@@ -119,7 +119,6 @@ def _positions() -> Select[Any]:
     return select(tasks.c.id, position.label("position")).where(these, IS_QUEUED, ~_has_slot())
 
 
-# Made once: making one anew takes longer than running it.
 _NEXT = {dialect: _next(dialect) for dialect in ("sqlite", "postgresql")}
 _POSITIONS = _positions()
 _SLOT = select(slots.c.number).where(slots.c.task_id == bindparam("task_id"))

@@ -35,7 +35,6 @@ class Result:
     stored_at: datetime
 
 
-# Made once: making one anew takes longer than running it.
 _INSERT = results.insert()
 _OF_TASKS = select(results).where(results.c.task_id.in_(bindparam("task_ids", expanding=True)))
 

@@ -83,7 +83,6 @@ class Attempt(NamedTuple):
     standing: Standing
 
 
-# Made once: making one anew takes longer than running it.
 _PLAN = submissions.insert()
 _GET = select(submissions).where(submissions.c.id == bindparam("submission_id"))
 _OF_TASK = select(submissions).where(submissions.c.task_id == bindparam("of")).order_by(submissions.c.number)

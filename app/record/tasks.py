@@ -139,7 +139,6 @@ class Task:
     notify_origin: str | None = None
 
 
-# The statements of every request and step are made once: making one anew takes longer than running it.
 _INSERT = tasks.insert()
 _GET = select(tasks).where(tasks.c.id == bindparam("task_id"))
 
