@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from app.errors import ConfigurationError, Unavailable
 from app.record.grouped import Line, Lines, Work
 from app.record.signals import EVENTS, Signals, take_effects, was_asked
-from app.record.units import OUTAGE, Group, Single, Undone, Unit, stopped
+from app.record.units import OUTAGE, Group, Single, Undone, Unit, require_transaction, stopped
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -149,6 +149,7 @@ class Sqlite:
                     forget(connection)
                 for done, unit in enumerate(units, 1):
                     unit.run(connection, alone=alone)
+                    require_transaction(connection)  # else those before it are undone too, and must not be told else
                     if self._groups and units[done:]:
                         self._put_back(units[done:])
                         del units[done:]

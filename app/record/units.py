@@ -143,15 +143,26 @@ class Group:
         self._loop.call_soon_threadsafe(self._line.release, self._taken, self._outcomes)
 
 
+def require_transaction(connection: Connection) -> None:
+    """Raises sqlite3.OperationalError where SQLite has undone the whole transaction by itself, as on a full disk.
+
+    What is done from then on would be done at once and for itself, and a commit would find nothing to complain of.
+    """
+    driver: Any = connection.connection.driver_connection
+    if not driver.in_transaction:
+        raise sqlite3.OperationalError("the transaction is undone")
+
+
 @contextmanager
 def _savepoint(connection: Connection) -> Generator[None]:
     """Undo what is done within it when that fails. Past SQLAlchemy, which takes longer for one than for a statement."""
+    require_transaction(connection)
     driver: Any = connection.connection.driver_connection
     driver.execute("SAVEPOINT unit")
     try:
         yield
     except BaseException:
-        with suppress(sqlite3.OperationalError):  # where the whole transaction is undone already, as on a full disk
+        with suppress(sqlite3.OperationalError):  # where the whole transaction is undone already
             driver.execute("ROLLBACK TO unit")
             driver.execute("RELEASE unit")
         raise

@@ -15,6 +15,7 @@ from app.record import Connection, tasks
 from app.record.database import Database, open_database
 from app.record.signals import after_commit, signal_after_commit
 from app.record.sqlite import Sqlite
+from tests.disk import full_disk, make_large, write_much
 from tests.rows import plan_task
 from tests.sockets import signals_to
 
@@ -183,6 +184,25 @@ async def test_on_sqlite_the_writer_outlives_a_disk_that_takes_neither_commit_no
     assert await kept(sqlite) == {"b"}
 
 
+async def test_on_sqlite_nobody_is_told_that_is_kept_what_a_full_disk_undid(sqlite: Database) -> None:
+    await sqlite.write(make_large)
+    may_end = threading.Event()
+    holding = asyncio.ensure_future(sqlite.write(lambda _: may_end.wait(5)))
+    await asyncio.sleep(0.05)
+    works: list[Callable[[Connection], object]] = [planned("a"), write_much, planned("b")]
+    together = [asyncio.ensure_future(sqlite.write(work)) for work in works]
+    await asyncio.sleep(0.05)
+    with full_disk(4_000_000):
+        may_end.set()
+        await holding
+        told = await asyncio.gather(*together, return_exceptions=True)
+
+    assert [type(outcome) for outcome in told] == [Unavailable] * 3
+    assert await kept(sqlite) == set()
+    await sqlite.write(planned("c"))
+    assert await kept(sqlite) == {"c"}
+
+
 @pytest.mark.parametrize("access", ["read", "write"])
 async def test_on_sqlite_an_outage_is_one_also_past_sqlalchemy(sqlite: Database, access: str) -> None:
     def fail(_: Connection) -> None:
@@ -238,19 +258,6 @@ async def test_on_sqlite_a_full_disk_is_unavailable_until_there_is_room(sqlite: 
     await sqlite.write(planned("after"))
 
     assert await kept(sqlite) == {"before", "after"}
-
-
-async def test_on_sqlite_a_transaction_that_is_gone_is_an_outage_for_all_who_share_it(sqlite: Database) -> None:
-    def undoes_all(connection: Connection) -> None:  # as SQLite itself does on some errors of the disk
-        connection.exec_driver_sql("ROLLBACK").close()
-
-    units = [lambda _connection: time.sleep(0.1), undoes_all, undoes_all]  # the first one has the writer meanwhile
-    alone, *shared = await asyncio.gather(*map(sqlite.write, units), return_exceptions=True)
-
-    assert alone is None
-    assert [type(each) for each in shared] == [Unavailable, Unavailable]
-    await sqlite.write(planned("after"))
-    assert await kept(sqlite) == {"after"}
 
 
 async def test_on_postgresql_a_unit_that_loses_a_deadlock_runs_again(postgresql: Database) -> None:

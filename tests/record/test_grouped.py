@@ -16,6 +16,7 @@ from app.record import Connection, tasks
 from app.record.database import Database, open_database
 from app.record.grouped import Line, Waiting
 from app.record.signals import after_commit, signal_after_commit
+from tests.disk import full_disk, make_large, write_much
 from tests.rows import plan_task
 from tests.sockets import signals_to
 
@@ -396,6 +397,30 @@ async def test_on_sqlite_a_file_that_somebody_else_holds_is_unavailable_to_all_o
     assert {type(result) for result in refused} == {Unavailable}
     assert again == ["wrote a", "wrote b", "wrote c"]
     assert await kept(sqlite) == {"a", "b", "c"}
+
+
+async def test_on_sqlite_nobody_in_a_group_is_told_that_is_kept_what_a_full_disk_undid(sqlite: Database) -> None:
+    await sqlite.write(make_large)
+    gate = Gate()
+
+    def keep(connection: Connection, names: Sequence[str]) -> list[str]:
+        for name in names:
+            if name == "poisoned":
+                raise ValueError(name)
+            write_much(connection) if name == "large" else plan_task(connection, name)
+        return list(names)
+
+    holding = asyncio.ensure_future(sqlite.write(gate.hold))
+    await gate.reached.wait()
+    calls = [asyncio.ensure_future(sqlite.write_each(keep, name)) for name in ("a", "b", "poisoned", "large")]
+    await joined()
+    with full_disk(4_000_000):
+        gate.open()
+        await holding
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert [type(outcome) for outcome in outcomes] == [Unavailable] * 4
+    assert await kept(sqlite) == set()
 
 
 async def test_on_postgresql_a_server_that_is_away_is_unavailable_to_all_of_a_group() -> None:
