@@ -5,6 +5,7 @@ that was admitted holds a slot and has a job; one that was not waits for the nex
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,9 +13,13 @@ from app import jobs
 from app.jobs import Step
 from app.record import Connection, accounts, queue, tasks
 from app.record.accounts import IN_ALL, Account
+from app.record.queue import Waiting
 from app.record.submissions import Attempt
 from app.resources import Resources
 from app.retry import BUSY, UNPAID
+from app.task import Status
+
+_SOON = timedelta(seconds=1)
 
 
 def admit(connection: Connection, account_id: str, now: datetime) -> list[str]:
@@ -26,14 +31,17 @@ def admit(connection: Connection, account_id: str, now: datetime) -> list[str]:
     held = accounts.held(connection, account_id)
     in_flight = Counter(slot.model for slot in held)
     free = sorted(set(range(1, account.limits[IN_ALL] + 1)) - {slot.number for slot in held})
+    taken: set[str] = set()  # by somebody else
     more = True
     while free and more:
-        waiting = queue.next_tasks(connection, account_id, now, _full(account, in_flight), len(free))
-        more = len(waiting) == len(free)  # else these were all: who is left out below has a model that is full
+        room = len(free) + len(taken)
+        waiting = queue.next_tasks(connection, account_id, now, _full(account, in_flight), room)
+        more = len(waiting) == room  # else these were all: who is left out below has a model that is full
+        taken |= _taken(connection, waiting, now)
         rows: list[dict[str, Any]] = []
         for task in waiting:
-            if task.model in _full(account, in_flight):
-                continue  # it filled up within this round; the next one leaves it out
+            if not free or task.id in taken or task.model in _full(account, in_flight):
+                continue  # a model that filled up within this round is left out by the next one
             in_flight[task.model] += 1
             named = {"task_id": task.id, "key_id": task.key_id, "model": task.model}
             rows.append({**named, "account_id": account_id, "number": free.pop(0), "taken_at": now})
@@ -42,6 +50,17 @@ def admit(connection: Connection, account_id: str, now: datetime) -> list[str]:
         jobs.enqueue(connection, [(Step.DISPATCH, row["task_id"], now) for row in rows])
         admitted += [row["task_id"] for row in rows]
     return admitted
+
+
+def _taken(connection: Connection, waiting: Sequence[Waiting], now: datetime) -> set[str]:
+    """Those whom somebody else is about to move: who cancels or ends a task that waits sees no slot to free.
+
+    What became of them is looked at soon; waiting for them here, we might wait for each other.
+    """
+    ids = {task.id for task in waiting}
+    taken = ids - queue.hold(connection, ids) if ids else ids
+    jobs.enqueue(connection, [(Step.ADMIT, task_id, now + _SOON) for task_id in sorted(taken)])
+    return taken
 
 
 def pause(connection: Connection, attempt: Attempt, reason: str, wait: timedelta | None, now: datetime) -> None:
@@ -74,6 +93,10 @@ async def wake(use: Resources, task_id: str) -> None:
 
 def _wake(connection: Connection, account_id: str, task_id: str, now: datetime) -> None:
     admit(connection, account_id, now)
+    task = tasks.get(connection, task_id)
+    if task is not None and task.status is Status.QUEUED and task.dispatch_after_at > now:
+        # Woken early, as by a database whose clock is ahead of ours.
+        jobs.enqueue(connection, [(Step.ADMIT, task_id, task.dispatch_after_at)])
     account = accounts.get(connection, account_id)
     if account is not None and account.paused_until_at is not None and account.paused(now):
         # Paused again meanwhile, or woken for something else: whoever wakes last has to know of the end.

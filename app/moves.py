@@ -4,6 +4,7 @@ Together with `settle` these are all the moves there are. Each names, through it
 come from; False means that the task is in none of them, which is a normal outcome.
 """
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +12,8 @@ from app.admit import admit
 from app.announce import Announcement, announce
 from app.record import Connection, accounts, queue, results, tasks
 from app.task import Failure, MoneySpent, Status
+
+TOO_LATE = "its deadline passed before the provider was asked"
 
 
 def begin(connection: Connection, task_id: str, submission_id: str, now: datetime) -> bool:
@@ -44,8 +47,19 @@ def give_up(
     return True
 
 
+def expire(
+    connection: Connection, task_ids: Collection[str], failure: Failure, detail: str, now: datetime
+) -> list[str]:
+    """Give up those of these tasks that the provider has not been asked for; the others are in somebody's hands."""
+    ended = sorted(queue.hold(connection, task_ids))
+    for task_id in ended:
+        give_up(connection, task_id, failure, MoneySpent.NO, detail, now)
+    return ended
+
+
 def cancel(connection: Connection, task_id: str, now: datetime) -> bool:
     """Nobody wants this task any more. One that the provider may have is only marked: it cannot be called back."""
+    tasks.lock(connection, [task_id])  # else it could be queued again between the two: marked, and sent all the same
     if not tasks.move(connection, task_id, Status.CANCELLED, now):
         tasks.mark_unwanted(connection, task_id, now)
         return False

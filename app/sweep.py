@@ -4,6 +4,7 @@ Deadlines pass, remembered answers grow old; and whatever should be impossible i
 """
 
 from datetime import datetime, timedelta
+from functools import partial
 
 from app import jobs, logs, metrics, moves
 from app.admit import admit
@@ -12,13 +13,14 @@ from app.jobs import Step
 from app.prune import prune
 from app.record import Connection, accounts, deliveries, events, idempotency, queue, tasks
 from app.resources import Resources
-from app.task import Failure, MoneySpent, Status
+from app.task import Failure, Status
 
 EVERY = timedelta(seconds=10)
 EVENTS_KEPT = timedelta(days=7)  # who was away for longer is told so
 NO_TASK = "-"  # the job is about none
 _NOTED = timedelta(hours=1)  # how long the engine's own notes of past jobs are of use
 _LATE = timedelta(seconds=30)  # what has been due for longer was not just about to be done
+_AT_ONCE = 50  # tasks that one transaction ends
 _OUT_OF_CREDITS = timedelta(hours=24)  # how long a task waits for somebody to pay
 
 _NEEDS = {
@@ -33,6 +35,7 @@ log = logs.get("sweep")
 
 async def sweep(use: Resources, _task_id: str) -> None:
     """Do the upkeep once, and leave the next time."""
+    await _end_overdue(use)
     missing = await use.db.read(unscheduled)
     mended = await use.db.write(lambda connection: upkeep(connection, use.now(), missing))
     if mended:
@@ -41,18 +44,26 @@ async def sweep(use: Resources, _task_id: str) -> None:
     await prune(use)
 
 
+async def _end_overdue(use: Resources) -> None:
+    """End what has waited for too long, few at a time: callbacks wait for no more than one of these transactions."""
+    now = use.now()
+    late = await use.db.read(lambda connection: queue.past_deadline(connection, now))
+    unpaid = await use.db.read(lambda connection: queue.unpaid(connection, now - _OUT_OF_CREDITS))
+    for overdue, failure, detail in (
+        (late, Failure.DEADLINE_EXCEEDED, moves.TOO_LATE),
+        (unpaid, Failure.OUT_OF_CREDITS, "the provider's account was out of credits for a day"),
+    ):
+        for first in range(0, len(overdue), _AT_ONCE):
+            some = overdue[first : first + _AT_ONCE]
+            await use.db.write(partial(moves.expire, task_ids=some, failure=failure, detail=detail, now=now))
+
+
 def upkeep(connection: Connection, now: datetime, missing: list[tuple[Step, str]]) -> list[str]:
     """What one sweep changes; what was mended of what should be impossible."""
     events.prune(connection, now - EVENTS_KEPT)
     jobs.enqueue(connection, [(Step.SWEEP, NO_TASK, now + EVERY)])
     jobs.prune(connection, now - _NOTED)
     idempotency.forget_before(connection, now - REMEMBERED)
-    for task_id in queue.past_deadline(connection, now):
-        detail = "its deadline passed before the provider was asked"
-        moves.give_up(connection, task_id, Failure.DEADLINE_EXCEEDED, MoneySpent.NO, detail, now)
-    for task_id in queue.unpaid(connection, now - _OUT_OF_CREDITS):
-        detail = "the provider's account was out of credits for a day"
-        moves.give_up(connection, task_id, Failure.OUT_OF_CREDITS, MoneySpent.NO, detail, now)
     jobs.enqueue(connection, [(step, task_id, now) for step, task_id in missing])
     return [subject for _, subject in missing] + _mend_queues(connection, now)
 
@@ -72,9 +83,12 @@ def unscheduled(connection: Connection) -> list[tuple[Step, str]]:
 
 
 def _mend_queues(connection: Connection, now: datetime) -> list[str]:
-    """Admit what could have been admitted by an earlier event, unless that is just about to happen."""
+    """Free what can hold no slot, and admit what could have been admitted by an earlier event.
+
+    Unless that is just about to happen.
+    """
+    reclaimed = sorted(accounts.reclaim(connection))
     if jobs.overdue(connection, Step.ADMIT, now):
-        return []
-    return [
-        task_id for account_id in accounts.all_ids(connection) for task_id in admit(connection, account_id, now - _LATE)
-    ]
+        return reclaimed
+    account_ids = accounts.all_ids(connection)
+    return reclaimed + [each for account_id in account_ids for each in admit(connection, account_id, now - _LATE)]

@@ -2,23 +2,28 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine
+from sqlalchemy.util import await_only
 
 from app import jobs, moves
-from app.admit import admit
+from app.admit import admit, wake
 from app.jobs import Step
 from app.provider import Answer
+from app.provider.twin import Faults
 from app.record import Connection, accounts, queue, tasks
 from app.record.database import Database, open_database
 from app.task import Failure, MoneySpent, Report, Said, Status
-from tests.rows import START, plan_task, put_account
+from tests.rows import START, drop_jobs, jobs_left, plan_task, put_account
+from tests.world import World
 
 PRO, MAX = "flux-kontext-pro", "flux-kontext-max"
 BUSY = Answer(Report(Said.BUSY, detail="Too many active tasks"), 429)
@@ -243,3 +248,69 @@ async def test_two_processes_admitting_at_once_never_exceed_and_never_lose_a_wak
 
     assert max(most) <= 5
     assert left == []
+
+
+@asynccontextmanager
+async def undecided(database: Database, work: Callable[[Connection], object]) -> AsyncGenerator[asyncio.Event]:
+    """Another transaction has done this and is not over; setting the event has it undone."""
+    done, may_end, is_undone = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    def unit(connection: Connection) -> None:
+        work(connection)
+        done.set()
+        await_only(may_end.wait())
+        if is_undone.is_set():
+            raise KeyError
+
+    running = asyncio.create_task(database.write(unit))
+    await done.wait()
+    try:
+        yield is_undone
+    finally:
+        may_end.set()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize("undone", [False, True])
+async def test_on_postgresql_who_is_just_being_cancelled_gets_no_slot_and_another_chance_if_it_is_not(
+    postgres_url: str, undone: bool
+) -> None:
+    async with open_database(postgres_url) as database, asyncio.timeout(20):
+        waiting: list[tuple[str, dict[str, Any]]] = [("a", {}), ("b", {})]
+        await database.write(lambda connection: settle_in(connection, {"account": 1}, waiting))
+        await database.write(lambda connection: admit(connection, "account", START))
+        async with undecided(database, lambda connection: moves.cancel(connection, "task_b", START)) as is_undone:
+            await database.write(lambda connection: leave(connection, "a"))
+            meanwhile = await database.read(admitted)
+            if undone:
+                is_undone.set()
+        left = await database.read(lambda connection: {job.step for job in jobs_left(connection)})
+        await database.write(lambda connection: admit(connection, "account", START))
+
+        assert meanwhile == []
+        assert Step.ADMIT in left
+        assert await database.read(admitted) == (["b"] if undone else [])
+
+
+async def test_on_postgresql_a_slot_goes_past_who_is_just_being_cancelled(postgres_url: str) -> None:
+    async with open_database(postgres_url) as database, asyncio.timeout(20):
+        waiting: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in "abc"]
+        await database.write(lambda connection: settle_in(connection, {"account": 2}, waiting))
+        async with undecided(database, lambda connection: moves.cancel(connection, "task_a", START)):
+            await database.write(lambda connection: admit(connection, "account", START))
+
+        assert await database.read(admitted) == ["b", "c"]
+
+
+async def test_who_is_woken_before_its_time_is_woken_again(world: World) -> None:
+    world.twin.faults = Faults(submit_5xx=1)
+    task_id = await world.post()
+    await world.work()
+    until = await world.use.db.read(lambda connection: tasks.get(connection, task_id))
+    assert until is not None
+    world.clock.at = until.dispatch_after_at - timedelta(milliseconds=200)
+    await world.use.db.write(drop_jobs)
+    await wake(world.use, task_id)
+    left = await world.use.db.read(jobs_left)
+
+    assert [(job.step, job.run_at) for job in left] == [(Step.ADMIT, until.dispatch_after_at)]

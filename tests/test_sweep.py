@@ -11,10 +11,11 @@ from structlog.testing import capture_logs
 from app import jobs, metrics, moves
 from app.jobs import Step
 from app.provider.twin import Faults
-from app.record import Connection, accounts, idempotency, queue
+from app.record import Connection, accounts, idempotency, queue, tasks
 from app.sweep import EVERY, NO_TASK, sweep
+from app.task import Status
 from tests.calling import done, small, submitted
-from tests.rows import drop_jobs, put_account
+from tests.rows import drop_jobs, hold_slot, plan_task, put_account
 from tests.world import World, open_world
 
 HOUR = 3600
@@ -217,3 +218,76 @@ async def test_a_queue_that_is_about_to_be_woken_is_left_to_its_job_and_not_coun
 
     assert counted() == before
     assert (await world.task(task_id))["status"] == "submitted"
+
+
+@pytest.mark.parametrize("status", [Status.READY, Status.STORED, Status.FAILED, Status.CANCELLED])
+async def test_a_slot_whose_holder_needs_none_is_free_again_and_counted(each_world: World, status: Status) -> None:
+    def leak(connection: Connection) -> None:
+        put_account(connection, account=1)
+        plan_task(connection, "over", each_world.clock(), status=status)
+        hold_slot(connection, "over")
+        jobs.enqueue(connection, [(Step.COLLECT, "task_over", each_world.clock())])
+
+    await each_world.use.db.write(leak)
+    waiting = await each_world.post()
+    each_world.clock.advance(31)
+    before = counted()
+    await sweep(each_world.use, NO_TASK)
+
+    assert await each_world.use.db.read(queue.admitted) == {waiting}
+    assert counted() - before == 2  # the slot, and the task that nobody woke
+
+
+async def test_a_crowd_whose_deadline_passed_is_ended_a_few_at_a_time(each_world: World) -> None:
+    def crowd(connection: Connection) -> None:
+        for number in range(120):
+            plan_task(connection, f"{number}", each_world.clock(), deadline_at=each_world.clock())
+
+    await each_world.use.db.write(crowd)
+    ended: list[int] = []
+
+    def count(connection: Connection) -> None:
+        ended.append(tasks.count_open(connection)[Status.QUEUED])
+
+    sweeping = asyncio.create_task(sweep(each_world.use, NO_TASK))
+    while not sweeping.done():
+        await each_world.use.db.read(count)
+    await sweeping
+    states = {task.status for task in await each_world.use.db.read(lambda found: tasks.newest(found, limit=200))}
+
+    assert states == {Status.FAILED}
+    assert len(set(ended) - {120, 0}) >= 1  # others see it between two of its transactions
+
+
+async def test_a_task_whose_deadline_passed_before_it_was_sent_ends_there_and_is_no_fault(each_world: World) -> None:
+    task_id = await each_world.post(deadline_at="2026-01-01T12:00:10Z")
+    each_world.clock.advance(10)
+    before = counted()
+    await each_world.work()
+    task = await each_world.task(task_id)
+    await sweep(each_world.use, NO_TASK)
+
+    assert (task["status"], task["failure"]["code"], task["failure"]["money_spent"]) == (
+        "failed",
+        "deadline_exceeded",
+        "no",
+    )
+    assert counted() == before
+    assert each_world.ledger()["accepted"] == 0
+
+
+async def test_a_task_that_is_asked_for_again_waits_for_another_day_for_somebody_to_pay(each_world: World) -> None:
+    each_world.twin.rules = each_world.twin.rules.model_copy(update={"credits": 0})
+    await sweeping(each_world)
+    task_id = await each_world.post()
+    await each_world.work()
+    await each_world.go_on(25 * HOUR, HOUR)
+    failed = (await each_world.task(task_id))["status"]
+    await each_world.api.post(f"/v1/tasks/{task_id}/resubmit")
+    await each_world.go_on(60, 10)
+    waiting = (await each_world.task(task_id))["status"]
+    each_world.twin.rules = each_world.twin.rules.model_copy(update={"credits": 1000})
+    await each_world.go_on(3600, 60)
+
+    assert (failed, waiting) == ("failed", "queued")
+    assert (await each_world.task(task_id))["status"] == "stored"

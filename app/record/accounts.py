@@ -20,6 +20,7 @@ from sqlalchemy import (
     Text,
     bindparam,
     delete,
+    exists,
     func,
     literal,
     select,
@@ -29,10 +30,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from app.record.bulk import Bulk
 from app.record.columns import Instant, Json, metadata
+from app.record.tasks import tasks
+from app.task import Status
 
 # Why an account is paused: shown to people, and looked for by the sweeper.
 OUT_OF_CREDITS = "out of credits"
 NO_FREE_SLOT = "the provider has no free slot"
+
+_HOLDERS = (Status.QUEUED, Status.SUBMITTING, Status.SUBMITTED)  # in any other state a task has no slot
 
 IN_ALL = "account"  # names the limit of all models together
 
@@ -157,6 +162,12 @@ def take(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
 def release(connection: Connection, task_ids: Collection[str]) -> set[str]:
     """Free the slots of these tasks; the accounts in which there is room now."""
     return {row[0] for row in _RELEASE.run(connection, [(task_id,) for task_id in task_ids])}
+
+
+def reclaim(connection: Connection) -> set[str]:
+    """Free the slots of tasks that can have none any more; whose they were."""
+    holders = exists().where(tasks.c.id == slots.c.task_id, tasks.c.status.in_(_HOLDERS))
+    return set(connection.execute(delete(slots).where(~holders).returning(slots.c.task_id)).scalars())
 
 
 def _release(given: FromClause, _dialect: str) -> ClauseElement:

@@ -121,6 +121,11 @@ def _positions() -> Select[Any]:
 
 _NEXT = {dialect: _next(dialect) for dialect in ("sqlite", "postgresql")}
 _POSITIONS = _positions()
+_HOLD = (
+    select(tasks.c.id)
+    .where(tasks.c.id.in_(bindparam("task_ids", expanding=True)), IS_QUEUED)
+    .with_for_update(skip_locked=True)
+)
 _SLOT = select(slots.c.number).where(slots.c.task_id == bindparam("task_id"))
 
 
@@ -132,6 +137,11 @@ def next_tasks(
     given = {"account_id": account_id, "full_models": list(full_models), "most": limit, **instants}
     rows = connection.execute(_NEXT[connection.dialect.name], given)
     return [Waiting(*row) for row in rows]
+
+
+def hold(connection: Connection, task_ids: Collection[str]) -> set[str]:
+    """Those of these that are queued and that nobody else is about to move; nor will, until the transaction ends."""
+    return set(connection.execute(_HOLD, {"task_ids": list(task_ids)}).scalars())
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +186,13 @@ def past_deadline(connection: Connection, now: datetime) -> list[str]:
 
 
 def unpaid(connection: Connection, since: datetime) -> list[str]:
-    """Tasks that were queued before `since` in an account that has been out of credits since then."""
+    """Tasks that have waited since before `since` in an account that has been out of credits since then."""
     query = (
         select(tasks.c.id)
         .join(accounts, accounts.c.id == tasks.c.account_id)
         .where(
             tasks.c.status == Status.QUEUED,
-            tasks.c.created_at <= since,
+            tasks.c.dispatch_after_at <= since,  # since it was asked for, or asked for again
             accounts.c.pause_reason == OUT_OF_CREDITS,
             accounts.c.refused_since_at <= since,
         )

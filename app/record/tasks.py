@@ -21,6 +21,7 @@ from sqlalchemy import (
     Text,
     Update,
     bindparam,
+    case,
     func,
     literal_column,
     or_,
@@ -204,14 +205,18 @@ def _moving(to: Status, names: tuple[str, ...]) -> Update:
 
 
 def reopen(connection: Connection, task_id: str, now: datetime) -> bool:
-    """Queue a task again that had ended so that a person may ask for it; False for any other."""
+    """Queue a task again that had ended so that a person may ask for it; False for any other.
+
+    A deadline that has passed was for the attempts before.
+    """
     ended = ("failure", "failure_detail", "money_spent", "sample_url", "sample_expires_at", "unwanted_at")
     reached = ("submitting_at", "submitted_at", "ready_at", "failed_at")
     cleared = dict.fromkeys((*ended, *reached))
+    deadline = case((tasks.c.deadline_at > now, tasks.c.deadline_at), else_=None)
     reopened = connection.execute(
         update(tasks)
         .where(tasks.c.id == task_id, tasks.c.status.in_(RESUBMITTABLE))
-        .values({**cleared, "status": Status.QUEUED, "tries": 0, "dispatch_after_at": now})
+        .values({**cleared, "status": Status.QUEUED, "tries": 0, "dispatch_after_at": now, "deadline_at": deadline})
     )
     return reopened.rowcount == 1
 

@@ -9,7 +9,8 @@ branch_labels = None
 depends_on = None
 
 QUEUED = sa.text("status = 'queued'")
-BY_TURN = ["account_id", "key_id", sa.text("priority DESC"), "id", "status", "model", "dispatch_after_at", "created_at"]
+DESCENDING = sa.text("priority DESC")
+BY_TURN = ("account_id", "key_id", DESCENDING, "id", "status", "model", "dispatch_after_at", "created_at")
 AHEAD = {
     "ix_tasks_turns": "tasks (account_id, key_id, priority DESC, id, status, model, dispatch_after_at, created_at)"
     " WHERE status = 'queued'"
