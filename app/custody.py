@@ -20,9 +20,11 @@ _HOPE = timedelta(hours=1)  # how long whoever does not answer may still come ba
 
 
 def store(connection: Connection, task: Task, image: Image, started_at: datetime, now: datetime) -> None:
-    """The store has the bytes; whoever kept them aside need not."""
+    """The store has the bytes of this attempt; whoever kept them aside need not."""
     kept_aside.forget(connection, task.submission_id)
-    stored = moves.store(
+    if _locked(connection, task.id, task.submission_id) is None:
+        return
+    moves.store(
         connection,
         task.id,
         now,
@@ -33,10 +35,9 @@ def store(connection: Connection, task: Task, image: Image, started_at: datetime
         width=image.info.width,
         height=image.info.height,
     )
-    if stored:
-        _note(connection, task, "stored", None, started_at, now)
-        margin = (_deadline(task, now) - now) / timedelta(seconds=1)
-        after_commit(connection, partial(metrics.deadline_margin.observe, margin))
+    _note(connection, task, "stored", None, started_at, now)
+    margin = (_deadline(task, now) - now) / timedelta(seconds=1)
+    after_commit(connection, partial(metrics.deadline_margin.observe, margin))
 
 
 def await_store(
@@ -50,7 +51,7 @@ def await_store(
     tried: bool,
 ) -> bool:
     """Note who has the bytes that the store has not, and leave the next try; True when that is news."""
-    if _locked(connection, task.id) is None:
+    if _locked(connection, task.id, task.submission_id) is None:
         return False
     news = instance not in kept_aside.instances(connection, task.submission_id)
     wait = STORE.wait(kept_aside.note(connection, task.submission_id, instance, now, tried=tried))
@@ -102,11 +103,16 @@ def fail(
     return False
 
 
-def _locked(connection: Connection, task_id: str) -> Task | None:
-    """The task as it is now and stays until the transaction ends; None when it is not `ready` any more."""
+def _locked(connection: Connection, task_id: str, submission_id: str | None = None) -> Task | None:
+    """The task as it is now and stays until the transaction ends.
+
+    None when it is not `ready` any more, or when this attempt of it is not the one that counts any more.
+    """
     tasks.lock(connection, [task_id])
     task = tasks.get(connection, task_id)
-    return task if task is not None and task.status is Status.READY else None
+    if task is None or task.status is not Status.READY or submission_id not in {None, task.submission_id}:
+        return None
+    return task
 
 
 def _deadline(task: Task, now: datetime) -> datetime:

@@ -15,11 +15,13 @@ from app.errors import Unavailable
 from app.jobs import Step
 from app.provider import Order, Promises, Provider, observed
 from app.record import Connection, submissions, tasks
+from app.record.database import insist
 from app.record.tasks import Task
 from app.resources import Resources
 from app.secret_keys import CallbackProof
 from app.settle import answered, settle
-from app.task import Outcome, Status, Witness
+from app.store import Missing
+from app.task import Failure, Outcome, Status, Witness
 
 _MARGIN = timedelta(seconds=5)  # between the submit's own deadline and the first look at a lost answer
 
@@ -40,10 +42,19 @@ async def dispatch(use: Resources, task_id: str) -> None:
     if use.provider is None:
         raise Unavailable("no provider key is configured")
     if task.deadline_at is not None and task.deadline_at <= use.now():
-        return  # the sweeper says so; what matters here is that no money is spent
+        await _expire(use, task_id, Failure.DEADLINE_EXCEEDED, moves.TOO_LATE)
+        return
     async with AsyncExitStack() as stack:
-        images = {image["field"]: await _fetch(use, image, stack) for image in task.request["images"]}
+        try:
+            images = {image["field"]: await _fetch(use, image, stack) for image in task.request["images"]}
+        except Missing:
+            await _expire(use, task_id, Failure.ASSET_LOST, "an image of the request is not in the store any more")
+            return
         await _ask(use, use.provider, task, images)
+
+
+async def _expire(use: Resources, task_id: str, failure: Failure, detail: str) -> None:
+    await use.db.write(lambda connection: moves.expire(connection, [task_id], failure, detail, use.now()))
 
 
 async def _ask(use: Resources, provider: Provider, task: Task, images: dict[str, IO[bytes]]) -> None:
@@ -55,7 +66,8 @@ async def _ask(use: Resources, provider: Provider, task: Task, images: dict[str,
     logs.note(submission_id=submission_id)
     answer = await observed("submit", provider.submit(_order(use, task, submission_id, proof, images)))
     given = answered(submission_id, Witness.SUBMIT, answer, proof, use.now())
-    await use.db.write(lambda connection: _keep(connection, use, task, given))
+    # The only one who knows is this process: a database that is away just now is waited for.
+    await insist(use.db, lambda connection: _keep(connection, use, task, given))
 
 
 def _keep(connection: Connection, use: Resources, task: Task, given: Evidence) -> None:

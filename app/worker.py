@@ -21,6 +21,7 @@ from app.jobs import Job, Step
 from app.notify import notify
 from app.reconcile import reconcile
 from app.record import Connection, tasks
+from app.record.database import insist
 from app.resources import Resources
 from app.retry import STEP_FAILED
 from app.sweep import NO_TASK, sweep
@@ -165,14 +166,8 @@ async def _trace_of(use: Resources, job: Job) -> str | None:
 
 
 async def _conclude(use: Resources, job: Job, error: Exception | None) -> None:
-    """Record how a job ended. While the database is away there is nothing else to do than to wait for it."""
-    while True:
-        try:
-            await use.db.write(lambda connection: _record_end(connection, use.now(), job, error))
-        except Unavailable:
-            await asyncio.sleep(1)
-        else:
-            return
+    """Record how a job ended."""
+    await insist(use.db, lambda connection: _record_end(connection, use.now(), job, error))
 
 
 def _record_end(connection: Connection, now: datetime, job: Job, error: Exception | None) -> None:

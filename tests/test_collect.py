@@ -10,9 +10,12 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from app import custody
 from app.collect import collect
+from app.download import Image
+from app.images import ImageInfo
 from app.provider.twin import Faults
-from app.record import results
+from app.record import Connection, results, tasks
 from app.resources import results_client
 from tests.calling import Caller, submitted
 from tests.pictures import claims, picture
@@ -254,3 +257,21 @@ async def test_waits_between_tries_grow_but_stay_short_beside_the_links_life(wor
     tries = len(await downloads(world, caller))
 
     assert 600 / timedelta(seconds=25).total_seconds() - 2 <= tries <= 600 / 20 + 6
+
+
+async def test_an_image_of_an_attempt_that_counts_no_more_is_not_the_result(each_world: World) -> None:
+    caller = await ready(each_world)
+    image = Image("results/ab/ab.png", "ab", 3, ImageInfo("image/png", 2, 1))
+
+    def another_attempt(connection: Connection) -> None:
+        task = tasks.get(connection, caller.task_id)
+        assert task is not None
+        change = tasks.tasks.update().where(tasks.tasks.c.id == task.id)
+        connection.execute(change.values(submission_id="sub_2"))
+        custody.store(connection, task, image, each_world.clock(), each_world.clock())
+        connection.execute(change.values(submission_id=task.submission_id))
+
+    await each_world.use.db.write(another_attempt)
+
+    assert (await each_world.task(caller.task_id))["status"] == "ready"
+    assert await downloads(each_world, caller) == []

@@ -1,10 +1,16 @@
+import asyncio
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.util import await_only
 
-from app import jobs
+from app import jobs, moves
 from app.dispatch import dispatch
 from app.errors import Unavailable
 from app.provider import Answer, Order
@@ -12,11 +18,12 @@ from app.provider.twin import Faults
 from app.provider.twin.rules import Profile, preset
 from app.record import Connection, submissions, tasks
 from app.secret_keys import KeyRing
-from app.task import MAX_TRIES, Failure, Outcome, Report, Said, Status
+from app.settle import answered, settle
+from app.task import MAX_TRIES, Failure, Outcome, Report, Said, Status, Witness
 from tests.calling import Scripted, answering, attempt_of, caller_of, everything, small, submitted
 from tests.pictures import in_base64, picture
-from tests.rows import jobs_left
-from tests.world import GATEWAY, RING_KEY, World
+from tests.rows import jobs_left, put_account
+from tests.world import GATEWAY, RING_KEY, World, open_world
 
 TAKEN = Answer(Report(Said.PENDING, "p1", cost=4.0), 200, {}, b'{"id": "p1"}')
 
@@ -314,3 +321,72 @@ async def test_while_the_provider_is_asked_the_next_look_waits_for_the_submits_o
     await dispatch(replace(world.use, provider=Scripted(submitting)), task_id)
 
     assert [look.run_at - world.clock() for look in looks if look.step == "reconcile"] == [timedelta(seconds=65)]
+
+
+async def test_a_task_whose_image_is_gone_from_the_store_fails_and_keeps_no_slot(world: World) -> None:
+    await world.use.db.write(lambda connection: put_account(connection, account=1))
+    task_id = await world.post(input_image=in_base64(picture()))
+    (image,) = [path for path in (world.use.scratch / "images").rglob("*") if path.is_file()]
+    image.unlink()
+    other = await world.post()
+    await world.work()
+    task = await world.task(task_id)
+
+    assert (task["status"], task["failure"]["code"], task["failure"]["money_spent"]) == ("failed", "asset_lost", "no")
+    assert "not in the store" in task["failure"]["detail"]
+    assert (await world.task(other))["status"] == "submitted"
+
+
+async def test_an_answer_that_comes_while_the_database_is_away_is_kept_once_it_is_back(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    """Without callbacks nobody else would ever tell."""
+    async with open_world(tmp_path, sqlite_url, public_url=None, hold_window=timedelta()) as world:
+        at_once = "PRAGMA busy_timeout=0"
+        await world.use.db.write(lambda connection: connection.exec_driver_sql(at_once).close())
+        assert world.use.provider is not None
+        ask = world.use.provider.submit
+        with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)) as somebody:
+
+            async def answered_meanwhile(order: Order) -> Answer:
+                answer = await ask(order)
+                somebody.execute("BEGIN IMMEDIATE")
+                asyncio.get_running_loop().call_later(0.2, somebody.execute, "ROLLBACK")
+                return answer
+
+            task_id = await world.post()
+            await dispatch(replace(world.use, provider=Scripted(answered_meanwhile)), task_id)
+        await world.go_on(10)
+
+        assert (await world.task(task_id))["status"] == "stored"
+        assert world.ledger()["accepted"] == 1
+
+
+async def test_on_postgresql_who_is_cancelled_while_the_provider_refuses_is_not_sent_again(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    blocked = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    async with asyncio.timeout(20), open_world(tmp_path, postgres_url) as world:
+
+        def refuse(connection: Connection) -> None:
+            given = answered(attempt.id, Witness.SUBMIT, Answer(Report(Said.DOWN), 503), None, world.clock())
+            settle(connection, [given], look_after=timedelta(minutes=1))
+            moves.drop_unwanted(connection, task_id, world.clock())
+            refused.set()
+            while not connection.execute(blocked).scalar_one():
+                await_only(asyncio.sleep(0.01))
+
+        task_id = await world.post()
+        world.twin.faults = Faults(lose_answer_before=1)
+        await world.work()
+        world.twin.faults = Faults()
+        attempt, refused = await attempt_of(world, task_id), asyncio.Event()
+        refusing = asyncio.create_task(world.use.db.write(refuse))
+        await refused.wait()
+        cancelled = await world.api.post(f"/v1/tasks/{task_id}/cancel")
+        await refusing
+        await world.go_on(60, 5)
+
+        assert cancelled.status_code == 200
+        assert (await world.task(task_id))["status"] == "cancelled"
+        assert world.ledger()["accepted"] == 0

@@ -6,12 +6,14 @@ PostgreSQL each is a transaction of its own on asyncpg. The functions cannot tel
 What comes in bursts is written by `write_each`: one unit for all that waits, with as many statements as for one.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from sqlalchemy import Connection, Dialect
 
+from app.errors import Unavailable
 from app.record.grouped import Work
 from app.record.sqlite import Sqlite
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Item = TypeVar("Item")
+_AGAIN_S = 0.5
 
 
 class Database(Protocol):
@@ -63,6 +66,15 @@ async def open_database(url: str) -> AsyncGenerator[Database]:
         yield engine
     finally:
         await engine.close()
+
+
+async def insist(database: Database, work: Callable[[Connection], T]) -> T:
+    """`write` what would be lost with this process: while the database is away, wait for it."""
+    while True:
+        try:
+            return await database.write(work)
+        except Unavailable:
+            await asyncio.sleep(_AGAIN_S)
 
 
 def _engine(url: str) -> "Sqlite | Postgres":
