@@ -116,7 +116,7 @@ def give_back_large_blocks() -> None:
 
 
 def server(app: object, host: str, port: int) -> uvicorn.Server:
-    """A uvicorn server without its own logs: its access line would show the tokens in callback addresses."""
+    """A uvicorn server without its own logs and without WebSockets: both write down addresses that hold tokens."""
     return Server(
         uvicorn.Config(
             app,  # type: ignore[arg-type]
@@ -125,6 +125,7 @@ def server(app: object, host: str, port: int) -> uvicorn.Server:
             access_log=False,
             log_config=None,
             http=Protocol,
+            ws="none",
             server_header=False,
             timeout_graceful_shutdown=_GRACE_S,
         )

@@ -2,14 +2,18 @@
 
 import asyncio
 import gc
+import logging
 from collections.abc import Generator
 from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4  # noqa: TID251 - names a throw-away database
 
+import httpx
 import pytest
+import uvicorn
+from starlette.responses import PlainTextResponse
 
-from app.cli.serving import prepare, settle_down
+from app.cli.serving import prepare, server, settle_down
 from app.errors import ConfigurationError
 from app.record import idempotency, keys
 from app.record.database import Database, open_database
@@ -19,6 +23,7 @@ from app.settings import Settings
 from app.web.access import digest_of
 from tests.postgres import Postgres
 from tests.rows import START
+from tests.sockets import listening
 from tests.world import ADMIN_KEY, RING_KEY
 
 
@@ -106,3 +111,28 @@ def test_what_a_start_has_made_is_not_looked_at_by_the_collector_again() -> None
         assert gc.get_freeze_count() > 0
     finally:
         gc.unfreeze()
+
+
+HANDSHAKE = {
+    "connection": "Upgrade",
+    "upgrade": "websocket",
+    "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "sec-websocket-version": "13",
+}
+
+
+async def test_a_websocket_handshake_is_a_request_like_any_other_and_its_address_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    bound, address = listening()
+    with bound:
+        running = uvicorn.Server(server(PlainTextResponse("here"), "127.0.0.1", 0).config)
+        serving = asyncio.create_task(running.serve([bound]))
+        async with httpx.AsyncClient(base_url=address, headers=HANDSHAKE) as client:
+            answer = await client.get("/callbacks/sub_1/TOKEN?sig=TOKEN")
+        running.should_exit = True
+        await serving
+
+    assert answer.text == "here"
+    assert "TOKEN" not in "".join(record.getMessage() for record in caplog.records if record.name != "httpx")
