@@ -38,6 +38,10 @@ def sized(called: Called) -> bytes:
     return b"Content-Length: %d" % len(called.body())
 
 
+def chunked(content: bytes) -> bytes:
+    return b"%x\r\n%s\r\n0\r\n\r\n" % (len(content), content)
+
+
 async def test_a_usual_callback_costs_no_cycle_of_the_application(
     called: Called, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,11 +68,10 @@ async def test_a_usual_callback_costs_no_cycle_of_the_application(
 
 async def test_however_a_callback_is_written_it_is_taken(called: Called, address: str) -> None:
     content, path = called.body(), called.path.encode()
-    chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(content), content)
     forms = {
         "usual": raw(called, sized(called)),
         "loud": raw(called, b"CONTENT-LENGTH: %d" % len(content), b"X-ODD: \xff"),
-        "chunked": raw(called, b"transfer-encoding: chunked", body=chunked),
+        "chunked": raw(called, b"transfer-encoding: chunked", body=chunked(content)),
         "with a question": raw(called, sized(called), first=b"POST %s?a=b HTTP/1.1" % path),
         "escaped": raw(called, sized(called), first=b"POST %s HTTP/1.1" % path.replace(b"sub_", b"sub%5f")),
         "HTTP/1.0": raw(called, sized(called), first=b"POST %s HTTP/1.0" % path),
@@ -94,6 +97,23 @@ async def ended(reader: asyncio.StreamReader) -> bool:
         return await asyncio.wait_for(reader.read(1), 0.02) == b""
     except TimeoutError:
         return False
+
+
+async def test_spaces_around_a_value_are_no_part_of_it(called: Called, address: str) -> None:
+    content, first = called.body(), b"POST %s HTTP/1.1" % called.path.encode()
+    name, value = called.signature(content)
+    signatures = [name + b":" + spaced for spaced in (value + b" ", b" \t" + value + b"\t \t")]
+    bodies = {sized(called) + b" ": content, b"transfer-encoding: chunked": chunked(content)}
+    wire = await connect(address)
+    statuses = []
+    for signature in signatures:
+        for length, body in bodies.items():
+            await wire.send(b"\r\n".join([first, signature, length, b"", body]))
+            statuses.append((await wire.answer()).status)
+    await wire.close()
+
+    assert statuses == [200] * 4
+    assert await called.verdicts() == [("signed", "moved", 4)]
 
 
 async def test_a_client_that_waits_to_be_told_to_go_on_is_told(called: Called, address: str) -> None:
