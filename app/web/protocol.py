@@ -4,6 +4,8 @@ An ASGI cycle (a scope, a task, two messages out) takes longer than to prove a c
 burst after an outage and the flood of a forger. Only what is usual goes the short way. All else goes through the
 application, whose route gives the same answers: bodies that are long or come in chunks, a request that comes before the
 last one is answered, a client that does not read its answers, and everything while tracing is on.
+
+An upgrade that a client offers, as many do to HTTP/2 by themselves, is passed over for every route.
 """
 
 import asyncio
@@ -12,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import httptools
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 _ADDRESS = re.compile(rb"/callbacks/([A-Za-z0-9_]{1,48})/([A-Za-z0-9_-]{1,64})")
 _NOBODY_WAITS = asyncio.Event()  # set whenever more of a body has come, for an application that waits for it
 _NOBODY_WAITS.set()
+_NO_HTTP = "Invalid HTTP request received."  # in uvicorn's words
 
 
 def resources_of(app: object) -> Resources | None:
@@ -46,11 +50,21 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._use = resources_of(self.config.app)  # which has started by now
 
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self._read(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # the latter is a CONNECT
+            self.logger.warning(_NO_HTTP)
+            self.send_400_response(_NO_HTTP)
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """Spaces after a value are no part of it (RFC 9110, 5.5); httptools takes away those before it only."""
         HttpToolsProtocol.on_header(self, name, value.rstrip(b" \t"))  # super() takes longer than all the rest
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # its head will be read again, without the offer
         address = _ADDRESS.fullmatch(self.url)
         if address is None or self._use is None or not self._is_usual():
             super().on_headers_complete()
@@ -60,6 +74,8 @@ class Protocol(HttpToolsProtocol):
         self.cycle.open()
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         cycle = self.cycle
         super().on_message_complete()
         if isinstance(cycle, Exchange):
@@ -72,12 +88,32 @@ class Protocol(HttpToolsProtocol):
             cycle.lose()
             self.cycle = None  # the two hold each other, and a collection of garbage stops everybody
 
+    def _read(self, data: bytes | memoryview) -> None:
+        """Read requests, those that offer an upgrade as if they did not (RFC 9110, 7.8).
+
+        httptools ends such a request with its head, and would run what follows, its body, as the next one.
+        """
+        while True:
+            try:
+                return self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as stop:
+                data = memoryview(data)[stop.args[0] :]
+                self._read_head_again()
+
+    def _read_head_again(self) -> None:
+        head = [b"%s: %s\r\n" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        version = self.parser.get_http_version().encode()
+        first = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, version)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        self.parser.feed_data(b"".join((first, *head, b"\r\n")))
+
     def _is_usual(self) -> bool:
         length = callbacks.announced(self.headers)
         return (
             self.parser.get_method() == b"POST"
             and (self.cycle is None or self.cycle.response_complete)
-            and not (self.expect_100_continue or self.parser.should_upgrade() or self.flow.write_paused)
+            and not (self.expect_100_continue or self.flow.write_paused)
             and length is not None
             and length <= HIGH_WATER_LIMIT  # up to there uvicorn reads on by itself
             and not tracing.is_on()

@@ -19,6 +19,8 @@ from tests.web.test_sockets import connect
 from tests.world import World
 
 WRONG = (b"x-bfl-signature", b"sha256=" + b"0" * 64)
+OFFER = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk")  # Java's, and curl's
+HANDSHAKE = (b"upgrade: websocket", b"connection: keep-alive, upgrade", b"sec-websocket-version: 13")
 
 
 @pytest.fixture
@@ -76,19 +78,24 @@ async def test_however_a_callback_is_written_it_is_taken(called: Called, address
         "escaped": raw(called, sized(called), first=b"POST %s HTTP/1.1" % path.replace(b"sub_", b"sub%5f")),
         "HTTP/1.0": raw(called, sized(called), first=b"POST %s HTTP/1.0" % path),
         "closing": raw(called, sized(called), b"Connection: close"),
+        "offering HTTP/2": raw(called, *OFFER, sized(called)),
+        "offering HTTP/2, in chunks": raw(called, b"transfer-encoding: chunked", *OFFER, body=chunked(content)),
+        "offering HTTP/2, by HTTP/1.0": raw(called, *OFFER, sized(called), first=b"POST %s HTTP/1.0" % path),
+        "offering a WebSocket": raw(called, sized(called), *HANDSHAKE),
         "with many headers": raw(called, sized(called), *[b"x-%d: y" % number for number in range(200)]),
     }
     for name, form in forms.items():
-        for pieces in ([form], [form[:30], form[30:]], [bytes([byte]) for byte in form]):
+        head, end, body = form.partition(b"\r\n\r\n")
+        for pieces in ([form], [form[:30], form[30:]], [head + end, body], [bytes([byte]) for byte in form]):
             wire = await connect(address)
             await wire.send(*pieces)
             answer = await wire.answer()
-            is_closed = name in {"HTTP/1.0", "closing"}
+            is_closed = "HTTP/1.0" in name or name == "closing"
             assert (answer.status, answer.body) == (200, b'{"status":"success"}'), name
             assert ("connection" in answer.headers, await ended(wire.reader)) == (is_closed, is_closed), name
             await wire.close()
 
-    assert await called.verdicts() == [("signed", "moved", 3 * len(forms))]
+    assert await called.verdicts() == [("signed", "moved", 4 * len(forms))]
 
 
 async def ended(reader: asyncio.StreamReader) -> bool:
@@ -116,9 +123,12 @@ async def test_spaces_around_a_value_are_no_part_of_it(called: Called, address: 
     assert await called.verdicts() == [("signed", "moved", 4)]
 
 
-async def test_a_client_that_waits_to_be_told_to_go_on_is_told(called: Called, address: str) -> None:
+@pytest.mark.parametrize("offer", [(), OFFER], ids=["as usual", "offering HTTP/2"])
+async def test_a_client_that_waits_to_be_told_to_go_on_is_told_once(
+    called: Called, address: str, offer: tuple[bytes, ...]
+) -> None:
     wire = await connect(address)
-    await wire.send(raw(called, sized(called), b"Expect: 100-continue", body=b""))
+    await wire.send(raw(called, sized(called), b"Expect: 100-continue", *offer, body=b""))
     assert await asyncio.wait_for(wire.reader.readuntil(b"\r\n\r\n"), 5) == b"HTTP/1.1 100 Continue\r\n\r\n"
     await wire.send(called.body())
 
@@ -151,6 +161,43 @@ async def test_requests_that_come_together_are_answered_in_their_order(called: C
 
     assert [answer.status for answer in answers] == [200, 401, 200, 200, 200, 401, 200]
     assert (b"success" in answers[0].body, answers[1].headers["content-type"]) == (True, "application/json")
+
+
+async def test_requests_that_offer_an_upgrade_are_answered_in_their_order_too(called: Called, address: str) -> None:
+    usual, offering = raw(called, sized(called)), raw(called, sized(called), *OFFER)
+    in_chunks = raw(called, *HANDSHAKE, b"transfer-encoding: chunked", body=chunked(called.body()))
+    nothing = b"\r\n".join([b"GET /nothing HTTP/1.1", *OFFER, b"", b""])
+    wire = await connect(address)
+    await wire.send(usual + offering + nothing + in_chunks + usual + nothing + offering[:-5])
+    await wire.send(offering[-5:] + usual)
+    answers = [await wire.answer() for _ in range(8)]
+    await wire.close()
+
+    assert [answer.status for answer in answers] == [200, 200, 404, 200, 200, 404, 200, 200]
+    assert await called.verdicts() == [("signed", "moved", 6)]
+
+
+@pytest.mark.parametrize("path", ["{path}", "{path}x", "/healthz"], ids=["unproven", "wrong address", "another route"])
+@pytest.mark.parametrize("offer", [OFFER, HANDSHAKE], ids=["HTTP/2", "WebSocket"])
+async def test_the_body_of_a_request_that_offers_an_upgrade_is_not_run_as_a_request(
+    called: Called, address: str, path: str, offer: tuple[bytes, ...]
+) -> None:
+    inner = raw(called, sized(called))
+    first = b"POST %s HTTP/1.1" % path.format(path=called.path).encode()
+    head = b"\r\n".join([first, *offer, b"content-length: %d" % len(inner), b"", b""])
+    wire = await connect(address)
+    with capture_logs() as written:
+        await wire.send(head + inner)
+        answers = [await wire.answer()]
+        await wire.send(head)
+        await asyncio.sleep(0.02)  # so that the body comes by itself
+        await wire.send(inner, b"GET /nothing HTTP/1.1\r\n\r\n")
+        answers += [await wire.answer(), await wire.answer()]
+    await wire.close()
+
+    assert [answer.status for answer in answers] == [answers[0].status] * 2 + [404]
+    assert len(requests(written)) == 3
+    assert await called.status() == "submitted"
 
 
 async def test_a_wrong_address_is_answered_before_its_body_comes(called: Called, address: str) -> None:

@@ -139,6 +139,8 @@ NO_HTTP = [
     b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\n",
     b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
     b"BREW / HTTP/1.1\r\nhost: x\r\n\r\n",
+    b"CONNECT gateway:443 HTTP/1.1\r\nhost: gateway:443\r\n\r\nGET /healthz HTTP/1.1\r\n\r\n",
+    b"CONNECT http://gateway/healthz HTTP/1.1\r\nhost: gateway\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n",
 ]
 
 
