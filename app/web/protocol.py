@@ -65,6 +65,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             return  # its head will be read again, without the offer
+        self._unset_keepalive_if_required()  # armed where the request before it was answered as it was read
         address = _ADDRESS.fullmatch(self.url)
         if address is None or self._use is None or not self._is_usual():
             super().on_headers_complete()

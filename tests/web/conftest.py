@@ -14,10 +14,11 @@ from tests.world import World
 
 
 @pytest.fixture
-async def address(world: World) -> AsyncGenerator[str]:
-    """Where the world's service listens, as in http://127.0.0.1:PORT."""
+async def address(request: pytest.FixtureRequest, world: World) -> AsyncGenerator[str]:
+    """Where the world's service listens, as in http://127.0.0.1:PORT; a parameter has more options for uvicorn."""
     app = create_app(nullcontext(world.use), with_worker=False)
-    server = uvicorn.Server(uvicorn.Config(app, http=Protocol, log_config=None, lifespan="on"))
+    options = getattr(request, "param", {})
+    server = uvicorn.Server(uvicorn.Config(app, http=Protocol, log_config=None, lifespan="on", **options))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         serving = asyncio.create_task(server.serve([listening]))
         try:

@@ -16,7 +16,7 @@ from tests.sockets import until
 from tests.web.test_callbacks import Called, submitted
 from tests.web.test_request_log import requests
 from tests.web.test_sockets import connect
-from tests.world import World
+from tests.world import ADMIN_KEY, World
 
 WRONG = (b"x-bfl-signature", b"sha256=" + b"0" * 64)
 OFFER = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk")  # Java's, and curl's
@@ -209,6 +209,23 @@ async def test_a_wrong_address_is_answered_before_its_body_comes(called: Called,
     await wire.close()
 
     assert (early.status, late.status) == (404, 200)
+
+
+@pytest.mark.parametrize("address", [{"timeout_keep_alive": 0}], indirect=True)
+@pytest.mark.parametrize("second", ["callback", "page"])
+async def test_a_connection_is_not_idle_while_the_request_behind_a_refused_one_waits_for_its_answer(
+    called: Called, address: str, second: str
+) -> None:
+    unknown = b"POST %sx HTTP/1.1\r\ncontent-length: 0\r\n\r\n" % called.path.encode()
+    page = b"GET /v1/tasks HTTP/1.1\r\nx-key: %s\r\n\r\n" % ADMIN_KEY.encode()
+    behind = {"callback": raw(called, sized(called)), "page": page}
+    wire = await connect(address)
+    await wire.send(unknown + behind[second])
+    answers = [await wire.answer(), await wire.answer()]
+
+    assert [answer.status for answer in answers] == [404, 200]
+    assert await asyncio.wait_for(wire.reader.read(), 5) == b""  # idle now
+    await wire.close()
 
 
 async def test_half_a_callback_leaves_a_line_and_nothing_else(called: Called, address: str) -> None:
