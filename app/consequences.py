@@ -61,13 +61,18 @@ def told(attempt: Attempt, each: Evidence) -> dict[str, Any]:
     return given(values)
 
 
+def link_dies_at(each: Evidence) -> datetime:
+    """When the link in a result dies: what it says itself, else the contract's ten minutes."""
+    return each.report.sample_expires_at or each.received_at + LINK_LIFE
+
+
 def moved(attempt: Attempt, each: Evidence, decision: Decision) -> dict[str, Any]:
     """What the decision changes about the task."""
     report, now = each.report, each.received_at
     change: dict[str, Any] = {}
     if report.said is Said.READY and decision.effect in _NEW:
         # Always both: a fresh link that does not say when it dies must not inherit the old one's end.
-        change |= {"sample_url": report.sample_url, "sample_expires_at": report.sample_expires_at or now + LINK_LIFE}
+        change |= {"sample_url": report.sample_url, "sample_expires_at": link_dies_at(each)}
         change["seed"] = None if report.seed is None else str(report.seed)
     if decision.to is not None:
         change["status"] = decision.to

@@ -14,7 +14,7 @@ from typing import Any
 from app import ids, jobs
 from app.admit import admit, pause, resume
 from app.announce import Announcement, announce
-from app.consequences import Evidence, moved, next_jobs, told
+from app.consequences import Evidence, link_dies_at, moved, next_jobs, told
 from app.jobs import Step
 from app.provider import Answer
 from app.record import Connection, accounts, evidence, learning, submissions
@@ -62,7 +62,9 @@ def settle(connection: Connection, group: Sequence[Evidence], *, look_after: tim
     if not group:
         return []
     about = Counter(each.submission_id for each in group)
-    ledger = _Ledger(submissions.lock_attempts(connection, about.keys()), about, look_after)
+    attempts = submissions.lock_attempts(connection, about.keys())
+    links = {_key_of(each) for each in group if _may_bring_a_link(attempts.get(each.submission_id), each)}
+    ledger = _Ledger(attempts, about, look_after, evidence.known(connection, links))
     effects = [ledger.take(each) for each in group]
     ledger.write(connection)
     return effects
@@ -77,9 +79,16 @@ def hint(connection: Connection, submission_ids: Collection[str], now: datetime)
 class _Ledger:
     """What a group changes, put together in memory before it is written at once."""
 
-    def __init__(self, attempts: dict[str, Attempt], about: Mapping[str, int], look_after: timedelta) -> None:
+    def __init__(
+        self,
+        attempts: dict[str, Attempt],
+        about: Mapping[str, int],
+        look_after: timedelta,
+        copies: Collection[tuple[str, ...]],
+    ) -> None:
         self._attempts = attempts
         self._look_after = look_after
+        self._copies = copies  # of callbacks kept before that look as if they brought a better link
         self._holders = {attempt.task_id for attempt in attempts.values() if attempt.has_slot}
         self._of_task: dict[str, list[str]] = defaultdict(list)  # one entry for each piece
         for attempt in attempts.values():
@@ -97,8 +106,11 @@ class _Ledger:
         if attempt is None:
             return None
         self._now = each.received_at
+        key = _key_of(each)
         decision = _judge(attempt, each)
-        self._keep(each, decision.effect)
+        if _brings_a_link(each, decision) and (key in self._copies or key in self._kept):
+            decision = Decision(Effect.CONFIRMED)
+        self._keep(key, each, decision.effect)
         if each.proven and decision.effect not in _NOT_LEARNED:
             self._learn(attempt, each, decision)
         if each.witness is Witness.SUBMIT:
@@ -136,9 +148,7 @@ class _Ledger:
             for account_id in sorted(accounts.release(connection, task_ids)):
                 admit(connection, account_id, now)
 
-    def _keep(self, each: Evidence, effect: Effect) -> None:
-        digest = hashlib.sha256(each.body).hexdigest()
-        key = (each.submission_id, each.witness, each.verdict, digest)
+    def _keep(self, key: tuple[str, ...], each: Evidence, effect: Effect) -> None:
         known = self._kept.get(key)
         if known is not None:
             self._kept[key] = known._replace(copies=known.copies + 1, last_received_at=each.received_at)
@@ -148,7 +158,7 @@ class _Ledger:
             submission_id=each.submission_id,
             witness=str(each.witness),
             verdict=str(each.verdict),
-            digest=digest,
+            digest=key[-1],
             said=str(each.report.said),
             effect=str(effect),
             detail=each.report.detail,
@@ -181,7 +191,7 @@ class _Ledger:
         if len(pieces) == 1:
             return  # nothing else in this group is about the task
         learned = {name: news[name] for name in news if name in _STANDING}
-        moved_to = {name: change[name] for name in ("status", "sample_url") if change.get(name)}
+        moved_to = {name: change[name] for name in ("status", "sample_url", "sample_expires_at") if change.get(name)}
         for each_id in set(pieces):
             each = self._attempts[each_id]
             now = moved_to | (learned if each_id == attempt.submission_id else {})
@@ -191,7 +201,28 @@ class _Ledger:
 def _judge(attempt: Attempt, each: Evidence) -> Decision:
     if each.verdict is Verdict.FORGED:
         return Decision(Effect.REJECTED)
-    return decide(attempt.standing, each.report, each.witness, proven=each.proven)
+    report = each.report
+    if report.said is Said.READY and report.sample_expires_at is None:
+        report = report._replace(sample_expires_at=link_dies_at(each))
+    return decide(attempt.standing, report, each.witness, each.received_at, proven=each.proven)
+
+
+def _may_bring_a_link(attempt: Attempt | None, each: Evidence) -> bool:
+    """Whether this looks like a better link for a task that has one; usually the first look says no."""
+    if attempt is None or attempt.standing.status is not Status.READY:
+        return False
+    return _brings_a_link(each, _judge(attempt, each))
+
+
+def _brings_a_link(each: Evidence, decision: Decision) -> bool:
+    """Whether a callback gives a ready task another link: a copy must not, for it looks as fresh as it is late."""
+    adopted = decision.effect is Effect.ADOPTED
+    return adopted and each.witness is Witness.CALLBACK and each.report.said is Said.READY
+
+
+def _key_of(each: Evidence) -> tuple[str, ...]:
+    """What a copy has in common with its original."""
+    return each.submission_id, each.witness, each.verdict, hashlib.sha256(each.body).hexdigest()
 
 
 def _heed(connection: Connection, attempt: Attempt, each: Evidence) -> None:

@@ -133,6 +133,7 @@ class Standing(NamedTuple):
     outcome: Outcome
     provider_id: str | None = None
     sample_url: str | None = None
+    sample_expires_at: datetime | None = None
     cost: float | None = None
     tries: int = 0  # attempts used up so far
 
@@ -148,8 +149,11 @@ _REFUSALS = frozenset({Said.REFUSED, Said.BUSY, Said.UNPAID, Said.DOWN})
 _MAY_HAVE_BEEN_TAKEN = frozenset({Outcome.ACCEPTED, Outcome.UNKNOWN})
 
 
-def decide(standing: Standing, report: Report, witness: Witness, *, proven: bool) -> Decision:
-    """What this report moves. Terminal states are final; what cannot be applied is named, never applied."""
+def decide(standing: Standing, report: Report, witness: Witness, now: datetime, *, proven: bool) -> Decision:
+    """What this report moves. Terminal states are final; what cannot be applied is named, never applied.
+
+    `now` is when it came. A link in it says when it dies, or is taken to die at once.
+    """
     if standing.status.final:
         return Decision(Effect.LATE)
     if not standing.current:
@@ -160,6 +164,8 @@ def decide(standing: Standing, report: Report, witness: Witness, *, proven: bool
         return Decision(Effect.SUPERSEDED)
     if _contradicts(standing, report, witness):
         return Decision(Effect.CONTRADICTED)
+    if report.said is Said.READY and standing.status is Status.READY:
+        return Decision(_adopted(_is_better_link(standing, report, witness, now)))
     return _apply(standing, report)
 
 
@@ -195,8 +201,6 @@ def _contradicts(standing: Standing, report: Report, witness: Witness) -> bool:
 
 def _apply(standing: Standing, report: Report) -> Decision:
     match report.said:
-        case Said.READY if standing.status is Status.READY:
-            return Decision(_adopted(report.sample_url != standing.sample_url))
         case Said.READY:
             return Decision(Effect.MOVED, Status.READY)
         case Said.PENDING if standing.status in {Status.QUEUED, Status.SUBMITTING}:
@@ -212,6 +216,21 @@ def _apply(standing: Standing, report: Report) -> Decision:
             return Decision(Effect.MOVED, Status.FAILED if used_up else Status.QUEUED)
         case _:
             return Decision(Effect.HELD)
+
+
+def _is_better_link(standing: Standing, report: Report, witness: Witness, now: datetime) -> bool:
+    """Whether this result brings a link that is worth more than the one that is known.
+
+    A callback may be an old one, held up on its way or sent again by whoever saw it: its link has to outlive the known
+    one. The answer to a poll is of this moment: its link need only live, since the known one may promise too much.
+    """
+    if report.sample_url == standing.sample_url:
+        return False
+    to_outlive = standing.sample_expires_at
+    if to_outlive is not None and witness is Witness.POLL:
+        to_outlive = min(to_outlive, now)
+    dies_at = report.sample_expires_at or now
+    return to_outlive is None or dies_at > to_outlive
 
 
 def _adopted(something_new: bool) -> Effect:

@@ -128,8 +128,8 @@ async def test_a_group_settles_each_task_as_if_it_came_alone(database: Database)
     assert (doubled.copies, doubled.effect) == (2, Effect.MOVED)
 
 
-async def statements(database: Database, work: Callable[[Connection], object]) -> int:
-    """How many statements a unit takes."""
+async def statements(database: Database, work: Callable[[Connection], object]) -> list[str]:
+    """The statements that a unit takes."""
     seen: list[str] = []
 
     def count(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -141,7 +141,11 @@ async def statements(database: Database, work: Callable[[Connection], object]) -
         event.remove(connection, "before_cursor_execute", count)
 
     await database.write(unit)
-    return len(seen)
+    return seen
+
+
+def settling(group: Sequence[Evidence]) -> Callable[[Connection], object]:
+    return lambda connection: settle(connection, group, look_after=LOOK_AFTER)
 
 
 async def test_a_group_takes_the_same_number_of_statements_whatever_its_size(database: Database) -> None:
@@ -158,9 +162,7 @@ async def test_a_group_takes_the_same_number_of_statements_whatever_its_size(dat
     counts = []
     for size in sizes:
         group = [told(READY, f"{size}_{number}") for number in range(size)]
-        counts.append(
-            await statements(database, lambda connection, group=group: settle(connection, group, look_after=LOOK_AFTER))  # type: ignore[misc]
-        )
+        counts.append(len(await statements(database, settling(group))))
 
     assert len(set(counts)) == 1
     assert counts[0] <= (14 if database.dialect.name == "postgresql" else 13)  # a job is left and then scheduled
@@ -227,6 +229,81 @@ async def test_a_result_is_learned_with_its_link_and_seed(database: Database) ->
 
     assert (task.status, task.sample_url, task.sample_expires_at) == (Status.READY, READY.sample_url, EXPIRES)
     assert task.seed == 7
+
+
+def result(number: int, dies_after: float | None = None) -> Report:
+    """A result by the link of this number, which dies so many minutes after the start, or does not say when."""
+    dies_at = None if dies_after is None else START + timedelta(minutes=dies_after)
+    return Report(Said.READY, "p1", sample_url=f"https://bfl.ai/{number}", sample_expires_at=dies_at)
+
+
+def polled(report: Report, **changes: Any) -> Evidence:
+    return told(report, witness=Witness.POLL, verdict=Verdict.FETCHED, **changes)
+
+
+@pytest.mark.parametrize("dies_after", [10, None])
+async def test_an_old_callback_does_not_put_its_link_in_the_place_of_a_fresh_one(
+    database: Database, dies_after: float | None
+) -> None:
+    await database.write(ask)
+    first, fresh = told(result(1, dies_after)), polled(result(2, 20), seconds=540)
+    again = told(result(1, dies_after), seconds=700)
+    effects = [await settled(database, [each]) for each in (first, fresh, again)]
+    task, left = await database.read(lambda connection: (task_of(connection), waiting(connection)))
+    kept = await database.read(lambda connection: evidence.of_task(connection, "task_1"))
+
+    assert effects == [[Effect.MOVED], [Effect.ADOPTED], [Effect.CONFIRMED]]
+    assert (task.sample_url, task.sample_expires_at) == ("https://bfl.ai/2", START + timedelta(minutes=20))
+    assert left == [("task_1", "collect", START + timedelta(seconds=1))]
+    assert [each.copies for each in kept] == [2, 1]
+
+
+async def test_a_callback_that_was_held_up_does_not_take_the_place_of_a_fresh_link(database: Database) -> None:
+    await database.write(ask)
+    await settled(database, [polled(result(2, 20))])
+    (effect,) = await settled(database, [told(result(1, 10), seconds=30)])
+
+    assert effect is Effect.CONFIRMED
+    assert (await database.read(task_of)).sample_url == "https://bfl.ai/2"
+
+
+async def test_old_callbacks_in_the_group_of_a_fresh_link_leave_it_in_its_place(database: Database) -> None:
+    await database.write(ask)
+    first, second = told(result(1)), told(result(2), seconds=2)
+    effects = await settled(database, [first, second, first._replace(received_at=START + timedelta(seconds=3))])
+
+    assert effects == [Effect.MOVED, Effect.ADOPTED, Effect.CONFIRMED]
+    assert (await database.read(task_of)).sample_url == "https://bfl.ai/2"
+
+
+@pytest.mark.parametrize(
+    ("witness", "dies_after"), [("poll", 19), ("poll", None), ("callback", 21), ("callback", None)]
+)
+async def test_a_fresh_link_of_the_same_task_takes_the_place_of_the_old_one(
+    database: Database, witness: str, dies_after: float | None
+) -> None:
+    await database.write(ask)
+    await settled(database, [told(result(1, 20))])
+    fresh = result(2, dies_after)
+    (effect,) = await settled(database, [(polled if witness == "poll" else told)(fresh, seconds=900)])
+    task = await database.read(task_of)
+
+    assert effect is Effect.ADOPTED
+    assert (task.sample_url, task.sample_expires_at) == (
+        "https://bfl.ai/2",
+        START + (timedelta(minutes=25) if dies_after is None else timedelta(minutes=dies_after)),
+    )
+
+
+async def test_only_a_callback_with_a_better_link_is_looked_for_among_those_kept(database: Database) -> None:
+    await database.write(ask)
+    await settled(database, [told(READY)])
+
+    async def looks(group: Sequence[Evidence]) -> int:
+        return sum("evidence.digest = " in each for each in await statements(database, settling(group)))
+
+    assert await looks([told(READY), told(result(2, 5)), polled(result(3, 20))]) == 0
+    assert await looks([told(result(number, 20 + number)) for number in range(9)]) == 1
 
 
 @pytest.mark.parametrize("status", [Status.STORED, Status.FAILED, Status.CANCELLED])

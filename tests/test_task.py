@@ -1,3 +1,4 @@
+from datetime import UTC, datetime, timedelta
 from itertools import product
 
 import pytest
@@ -22,6 +23,7 @@ from app.task import (
     sources,
 )
 
+NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 FINAL = {Status.STORED, Status.FAILED, Status.CANCELLED}
 OPEN = set(Status) - FINAL
 # The picture in the design, pair by pair, written down a second time on purpose.
@@ -43,6 +45,7 @@ ALLOWED = {
 
 ids = st.sampled_from([None, "id-1", "id-2"])
 links = st.sampled_from([None, "https://a.bfl.ai/1", "https://a.bfl.ai/2"])
+ends = st.sampled_from([None, NOW - timedelta(minutes=1), NOW + timedelta(minutes=1), NOW + timedelta(minutes=10)])
 standings = st.builds(
     Standing,
     status=st.sampled_from(Status),
@@ -50,6 +53,7 @@ standings = st.builds(
     outcome=st.sampled_from(Outcome),
     provider_id=ids,
     sample_url=links,
+    sample_expires_at=ends,
     cost=st.sampled_from([None, 4.0]),
     tries=st.integers(min_value=0, max_value=MAX_TRIES + 1),
 )
@@ -61,6 +65,7 @@ reports = st.builds(
     said=st.sampled_from(Said),
     provider_id=ids,
     sample_url=links,
+    sample_expires_at=ends,
     cost=st.sampled_from([None, 4.0]),
     failure=st.sampled_from([None, *Failure]),
 )
@@ -114,7 +119,7 @@ def test_every_state_is_reached_from_queued() -> None:
 def test_what_the_last_attempt_said_again_does_not_undo_a_resubmit(
     outcome: Outcome, said: Said, decision: Decision
 ) -> None:
-    assert decide(standing(Status.QUEUED, outcome), Report(said), Witness.CALLBACK, proven=True) == decision
+    assert decide(standing(Status.QUEUED, outcome), Report(said), Witness.CALLBACK, NOW, proven=True) == decision
 
 
 PENDING_TO = {Status.QUEUED: Status.SUBMITTED, Status.SUBMITTING: Status.SUBMITTED}
@@ -139,7 +144,9 @@ TARGETS: dict[Said, dict[Status, Status]] = {
 def test_a_proven_report_about_the_current_attempt_moves_where_the_table_says(status: Status, said: Said) -> None:
     outcomes = {Status.READY: Outcome.ACCEPTED, Status.QUEUED: Outcome.REFUSED}
 
-    decision = decide(standing(status, outcomes.get(status, Outcome.UNKNOWN)), Report(said), Witness.POLL, proven=True)
+    decision = decide(
+        standing(status, outcomes.get(status, Outcome.UNKNOWN)), Report(said), Witness.POLL, NOW, proven=True
+    )
 
     assert decision.to == TARGETS.get(said, {}).get(status)
 
@@ -152,7 +159,7 @@ def test_a_proven_report_about_the_current_attempt_moves_where_the_table_says(st
 def test_whatever_is_said_of_a_final_task_is_late(status: Status, said: Said, *, current: bool, proven: bool) -> None:
     about = standing(status)._replace(current=current)
 
-    assert decide(about, Report(said), Witness.CALLBACK, proven=proven) == Decision(Effect.LATE)
+    assert decide(about, Report(said), Witness.CALLBACK, NOW, proven=proven) == Decision(Effect.LATE)
 
 
 @pytest.mark.parametrize(
@@ -163,37 +170,37 @@ def test_whatever_is_said_of_a_final_task_is_late(status: Status, said: Said, *,
 def test_whatever_is_said_of_an_earlier_attempt_is_superseded(status: Status, said: Said, *, proven: bool) -> None:
     about = standing(status)._replace(current=False)
 
-    assert decide(about, Report(said), Witness.CALLBACK, proven=proven) == Decision(Effect.SUPERSEDED)
+    assert decide(about, Report(said), Witness.CALLBACK, NOW, proven=proven) == Decision(Effect.SUPERSEDED)
 
 
 @pytest.mark.parametrize(
     ("status", "said"), list(product(sorted(OPEN), Said)), ids=lambda value: str(getattr(value, "value", value))
 )
 def test_an_unproven_report_is_a_hint_and_moves_nothing(status: Status, said: Said) -> None:
-    assert decide(standing(status), Report(said), Witness.CALLBACK, proven=False) == Decision(Effect.HINTED)
+    assert decide(standing(status), Report(said), Witness.CALLBACK, NOW, proven=False) == Decision(Effect.HINTED)
 
 
 def test_a_proven_report_in_unknown_words_is_a_hint() -> None:
     report = Report(Said.UNCLEAR, provider_id="id-1")
 
-    assert decide(standing(Status.SUBMITTED), report, Witness.CALLBACK, proven=True) == Decision(Effect.HINTED)
+    assert decide(standing(Status.SUBMITTED), report, Witness.CALLBACK, NOW, proven=True) == Decision(Effect.HINTED)
 
 
 @pytest.mark.parametrize("status", [Status.QUEUED, Status.SUBMITTING], ids=["after a refusal", "after a lost answer"])
 def test_a_signed_callback_proves_that_an_attempt_was_accepted_after_all(status: Status) -> None:
     report = Report(Said.READY, provider_id="id-1", sample_url="https://a.bfl.ai/1")
 
-    assert decide(standing(status), report, Witness.CALLBACK, proven=True) == Decision(Effect.MOVED, Status.READY)
+    assert decide(standing(status), report, Witness.CALLBACK, NOW, proven=True) == Decision(Effect.MOVED, Status.READY)
 
 
 def test_a_lost_answer_holds_the_task_and_sends_nothing_again() -> None:
-    decision = decide(standing(Status.SUBMITTING), Report(Said.LOST), Witness.SUBMIT, proven=True)
+    decision = decide(standing(Status.SUBMITTING), Report(Said.LOST), Witness.SUBMIT, NOW, proven=True)
 
     assert decision == Decision(Effect.HELD)
 
 
 def test_an_unknown_id_holds_the_task_because_another_region_may_know_it() -> None:
-    decision = decide(standing(Status.SUBMITTED), Report(Said.NOT_FOUND), Witness.POLL, proven=True)
+    decision = decide(standing(Status.SUBMITTED), Report(Said.NOT_FOUND), Witness.POLL, NOW, proven=True)
 
     assert decision == Decision(Effect.HELD)
 
@@ -204,13 +211,13 @@ def test_an_unknown_id_holds_the_task_because_another_region_may_know_it() -> No
 def test_an_outage_is_waited_out_until_the_tries_are_used_up(tries: int, to: Status) -> None:
     about = standing(Status.SUBMITTING, tries=tries)
 
-    assert decide(about, Report(Said.DOWN), Witness.SUBMIT, proven=True) == Decision(Effect.MOVED, to)
+    assert decide(about, Report(Said.DOWN), Witness.SUBMIT, NOW, proven=True) == Decision(Effect.MOVED, to)
 
 
 def test_full_slots_never_use_up_the_tries() -> None:
     about = standing(Status.SUBMITTING, tries=MAX_TRIES)
 
-    assert decide(about, Report(Said.BUSY), Witness.SUBMIT, proven=True) == Decision(Effect.MOVED, Status.QUEUED)
+    assert decide(about, Report(Said.BUSY), Witness.SUBMIT, NOW, proven=True) == Decision(Effect.MOVED, Status.QUEUED)
 
 
 @pytest.mark.parametrize("said", [Said.REFUSED, Said.BUSY, Said.DOWN])
@@ -218,19 +225,19 @@ def test_full_slots_never_use_up_the_tries() -> None:
 def test_a_refusal_contradicts_a_proven_acceptance(status: Status, said: Said) -> None:
     about = standing(status, Outcome.ACCEPTED)
 
-    assert decide(about, Report(said), Witness.SUBMIT, proven=True) == Decision(Effect.CONTRADICTED)
+    assert decide(about, Report(said), Witness.SUBMIT, NOW, proven=True) == Decision(Effect.CONTRADICTED)
 
 
 def test_a_failure_contradicts_a_known_result() -> None:
     about = standing(Status.READY, Outcome.ACCEPTED)
 
-    assert decide(about, Report(Said.FAILED), Witness.CALLBACK, proven=True) == Decision(Effect.CONTRADICTED)
+    assert decide(about, Report(Said.FAILED), Witness.CALLBACK, NOW, proven=True) == Decision(Effect.CONTRADICTED)
 
 
 def test_a_callback_about_another_id_contradicts() -> None:
     about = standing(Status.SUBMITTED, Outcome.ACCEPTED, provider_id="id-1")
 
-    decision = decide(about, Report(Said.READY, provider_id="id-2"), Witness.CALLBACK, proven=True)
+    decision = decide(about, Report(Said.READY, provider_id="id-2"), Witness.CALLBACK, NOW, proven=True)
 
     assert decision == Decision(Effect.CONTRADICTED)
 
@@ -238,7 +245,7 @@ def test_a_callback_about_another_id_contradicts() -> None:
 def test_the_answer_to_a_poll_counts_whatever_id_it_repeats_for_we_asked_by_ours() -> None:
     about = standing(Status.SUBMITTED, Outcome.ACCEPTED, provider_id="id-1")
 
-    decision = decide(about, Report(Said.READY, provider_id="id-of-the-supplier"), Witness.POLL, proven=True)
+    decision = decide(about, Report(Said.READY, provider_id="id-of-the-supplier"), Witness.POLL, NOW, proven=True)
 
     assert decision == Decision(Effect.MOVED, Status.READY)
 
@@ -246,7 +253,7 @@ def test_the_answer_to_a_poll_counts_whatever_id_it_repeats_for_we_asked_by_ours
 def test_the_answer_to_our_submit_names_the_id_even_after_a_callback_named_another() -> None:
     about = standing(Status.SUBMITTED, Outcome.ACCEPTED, provider_id="id-of-the-supplier")
 
-    decision = decide(about, Report(Said.PENDING, provider_id="id-1"), Witness.SUBMIT, proven=True)
+    decision = decide(about, Report(Said.PENDING, provider_id="id-1"), Witness.SUBMIT, NOW, proven=True)
 
     assert decision == Decision(Effect.ADOPTED)
 
@@ -259,7 +266,32 @@ def test_the_answer_to_our_submit_names_the_id_even_after_a_callback_named_anoth
 def test_a_second_ready_adds_only_a_fresh_link(sample: str, effect: Effect) -> None:
     about = standing(Status.READY, Outcome.ACCEPTED, sample_url="https://a.bfl.ai/1")
 
-    assert decide(about, Report(Said.READY, sample_url=sample), Witness.POLL, proven=True) == Decision(effect)
+    assert decide(about, Report(Said.READY, sample_url=sample), Witness.POLL, NOW, proven=True) == Decision(effect)
+
+
+# When a link dies, in minutes from now.
+@pytest.mark.parametrize(
+    ("witness", "known", "told", "effect"),
+    [
+        (Witness.CALLBACK, 5, 6, Effect.ADOPTED),
+        (Witness.CALLBACK, -2, -1, Effect.ADOPTED),
+        (Witness.CALLBACK, 5, 5, Effect.CONFIRMED),
+        (Witness.CALLBACK, 5, 4, Effect.CONFIRMED),
+        (Witness.CALLBACK, 5, -1, Effect.CONFIRMED),
+        (Witness.POLL, 5, 6, Effect.ADOPTED),
+        (Witness.POLL, 5, 4, Effect.ADOPTED),
+        (Witness.POLL, 5, -1, Effect.CONFIRMED),
+        (Witness.POLL, -2, -1, Effect.ADOPTED),
+    ],
+)
+def test_another_link_of_a_callback_has_to_outlive_the_known_one_and_that_of_a_poll_to_live(
+    witness: Witness, known: int, told: int, effect: Effect
+) -> None:
+    dies_at = NOW + timedelta(minutes=known)
+    about = standing(Status.READY, Outcome.ACCEPTED, sample_url="https://a.bfl.ai/1", sample_expires_at=dies_at)
+    report = Report(Said.READY, sample_url="https://a.bfl.ai/2", sample_expires_at=NOW + timedelta(minutes=told))
+
+    assert decide(about, report, witness, NOW, proven=True) == Decision(effect)
 
 
 @pytest.mark.parametrize(
@@ -268,13 +300,13 @@ def test_a_second_ready_adds_only_a_fresh_link(sample: str, effect: Effect) -> N
 def test_pending_adds_only_an_id_that_is_new(known: str | None, effect: Effect) -> None:
     about = standing(Status.SUBMITTED, Outcome.ACCEPTED, provider_id=known)
 
-    assert decide(about, Report(Said.PENDING, provider_id="id-1"), Witness.POLL, proven=True) == Decision(effect)
+    assert decide(about, Report(Said.PENDING, provider_id="id-1"), Witness.POLL, NOW, proven=True) == Decision(effect)
 
 
 def test_a_late_pending_does_not_take_a_result_back() -> None:
     about = standing(Status.READY, Outcome.ACCEPTED, provider_id="id-1")
 
-    decision = decide(about, Report(Said.PENDING, provider_id="id-1"), Witness.CALLBACK, proven=True)
+    decision = decide(about, Report(Said.PENDING, provider_id="id-1"), Witness.CALLBACK, NOW, proven=True)
 
     assert decision == Decision(Effect.CONFIRMED)
 
@@ -283,7 +315,7 @@ def test_a_late_pending_does_not_take_a_result_back() -> None:
 def test_a_decision_moves_exactly_when_it_says_so(
     about: Standing, report: Report, witness: Witness, *, proven: bool
 ) -> None:
-    decision = decide(about, report, witness, proven=proven)
+    decision = decide(about, report, witness, NOW, proven=proven)
 
     assert (decision.effect is Effect.MOVED) == (decision.to is not None)
 
@@ -292,44 +324,44 @@ def test_a_decision_moves_exactly_when_it_says_so(
 def test_a_decision_only_makes_moves_that_are_allowed(
     about: Standing, report: Report, witness: Witness, *, proven: bool
 ) -> None:
-    decision = decide(about, report, witness, proven=proven)
+    decision = decide(about, report, witness, NOW, proven=proven)
 
     assert decision.to is None or decision.to in MOVES[about.status]
 
 
 @given(standings, reports, witnesses)
 def test_nothing_unproven_ever_moves(about: Standing, report: Report, witness: Witness) -> None:
-    assert decide(about, report, witness, proven=False).to is None
+    assert decide(about, report, witness, NOW, proven=False).to is None
 
 
 @given(standings, reports, witnesses)
 def test_no_witness_can_cancel_a_task_or_call_it_stored(about: Standing, report: Report, witness: Witness) -> None:
-    assert decide(about, report, witness, proven=True).to not in {Status.CANCELLED, Status.STORED}
+    assert decide(about, report, witness, NOW, proven=True).to not in {Status.CANCELLED, Status.STORED}
 
 
 @given(open_standings, reports, witnesses)
 def test_the_same_report_never_moves_twice(about: Standing, report: Report, witness: Witness) -> None:
-    first = decide(about, report, witness, proven=True)
+    first = decide(about, report, witness, NOW, proven=True)
     after = about._replace(
         status=first.to or about.status,
         provider_id=report.provider_id or about.provider_id,
         sample_url=report.sample_url or about.sample_url,
     )
 
-    assert decide(after, report, witness, proven=True).to is None or first.to is None
+    assert decide(after, report, witness, NOW, proven=True).to is None or first.to is None
 
 
 @given(open_standings, reports, witnesses)
 def test_what_a_task_was_told_once_is_confirmed_the_second_time(
     about: Standing, report: Report, witness: Witness
 ) -> None:
-    first = decide(about, report, witness, proven=True)
+    first = decide(about, report, witness, NOW, proven=True)
     after = about._replace(
         provider_id=report.provider_id or about.provider_id, sample_url=report.sample_url or about.sample_url
     )
 
     if first.effect is Effect.ADOPTED and report.sample_url is not None:
-        assert decide(after, report, witness, proven=True) == Decision(Effect.CONFIRMED)
+        assert decide(after, report, witness, NOW, proven=True) == Decision(Effect.CONFIRMED)
 
 
 # Money

@@ -33,6 +33,13 @@ def sortable(instant: datetime) -> str:
     return in_utc.isoformat(" ", "microseconds")[:_WITHOUT_ZONE]
 
 
+def instant_of(value: str | datetime) -> datetime:
+    """An instant as a driver gives it: text of SQLite, or what asyncpg makes of PostgreSQL's."""
+    given = datetime.fromisoformat(value) if isinstance(value, str) else value
+    # asyncpg gives the calendar's first and last instant, which are its infinities, without a zone.
+    return given.replace(tzinfo=UTC) if given.tzinfo is None else given.astimezone(UTC)
+
+
 class Instant(TypeDecorator[datetime]):
     """An aware UTC instant: `timestamptz` on PostgreSQL, sortable text in UTC on SQLite."""
 
@@ -47,7 +54,4 @@ class Instant(TypeDecorator[datetime]):
         return value.astimezone(UTC).replace(tzinfo=None) if dialect.name == "sqlite" else value
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        if value is None:
-            return None
-        # asyncpg gives the calendar's first and last instant, which are its infinities, without a zone.
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return None if value is None else instant_of(value)

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    and_,
     exists,
     func,
     literal_column,
@@ -108,6 +109,19 @@ def _keep(given: FromClause, dialect: str) -> ClauseElement:
 
 
 _KEEP = Bulk({name: evidence.c[name].type for name in Kept._fields}, _keep)
+
+
+def known(connection: Connection, keys: Collection[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """Those of these keys (submission, witness, verdict, digest) that a row is kept under."""
+    return {tuple(row) for row in _KNOWN.find(connection, list(keys))} if keys else set()
+
+
+def _known(given: FromClause, _dialect: str) -> ClauseElement:
+    same = and_(*(evidence.c[name] == given.c[name] for name in _KEY))
+    return select(*(given.c[name] for name in _KEY)).join_from(given, evidence, same)
+
+
+_KNOWN = BulkRead({name: evidence.c[name].type for name in _KEY}, _known)
 
 
 def count_callbacks(connection: Connection, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:

@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from app.record.accounts import slots
 from app.record.bulk import Bulk, BulkRead
-from app.record.columns import Instant, metadata
+from app.record.columns import Instant, instant_of, metadata
 from app.record.tasks import tasks
 from app.task import Outcome, Standing, Status
 
@@ -135,6 +135,7 @@ def _attempts(given: FromClause, _dialect: str) -> ClauseElement:
             tasks.c.notify_url.is_not(None),
             tasks.c.status,
             tasks.c.sample_url,
+            tasks.c.sample_expires_at,
             tasks.c.tries,
             tasks.c.submission_id == submissions.c.id,
             exists().where(slots.c.task_id == tasks.c.id),
@@ -210,6 +211,7 @@ _OUTCOME = {outcome.value: outcome for outcome in Outcome}
 
 def _attempt_of(row: Sequence[Any]) -> Attempt:
     submission_id, task_id, outcome, provider_id, cost, *about_task = row
-    account_id, key_id, is_told, status, sample, tries, current, has_slot = about_task
-    standing = Standing(_STATUS[status], bool(current), _OUTCOME[outcome], provider_id, sample, cost, tries)
+    account_id, key_id, is_told, status, sample, ends, tries, current, has_slot = about_task
+    ends_at = None if ends is None else instant_of(ends)
+    standing = Standing(_STATUS[status], bool(current), _OUTCOME[outcome], provider_id, sample, ends_at, cost, tries)
     return Attempt(submission_id, task_id, account_id, key_id, bool(is_told), bool(has_slot), standing)

@@ -35,9 +35,11 @@ async def what_has_ended_stays_ended(world: World) -> None:
     assert await status_of(world, caller) == "failed"
 
 
-def decide_whatever_the_state(standing: Standing, report: Report, witness: Witness, *, proven: bool) -> Decision:
+def decide_whatever_the_state(
+    standing: Standing, report: Report, witness: Witness, now: datetime, *, proven: bool
+) -> Decision:
     open_again = standing._replace(status=Status.SUBMITTED) if standing.status.final else standing
-    return decide(open_again, report, witness, proven=proven)
+    return decide(open_again, report, witness, now, proven=proven)
 
 
 async def test_a_missing_fence_around_what_is_final_is_caught(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
