@@ -20,6 +20,7 @@ _WAITING = frozenset({Status.SUBMITTING, Status.SUBMITTED})
 _OPEN = _WAITING | {Status.READY}  # a ready task may need a fresh link
 _SOONEST, _LATEST = timedelta(seconds=1), timedelta(seconds=30)
 _HINTS_APART = timedelta(seconds=5)  # however many hints come, a task is not asked about more often
+_MARGIN = timedelta(seconds=5)  # past the deadline of a submit, after which no answer to it is kept any more
 _GIVE_UP = timedelta(hours=24)  # a provider that is silent for a day will not speak of this task again
 
 CALLBACKS_MISSING = (
@@ -37,17 +38,18 @@ async def reconcile(use: Resources, task_id: str) -> None:
     found = await use.db.read(lambda connection: _read(connection, task_id))
     if found is None:
         return
-    if use.provider is None:
+    provider = use.provider
+    if provider is None:
         raise Unavailable("no provider key is configured")
     task, submission, provider_id, last_asked_at = found
     logs.note(key_id=task.key_id, submission_id=submission.id)
     too_soon = _earliest(submission, last_asked_at, use.now())
-    if provider_id is None:
-        await use.db.write(lambda connection: _hold(connection, use, task.id))
+    if provider_id is None or _is_under_way(provider, submission, use.now()):
+        await use.db.write(lambda connection: _hold(connection, use, provider, task.id))
     elif too_soon is not None:
         await use.db.write(lambda connection: jobs.enqueue(connection, [(Step.RECONCILE, task.id, too_soon)]))
     else:
-        await _ask(use, use.provider, task, submission, provider_id)
+        await _ask(use, provider, task, submission, provider_id)
 
 
 def callbacks_are_missing(connection: Connection) -> bool:
@@ -80,7 +82,8 @@ def _read(connection: Connection, task_id: str) -> tuple[Task, Submission, str |
 def _hinted_id(connection: Connection, submission_id: str) -> str | None:
     """What a callback that proved nothing calls the task whose answer was lost: enough to ask the provider by.
 
-    It knew the address that only the provider was given. An id that another attempt has is not ours all the same.
+    It knew the address that only the provider was given: of a task whose answer is lost nothing else tells which of the
+    provider's it is. An id that another attempt has is not ours all the same.
     """
     named = (messages.read_status(body).provider_id for body in evidence.hints(connection, submission_id))
     return next((each for each in named if each is not None and not submissions.is_known(connection, each)), None)
@@ -94,13 +97,15 @@ def _earliest(submission: Submission, last_asked_at: datetime | None, now: datet
     return earliest if earliest > now else None
 
 
-def _hold(connection: Connection, use: Resources, task_id: str) -> None:
+def _hold(connection: Connection, use: Resources, provider: Provider, task_id: str) -> None:
     """Wait for the callback that proves acceptance; when none can come any more, say that nobody knows."""
     tasks.lock(connection, [task_id])
     found = _read(connection, task_id)
     if found is None or found[0].status not in _WAITING or found[1].provider_id is not None:
         return  # what proves it came just now
     now, until = use.now(), _asked_at(found[1]) + use.hold_window
+    if _is_under_way(provider, found[1], now):
+        until = _answer_by(provider, found[1])
     if now < until:
         jobs.enqueue(connection, [(Step.RECONCILE, task_id, until)])
         return
@@ -151,6 +156,16 @@ def _patience(use: Resources, provider: Provider, submission: Submission, said: 
 def _wait(age: timedelta) -> timedelta:
     """How long until the next look at a task of this age."""
     return max(_SOONEST, min(age / 4, _LATEST))
+
+
+def _is_under_way(provider: Provider, submission: Submission, now: datetime) -> bool:
+    """Whether the submit's own answer may still come, which names the task better than any hint."""
+    named = submission.provider_id is not None or submission.answered_at is not None
+    return not named and now < _answer_by(provider, submission)
+
+
+def _answer_by(provider: Provider, submission: Submission) -> datetime:
+    return _asked_at(submission) + provider.promises.submit_deadline + _MARGIN
 
 
 def _asked_at(submission: Submission) -> datetime:

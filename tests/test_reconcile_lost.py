@@ -3,8 +3,10 @@
 from dataclasses import replace
 from datetime import timedelta
 
-from app.provider import Answer
+from app.errors import Unavailable
+from app.provider import Answer, Order
 from app.provider.twin import Faults
+from app.reconcile import reconcile
 from app.task import Report, Said
 from tests.calling import Scripted, answering, attempt_of, caller_of, submitted
 from tests.world import World
@@ -49,6 +51,59 @@ async def test_an_unsigned_callback_finishes_a_task_whose_answer_was_lost(each_w
     moved = [entry for entry in await each_world.timeline(caller.task_id, "evidence") if entry["effect"] == "moved"]
     assert [entry["witness"] for entry in moved] == ["poll"]
     assert each_world.ledger()["accepted"] == 1
+
+
+async def test_a_hint_names_nothing_while_the_answer_to_the_submit_may_still_come(each_world: World) -> None:
+    task_id = await each_world.post()
+
+    async def submitting(_: Order) -> Answer:
+        caller = await caller_of(each_world, task_id)
+        await caller.call({"id": "a stranger's", "status": "Ready"}, proof={})
+        await reconcile(each_world.use, task_id)
+        return Answer(Report(Said.PENDING, "p1"), 200, {}, b"{}")
+
+    provider = Scripted(submitting)
+    each_world.use = replace(each_world.use, provider=provider)
+    await each_world.work()
+    await each_world.go_on(30)
+
+    assert {reference.provider_id for reference in provider.asked} == {"p1"}
+    assert (await attempt_of(each_world, task_id)).provider_id == "p1"
+
+
+async def test_a_hint_counts_as_soon_as_no_answer_to_the_submit_can_come_any_more(each_world: World) -> None:
+    async def submitting(_: Order) -> Answer:
+        raise Unavailable("the process dies")
+
+    provider = Scripted(submitting, fetched=Answer(Report(Said.PENDING, "p1"), 200, {}, b"{}"))
+    each_world.use = replace(each_world.use, provider=provider, hold_window=timedelta(minutes=13))
+    task_id = await each_world.post()
+    await each_world.work()
+    caller = await caller_of(each_world, task_id)
+    await caller.call({"id": "p1", "status": "Ready"}, proof={})
+    await each_world.go_on(60)
+    early = list(provider.asked)
+    await each_world.go_on(10)
+
+    assert early == []
+    assert {reference.provider_id for reference in provider.asked} == {"p1"}
+    assert (await each_world.task(task_id))["status"] == "submitted"
+
+
+async def test_a_task_is_not_given_up_while_its_submit_is_under_way(world: World) -> None:
+    task_id = await world.post()
+
+    async def submitting(_: Order) -> Answer:
+        world.clock.advance(50)
+        caller = await caller_of(world, task_id)
+        await caller.call({"status": "Ready"}, proof={})
+        await reconcile(world.use, task_id)
+        return Answer(Report(Said.PENDING, "p1"), 200, {}, b"{}")
+
+    world.use = replace(world.use, provider=Scripted(submitting), hold_window=timedelta(seconds=45))
+    await world.work()
+
+    assert (await world.task(task_id))["status"] == "submitted"
 
 
 async def test_an_id_that_another_attempt_has_is_not_asked_about(each_world: World) -> None:
