@@ -130,9 +130,12 @@ def _keep(
 def _look_again(
     connection: Connection, task_id: str, submission: Submission, patience: tuple[timedelta, str], now: datetime
 ) -> None:
-    """Leave the next look at a task that is still open, or give it up once nothing better can come."""
+    """Leave the next look at a task that is still open, or give it up once nothing better can come.
+
+    The task must be locked. One that was submitted anew meanwhile is looked at for its new attempt.
+    """
     task = tasks.get(connection, task_id)
-    if task is None or task.status not in _WAITING:
+    if task is None or task.status not in _WAITING or task.submission_id != submission.id:
         return
     age = now - _asked_at(submission)
     longest, reason = patience

@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 import pytest
 
 from app import jobs
+from app.dispatch import dispatch
 from app.errors import Unavailable
-from app.provider import Answer
+from app.provider import Answer, Reference
 from app.provider.twin import Faults
 from app.reconcile import reconcile
 from app.record import Connection
@@ -190,6 +191,27 @@ async def test_a_callback_that_comes_while_a_task_is_given_up_wins(each_world: W
 
     assert (await each_world.task(task_id))["status"] == "ready"
     assert (await attempt_of(each_world, task_id)).provider_id is not None
+
+
+async def test_an_answer_about_an_earlier_attempt_does_not_give_up_the_one_that_followed(each_world: World) -> None:
+    task_id, provider = await silent(each_world, TAKEN, Answer(Report(Said.PENDING, "p2"), 200, {}, b"{}"))
+    caller = await caller_of(each_world, task_id)
+    each_world.clock.advance(3600)
+
+    async def fetch(reference: Reference) -> Answer:
+        if not provider.asked:
+            provider.asked.append(reference)
+            await caller.call({"id": "p1", "status": "Error"})
+            await each_world.api.post(f"/v1/tasks/{task_id}/resubmit")
+            await dispatch(each_world.use, task_id)
+        return Answer(Report(Said.NOT_FOUND), 404, {}, b"{}")
+
+    provider.fetch = fetch  # type: ignore[method-assign]
+    await reconcile(each_world.use, task_id)
+
+    assert [reference.provider_id for reference in provider.asked] == ["p1"]
+    assert (await each_world.task(task_id))["status"] == "submitted"
+    assert (await attempt_of(each_world, task_id, 2)).provider_id == "p2"
 
 
 async def test_without_a_provider_key_the_look_is_put_off_and_not_dropped(world: World) -> None:
