@@ -21,7 +21,8 @@ _OPEN = _WAITING | {Status.READY}  # a ready task may need a fresh link
 _SOONEST, _LATEST = timedelta(seconds=1), timedelta(seconds=30)
 _HINTS_APART = timedelta(seconds=5)  # however many hints come, a task is not asked about more often
 _MARGIN = timedelta(seconds=5)  # past the deadline of a submit, after which no answer to it is kept any more
-_GIVE_UP = timedelta(hours=24)  # a provider that is silent for a day will not speak of this task again
+# A provider that is silent for a day will not speak of this task again.
+_SILENT = timedelta(hours=24), "no result in a day"
 
 CALLBACKS_MISSING = (
     "no callback came for any of the latest tasks: is FLUXHOOK_PUBLIC_URL reachable from the provider? "
@@ -44,8 +45,12 @@ async def reconcile(use: Resources, task_id: str) -> None:
     task, submission, provider_id, last_asked_at = found
     logs.note(key_id=task.key_id, submission_id=submission.id)
     too_soon = _earliest(submission, last_asked_at, use.now())
-    if provider_id is None or _is_under_way(provider, submission, use.now()):
+    elsewhere = submission.provider != provider.promises.name
+    no_hints = submission.provider_id is None and (elsewhere or _is_under_way(provider, submission, use.now()))
+    if provider_id is None or no_hints:
         await use.db.write(lambda connection: _hold(connection, use, provider, task.id))
+    elif elsewhere:
+        await use.db.write(lambda connection: _await_callback(connection, use, task.id, submission))
     elif too_soon is not None:
         await use.db.write(lambda connection: jobs.enqueue(connection, [(Step.RECONCILE, task.id, too_soon)]))
     else:
@@ -112,6 +117,12 @@ def _hold(connection: Connection, use: Resources, provider: Provider, task_id: s
     moves.give_up(connection, task_id, Failure.UNKNOWN_OUTCOME, MoneySpent.MAYBE, _NOBODY_KNOWS, now)
 
 
+def _await_callback(connection: Connection, use: Resources, task_id: str, submission: Submission) -> None:
+    """Wait for what a provider has to say that is not asked any more: the one of today knows nothing of this task."""
+    tasks.lock(connection, [task_id])
+    _look_again(connection, task_id, submission, _SILENT, use.now())
+
+
 def _keep(
     connection: Connection, use: Resources, provider: Provider, task: Task, submission: Submission, answer: Answer
 ) -> bool:
@@ -149,7 +160,7 @@ def _look_again(
 def _patience(use: Resources, provider: Provider, submission: Submission, said: Said) -> tuple[timedelta, str]:
     """How old a task may become that the provider says this of, and what is said of it then."""
     if said is not Said.NOT_FOUND:
-        return _GIVE_UP, "no result in a day"
+        return _SILENT
     if submission.provider_id is None:  # it was asked for by the name in a hint: that there is no such task says little
         return use.hold_window, _NOBODY_KNOWS
     # A young task may be unknown in one region and alive in another.

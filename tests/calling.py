@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -98,9 +98,11 @@ class Scripted:
     orders: list[Order] = field(default_factory=list)
     asked: list[Reference] = field(default_factory=list)
 
+    name: str = "bfl"
+
     @property
     def promises(self) -> Promises:
-        return PROMISES
+        return replace(PROMISES, name=self.name)
 
     async def submit(self, order: Order) -> Answer:
         self.orders.append(order)

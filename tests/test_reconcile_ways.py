@@ -16,7 +16,7 @@ from app.provider.exchange import client as provider_client
 from app.provider.twin import Faults
 from app.record import tasks
 from app.task import Report, Said, Status
-from tests.calling import answering, attempt_of, done, submitted
+from tests.calling import Scripted, answering, attempt_of, done, submitted
 from tests.pictures import in_base64, picture
 from tests.rows import jobs_left, plan_task
 from tests.world import World
@@ -199,6 +199,63 @@ async def test_a_task_that_no_region_knows_is_not_failed_before_the_contract_say
     assert asked[:5] == ["api.bfl.ai", "api.us.bfl.ai", "api.eu.bfl.ai", "api.us1.bfl.ai", "api.eu1.bfl.ai"]
     assert before == "submitted"
     assert (await world.task(task_id))["failure"]["code"] == "unknown_outcome"
+
+
+# Where another provider is set than the one that has the task
+
+
+def moved_on(world: World) -> Scripted:
+    """From now on another provider is configured, which knows nothing of what the former one has."""
+    provider = answering()
+    provider.name = "gptproto"
+    provider.fetched = Answer(Report(Said.NOT_FOUND), 404, {}, b"{}")
+    world.use = replace(world.use, provider=provider)
+    return provider
+
+
+async def test_a_provider_is_not_asked_about_the_task_of_another_whose_callback_still_counts(each_world: World) -> None:
+    caller = await submitted(each_world)
+    provider = moved_on(each_world)
+    await caller.call({"id": "p1", "status": "Ready"}, {})
+    await each_world.go_on(1200, 30)
+    waiting = (await each_world.task(caller.task_id))["status"]
+    await caller.call(caller.ready())
+
+    assert provider.asked == []
+    assert waiting == "submitted"
+    assert (await each_world.task(caller.task_id))["status"] == "ready"
+
+
+async def test_a_provider_is_not_asked_by_a_hint_about_the_lost_answer_of_another(each_world: World) -> None:
+    caller = await submitted(each_world, faults=Faults(lose_answer_after=1, drop_callback=1))
+    provider = moved_on(each_world)
+    await caller.call({"id": "p1", "status": "Ready"}, {})
+    await each_world.go_on(each_world.use.hold_window.total_seconds() + 30, 30)
+
+    assert provider.asked == []
+    assert (await each_world.task(caller.task_id))["failure"]["code"] == "unknown_outcome"
+
+
+async def test_a_task_of_another_provider_is_given_up_after_a_day_of_silence(world: World) -> None:
+    caller = await submitted(world)
+    moved_on(world)
+    await world.go_on(23 * 3600, 600)
+    before = (await world.task(caller.task_id))["status"]
+    await world.go_on(2 * 3600, 600)
+
+    assert before == "submitted"
+    assert (await world.task(caller.task_id))["failure"]["code"] == "unknown_outcome"
+
+
+async def test_a_provider_that_is_set_again_is_asked_as_before(world: World) -> None:
+    caller = await submitted(world)
+    former = world.use
+    moved_on(world)
+    await world.go_on(60)
+    world.use = former
+    await world.go_on(60)
+
+    assert (await world.task(caller.task_id))["status"] == "stored"
 
 
 # The lost answer
