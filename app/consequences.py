@@ -47,9 +47,16 @@ class Evidence(NamedTuple):
 
 
 def told(attempt: Attempt, each: Evidence) -> dict[str, Any]:
-    """What a proven report tells of its attempt. That it was accepted, its id and its cost are not taken back."""
+    """What a proven report tells of its attempt. That it was accepted, its id and its cost are not taken back.
+
+    Once the task has ended, a callback tells nothing more. An answer to a request of ours still says what its id is and
+    what it cost, but not how it went.
+    """
     report, standing = each.report, attempt.standing
-    values: dict[str, Any] = {"polling_url": report.polling_url, "detail": report.detail}
+    late = standing.status.final
+    if late and each.witness is Witness.CALLBACK:
+        return {}
+    values: dict[str, Any] = {"polling_url": report.polling_url, "detail": None if late else report.detail}
     if standing.outcome is not Outcome.ACCEPTED:
         values["outcome"] = _OUTCOMES.get(report.said)
     if standing.provider_id is None or each.witness is Witness.SUBMIT:

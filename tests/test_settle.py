@@ -342,6 +342,28 @@ async def test_a_late_callback_with_another_id_does_not_rename_the_attempt(datab
     assert (await database.read(attempt_of)).provider_id == "p1"
 
 
+async def test_a_late_callback_teaches_the_attempt_nothing(database: Database) -> None:
+    await database.write(ask)
+    await database.write(lambda connection: connection.execute(tasks.tasks.update().values(status="failed")).close())
+    before = await database.read(lambda connection: (task_of(connection), attempt_of(connection)))
+    foreign = Report(Said.READY, "p2", cost=99.0, sample_url="https://bfl.ai/2")
+    effects = await settled(database, [told(foreign), told(FAILED)])
+
+    assert effects == [Effect.LATE, Effect.LATE]
+    assert await database.read(lambda connection: (task_of(connection), attempt_of(connection))) == before
+
+
+async def test_a_late_answer_of_ours_tells_id_and_cost_but_not_how_the_attempt_went(database: Database) -> None:
+    await database.write(ask)
+    refusal = Report(Said.FAILED, failure=Failure.CONTENT_MODERATED, detail="NSFW")
+    late = answer(TAKEN._replace(detail="no answer: ReadTimeout"))
+    effects = [await settled(database, [each]) for each in (told(refusal), late)]
+    attempt = await database.read(attempt_of)
+
+    assert effects == [[Effect.MOVED], [Effect.LATE]]
+    assert (attempt.detail, attempt.provider_id, attempt.cost) == ("NSFW", "p1", 4.0)
+
+
 async def test_the_submit_answer_names_the_id_even_when_a_callback_named_another(database: Database) -> None:
     await database.write(ask)
     effects = await settled(database, [told(Report(Said.PENDING, "supplier")), answer(TAKEN)])
