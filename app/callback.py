@@ -208,7 +208,7 @@ def _evidence(
         witness=Witness.CALLBACK,
         verdict=verdict,
         proven=proven,
-        report=messages.read_status(redacted) if proven else _UNREAD,
+        report=messages.read_callback(redacted) if proven else _UNREAD,
         body=redacted,
         received_at=use.now(),
         headers=_kept_headers(headers, proof),

@@ -96,6 +96,21 @@ async def test_a_callback_about_another_id_is_not_applied_and_the_provider_is_as
     assert (await world.task(caller.task_id))["status"] == "stored"
 
 
+@pytest.mark.parametrize("ids", [{"id": 12345}, {"id": "x" * 201}, {"task_id": "another"}])
+async def test_a_callback_that_does_not_name_one_task_is_not_applied_and_the_provider_is_asked(
+    each_world: World, ids: dict[str, Any]
+) -> None:
+    caller = await submitted(each_world)
+    await done(each_world)
+    await caller.call(caller.ready(**ids))
+    before = await each_world.task(caller.task_id)
+    await each_world.work()
+
+    assert before["status"] == "submitted"
+    assert await caller.verdicts() == [("signed", "hinted")]
+    assert (await each_world.task(caller.task_id))["status"] == "stored"
+
+
 async def test_a_callback_of_an_earlier_attempt_is_told_apart(world: World) -> None:
     small(world)
     world.twin.faults = Faults(submit_5xx=1)

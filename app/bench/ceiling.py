@@ -9,7 +9,7 @@ from app import clock
 from app.bench.seed import Callback
 from app.bench.stage import Stage
 from app.consequences import Evidence
-from app.provider.messages import read_status
+from app.provider.messages import read_callback
 from app.record import Connection
 from app.record.database import open_database
 from app.settle import settle
@@ -59,7 +59,7 @@ def _evidence(each: Callback) -> Evidence:
         witness=Witness.CALLBACK,
         verdict=Verdict.SIGNED,
         proven=True,
-        report=read_status(each.body),
+        report=read_callback(each.body),
         body=each.body,
         received_at=clock.utc_now(),
         headers='{"content-type": "application/json"}',

@@ -27,6 +27,8 @@ _FAILURES = {
     "content moderated": Failure.CONTENT_MODERATED,
     "generated content moderated": Failure.CONTENT_MODERATED,
 }
+_IDS = ("id", "task_id")
+_NO_MESSAGE = Report(Said.UNCLEAR, detail="not a JSON object")
 
 
 def parse(body: bytes) -> Mapping[str, Any] | None:
@@ -40,11 +42,24 @@ def parse(body: bytes) -> Mapping[str, Any] | None:
 
 
 def read_status(body: bytes) -> Report:
-    """What a callback or a status answer says."""
+    """What a status answer says. We asked about one task: what it calls that is told, and not judged."""
+    message = parse(body)
+    return _NO_MESSAGE if message is None else _status(message)
+
+
+def read_callback(body: bytes) -> Report:
+    """What a callback says. One that gives no id is known by its address; an unusable id, or two, make it unclear."""
     message = parse(body)
     if message is None:
-        return Report(Said.UNCLEAR, detail="not a JSON object")
-    provider_id = _text(message.get("id")) or _text(message.get("task_id"))
+        return _NO_MESSAGE
+    named = {_text(given) for given in map(message.get, _IDS) if given not in (None, "")}
+    if None in named or len(named) > 1:
+        return Report(Said.UNCLEAR, detail="not the id of one task")
+    return _status(message)
+
+
+def _status(message: Mapping[str, Any]) -> Report:
+    provider_id = _id_in(message)
     status = (_text(message.get("status")) or "").lower().replace("_", " ").strip()
     if status in _PENDING:
         return Report(Said.PENDING, provider_id=provider_id)
@@ -60,7 +75,7 @@ def read_status(body: bytes) -> Report:
 def read_acceptance(body: bytes) -> Report:
     """What a 2xx answer to a submit says: the task's id, and `polling_url` and `cost` where they are given."""
     message = parse(body) or {}
-    provider_id = _text(message.get("id")) or _text(message.get("task_id"))
+    provider_id = _id_in(message)
     if provider_id is None:
         return Report(Said.UNCLEAR, detail="an acceptance without an id")
     return Report(
@@ -104,6 +119,10 @@ def link_expiry(url: str) -> datetime | None:
         return expiry.astimezone(UTC) if expiry.tzinfo else expiry.replace(tzinfo=UTC)
     except (ValueError, OverflowError):  # no instant, or one that UTC pushes out of the calendar
         return None
+
+
+def _id_in(message: Mapping[str, Any]) -> str | None:
+    return _text(message.get("id")) or _text(message.get("task_id"))
 
 
 def _ready(message: Mapping[str, Any], provider_id: str | None) -> Report:

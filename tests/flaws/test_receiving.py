@@ -131,7 +131,7 @@ async def what_is_forged_is_read_by_nobody(world: World, parsed: list[bytes]) ->
 
 async def test_reading_a_body_before_it_is_proven_is_caught(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[bytes] = []
-    read = messages.read_status
+    read = messages.read_callback
 
     def reading(body: bytes) -> Report:
         parsed.append(body)
@@ -141,7 +141,7 @@ async def test_reading_a_body_before_it_is_proven_is_caught(worlds: Worlds, monk
         reading(body)
         return verify(body, headers, secret, profile)
 
-    monkeypatch.setattr(messages, "read_status", reading)
+    monkeypatch.setattr(messages, "read_callback", reading)
     async with worlds() as world:
         await what_is_forged_is_read_by_nobody(world, parsed)
     monkeypatch.setattr(callback, "verify", verify_what_was_read)

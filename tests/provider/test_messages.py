@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.provider.messages import link_expiry, parse, read_acceptance, read_credits, read_error, read_status
+from app.provider.messages import (
+    link_expiry,
+    parse,
+    read_acceptance,
+    read_callback,
+    read_credits,
+    read_error,
+    read_status,
+)
 from app.task import Failure, Report, Said
 
 SAMPLE = "https://delivery-eu1.bfl.ai/results/a.png"
@@ -34,8 +42,8 @@ def status(**message: Any) -> Report:
     return read_status(json.dumps(message).encode())
 
 
-def read_all(body: bytes) -> tuple[Report, Report, str]:
-    return read_status(body), read_acceptance(body), read_error(body)
+def read_all(body: bytes) -> tuple[Report, Report, Report, str]:
+    return read_status(body), read_callback(body), read_acceptance(body), read_error(body)
 
 
 # Callbacks and status answers
@@ -145,6 +153,37 @@ def test_ready_without_a_usable_result_is_unclear(result: object) -> None:
 )
 def test_the_id_is_read_from_either_name(ids: dict[str, object], read: str | None) -> None:
     assert status(status="Pending", **ids).provider_id == read
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        {"id": 12345},
+        {"task_id": ["a"]},
+        {"id": "a" * 201},
+        {"id": "\0"},
+        {"id": "a", "task_id": "b"},
+        {"id": "a", "task_id": 0},
+    ],
+    ids=["number", "list", "too long", "nul", "two", "one and a number"],
+)
+def test_a_callback_that_does_not_name_one_task_is_unclear(ids: dict[str, object]) -> None:
+    body = json.dumps({"status": "Ready", "result": {"sample": SAMPLE}, **ids}).encode()
+
+    assert read_callback(body).said is Said.UNCLEAR
+    assert read_status(body).said is Said.READY  # we asked for the one that it is about
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [{}, {"id": None}, {"id": "", "task_id": "a"}, {"id": "a", "task_id": None}, {"id": "a", "task_id": "a"}],
+    ids=["none", "null", "empty", "one", "the same twice"],
+)
+def test_a_callback_that_names_one_task_or_none_is_read_as_a_status_answer_is(ids: dict[str, object]) -> None:
+    body = json.dumps({"status": "Ready", "result": {"sample": SAMPLE}, **ids}).encode()
+
+    assert read_callback(body) == read_status(body)
+    assert read_callback(body).said is Said.READY
 
 
 @pytest.mark.parametrize("seed", ["42", 4.5, None, True, [42]])
@@ -314,7 +353,7 @@ def test_any_message_is_read_without_an_error(message: dict[str, Any]) -> None:
 
 @given(MESSAGES)
 def test_what_was_read_can_be_kept_in_any_database(message: dict[str, Any]) -> None:
-    for report in read_all(json.dumps(message).encode())[:2]:
+    for report in read_all(json.dumps(message).encode())[:3]:
         for text in (report.provider_id, report.polling_url, report.sample_url, report.detail):
             assert "\0" not in (text or "")
             assert (text or "").encode() is not None
