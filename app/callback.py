@@ -203,12 +203,15 @@ def _evidence(
 ) -> Evidence:
     redacted = proof.redact(body)
     proven = verdict is Verdict.SIGNED or (verdict is Verdict.SHARED_SECRET and use.trust_shared_secret)
+    report = messages.read_callback(redacted) if proven else _UNREAD
+    if report.detail:
+        report = report._replace(detail=proof.redact_text(report.detail))
     return Evidence(
         submission_id=submission_id,
         witness=Witness.CALLBACK,
         verdict=verdict,
         proven=proven,
-        report=messages.read_callback(redacted) if proven else _UNREAD,
+        report=report,
         body=redacted,
         received_at=use.now(),
         headers=_kept_headers(headers, proof),
@@ -222,7 +225,7 @@ def _kept_headers(headers: RawHeaders, proof: CallbackProof) -> str:
         # Redacted before they are cut: half a secret is not found.
         some = [(name, proof.redact(value)[:_MAX_HEADER]) for name, value in some]
     text = "{" + ", ".join({name: _quoted(name, value) for name, value in some}.values()) + "}"
-    return proof.redact(text.encode()).decode()
+    return proof.redact_text(text)
 
 
 @lru_cache(maxsize=1024)

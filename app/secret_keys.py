@@ -32,6 +32,10 @@ class CallbackProof(NamedTuple):
         """These bytes without the two: a provider may echo them, and what is kept must forge nothing."""
         return raw.replace(self.token.encode(), b"[token]").replace(self.secret.encode(), b"[secret]")
 
+    def redact_text(self, text: str) -> str:
+        """The same for what was read of such bytes, where they may have stood in escapes."""
+        return self.redact(text.encode()).decode()
+
 
 class KeyRing:
     """Secret keys, newest first. New values come from the first; every one still proves old values."""

@@ -39,7 +39,7 @@ def answered(
     """What a request of ours brought, without the attempt's token and secret should the provider echo them."""
     report, body = answer.report, answer.body
     if proof is not None:
-        detail = report.detail and proof.redact(report.detail.encode()).decode()
+        detail = report.detail and proof.redact_text(report.detail)
         report, body = report._replace(detail=detail), proof.redact(body)
     return Evidence(
         submission_id=submission_id,

@@ -231,6 +231,18 @@ async def test_a_rotation_of_keys_loses_no_task_that_is_under_way(each_world: Wo
     assert each_world.ledger()["accepted"] == 2
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+async def test_a_secret_that_is_echoed_in_escapes_is_shown_nowhere(each_world: World, encoding: str) -> None:
+    caller = await submitted(each_world)
+    token, secret = ("".join(f"\\u{ord(letter):04x}" for letter in text) for text in caller.proof)
+    await caller.call(f'{{"status": "Error", "message": "bad {secret} at {token}"}}'.encode(encoding))
+    timeline = await each_world.api.get(f"/v1/tasks/{caller.task_id}/timeline")
+
+    assert (await each_world.task(caller.task_id))["failure"]["detail"] == "bad [secret] at [token]"
+    assert caller.proof.secret not in timeline.text
+    assert caller.proof.token not in timeline.text
+
+
 async def test_what_is_kept_of_headers_is_bounded_and_opens_no_door(world: World) -> None:
     caller = await submitted(world)
     headers = {f"x-{number}": "v" * 1000 for number in range(100)} | {"authorization": "Bearer secret-thing"}
