@@ -172,17 +172,14 @@ async def _keep_traced(use: Resources, given: Evidence) -> bool:
 
 def _keep_group(connection: Connection, group: Sequence[Evidence]) -> list[bool]:
     """Keep and settle all that came together; for each, whether its attempt is known."""
-    worth = _are_worth_keeping(connection, group)
-    kept = [each for each, is_kept in zip(group, worth, strict=True) if is_kept]
-    effects = iter(settle(connection, kept, look_after=_PATIENCE))
-    hinting = {
-        each.submission_id
-        for each, is_kept in zip(group, worth, strict=True)
-        if not is_kept and each.verdict is not Verdict.FORGED
-    }
-    if hinting:
-        hint(connection, hinting, group[-1].received_at)
-    return [not is_kept or next(effects) is not None for is_kept in worth]
+    judged = list(zip(group, _are_worth_keeping(connection, group), strict=True))
+    effects = iter(settle(connection, [each for each, is_kept in judged if is_kept], look_after=_PATIENCE))
+    hinting = {each.submission_id for each, is_kept in judged if not is_kept and each.verdict is not Verdict.FORGED}
+    known = hint(connection, hinting, group[-1].received_at)
+    return [
+        next(effects) is not None if is_kept else each.verdict is Verdict.FORGED or each.submission_id in known
+        for each, is_kept in judged
+    ]
 
 
 def _are_worth_keeping(connection: Connection, group: Sequence[Evidence]) -> list[bool]:

@@ -70,10 +70,13 @@ def settle(connection: Connection, group: Sequence[Evidence], *, look_after: tim
     return effects
 
 
-def hint(connection: Connection, submission_ids: Collection[str], now: datetime) -> None:
-    """Have the provider asked about these attempts, without keeping why."""
+def hint(connection: Connection, submission_ids: Collection[str], now: datetime) -> Collection[str]:
+    """Have the provider asked about these attempts, without keeping why; which of them are known."""
+    if not submission_ids:
+        return ()
     found = submissions.task_ids(connection, submission_ids)
-    jobs.enqueue(connection, [(Step.RECONCILE, task_id, now) for task_id in sorted(found)])
+    jobs.enqueue(connection, [(Step.RECONCILE, task_id, now) for task_id in sorted(set(found.values()))])
+    return found.keys()
 
 
 class _Ledger:

@@ -2,13 +2,14 @@
 
 import json
 import sqlite3
+from asyncio import wait
 from collections.abc import Awaitable, Callable
 from contextlib import closing, nullcontext
 from dataclasses import replace
 
 import pytest
 
-from app.callback import MAX_BYTES, Reply, receive
+from app.callback import MAX_BYTES, Reply, judge, receive, reply_to
 from app.errors import Unavailable
 from app.main import create_app
 from app.record import evidence
@@ -188,6 +189,17 @@ async def test_an_unknown_address_is_one_answer_without_a_trace(world: World, ca
     assert answers[case].status_code == 404
     assert answers[case].json() == answers["token"].json()
     assert await caller.verdicts() == []
+
+
+async def test_many_unsigned_callbacks_at_once_to_an_attempt_that_is_gone_are_all_told_so(each_world: World) -> None:
+    caller = await submitted(each_world)
+    proof = each_world.use.keys.callback_proof("sub_none", each_world.use.keys.newest)
+    gone = [judge(each_world.use, "sub_none", proof, [], b"%d" % number) for number in range(16)]
+    there = [judge(each_world.use, caller.submission_id, caller.proof, [], b"%d" % number) for number in range(16)]
+    await wait([each.kept for each in (*gone, *there) if each.kept is not None])
+
+    assert {reply_to(each) for each in gone} == {Reply.UNKNOWN}
+    assert {reply_to(each) for each in there} == {Reply.ACCEPTED}
 
 
 async def test_a_callback_that_is_too_large_is_refused(world: World) -> None:

@@ -151,9 +151,10 @@ def _attempts(given: FromClause, _dialect: str) -> ClauseElement:
 _LOCK_ATTEMPTS = BulkRead({"id": submissions.c.id.type}, _attempts)
 
 
-def task_ids(connection: Connection, submission_ids: Collection[str]) -> set[str]:
-    query = select(submissions.c.task_id).where(submissions.c.id.in_(submission_ids))
-    return set(connection.execute(query).scalars())
+def task_ids(connection: Connection, submission_ids: Collection[str]) -> dict[str, str]:
+    """The tasks of these attempts, by submission id; what is not known is not in it."""
+    query = select(submissions.c.id, submissions.c.task_id).where(submissions.c.id.in_(submission_ids))
+    return {row.id: row.task_id for row in connection.execute(query)}
 
 
 def traceparent(connection: Connection, submission_id: str) -> str | None:

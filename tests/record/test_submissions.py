@@ -76,13 +76,13 @@ async def test_an_attempt_stands_with_its_task(database: Database) -> None:
     assert {attempt.standing.status for attempt in found.values()} == {Status.SUBMITTING}
 
 
-async def test_attempts_name_their_tasks_once(database: Database) -> None:
-    def unit(connection: Connection) -> set[str]:
+async def test_attempts_name_their_tasks(database: Database) -> None:
+    def unit(connection: Connection) -> dict[str, str]:
         plan_task(connection)
         plan_attempt(connection, "sub_2", "task_1", number=2)
         return submissions.task_ids(connection, {"sub_1", "sub_2", "sub_none"})
 
-    assert await database.write(unit) == {"task_1"}
+    assert await database.write(unit) == {"sub_1": "task_1", "sub_2": "task_1"}
 
 
 async def test_tasks_at_the_provider_are_counted_by_the_ring_key_of_the_attempt_that_counts(database: Database) -> None:
