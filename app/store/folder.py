@@ -5,7 +5,7 @@ import errno
 import os
 import shutil
 from collections.abc import AsyncGenerator, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
@@ -24,7 +24,7 @@ class FolderStore:
         self._root = root
         self._trust = Trust(believed_s)
         with self._failing("made"):
-            root.mkdir(parents=True, exist_ok=True)
+            make_folder(root)
 
     async def put(self, key: str, source: IO[bytes]) -> None:
         with self._failing("written"):
@@ -72,10 +72,15 @@ def _piece(file: IO[bytes], start: int, end: int) -> bytes:
 
 
 def write(path: Path, source: IO[bytes]) -> None:
+    """Have these bytes on disk under this path, the folder synced also where the file is found. Raises OSError."""
     source.seek(0)
-    if path.exists():
-        return
-    make_folder(path.parent)
+    if not path.exists():
+        make_folder(path.parent)
+        _write_aside(path, source)
+    sync_folder(path.parent)  # whoever wrote a file that is found may not have come to this
+
+
+def _write_aside(path: Path, source: IO[bytes]) -> None:
     with NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", suffix=".part", delete=False) as part:
         try:
             shutil.copyfileobj(source, part, _PIECE)
@@ -85,7 +90,6 @@ def write(path: Path, source: IO[bytes]) -> None:
         except BaseException:
             Path(part.name).unlink(missing_ok=True)
             raise
-    sync_folder(path.parent)
 
 
 def _look_at(root: Path) -> None:
@@ -110,8 +114,13 @@ def _try_out(root: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and sync the one it is listed in: else a crash may forget the folder with all in it."""
+    """Have a folder, and the one it is listed in synced: else a crash may forget the folder with all in it.
+
+    What is in a folder was made after it was synced, so of one that is found only the last step may be missing.
+    """
     if folder.exists():
+        with suppress(PermissionError):  # a parent that we may not open is not one that we made a folder in
+            sync_folder(folder.parent)
         return
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)

@@ -100,6 +100,57 @@ async def test_what_is_there_is_not_written_again(store: FolderStore, root: Path
     assert (root / KEY).stat() == before
 
 
+class Disk:
+    """The system's `fsync`: which files and folders were synced, and one folder that is not."""
+
+    def __init__(self) -> None:
+        self.synced: set[int] = set()
+        self.fails_at: Path | None = None
+        self._fsync = os.fsync
+
+    def fsync(self, handle: int) -> None:
+        inode = os.fstat(handle).st_ino
+        if self.fails_at is not None and self.fails_at.exists() and inode == self.fails_at.stat().st_ino:
+            raise OSError(5, "Input/output error")
+        self._fsync(handle)
+        self.synced.add(inode)
+
+    def has(self, path: Path) -> bool:
+        return path.stat().st_ino in self.synced
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    disk = Disk()
+    monkeypatch.setattr(os, "fsync", disk.fsync)
+    return disk
+
+
+@pytest.mark.parametrize("unsynced", ["results/ab", "results", "."], ids=["file", "folder", "folder above"])
+async def test_what_a_put_that_died_did_not_sync_is_synced_by_the_next(
+    store: FolderStore, root: Path, disk: Disk, unsynced: str
+) -> None:
+    disk.fails_at = root / unsynced
+    with pytest.raises(Unavailable):
+        await store.put(KEY, BytesIO(b"an image"))
+    disk.fails_at = None
+    disk.synced.clear()
+    await store.put(KEY, BytesIO(b"an image"))
+
+    assert disk.has(root / unsynced)
+    assert disk.has(root / "results/ab")
+
+
+async def test_a_folder_that_a_start_died_over_is_synced_by_the_next(root: Path, disk: Disk) -> None:
+    disk.fails_at = root.parent
+    with pytest.raises(Unavailable):
+        FolderStore(root)
+    disk.fails_at = None
+    FolderStore(root)
+
+    assert disk.has(root.parent)
+
+
 async def test_a_file_that_could_not_be_finished_is_absent(store: FolderStore, root: Path) -> None:
     with pytest.raises(Unavailable, match="No space left on device"):
         await store.put(KEY, Breaking(b"half an image"))
