@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.util import find_spec
 
 import httpx
@@ -59,6 +60,14 @@ def _look_up(host: str, port: int) -> list[str]:
 def tls() -> ssl.SSLContext:
     """The certificates that are trusted, read once for all clients: that takes tens of milliseconds, and megabytes."""
     return httpx.create_ssl_context(trust_env=False)
+
+
+def no_cookies() -> CookieJar:
+    """A jar that takes nothing, for every client that lives long.
+
+    Else each answer could leave cookies in memory, sent to their host again whoever the next request is made for.
+    """
+    return CookieJar(DefaultCookiePolicy(allowed_domains=()))
 
 
 class GuardedTransport(httpx.AsyncBaseTransport):
@@ -166,7 +175,7 @@ def guarded_client(
     resolve: Resolve = _look_up,
     plain_http: bool = True,
 ) -> httpx.AsyncClient:
-    """A client for addresses that an application names: no redirects, no proxy variables.
+    """A client for addresses that an application names: no cookies, no redirects, no proxy variables.
 
     Without `plain_http` everything but `allowed` networks is asked over TLS, or not at all.
     """
@@ -174,6 +183,7 @@ def guarded_client(
         transport=GuardedTransport(allowed, inner, resolve=resolve, plain_http=plain_http),
         trust_env=False,
         follow_redirects=False,
+        cookies=no_cookies(),
         headers={"accept-encoding": "identity", "user-agent": "fluxhook"},
         timeout=httpx.Timeout(15, connect=5),
     )

@@ -96,12 +96,13 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
 
 
 def results_client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
-    """For the provider's links: no key, no redirects, bytes as they are."""
+    """For the provider's links: no key, no cookies, no redirects, bytes as they are."""
     return httpx.AsyncClient(
         transport=transport,
         verify=egress.tls(),
         trust_env=False,
         follow_redirects=False,
+        cookies=egress.no_cookies(),
         headers={"accept-encoding": "identity"},
         timeout=httpx.Timeout(30, connect=10),
     )

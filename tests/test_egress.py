@@ -2,7 +2,7 @@
 
 import socket
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from app import egress
 from app.egress import EgressRefused, Network, guarded_client, is_permitted, may_hold_result
+from app.provider import exchange
+from app.resources import results_client
 
 PHONE_BOOK = {
     "images.example.com": ["93.184.216.34"],
@@ -65,6 +67,27 @@ async def connected_to(url: str, *allowed: str) -> httpx.Request:
     async with guarded(*allowed) as (client, recorder):
         await client.get(url)
     return recorder.requests[0]
+
+
+@pytest.mark.parametrize(
+    "make", [exchange.client, results_client, lambda inner: guarded_client((), inner, resolve=look_up)]
+)
+@pytest.mark.parametrize("host", ["images.example.com", "93.184.216.34"])
+async def test_no_cookie_is_kept_or_sent_back(
+    make: Callable[[httpx.AsyncBaseTransport], httpx.AsyncClient], host: str
+) -> None:
+    sent: list[str | None] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request.headers.get("cookie"))
+        return httpx.Response(200, headers={"set-cookie": f"number={len(sent)}; Max-Age=31536000"})
+
+    async with make(httpx.MockTransport(answer)) as client:
+        for _ in range(2):
+            await client.post(f"https://{host}/")
+
+    assert sent == [None, None]
+    assert list(client.cookies.jar) == []
 
 
 # Addresses

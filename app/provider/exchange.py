@@ -45,7 +45,7 @@ async def send(http: httpx.AsyncClient, request: httpx.Request, deadline: timede
 
 
 def client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
-    """An HTTP client for providers: no proxy variables, no redirects, a fresh connection for each request.
+    """An HTTP client for providers: no proxy variables, no cookies, no redirects, a fresh connection for each request.
 
     A kept connection that the other side has just closed fails after the bytes left, which looks like a lost
     answer and would hold a task for nothing.
@@ -56,6 +56,7 @@ def client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClie
         trust_env=False,
         follow_redirects=False,
         timeout=httpx.Timeout(None, connect=10),
+        cookies=egress.no_cookies(),
         headers={"accept-encoding": "identity"},
         limits=httpx.Limits(max_keepalive_connections=0),
     )

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from app import egress
 from app.clock import utc_now
 from app.provider.twin.api import Api
 from app.provider.twin.controls import Controls
@@ -57,7 +58,8 @@ def build(ready_after_s: float = 2.0, profile: Profile = "a", seed: int | None =
     """A twin that speaks real HTTP, from simple values. Without a seed its ids differ from run to run."""
     rules = preset(profile).model_copy(update={"ready_after": timedelta(seconds=ready_after_s)})
     # A callback goes where the task says, and nowhere that an environment variable says.
-    send = httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_connections=1000, max_keepalive_connections=100))
+    limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
+    send = httpx.AsyncClient(trust_env=False, cookies=egress.no_cookies(), limits=limits)
     chosen = int.from_bytes(os.urandom(8)) if seed is None else seed
     return create_twin_app(Twin(rules, now=utc_now, send=send, seed=chosen), owned=send)
 
