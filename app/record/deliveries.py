@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
+    exists,
     select,
     union_all,
     update,
@@ -200,13 +201,9 @@ def failed_between(
 
 
 def awaited(connection: Connection) -> set[str]:
-    """The active endpoints for which something waits."""
-    query = (
-        select(deliveries.c.endpoint_id)
-        .join(endpoints, _BELONGS)
-        .where(deliveries.c.state == State.WAITING, endpoints.c.state == "active")
-        .distinct()
-    )
+    """The active endpoints for which something waits. What waits for a paused one, however much, is not read."""
+    waits = exists().where(_BELONGS, deliveries.c.state == State.WAITING)
+    query = select(endpoints.c.id).where(endpoints.c.state == "active", waits)
     return set(connection.execute(query).scalars())
 
 

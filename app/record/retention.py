@@ -1,9 +1,8 @@
-"""What was said of tasks that ended long ago, found by ranges of ids and deleted batch by batch.
+"""What was said of tasks that ended long ago, found by indexes that are there anyway and deleted batch by batch.
 
-An id sorts by its creation, so the primary key finds what is old; no other index is needed, and no table is locked.
+An id sorts by its creation, so the primary key finds what is old of evidence and downloads. No table is locked.
 """
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -45,10 +44,21 @@ def forget_downloads(connection: Connection, ended_before: datetime, after: str,
 
 
 def forget_deliveries(connection: Connection, ended_before: datetime, after: str, limit: int) -> Looked:
-    """The same of deliveries that ended before then, with their attempts; one that waits stays."""
-    over = and_(deliveries.c.state != State.WAITING, deliveries.c.ended_at < ended_before)
-    query = _range(select(deliveries.c.id, over.label("over")), deliveries, "dlv", ended_before, after, limit)
-    return _forget(connection, deliveries, query, {attempts: attempts.c.delivery_id})
+    """Delete deliveries that ended before then, `limit` at most, with their attempts.
+
+    Found by when they ended, so those that wait, however many, are not looked at; and all that is found goes.
+    """
+    found: list[str] = []
+    for state in (State.DELIVERED, State.FAILED):
+        found += connection.execute(_ended(state, ended_before, limit - len(found))).scalars()
+    connection.execute(delete(attempts).where(attempts.c.delivery_id.in_(found)))
+    connection.execute(delete(deliveries).where(deliveries.c.id.in_(found)))
+    return Looked(len(found), after if len(found) == limit else None)
+
+
+def _ended(state: State, before: datetime, limit: int) -> Select[Any]:
+    which = (deliveries.c.state == state, deliveries.c.ended_at < before)
+    return select(deliveries.c.id).where(*which).order_by(deliveries.c.ended_at).limit(limit)
 
 
 def _is_over(ended_before: datetime) -> ColumnElement[bool]:
@@ -62,13 +72,9 @@ def _range(
     return query.where(*old).order_by(table.c.id).limit(limit)
 
 
-def _forget(
-    connection: Connection, table: Table, query: Select[Any], first: Mapping[Table, ColumnElement[Any]] | None = None
-) -> Looked:
-    """Delete what the query says is over, after those rows of other tables that belong to it."""
+def _forget(connection: Connection, table: Table, query: Select[Any]) -> Looked:
+    """Delete what the query says is over."""
     rows = connection.execute(query).all()
     over = [row.id for row in rows if row.over]
-    for other, owner in (first or {}).items():
-        connection.execute(delete(other).where(owner.in_(over)))
     connection.execute(delete(table).where(table.c.id.in_(over)))
     return Looked(len(over), rows[-1].id if rows else None)

@@ -22,7 +22,7 @@ from app import clock
 from app.bench import growth, hot_paths
 from app.bench.hot_paths import Undone
 from app.provider.twin import Faults
-from app.record import deliveries, endpoints, queue, tasks
+from app.record import deliveries, endpoints, queue, retention, tasks
 from app.record.database import Database, open_database
 from app.sweep import NO_TASK, sweep
 from app.task import Status
@@ -168,6 +168,8 @@ def rarely(connection: Connection) -> None:
     deliveries.end_waiting(connection, endpoint.id, "gone", now)
     deliveries.failed_between(connection, now - timedelta(minutes=1), now, deliveries.Wanted(), 10)
     deliveries.restart(connection, ["dlv_none"], now)
+    for forget in (retention.forget_evidence, retention.forget_downloads, retention.forget_deliveries):
+        forget(connection, now - timedelta(days=3650), "", 1000)
 
 
 @contextmanager

@@ -1,0 +1,70 @@
+"""What applications are to be told: which endpoints something waits for."""
+
+from collections.abc import Callable
+from typing import Any
+
+from app.record import Connection, deliveries, endpoints
+from app.record.database import Database, open_database
+from app.record.endpoints import State
+from tests.rows import START
+
+_PLANNED: dict[str, Any] = {
+    "task_id": None,
+    "event": "stored",
+    "form": "event",
+    "payload": {},
+    "planned_at": START,
+    "due_at": START,
+}
+
+
+def put_endpoint(connection: Connection, name: str, state: State = State.ACTIVE) -> str:
+    endpoint_id = f"ep_{name}"
+    row = {"id": endpoint_id, "key_id": "key_1", "url": f"https://{name}.example.com", "created_at": START}
+    endpoints.ensure(connection, [row])
+    endpoints.change(connection, endpoint_id, state=state)
+    return endpoint_id
+
+
+def plan(connection: Connection, endpoint_id: str, *names: str, **changes: Any) -> None:
+    rows = [{"id": f"dlv_{name}", "endpoint_id": endpoint_id, **_PLANNED, **changes} for name in names]
+    deliveries.insert(connection, rows)
+
+
+async def test_only_active_endpoints_with_something_that_waits_are_awaited(database: Database) -> None:
+    def prepare(connection: Connection) -> None:
+        plan(connection, put_endpoint(connection, "busy"), "1", "2")
+        plan(connection, put_endpoint(connection, "paused", State.PAUSED), "3")
+        plan(connection, put_endpoint(connection, "told"), "4", state=deliveries.State.DELIVERED)
+        put_endpoint(connection, "idle")
+
+    await database.write(prepare)
+
+    assert await database.read(deliveries.awaited) == {"ep_busy"}
+
+
+async def test_how_much_waits_for_a_paused_endpoint_costs_nothing(sqlite_url: str) -> None:
+    def prepare(connection: Connection) -> None:
+        plan(connection, put_endpoint(connection, "paused", State.PAUSED), "1")
+
+    async with open_database(sqlite_url) as database:
+        await database.write(prepare)
+        before = await database.read(counting_steps(deliveries.awaited))
+        await database.write(lambda connection: plan(connection, "ep_paused", *map(str, range(2, 500))))
+        after = await database.read(counting_steps(deliveries.awaited))
+
+    assert after == before
+
+
+def counting_steps(work: Callable[[Connection], object]) -> Callable[[Connection], int]:
+    """How many steps of its machine SQLite takes for this."""
+
+    def counted(connection: Connection) -> int:
+        steps: list[None] = []
+        driver: Any = connection.connection.driver_connection
+        driver.set_progress_handler(lambda: steps.append(None), 1)
+        work(connection)
+        driver.set_progress_handler(None, 1)
+        return len(steps)
+
+    return counted
