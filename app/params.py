@@ -5,6 +5,7 @@ The rules are the providers' published ones (OpenAPI document of the BFL API, Ko
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
@@ -80,6 +81,15 @@ class Params(BaseModel):
         return {field: value for field, value in given if value is not None}
 
 
+def _in_utc(at: datetime) -> datetime:
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:  # its zone pushes it out of the calendar
+        raise ValueError("must lie in the years 1 to 9999 of UTC") from None
+
+
+InstantGiven = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+
 WebhookForm = Literal["provider", "event"]
 WebhookEvent = Literal["submitted", "stored", "failed", "cancelled"]
 
@@ -149,7 +159,7 @@ class TaskParams(Webhook, Params):
 
     priority: Annotated[int, Field(ge=0, le=9, description="9 goes before 0 when tasks have to queue.")] = 0
     deadline_at: Annotated[
-        AwareDatetime | None,
+        InstantGiven | None,
         Field(description="A task that the provider was not asked for by then fails, and costs nothing."),
     ] = None
 

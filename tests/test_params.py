@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from app.params import IMAGE_FIELDS, Params
+from app.params import IMAGE_FIELDS, Params, TaskParams
 
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -155,6 +155,21 @@ def test_an_image_that_is_null_is_none() -> None:
 
 def test_an_empty_image_is_refused() -> None:
     assert broken(input_image="") == ["input_image"]
+
+
+@pytest.mark.parametrize("at", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "2026-01-01T00:00:00"])
+def test_an_instant_that_utc_does_not_have_is_refused(at: str) -> None:
+    with pytest.raises(ValidationError, match="deadline_at"):
+        TaskParams.model_validate({"prompt": "a lake", "deadline_at": at})
+
+
+def test_an_instant_is_the_same_in_whatever_zone_it_was_written() -> None:
+    asked = [
+        TaskParams.model_validate({"prompt": "a lake", "deadline_at": at}).asked()
+        for at in ("2026-01-01T12:00:00+02:00", "2026-01-01T10:00:00Z")
+    ]
+
+    assert asked[0] == asked[1]
 
 
 def test_every_mistake_is_named_at_once() -> None:

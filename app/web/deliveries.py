@@ -5,10 +5,11 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query
-from pydantic import AwareDatetime, BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from app import ids, outbox
 from app.errors import NotFound
+from app.params import InstantGiven
 from app.record import Connection, attempts, deliveries, endpoints
 from app.record.attempts import DeliveryAttempt
 from app.record.deliveries import Delivery, State, Wanted
@@ -19,6 +20,7 @@ from app.web.problems import responses
 router = APIRouter(prefix="/v1/deliveries", tags=["webhooks"])
 
 MAX_REPLAYED = 10_000
+_ENDPOINT_ID = r"^ep_[0-9a-v]{37}$"
 _ERRORS = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
 _ERRORS_OF_ONE = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
 
@@ -66,9 +68,9 @@ class Replay(BaseModel):
 
     model_config = {"extra": "forbid"}
 
-    begin: Annotated[AwareDatetime, Field(alias="from")]
-    end: Annotated[AwareDatetime, Field(alias="to", description="Not included.")]
-    endpoint_id: Annotated[str | None, Field(max_length=48, description="Only those to this endpoint.")] = None
+    begin: Annotated[InstantGiven, Field(alias="from")]
+    end: Annotated[InstantGiven, Field(alias="to", description="Not included.")]
+    endpoint_id: Annotated[str | None, Field(pattern=_ENDPOINT_ID, description="Only those to this endpoint.")] = None
 
     @model_validator(mode="after")
     def _in_order(self) -> "Replay":
@@ -97,7 +99,7 @@ async def list_deliveries(
     asking: Asking,
     state: Annotated[State | None, Query(description="Only those in this state.")] = None,
     task_id: Annotated[str | None, Query(pattern=r"^task_[0-9a-v]{37}$", description="Only of this task.")] = None,
-    endpoint_id: Annotated[str | None, Query(pattern=r"^ep_[0-9a-v]{37}$", description="Only to this one.")] = None,
+    endpoint_id: Annotated[str | None, Query(pattern=_ENDPOINT_ID, description="Only to this one.")] = None,
     cursor: Annotated[str | None, Query(pattern=r"^dlv_[0-9a-v]{37}$")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> DeliveryList:
