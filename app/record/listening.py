@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
-from sqlalchemy import NullPool, make_url
+from sqlalchemy import NullPool
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from app import logs
+from app.record.postgres_url import make_engine
 from app.retry import LISTENING
 
 _LOOK_EVERY_S = 30.0  # a connection that is quiet and one that is gone look the same until it is asked
@@ -28,7 +28,7 @@ class Listening:
 
     def __init__(self, url: str) -> None:
         # Not from the pool: a listener is never given back.
-        self._engine = create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"), poolclass=NullPool)
+        self._engine = make_engine(url, poolclass=NullPool)
         self._listeners: dict[str, list[tuple[str, Callable[[], None]]]] = {}
         self._woken = asyncio.Event()
         self._running: asyncio.Task[None] | None = None

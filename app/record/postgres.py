@@ -7,15 +7,16 @@ from functools import partial
 from typing import Any, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]
-from sqlalchemy import Connection, Dialect, event, make_url, text
+from sqlalchemy import Connection, Dialect, event, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import Unavailable
 from app.record import events
 from app.record.grouped import Line, Lines, Work, halves
 from app.record.listening import Listening
+from app.record.postgres_url import make_engine
 from app.record.signals import Effect, Signals, take_effects, was_asked
 
 T = TypeVar("T")
@@ -44,8 +45,8 @@ class Postgres:
 
     def __init__(self, url: str) -> None:
         # Errors must not show prompts. A connection that died with the server is found before it is used.
-        self._engine = create_async_engine(
-            make_url(url).set(drivername="postgresql+asyncpg"),
+        self._engine = make_engine(
+            url,
             hide_parameters=True,
             pool_pre_ping=True,
             pool_size=_POOL,
