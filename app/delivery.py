@@ -58,14 +58,23 @@ async def deliver(use: Resources, letter: Letter) -> Outcome:
     if not opened:
         return Outcome(error=SEALED)
     body = _body(use, letter)
-    outcome = await _post(use, letter.delivery.url, body, _headers(use, letter.delivery, secret, body))
-    if secret is None:
-        return outcome
-    # What a receiver echoes of its secret is not kept: the database must sign nothing.
-    return replace(outcome, answer=outcome.answer.replace(secret.encode(), b"[secret]"))
+    hidden = (secret or "").encode()
+    headers = _headers(use, letter.delivery, secret, body)
+    outcome = await _post(use, letter.delivery.url, body, headers, _KEPT + len(hidden))
+    return replace(outcome, answer=_shown(outcome.answer, hidden))
 
 
-async def _post(use: Resources, url: str, body: bytes, headers: dict[str, str]) -> Outcome:
+def _shown(answer: bytes, hidden: bytes) -> bytes:
+    """What is kept of an answer. What a receiver echoes of its secret is not: the database must sign nothing."""
+    if not hidden:
+        return answer[:_KEPT]
+    split = answer.find(hidden, max(0, _KEPT + 1 - len(hidden)))  # by where an answer is cut, or after it
+    end = split + len(hidden) if 0 <= split < _KEPT else _KEPT
+    return answer[:end].replace(hidden, b"[secret]")[:_KEPT]
+
+
+async def _post(use: Resources, url: str, body: bytes, headers: dict[str, str], most: int) -> Outcome:
+    """`most` bytes of the answer, or somewhat more, are read."""
     began = time.monotonic()
     head: httpx.Response | None = None
     answer, error = bytearray(), None
@@ -76,7 +85,7 @@ async def _post(use: Resources, url: str, body: bytes, headers: dict[str, str]) 
         ):
             async for piece in head.aiter_raw():
                 answer += piece
-                if len(answer) >= _KEPT:
+                if len(answer) >= most:
                     break
     except (httpx.ConnectError, httpx.ConnectTimeout):
         return Outcome(error=UNREACHABLE)  # and not how long it took: a blocked host must look like a dead one
@@ -89,7 +98,7 @@ async def _post(use: Resources, url: str, body: bytes, headers: dict[str, str]) 
         return Outcome(error=error, latency_ms=latency_ms)
     # Once its status is there the receiver has spoken, however the rest of its answer ends.
     wish = read_retry_after(head.headers.get("retry-after", ""), use.now())
-    return Outcome(head.status_code, None, latency_ms, bytes(answer[:_KEPT]), wish)
+    return Outcome(head.status_code, None, latency_ms, bytes(answer), wish)
 
 
 def _body(use: Resources, letter: Letter) -> bytes:

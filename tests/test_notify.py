@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
 from starlette.responses import Response
 
 from app import jobs
@@ -287,6 +288,16 @@ async def test_a_receiver_that_echoes_its_secret_does_not_put_it_into_the_databa
     await ended(world, webhook_secret=SECRET)
 
     assert (await only_delivery(world))["attempts"][0]["answer"] == "you signed with [secret]"
+
+
+@pytest.mark.parametrize("room", [0, 1, len(SECRET) - 1, len(SECRET)])
+async def test_a_secret_that_the_end_of_what_is_kept_would_split_is_blanked_too(world: World, room: int) -> None:
+    receiver(world, Response(f"{SECRET}{'.' * (4096 - len(SECRET) - room)}{SECRET} and on", 400))
+    await ended(world, webhook_secret=SECRET)
+    answer = (await only_delivery(world))["attempts"][0]["answer"]
+    ending = "[secret]" if room else ""
+
+    assert answer == f"[secret]{'.' * (4096 - len(SECRET) - room)}{ending}"
 
 
 async def test_a_resubmitted_task_is_told_of_again_and_the_first_telling_stays_as_it_was(world: World) -> None:
