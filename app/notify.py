@@ -134,7 +134,8 @@ def _end(each: _Tried, now: datetime) -> dict[str, Any]:
     delivery, outcome = each.letter.delivery, each.outcome
     tries = delivery.tries + 1
     wait = None if outcome.gone or delivery.event == TEST else webhook_wait(tries, outcome.retry_after)
-    end = {"id": delivery.id, "tries": tries, "detail": _detail(outcome), "due_at": delivery.due_at, "ended_at": now}
+    begun = {"id": delivery.id, "was_tries": delivery.tries, "was_due_at": delivery.due_at}
+    end = {**begun, "tries": tries, "detail": _detail(outcome), "due_at": delivery.due_at, "ended_at": now}
     if outcome.delivered:
         return {**end, "state": deliveries.State.DELIVERED, "detail": None}
     if wait is None:

@@ -290,6 +290,27 @@ async def test_a_receiver_that_echoes_its_secret_does_not_put_it_into_the_databa
     assert (await only_delivery(world))["attempts"][0]["answer"] == "you signed with [secret]"
 
 
+async def test_a_replay_while_the_last_try_is_under_way_is_not_lost(each_world: World) -> None:
+    heard = receiver(each_world, 500)
+    await ended(each_world)
+    answers: list[dict[str, Any]] = []
+
+    async def replay_the_last() -> None:
+        each_world.clock.advance(1)
+        found = await only_delivery(each_world)
+        if found["tries"] == len(WEBHOOK_WAITS):
+            answers.append((await each_world.api.post(f"/v1/deliveries/{found['id']}/replay")).json())
+
+    heard.meanwhile = replay_the_last
+    while not answers:
+        await until_due(each_world, await only_delivery(each_world))
+        each_world.clock.advance(1)
+        await each_world.work()
+
+    assert (answers[0]["state"], answers[0]["tries"]) == ("waiting", 0)
+    assert {**await only_delivery(each_world), **answers[0]} == await only_delivery(each_world)
+
+
 @pytest.mark.parametrize("room", [0, 1, len(SECRET) - 1, len(SECRET)])
 async def test_a_secret_that_the_end_of_what_is_kept_would_split_is_blanked_too(world: World, room: int) -> None:
     receiver(world, Response(f"{SECRET}{'.' * (4096 - len(SECRET) - room)}{SECRET} and on", 400))

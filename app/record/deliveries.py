@@ -163,13 +163,26 @@ def next_due(connection: Connection, endpoint_id: str, *, tests: bool = False) -
 
 
 def conclude(connection: Connection, changes: Sequence[Mapping[str, Any]]) -> None:
-    """Write how tries ended: `id`, `state`, `tries`, `detail`, `due_at` and `ended_at` of each."""
+    """Write how tries ended: `id`, `state`, `tries`, `detail`, `due_at` and `ended_at` of each.
+
+    `was_tries` and `was_due_at` say how each stood when its try began: one that was replayed meanwhile stays replayed.
+    """
     names = ("state", "tries", "detail", "due_at", "ended_at")
     values = {name: bindparam(f"new_{name}", type_=deliveries.c[name].type) for name in names}
-    statement = update(deliveries).where(deliveries.c.id == bindparam("of_id")).values(values)
-    connection.execute(
-        statement, [{"of_id": each["id"], **{f"new_{name}": each[name] for name in names}} for each in changes]
+    as_it_was = (
+        deliveries.c.id == bindparam("of_id"),
+        deliveries.c.state == State.WAITING,
+        deliveries.c.tries == bindparam("was_tries"),
+        deliveries.c.due_at == bindparam("was_due_at"),
     )
+    given = {
+        "of_id": "id",
+        "was_tries": "was_tries",
+        "was_due_at": "was_due_at",
+        **{f"new_{name}": name for name in names},
+    }
+    rows = [{parameter: each[name] for parameter, name in given.items()} for each in changes]
+    connection.execute(update(deliveries).where(*as_it_was).values(values), rows)
 
 
 def end_waiting(connection: Connection, endpoint_id: str, detail: str, now: datetime) -> None:
