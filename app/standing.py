@@ -92,7 +92,7 @@ def _jobs(connection: Connection, now: datetime) -> list[Metric]:
             lambda each: _age(each.oldest_due or now, now),
         )
     )
-    held = {(): len(jobs.held(connection))}
+    held = {(): jobs.count_held(connection)}
     return [
         _gauge("jobs_waiting", "Jobs that wait, due or not.", ("step",), waiting),
         _gauge("jobs_due", "Jobs that could be done now.", ("step",), due),

@@ -109,7 +109,7 @@ async def _work(settings: Settings) -> list[Finding]:
     async with open_database(database_url(settings)) as database:
         silent = settings.public_url is not None and await database.read(callbacks_are_missing)
         paused = await database.read(lambda connection: accounts.paused(connection, now))
-        held = len(await database.read(jobs.held))
+        held = await database.read(jobs.count_held)
         aside = await database.read(kept_aside.waiting)
         under_way = Counter(await database.read(submissions.under_way_by_ring_key))
         askers = await database.read(keys.every)

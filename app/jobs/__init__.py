@@ -20,6 +20,7 @@ __all__ = [
     "Step",
     "beat",
     "claim",
+    "count_held",
     "enqueue",
     "finish",
     "held",
@@ -79,6 +80,10 @@ def release(connection: Connection, holder: str) -> None:
 
 def held(connection: Connection, limit: int = 1000) -> list[Held]:
     return _engine(connection).held(connection, limit)
+
+
+def count_held(connection: Connection) -> int:
+    return _engine(connection).count_held(connection)
 
 
 def requeue(connection: Connection, ids: Collection[int], now: datetime) -> int:

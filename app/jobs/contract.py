@@ -89,6 +89,9 @@ class Engine(Protocol):
     def held(self, connection: Connection, limit: int) -> list[Held]:
         """The jobs that were set aside, oldest first."""
 
+    def count_held(self, connection: Connection) -> int:
+        """How many jobs were set aside."""
+
     def requeue(self, connection: Connection, ids: Collection[int], now: datetime) -> int:
         """Have held jobs run again, as if they had never failed; how many there were."""
 

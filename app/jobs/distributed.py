@@ -74,6 +74,7 @@ _HELD = """
 SELECT id, entrypoint, convert_from(payload, 'UTF8') AS task_id, attempts, headers
 FROM pgqueuer WHERE status = 'failed' ORDER BY id LIMIT $1
 """
+_COUNT_HELD = "SELECT count(*) AS held FROM pgqueuer WHERE status = 'failed'"
 _TAKE_HELD = """
 DELETE FROM pgqueuer WHERE status = 'failed' AND id = ANY ($1::bigint[])
 RETURNING entrypoint, convert_from(payload, 'UTF8') AS task_id
@@ -186,6 +187,11 @@ def held(connection: Connection, limit: int) -> list[Held]:
         Held(row["id"], Step(row["entrypoint"]), row["task_id"], row["attempts"], (row["headers"] or {}).get("error"))
         for row in _run(connection, _HELD, limit)
     ]
+
+
+def count_held(connection: Connection) -> int:
+    (row,) = _run(connection, _COUNT_HELD)
+    return int(row["held"])
 
 
 def requeue(connection: Connection, ids: Collection[int], now: datetime) -> int:

@@ -183,6 +183,10 @@ def held(connection: Connection, limit: int) -> list[Held]:
     ]
 
 
+def count_held(connection: Connection) -> int:
+    return connection.execute(select(func.count()).where(jobs.c.state == "held")).scalar_one()
+
+
 def requeue(connection: Connection, ids: Collection[int], now: datetime) -> int:
     taken = connection.execute(
         delete(jobs).where(jobs.c.state == "held", jobs.c.id.in_(ids)).returning(jobs.c.step, jobs.c.task_id)

@@ -14,6 +14,7 @@ from app.web.access import Asking, Use
 from app.web.problems import responses
 
 _MAX_ID = 2**63 - 1
+_AT_ONCE = 1000  # of them run again in one transaction, so that others have their turn
 
 router = APIRouter(prefix="/v1/jobs/held", tags=["operations"])
 _NO_SUCH_JOB = responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
@@ -49,10 +50,14 @@ async def list_held(use: Use, _asking: Asking) -> HeldList:
 async def requeue_all(use: Use, _asking: Asking) -> Requeued:
     """Run all of them again, as if they had never failed: after the mend of what made them fail."""
 
-    def requeue(connection: Connection) -> int:
-        return jobs.requeue(connection, [job.id for job in jobs.held(connection)], use.now())
+    def requeue_some(connection: Connection) -> int:
+        some = [job.id for job in jobs.held(connection, _AT_ONCE)]
+        return jobs.requeue(connection, some, use.now())
 
-    return Requeued(requeued=await use.db.write(requeue))
+    requeued = 0
+    while some := await use.db.write(requeue_some):
+        requeued += some
+    return Requeued(requeued=requeued)
 
 
 @router.post("/{job_id}/requeue", responses={**_ERRORS, **_NO_SUCH_JOB})

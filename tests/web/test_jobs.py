@@ -47,6 +47,22 @@ async def test_all_jobs_run_again_at_once(each_world: World) -> None:
     assert set((await states(each_world)).values()) == {"waiting"}
 
 
+async def test_a_thousand_jobs_and_one_all_count_and_all_run_again(each_world: World) -> None:
+    task_ids = [f"task_{number}" for number in range(1001)]
+    of_engine = {"sqlite": "jobs SET state = 'held'", "postgresql": "pgqueuer SET status = 'failed'"}
+
+    def unit(connection: Connection) -> None:
+        jobs.enqueue(connection, [(Step.COLLECT, task_id, each_world.clock()) for task_id in task_ids])
+        connection.exec_driver_sql(f"UPDATE {of_engine[connection.dialect.name]}")
+
+    await each_world.use.db.write(unit)
+    scraped = (await each_world.api.get("/metrics")).text
+    answer = await each_world.api.post("/v1/jobs/held/requeue")
+
+    assert "fluxhook_jobs_held 1001.0" in scraped
+    assert answer.json() == {"requeued": 1001}
+
+
 @pytest.mark.parametrize("number", ["1", "9223372036854775807"])
 async def test_a_job_that_was_not_set_aside_is_not_found(each_world: World, number: str) -> None:
     problem(await each_world.api.post(f"/v1/jobs/held/{number}/requeue"), 404)
