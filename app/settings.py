@@ -155,8 +155,8 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _database_is_one_of_two(self) -> Self:
-        scheme = (self.database_url or "sqlite:").partition(":")[0].partition("+")[0]
-        if scheme not in {"sqlite", "postgresql", "postgres"}:
+        scheme = (self.database_url or "").partition(":")[0].partition("+")[0]
+        if not self.embedded and scheme not in {"postgresql", "postgres"}:
             raise ValueError("FLUXHOOK_DATABASE_URL: must begin with sqlite:/// or postgresql://")
         return self
 
