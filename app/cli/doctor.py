@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import typer
@@ -19,6 +18,7 @@ from app.provider import exchange
 from app.reconcile import CALLBACKS_MISSING, callbacks_are_missing
 from app.record import accounts, kept_aside, keys, submissions
 from app.record.database import open_database
+from app.record.postgres_url import without_secrets
 from app.record.revision import is_current
 from app.resources import build_provider, database_url, key_ring, open_store, provider_base, store_folder
 from app.secret_keys import KeyRing, sealed_with
@@ -59,18 +59,12 @@ def describe(settings: Settings) -> dict[str, str]:
         value = getattr(settings, name)
         if isinstance(value, SecretStr) or (name == "secret_keys" and value):
             text = "set, not shown"
-        elif name == "database_url" and value and "@" in value:
-            text = _without_password(value)
+        elif name == "database_url" and value:
+            text = without_secrets(value) or "set, not shown"
         else:
             text = "not set" if value in {None, ()} else str(value)
         shown[name.upper()] = text
     return shown
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=f"{parts.username}:***@{host}", query="").geturl()
 
 
 async def _examine(settings: Settings) -> list[Finding]:

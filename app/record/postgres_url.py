@@ -26,6 +26,7 @@ _THE_DRIVERS = frozenset(
         *("application_name", "options"),  # which it hands on to the server
     }
 )
+_SHOWN = (_SQLALCHEMYS | _THE_DRIVERS) - {"password", "sslpassword"}
 _FILES = frozenset({"sslrootcert", "sslcert", "sslkey", "sslcrl"})
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
@@ -39,6 +40,18 @@ def make_engine(url: str, **options: Any) -> AsyncEngine:
     connecting = _translated(address.query)
     address = address.set(query={name: value for name, value in address.query.items() if name in _SQLALCHEMYS})
     return create_async_engine(address, connect_args=connecting, **options)
+
+
+def without_secrets(url: str) -> str | None:
+    """The address, of either database, with no password in it; None where it cannot be told what is one."""
+    if url.count("@") > 1:  # part of a password that has an @ in it would pass for the host
+        return None
+    try:
+        address = make_url(url)
+    except (ArgumentError, ValueError):
+        return None
+    query = {name: value for name, value in address.query.items() if name in _SHOWN}
+    return address.set(query=query).render_as_string(hide_password=True)
 
 
 def _translated(query: Mapping[str, Any]) -> dict[str, Any]:

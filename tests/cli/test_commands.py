@@ -175,6 +175,14 @@ async def test_before_the_first_start_nothing_is_wrong_with_what_is_not_there_ye
     assert "no callbacks, results are polled" in done.stdout
 
 
+async def test_a_password_in_the_address_of_the_database_is_not_shown(terminal: Terminal) -> None:
+    address = "postgresql:///fluxhook?host=127.0.0.1&port=9&user=fluxhook&password=hunter2"
+    done = await terminal.run("doctor", FLUXHOOK_DATABASE_URL=address, FLUXHOOK_SECRET_KEYS="n" * 40)
+
+    assert "host=127.0.0.1" in done.stdout
+    assert "hunter2" not in done.output
+
+
 async def test_what_still_needs_each_secret_key_is_told_before_one_is_removed(terminal: Terminal) -> None:
     new, old = "n" * 40, "o" * 40
     only_old = KeyRing((old,))

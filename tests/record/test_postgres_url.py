@@ -3,11 +3,14 @@
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import text
 
 from app.errors import ConfigurationError, Unavailable
 from app.record.database import open_database
 from app.record.listening import Listening
+from app.record.postgres_url import without_secrets
 
 HIDDEN = "hunter2"
 _ASKS_FOR_TLS = bytes.fromhex("00000008 04d2162f")  # PostgreSQL's SSLRequest
@@ -81,3 +84,28 @@ async def test_an_address_that_is_none_is_said_without_showing_it() -> None:
             raise AssertionError("it must not be opened")
 
     assert HIDDEN not in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://fluxhook:hunter2@db/fluxhook", "postgresql://fluxhook:***@db/fluxhook"),
+        ("postgresql://fluxhook@db/fluxhook?sslmode=require", "postgresql://fluxhook@db/fluxhook?sslmode=require"),
+        ("postgresql:///fluxhook?host=db&user=u&password=hunter2", "postgresql:///fluxhook?host=db&user=u"),
+        ("postgresql:///fluxhook?host=db&sslpassword=hunter2", "postgresql:///fluxhook?host=db"),
+        ("postgresql:///fluxhook?host=db&pwd=hunter2", "postgresql:///fluxhook?host=db"),
+        ("postgresql://fluxhook:hunter2/hunter2?@db/fluxhook", "postgresql://fluxhook:***@db/fluxhook"),
+        ("postgresql://fluxhook:hunter2@hunter2@db/fluxhook", None),
+        ("postgresql://fluxhook:hunter2/hunter2", None),
+        ("sqlite:////data/fluxhook.db", "sqlite:////data/fluxhook.db"),
+    ],
+)
+def test_an_address_is_shown_without_its_password_wherever_that_stands(address: str, shown: str | None) -> None:
+    assert without_secrets(address) == shown
+
+
+@given(st.text(st.sampled_from("@/:?#&=[]% a")))
+def test_a_password_is_never_shown_however_it_is_written(between: str) -> None:
+    shown = without_secrets(f"postgresql://fluxhook:{HIDDEN}{between}{HIDDEN}@db/fluxhook")
+
+    assert HIDDEN not in (shown or "")
