@@ -52,6 +52,14 @@ def _fits_in_a_header(key: Secret) -> Secret:
     return key
 
 
+def _can_be_presented(key: Secret) -> Secret:
+    """A space inside is taken, because installations have such keys and they work; around a key it is cut off."""
+    text = key.get_secret_value()
+    if not text.isascii() or not text.isprintable() or text != text.strip():
+        raise ValueError("must be printable ASCII without spaces around it, or nobody can present it in a header")
+    return key
+
+
 Url = Annotated[str, AfterValidator(_origin_and_path)]
 ProviderKey = Annotated[Secret, AfterValidator(_fits_in_a_header)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
@@ -96,7 +104,7 @@ class Settings(BaseModel):
         Field(description="What callback secrets are derived from, newest first. Default: made, kept in DATA_DIR."),
     ] = ()
     admin_key: Annotated[
-        Secret | None,
+        Annotated[Secret, AfterValidator(_can_be_presented)] | None,
         Field(description="An API key that may do everything. Default: made, printed once, kept in DATA_DIR."),
     ] = None
     shared_secret_callbacks: Annotated[

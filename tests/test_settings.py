@@ -186,7 +186,7 @@ def test_printed_settings_show_no_secret(name: str, show: type[str]) -> None:
     assert "hidden" not in show(read(**{"SECRET_KEYS": KEY, name: SECRETS[name]}))
 
 
-@pytest.mark.parametrize("name", ["SECRET_KEYS", "BFL_API_KEY", "GPTPROTO_API_KEY", "DATABASE_URL"])
+@pytest.mark.parametrize("name", ["SECRET_KEYS", "BFL_API_KEY", "GPTPROTO_API_KEY", "ADMIN_KEY", "DATABASE_URL"])
 def test_a_complaint_shows_no_secret(name: str) -> None:
     assert "hidden" not in complaint(**{"PORT": "x", name: "hidden \u00e9"})
 
@@ -231,6 +231,16 @@ def test_each_provider_uses_its_own_key_and_address() -> None:
 @pytest.mark.parametrize("key", ["key\n", "a key", "cl\u00e9", "key\0"], ids=["line end", "space", "not ascii", "nul"])
 def test_a_provider_key_that_no_header_can_carry_is_refused(name: str, key: str) -> None:
     assert complaint(**{name: key}).startswith(f"FLUXHOOK_{name}: must be printable ASCII without spaces")
+
+
+@pytest.mark.parametrize("key", ["key\n", " a-key", "cl\u00e9", "key\0"], ids=["line end", "space", "not ascii", "nul"])
+def test_an_admin_key_that_nobody_can_present_is_refused(key: str) -> None:
+    assert complaint(ADMIN_KEY=key).startswith("FLUXHOOK_ADMIN_KEY: must be printable ASCII without spaces around it")
+
+
+@pytest.mark.parametrize("key", ["a", "three short words"])
+def test_an_admin_key_that_works_is_taken_however_weak_it_is(key: str) -> None:
+    assert read(ADMIN_KEY=key).admin_key is not None
 
 
 @pytest.mark.parametrize("provider", ["bfl", "gptproto"])

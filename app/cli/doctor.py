@@ -24,6 +24,8 @@ from app.resources import build_provider, database_url, key_ring, open_store, pr
 from app.secret_keys import KeyRing, sealed_with
 from app.settings import PREFIX, Settings, from_environment
 
+_LONG_ENOUGH = 16  # characters of an admin key: 64 bits even of hex digits
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -77,6 +79,9 @@ async def _findings(settings: Settings) -> AsyncGenerator[Finding]:
     if database.current:
         for finding in await _work(settings):
             yield finding
+    if settings.admin_key is not None and len(settings.admin_key.get_secret_value()) < _LONG_ENOUGH:
+        text = f"it has fewer than {_LONG_ENOUGH} characters and may be guessed; make one with `openssl rand -hex 24`"
+        yield Finding("admin key", text, wrong=True)
     yield await _store(settings)
     yield await _provider(settings)
     yield await _public_address(settings)

@@ -104,7 +104,10 @@ async def by_secret(use: Resources, secret: str) -> Key | None:
 
 
 def digest_of(secret: str) -> str:
-    """What a key is known by here. Keys have 256 random bits, so no slow hash is needed to guard them."""
+    """What a key is known by here. The keys that we make have 256 random bits, and need no slow hash to guard them.
+
+    An operator's own admin key is as strong as it was chosen; `doctor` warns of a short one.
+    """
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
 

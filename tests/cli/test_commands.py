@@ -151,9 +151,10 @@ async def test_a_healthy_service_has_nothing_wrong_and_no_secret_is_shown(termin
         ({"FLUXHOOK_BFL_API_KEY": "bad"}, "it refuses the API key"),
         ({"FLUXHOOK_BFL_BASE_URL": "http://127.0.0.1:9"}, "http://127.0.0.1:9"),
         ({"FLUXHOOK_PUBLIC_URL": "http://127.0.0.1:9"}, "does not answer from here"),
+        ({"FLUXHOOK_ADMIN_KEY": "0123456789abcde"}, "it has fewer than 16 characters"),
         ({"FLUXHOOK_NO_SUCH_THING": "1"}, "FLUXHOOK_NO_SUCH_THING"),
     ],
-    ids=["no key", "bad key", "no provider", "no callbacks", "unknown setting"],
+    ids=["no key", "bad key", "no provider", "no callbacks", "short admin key", "unknown setting"],
 )
 async def test_what_is_wrong_is_named_and_makes_the_exit_code_1(
     terminal: Terminal, env: dict[str, str], reason: str
