@@ -46,7 +46,7 @@ tasks_repaired_by_poll = Counter(
 )
 tasks_unscheduled = Counter(
     "fluxhook_tasks_unscheduled",
-    "Tasks that were neither final nor scheduled when the sweeper found and mended them. Stays 0.",
+    "Open tasks, and endpoints that something waited for, that had no job until the sweeper mended it. Stays 0.",
     registry=REGISTRY,
 )
 tasks_ended = Counter(

@@ -48,7 +48,7 @@ class Resources:
     public_url: str | None  # None: no callbacks, the provider is polled
     trust_shared_secret: bool
     hold_window: timedelta  # how long a callback may still prove an attempt whose answer was lost
-    scratch: Path  # where a download lies until it is checked
+    scratch: Path  # DATA_DIR: for files that requests and downloads are working on, and what is kept aside
     worker_id: str = field(default_factory=ids.new_worker_id)  # whose the jobs are that this process has in hand
     egress_allow: tuple[egress.Network, ...] = ()  # where plain http may go, too
     webhook_deadline: timedelta = timedelta(seconds=15)  # for one try in all: an answer that drips is none

@@ -1,4 +1,4 @@
-"""How long to wait before trying again: exponential backoff with jitter, bounded. Pure."""
+"""How long to wait before trying again: exponential backoff, bounded. Pure: who waits adds the jitter."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta

@@ -70,6 +70,15 @@ def test_a_document_names_only_settings_that_exist(path: Path) -> None:
     assert set(re.findall(rf"{PREFIX}[A-Z_]*[A-Z]", path.read_text())) <= known
 
 
+def test_every_line_of_the_log_is_named_where_the_log_is_described() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "app").rglob("*.py"))
+    lines = set(re.findall(r"log\.(?:info|warning|error|exception)\(\s*\"(\w+)\"", sources))
+    described = (ROOT / "docs" / "observing.md").read_text()
+
+    assert {"job", "pruned"} <= lines
+    assert [line for line in sorted(lines) if f"`{line}`" not in described and f'"{line}"' not in described] == []
+
+
 def test_the_operating_guide_tells_what_to_do_at_every_alert() -> None:
     alerts = re.findall(r"alert: (\w+)", (ROOT / "docs" / "alerts.yml").read_text())
     assert [alert for alert in alerts if f"`{alert}`" not in OPERATING.read_text()] == []

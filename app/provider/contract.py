@@ -21,7 +21,6 @@ class Promises:
     slots: Mapping[str, int]  # tasks in flight for each model, and for "account" in all
     # Where else a task may be known when the host that took it knows nothing of it.
     status_urls: tuple[str, ...] = ()
-    link_life: timedelta = LINK_LIFE
     # How long a provider goes on calling: its waits, and its patience with each delivery.
     callback_waits: tuple[timedelta, ...] = (
         timedelta(seconds=1),
