@@ -91,7 +91,8 @@ def _begin(connection: Connection, use: Resources, task: Task, promises: Promise
     """
     now = use.now()
     last = submissions.of_task(connection, task.id)[-1]
-    unsent = last.outcome is Outcome.PLANNED and last.ring_key in use.keys
+    ours = last.ring_key in use.keys and last.provider == promises.name
+    unsent = last.outcome is Outcome.PLANNED and ours
     submission_id = last.id if unsent else ids.new_id("sub", now)
     if not moves.begin(connection, task.id, submission_id, now):
         return None

@@ -247,6 +247,21 @@ async def test_a_task_of_another_provider_is_given_up_after_a_day_of_silence(wor
     assert (await world.task(caller.task_id))["failure"]["code"] == "unknown_outcome"
 
 
+async def test_a_task_that_was_queued_for_another_provider_is_submitted_and_asked_about_at_this_one(
+    each_world: World,
+) -> None:
+    task_id = await each_world.post()
+    provider = answering(TAKEN)
+    provider.name, provider.fetched = "gptproto", TAKEN
+    each_world.use = replace(each_world.use, provider=provider)
+    await each_world.go_on(60)
+    planned, sent = await attempt_of(each_world, task_id), await attempt_of(each_world, task_id, 2)
+
+    assert (planned.provider, planned.outcome) == ("bfl", "planned")
+    assert (sent.provider, sent.outcome) == ("gptproto", "accepted")
+    assert provider.asked != []
+
+
 async def test_a_provider_that_is_set_again_is_asked_as_before(world: World) -> None:
     caller = await submitted(world)
     former = world.use
