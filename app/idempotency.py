@@ -56,9 +56,12 @@ async def claim(use: Resources, key_id: str, header: str, digest: str, images: i
 
 
 async def let_go(use: Resources, held: Claim) -> None:
-    """Forget a request that was refused: it may be mended and sent again with the same key."""
+    """Forget a request that was refused or failed: it may be sent again with the same key, mended or as it was.
+
+    One that failed after its answer was kept did what it asked for, and stays.
+    """
     await use.db.write(
-        lambda connection: idempotency.forget(connection, held.key_id, held.idempotency_key, held.began_at)
+        lambda connection: idempotency.release(connection, held.key_id, held.idempotency_key, held.began_at)
     )
 
 

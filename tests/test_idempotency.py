@@ -60,6 +60,13 @@ async def test_a_request_that_was_let_go_may_be_sent_again_even_with_another_bod
     assert isinstance(await claim(each_world.use, "key_1", "k", "mended"), Claim)
 
 
+async def test_what_was_answered_is_not_let_go(each_world: World) -> None:
+    """As it is when the commit succeeded and the word of it was lost."""
+    await let_go(each_world.use, await answered(each_world))
+
+    assert await claim(each_world.use, "key_1", "k", "d") == {"id": "task_1"}
+
+
 async def test_an_answer_is_remembered_for_a_day(each_world: World) -> None:
     await answered(each_world)
     each_world.clock.advance(REMEMBERED.total_seconds())

@@ -61,6 +61,12 @@ def forget(connection: Connection, key_id: str, idempotency_key: str, began_at: 
     connection.execute(delete(idempotency).where(*_is(key_id, idempotency_key), idempotency.c.began_at == began_at))
 
 
+def release(connection: Connection, key_id: str, idempotency_key: str, began_at: datetime) -> None:
+    """Forget the request that began then, unless it has an answer."""
+    unanswered = idempotency.c.began_at == began_at, idempotency.c.answer.is_(None)
+    connection.execute(delete(idempotency).where(*_is(key_id, idempotency_key), *unanswered))
+
+
 def forget_unanswered(connection: Connection) -> None:
     """Forget what nobody works on any more, because no process lives that began it."""
     connection.execute(delete(idempotency).where(idempotency.c.answer.is_(None)))

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 
 from app import idempotency, moves
-from app.errors import Conflict, FluxhookError, NotFound
+from app.errors import Conflict, NotFound
 from app.feed import Feed
 from app.idempotency import Claim
 from app.params import IMAGE_FIELDS, TaskParams
@@ -91,7 +91,7 @@ async def post_task(
 async def submit_once(
     use: Resources, key_id: str, params: TaskParams, files: dict[str, IO[bytes]], claim: Claim, origin: str
 ) -> str:
-    """Submit, and remember the answer in the same transaction; a refused request is forgotten."""
+    """Submit, and remember the answer in the same transaction; a request that came to nothing is forgotten."""
 
     def remember(connection: Connection, task_id: str) -> None:
         seen = look_at(connection, task_id)
@@ -100,7 +100,7 @@ async def submit_once(
 
     try:
         return await submit(use, key_id, params, files, also=remember, origin=origin)
-    except FluxhookError:
+    except Exception:
         await idempotency.let_go(use, claim)
         raise
 

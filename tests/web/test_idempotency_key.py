@@ -1,17 +1,21 @@
 """`Idempotency-Key` over HTTP: one request, however often it is sent."""
 
 import asyncio
-from typing import Any
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import IO, Any
 
 import httpx
 import pytest
 
+from app.main import create_app
 from app.record import idempotency, keys
+from app.store import FolderStore
 from app.web.access import digest_of
 from tests.calling import small
-from tests.pictures import picture
+from tests.pictures import in_base64, picture
 from tests.web.documents import nothing_recorded, problem, rows
-from tests.world import World
+from tests.world import ADMIN_KEY, GATEWAY, World
 
 FOX = {"prompt": "a red fox"}
 
@@ -124,6 +128,32 @@ async def test_a_refused_request_is_forgotten_and_may_be_mended(each_world: Worl
     mended = await post(each_world)
 
     assert mended.status_code == 202
+    assert (await rows(each_world))["tasks"] == 1
+
+
+class BrokenStore(FolderStore):
+    """A store that finds a new way to fail."""
+
+    async def put(self, key: str, source: IO[bytes]) -> None:
+        raise RuntimeError(key, source)
+
+
+@pytest.mark.parametrize("prompt", ["a red fox", "a blue fox"], ids=["as it was", "changed"])
+async def test_a_request_that_failed_as_nobody_foresaw_may_be_sent_again(each_world: World, prompt: str) -> None:
+    body = {"prompt": "a red fox", "input_image": in_base64(picture())}
+    use = replace(each_world.use, store=BrokenStore(each_world.use.scratch / "images"))
+    app = create_app(nullcontext(use), with_worker=False)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    headers = {"x-key": ADMIN_KEY, "idempotency-key": "k"}
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url=GATEWAY, headers=headers) as client,
+    ):
+        problem(await client.post("/v1/tasks", json=body), 500, "internal_error")
+    again = await post(each_world, json={**body, "prompt": prompt})
+
+    assert again.status_code == 202
+    assert "idempotency-replayed" not in again.headers
     assert (await rows(each_world))["tasks"] == 1
 
 
