@@ -22,7 +22,7 @@ from app.web.access import Asking, Live, Use
 from app.web.links import origin
 from app.web.problems import responses
 from app.web.showing import Prefer, TaskId, answer, look_at, seconds, view
-from app.web.task_form import read_task
+from app.web.task_form import LIST_FIELD, read_task
 from app.web.views import TaskView
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
@@ -38,6 +38,7 @@ def _body_schema() -> dict[str, Any]:
     as_files = TaskParams.model_json_schema()
     for field in IMAGE_FIELDS:
         as_files["properties"][field] = {"type": "string", "format": "binary"}
+    as_files["properties"][LIST_FIELD]["description"] = "A part for each name, or one part with commas between them."
     examples = {"text-to-image": {"value": {"prompt": "a lighthouse at dawn", "aspect_ratio": "16:9", "priority": 5}}}
     content = {
         "application/json": {"schema": as_json, "examples": examples},

@@ -25,6 +25,8 @@ MAX_MULTIPART_BYTES = 84 * 1024 * 1024
 JSON_TOO_LARGE = f"JSON may have {MAX_JSON_BYTES // 1024**2} MB; larger images go by multipart or by address"
 _MULTIPART_TOO_LARGE = f"multipart may have {MAX_MULTIPART_BYTES // 1024**2} MB"
 _MAX_FIELD_BYTES = 1024 * 1024
+# The one list: clients made from our OpenAPI document send a part for each of its names, people one with commas.
+LIST_FIELD = "webhook_events"
 # Form data is UTF-8 (RFC 7578). Python knows codecs that fail in ways of their own, or make lone surrogates.
 _CHARSET = re.compile(r";\s*charset\s*=[^;]*", re.IGNORECASE)
 
@@ -98,9 +100,11 @@ def _sort(form: FormData) -> tuple[dict[str, str], dict[str, IO[bytes]]]:
     fields: dict[str, str] = {}
     files: dict[str, IO[bytes]] = {}
     for name, value in form.multi_items():
-        if name in fields or name in files:
+        if name == LIST_FIELD and name in fields and isinstance(value, str):
+            fields[name] += f",{value}"
+        elif name in fields or name in files:
             raise InvalidRequest(f"{name[:100]}: given more than once", {name[:100]: "given more than once"})
-        if isinstance(value, str):
+        elif isinstance(value, str):
             fields[name] = value
         elif name not in IMAGE_FIELDS:
             raise InvalidRequest(f"{name[:100]}: takes no file", {name[:100]: "takes no file"})

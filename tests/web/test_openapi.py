@@ -217,6 +217,15 @@ def test_an_operation_says_what_it_is_and_what_it_may_answer(label: str) -> None
         assert statuses >= {"400", "413", "415", "422"}
 
 
+def test_a_form_says_both_ways_to_give_its_list() -> None:
+    forms = DOCUMENT["paths"]["/v1/tasks"]["post"]["requestBody"]["content"]["multipart/form-data"]
+    told = forms["schema"]["properties"]["webhook_events"]
+
+    assert told["anyOf"][0]["type"] == "array"
+    assert told["description"] == "A part for each name, or one part with commas between them."
+    assert "encoding" not in forms  # without one a list is a part for each of its elements
+
+
 def test_no_two_operations_share_an_id() -> None:
     ids = [operation["operationId"] for path in DOCUMENT["paths"].values() for operation in path.values()]
 

@@ -201,6 +201,28 @@ async def test_a_file_input_that_a_browser_sends_empty_is_as_if_it_were_not_ther
     assert answer.json()["params"]["images"] == []
 
 
+@pytest.mark.parametrize(
+    "given",
+    [["stored,submitted"], ["submitted", "stored"], ["submitted", " stored , submitted"], ["submitted", "", "stored"]],
+)
+async def test_a_list_in_a_form_is_a_part_for_each_name_or_one_with_commas(world: World, given: list[str]) -> None:
+    fields = {"prompt": "x", "webhook_url": "https://app.example.com/hook", "webhook_events": given}
+    answer = await world.api.post("/v1/tasks", data=fields, files={"input_image": PNG})
+
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["webhook"]["events"] == ["stored", "submitted"]
+
+
+@pytest.mark.parametrize("given", [["stored", "painted"], ["stored,painted"]])
+async def test_a_name_that_no_list_takes_is_refused_wherever_it_stands(world: World, given: list[str]) -> None:
+    answer = await world.api.post(
+        "/v1/tasks", data={"prompt": "x", "webhook_events": given}, files={"input_image": PNG}
+    )
+
+    assert list(problem(answer, 422)["fields"]) == ["webhook_events.1"]
+    assert await nothing_recorded(world)
+
+
 async def test_a_page_that_is_named_png_is_refused_by_its_bytes(world: World) -> None:
     answer = await world.api.post(
         "/v1/tasks", data={"prompt": "x"}, files={"input_image": ("fox.png", b"<html></html>", "image/png")}
