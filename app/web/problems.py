@@ -150,7 +150,9 @@ def _reason(error: Any) -> str:
         "missing": "is required",
         "model_type": "must be a JSON object",
         "model_attributes_type": "must be a JSON object",
-        "string_pattern_mismatch": "must not be blank",
+        "string_pattern_mismatch": "does not have the form of such a value",
     }
+    if error.get("ctx", {}).get("pattern") == r"\S":
+        return "must not be blank"
     message = str(error["msg"]).removeprefix("Value error, ")
     return known.get(error["type"], message[:1].lower() + message[1:])

@@ -59,6 +59,35 @@ def test_a_field_is_named_by_its_path() -> None:
     assert found.fields == {"images.0.query": "is required"}
 
 
+@pytest.mark.parametrize("path", ["/v1/tasks", "/v1/flux-kontext-pro"])
+async def test_a_blank_prompt_is_called_blank(world: World, path: str) -> None:
+    found = problem(await world.api.post(path, json={"prompt": " \n "}), 422)
+
+    assert found["fields"] == {"prompt": "must not be blank"}
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/v1/tasks", "cursor"),
+        ("/v1/tasks", "model"),
+        ("/v1/events", "task_id"),
+        ("/v1/deliveries", "endpoint_id"),
+        ("/v1/endpoints", "cursor"),
+    ],
+)
+async def test_what_has_another_form_than_its_parameter_is_told_that(world: World, path: str, field: str) -> None:
+    found = problem(await world.api.get(path, params={field: "Not of this form"}), 422)
+
+    assert found["fields"] == {field: "does not have the form of such a value"}
+
+
+async def test_a_name_with_a_control_character_is_not_called_blank(world: World) -> None:
+    found = problem(await world.api.post("/v1/keys", json={"name": "a\0b"}), 422)
+
+    assert found["fields"] == {"name": "does not have the form of such a value"}
+
+
 @pytest.mark.parametrize("path", ROUTES)
 async def test_another_method_is_refused_with_the_right_ones(world: World, path: str) -> None:
     for method in sorted(set(METHODS) - ROUTES[path]):
