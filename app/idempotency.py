@@ -39,16 +39,18 @@ class Claim:
             raise RequestInFlight("another request with this Idempotency-Key has taken over")
 
 
-async def claim(use: Resources, key_id: str, header: str, digest: str, images: int = 0) -> Claim | dict[str, Any]:
+async def claim(
+    use: Resources, key_id: str, header: str, digest: str, images: int = 0, *, or_digest: str | None = None
+) -> Claim | dict[str, Any]:
     """The right to answer, or the first answer; with so many images to fetch and keep, answering may take long.
 
-    Raises KeyReused, RequestInFlight or InvalidRequest.
+    What is remembered under `or_digest` is the same request too. Raises KeyReused, RequestInFlight or InvalidRequest.
     """
     wanted, longest = Claim(key_id, _read(header), use.now()), _LONGEST + images * _LONGEST_FOR_AN_IMAGE
     known = await use.db.write(lambda connection: _begin(connection, wanted, digest, longest))
     if known is None:
         return wanted
-    if known.digest != digest:
+    if known.digest not in {digest, or_digest}:
         raise KeyReused("this Idempotency-Key was sent with another body before")
     if known.answer is None:
         raise RequestInFlight("the first request with this Idempotency-Key has no answer yet")

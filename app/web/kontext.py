@@ -6,7 +6,7 @@ Everything is there twice, at `/v1` as with Black Forest Labs and at `/flux/v1` 
 import asyncio
 from contextlib import AsyncExitStack
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from app import idempotency
 from app.errors import KeyRefused, NotFound
 from app.idempotency import Claim
+from app.params import TaskParams
 from app.resources import Resources
 from app.submit import submit
 from app.web.access import Caller, Use, find_caller
@@ -79,9 +80,7 @@ async def _submit(
         if idempotency_key is None:
             task_id = await submit(use, asking.key_id, params, files, origin=reached)
         else:
-            digest = await asyncio.to_thread(idempotency.digest_of, params, files)
-            images = len(params.images()) + len(files)
-            claim = await idempotency.claim(use, asking.key_id, idempotency_key, digest, images)
+            claim = await _claim(use, asking, params, files, idempotency_key)
             if isinstance(claim, Claim):
                 task_id = await submit_once(use, asking.key_id, params, files, claim, reached)
             else:
@@ -89,6 +88,19 @@ async def _submit(
     polling_url = f"{reached}{_mount(request)}/v1/get_result?id={task_id}"
     answer = Submitted(id=task_id, polling_url=polling_url, webhook_url=params.webhook_url)
     return JSONResponse(answer.model_dump(exclude_none=True), headers=headers)
+
+
+async def _claim(
+    use: Resources, asking: Caller, params: TaskParams, files: dict[str, IO[bytes]], idempotency_key: str
+) -> Claim | dict[str, Any]:
+    """The form is the door's choice and not of the request, which may have come to the native door before.
+
+    One that asked for this form there is the same too, as is one that was remembered when the form still counted.
+    """
+    as_given = params.model_copy(update={"webhook_form": None})
+    digest, with_form = [await asyncio.to_thread(idempotency.digest_of, each, files) for each in (as_given, params)]
+    images = len(params.images()) + len(files)
+    return await idempotency.claim(use, asking.key_id, idempotency_key, digest, images, or_digest=with_form)
 
 
 def _mount(request: Request) -> str:

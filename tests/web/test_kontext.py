@@ -17,7 +17,7 @@ from app.subscription import unseal
 from app.task import Report, Said
 from tests.calling import answering
 from tests.pictures import in_base64, picture
-from tests.web.documents import nothing_recorded, problem
+from tests.web.documents import nothing_recorded, problem, rows
 from tests.world import ADMIN_KEY, GATEWAY, World
 
 PRO, MAX = "/v1/flux-kontext-pro", "/flux/v1/flux-kontext-max"
@@ -287,6 +287,38 @@ async def test_a_request_sent_again_with_its_idempotency_key_is_one_task(world: 
     assert again.headers["idempotency-replayed"] == "true"
     assert "/flux/v1/" in again.json()["polling_url"]
     problem(other, 422, "idempotency_key_reused")
+
+
+@pytest.mark.parametrize("doors", [(PRO, "/v1/tasks"), ("/v1/tasks", PRO)], ids=["native last", "native first"])
+async def test_a_request_with_a_webhook_is_one_task_at_both_doors(world: World, doors: tuple[str, str]) -> None:
+    headers, body = {"idempotency-key": "one"}, {"prompt": "x", "webhook_url": "https://app.example.com/hook"}
+    first, again = [await world.api.post(door, json=body, headers=headers) for door in doors]
+
+    assert again.json()["id"] == first.json()["id"], again.text
+    assert again.headers["idempotency-replayed"] == "true"
+
+
+@pytest.mark.parametrize(("form", "status"), [("provider", 200), ("event", 422)])
+async def test_a_form_that_was_asked_for_has_to_be_this_door_s_own(world: World, form: str, status: int) -> None:
+    """The digest of the first is also the one that this door itself has remembered in earlier versions."""
+    headers, body = {"idempotency-key": "one"}, {"prompt": "x", "webhook_url": "https://app.example.com/hook"}
+    first = await world.api.post("/v1/tasks", json={**body, "webhook_form": form}, headers=headers)
+    again = await world.api.post(PRO, json=body, headers=headers)
+
+    assert (first.status_code, again.status_code) == (202, status)
+    assert (await rows(world))["tasks"] == 1
+
+
+async def test_whoever_came_first_has_chosen_the_form_in_which_the_task_is_told(world: World) -> None:
+    await world.api.patch("/v1/keys/key_admin", json={"webhook_form": "event"})
+    headers, body = {"idempotency-key": "one"}, {"prompt": "x", "webhook_url": "https://app.example.com/hook"}
+    native = await world.api.post("/v1/tasks", json=body, headers=headers)
+    again = await world.api.post(PRO, json=body, headers=headers)
+    other = await submit(world, PRO, webhook_url="https://app.example.com/hook")
+
+    assert again.json()["id"] == native.json()["id"]
+    assert (await world.task(native.json()["id"]))["webhook"]["form"] == "event"
+    assert (await world.task(other["id"]))["webhook"]["form"] == "provider"
 
 
 ORIGINS = [
