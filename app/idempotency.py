@@ -68,7 +68,10 @@ async def let_go(use: Resources, held: Claim) -> None:
 
 
 def digest_of(params: TaskParams, files: Mapping[str, IO[bytes]]) -> str:
-    """What makes two requests the same: their parameters and the bytes of their files, not how they were written.
+    """What makes two requests the same: their parameters, and the bytes of images that came as files or are as large.
+
+    The order of fields, a default that is spelled out and the boundary of a form are not of it. How an image is given
+    is: a small one as base64, as a `data:` URL and as a file makes three requests, because a text is not decoded here.
 
     That a webhook has a secret counts, which one does not: a digest that can be tried out would give it away.
     """
