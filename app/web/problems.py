@@ -13,12 +13,14 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from app import logs
 from app.errors import FluxhookError, InvalidRequest, MalformedRequest, NotFound, RequestError
 
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER_S = "5"
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 log = logs.get("web")
 
@@ -101,7 +103,7 @@ async def _parameters(_request: Request, error: Exception) -> Response:
     return answer(invalid([{**each, "loc": each["loc"][1:]} for each in error.errors()]))
 
 
-async def _routing(_request: Request, error: Exception) -> Response:
+async def _routing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     if error.status_code == HTTPStatus.NOT_FOUND:
         return answer(NotFound("there is no such address"))
@@ -110,7 +112,16 @@ async def _routing(_request: Request, error: Exception) -> Response:
     problem.title, problem.code = phrase, phrase.lower().replace(" ", "_")
     response = answer(problem, error.status_code)
     response.headers.update(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (allowed := _allowed(request)):
+        response.headers["allow"] = ", ".join(allowed)
     return response
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of all routes at this address: the error names those of the first. None under a mount."""
+    asked = [(method, {**request.scope, "method": method}) for method in _METHODS]
+    routes = request.app.routes
+    return [method for method, scope in asked if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 
 async def _gone(_request: Request, _error: Exception) -> Response:

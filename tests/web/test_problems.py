@@ -26,6 +26,9 @@ ROUTES = {
     f"/v1/tasks/{TASK}": {"GET"},
     f"/v1/tasks/{TASK}/timeline": {"GET"},
     f"/v1/tasks/{TASK}/image": {"GET", "HEAD"},
+    "/v1/keys": {"GET", "POST"},
+    "/v1/keys/key_admin": {"PATCH", "DELETE"},
+    "/v1/flux-kontext-pro": {"POST"},
     "/callbacks/a/b": {"POST"},
 }
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW")
@@ -93,7 +96,7 @@ async def test_another_method_is_refused_with_the_right_ones(world: World, path:
     for method in sorted(set(METHODS) - ROUTES[path]):
         refused = await world.api.request(method, path)
 
-        assert set(refused.headers["allow"].split(", ")) <= ROUTES[path]
+        assert set(refused.headers["allow"].split(", ")) == ROUTES[path]
         if method == "HEAD":
             assert refused.status_code == 405
         else:
