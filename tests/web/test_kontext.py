@@ -321,6 +321,16 @@ async def test_whoever_came_first_has_chosen_the_form_in_which_the_task_is_told(
     assert (await world.task(other["id"]))["webhook"]["form"] == "provider"
 
 
+@pytest.mark.parametrize(("size", "status"), [(1_000_000, 200), (1_100_000, 413)])
+async def test_a_field_that_is_passed_over_counts_in_the_megabyte_beside_the_pictures(
+    world: World, size: int, status: int
+) -> None:
+    answer = await world.api.post(PRO, json={"prompt": "x", "control_image": "A" * size})
+
+    assert answer.status_code == status
+    assert (await rows(world))["tasks"] == (status == 200)
+
+
 ORIGINS = [
     # PUBLIC_URL, where the caller asks, its Host header, what links begin with
     (None, "http://localhost:8080", "localhost:8080", "http://localhost:8080"),
