@@ -56,6 +56,11 @@ def change(connection: Connection, key_id: str, **values: Any) -> None:
     connection.execute(update(keys).where(keys.c.id == key_id).values(values))
 
 
+def disable(connection: Connection, key_id: str, now: datetime) -> None:
+    """Disable a key; of one that is disabled it stays known since when."""
+    connection.execute(update(keys).where(keys.c.id == key_id, keys.c.disabled_at.is_(None)).values(disabled_at=now))
+
+
 def every(connection: Connection) -> list[Key]:
     """All keys, the newest first."""
     query = select(keys).order_by(keys.c.created_at.desc(), keys.c.id.desc())

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from http import HTTPStatus
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, Field
@@ -98,18 +98,7 @@ async def change_key(
     subscription.check(use, given)
     values = subscription.defaults(use.keys, key_id, given)
     values |= {"name": given.name} if given.name is not None else {}
-    return await _changed(use, key_id, values)
 
-
-@router.delete("/{key_id}", responses={**_ERRORS_OF_ONE, **responses(HTTPStatus.CONFLICT)})
-async def disable_key(use: Use, asking: Administering, key_id: KeyId) -> KeyView:
-    """Disable a key for good. It stays in the list, because tasks name it."""
-    if key_id in {asking.key_id, keys.ADMIN_ID}:
-        raise Conflict("neither the key that asks nor the operator's own can be disabled here")
-    return await _changed(use, key_id, {"disabled_at": use.now()})
-
-
-async def _changed(use: Use, key_id: str, values: dict[str, Any]) -> KeyView:
     def change(connection: Connection) -> Key:
         _get(connection, key_id)
         if values:
@@ -117,6 +106,19 @@ async def _changed(use: Use, key_id: str, values: dict[str, Any]) -> KeyView:
         return _get(connection, key_id)
 
     return _view(await use.db.write(change))
+
+
+@router.delete("/{key_id}", responses={**_ERRORS_OF_ONE, **responses(HTTPStatus.CONFLICT)})
+async def disable_key(use: Use, asking: Administering, key_id: KeyId) -> KeyView:
+    """Disable a key for good. It stays in the list, because tasks name it."""
+    if key_id in {asking.key_id, keys.ADMIN_ID}:
+        raise Conflict("neither the key that asks nor the operator's own can be disabled here")
+
+    def disable(connection: Connection) -> Key:
+        keys.disable(connection, key_id, use.now())
+        return _get(connection, key_id)
+
+    return _view(await use.db.write(disable))
 
 
 def _get(connection: Connection, key_id: str) -> Key:

@@ -1,3 +1,4 @@
+from datetime import datetime, timedelta
 from typing import Any
 
 from app.record import Connection, keys
@@ -24,6 +25,17 @@ async def test_a_key_is_found_by_its_digest_and_by_its_id(database: Database) ->
 
     assert found[0] == found[1] == keys.Key("key_1", "admin", "aa", ["read", "write"], START, None)
     assert found[2:] == [None, None]
+
+
+async def test_a_key_is_disabled_once_and_no_other_with_it(database: Database) -> None:
+    def unit(connection: Connection) -> list[datetime | None]:
+        put(connection, "aa")
+        put(connection, "bb", "key_2")
+        for seconds in (1, 2):
+            keys.disable(connection, "key_1", START + timedelta(seconds=seconds))
+        return [key.disabled_at for key in (keys.get(connection, "key_1"), keys.get(connection, "key_2")) if key]
+
+    assert await database.write(unit) == [START + timedelta(seconds=1), None]
 
 
 async def test_a_key_that_is_put_again_replaces_the_one_with_its_id(database: Database) -> None:

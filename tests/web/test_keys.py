@@ -43,6 +43,15 @@ async def test_a_disabled_key_opens_nothing_and_stays_in_the_list(each_world: Wo
     assert len((await each_world.api.get("/v1/keys")).json()["keys"]) == 2
 
 
+async def test_a_key_that_is_disabled_again_was_disabled_when_it_first_was(each_world: World) -> None:
+    path = f"/v1/keys/{(await make(each_world))['id']}"
+    first = await each_world.api.delete(path)
+    each_world.clock.advance(60)
+    again = await each_world.api.delete(path)
+
+    assert (again.status_code, again.json()) == (200, first.json())
+
+
 async def test_the_operator_s_own_key_cannot_be_disabled(world: World) -> None:
     assert (await world.api.delete("/v1/keys/key_admin")).status_code == 409
 
