@@ -21,7 +21,7 @@ from app.task import Status
 from app.web.views import QueueView, TaskView, task_view
 
 MAX_WAIT_S = 60
-_WAIT = re.compile(r'(?:^|[,;])\s*wait\s*=\s*"?(\d{1,9})"?\s*(?=$|[,;])', re.IGNORECASE)
+_WAIT = re.compile(r'(?:^|[,;])\s*wait\s*=\s*"?(\d+)"?\s*(?=$|[,;])', re.IGNORECASE)
 
 Prefer = Annotated[
     str | None,
@@ -93,7 +93,8 @@ def look_at(connection: Connection, task_id: str) -> TaskView | None:
 def seconds(prefer: str | None) -> int:
     """N of `wait=N` in a Prefer header, 60 at most; 0 without one."""
     match = _WAIT.search(prefer or "")
-    return min(int(match[1]), MAX_WAIT_S) if match else 0
+    # Nine digits are more than enough, and Python makes no number of thousands.
+    return min(int(match[1].lstrip("0")[:9] or "0"), MAX_WAIT_S) if match else 0
 
 
 def answer(seen: TaskView, status: HTTPStatus, prefer: str | None, headers: dict[str, str]) -> JSONResponse:

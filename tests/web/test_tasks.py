@@ -231,6 +231,7 @@ async def test_an_unfinished_task_is_waited_for(world: World) -> None:
         "wait",
         "wait=",
         "wait=0",
+        "wait=" + "0" * 5000,
         "wait=-1",
         "wait=soon",
         "wait=0.5",
@@ -259,3 +260,17 @@ async def test_a_preference_is_read_among_others(world: World, prefer: str) -> N
     answer = await world.api.get(f"/v1/tasks/{task_id}", headers={"prefer": prefer})
 
     assert answer.headers["preference-applied"] == "wait=7"
+
+
+@pytest.mark.parametrize(
+    ("number", "heeded"),
+    [("61", "60"), ("9999999999", "60"), ("9" * 5000, "60"), ("0000000000007", "7"), ("0" * 5000 + "7", "7")],
+    ids=lambda value: value[:14],
+)
+async def test_a_wait_of_however_many_digits_is_cut_to_a_minute(world: World, number: str, heeded: str) -> None:
+    task_id = await world.post()
+    await world.go_on(6)
+
+    answer = await world.api.get(f"/v1/tasks/{task_id}", headers={"prefer": f"wait={number}"})
+
+    assert answer.headers["preference-applied"] == f"wait={heeded}"
