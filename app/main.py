@@ -11,6 +11,7 @@ from app import __version__, worker
 from app.feed import Feed
 from app.resources import Resources
 from app.web import (
+    callback_list,
     callbacks,
     changes,
     deliveries,
@@ -43,6 +44,7 @@ for _module in (
     deliveries,
     endpoints,
     keys,
+    callback_list,
     callbacks,
     jobs,
     health,

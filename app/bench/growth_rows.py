@@ -175,6 +175,8 @@ def _evidence(words: Words) -> list[str]:
         _said(words, "later", "0a", last, ("poll", "fetched", came, "late", 200), "ended_at", ready, json),
         _said(words, "born", "0c", "first_id", ("submit", "fetched", "'busy'", "moved", 429), "created_at", busy, json)
         + " AND second_id IS NOT NULL",
+        _said(words, "later", "0e", last, ("callback", "forged", "'unclear'", "rejected", None), "ready_at", busy, json)
+        + " AND h % 50 = 5",
     ]
 
 

@@ -13,6 +13,7 @@ from app.record import (
     Connection,
     accounts,
     attempts,
+    callbacks,
     deliveries,
     downloads,
     events,
@@ -34,6 +35,7 @@ PRO, MAX = "flux-kontext-pro", "flux-kontext-max"
 GROUP = 16  # callbacks that are settled at once
 _QUEUED, _DUE, _WORKER = 300, 64, "1" * 32
 _SHOWN, _PAGE = 24, 20
+_DEEP = timedelta(days=90)
 
 Path = Callable[[Connection], Any]
 
@@ -72,6 +74,11 @@ def reads(known: Sequence[str], now: datetime) -> Mapping[str, Path]:
         "deliveries that wait": lambda connection: _deliveries(connection, state=deliveries.State.WAITING),
         "deliveries that failed": lambda connection: _deliveries(connection, state=deliveries.State.FAILED),
         "deliveries of a task": lambda connection: _deliveries(connection, task_id=next(each)),
+        "callbacks": _callbacks,
+        "callbacks, deep": lambda connection: _callbacks(connection, before=ids.first_at("ev", now - _DEEP)),
+        "callbacks that are signed": lambda connection: _callbacks(connection, verdict=Verdict.SIGNED),
+        "callbacks that are forged": lambda connection: _callbacks(connection, verdict=Verdict.FORGED),
+        "callbacks of a task": lambda connection: _callbacks(connection, task_id=next(each)),
         "events, first page": lambda connection: events.following(connection, events.START, 100),
         "events, the end": events.head,
         "events, the start": events.starts_at,
@@ -137,6 +144,10 @@ def _notes(connection: Connection, now: datetime) -> object:
 
 def _deliveries(connection: Connection, **wanted: Any) -> object:
     return deliveries.newest(connection, deliveries.Wanted(**wanted), limit=_PAGE)
+
+
+def _callbacks(connection: Connection, before: str | None = None, **wanted: Any) -> object:
+    return callbacks.newest(connection, callbacks.Wanted(**wanted), limit=_PAGE, before=before)
 
 
 def _task(connection: Connection, now: datetime, **changes: Any) -> tuple[str, str]:

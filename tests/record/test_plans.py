@@ -18,7 +18,7 @@ from uuid import uuid4  # noqa: TID251 - names a throw-away database
 import pytest
 from sqlalchemy import Connection, Engine, event, text
 
-from app import clock
+from app import clock, ids
 from app.bench import growth, hot_paths
 from app.bench.hot_paths import Undone
 from app.provider.twin import Faults
@@ -152,6 +152,9 @@ async def look_around(world: World, task_id: str) -> None:
     pages += [f"/v1/tasks/{task_id}", f"/v1/tasks/{task_id}/timeline", "/metrics", "/readyz", "/"]
     pages += ["/v1/deliveries", f"/v1/deliveries?task_id={task_id}", "/v1/endpoints", "/v1/jobs/held"]
     pages += ["/v1/events?after=start", f"/v1/events?task_id={task_id}", "/v1/events?kind=task.stored&after=start"]
+    pages += [f"/v1/callbacks{query}" for query in ("", "?verdict=signed", "?verdict=forged", "?verdict=unproven")]
+    pages += [f"/v1/callbacks?task_id={task_id}", f"/v1/callbacks?task_id={task_id}&verdict=forged"]
+    pages += [f"/v1/callbacks?cursor={ids.first_at('ev', clock.utc_now() - timedelta(days=9))}"]
     for page in pages:
         assert (await world.api.get(page)).status_code == 200, page
 
