@@ -22,6 +22,7 @@ _FILES: Mapping[str, str] = {
     "watch": "client",
     "tasks": "client",
     "jobs": "jobs",
+    "callbacks": "webhooks",
     "deliveries": "webhooks",
     "replay": "webhooks",
     "keys": "webhooks",

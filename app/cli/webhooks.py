@@ -1,4 +1,4 @@
-"""`deliveries`, `replay` and `keys`: what applications were told, from a terminal."""
+"""`callbacks`, `deliveries`, `replay` and `keys`: what providers told us and we told applications, from a terminal."""
 
 import json
 from typing import Annotated, Any
@@ -15,6 +15,29 @@ _WIDTH = 180
 
 keys = typer.Typer(help="List, add and disable API keys.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print them as JSON.")]
+
+
+def callbacks(
+    verdict: Annotated[str | None, typer.Option(help="Only those signed, shared_secret, unproven or forged.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only those of this task.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many.")] = 20,
+    *,
+    as_json: AsJson = False,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """List what the provider called back with, newest first."""
+    query = {"verdict": verdict, "task_id": task, "limit": limit}
+    with connect(from_environment(), url, key) as client:
+        given = {name: value for name, value in query.items() if value is not None}
+        page = ask(client, "GET", "/v1/callbacks", params=given).json()
+    _print(
+        page["callbacks"],
+        ("received_at", "task_id", "verdict", "effect", "said", "copies", "detail"),
+        as_json=as_json,
+    )
+    if page["next_cursor"] is not None and len(page["callbacks"]) < limit:
+        typer.echo(f"there may be older ones: GET /v1/callbacks?cursor={page['next_cursor']}", err=True)
 
 
 def deliveries(
