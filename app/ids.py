@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_LAST = _EPOCH + (2**56 - 1) * _MICROSECOND
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"  # base32hex of RFC 4648, in lower case
 _PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
 _PLACES = range(50, -1, -10)
@@ -26,8 +27,12 @@ def new_id(prefix: str, now: datetime) -> str:
 
 
 def first_at(prefix: str, instant: datetime) -> str:
-    """The lowest id of this kind that can be made at `instant`: what is older sorts before it, nothing else does."""
-    return f"{prefix}_{_time(instant, 0)}{_DIGITS[0] * _RANDOM_DIGITS}"
+    """The lowest id of this kind that can be made at `instant`: what is older sorts before it, nothing else does.
+
+    An instant that no id can tell counts as the first or the last that one can: 1970, or the year 4253.
+    """
+    told = min(max(instant, _EPOCH), _LAST)
+    return f"{prefix}_{_time(told, 0)}{_DIGITS[0] * _RANDOM_DIGITS}"
 
 
 def _time(at: datetime, rest: int) -> str:

@@ -27,6 +27,7 @@ from app.web import (
     pages,
     problems,
     tasks,
+    usage,
 )
 from app.web.balance import Balance
 from app.web.problems import Problem
@@ -44,6 +45,7 @@ for _module in (
     deliveries,
     endpoints,
     keys,
+    usage,
     callback_list,
     callbacks,
     jobs,

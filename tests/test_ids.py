@@ -77,6 +77,15 @@ def test_the_first_id_of_an_instant_has_the_form_of_an_id() -> None:
     assert ids.is_id("ev", ids.first_at("ev", AT))
 
 
+def test_an_instant_that_no_id_can_tell_is_before_or_after_all_ids() -> None:
+    calendar = [datetime.min.replace(tzinfo=UTC), AT, datetime.max.replace(tzinfo=UTC)]
+    first, _, last = [ids.first_at("ev", instant) for instant in calendar]
+
+    assert first < ids.new_id("ev", datetime(1970, 1, 1, tzinfo=UTC))
+    assert ids.new_id("ev", datetime(4000, 1, 1, tzinfo=UTC)) < last
+    assert ids.is_id("ev", last)
+
+
 @given(INSTANTS)
 def test_an_id_has_the_form_of_an_id_at_any_time(at: datetime) -> None:
     made = ids.new_id("task", at)

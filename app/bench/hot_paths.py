@@ -24,6 +24,7 @@ from app.record import (
     results,
     submissions,
     tasks,
+    usage,
 )
 from app.settle import settle
 from app.task import Report, Said, Status, Witness
@@ -35,7 +36,7 @@ PRO, MAX = "flux-kontext-pro", "flux-kontext-max"
 GROUP = 16  # callbacks that are settled at once
 _QUEUED, _DUE, _WORKER = 300, 64, "1" * 32
 _SHOWN, _PAGE = 24, 20
-_DEEP = timedelta(days=90)
+_DEEP, _MINUTE = timedelta(days=90), timedelta(minutes=1)
 
 Path = Callable[[Connection], Any]
 
@@ -79,6 +80,7 @@ def reads(known: Sequence[str], now: datetime) -> Mapping[str, Path]:
         "callbacks that are signed": lambda connection: _callbacks(connection, verdict=Verdict.SIGNED),
         "callbacks that are forged": lambda connection: _callbacks(connection, verdict=Verdict.FORGED),
         "callbacks of a task": lambda connection: _callbacks(connection, task_id=next(each)),
+        "usage of a minute": lambda connection: usage.between(connection, now - timedelta(minutes=2), now - _MINUTE),
         "events, first page": lambda connection: events.following(connection, events.START, 100),
         "events, the end": events.head,
         "events, the start": events.starts_at,

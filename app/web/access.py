@@ -40,7 +40,7 @@ class Caller:
 
     @property
     def owner(self) -> str | None:
-        """Whose deliveries and endpoints this caller sees: its own key's; None for everybody's."""
+        """Whose deliveries, endpoints and usage this caller sees: its own key's; None for everybody's."""
         return None if self.may_do_everything else self.key_id
 
 

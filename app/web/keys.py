@@ -32,7 +32,7 @@ class NewKey(Webhook):
     name: Name
     scopes: Annotated[
         list[Literal["*"]],
-        Field(max_length=1, description="`*` may manage keys and see the deliveries of all of them."),
+        Field(max_length=1, description="`*` may manage keys and see the deliveries and the usage of all of them."),
     ] = Field(default_factory=list)
 
 

@@ -155,6 +155,7 @@ async def look_around(world: World, task_id: str) -> None:
     pages += [f"/v1/callbacks{query}" for query in ("", "?verdict=signed", "?verdict=forged", "?verdict=unproven")]
     pages += [f"/v1/callbacks?task_id={task_id}", f"/v1/callbacks?task_id={task_id}&verdict=forged"]
     pages += [f"/v1/callbacks?cursor={ids.first_at('ev', clock.utc_now() - timedelta(days=9))}"]
+    pages += ["/v1/usage", f"/v1/usage?from={(clock.utc_now() - timedelta(days=1)).isoformat()[:19]}Z"]
     for page in pages:
         assert (await world.api.get(page)).status_code == 200, page
 
