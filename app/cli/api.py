@@ -1,6 +1,6 @@
 """Calling a running service as any application would, for the commands that do."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,13 @@ def ask(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.R
         typer.echo(f"fluxhook: {_reason(response)}", err=True)
         raise typer.Exit(1)
     return response
+
+
+def ask_for_page(client: httpx.Client, path: str, query: Mapping[str, object]) -> dict[str, Any]:
+    """A page of a list; what is None is not asked for."""
+    given = {name: str(value) for name, value in query.items() if value is not None}
+    page: dict[str, Any] = ask(client, "GET", path, params=given).json()
+    return page
 
 
 def post_task(client: httpx.Client, fields: dict[str, str], files: Sequence[Path]) -> dict[str, Any]:

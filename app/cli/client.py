@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from app.cli.api import ask, connect, post_task
+from app.cli.api import ask, ask_for_page, connect, post_task
 from app.cli.story import tell
 from app.settings import from_environment
 
@@ -73,8 +73,7 @@ def tasks(
     """List the latest tasks."""
     query = {"status": status, "model": model, "limit": limit}
     with connect(from_environment(), url, key) as client:
-        given = {name: value for name, value in query.items() if value is not None}
-        found = ask(client, "GET", "/v1/tasks", params=given).json()["tasks"]
+        found = ask_for_page(client, "/v1/tasks", query)["tasks"]
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from app.cli.api import ask, connect
+from app.cli.api import ask, ask_for_page, connect
 from app.cli.client import Key, Url
 from app.settings import from_environment
 
@@ -15,12 +15,14 @@ _WIDTH = 180
 
 keys = typer.Typer(help="List, add and disable API keys.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print them as JSON.")]
+OfTask = Annotated[str | None, typer.Option(help="Only those of this task.")]
+Limit = Annotated[int, typer.Option(min=1, max=100, help="How many.")]
 
 
 def callbacks(
     verdict: Annotated[str | None, typer.Option(help="Only those signed, shared_secret, unproven or forged.")] = None,
-    task: Annotated[str | None, typer.Option(help="Only those of this task.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100, help="How many.")] = 20,
+    task: OfTask = None,
+    limit: Limit = 20,
     *,
     as_json: AsJson = False,
     url: Url = None,
@@ -29,8 +31,7 @@ def callbacks(
     """List what the provider called back with, newest first."""
     query = {"verdict": verdict, "task_id": task, "limit": limit}
     with connect(from_environment(), url, key) as client:
-        given = {name: value for name, value in query.items() if value is not None}
-        page = ask(client, "GET", "/v1/callbacks", params=given).json()
+        page = ask_for_page(client, "/v1/callbacks", query)
     _print(
         page["callbacks"],
         ("received_at", "task_id", "verdict", "effect", "said", "copies", "detail"),
@@ -43,8 +44,8 @@ def callbacks(
 def deliveries(
     delivery_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="One, with its attempts.")] = None,
     state: Annotated[str | None, typer.Option(help="Only those waiting, delivered or failed.")] = None,
-    task: Annotated[str | None, typer.Option(help="Only those of this task.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100, help="How many.")] = 20,
+    task: OfTask = None,
+    limit: Limit = 20,
     *,
     as_json: AsJson = False,
     url: Url = None,
@@ -56,8 +57,7 @@ def deliveries(
         if delivery_id is not None:
             typer.echo(json.dumps(ask(client, "GET", f"/v1/deliveries/{delivery_id}").json(), indent=2))
             return
-        given = {name: value for name, value in query.items() if value is not None}
-        found = ask(client, "GET", "/v1/deliveries", params=given).json()["deliveries"]
+        found = ask_for_page(client, "/v1/deliveries", query)["deliveries"]
     _print(found, ("planned_at", "id", "state", "about", "tries", "detail"), as_json=as_json)
 
 
