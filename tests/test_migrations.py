@@ -17,8 +17,9 @@ from structlog.testing import capture_logs
 from app.errors import ConfigurationError
 from app.jobs import embedded
 from app.record import Connection, migrate, schema
+from app.record.catching_up import catch_up
 from app.record.database import Database, open_database
-from app.record.revision import catch_up, is_current, newest
+from app.record.revision import is_current, newest
 from tests.rows import START, claim, jobs_left
 from tests.schema_rows import REVISIONS, fill, found_tables, reach, rows_of, shape
 

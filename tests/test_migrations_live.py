@@ -12,8 +12,9 @@ from structlog.testing import capture_logs
 
 from app.errors import Unavailable
 from app.record import Connection, migrate
+from app.record.catching_up import catch_up
 from app.record.database import Database, open_database
-from app.record.revision import catch_up, is_current
+from app.record.revision import is_current
 from tests.postgres import Postgres
 from tests.schema_rows import REVISIONS, fill, found_tables, made_up, reach
 from tests.sockets import until

@@ -14,8 +14,8 @@ from app.bench.growth import grow
 from app.bench.ours import Ours, execute
 from app.bench.stage import Stage
 from app.errors import ConfigurationError
+from app.record.catching_up import catch_up
 from app.record.database import open_database
-from app.record.revision import catch_up
 
 T = TypeVar("T")
 

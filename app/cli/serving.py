@@ -17,8 +17,8 @@ from app.errors import ConfigurationError
 from app.main import create_app
 from app.record import accounts, idempotency, keys
 from app.record.alone import alone_on
+from app.record.catching_up import catch_up
 from app.record.database import Database, open_database
-from app.record.revision import catch_up
 from app.resources import account_id, database_url, kept_secret, open_resources, promises_of
 from app.settings import Settings, from_environment
 from app.web.access import digest_of
