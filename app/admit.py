@@ -13,7 +13,7 @@ from app import jobs
 from app.jobs import Step
 from app.record import Connection, accounts, queue, tasks
 from app.record.accounts import IN_ALL, Account
-from app.record.queue import Waiting
+from app.record.queue import Candidate
 from app.record.submissions import Attempt
 from app.resources import Resources
 from app.retry import BUSY, UNPAID
@@ -52,7 +52,7 @@ def admit(connection: Connection, account_id: str, now: datetime) -> list[str]:
     return admitted
 
 
-def _taken(connection: Connection, waiting: Sequence[Waiting], now: datetime) -> set[str]:
+def _taken(connection: Connection, waiting: Sequence[Candidate], now: datetime) -> set[str]:
     """Those whom somebody else is about to move: who cancels or ends a task that waits sees no slot to free.
 
     What became of them is looked at soon; waiting for them here, we might wait for each other.

@@ -15,7 +15,7 @@ from app import jobs
 from app.errors import Unavailable
 from app.record import Connection, accounts, queue, tasks
 from app.record.accounts import IN_ALL, Account
-from app.record.queue import Line
+from app.record.queue import Depth
 from app.resources import Resources
 
 _PATIENCE_S = 5  # with the database: a scraper waits ten seconds
@@ -37,11 +37,11 @@ def families(connection: Connection, now: datetime) -> list[Metric]:
     """What the database knows now."""
     everyone = accounts.everyone(connection)
     limits = {(account.id, model): limit for account in everyone for model, limit in account.limits.items()}
-    in_use, lines = accounts.in_use(connection), queue.lines(connection)
+    in_use, depths = accounts.in_use(connection), queue.depths(connection)
     return [
         _gauge("tasks", "Tasks in each state that is not final.", ("status",), _tasks(connection)),
         *_slots(limits, in_use),
-        *_queue({*limits, *in_use}, lines, now),
+        *_queue({*limits, *in_use}, depths, now),
         _gauge("account_paused", "1 while an account takes no tasks.", ("account", "reason"), _pauses(everyone, now)),
         *_jobs(connection, now),
     ]
@@ -62,14 +62,14 @@ def _slots(limits: Values, in_use: Values) -> list[Metric]:
     ]
 
 
-def _queue(known: Collection[tuple[str, ...]], lines: Iterable[Line], now: datetime) -> list[Metric]:
-    depths = {where: 0.0 for where in known if where[1] != IN_ALL}
-    ages = dict(depths)
-    for line in lines:
-        where = (line.account_id, line.model)
-        depths[where], ages[where] = line.length, _age(line.since, now)
+def _queue(known: Collection[tuple[str, ...]], depths: Iterable[Depth], now: datetime) -> list[Metric]:
+    lengths = {where: 0.0 for where in known if where[1] != IN_ALL}
+    ages = dict(lengths)
+    for each in depths:
+        where = (each.account_id, each.model)
+        lengths[where], ages[where] = each.length, _age(each.since, now)
     return [
-        _gauge("queue_depth", "Queued tasks that wait for a slot.", ("account", "model"), depths),
+        _gauge("queue_depth", "Queued tasks that wait for a slot.", ("account", "model"), lengths),
         _gauge("queue_oldest_seconds", "How long the first of them has waited.", ("account", "model"), ages),
     ]
 
@@ -83,9 +83,9 @@ def _pauses(everyone: Iterable[Account], now: datetime) -> Values:
 
 
 def _jobs(connection: Connection, now: datetime) -> list[Metric]:
-    standing = jobs.standing(connection, now)
+    backlogs = jobs.backlogs(connection, now)
     waiting, due, ages = (
-        {(step,): read(each) for step, each in standing.items()}
+        {(step,): read(each) for step, each in backlogs.items()}
         for read in (
             lambda each: each.waiting,
             lambda each: each.due,

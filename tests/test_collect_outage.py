@@ -261,7 +261,7 @@ async def test_for_a_cancelled_task_no_machine_is_waited_for_longer_than_an_hour
 
     assert before == "ready"
     assert await status(each_world, caller) == "asset_lost"
-    assert await each_world.use.db.read(kept_aside.waiting) == []
+    assert await each_world.use.db.read(kept_aside.keepers) == []
 
 
 async def test_a_new_attempt_never_gets_the_bytes_of_the_one_before(world: World, store: Unsteady) -> None:

@@ -141,7 +141,7 @@ def _timeline(connection: Connection, task_id: str) -> object:
 
 
 def _notes(connection: Connection, now: datetime) -> object:
-    return callbacks_are_missing(connection), accounts.paused(connection, now), kept_aside.waiting(connection)
+    return callbacks_are_missing(connection), accounts.paused(connection, now), kept_aside.keepers(connection)
 
 
 def _deliveries(connection: Connection, **wanted: Any) -> object:

@@ -109,7 +109,7 @@ async def _work(settings: Settings) -> list[Finding]:
         silent = settings.public_url is not None and await database.read(callbacks_are_missing)
         paused = await database.read(lambda connection: accounts.paused(connection, now))
         held = await database.read(jobs.count_held)
-        aside = await database.read(kept_aside.waiting)
+        aside = await database.read(kept_aside.keepers)
         under_way = Counter(await database.read(submissions.under_way_by_ring_key))
         askers = await database.read(keys.every)
     sealed = Counter(sealed_with(key.notify_secret) for key in askers if key.notify_secret and not key.disabled_at)
@@ -138,7 +138,7 @@ def _secret_keys(ring: KeyRing, under_way: Counter[str], sealed: Counter[str]) -
     return Finding("secret keys", "; ".join(by_key))
 
 
-def _told(each: kept_aside.Waiting) -> str:
+def _told(each: kept_aside.Keeper) -> str:
     images = _counted(each.images, "image")
     return (
         f"{images} since {each.since}, until the store takes them, on the machine whose instance_id is {each.instance}"

@@ -10,14 +10,15 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from app.jobs import embedded
-from app.jobs.contract import LEASE, Engine, Held, Job, Standing, Step
+from app.jobs.contract import LEASE, Backlog, Engine, Held, Job, Step
 
 __all__ = [
     "LEASE",
+    "Backlog",
     "Held",
     "Job",
-    "Standing",
     "Step",
+    "backlogs",
     "beat",
     "claim",
     "count_held",
@@ -32,7 +33,6 @@ __all__ = [
     "requeue",
     "retry",
     "scheduled",
-    "standing",
 ]
 
 
@@ -94,8 +94,8 @@ def scheduled(connection: Connection, step: Step, task_ids: Collection[str]) -> 
     return _engine(connection).scheduled(connection, step, task_ids)
 
 
-def standing(connection: Connection, now: datetime) -> dict[Step, Standing]:
-    return _engine(connection).standing(connection, now)
+def backlogs(connection: Connection, now: datetime) -> dict[Step, Backlog]:
+    return _engine(connection).backlogs(connection, now)
 
 
 def overdue(connection: Connection, step: Step, now: datetime) -> bool:

@@ -49,7 +49,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Backlog:
     """The waiting jobs of one step: how many there are, how many of them are due, and since when the oldest is."""
 
     waiting: int = 0
@@ -98,7 +98,7 @@ class Engine(Protocol):
     def scheduled(self, connection: Connection, step: Step, task_ids: Collection[str]) -> set[str]:
         """Which of these tasks have a job of this step, in whatever state."""
 
-    def standing(self, connection: Connection, now: datetime) -> dict[Step, Standing]:
+    def backlogs(self, connection: Connection, now: datetime) -> dict[Step, Backlog]:
         """How the jobs of every step stand."""
 
     def overdue(self, connection: Connection, step: Step, now: datetime) -> bool:

@@ -14,7 +14,7 @@ from pgqueuer.adapters.persistence.qb import QueryQueueBuilder
 from pgqueuer.domain.types import QueueEntrypoint, QueueManagerId
 from sqlalchemy import Connection
 
-from app.jobs.contract import LEASE, Held, Job, Standing, Step
+from app.jobs.contract import LEASE, Backlog, Held, Job, Step
 from app.jobs.pgqueuer_schema import SETTINGS
 from app.record.signals import signal_after_commit
 
@@ -205,10 +205,10 @@ def scheduled(connection: Connection, step: Step, task_ids: Collection[str]) -> 
     return {keys[row["dedupe_key"]] for row in _run(connection, _SCHEDULED, list(keys))}
 
 
-def standing(connection: Connection, now: datetime) -> dict[Step, Standing]:
+def backlogs(connection: Connection, now: datetime) -> dict[Step, Backlog]:
     rows = _run(connection, _STANDING, now)
-    found = {Step(row["entrypoint"]): Standing(row["waiting"], row["due"], row["oldest_due"]) for row in rows}
-    return {step: found.get(step, Standing()) for step in Step}
+    found = {Step(row["entrypoint"]): Backlog(row["waiting"], row["due"], row["oldest_due"]) for row in rows}
+    return {step: found.get(step, Backlog()) for step in Step}
 
 
 def overdue(connection: Connection, step: Step, now: datetime) -> bool:

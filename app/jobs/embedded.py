@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert
 
-from app.jobs.contract import Held, Job, Standing, Step
+from app.jobs.contract import Backlog, Held, Job, Step
 from app.record.bulk import Bulk
 from app.record.columns import Instant, metadata
 from app.record.signals import signal_after_commit
@@ -200,7 +200,7 @@ def scheduled(connection: Connection, step: Step, task_ids: Collection[str]) -> 
     return set(connection.execute(query).scalars())
 
 
-def standing(connection: Connection, now: datetime) -> dict[Step, Standing]:
+def backlogs(connection: Connection, now: datetime) -> dict[Step, Backlog]:
     is_due = jobs.c.run_at <= now
     query = (
         select(
@@ -212,8 +212,8 @@ def standing(connection: Connection, now: datetime) -> dict[Step, Standing]:
         .where(jobs.c.state == "waiting")
         .group_by(jobs.c.step)
     )
-    found = {Step(step): Standing(*counts) for step, *counts in connection.execute(query)}
-    return {step: found.get(step, Standing()) for step in Step}
+    found = {Step(step): Backlog(*counts) for step, *counts in connection.execute(query)}
+    return {step: found.get(step, Backlog()) for step in Step}
 
 
 def overdue(connection: Connection, step: Step, now: datetime) -> bool:

@@ -30,7 +30,7 @@ _LOCK_WAIT = timedelta(seconds=10)  # how long a transaction may have waited, or
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class Candidate:
     id: str
     key_id: str
     model: str
@@ -131,12 +131,12 @@ _SLOT = select(slots.c.number).where(slots.c.task_id == bindparam("task_id"))
 
 def next_tasks(
     connection: Connection, account_id: str, now: datetime, full_models: Collection[str], limit: int
-) -> list[Waiting]:
+) -> list[Candidate]:
     """Who is admitted next. Among equals in priority, a key's turn comes after what it has in flight already."""
     instants = {"now": now, "soon": now + _LOCK_WAIT}
     given = {"account_id": account_id, "full_models": list(full_models), "most": limit, **instants}
     rows = connection.execute(_NEXT[connection.dialect.name], given)
-    return [Waiting(*row) for row in rows]
+    return [Candidate(*row) for row in rows]
 
 
 def hold(connection: Connection, task_ids: Collection[str]) -> set[str]:
@@ -145,7 +145,7 @@ def hold(connection: Connection, task_ids: Collection[str]) -> set[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Depth:
     """The queued tasks of one model in one account that hold no slot; `since` is when the first of them joined."""
 
     account_id: str
@@ -154,14 +154,14 @@ class Line:
     since: datetime
 
 
-def lines(connection: Connection) -> list[Line]:
+def depths(connection: Connection) -> list[Depth]:
     """Where tasks wait for a slot, and how many."""
     query = (
         select(tasks.c.account_id, tasks.c.model, func.count(), func.min(tasks.c.dispatch_after_at))
         .where(tasks.c.status == Status.QUEUED, ~_has_slot())
         .group_by(tasks.c.account_id, tasks.c.model)
     )
-    return [Line(*row) for row in connection.execute(query)]
+    return [Depth(*row) for row in connection.execute(query)]
 
 
 def positions(connection: Connection, task_ids: Collection[str]) -> dict[str, int]:

@@ -84,7 +84,7 @@ async def _notes(use: Resources) -> list[str]:
         lambda connection: (
             callbacks_are_missing(connection),
             accounts.paused(connection, now),
-            kept_aside.waiting(connection),
+            kept_aside.keepers(connection),
         )
     )
     notes = [CALLBACKS_MISSING] if silent else []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app import jobs
-from app.jobs import Held, Job, Standing, Step
+from app.jobs import Backlog, Held, Job, Step
 from app.record import Connection
 from app.record.database import Database
 from tests.postgres import set_time
@@ -352,12 +352,12 @@ async def test_how_the_jobs_of_each_step_stand(database: Database) -> None:
         )
     )
     await database.write(lambda connection: jobs.claim(connection, ME, START, 9, {Step.DISPATCH}))
-    standing = await database.read(lambda connection: jobs.standing(connection, START))
+    backlogs = await database.read(lambda connection: jobs.backlogs(connection, START))
 
-    assert set(standing) == set(Step)
-    assert standing[Step.COLLECT] == Standing(waiting=3, due=2, oldest_due=later(-9))
-    assert standing[Step.RECONCILE] == Standing(waiting=1)
-    assert standing[Step.DISPATCH] == Standing()
+    assert set(backlogs) == set(Step)
+    assert backlogs[Step.COLLECT] == Backlog(waiting=3, due=2, oldest_due=later(-9))
+    assert backlogs[Step.RECONCILE] == Backlog(waiting=1)
+    assert backlogs[Step.DISPATCH] == Backlog()
 
 
 async def test_what_a_dead_process_was_running_is_runnable_again_with_its_failures(database: Database) -> None:

@@ -2,7 +2,7 @@ from datetime import timedelta
 
 from app.record import Connection, kept_aside
 from app.record.database import Database
-from app.record.kept_aside import Waiting
+from app.record.kept_aside import Keeper
 from tests.rows import START
 
 SECOND = timedelta(seconds=1)
@@ -34,9 +34,9 @@ async def test_each_note_counts_and_only_a_try_tells_of_the_store(database: Data
 
 
 async def test_what_waits_is_counted_for_each_machine_the_longest_first(database: Database) -> None:
-    def unit(connection: Connection) -> list[Waiting]:
+    def unit(connection: Connection) -> list[Keeper]:
         for later, (attempt, instance) in enumerate((("sub_1", "host_b"), ("sub_2", "host_a"), ("sub_3", "host_b"))):
             kept_aside.note(connection, attempt, instance, START + later * SECOND, tried=True)
-        return list(kept_aside.waiting(connection))
+        return list(kept_aside.keepers(connection))
 
-    assert await database.write(unit) == [Waiting("host_b", 2, START), Waiting("host_a", 1, START + SECOND)]
+    assert await database.write(unit) == [Keeper("host_b", 2, START), Keeper("host_a", 1, START + SECOND)]
