@@ -28,7 +28,7 @@ class _Resting(Unavailable):
 
 async def collect(use: Resources, task_id: str) -> None:
     """Store the result of a `ready` task, or leave the next try; past the link's life the image is lost."""
-    task = await use.db.read(lambda connection: tasks.get(connection, task_id))
+    task = await _task(use, task_id)
     if task is None or task.status is not Status.READY:
         return
     logs.note(key_id=task.key_id, submission_id=task.submission_id)
@@ -49,10 +49,11 @@ async def tend(use: Resources) -> None:
     Every process that works does this now and then: the job may have gone to a machine that has not got the bytes.
     """
     for attempt in await asyncio.to_thread(use.aside.attempts):
-        task = await _task_of(use, attempt)
-        if task is None:
+        submission = await use.db.read(lambda connection, attempt=attempt: submissions.get(connection, attempt))  # type: ignore[misc]
+        if submission is None:
             continue  # of another database, or of a time that a restored one does not know
-        if task.status.final or task.submission_id != attempt:
+        task = await _task(use, submission.task_id)
+        if task is None or task.status.final or task.submission_id != attempt:
             await _drop(use, attempt)
         elif task.status is Status.READY:
             await collect(use, task.id)
@@ -75,13 +76,14 @@ async def _obtain(use: Resources, task: Task, started_at: datetime) -> IO[bytes]
 
 
 async def _bring_home(use: Resources, task: Task, file: IO[bytes], started_at: datetime) -> None:
-    image = await check(use, file)
+    image = await check(use, file, task.submission_id)
     try:
         await _put(use, image, file)
     except Unavailable as outage:
         await _keep_aside(use, task, image, file, outage, started_at)
     else:
-        await use.db.write(lambda connection: custody.store(connection, task, image, started_at, use.now()))
+        if not await use.db.write(lambda connection: custody.store(connection, task, image, started_at, use.now())):
+            await use.store.remove(image.store_key)
         await asyncio.to_thread(use.aside.discard, task.submission_id)
 
 
@@ -121,12 +123,8 @@ async def _fail(use: Resources, task_id: str, error: Exception, started_at: date
         log.error("asset_lost", task_id=task_id, reason=reason)
 
 
-async def _task_of(use: Resources, submission_id: str) -> Task | None:
-    def find(connection: Connection) -> Task | None:
-        attempt = submissions.get(connection, submission_id)
-        return None if attempt is None else tasks.get(connection, attempt.task_id)
-
-    return await use.db.read(find)
+async def _task(use: Resources, task_id: str) -> Task | None:
+    return await use.db.read(lambda connection: tasks.get(connection, task_id))
 
 
 async def _drop(use: Resources, attempt: str) -> None:

@@ -19,11 +19,11 @@ _GRACE = timedelta(minutes=1)  # a link may live a little longer than it says; n
 _HOPE = timedelta(hours=1)  # how long whoever does not answer may still come back: the provider, another machine
 
 
-def store(connection: Connection, task: Task, image: Image, started_at: datetime, now: datetime) -> None:
-    """The store has the bytes of this attempt; whoever kept them aside need not."""
+def store(connection: Connection, task: Task, image: Image, started_at: datetime, now: datetime) -> bool:
+    """The store has the bytes of this attempt; whoever kept them aside need not. False: the task has been erased."""
     kept_aside.forget(connection, task.submission_id)
     if _locked(connection, task.id, task.submission_id) is None:
-        return
+        return tasks.get(connection, task.id) is not None
     moves.store(
         connection,
         task.id,
@@ -38,6 +38,7 @@ def store(connection: Connection, task: Task, image: Image, started_at: datetime
     _note(connection, task, "stored", None, started_at, now)
     margin = (_deadline(task, now) - now) / timedelta(seconds=1)
     after_commit(connection, partial(metrics.deadline_margin.observe, margin))
+    return True
 
 
 def await_store(

@@ -42,20 +42,23 @@ async def download(use: Resources, url: str) -> IO[bytes]:
     return file
 
 
-async def check(use: Resources, file: IO[bytes]) -> Image:
-    """Decode all of it, when there is room. Raises ResultRefused for what is not a whole image of sane size."""
+async def check(use: Resources, file: IO[bytes], attempt: str) -> Image:
+    """Decode all of what this attempt brought, when there is room.
+
+    Raises ResultRefused for what is not a whole image of sane size.
+    """
     try:
         claimed = await asyncio.to_thread(images.inspect, file)
         async with use.decoding.taken(claimed.pixels if claimed.pixels <= _MAX_PIXELS else 0):
-            return await asyncio.to_thread(_decode, file)
+            return await asyncio.to_thread(_decode, file, attempt)
     except NotAnImage as error:
         raise ResultRefused(f"the result cannot be kept: {error}") from error
 
 
-def _decode(file: IO[bytes]) -> Image:
+def _decode(file: IO[bytes], attempt: str) -> Image:
     info = images.decode(file, max_pixels=_MAX_PIXELS)
     size, sha256 = file.seek(0, 2), sha256_of(file)
-    key = f"results/{sha256[:2]}/{sha256}.{images.EXTENSIONS[info.media_type]}"
+    key = f"results/{sha256[:2]}/{sha256}.{attempt}.{images.EXTENSIONS[info.media_type]}"
     return Image(key, sha256, size, info)
 
 

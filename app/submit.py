@@ -174,7 +174,8 @@ async def _check_and_put(use: Resources, promises: Promises, field: str, file: I
     if info.pixels > promises.max_image_pixels:
         reason = f"{info.width}x{info.height} is more than {promises.max_image_pixels // 10**6} megapixels"
         raise InvalidRequest(f"{field}: {reason}", {field: reason})
-    key = f"inputs/{sha256[:2]}/{sha256}.{images.EXTENSIONS[info.media_type]}"
+    # One for each task, though others may have given the same image: so it can be erased with this one.
+    key = f"inputs/{sha256[:2]}/{sha256}.{ids.new_id('img', use.now())}.{images.EXTENSIONS[info.media_type]}"
     with tracing.span("store put", bytes=size):
         await use.store.put(key, file)
     return KeptImage(field, key, sha256, size, info.media_type, info.width, info.height)

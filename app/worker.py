@@ -15,6 +15,7 @@ from app.admit import wake
 from app.bell import Bell
 from app.collect import collect
 from app.dispatch import dispatch
+from app.erase import remove_images
 from app.errors import FluxhookError, Unavailable
 from app.heart import beating
 from app.jobs import Job, Step
@@ -34,6 +35,7 @@ STEPS: Mapping[Step, Callable[[Resources, str], Awaitable[None]]] = {
     Step.ADMIT: wake,
     Step.NOTIFY: notify,
     Step.SWEEP: sweep,
+    Step.ERASE: remove_images,
 }
 
 # Each kind of work has its own hands, so that no kind waits for another: a slow download must not keep tasks from
@@ -44,6 +46,7 @@ LANES: tuple[tuple[frozenset[Step], int], ...] = (
     (frozenset({Step.RECONCILE}), 8),
     (frozenset({Step.NOTIFY}), 64),  # an endpoint that does not answer holds one for 15 seconds
     (frozenset({Step.ADMIT, Step.SWEEP}), 2),
+    (frozenset({Step.ERASE}), 1),  # a store that hangs holds it, and nothing waits for what is erased
 )
 _MAX_FAILURES = 10
 _GRACE = timedelta(seconds=8)  # what a stopping service gives the steps in hand

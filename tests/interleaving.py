@@ -155,6 +155,9 @@ class Memory:
     async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
         yield self._kept[key][start:end]
 
+    async def remove(self, key: str) -> None:
+        self._kept.pop(key, None)
+
     async def check(self) -> None:
         return
 

@@ -51,7 +51,7 @@ def memory_now() -> int:
 
 async def bring(use: Resources, number: int) -> None:
     with await download(use, f"{TWIN}/{number}.png") as file:
-        image = await check(use, file)
+        image = await check(use, file, f"sub_{number}")
         await use.store.put(f"results/{number}.png", file)
     assert image.info.width == image.info.height
 

@@ -24,6 +24,7 @@ class Step(StrEnum):
     ADMIT = "admit"
     NOTIFY = "notify"  # of an endpoint, not of a task
     SWEEP = "sweep"
+    ERASE = "erase"
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,11 @@ class Told:
 
 
 def insert(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    connection.execute(attempts.insert(), list(rows))
+    """Those of deliveries that are still there: they go with an erased task, also while one is sent."""
+    named = {row["delivery_id"] for row in rows}
+    there = set(connection.execute(select(deliveries.c.id).where(deliveries.c.id.in_(named))).scalars())
+    if there:
+        connection.execute(attempts.insert(), [row for row in rows if row["delivery_id"] in there])
 
 
 def of_delivery(connection: Connection, delivery_id: str) -> list[DeliveryAttempt]:

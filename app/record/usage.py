@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, and_, func, or_, select
+from sqlalchemy import Column, Connection, Select, Table, and_, func, or_, select, union_all
 
 from app import ids
+from app.record.erased import erased
 from app.record.keys import keys
-from app.record.tasks import IS_FINAL, tasks
+from app.record.tasks import tasks
 from app.task import MoneySpent, Status
+
+_COUNTED = ("key_id", "model", "status", "money_spent", "cost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,30 +31,34 @@ class Used:
     cost_unknown: int  # tasks that are not known to have cost nothing, and of which no cost is known
 
 
-_COST_NOTHING = or_(
-    tasks.c.status == Status.CANCELLED, and_(tasks.c.status == Status.FAILED, tasks.c.money_spent == MoneySpent.NO)
-)
-
-
 def between(connection: Connection, begin: datetime, end: datetime, key_id: str | None = None) -> list[Used]:
     """What was posted in this time, `end` not included, by this key or by all; one for each key and model."""
-    ended = {each: func.count().filter(tasks.c.status == each) for each in Status if each.final}
-    posted = (
+    span = (ids.first_at("task", begin), ids.first_at("task", end))
+    posted = union_all(_posted(tasks, tasks.c.id, span, key_id), _posted(erased, erased.c.task_id, span, key_id)).cte()
+    ended = {each: func.count().filter(posted.c.status == each) for each in Status if each.final}
+    cost_nothing = or_(
+        posted.c.status == Status.CANCELLED,
+        and_(posted.c.status == Status.FAILED, posted.c.money_spent == MoneySpent.NO),
+    )
+    used = (
         select(
-            tasks.c.key_id,
-            tasks.c.model,
+            posted.c.key_id,
+            posted.c.model,
             func.count().label("posted"),
             *(count.label(status) for status, count in ended.items()),
-            func.count().filter(~IS_FINAL).label("open"),
-            func.coalesce(func.sum(tasks.c.cost), 0.0).label("cost"),
-            func.count().filter(tasks.c.cost.is_(None), ~_COST_NOTHING).label("cost_unknown"),
+            func.count().filter(posted.c.status.not_in(list(ended))).label("open"),
+            func.coalesce(func.sum(posted.c.cost), 0.0).label("cost"),
+            func.count().filter(posted.c.cost.is_(None), ~cost_nothing).label("cost_unknown"),
         )
-        .where(tasks.c.id >= ids.first_at("task", begin), tasks.c.id < ids.first_at("task", end))
-        .group_by(tasks.c.key_id, tasks.c.model)
+        .group_by(posted.c.key_id, posted.c.model)
+        .subquery()
     )
-    if key_id is not None:
-        posted = posted.where(tasks.c.key_id == key_id)
-    each = posted.subquery()
-    named = select(each, keys.c.name.label("key_name")).outerjoin(keys, keys.c.id == each.c.key_id)
-    rows = connection.execute(named.order_by(each.c.key_id, each.c.model))
+    named = select(used, keys.c.name.label("key_name")).outerjoin(keys, keys.c.id == used.c.key_id)
+    rows = connection.execute(named.order_by(used.c.key_id, used.c.model))
     return [Used(**row._asdict()) for row in rows]
+
+
+def _posted(table: Table, task_id: Column[str], span: tuple[str, str], key_id: str | None) -> Select[Any]:
+    """Of tasks, or of what is left of those that were erased."""
+    found = select(*(table.c[name] for name in _COUNTED)).where(task_id >= span[0], task_id < span[1])
+    return found if key_id is None else found.where(table.c.key_id == key_id)

@@ -35,6 +35,10 @@ class Store(Protocol):
         """The bytes from `start` up to `end` (not included), in pieces. Raises Missing."""
         ...
 
+    async def remove(self, key: str) -> None:
+        """Keep nothing under `key` any more, if anything was. Raises errors.Unavailable."""
+        ...
+
     async def check(self) -> None:
         """Write, read and remove a small object, unless the store has just worked. Raises errors.Unavailable."""
         ...

@@ -47,6 +47,10 @@ class FolderStore:
                 start += len(piece)
                 yield piece
 
+    async def remove(self, key: str) -> None:
+        with self._failing("written"):
+            await asyncio.to_thread(_remove, self._root / key)
+
     async def check(self) -> None:
         """A folder that has just been written is only looked at: is it there, writable, not full?"""
         with self._failing("used"):
@@ -69,6 +73,11 @@ class FolderStore:
 def _piece(file: IO[bytes], start: int, end: int) -> bytes:
     file.seek(start)
     return file.read(min(_PIECE, end - start))
+
+
+def _remove(path: Path) -> None:
+    """Without syncing: whoever asked asks again after a crash."""
+    path.unlink(missing_ok=True)
 
 
 def write(path: Path, source: IO[bytes]) -> None:

@@ -4,7 +4,7 @@ Credentials come from the variables that each cloud's own tools read (`AWS_...`,
 """
 
 from collections.abc import AsyncGenerator, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import IO, TYPE_CHECKING
 
@@ -53,6 +53,10 @@ class ObjectStore:
             found = await obstore.get_async(self._bucket, key, options={"range": (start, end)})
             async for piece in found.stream(min_chunk_size=_PIECE):
                 yield bytes(piece)
+
+    async def remove(self, key: str) -> None:
+        with suppress(Missing), self._failing(key):
+            await obstore.delete_async(self._bucket, key)
 
     async def check(self) -> None:
         if self._trust:

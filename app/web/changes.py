@@ -9,6 +9,7 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 
 from app import idempotency, moves
+from app.erase import erase
 from app.errors import Conflict, NotFound
 from app.feed import Feed
 from app.idempotency import Claim
@@ -109,6 +110,8 @@ async def submit_once(
 async def _replay(use: Resources, feed: Feed, first: dict[str, Any], prefer: str | None) -> Response:
     """The first answer; with `Prefer: wait`, the task as it is by then."""
     headers = {"idempotency-replayed": "true"}
+    if "status" not in first:
+        raise NotFound("the task that this Idempotency-Key stands for was erased")
     if seconds(prefer):
         return await _posted(use, feed, first["id"], prefer, headers)
     return JSONResponse(first, HTTPStatus.ACCEPTED, {**headers, "location": f"/v1/tasks/{first['id']}"})
@@ -154,3 +157,14 @@ async def resubmit_task(use: Use, _asking: Asking, task_id: TaskId) -> TaskView:
     if not done:
         raise Conflict(f"the task is {seen.status}: only one that failed can be submitted again")
     return seen
+
+
+@router.delete(
+    "/{task_id}", status_code=HTTPStatus.NO_CONTENT, responses={**_ERRORS, **responses(HTTPStatus.FORBIDDEN)}
+)
+async def erase_task(use: Use, asking: Asking, task_id: TaskId) -> None:
+    """Erase a task that has ended, with its images and all that was said of it. What it cost stays in the usage.
+
+    By the key that posted it, or one with the scope `*`. What has not been told by then is not told any more.
+    """
+    await use.db.write(lambda connection: erase(connection, task_id, asking.owner, use.now()))

@@ -140,6 +140,8 @@ async def tell(world: World) -> None:
     queued = [await world.post() for _ in range(8)]
     await world.api.post(f"/v1/tasks/{queued[-1]}/cancel")
     await look_around(world, queued[-1])
+    assert (await world.api.delete(f"/v1/tasks/{queued[-1]}")).status_code == 204
+    await world.work()
     await sweep(world.use, NO_TASK)
     await world.go_on(30, 10)
     await world.use.db.write(rarely)

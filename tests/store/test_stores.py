@@ -37,6 +37,17 @@ async def test_what_was_put_comes_back(store: Store) -> None:
     assert await whole(store, KEY, 0, 8) == b"an image"
 
 
+async def test_what_was_removed_is_missing_and_may_be_removed_again(store: Store) -> None:
+    await store.put(KEY, BytesIO(b"an image"))
+    await store.put("results/ab/another.png", BytesIO(b"another"))
+    await store.remove(KEY)
+    await store.remove(KEY)
+
+    with pytest.raises(Missing):
+        await store.size(KEY)
+    assert await store.size("results/ab/another.png") == 7
+
+
 async def test_a_part_can_be_read(store: Store) -> None:
     await store.put(KEY, BytesIO(b"0123456789"))
 
