@@ -16,6 +16,8 @@ from app.task import Failure, Report, Said
 # It passes on BFL's delivery links (its own sample answer), and states no limit of its own.
 PROMISES: Promises = replace(bfl.PROMISES, name="gptproto")
 
+_GATEWAYS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE})
+
 
 class Gptproto:
     """The adapter for GPTProto."""
@@ -67,10 +69,16 @@ class Gptproto:
 
 
 def _read_submitted(answer: Answer) -> Answer:
-    """As BFL's, but for two codes: 503 is a refusal of the content here, and 403 may be an empty account."""
+    """As BFL's, but 403 may be an empty account, 503 refuses the content, and what a gateway says is no answer.
+
+    503 is its refusal only in its own words. A page without any is of the gateway in front, as is 502, which its
+    documents do not have: behind either the task may well have been taken.
+    """
     detail = messages.read_error(answer.body)
-    if answer.http_status == HTTPStatus.SERVICE_UNAVAILABLE:
-        report = Report(Said.REFUSED, failure=Failure.REQUEST_MODERATED, detail=detail or "HTTP 503")
+    if answer.http_status == HTTPStatus.SERVICE_UNAVAILABLE and detail:
+        report = Report(Said.REFUSED, failure=Failure.REQUEST_MODERATED, detail=detail)
+    elif answer.http_status in _GATEWAYS:
+        report = Report(Said.LOST, detail=detail or f"HTTP {answer.http_status}")
     elif answer.http_status == HTTPStatus.FORBIDDEN and "balance" in detail.lower():
         report = Report(Said.UNPAID, detail=detail)
     else:

@@ -113,10 +113,13 @@ async def test_a_503_is_moderation_and_not_an_outage() -> None:
     )
 
 
-async def test_a_503_without_words_is_moderation_too() -> None:
-    assert await submitted(httpx.Response(503, text="<html>")) == Report(
-        Said.REFUSED, failure=Failure.REQUEST_MODERATED, detail="HTTP 503"
-    )
+async def test_behind_a_503_without_its_words_the_task_may_have_been_taken() -> None:
+    assert await submitted(httpx.Response(503, text="<html>")) == Report(Said.LOST, detail="HTTP 503")
+
+
+@pytest.mark.parametrize("answer", [httpx.Response(502, text="<html>"), refusal(502, "Bad gateway")])
+async def test_behind_a_502_the_task_may_have_been_taken(answer: httpx.Response) -> None:
+    assert (await submitted(answer)).said is Said.LOST
 
 
 @pytest.mark.parametrize("message", ["Insufficient balance", "INSUFFICIENT BALANCE, please top up"])
@@ -135,11 +138,8 @@ async def test_any_other_refusal_is_a_rejection(answer: httpx.Response) -> None:
     assert (report.said, report.failure) == (Said.REFUSED, Failure.PROVIDER_REJECTED)
 
 
-@pytest.mark.parametrize("status", [500, 502])
-async def test_an_outage_is_tried_again(status: int) -> None:
-    assert await submitted(refusal(status, "Internal server error")) == Report(
-        Said.DOWN, detail="Internal server error"
-    )
+async def test_an_outage_is_tried_again() -> None:
+    assert await submitted(refusal(500, "Internal server error")) == Report(Said.DOWN, detail="Internal server error")
 
 
 async def test_a_rate_limit_is_busy() -> None:

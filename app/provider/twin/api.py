@@ -105,8 +105,8 @@ class Api:
         return self._refused(FULL, why="submit_429") if faults.strikes("submit_429", number) else None
 
     def _outage_status(self, fault: str, number: int) -> int:
-        # A 503 from GPTProto would mean moderation.
-        statuses = (500, 502, 503) if self._dialect == "bfl" else (500, 502)
+        # A 503 from GPTProto would mean moderation, and 502 is not of its own.
+        statuses = (500, 502, 503) if self._dialect == "bfl" else (500,)
         return statuses[int(fraction(self._twin.faults.seed, fault, "status", number) * len(statuses))]
 
     def _outage(self, status: int) -> Response:
