@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from datetime import timedelta
+from http import HTTPStatus
 
 import httpx
 
@@ -71,11 +72,15 @@ def retry_after(headers: Mapping[str, str]) -> timedelta | None:
 
 
 def read_fetched(answer: Answer) -> Answer:
-    """A status answer, judged by its body before its HTTP status: a failed task may come with 404, 422 or 503."""
+    """A status answer, judged by its body before its HTTP status: a failed task may come with 404, 422 or 503.
+
+    It names its task then. An HTTP error whose body says "error" of nothing is about our question: it ends no task.
+    """
     if answer.http_status is None:
         return _with(answer, Report(Said.LOST, detail=answer.report.detail))
     report = messages.read_status(answer.body)
-    if report.said is Said.UNCLEAR:
+    refused = answer.http_status >= HTTPStatus.BAD_REQUEST and report.provider_id is None
+    if report.said is Said.UNCLEAR or (report.said is Said.FAILED and refused):
         report = Report(Said.LOST, detail=f"HTTP {answer.http_status} without a task status")
     return _with(answer, report)
 

@@ -367,6 +367,28 @@ async def test_an_answer_without_a_status_tells_nothing_of_the_task(status: int)
     assert answer.report == Report(Said.LOST, detail=f"HTTP {status} without a task status")
 
 
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 429, 500, 503])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"status": "error", "message": "Invalid token"},
+        {"status": "failed", "error": {"message": "Internal server error", "type": "500"}},
+        {"id": None, "status": "Error", "result": None},
+    ],
+    ids=["error", "failed", "null"],
+)
+async def test_an_http_error_that_names_no_task_fails_none(status: int, body: dict[str, Any]) -> None:
+    answer = await fetch(Other(httpx.Response(status, json=body)))
+
+    assert answer.report == Report(Said.LOST, detail=f"HTTP {status} without a task status")
+
+
+async def test_a_failure_that_names_no_task_is_one_of_the_task_that_was_asked_for() -> None:
+    answer = await fetch(Other(httpx.Response(200, json={"status": "Error", "details": {"error": "bad image"}})))
+
+    assert answer.report == Report(Said.FAILED, failure=Failure.PROVIDER_ERROR, detail="bad image")
+
+
 @pytest.mark.parametrize(
     "error", [httpx.ConnectError, httpx.ReadError, httpx.ReadTimeout], ids=lambda kind: kind.__name__
 )
