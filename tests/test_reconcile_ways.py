@@ -157,7 +157,10 @@ async def test_a_callback_is_overdue_after_a_multiple_of_what_its_model_took_lat
 # Where a task lives
 
 
-def regions(world: World, alive: str | None) -> list[str]:
+UNKNOWN = {"id": "p1", "status": "Task not found"}
+
+
+def regions(world: World, alive: str | None, unknown: object = UNKNOWN) -> list[str]:
     """BFL with one region that knows the task; gives the hosts in the order in which they were asked."""
     asked: list[str] = []
 
@@ -167,7 +170,7 @@ def regions(world: World, alive: str | None) -> list[str]:
         asked.append(request.url.host)
         if request.url.host == alive:
             return httpx.Response(200, json={"id": "p1", "status": "Pending"})
-        return httpx.Response(404, json={"id": "p1", "status": "Task not found"})
+        return httpx.Response(404, json=unknown)
 
     http = provider_client(httpx.MockTransport(answer))
     world.use = replace(world.use, provider=Bfl(http, "https://api.bfl.ai", "a-provider-key"))
@@ -186,6 +189,26 @@ async def test_a_task_that_is_not_known_here_is_looked_for_in_every_region_and_f
     assert first == ["api.bfl.ai", "api.us.bfl.ai", "api.eu.bfl.ai"]
     assert later == {"api.eu.bfl.ai"}
     assert (await attempt_of(each_world, task_id)).polling_url == "https://api.eu.bfl.ai/v1/get_result?id=p1"
+
+
+@pytest.mark.parametrize("region", ["us", "eu", "us1", "us2", "us3", "eu1", "eu2", "eu4"])
+async def test_a_task_is_found_in_every_region_that_was_seen(world: World, region: str) -> None:
+    asked = regions(world, f"api.{region}.bfl.ai")
+    await world.post()
+    await world.work()
+    await world.go_on(30)
+
+    assert asked[-1] == f"api.{region}.bfl.ai"
+
+
+async def test_a_404_that_does_not_say_of_what_has_the_other_regions_asked_too(world: World) -> None:
+    asked = regions(world, "api.eu.bfl.ai", unknown={"detail": "Not Found"})
+    await world.post()
+    await world.work()
+    await world.go_on(30)
+
+    assert asked[:3] == ["api.bfl.ai", "api.us.bfl.ai", "api.eu.bfl.ai"]
+    assert set(asked[3:]) == {"api.eu.bfl.ai"}
 
 
 async def test_a_task_that_no_region_knows_is_not_failed_before_the_contract_says_so(world: World) -> None:

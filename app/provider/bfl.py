@@ -17,12 +17,10 @@ PROMISES = Promises(
     # Links are on delivery.*.bfl.ai and delivery-eu1.bfl.ai alike (integration guidelines; field reports).
     result_hosts=("bfl.ai", "*.bfl.ai"),
     slots={"account": 24, "flux-kontext-max": 6},
-    # A task lives in one region, and the global host may answer "Task not found" for it (field report).
-    status_urls=(
-        "https://api.us.bfl.ai",
-        "https://api.eu.bfl.ai",
-        "https://api.us1.bfl.ai",
-        "https://api.eu1.bfl.ai",
+    # A task lives in one region, and the global host may answer "Task not found" for it (field report, which asks us3
+    # first). The documented hosts, then those that were seen in a polling_url.
+    status_urls=tuple(
+        f"https://api.{region}.bfl.ai" for region in ("us", "eu", "us1", "eu1", "us2", "us3", "eu2", "eu4")
     ),
 )
 
@@ -56,7 +54,7 @@ class Bfl:
     async def fetch(self, reference: Reference) -> Answer:
         """Ask where the task was submitted, and only if nobody knows it there, in the other regions."""
         here = await self._ask(self._first_address(reference))
-        if here.report.said is not Said.NOT_FOUND:
+        if not _is_unknown(here):
             return here
         for base_url in self._elsewhere:
             address = self._address(base_url, reference)
@@ -103,6 +101,13 @@ def read_submitted(answer: Answer) -> Answer:
     if report.said is Said.UNCLEAR:
         report = Report(Said.LOST, detail=report.detail)
     return Answer(report, status, answer.headers, answer.body)
+
+
+def _is_unknown(answer: Answer) -> bool:
+    """Whether a host knows nothing of a task: by the status for that, or by a 404, which need not say of what."""
+    return answer.report.said is Said.NOT_FOUND or (
+        answer.report.said is Said.LOST and answer.http_status == HTTPStatus.NOT_FOUND
+    )
 
 
 def _refusal(status: int, answer: Answer) -> Report:
