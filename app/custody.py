@@ -117,9 +117,14 @@ def _locked(connection: Connection, task_id: str, submission_id: str | None = No
 
 
 def _deadline(task: Task, now: datetime) -> datetime:
-    """When the link dies: what it says itself, but never later than an hour, else the contract's ten minutes."""
+    """When the link dies: what it says itself, but never later than an hour, else the contract's ten minutes.
+
+    One that was dead when it came says nothing: our clock may be ahead of the provider's, and the link alive.
+    """
     ready_at = task.ready_at or now
-    return min(task.sample_expires_at or ready_at + LINK_LIFE, ready_at + _LONGEST_LIFE)
+    said = task.sample_expires_at
+    dies_at = said if said is not None and said > ready_at else ready_at + LINK_LIFE
+    return min(dies_at, ready_at + _LONGEST_LIFE)
 
 
 def _note(

@@ -1,14 +1,16 @@
 """Images are collected by the deadline of their links, and none is given up before the provider was asked again."""
 
+import json
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from datetime import timedelta
 
 import httpx
+import pytest
 from structlog.testing import capture_logs
 
 from app import metrics, worker
-from app.provider import Answer
+from app.provider import Answer, messages
 from app.provider.twin import Faults
 from app.resources import results_client
 from app.task import Report, Said
@@ -117,6 +119,44 @@ async def test_an_image_is_lost_only_after_the_provider_was_asked_past_the_deadl
     assert lost() - before == 1
     assert [(line["log_level"], line["task_id"]) for line in lines] == [("error", caller.task_id)]
     assert f"fluxhook_assets_lost_total {lost()}" in (await each_world.api.get("/metrics")).text
+
+
+@pytest.mark.parametrize("witness", ["callback", "poll"])
+@pytest.mark.parametrize("ended", ["2026-01-01T00:00:00Z", "0001-01-01T00:00:00Z"])
+async def test_one_failed_download_does_not_lose_an_image_whose_link_was_dead_by_our_clock(
+    each_world: World, witness: str, ended: str
+) -> None:
+    link = f"https://delivery.eu1.bfl.ai/a.png?se={ended}"
+    body = {"id": "p1", "status": "Ready", "result": {"sample": link}}
+    provider = answering(Answer(Report(Said.PENDING, provider_id="p1"), 200, {}, b"{}"))
+    provider.fetched = Answer(messages.read_status(json.dumps(body).encode()), 200, {}, b"{}")
+    each_world.use = replace(each_world.use, provider=provider)
+    caller = await submitted(each_world)
+    answering_downloads(each_world, 503)
+    if witness == "callback":
+        await caller.call(body)
+    await each_world.go_on(80, 10)
+    held = (await each_world.task(caller.task_id))["status"]
+    answering_downloads(each_world, 503, link)
+    await each_world.go_on(60, 10)
+
+    assert held == "ready"
+    assert (await each_world.task(caller.task_id))["status"] == "stored"
+
+
+async def test_a_link_that_came_dead_and_stays_dead_is_given_up_after_the_contracts_ten_minutes(world: World) -> None:
+    caller = await submitted(world)
+    answering_downloads(world, 403)
+    provider = answering()
+    provider.fetched = Answer(Report(Said.NOT_FOUND), 404, {}, b"{}")
+    world.use = replace(world.use, provider=provider)
+    await caller.call({"status": "Ready", "result": {"sample": "https://delivery.eu1.bfl.ai/a.png?se=2026-01-01"}})
+    await world.go_on(590, 20)
+    before = (await world.task(caller.task_id))["status"]
+    await world.go_on(120, 20)
+
+    assert before == "ready"
+    assert (await world.task(caller.task_id))["failure"]["code"] == "asset_lost"
 
 
 async def test_a_provider_that_is_silent_for_an_hour_ends_the_hope(world: World) -> None:
