@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -64,6 +65,28 @@ async def test_an_answer_comes_back_raw() -> None:
     answer = await ask(httpx.Response(418, content=b"\xff\0tea", headers={"content-type": "text/plain"}))
 
     assert (answer.http_status, answer.body, answer.headers) == (418, b"\xff\0tea", {"content-type": "text/plain"})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"x-key": "a-key-of-the-operator"}, {"authorization": "Bearer a-key-of-the-operator"}],
+    ids=["x-key", "bearer"],
+)
+async def test_our_key_is_blanked_in_an_answer_that_names_it(headers: dict[str, str]) -> None:
+    answer = httpx.Response(401, json={"detail": "Invalid key: a-key-of-the-operator"})
+    async with answering(lambda _: answer) as http:
+        request = http.build_request("POST", "https://api.bfl.ai/v1/flux-kontext-pro", headers=headers)
+        kept = await exchange.send(http, request, NEVER)
+
+    assert json.loads(kept.body) == {"detail": "Invalid key: [key]"}
+
+
+async def test_a_word_that_a_twin_takes_for_a_key_is_left_in_what_it_says() -> None:
+    async with answering(lambda _: httpx.Response(200, json={"id": "demo-1"})) as http:
+        request = http.build_request("GET", "https://api.bfl.ai/v1/credits", headers={"x-key": "demo"})
+        kept = await exchange.send(http, request, NEVER)
+
+    assert json.loads(kept.body) == {"id": "demo-1"}
 
 
 async def test_headers_that_may_hold_secrets_are_not_kept() -> None:
