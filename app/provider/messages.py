@@ -5,7 +5,6 @@ camelCase times of GPTProto, and four shapes of error text.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +15,7 @@ from app.task import Failure, Report, Said
 _MAX_ID = 200
 _MAX_URL = 4096
 _MAX_PROSE = 2000
+_MAX_AMOUNT = 10**12
 
 # Lower-case words for every status that a source names. Unknown ones are never terminal.
 _PENDING = frozenset({"pending", "queued", "processing", "reasoning", "generating", "in progress", "submitted"})
@@ -195,9 +195,8 @@ def _storable(text: str) -> str:
 
 
 def _number(value: Any) -> float | None:
+    """An amount of credits; None for what is none, or too much to be added up with others."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # a whole number can be larger than any float
-        return None
+    # A whole number can be larger than any float, and is compared all the same; NaN is not in between.
+    return float(value) if -_MAX_AMOUNT <= value <= _MAX_AMOUNT else None

@@ -251,8 +251,10 @@ def test_an_acceptance_without_an_id_is_unclear(body: bytes) -> None:
     assert read_acceptance(body).said is Said.UNCLEAR
 
 
-@pytest.mark.parametrize("cost", ["4", "null", "true", "NaN", "Infinity", "1e999", "1" + "0" * 400, '"4"', "[4]"])
-def test_a_cost_is_a_number_or_nothing(cost: str) -> None:
+@pytest.mark.parametrize(
+    "cost", ["4", "null", "true", "NaN", "Infinity", "1e999", "1e300", "-1e300", "1" + "0" * 400, '"4"', "[4]"]
+)
+def test_a_cost_is_a_number_that_can_be_added_up_or_nothing(cost: str) -> None:
     read = read_acceptance(f'{{"id": "task-1", "cost": {cost}}}'.encode()).cost
 
     assert read == (4 if cost == "4" else None)
