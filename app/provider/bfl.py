@@ -124,10 +124,11 @@ def _refusal(status: int, answer: Answer) -> Report:
 
 def what_is_wrong(answer: Answer) -> str | None:
     """The plain words for an answer to a question that costs nothing; None when all is well."""
-    if answer.http_status is None:
+    status = answer.http_status
+    if status is None:
         return answer.report.detail
-    if answer.http_status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return "it refuses the API key"
-    return (
-        f"it answers with HTTP {answer.http_status}" if answer.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
-    )
+    if status in range(300, 400):
+        return f"it redirects (HTTP {status}), which is not followed: this is not the address of its API"
+    return f"it answers with HTTP {status}" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else None

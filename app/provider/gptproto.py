@@ -61,7 +61,8 @@ class Gptproto:
             params={"id": "doctor"},
             headers=self._headers,
         )
-        return bfl.what_is_wrong(await exchange.send(self._http, request, PROMISES.status_deadline))
+        answer = await exchange.send(self._http, request, PROMISES.status_deadline)
+        return "its account has no balance left" if _is_unpaid(answer) else bfl.what_is_wrong(answer)
 
     @property
     def _headers(self) -> dict[str, str]:
@@ -79,8 +80,13 @@ def _read_submitted(answer: Answer) -> Answer:
         report = Report(Said.REFUSED, failure=Failure.REQUEST_MODERATED, detail=detail)
     elif answer.http_status in _GATEWAYS:
         report = Report(Said.LOST, detail=detail or f"HTTP {answer.http_status}")
-    elif answer.http_status == HTTPStatus.FORBIDDEN and "balance" in detail.lower():
+    elif _is_unpaid(answer):
         report = Report(Said.UNPAID, detail=detail)
     else:
         return bfl.read_submitted(answer)
     return Answer(report, answer.http_status, answer.headers, answer.body)
+
+
+def _is_unpaid(answer: Answer) -> bool:
+    """Whether this 403 is about the balance: one about the key is told apart by its text alone."""
+    return answer.http_status == HTTPStatus.FORBIDDEN and "balance" in messages.read_error(answer.body).lower()

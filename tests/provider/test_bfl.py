@@ -412,6 +412,13 @@ async def test_a_refused_key_is_named(status: int) -> None:
     assert await reachable(httpx.Response(status)) == "it refuses the API key"
 
 
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_a_redirect_is_named_because_it_is_not_followed(status: int) -> None:
+    found = await reachable(httpx.Response(status, headers={"location": "https://bfl.ai/"}))
+
+    assert found == f"it redirects (HTTP {status}), which is not followed: this is not the address of its API"
+
+
 async def test_an_outage_is_named() -> None:
     assert await reachable(httpx.Response(503)) == "it answers with HTTP 503"
 

@@ -224,6 +224,10 @@ async def test_a_refused_key_is_named() -> None:
     assert await reachable(refusal(403, "Invalid token")) == "it refuses the API key"
 
 
+async def test_an_empty_account_is_not_taken_for_a_refused_key() -> None:
+    assert await reachable(refusal(403, "Insufficient balance")) == "its account has no balance left"
+
+
 def test_it_promises_what_bfl_does_under_its_own_name() -> None:
     assert (Gptproto.promises.name, Gptproto.promises.result_hosts) == ("gptproto", ("bfl.ai", "*.bfl.ai"))
 
