@@ -49,7 +49,8 @@ class Bfl:
             content=body,
             headers={**self._headers, **body.headers},
         )
-        return read_submitted(await exchange.send(self._http, request, PROMISES.submit_deadline))
+        answer = await exchange.send(self._http, request, PROMISES.submit_deadline)
+        return read_submitted(body.unless_cut(answer))
 
     async def fetch(self, reference: Reference) -> Answer:
         """Ask where the task was submitted, and only if nobody knows it there, in the other regions."""

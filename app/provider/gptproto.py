@@ -37,7 +37,8 @@ class Gptproto:
             content=body,
             headers={**self._headers, **body.headers},
         )
-        return _read_submitted(await exchange.send(self._http, request, PROMISES.submit_deadline))
+        answer = await exchange.send(self._http, request, PROMISES.submit_deadline)
+        return _read_submitted(body.unless_cut(answer))
 
     async def fetch(self, reference: Reference) -> Answer:
         # A polling_url that it passes on is BFL's and wants a BFL key: ours stays on the configured origin.

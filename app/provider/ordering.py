@@ -6,7 +6,8 @@ import json
 from collections.abc import AsyncGenerator
 from typing import IO
 
-from app.provider.contract import Order
+from app.provider.contract import Answer, Order
+from app.task import Report, Said
 
 _PIECE = 96 * 1024  # bytes of an image at a time; a multiple of three, so that their base64 can be joined
 
@@ -24,6 +25,7 @@ class OrderBody:
         self._images = [(f', {json.dumps(name)}: "'.encode(), file) for name, file in order.images.items()]
         images = sum(len(before) + _length(file) + len(b'"') for before, file in self._images)
         self._length = len(self._start) + images + len(self._end)
+        self._ended = False  # whether its last bytes were handed over
 
     @property
     def headers(self) -> dict[str, str]:
@@ -32,6 +34,7 @@ class OrderBody:
     async def __aiter__(self) -> AsyncGenerator[bytes]:
         """Pieces of 128 KB at most beside the other fields. Raises OSError when an image cannot be read."""
         if not self._images:
+            self._ended = True
             yield self._start + self._end
             return
         yield self._start
@@ -41,7 +44,14 @@ class OrderBody:
             while piece := await asyncio.to_thread(_next_piece, file):
                 yield piece
             yield b'"'
+        self._ended = True
         yield self._end
+
+    def unless_cut(self, answer: Answer) -> Answer:
+        """The answer to it; where none came to a part of it, that is no order, and nobody can have taken it."""
+        if self._ended or answer.http_status is not None or answer.report.said is not Said.LOST:
+            return answer
+        return Answer(Report(Said.DOWN, detail=f"{answer.report.detail}, before all was sent"))
 
 
 def _next_piece(file: IO[bytes]) -> bytes:

@@ -5,12 +5,15 @@ import tracemalloc
 from io import BytesIO
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.provider import Order
+from app.provider import Bfl, Gptproto, Order
+from app.provider.exchange import client
 from app.provider.ordering import OrderBody
+from app.task import Said
 from tests.pictures import in_base64
 
 HOOK = {"webhook_url": "https://fluxhook.example.com/callbacks/sub_1/token", "webhook_secret": "s" * 64}
@@ -58,3 +61,39 @@ async def test_a_large_image_is_not_held_twice() -> None:
         assert tracemalloc.get_traced_memory()[1] < 1024 * 1024
     finally:
         tracemalloc.stop()
+
+
+class Cutting(httpx.AsyncBaseTransport):
+    """A connection that breaks off after so many pieces of the body."""
+
+    def __init__(self, pieces: int) -> None:
+        self._pieces = pieces
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        assert isinstance(request.stream, httpx.AsyncByteStream)
+        left = self._pieces
+        async for _ in request.stream:
+            left -= 1
+            if left == 0:
+                raise httpx.ReadError("gone")
+        raise AssertionError("it had fewer pieces")
+
+
+@pytest.mark.parametrize("adapter", [Bfl, Gptproto])
+@pytest.mark.parametrize(("pieces", "said"), [(1, Said.DOWN), (2, Said.DOWN), (4, Said.DOWN), (5, Said.LOST)])
+async def test_an_order_that_broke_off_before_its_end_was_not_taken(
+    adapter: type[Bfl] | type[Gptproto], pieces: int, said: Said
+) -> None:
+    order = Order("flux-kontext-pro", {"prompt": "a"}, {"input_image": BytesIO(b"an image")}, **HOOK)
+    async with client(Cutting(pieces)) as http:
+        answer = await adapter(http, "https://provider.example", "key").submit(order)
+
+    assert answer.report.said is said
+
+
+async def test_an_order_in_one_piece_may_have_been_taken_when_its_answer_is_lost() -> None:
+    order = Order("flux-kontext-pro", {"prompt": "a"}, {}, **HOOK)
+    async with client(Cutting(1)) as http:
+        answer = await Bfl(http, "https://provider.example", "key").submit(order)
+
+    assert answer.report.said is Said.LOST

@@ -40,6 +40,7 @@ class Api:
     async def submit(self, request: Request) -> Response:
         failure = self._failure(self._twin.count("submit"))
         if failure is not None:
+            await request.body()  # all of it came: a request that broke off is another thing than a lost answer
             return failure
         task = await self._accept(request)
         if isinstance(task, Refusal):
