@@ -36,7 +36,7 @@ def store(connection: Connection, task: Task, image: Image, started_at: datetime
         height=image.info.height,
     )
     _note(connection, task, "stored", None, started_at, now)
-    margin = (_deadline(task, now) - now) / timedelta(seconds=1)
+    margin = (_deadline(connection, task, now) - now) / timedelta(seconds=1)
     after_commit(connection, partial(metrics.deadline_margin.observe, margin))
     return True
 
@@ -74,7 +74,7 @@ def leave_to_others(connection: Connection, task_id: str, instance: str, started
     if instance in keepers:
         kept_aside.forget(connection, task.submission_id, instance)
         _note(connection, task, "failed", f"{instance} has no whole copy any more", started_at, now)
-    if keepers <= {instance} or now <= _deadline(task, now) + _GRACE:
+    if keepers <= {instance} or now <= _deadline(connection, task, now) + _GRACE:
         return False
     if task.unwanted_at is not None and now > task.unwanted_at + _HOPE:
         kept_aside.forget(connection, task.submission_id)
@@ -91,11 +91,13 @@ def fail(
     if task is None:
         return False
     _note(connection, task, "failed", reason, started_at, now)
-    deadline = _deadline(task, now)
+    deadline = _deadline(connection, task, now)
     # A dead link is not the end while the provider has not been asked for another, or somebody has the bytes.
     asked = evidence.answered_since(connection, task.submission_id, deadline)
     kept = kept_aside.instances(connection, task.submission_id)
-    if now > deadline + _GRACE and not kept and (asked or now > deadline + _HOPE):
+    # From here on it was asked at each try. While we were away ourselves nobody was.
+    tried_at = downloads.first_since(connection, task.id, deadline) or now
+    if now > deadline + _GRACE and not kept and (asked or now > tried_at + _HOPE):
         return moves.give_up(connection, task.id, Failure.ASSET_LOST, MoneySpent.YES, reason, now)
     wait = COLLECT.wait(downloads.count(connection, task.id))
     jobs.enqueue(connection, [(Step.COLLECT, task.id, now + wait + ids.jitter(wait / 4))])
@@ -116,15 +118,19 @@ def _locked(connection: Connection, task_id: str, submission_id: str | None = No
     return task
 
 
-def _deadline(task: Task, now: datetime) -> datetime:
+def _deadline(connection: Connection, task: Task, now: datetime) -> datetime:
     """When the link dies: what it says itself, but never later than an hour, else the contract's ten minutes.
 
-    One that was dead when it came says nothing: our clock may be ahead of the provider's, and the link alive.
+    One that was dead when it came says nothing: our clock may be ahead of the provider's, and the link alive. A fresh
+    link that came after that hour has one of its own, from the first try on.
     """
     ready_at = task.ready_at or now
+    latest = ready_at + _LONGEST_LIFE
+    if now > latest:
+        latest = (downloads.first_since(connection, task.id, latest) or now) + _LONGEST_LIFE
     said = task.sample_expires_at
     dies_at = said if said is not None and said > ready_at else ready_at + LINK_LIFE
-    return min(dies_at, ready_at + _LONGEST_LIFE)
+    return min(dies_at, latest)
 
 
 def _note(

@@ -100,6 +100,49 @@ async def test_a_service_that_was_down_past_the_links_life_still_asks_for_a_fres
     assert lost() == before
 
 
+async def test_a_service_that_was_down_for_hours_asks_before_it_gives_an_image_up(each_world: World) -> None:
+    each_world.use = replace(each_world.use, public_url=None)
+    caller = await submitted(each_world)
+    each_world.clock.advance(3)
+    await each_world.twin.tick()
+    while (await each_world.task(caller.task_id))["status"] != "ready":  # polled: no job to ask again is left
+        assert await worker.run_once(each_world.use)
+    each_world.clock.advance(2 * 3600)
+    provider = fresh_link(each_world)
+    await each_world.go_on(10)
+
+    assert (await each_world.task(caller.task_id))["status"] == "stored"
+    assert len(provider.asked) == 1
+
+
+async def test_a_fresh_link_that_came_after_hours_is_tried_while_it_lives(each_world: World) -> None:
+    caller = await ready(each_world)
+    each_world.clock.advance(2 * 3600)
+    fresh_link(each_world)
+    answering_downloads(each_world, 503)
+    await each_world.go_on(120, 10)
+    held = (await each_world.task(caller.task_id))["status"]
+    answering_downloads(each_world, 403, FRESH)
+    await each_world.go_on(30)
+
+    assert (held, (await each_world.task(caller.task_id))["status"]) == ("ready", "stored")
+
+
+async def test_links_that_promise_a_year_and_are_dead_end_the_hope_after_an_hour_of_tries(
+    world: World,
+) -> None:
+    caller = await ready(world)
+    world.clock.advance(2 * 3600)
+    provider = fresh_link(world)
+    assert provider.fetched is not None
+    report = provider.fetched.report._replace(sample_expires_at=world.clock() + timedelta(days=365))
+    provider.fetched = replace(provider.fetched, report=report)
+    answering_downloads(world, 403)
+    await world.go_on(3600 + 300, 60)
+
+    assert (await world.task(caller.task_id))["failure"]["code"] == "asset_lost"
+
+
 async def test_an_image_is_lost_only_after_the_provider_was_asked_past_the_deadline(each_world: World) -> None:
     caller = await ready(each_world)
     answering_downloads(each_world, 403)

@@ -42,6 +42,15 @@ def count(connection: Connection, task_id: str) -> int:
     return connection.execute(_COUNT, {"of": task_id}).scalar_one()
 
 
+def first_since(connection: Connection, task_id: str, instant: datetime) -> datetime | None:
+    """When the first attempt since then was begun."""
+    query = select(func.min(downloads.c.started_at)).where(
+        downloads.c.task_id == task_id, downloads.c.started_at >= instant
+    )
+    first: datetime | None = connection.execute(query).scalar_one()
+    return first
+
+
 def of_task(connection: Connection, task_id: str) -> list[Download]:
     """Every attempt, the earliest first."""
     query = select(downloads).where(downloads.c.task_id == task_id).order_by(downloads.c.id)
