@@ -48,6 +48,7 @@ async def dispatch(use: Resources, task_id: str) -> None:
         try:
             images = {image["field"]: await _fetch(use, image, stack) for image in task.request["images"]}
         except Missing:
+            await use.store.check()  # a store that is not there itself has lost nothing: that is an outage
             await _expire(use, task_id, Failure.ASSET_LOST, "an image of the request is not in the store any more")
             return
         await _ask(use, use.provider, task, images)

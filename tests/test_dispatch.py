@@ -337,6 +337,20 @@ async def test_a_task_whose_image_is_gone_from_the_store_fails_and_keeps_no_slot
     assert (await world.task(other))["status"] == "submitted"
 
 
+async def test_a_task_whose_image_lies_in_a_store_that_went_away_waits_for_it(
+    each_world: World, tmp_path: Path
+) -> None:
+    task_id = await each_world.post(input_image=in_base64(picture()))
+    root = tmp_path / "images"
+    root.rename(tmp_path / "gone")
+    await each_world.go_on(120, 20)
+    waiting = (await each_world.task(task_id))["status"]
+    (tmp_path / "gone").rename(root)
+    await each_world.go_on(400, 20)
+
+    assert (waiting, (await each_world.task(task_id))["status"]) == ("queued", "stored")
+
+
 async def test_an_answer_that_comes_while_the_database_is_away_is_kept_once_it_is_back(
     tmp_path: Path, sqlite_url: str
 ) -> None:

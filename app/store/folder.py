@@ -18,7 +18,10 @@ _PIECE = 256 * 1024
 
 
 class FolderStore:
-    """Everything lies below `root`; what is being written has a name that ends in `.part`."""
+    """Everything lies below `root`; what is being written has a name that ends in `.part`.
+
+    Where `root` goes away it is not made again: what is put in its place would be hidden when its disk comes back.
+    """
 
     def __init__(self, root: Path, believed_s: float = BELIEVED_S) -> None:
         self._root = root
@@ -28,7 +31,7 @@ class FolderStore:
 
     async def put(self, key: str, source: IO[bytes]) -> None:
         with self._failing("written"):
-            await asyncio.to_thread(write, self._root / key, source)
+            await asyncio.to_thread(self._write, key, source)
         self._trust.gain()
 
     async def size(self, key: str) -> int:
@@ -57,6 +60,10 @@ class FolderStore:
             await asyncio.to_thread(_look_at if self._trust else _try_out, self._root)
         if not self._trust:
             self._trust.gain()
+
+    def _write(self, key: str, source: IO[bytes]) -> None:
+        _require(self._root)
+        write(self._root / key, source)
 
     @contextmanager
     def _failing(self, what: str, key: str = "") -> Generator[None]:
@@ -101,10 +108,14 @@ def _write_aside(path: Path, source: IO[bytes]) -> None:
             raise
 
 
-def _look_at(root: Path) -> None:
-    """What can be seen without writing: the folder is there, it may be written, and there is room."""
+def _require(root: Path) -> None:
     if not root.is_dir():
         raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+
+
+def _look_at(root: Path) -> None:
+    """What can be seen without writing: the folder is there, it may be written, and there is room."""
+    _require(root)
     if not os.access(root, os.W_OK | os.X_OK):
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
     if not os.statvfs(root).f_bavail:
@@ -113,7 +124,6 @@ def _look_at(root: Path) -> None:
 
 def _try_out(root: Path) -> None:
     """Under a name of its own, because process ids repeat when containers share a folder."""
-    make_folder(root)
     with NamedTemporaryFile(dir=root, prefix="check.", suffix=".part") as part:
         part.write(b"fluxhook")
         part.flush()

@@ -48,13 +48,14 @@ async def get_image(request: Request, use: Use, _asking: Asking, task_id: TaskId
 
 
 async def serve(request: Request, use: Resources, task: Task, result: Result | None) -> Response:
-    """What this request asks for of a task's image. Raises NotFound when there is none."""
+    """What this request asks for of a task's image. Raises NotFound when there is none, Unavailable."""
     if result is None:
         why = "failed" if task.status is Status.FAILED else f"is {task.status}"
         raise NotFound(f"there is no image: the task {why}")
     try:
         size = await use.store.size(result.store_key)
     except Missing as error:
+        await use.store.check()  # a store that is not there itself has lost nothing
         raise NotFound("the image is not in the store any more") from error
     headers = _headers(result)
     if _has_it(request.headers.get("if-none-match"), headers["etag"]):

@@ -250,6 +250,20 @@ async def test_a_folder_that_went_away_fails_the_check_though_it_has_just_worked
         await store.check()
 
 
+async def test_a_folder_that_went_away_is_not_made_again_to_hide_what_is_put_meanwhile(
+    store: FolderStore, root: Path
+) -> None:
+    await asyncio.to_thread(root.rmdir)
+
+    with pytest.raises(Unavailable, match="cannot be written"):
+        await store.put(KEY, BytesIO(b"an image"))
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="cannot be used"):
+            await store.check()
+    await asyncio.to_thread(root.mkdir)
+    await store.put(KEY, BytesIO(b"an image"))
+
+
 @pytest.fixture
 def lost(store: FolderStore, root: Path) -> FolderStore:
     """A store whose folder has become a file. (Permissions would not stop root.)"""

@@ -2,6 +2,7 @@
 
 from hashlib import sha256
 from io import BytesIO
+from pathlib import Path
 
 import httpx
 import pytest
@@ -160,3 +161,9 @@ async def test_a_file_that_somebody_removed_is_not_found(world: World, path: str
         file.unlink()
 
     assert problem(await world.api.get(path), 404)["detail"] == "the image is not in the store any more"
+
+
+async def test_an_image_in_a_store_that_went_away_is_unavailable(world: World, path: str, tmp_path: Path) -> None:
+    (tmp_path / "images").rename(tmp_path / "gone")
+
+    assert problem(await world.api.get(path), 503)["detail"].startswith("the image store cannot be used")
