@@ -14,6 +14,7 @@ Image.MAX_IMAGE_PIXELS = None
 MEDIA_TYPES = {"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 # What Pillow is asked to open: MPO has no opener of its own there, JPEG's finds it, and naming it is a KeyError.
 _FORMATS = ("JPEG", "PNG", "WEBP")
+_PNG_MAGIC = 8  # bytes
 EXTENSIONS = {"image/jpeg": "jpeg", "image/png": "png", "image/webp": "webp"}
 
 
@@ -53,6 +54,8 @@ def decode(file: IO[bytes], *, max_pixels: int) -> ImageInfo:
     try:
         with Image.open(file, formats=_FORMATS) as image:
             image.load()
+        if info.media_type == "image/png":
+            _come_to_its_end(file)
     except _BROKEN as error:
         raise NotAnImage("the image is cut off or damaged") from error
     return info
@@ -71,6 +74,17 @@ _BROKEN = (
     struct.error,
     zlib.error,
 )
+
+
+def _come_to_its_end(png: IO[bytes]) -> None:
+    """Pillow takes a PNG for whole once it has all pixels of the first frame. Raises EOFError, struct.error."""
+    size, at, kind = png.seek(0, 2), _PNG_MAGIC, b""
+    while kind != b"IEND":
+        png.seek(at)
+        length, kind = struct.unpack(">I4s", png.read(8))
+        at += 12 + length  # the length, the kind, what is in it, and its checksum
+    if at > size:
+        raise EOFError
 
 
 def _info(image: Image.Image) -> ImageInfo:

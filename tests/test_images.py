@@ -183,6 +183,25 @@ def test_an_image_that_was_cut_off_is_refused(form: str, part: float) -> None:
         decode(BytesIO(whole[: int(len(whole) * part)]), max_pixels=ONE_MEGAPIXEL)
 
 
+@pytest.mark.parametrize("bytes_missing", [1, 4, 12, 20])
+@each_format
+def test_an_image_whose_last_bytes_are_missing_is_refused(form: str, bytes_missing: int) -> None:
+    with pytest.raises(NotAnImage):
+        decode(BytesIO(file(form)[:-bytes_missing]), max_pixels=ONE_MEGAPIXEL)
+
+
+def test_an_animation_that_was_cut_off_behind_its_first_picture_is_refused() -> None:
+    moving = file("PNG", save_all=True, append_images=[NOISE.rotate(90)])
+
+    assert decode(BytesIO(moving), max_pixels=ONE_MEGAPIXEL).width == 60
+    with pytest.raises(NotAnImage, match="cut off or damaged"):
+        decode(BytesIO(moving[:-2000]), max_pixels=ONE_MEGAPIXEL)
+
+
+def test_bytes_behind_a_whole_image_do_no_harm() -> None:
+    assert decode(BytesIO(file("PNG") + b"what an editor left"), max_pixels=ONE_MEGAPIXEL).width == 60
+
+
 def test_a_cut_jpeg_shows_only_when_it_is_decoded() -> None:
     cut = BytesIO(file("JPEG")[:-200])
 
