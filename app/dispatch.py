@@ -116,8 +116,11 @@ async def _fetch(use: Resources, image: dict[str, str | int], stack: AsyncExitSt
     """All of an image in a file of our own: once bytes leave, no store can break off what is sent."""
     file: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY, "w+b", dir=str(use.scratch))  # noqa: SIM115 - `stack` does
     stack.push_async_callback(asyncio.to_thread, file.close)
-    async for piece in use.store.read(str(image["store_key"]), 0, int(image["bytes"])):
+    key, size = str(image["store_key"]), int(image["bytes"])
+    async for piece in use.store.read(key, 0, size):
         await asyncio.to_thread(file.write, piece)
+    if file.tell() != size:
+        raise Missing(key)  # only a part of it is there: nobody pays for that
     return file
 
 

@@ -337,6 +337,21 @@ async def test_a_task_whose_image_is_gone_from_the_store_fails_and_keeps_no_slot
     assert (await world.task(other))["status"] == "submitted"
 
 
+async def test_half_an_image_is_not_sent_and_is_made_whole_by_who_sends_it_again(each_world: World) -> None:
+    image = in_base64(picture())
+    task_id = await each_world.post(input_image=image)
+    (file,) = [path for path in (each_world.use.scratch / "images").rglob("*") if path.is_file()]
+    file.write_bytes(file.read_bytes()[:100])  # as a copy to a disk that was full leaves it
+    await each_world.work()
+    sent = len(each_world.ledger()["tasks"])
+    again = await each_world.post(input_image=image)
+    await each_world.work()
+
+    assert ((await each_world.task(task_id))["failure"]["money_spent"], sent) == ("no", 0)
+    assert (await each_world.task(again))["status"] == "submitted"
+    assert file.read_bytes() == picture()
+
+
 async def test_a_task_whose_image_lies_in_a_store_that_went_away_waits_for_it(
     each_world: World, tmp_path: Path
 ) -> None:

@@ -88,9 +88,13 @@ def _remove(path: Path) -> None:
 
 
 def write(path: Path, source: IO[bytes]) -> None:
-    """Have these bytes on disk under this path, the folder synced also where the file is found. Raises OSError."""
+    """Have these bytes on disk under this path, the folder synced also where the file is found. Raises OSError.
+
+    A file that is shorter or longer was not written here: somebody's copy of the folder broke off in it.
+    """
+    size = source.seek(0, os.SEEK_END)
     source.seek(0)
-    if not path.exists():
+    if not path.exists() or path.stat().st_size != size:
         make_folder(path.parent)
         _write_aside(path, source)
     sync_folder(path.parent)  # whoever wrote a file that is found may not have come to this

@@ -54,6 +54,8 @@ async def serve(request: Request, use: Resources, task: Task, result: Result | N
         raise NotFound(f"there is no image: the task {why}")
     try:
         size = await use.store.size(result.store_key)
+        if size != result.bytes:
+            raise Missing(result.store_key)  # noqa: TRY301 - a part of it is no image, and its ETag would lie
     except Missing as error:
         await use.store.check()  # a store that is not there itself has lost nothing
         raise NotFound("the image is not in the store any more") from error

@@ -100,6 +100,15 @@ async def test_what_is_there_is_not_written_again(store: FolderStore, root: Path
     assert (root / KEY).stat() == before
 
 
+async def test_what_is_there_in_part_is_written_again(store: FolderStore, root: Path) -> None:
+    await store.put(KEY, BytesIO(b"an image"))
+    (root / KEY).write_bytes(b"an i")
+    await store.put(KEY, BytesIO(b"an image"))
+
+    assert await whole(store, KEY) == b"an image"
+    assert files(root) == [KEY]
+
+
 class Disk:
     """The system's `fsync`: which files and folders were synced, and one folder that is not."""
 

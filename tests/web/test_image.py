@@ -163,6 +163,13 @@ async def test_a_file_that_somebody_removed_is_not_found(world: World, path: str
     assert problem(await world.api.get(path), 404)["detail"] == "the image is not in the store any more"
 
 
+async def test_a_file_of_which_a_part_is_left_is_not_shown(world: World, path: str) -> None:
+    for file in kept_files(world):
+        file.write_bytes(file.read_bytes()[:100])
+
+    assert problem(await world.api.get(path), 404)["detail"] == "the image is not in the store any more"
+
+
 async def test_an_image_in_a_store_that_went_away_is_unavailable(world: World, path: str, tmp_path: Path) -> None:
     (tmp_path / "images").rename(tmp_path / "gone")
 
