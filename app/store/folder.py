@@ -4,17 +4,23 @@ import asyncio
 import errno
 import os
 import shutil
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO
+from threading import Event
+from typing import IO, TypeVar
 
 from app.errors import Unavailable
 from app.store.contract import Missing
 from app.store.trust import BELIEVED_S, Trust
 
+T = TypeVar("T")
+
 _PIECE = 256 * 1024
+_ERRANDS = 16  # at once, each in a thread
+_PATIENCE_S = 60.0  # with one errand: a disk behind a network may hang for as long as it likes
 
 
 class FolderStore:
@@ -23,28 +29,36 @@ class FolderStore:
     Where `root` goes away it is not made again: what is put in its place would be hidden when its disk comes back.
     """
 
-    def __init__(self, root: Path, believed_s: float = BELIEVED_S) -> None:
+    def __init__(self, root: Path, believed_s: float = BELIEVED_S, patience_s: float = _PATIENCE_S) -> None:
         self._root = root
         self._trust = Trust(believed_s)
+        self._patience_s = patience_s
+        # Of its own: a folder that hangs must not hold the threads in which images are downloaded and kept aside.
+        self._threads = ThreadPoolExecutor(_ERRANDS, "store")
         with self._failing("made"):
             make_folder(root)
 
     async def put(self, key: str, source: IO[bytes]) -> None:
-        with self._failing("written"):
-            await asyncio.to_thread(self._write, key, source)
+        given_up = Event()
+        try:
+            with self._failing("written"):
+                await self._errand(self._write, key, source, given_up)
+        finally:
+            given_up.set()
         self._trust.gain()
 
     async def size(self, key: str) -> int:
         with self._failing("read", key):
-            return (await asyncio.to_thread((self._root / key).stat)).st_size
+            return (await self._errand((self._root / key).stat)).st_size
 
     async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
         with self._failing("read", key):
-            file = await asyncio.to_thread((self._root / key).open, "rb")
+            # Without a buffer: to close one waits for whoever reads from it, and that may hang.
+            file = await self._errand((self._root / key).open, "rb", 0)
         with file:
             while start < end:
                 with self._failing("read"):
-                    piece = await asyncio.to_thread(_piece, file, start, end)
+                    piece = await self._errand(_piece, file, start, end)
                 if not piece:
                     return
                 start += len(piece)
@@ -52,18 +66,27 @@ class FolderStore:
 
     async def remove(self, key: str) -> None:
         with self._failing("written"):
-            await asyncio.to_thread(_remove, self._root / key)
+            await self._errand(self._remove, key)
 
     async def check(self) -> None:
         """A folder that has just been written is only looked at: is it there, writable, not full?"""
         with self._failing("used"):
-            await asyncio.to_thread(_look_at if self._trust else _try_out, self._root)
+            await self._errand(_look_at if self._trust else _try_out, self._root)
         if not self._trust:
             self._trust.gain()
 
-    def _write(self, key: str, source: IO[bytes]) -> None:
+    async def _errand(self, call: Callable[..., T], *given: object) -> T:
+        async with asyncio.timeout(self._patience_s):
+            return await asyncio.get_running_loop().run_in_executor(self._threads, call, *given)
+
+    def _write(self, key: str, source: IO[bytes], given_up: Event) -> None:
         _require(self._root)
-        write(self._root / key, source)
+        write(self._root / key, source, given_up)
+
+    def _remove(self, key: str) -> None:
+        """Without syncing: whoever asked asks again after a crash."""
+        _require(self._root)
+        (self._root / key).unlink(missing_ok=True)
 
     @contextmanager
     def _failing(self, what: str, key: str = "") -> Generator[None]:
@@ -74,7 +97,7 @@ class FolderStore:
             if key and isinstance(error, FileNotFoundError):
                 raise Missing(key) from error
             self._trust.lose()
-            raise Unavailable(f"the image store cannot be {what}: {error.strerror}") from error
+            raise Unavailable(f"the image store cannot be {what}: {error.strerror or 'it hangs'}") from error
 
 
 def _piece(file: IO[bytes], start: int, end: int) -> bytes:
@@ -82,12 +105,7 @@ def _piece(file: IO[bytes], start: int, end: int) -> bytes:
     return file.read(min(_PIECE, end - start))
 
 
-def _remove(path: Path) -> None:
-    """Without syncing: whoever asked asks again after a crash."""
-    path.unlink(missing_ok=True)
-
-
-def write(path: Path, source: IO[bytes]) -> None:
+def write(path: Path, source: IO[bytes], given_up: Event | None = None) -> None:
     """Have these bytes on disk under this path, the folder synced also where the file is found. Raises OSError.
 
     A file that is shorter or longer was not written here: somebody's copy of the folder broke off in it.
@@ -96,16 +114,17 @@ def write(path: Path, source: IO[bytes]) -> None:
     source.seek(0)
     if not path.exists() or path.stat().st_size != size:
         make_folder(path.parent)
-        _write_aside(path, source)
+        _write_aside(path, source, given_up)
     sync_folder(path.parent)  # whoever wrote a file that is found may not have come to this
 
 
-def _write_aside(path: Path, source: IO[bytes]) -> None:
+def _write_aside(path: Path, source: IO[bytes], given_up: Event | None) -> None:
     with NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", suffix=".part", delete=False) as part:
         try:
             shutil.copyfileobj(source, part, _PIECE)
             part.flush()
             os.fsync(part.fileno())
+            _require_patience(given_up)
             Path(part.name).rename(path)
         except BaseException:
             Path(part.name).unlink(missing_ok=True)
@@ -115,6 +134,12 @@ def _write_aside(path: Path, source: IO[bytes]) -> None:
 def _require(root: Path) -> None:
     if not root.is_dir():
         raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+
+
+def _require_patience(given_up: Event | None) -> None:
+    """What was written since is not to be trusted: somebody else may have moved in the same source."""
+    if given_up is not None and given_up.is_set():
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
 
 def _look_at(root: Path) -> None:

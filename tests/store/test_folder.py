@@ -3,6 +3,7 @@ import os
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -271,6 +272,46 @@ async def test_a_folder_that_went_away_is_not_made_again_to_hide_what_is_put_mea
             await store.check()
     await asyncio.to_thread(root.mkdir)
     await store.put(KEY, BytesIO(b"an image"))
+
+
+class Hanging(BytesIO):
+    """Does not come to its end before it is let go, as a disk behind a network that went away."""
+
+    def __init__(self, data: bytes, let_go: Event) -> None:
+        super().__init__(data)
+        self._let_go = let_go
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._let_go.wait(20)
+        return super().read(size)
+
+
+async def test_a_folder_that_hangs_is_unavailable_and_keeps_nobody_else_waiting(root: Path) -> None:
+    store, let_go = FolderStore(root, patience_s=0.2), Event()
+    puts = [store.put(f"{KEY}{number}", Hanging(b"an image", let_go)) for number in range(40)]
+    hanging = asyncio.gather(*puts, return_exceptions=True)
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await asyncio.to_thread(root.stat)
+    found = await hanging
+    let_go.set()
+
+    assert {str(each) for each in found} == {"the image store cannot be written: it hangs"}
+
+
+async def test_what_was_given_up_is_not_put_later_by_the_hand_that_hung(root: Path) -> None:
+    store, let_go = FolderStore(root, patience_s=0.1), Event()
+    source = Hanging(b"an image", let_go)
+    with pytest.raises(Unavailable):
+        await store.put(KEY, source)
+    source.seek(4)  # as who keeps it aside meanwhile may do
+    let_go.set()
+    async with asyncio.timeout(5):
+        while files(root):  # noqa: ASYNC110 - a thread that was given up tells nobody
+            await asyncio.sleep(0.01)
+
+    with pytest.raises(Missing):
+        await store.size(KEY)
 
 
 @pytest.fixture
