@@ -155,7 +155,9 @@ def _detail(outcome: Outcome) -> str:
 
 
 def _standing(endpoint: Endpoint, tried: Sequence[_Tried], now: datetime) -> dict[str, Any]:
-    """How an endpoint fares after a round. One that answers a test is sent to again."""
+    """How an endpoint fares after a round. One that answers a test is sent to again; one that fails it fares no worse,
+    because nothing follows a test: the failure would count until something arrives, however much later.
+    """
     if any(each.outcome.gone for each in tried):
         return {"state": State.GONE, "stopped_at": endpoint.stopped_at or now}
     if any(each.outcome.delivered for each in tried):
@@ -164,8 +166,11 @@ def _standing(endpoint: Endpoint, tried: Sequence[_Tried], now: datetime) -> dic
         stopped_at = None if state is State.ACTIVE else endpoint.stopped_at
         well = {"failures": 0, "failing_since_at": None, "rests_until_at": None}
         return {"state": state, "stopped_at": stopped_at, **well}
-    failures, since = endpoint.failures + len(tried), endpoint.failing_since_at or now
-    wishes = [each.outcome.retry_after for each in tried if each.outcome.retry_after is not None]
+    failed = [each for each in tried if each.letter.delivery.event != TEST]
+    if not failed:
+        return {"state": endpoint.state}
+    failures, since = endpoint.failures + len(failed), endpoint.failing_since_at or now
+    wishes = [each.outcome.retry_after for each in failed if each.outcome.retry_after is not None]
     rest = max(ENDPOINT_REST.wait(failures), min(max(wishes, default=timedelta()), _LONGEST_REST))
     pausing = endpoint.state is State.ACTIVE and now - since >= _HOPELESS
     return {

@@ -198,6 +198,22 @@ async def test_a_test_that_arrives_resumes_a_paused_endpoint(each_world: World) 
     assert list(states.values()).count("waiting") == 0
 
 
+async def test_a_test_that_failed_does_not_pause_an_endpoint_that_fails_once_days_later(each_world: World) -> None:
+    heard = receiver(each_world, 503)
+    await each_world.api.post("/v1/endpoints/test", json={"webhook_url": URL})
+    await each_world.work()
+    tested = await endpoint(each_world)
+    each_world.clock.advance(4 * 86_400)
+    await ended(each_world)
+    failing = await endpoint(each_world)
+    heard.answers = [Response()]
+    await each_world.go_on(60, 10)
+
+    assert (tested["failures"], tested["failing_since_at"], tested["rests_until_at"]) == (0, None, None)
+    assert (failing["state"], failing["failures"]) == ("active", 1)
+    assert [each["state"] for each in await listed(each_world)] == ["delivered", "failed"]
+
+
 async def test_a_receiver_that_answers_410_is_left_alone(each_world: World) -> None:
     heard = receiver(each_world, 410)
     await ended(each_world)

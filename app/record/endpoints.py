@@ -25,7 +25,7 @@ endpoints = Table(
     Column("key_id", String(48), nullable=False),
     Column("url", Text, nullable=False),
     Column("state", String(16), nullable=False),
-    Column("failures", Integer, nullable=False),  # attempts that failed since the last that did not
+    Column("failures", Integer, nullable=False),  # attempts that failed since the last that did not, without tests
     Column("failing_since_at", Instant),
     Column("rests_until_at", Instant),  # after a failure, before any delivery is tried again
     Column("stopped_at", Instant),  # since when it is paused or gone

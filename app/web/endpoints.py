@@ -29,7 +29,7 @@ class EndpointView(BaseModel):
     id: str
     url: str
     state: Annotated[State, Field(description="`paused`: it failed for three days. `gone`: it answered 410.")]
-    failures: Annotated[int, Field(description="Attempts that failed since the last that did not.")]
+    failures: Annotated[int, Field(description="Attempts that failed since the last that did not, without tests.")]
     failing_since_at: datetime | None
     rests_until_at: Annotated[datetime | None, Field(description="After a failure nothing is tried before this.")]
     stopped_at: datetime | None
@@ -94,7 +94,10 @@ async def get_signing_secret(use: Use, asking: Asking) -> SigningSecret:
 async def test_endpoint(
     use: Use, asking: Asking, given: Annotated[EndpointTest, Depends(json_body(EndpointTest))]
 ) -> DeliveryView:
-    """Send one delivery that is about nothing, once. If it arrives, an endpoint that was paused or gone goes on."""
+    """Send one delivery that is about nothing, once. If it arrives, an endpoint that was paused or gone goes on.
+
+    If it fails, that does not count against the endpoint, unless it is answered with 410.
+    """
     wanted = Webhook.model_validate(dict(given))
     subscription.check(use, wanted)
     now = use.now()
