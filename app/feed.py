@@ -210,11 +210,11 @@ class Listener:
     async def _catch_up(self) -> Sequence[Event]:
         """A page of what was missed. The last one is read after joining, so that nothing falls in between."""
         page = await self._feed.read(self.position, self.wanted)
-        self.position = page.end
         self._live = self._joined and not page.full
         if not self._joined and not page.full:
             await self._feed.join(self)
             self._joined = True
+        self.position = page.end  # not before it is sure that the page is given out: joining may end it
         return page.events
 
 

@@ -216,6 +216,17 @@ async def test_everybody_is_let_go_when_the_service_stops(database: Database) ->
                 pass
 
 
+async def test_who_is_let_go_while_it_catches_up_has_passed_nothing(database: Database, feed: Feed) -> None:
+    async with feed.listen(START) as listener:
+        await database.write(ready(0))
+        feed._stopping.set()
+        await asyncio.sleep(0)
+        with pytest.raises(Ended):
+            await listener.next(0)
+
+    assert listener.position == START
+
+
 async def test_what_another_process_writes_is_heard(postgres_url: str) -> None:
     async with (
         open_database(postgres_url) as ours,
