@@ -167,8 +167,13 @@ def last_of_task(connection: Connection, task_id: str) -> Event | None:
 
 def is_kept(connection: Connection, after: Position) -> bool:
     """Whether everything that came after this position is still there. A position past the end is of another feed."""
-    floor = _first(connection, select(events.c.xid, events.c.sequence).where(events.c.kind == _FLOOR, _is_oldest()))
-    return (floor is None or after >= floor) and after <= head(connection)
+    return beginning(connection) <= after <= head(connection)
+
+
+def beginning(connection: Connection) -> Position:
+    """The place before the oldest event that is kept."""
+    floor = select(events.c.xid, events.c.sequence).where(events.c.kind == _FLOOR, _is_oldest())
+    return _first(connection, floor) or START
 
 
 def starts_at(connection: Connection) -> datetime | None:

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from app.errors import EventsGone, InvalidRequest, NotFound
 from app.feed import Ended, Feed, Wanted
 from app.record import Connection, events, tasks
-from app.record.events import START, Event, Page, Position
+from app.record.events import Event, Page, Position
 from app.resources import Resources
 from app.web.access import Asking, Live, Use
 from app.web.event_views import EventPage, Kind, event_view
@@ -115,8 +115,10 @@ async def get_task_events(
 
 async def _place(use: Resources, text: str) -> Position | None:
     """Where to begin; None is now. Raises InvalidRequest, or EventsGone."""
-    if text in {"start", "now"}:
-        return START if text == "start" else None
+    if text == "now":
+        return None
+    if text == "start":
+        return await use.db.read(events.beginning)
     place = Position.of(text)
     if place is None:
         raise InvalidRequest("after: is no place in the feed", {"after": "is no place in the feed"})

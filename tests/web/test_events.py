@@ -206,6 +206,34 @@ async def test_a_place_that_was_pruned_is_answered_with_where_the_feed_starts(wo
     assert (await kinds(world))[0] == "task.queued"
 
 
+async def test_who_begins_at_the_start_of_a_feed_that_was_pruned_is_given_no_place_that_is_refused(
+    each_world: World,
+) -> None:
+    await stored(each_world)
+    each_world.clock.advance(EVENTS_KEPT.total_seconds() + 60)
+    await sweep(each_world.use, NO_TASK)
+    empty = await page(each_world, after="start")
+    await each_world.post()
+
+    async def has_begun() -> bool:
+        return (await kinds(each_world, after=empty["next_cursor"]))[:1] == ["task.queued"]
+
+    assert empty["events"] == []
+    await until(has_begun)
+
+
+async def test_a_stream_that_broke_off_before_its_first_event_begins_anew(world: World, service: Served) -> None:
+    await stored(world)
+    world.clock.advance(EVENTS_KEPT.total_seconds() + 60)
+    await sweep(world.use, NO_TASK)
+    path = f"/v1/tasks/{await world.post()}/events"
+    async with service.stream(path) as stream:
+        await stream.block()
+
+    async with service.stream(path, **{"last-event-id": stream.last_event_id}) as stream:
+        assert await stream.kinds(1) == ["task.queued"]
+
+
 @pytest.mark.parametrize("query", ["after=soon", "after=1-ffffffffffffffff", "kind=task.lost", "limit=0", "task_id=x"])
 async def test_a_query_that_makes_no_sense_is_refused(world: World, query: str) -> None:
     answer = await world.api.get(f"/v1/events?{query}")
