@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
-from app import jobs
+from app import jobs, worker
 from app.jobs import Step
 from app.links import check
 from app.record import Connection, deliveries
@@ -280,6 +280,19 @@ async def test_a_host_with_many_dead_addresses_is_put_aside_without_using_up_a_t
 
     assert (aside["state"], aside["tries"]) == ("waiting", 0)
     assert (await only_delivery(world))["state"] == "delivered"
+
+
+async def test_a_host_that_stays_crowded_is_looked_at_ever_less_often(world: World) -> None:
+    receiver(world)
+    world.use.delivering[HOST] = 8
+    await ended(world)
+    looks = 0
+    for _ in range(3600):
+        world.clock.advance(1)
+        looks += await worker.run_once(world.use)
+
+    assert 9 <= looks <= 25
+    assert (await only_delivery(world))["tries"] == 0
 
 
 async def test_a_secret_whose_key_left_the_ring_is_said_and_nothing_goes_out_unsigned(world: World) -> None:
