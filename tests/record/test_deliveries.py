@@ -56,6 +56,36 @@ async def test_how_much_waits_for_a_paused_endpoint_costs_nothing(sqlite_url: st
     assert after == before
 
 
+async def test_tests_are_looked_for_among_tests_alone_however_much_waits(sqlite_url: str) -> None:
+    looks: dict[str, Callable[[Connection], object]] = {
+        "due": lambda connection: deliveries.due(connection, "ep_dead", START, 1, tests=True),
+        "next": lambda connection: deliveries.next_due(connection, "ep_dead", tests=True),
+    }
+
+    async with open_database(sqlite_url) as database:
+
+        async def steps() -> dict[str, int]:
+            return {name: await database.read(counting_steps(look)) for name, look in looks.items()}
+
+        await database.write(lambda connection: plan(connection, put_endpoint(connection, "dead"), "1"))
+        before = await steps()
+        await database.write(lambda connection: plan(connection, "ep_dead", *map(str, range(2, 500))))
+        assert await steps() == before
+
+
+async def test_a_test_is_found_among_what_else_waits(database: Database) -> None:
+    def prepare(connection: Connection) -> None:
+        plan(connection, put_endpoint(connection, "dead"), *map(str, range(20)))
+        plan(connection, "ep_dead", "test", event=deliveries.TEST)
+        plan(connection, "ep_dead", "tested", event=deliveries.TEST, state=deliveries.State.FAILED)
+
+    await database.write(prepare)
+    found = await database.read(lambda connection: deliveries.due(connection, "ep_dead", START, 9, tests=True))
+
+    assert [each.id for each in found] == ["dlv_test"]
+    assert await database.read(lambda connection: deliveries.next_due(connection, "ep_dead", tests=True)) == START
+
+
 def counting_steps(work: Callable[[Connection], object]) -> Callable[[Connection], int]:
     """How many steps of its machine SQLite takes for this."""
 

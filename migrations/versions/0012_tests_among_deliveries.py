@@ -1,0 +1,27 @@
+"""An index of the deliveries that are tests, for the rounds of an endpoint that rests."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0012"
+down_revision = "0011"
+branch_labels = None
+depends_on = None
+
+IS_TEST = sa.text("event = 'test'")
+AHEAD = {"ix_deliveries_tests": "deliveries (endpoint_id, state, due_at) WHERE event = 'test'"}
+
+
+def upgrade() -> None:
+    op.create_index(
+        "ix_deliveries_tests",
+        "deliveries",
+        ["endpoint_id", "state", "due_at"],
+        sqlite_where=IS_TEST,
+        postgresql_where=IS_TEST,
+        if_not_exists=True,
+    )
+
+
+def downgrade() -> None:
+    op.drop_index("ix_deliveries_tests", "deliveries")
