@@ -36,8 +36,16 @@ _DEADLOCK_OR_CONFLICT = {"40001", "40P01"}
 _TRIES = 3
 _BUILDING = 0x666C7578  # names the lock of who makes indexes, among all advisory locks of the database
 _IS_UNFINISHED = "SELECT NOT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"
-# Classes of SQLSTATE: no connection, no room, ended from outside or still starting. They pass.
-_PASSES = ("08", "53", "57")
+_AWAY = "the database cannot be reached at the moment"
+# What passes, or is mended at the server while we wait: how its SQLSTATE begins, and what is said of it.
+_OUTAGES = {
+    "08": _AWAY,
+    "25006": "the database is read-only at the moment",  # a standby, or one that its host keeps from filling up
+    "28": "the database refuses the user or the password in FLUXHOOK_DATABASE_URL",
+    "3D": "the server has no database of the name in FLUXHOOK_DATABASE_URL",
+    "53": "the database has no room at the moment",  # for one more connection, or on its disk
+    "57": _AWAY,  # ended from outside, or still starting
+}
 
 
 class Postgres:
@@ -181,11 +189,12 @@ class Postgres:
             async with begin() as connection:
                 result, asked, effects = await connection.run_sync(unit)
         except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
-            raise _away() from error
+            raise Unavailable(_AWAY) from error
         except DBAPIError as error:
-            if _is_the_drivers(error) or str(_sqlstate(error)).startswith(_PASSES):
-                raise _away() from error
-            raise
+            outage = _AWAY if _is_the_drivers(error) else _outage(error)
+            if outage is None:
+                raise
+            raise Unavailable(outage) from error
         for effect in effects:
             effect()
         self._signals.send(asked)
@@ -201,8 +210,10 @@ def _set_up(connection: Any, _record: Any) -> None:
     connection.commit()
 
 
-def _away() -> Unavailable:
-    return Unavailable("the database cannot be reached at the moment")
+def _outage(error: DBAPIError) -> str | None:
+    """What is wrong with the server; None where it is the statement."""
+    state = str(_sqlstate(error))
+    return next((said for begins, said in _OUTAGES.items() if state.startswith(begins)), None)
 
 
 def _is_the_drivers(error: DBAPIError) -> bool:

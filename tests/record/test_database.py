@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import event, make_url, text
 
 from app.errors import ConfigurationError, Unavailable
 from app.record import Connection, tasks
@@ -16,6 +16,7 @@ from app.record.database import Database, open_database
 from app.record.signals import after_commit, signal_after_commit
 from app.record.sqlite import Sqlite
 from tests.disk import full_disk, make_large, write_much
+from tests.postgres import Postgres
 from tests.rows import plan_task
 from tests.sockets import signals_to
 
@@ -281,13 +282,24 @@ async def test_on_postgresql_a_unit_that_loses_a_deadlock_runs_again(postgresql:
     assert await kept(postgresql) == {"a", "b"}
 
 
-@pytest.mark.parametrize("state", ["57P03", "57P01", "53300", "08006"], ids=["starting", "stopping", "full", "gone"])
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        pytest.param("57P03", "cannot be reached", id="starting"),
+        pytest.param("57P01", "cannot be reached", id="stopping"),
+        pytest.param("53300", "has no room", id="full"),
+        pytest.param("08006", "cannot be reached", id="gone"),
+        pytest.param("25006", "is read-only", id="standby"),
+        pytest.param("28P01", "user or the password", id="locked"),
+        pytest.param("3D000", "no database of the name", id="dropped"),
+    ],
+)
 async def test_on_postgresql_a_server_that_cannot_serve_just_now_is_unavailable(
-    postgresql: Database, state: str
+    postgresql: Database, state: str, said: str
 ) -> None:
     refusal = text(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}'; END $$")
 
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match=said):
         await postgresql.write(lambda connection: connection.execute(refusal))
 
 
@@ -312,6 +324,21 @@ async def test_on_postgresql_a_server_that_is_away_is_unavailable() -> None:
     async with open_database("postgresql://nobody@/none?host=/nowhere") as database:
         with pytest.raises(Unavailable):
             await database.read(lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("user", "database", "said"),
+    [("postgres", "none", "no database of the name"), ("nobody", "postgres", "user or the password")],
+    ids=["no-such-database", "no-such-user"],
+)
+async def test_on_postgresql_a_server_that_does_not_let_us_in_is_unavailable_and_says_why(
+    postgres: Postgres, user: str, database: str, said: str
+) -> None:
+    address = make_url(postgres.dsn).set(username=user, database=database).render_as_string(hide_password=False)
+
+    async with open_database(address) as refused:
+        with pytest.raises(Unavailable, match=said):
+            await refused.read(lambda _: None)
 
 
 def test_sqlite_needs_a_file() -> None:
