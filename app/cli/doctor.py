@@ -17,9 +17,9 @@ from app.errors import ConfigurationError, FluxhookError
 from app.provider import exchange
 from app.reconcile import CALLBACKS_MISSING, callbacks_are_missing
 from app.record import accounts, kept_aside, keys, submissions
-from app.record.database import open_database
+from app.record.database import READ_ONLY, is_read_only, open_database
 from app.record.postgres_url import without_secrets
-from app.record.revision import is_current
+from app.record.revision import is_current, is_newer
 from app.resources import build_provider, database_url, key_ring, open_store, provider_base, store_folder
 from app.secret_keys import KeyRing, sealed_with
 from app.settings import PREFIX, Settings, from_environment
@@ -94,12 +94,17 @@ async def _database(settings: Settings) -> Finding:
         return Finding(name, "not there yet; `fluxhook serve` makes it")
     try:
         async with open_database(url) as database:
-            current = await database.read(is_current)
+            current, newer, read_only = await database.read(
+                lambda connection: (is_current(connection), is_newer(connection), is_read_only(connection))
+            )
     except FluxhookError as error:
         return Finding(name, error.detail, wrong=True)
+    if read_only:
+        return Finding(name, READ_ONLY, wrong=True, current=current)
     if not current:
         return Finding(name, "it answers, its schema is not this version's yet; `fluxhook serve` mends that")
-    return Finding(name, "it answers, its schema is this version's", current=True)
+    whose = "that of a newer version, which this one can work with" if newer else "this version's"
+    return Finding(name, f"it answers, its schema is {whose}", current=True)
 
 
 async def _work(settings: Settings) -> list[Finding]:

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from sqlalchemy import Connection, Dialect
+from sqlalchemy import Connection, Dialect, text
 
 from app.errors import Unavailable
 from app.record.grouped import Work
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Item = TypeVar("Item")
 _AGAIN_S = 0.5
+READ_ONLY = "the database is read-only: a standby, or its host keeps it from filling up"
+_CANNOT_WRITE = text("SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean")
 
 
 class Database(Protocol):
@@ -75,6 +77,11 @@ async def insist(database: Database, work: Callable[[Connection], T]) -> T:
             return await database.write(work)
         except Unavailable:
             await asyncio.sleep(_AGAIN_S)
+
+
+def is_read_only(connection: Connection) -> bool:
+    """Whether a PostgreSQL answers and takes nothing: a standby, or one that its host keeps from filling up."""
+    return connection.dialect.name == "postgresql" and bool(connection.scalar(_CANNOT_WRITE))
 
 
 def _engine(url: str) -> "Sqlite | Postgres":

@@ -11,6 +11,7 @@ from app import metrics, standing
 from app.errors import Unavailable
 from app.reconcile import CALLBACKS_MISSING, callbacks_are_missing
 from app.record import accounts, kept_aside
+from app.record.database import READ_ONLY, is_read_only
 from app.record.revision import is_current
 from app.resources import Resources
 from app.web.access import Use, caller, digest_of
@@ -95,9 +96,12 @@ async def _notes(use: Resources) -> list[str]:
 
 async def _database(use: Resources) -> str:
     try:
-        return "ok" if await use.db.read(is_current) else "migrations are missing: run `fluxhook migrate`"
+        current, read_only = await use.db.read(lambda connection: (is_current(connection), is_read_only(connection)))
     except Unavailable as error:
         return error.detail
+    if read_only:
+        return READ_ONLY
+    return "ok" if current else "migrations are missing: run `fluxhook migrate`"
 
 
 async def _store(use: Resources) -> str:

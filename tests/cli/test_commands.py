@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import make_url
 from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
@@ -174,6 +175,29 @@ async def test_before_the_first_start_nothing_is_wrong_with_what_is_not_there_ye
     assert done.exit_code == 0, done.output
     assert done.stdout.count("not there yet") == 2
     assert "no callbacks, results are polled" in done.stdout
+
+
+async def test_a_schema_that_a_newer_version_left_is_called_that(terminal: Terminal) -> None:
+    async with open_database(f"sqlite:///{terminal.folder / 'data' / 'fluxhook.db'}") as database:
+        await database.write(
+            lambda connection: connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'").close()
+        )
+    done = await terminal.run("doctor")
+
+    assert done.exit_code == 0, done.output
+    assert "its schema is that of a newer version" in done.stdout
+
+
+async def test_a_database_that_takes_no_writes_is_wrong(terminal: Terminal, postgres_url: str) -> None:
+    address = make_url(postgres_url).update_query_dict({"options": "-c default_transaction_read_only=on"})
+    done = await terminal.run(
+        "doctor",
+        FLUXHOOK_DATABASE_URL=address.render_as_string(hide_password=False),
+        FLUXHOOK_SECRET_KEYS="n" * 40,
+    )
+
+    assert done.exit_code == 1
+    assert "database: the database is read-only" in done.stdout
 
 
 async def test_a_password_in_the_address_of_the_database_is_not_shown(terminal: Terminal) -> None:
