@@ -157,7 +157,10 @@ def store_folder(settings: Settings) -> Path | None:
     url = settings.store_url
     if url is None:
         return settings.data_dir / "images"
-    scheme = urlsplit(url).scheme
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError as error:
+        raise ConfigurationError(f"FLUXHOOK_STORE_URL: is no address of a bucket: {error}") from error
     if scheme in BUCKETS:
         return None
     if scheme not in {"", "file"}:
@@ -187,7 +190,11 @@ def kept_secret(path: Path) -> tuple[str, bool]:
 
 
 def _read_secret(path: Path) -> str:
-    secret = path.read_text().strip()
+    try:
+        secret = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it holds no text"
+        raise ConfigurationError(f"{path} cannot be read: {why}; it is in FLUXHOOK_DATA_DIR") from error
     if not secret:
         raise ConfigurationError(f"{path} is empty: remove it to have a new secret made, or restore it")
     return secret

@@ -71,7 +71,7 @@ def _own_key(settings: Settings) -> str:
         return settings.admin_key.get_secret_value()
     try:
         return (settings.data_dir / "admin_key").read_text().strip()
-    except FileNotFoundError:
+    except (OSError, UnicodeDecodeError):  # not there, not ours to read, or not what was made
         typer.echo("fluxhook: no key: give --key, or set FLUXHOOK_ADMIN_KEY or FLUXHOOK_DATA_DIR", err=True)
         raise typer.Exit(1) from None
 

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from app import logs
 from app.cli.api import ask, connect, local_url, post_task
+from app.cli.needs import require_data_dir
 from app.cli.picture import draw_landscape
 from app.cli.serving import prepare, server
 from app.cli.story import tell
@@ -42,7 +43,7 @@ def demo(
     """Submit two tasks to the twin, watch callbacks being proven and images being kept. Needs no key."""
     configured = from_environment()
     folder = configured.data_dir / "demo"
-    folder.mkdir(parents=True, exist_ok=True)
+    require_data_dir(configured.model_copy(update={"data_dir": folder}))
     console = Console(soft_wrap=True)
     with (folder / "fluxhook.log").open("a") as log:
         logs.configure(stream=log)

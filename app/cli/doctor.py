@@ -1,10 +1,10 @@
 """`doctor`: what is configured, what is missing, and whether everything around the service answers."""
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import typer
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from app import clock, jobs
+from app.cli.needs import is_writable, me
 from app.errors import ConfigurationError, FluxhookError
 from app.provider import exchange
 from app.reconcile import CALLBACKS_MISSING, callbacks_are_missing
@@ -74,6 +75,11 @@ async def _examine(settings: Settings) -> list[Finding]:
 
 
 async def _findings(settings: Settings) -> AsyncGenerator[Finding]:
+    folder = settings.data_dir.absolute()
+    while not os.access(folder, os.F_OK):
+        folder = folder.parent
+    if not is_writable(folder):
+        yield Finding("data folder", f"{folder} cannot be written by {me()}", wrong=True)
     database = await _database(settings)
     yield database
     if database.current:
@@ -155,13 +161,13 @@ def _counted(number: int, what: str) -> str:
 
 
 def _exists(sqlite_url: str) -> bool:
-    return Path(sqlite_url.removeprefix("sqlite:///")).exists()
+    return os.access(sqlite_url.removeprefix("sqlite:///"), os.F_OK)
 
 
 async def _store(settings: Settings) -> Finding:
     try:
         folder = store_folder(settings)
-        if folder is not None and not folder.exists():
+        if folder is not None and not os.access(folder, os.F_OK):
             return Finding("store", f"{folder} is not there yet; `fluxhook serve` makes it")
         await open_store(settings).check()
     except FluxhookError as error:

@@ -13,6 +13,7 @@ import typer
 import uvicorn
 
 from app import __version__, clock, logs, tracing
+from app.cli.needs import require, require_address, require_data_dir
 from app.errors import ConfigurationError
 from app.main import create_app
 from app.record import accounts, idempotency, keys
@@ -38,7 +39,9 @@ def serve(
     settings = from_environment()
     logs.configure()
     give_back_large_blocks()
+    require(settings)
     with alone_on(database_url(settings)), tracing.sending():
+        require_address(settings)
         made_key = asyncio.run(prepare(settings))
         announce(settings, f"on http://{settings.host}:{settings.port}", made_key)
         app = create_app(open_resources(settings), with_worker=worker)
@@ -48,13 +51,13 @@ def serve(
 def migrate() -> None:
     """Bring the database to the schema of this version."""
     settings = from_environment()
+    require_data_dir(settings)
     asyncio.run(_migrate(settings))
     typer.echo("The database is up to date.")
 
 
 async def prepare(settings: Settings) -> str | None:
     """Make ready what a start needs; return the admin key if it was made just now."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
     key, made = _admin_key(settings)
     async with open_database(database_url(settings)) as database:
         await catch_up(database)
@@ -133,7 +136,6 @@ def server(app: object, host: str, port: int) -> uvicorn.Server:
 
 
 async def _migrate(settings: Settings) -> None:
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
     async with open_database(database_url(settings)) as database:
         await catch_up(database)
 

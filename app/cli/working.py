@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from app import logs, metrics, tracing, worker
+from app.cli.needs import require
 from app.cli.serving import announce, give_back_large_blocks, prepare, settle_down
 from app.errors import ConfigurationError, Unavailable
 from app.record.alone import alone_on
@@ -35,6 +36,7 @@ def work(
     give_back_large_blocks()
     if heartbeat is not None:
         _require_writable(heartbeat)
+    require(settings)
     with alone_on(database_url(settings)), tracing.sending(), _scraped(settings):
         asyncio.run(_work(settings, heartbeat))
 

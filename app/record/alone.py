@@ -20,8 +20,15 @@ def alone_on(url: str) -> Generator[None]:
         yield
         return
     database = Path(file_of(url))
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_name(f"{database.name}.lock").open("a") as lock:
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        lock = database.with_name(f"{database.name}.lock").open("a")
+    except OSError as error:
+        raise ConfigurationError(
+            f"FLUXHOOK_DATABASE_URL: {database} cannot be used: {error.strerror}. Without it the file is in "
+            "FLUXHOOK_DATA_DIR"
+        ) from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

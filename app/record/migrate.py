@@ -28,12 +28,28 @@ _MIGRATING = 0x666C7579  # names the lock that a migration takes, among all advi
 _LOCK_TIMEOUT_MS = 2000
 _PAUSES_S = (1, 2, 3, 5, 5, 5, 5)
 _LOCK_NOT_AVAILABLE = "55P03"
+_NOT_ALLOWED = "42501"
 
 log = logs.get("migrate")
 
 
 async def run_missing(database: Database, pauses_s: Sequence[float] = _PAUSES_S) -> None:
-    """Run the steps that are missing; raises Unavailable when a table stays locked by somebody else."""
+    """Run the steps that are missing.
+
+    Raises Unavailable when a table stays locked by somebody else, ConfigurationError when our user may not do it.
+    """
+    try:
+        await _run_missing(database, pauses_s)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != _NOT_ALLOWED:
+            raise
+        raise ConfigurationError(
+            "FLUXHOOK_DATABASE_URL: its user may not change the schema: have it own the database, or run "
+            "`fluxhook migrate` as a user who may"
+        ) from error
+
+
+async def _run_missing(database: Database, pauses_s: Sequence[float]) -> None:
     if isinstance(database, Postgres):  # on SQLite the one process there is waits for its steps anyhow
         await _build_ahead(database)
     for pause in pauses_s:

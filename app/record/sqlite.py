@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event, make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
 from app.errors import ConfigurationError, Unavailable
 from app.record.grouped import Line, Lines, Work
@@ -21,6 +21,7 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 
 _READERS = 4
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _BUSY_MS = 5000  # another process (a backup, `fluxhook migrate`) may hold the file this long
 
 
@@ -86,13 +87,20 @@ class Sqlite:
                 return work(connection)
         except OUTAGE as error:
             raise Unavailable("the database cannot be read at the moment") from error
+        except DatabaseError as error:
+            if getattr(error.orig, "sqlite_errorcode", None) not in _DAMAGED:
+                raise
+            raise Unavailable("the database's file is damaged, or none of SQLite's: restore a backup") from error
         except StopIteration as error:
             raise stopped() from error
 
 
 def file_of(url: str) -> str:
     """The path of the file in `sqlite:///PATH`."""
-    path = make_url(url).database
+    try:
+        path = make_url(url).database
+    except ArgumentError:
+        path = None
     if not path or path == ":memory:":
         raise ConfigurationError("FLUXHOOK_DATABASE_URL: SQLite needs a file, as in sqlite:///fluxhook.db")
     return path

@@ -36,7 +36,10 @@ class ObjectStore:
         try:
             self._bucket = from_url(url, client_options=_CLIENT, retry_config=_RETRIES)
         except (BaseError, ValueError) as error:
-            raise ConfigurationError("FLUXHOOK_STORE_URL: cannot be used; write s3://bucket/prefix") from error
+            raise ConfigurationError(
+                "FLUXHOOK_STORE_URL: cannot be used; write s3://bucket/prefix (or gs://, az://), and set the variables "
+                "that the cloud's own tools read"
+            ) from error
 
     async def put(self, key: str, source: IO[bytes]) -> None:
         source.seek(0)

@@ -109,8 +109,9 @@ async def test_a_task_that_fails_says_why_and_exits_with_1(terminal: Terminal) -
         (["watch", "task_none"], {}, "there is no such task (HTTP 404)"),
         (["tasks", "--url", "http://127.0.0.1:9"], {}, "no service answers at http://127.0.0.1:9"),
         (["tasks"], {"FLUXHOOK_ADMIN_KEY": "", "FLUXHOOK_DATA_DIR": "/nowhere"}, "no key: give --key"),
+        (["tasks"], {"FLUXHOOK_ADMIN_KEY": "", "FLUXHOOK_DATA_DIR": "/dev/null"}, "no key: give --key"),
     ],
-    ids=["refused", "wrong key", "unknown", "nobody there", "no key"],
+    ids=["refused", "wrong key", "unknown", "nobody there", "no key", "no folder"],
 )
 async def test_what_goes_wrong_ends_a_command_with_one_sentence(
     terminal: Terminal, arguments: list[str], env: dict[str, str], reason: str
@@ -154,8 +155,9 @@ async def test_a_healthy_service_has_nothing_wrong_and_no_secret_is_shown(termin
         ({"FLUXHOOK_PUBLIC_URL": "http://127.0.0.1:9"}, "does not answer from here"),
         ({"FLUXHOOK_ADMIN_KEY": "0123456789abcde"}, "it has fewer than 16 characters"),
         ({"FLUXHOOK_NO_SUCH_THING": "1"}, "FLUXHOOK_NO_SUCH_THING"),
+        ({"FLUXHOOK_DATA_DIR": "/dev/null/data"}, "data folder: /dev/null cannot be written by user"),
     ],
-    ids=["no key", "bad key", "no provider", "no callbacks", "short admin key", "unknown setting"],
+    ids=["no key", "bad key", "no provider", "no callbacks", "short admin key", "unknown setting", "no folder"],
 )
 async def test_what_is_wrong_is_named_and_makes_the_exit_code_1(
     terminal: Terminal, env: dict[str, str], reason: str
