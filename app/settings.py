@@ -5,6 +5,7 @@ Reading a mapping is all that happens here; files are made and hosts are asked e
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -25,6 +26,8 @@ from app.errors import ConfigurationError
 
 PREFIX = "FLUXHOOK_"
 _MIN_SECRET = 32
+_HOST = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_LONGEST_HOLD_S = 31 * 86_400
 
 
 def _split(value: object) -> object:
@@ -60,9 +63,15 @@ def _can_be_presented(key: Secret) -> Secret:
     return key
 
 
+def _names_a_host(name: str) -> str:
+    if not _HOST.fullmatch(name):
+        raise ValueError("must be names such as cdn.example.com or *.example.com, without scheme, port and path")
+    return name
+
+
 Url = Annotated[str, AfterValidator(_origin_and_path)]
 ProviderKey = Annotated[Secret, AfterValidator(_fits_in_a_header)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(_names_a_host)], ...], BeforeValidator(_split)]
 Secrets = Annotated[tuple[Secret, ...], BeforeValidator(_split)]
 Networks = Annotated[
     tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], BeforeValidator(_split), Field(default=())
@@ -113,10 +122,14 @@ class Settings(BaseModel):
     ] = "accept"  # noqa: S105 - a choice, not a secret
     hold_seconds: Annotated[
         int | None,
-        Field(ge=0, description="How long a callback may still prove a lost answer. Default: 756, from the contract."),
+        Field(
+            ge=0,
+            le=_LONGEST_HOLD_S,
+            description="How long a callback may still prove a lost answer. Default: 756, from the contract.",
+        ),
     ] = None
     result_hosts: Annotated[
-        Names, Field(description="Further hosts that results may come from: `name` or `*.name`, https only.")
+        Hosts, Field(description="Further hosts that results may come from: `name` or `*.name`, https only.")
     ] = ()
     egress_allow: Annotated[
         Networks, Field(description="Private networks that input images and webhooks may lie in, as CIDRs.")

@@ -112,6 +112,16 @@ def test_a_list_is_separated_by_commas() -> None:
     assert read(RESULT_HOSTS=" cdn.example.com ,, *.example.org,").result_hosts == ("cdn.example.com", "*.example.org")
 
 
+@pytest.mark.parametrize("host", ["https://cdn.example.com", "cdn.example.com/", "cdn.example.com:443", "*", "*x.org"])
+def test_a_host_that_no_result_could_come_from_is_refused(host: str) -> None:
+    assert complaint(RESULT_HOSTS=host).startswith("FLUXHOOK_RESULT_HOSTS: must be names such as cdn.example.com")
+
+
+def test_a_hold_that_would_end_behind_the_calendar_is_refused() -> None:
+    assert complaint(HOLD_SECONDS="86399999999999").startswith("FLUXHOOK_HOLD_SECONDS: ")
+    assert read(HOLD_SECONDS="2678400").hold_seconds == 2_678_400
+
+
 @pytest.mark.parametrize("network", ["10.0.0.1/8", "10.0.0.0/33", "intranet"], ids=["host bits", "too long", "a name"])
 def test_a_network_that_is_none_is_refused(network: str) -> None:
     assert "FLUXHOOK_EGRESS_ALLOW: " in complaint(EGRESS_ALLOW=network)
