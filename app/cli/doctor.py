@@ -17,7 +17,7 @@ from app.cli.needs import is_writable, me
 from app.errors import ConfigurationError, FluxhookError
 from app.provider import exchange
 from app.reconcile import CALLBACKS_MISSING, callbacks_are_missing
-from app.record import accounts, kept_aside, keys, submissions
+from app.record import accounts, kept_aside, keys, sealed, submissions
 from app.record.database import READ_ONLY, is_read_only, open_database
 from app.record.postgres_url import without_secrets
 from app.record.revision import is_current, is_newer
@@ -123,25 +123,27 @@ async def _work(settings: Settings) -> list[Finding]:
         aside = await database.read(kept_aside.keepers)
         under_way = Counter(await database.read(submissions.under_way_by_ring_key))
         askers = await database.read(keys.every)
-    sealed = Counter(sealed_with(key.notify_secret) for key in askers if key.notify_secret and not key.disabled_at)
+        of_tasks = Counter(map(sealed_with, await database.read(sealed.of_tasks)))
+    of_keys = Counter(sealed_with(key.notify_secret) for key in askers if key.notify_secret and not key.disabled_at)
     findings = [Finding("callbacks", CALLBACKS_MISSING, wrong=True)] if silent else []
     findings += [Finding("account", f"paused until {each.paused_until_at}: {each.pause_reason}") for each in paused]
     if held:
         findings.append(Finding("jobs", f"{held} were set aside after their last try: see `fluxhook jobs`", wrong=True))
     findings += [Finding("kept aside", _told(each), wrong=True) for each in aside]
-    if under_way or sealed or len(settings.secret_keys) > 1:
-        findings.append(_secret_keys(key_ring(settings), under_way, sealed))
+    if under_way or of_keys or of_tasks or len(settings.secret_keys) > 1:
+        findings.append(_secret_keys(key_ring(settings), under_way, of_keys, of_tasks))
     return findings
 
 
-def _secret_keys(ring: KeyRing, under_way: Counter[str], sealed: Counter[str]) -> Finding:
+def _secret_keys(ring: KeyRing, *needs: Counter[str]) -> Finding:
     """What needs each key of the ring, and what needs one that is gone."""
 
     def needed(names: Iterable[str]) -> str:
-        tasks, secrets = (sum(needs[name] for name in names) for needs in (under_way, sealed))
-        return f"{_counted(tasks, 'task')} at the provider, {_counted(secrets, 'webhook secret')} of API keys"
+        at_provider, of_keys, of_tasks = (sum(each[name] for name in names) for each in needs)
+        secrets = f"{_counted(of_keys, 'webhook secret')} of API keys and {of_tasks} of tasks"
+        return f"{_counted(at_provider, 'task')} at the provider, {secrets}"
 
-    gone = (under_way.keys() | sealed.keys()) - set(ring)
+    gone = {name for each in needs for name in each} - set(ring)
     if gone:
         text = f"a key was removed from the ring that is needed by {needed(gone)}"
         return Finding("secret keys", f"{text}: their callbacks are refused, their webhooks not sent", wrong=True)

@@ -26,7 +26,7 @@ from app.resources import open_resources
 from app.secret_keys import KeyRing
 from app.settings import Settings
 from tests.pictures import picture
-from tests.rows import START, WORKER, ask
+from tests.rows import START, WORKER, ask, plan_task
 from tests.sockets import listening, serving
 from tests.world import ADMIN_KEY
 
@@ -220,17 +220,21 @@ async def test_what_still_needs_each_secret_key_is_told_before_one_is_removed(te
                 ask(connection, name, utc_now(), ring_key=ring_key)
             sealed = only_old.seal(b"a webhook secret", "a purpose", bytes(12))
             keys.change(connection, keys.ADMIN_ID, notify_secret=sealed)
+            plan_task(connection, "4", ring_key=only_old.newest, notify_secret=sealed)
 
         await database.write(use_both)
     rotated = await terminal.run("doctor", FLUXHOOK_SECRET_KEYS=f"{new},{old}")
     too_soon = await terminal.run("doctor", FLUXHOOK_SECRET_KEYS=new)
 
     assert rotated.exit_code == 0, rotated.output
-    assert "key 1 is needed by 1 task at the provider, 0 webhook secrets" in rotated.stdout
-    assert "key 2 is needed by 2 tasks at the provider, 1 webhook secret of" in rotated.stdout
+    assert "key 1 is needed by 1 task at the provider, 0 webhook secrets of API keys and 0 of tasks" in rotated.stdout
+    assert "key 2 is needed by 2 tasks at the provider, 1 webhook secret of API keys and 1 of tasks" in rotated.stdout
     assert new not in rotated.output
     assert too_soon.exit_code == 1
-    assert "removed from the ring that is needed by 2 tasks at the provider, 1 webhook secret of" in too_soon.stdout
+    assert (
+        "removed from the ring that is needed by 2 tasks at the provider, 1 webhook secret of API keys and 1 of tasks"
+        in too_soon.stdout
+    )
 
 
 async def test_jobs_that_were_set_aside_are_listed_and_run_again(terminal: Terminal) -> None:
