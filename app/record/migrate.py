@@ -85,8 +85,8 @@ async def _upgraded(database: Database) -> bool:
     """Whether it worked; False when somebody held a table for too long."""
     try:
         await database.write(upgrade)
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+    except Unavailable as error:
+        if getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) != _LOCK_NOT_AVAILABLE:
             raise
         return False
     return True

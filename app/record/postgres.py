@@ -33,6 +33,8 @@ _IDLE_IN_TRANSACTION = "60s"
 _SETTINGS = (f"SET idle_in_transaction_session_timeout = '{_IDLE_IN_TRANSACTION}'", "SET jit = off")
 _JOBS_CHANNEL = "ch_pgqueuer"  # PgQueuer tells there of each change of its table; a job that is new concerns all
 _DEADLOCK_OR_CONFLICT = {"40001", "40P01"}
+_LOCKED = "55P03"  # for longer than the operator lets anybody wait
+_READ_ONLY = "25006"
 _TRIES = 3
 _BUILDING = 0x666C7578  # names the lock of who makes indexes, among all advisory locks of the database
 _IS_UNFINISHED = "SELECT NOT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"
@@ -40,7 +42,7 @@ _AWAY = "the database cannot be reached at the moment"
 # What passes, or is mended at the server while we wait: how its SQLSTATE begins, and what is said of it.
 _OUTAGES = {
     "08": _AWAY,
-    "25006": "the database is read-only at the moment",  # a standby, or one that its host keeps from filling up
+    _READ_ONLY: "the database is read-only at the moment",  # a standby, or one that its host keeps from filling up
     "28": "the database refuses the user or the password in FLUXHOOK_DATABASE_URL",
     "3D": "the server has no database of the name in FLUXHOOK_DATABASE_URL",
     "53": "the database has no room at the moment",  # for one more connection, or on its disk
@@ -62,6 +64,7 @@ class Postgres:
             pool_timeout=10,
         )
         event.listen(self._engine.sync_engine, "connect", _set_up)
+        event.listen(self._engine.sync_engine, "handle_error", _leave_a_standby)
         # A read sees one instant, as on SQLite, and cannot write.
         self._reading = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._signals = Signals()
@@ -82,7 +85,10 @@ class Postgres:
             try:
                 return await self._transaction(begin, work)
             except DBAPIError as error:
-                if _sqlstate(error) not in _DEADLOCK_OR_CONFLICT or attempt == _TRIES:
+                state = _sqlstate(error)
+                if state == _LOCKED or (state in _DEADLOCK_OR_CONFLICT and attempt == _TRIES):
+                    raise Unavailable("the database cannot be written at the moment") from error
+                if state not in _DEADLOCK_OR_CONFLICT:
                     raise
         raise AssertionError("unreachable: the last try returns or raises")
 
@@ -214,6 +220,12 @@ def _outage(error: DBAPIError) -> str | None:
     """What is wrong with the server; None where it is the statement."""
     state = str(_sqlstate(error))
     return next((said for begins, said in _OUTAGES.items() if state.startswith(begins)), None)
+
+
+def _leave_a_standby(context: Any) -> None:
+    """A server that was the primary lets us stay: the next unit must look for the one that is it now."""
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
 
 
 def _is_the_drivers(error: DBAPIError) -> bool:

@@ -290,6 +290,8 @@ async def test_on_postgresql_a_unit_that_loses_a_deadlock_runs_again(postgresql:
         pytest.param("53300", "has no room", id="full"),
         pytest.param("08006", "cannot be reached", id="gone"),
         pytest.param("25006", "is read-only", id="standby"),
+        pytest.param("55P03", "cannot be written", id="locked by somebody"),
+        pytest.param("40P01", "cannot be written", id="a deadlock each time"),
         pytest.param("28P01", "user or the password", id="locked"),
         pytest.param("3D000", "no database of the name", id="dropped"),
     ],
@@ -301,6 +303,24 @@ async def test_on_postgresql_a_server_that_cannot_serve_just_now_is_unavailable(
 
     with pytest.raises(Unavailable, match=said):
         await postgresql.write(lambda connection: connection.execute(refusal))
+
+
+async def test_on_postgresql_no_connection_stays_with_a_server_that_takes_no_writes(postgresql: Database) -> None:
+    """As after a failover: the address leads to another server by then, and the old one still answers."""
+
+    def server(connection: Connection) -> int:
+        found: int = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        return found
+
+    def demoted(connection: Connection) -> None:
+        connection.execute(text("SET TRANSACTION READ ONLY"))
+        plan_task(connection, "refused")
+
+    old = await postgresql.read(server)
+    with pytest.raises(Unavailable):
+        await postgresql.write(demoted)
+
+    assert await postgresql.write(server) != old
 
 
 async def test_on_postgresql_a_server_that_says_good_bye_between_two_statements_is_unavailable(
