@@ -89,9 +89,12 @@ def _begin(connection: Connection, wanted: Claim, digest: str, longest: timedelt
     if known is not None and not _is_over(known, wanted.began_at, longest):
         return known
     if known is not None:
-        idempotency.forget(connection, *key, known.began_at)
-    idempotency.begin(connection, *key, digest, wanted.began_at)
-    return None
+        # What had no answer when it was looked at may have one by now: that stands.
+        forget = idempotency.release if known.answer is None else idempotency.forget
+        forget(connection, *key, known.began_at)
+    if idempotency.begin(connection, *key, digest, wanted.began_at):
+        return None
+    return idempotency.get(connection, *key)
 
 
 def _is_over(known: Remembered, now: datetime, longest: timedelta) -> bool:

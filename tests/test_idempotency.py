@@ -3,14 +3,18 @@
 import hashlib
 import json
 from io import BytesIO
-from typing import IO
+from pathlib import Path
+from typing import IO, Any
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.util import await_only
 
 from app.errors import InvalidRequest, KeyReused, RequestInFlight
 from app.idempotency import REMEMBERED, Claim, claim, digest_of, let_go
 from app.params import WEBHOOK_FIELDS, TaskParams
-from tests.world import World
+from app.record import Connection
+from tests.world import World, open_world
 
 FOX = TaskParams(prompt="a red fox")
 
@@ -101,6 +105,20 @@ async def test_what_was_taken_over_cannot_answer_any_more(each_world: World) -> 
     await each_world.use.db.write(lambda connection: heir.answer(connection, {"id": "task_heir"}))
 
     assert await claim(each_world.use, "key_1", "k", "d") == {"id": "task_heir"}
+
+
+async def test_an_answer_that_comes_just_before_its_key_is_taken_over_stands(tmp_path: Path, postgres_url: str) -> None:
+    async with open_world(tmp_path, postgres_url) as world:
+        slow = await claimed(world)
+        world.clock.advance(31)
+
+        def answer_first(_connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+            if statement.startswith("DELETE FROM idempotency"):
+                await_only(world.use.db.write(lambda connection: slow.answer(connection, {"id": "task_1"})))
+
+        event.listen(world.use.db._engine.sync_engine, "before_cursor_execute", answer_first)  # type: ignore[attr-defined]
+
+        assert await claim(world.use, "key_1", "k", "d") == {"id": "task_1"}
 
 
 @pytest.mark.parametrize("header", ['"k"', " k ", ' "k" '])
