@@ -92,7 +92,10 @@ class _Ledger:
         self._attempts = attempts
         self._look_after = look_after
         self._copies = copies  # of callbacks kept before that look as if they brought a better link
-        self._holders = {attempt.task_id for attempt in attempts.values() if attempt.has_slot}
+        # A queued one may have been given a slot while its row was waited for.
+        self._holders = {
+            each.task_id for each in attempts.values() if each.has_slot or each.standing.status is Status.QUEUED
+        }
         self._of_task: dict[str, list[str]] = defaultdict(list)  # one entry for each piece
         for attempt in attempts.values():
             self._of_task[attempt.task_id] += [attempt.submission_id] * about[attempt.submission_id]

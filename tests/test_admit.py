@@ -11,17 +11,20 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 from sqlalchemy.util import await_only
 
 from app import jobs, moves
 from app.admit import admit, wake
+from app.consequences import Evidence
 from app.jobs import Step
 from app.provider import Answer
 from app.provider.twin import Faults
-from app.record import Connection, accounts, queue, tasks
+from app.record import Connection, accounts, queue, submissions, tasks
 from app.record.database import Database, open_database
-from app.task import Failure, MoneySpent, Report, Said, Status
+from app.settle import settle
+from app.task import Failure, MoneySpent, Outcome, Report, Said, Status, Witness
+from app.verify import Verdict
 from tests.rows import START, drop_jobs, jobs_left, plan_task, put_account
 from tests.world import World
 
@@ -290,6 +293,33 @@ async def test_on_postgresql_who_is_just_being_cancelled_gets_no_slot_and_anothe
         assert meanwhile == []
         assert Step.ADMIT in left
         assert await database.read(admitted) == (["b"] if undone else [])
+
+
+async def test_on_postgresql_a_slot_that_a_task_gets_just_before_it_leaves_is_freed(postgres_url: str) -> None:
+    """A callback proves that a refused attempt was taken after all, while its task is given a slot for the next one."""
+
+    def refused(connection: Connection) -> None:
+        settle_in(connection, {"account": 1}, [("a", {})])
+        submissions.mark_asked(connection, "sub_a", START, called_back=True)
+        submissions.learn(connection, {"sub_a": {"outcome": Outcome.REFUSED}})
+
+    ready = Report(Said.READY, "p1", sample_url="https://bfl.ai/1")
+    proof = Evidence("sub_a", Witness.CALLBACK, Verdict.SIGNED, proven=True, report=ready, body=b"", received_at=START)
+    async with open_database(postgres_url) as database, asyncio.timeout(20):
+        await database.write(refused)
+        async with undecided(database, lambda connection: admit(connection, "account", START)):
+            settling = asyncio.create_task(
+                database.write(lambda connection: settle(connection, [proof], look_after=timedelta()))
+            )
+            while not await database.read(lambda connection: connection.execute(_SOMEBODY_WAITS).scalar_one()):
+                pass
+        await settling
+
+        assert (await database.read(lambda connection: tasks.newest(connection, limit=1)))[0].status is Status.READY
+        assert await database.read(admitted) == []
+
+
+_SOMEBODY_WAITS = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
 
 
 async def test_on_postgresql_a_slot_goes_past_who_is_just_being_cancelled(postgres_url: str) -> None:
