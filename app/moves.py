@@ -43,7 +43,7 @@ def give_up(
     if not tasks.move(connection, task_id, Status.FAILED, now, **reason):
         return False
     announce(connection, [Announcement(task_id, Status.FAILED, failure)], now)
-    _hand_on_slot(connection, task_id, now)
+    _hand_on_slots(connection, [task_id], now)
     return True
 
 
@@ -52,8 +52,13 @@ def expire(
 ) -> list[str]:
     """Give up those of these tasks that the provider has not been asked for; the others are in somebody's hands."""
     ended = sorted(queue.hold(connection, task_ids))
+    if not ended:
+        return []
+    reason = {"failure": failure, "money_spent": MoneySpent.NO, "failure_detail": detail}
     for task_id in ended:
-        give_up(connection, task_id, failure, MoneySpent.NO, detail, now)
+        tasks.move(connection, task_id, Status.FAILED, now, **reason)
+    announce(connection, [Announcement(task_id, Status.FAILED, failure) for task_id in ended], now)
+    _hand_on_slots(connection, ended, now)
     return ended
 
 
@@ -64,7 +69,7 @@ def cancel(connection: Connection, task_id: str, now: datetime) -> bool:
         tasks.mark_unwanted(connection, task_id, now)
         return False
     announce(connection, [Announcement(task_id, Status.CANCELLED)], now)
-    _hand_on_slot(connection, task_id, now)
+    _hand_on_slots(connection, [task_id], now)
     return True
 
 
@@ -85,6 +90,7 @@ def resubmit(connection: Connection, task_id: str, account_id: str, now: datetim
     return True
 
 
-def _hand_on_slot(connection: Connection, task_id: str, now: datetime) -> None:
-    for account_id in accounts.release(connection, [task_id]):
+def _hand_on_slots(connection: Connection, task_ids: Collection[str], now: datetime) -> None:
+    """The last that a move does: whoever holds an account waits for nobody who waits for an account."""
+    for account_id in sorted(accounts.release(connection, task_ids)):
         admit(connection, account_id, now)

@@ -1,12 +1,14 @@
+import asyncio
 from typing import Any
 
 import pytest
+from sqlalchemy import event, text
 
-from app import moves
+from app import moves, outbox
 from app.record import Connection, accounts, results, tasks
-from app.record.database import Database
+from app.record.database import Database, open_database
 from app.task import Failure, MoneySpent, Status, sources
-from tests.rows import START, hold_slot, plan_task
+from tests.rows import START, hold_slot, plan_task, put_account
 
 IMAGE: dict[str, Any] = {
     "store_key": "results/ab/ab.png",
@@ -45,6 +47,41 @@ async def test_each_move_is_made_from_the_states_that_may_come_before_it_and_fro
         return made
 
     assert await database.write(unit) == {status: status in sources(target) for status in Status}
+
+
+async def test_on_postgresql_who_ends_many_tasks_waits_for_nobody_while_it_holds_the_account(postgres_url: str) -> None:
+    blocked = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted), pg_sleep(0.01)")
+    told = asyncio.Event()
+    deadlocks: list[object] = []
+
+    def ready(connection: Connection) -> None:
+        put_account(connection)
+        for number, name in enumerate("ab", 1):
+            plan_task(connection, name, notify_url=f"https://{name}.example", notify_form="event")
+            hold_slot(connection, name, number)
+
+    def tell_and_free(connection: Connection) -> None:
+        """As a callback does, of another task that is told to the same address."""
+        outbox.plan(connection, [("task_b", Status.FAILED)], START)
+        told.set()
+        while not connection.execute(blocked).one()[0]:
+            pass
+        accounts.lock(connection, "account")
+
+    async with open_database(postgres_url) as database, asyncio.timeout(20):
+        event.listen(database._engine.sync_engine, "handle_error", deadlocks.append)  # type: ignore[attr-defined]
+        await database.write(ready)
+        freeing = asyncio.create_task(database.write(tell_and_free))
+        await told.wait()
+        both = ["task_a", "task_b"]
+        ended = await database.write(
+            lambda connection: moves.expire(connection, both, Failure.DEADLINE_EXCEEDED, "late", START)
+        )
+        await freeing
+
+        assert ended == both
+        assert deadlocks == []
+        assert await database.read(lambda connection: accounts.held(connection, "account")) == []
 
 
 async def test_beginning_names_the_attempt_that_counts_from_now_on(database: Database) -> None:
