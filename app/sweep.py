@@ -3,6 +3,7 @@
 Deadlines pass, remembered answers grow old; and whatever should be impossible is looked for, mended and counted.
 """
 
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -12,7 +13,9 @@ from app.idempotency import REMEMBERED
 from app.jobs import Step
 from app.prune import prune
 from app.record import Connection, accounts, deliveries, events, idempotency, queue, tasks
+from app.record.accounts import Account
 from app.resources import Resources
+from app.retry import UNPAID
 from app.task import Failure, Status
 
 EVERY = timedelta(seconds=10)
@@ -46,16 +49,37 @@ async def sweep(use: Resources, _task_id: str) -> None:
 
 async def _end_overdue(use: Resources) -> None:
     """End what has waited for too long, few at a time: callbacks wait for no more than one of these transactions."""
-    now = use.now()
-    late = await use.db.read(lambda connection: queue.past_deadline(connection, now))
-    unpaid = await use.db.read(lambda connection: queue.unpaid(connection, now - _OUT_OF_CREDITS))
-    for overdue, failure, detail in (
-        (late, Failure.DEADLINE_EXCEEDED, moves.TOO_LATE),
+    for find, failure, detail in (
+        (queue.past_deadline, Failure.DEADLINE_EXCEEDED, moves.TOO_LATE),
         (unpaid, Failure.OUT_OF_CREDITS, "the provider's account was out of credits for a day"),
     ):
+        overdue = await use.db.read(partial(find, now=use.now()))
         for first in range(0, len(overdue), _AT_ONCE):
-            some = overdue[first : first + _AT_ONCE]
-            await use.db.write(partial(moves.expire, task_ids=some, failure=failure, detail=detail, now=now))
+            some = partial(find, now=use.now(), among=overdue[first : first + _AT_ONCE])
+            await use.db.write(partial(_end, some=some, failure=failure, detail=detail, now=use.now()))
+
+
+def _end(
+    connection: Connection, some: Callable[[Connection], list[str]], failure: Failure, detail: str, now: datetime
+) -> None:
+    """End those that are found still: somebody may have paid meanwhile."""
+    moves.expire(connection, some(connection), failure, detail, now)
+
+
+def unpaid(connection: Connection, now: datetime, among: Collection[str] | None = None) -> list[str]:
+    """Tasks that have waited for a day in an account that was refused then and a day later, and not heard of since.
+
+    Whether somebody has paid since the last refusal only the next try can tell: it is due when the pause is over.
+    """
+    empty = [each.id for each in accounts.paused(connection, now) if _was_empty_for_a_day(each)]
+    return queue.waiting_since(connection, empty, now - _OUT_OF_CREDITS, among) if empty else []
+
+
+def _was_empty_for_a_day(account: Account) -> bool:
+    since, until = account.refused_since_at, account.paused_until_at
+    if account.pause_reason != accounts.OUT_OF_CREDITS or since is None or until is None:
+        return False
+    return until - UNPAID.longest >= since + _OUT_OF_CREDITS
 
 
 def upkeep(connection: Connection, now: datetime, missing: list[tuple[Step, str]]) -> list[str]:

@@ -12,10 +12,12 @@ from app import jobs, metrics, moves
 from app.jobs import Step
 from app.provider.twin import Faults
 from app.record import Connection, accounts, idempotency, queue, tasks
-from app.sweep import EVERY, NO_TASK, sweep
+from app.record.database import Database
+from app.retry import UNPAID
+from app.sweep import EVERY, NO_TASK, sweep, unpaid
 from app.task import Status
 from tests.calling import done, small, submitted
-from tests.rows import drop_jobs, hold_slot, plan_task, put_account
+from tests.rows import START, drop_jobs, hold_slot, plan_task, put_account
 from tests.world import World, open_world
 
 HOUR = 3600
@@ -179,6 +181,71 @@ async def test_a_task_waits_a_day_for_somebody_to_pay_and_no_longer(each_world: 
     assert each_world.ledger()["accepted"] == 0
 
 
+@pytest.mark.parametrize(
+    ("reason", "since_h", "asked_h", "ended"),
+    [
+        (accounts.OUT_OF_CREDITS, 25, 1, True),
+        (accounts.OUT_OF_CREDITS, 24, 0, True),
+        (accounts.OUT_OF_CREDITS, 23, 0, False),
+        (accounts.OUT_OF_CREDITS, 24, 1, False),
+        (accounts.NO_FREE_SLOT, 25, 0, False),
+    ],
+)
+async def test_unpaid_are_the_old_ones_of_an_account_that_was_empty_a_day_after_it_was_first(
+    database: Database, reason: str, since_h: float, asked_h: float, ended: bool
+) -> None:
+    """The last refusal of all makes the pause, the first one says since when."""
+
+    def unit(connection: Connection) -> list[str]:
+        put_account(connection)
+        for at in (START - timedelta(hours=since_h), START - timedelta(hours=asked_h)):
+            accounts.pause(connection, "account", at, at + UNPAID.longest, reason, 9)
+        for name, age_h in (("old", 24), ("young", 23)):
+            plan_task(connection, name, START - timedelta(hours=asked_h + age_h))
+        return unpaid(connection, START - timedelta(hours=asked_h))
+
+    assert await database.write(unit) == (["task_old"] if ended else [])
+
+
+async def test_who_pays_is_not_failed_before_the_provider_was_asked_again(each_world: World) -> None:
+    """Whether it was within a try's ten minutes, or while the service was away."""
+    rules = each_world.twin.rules
+    each_world.twin.rules = rules.model_copy(update={"credits": 0})
+    task_id = await each_world.post()
+    await each_world.work()
+    each_world.clock.advance(48 * HOUR)
+    each_world.twin.rules = rules
+    await sweep(each_world.use, NO_TASK)
+    await each_world.go_on(60)
+
+    assert (await each_world.task(task_id))["status"] == "stored"
+
+
+async def test_who_pays_while_a_crowd_is_failed_saves_the_rest_of_it(each_world: World) -> None:
+    now = each_world.clock()
+
+    def crowd(connection: Connection) -> None:
+        for number in range(120):
+            plan_task(connection, f"{number}", now - timedelta(hours=25))
+        for at in (now - timedelta(hours=25), now):
+            accounts.pause(connection, "account", at, at + timedelta(minutes=10), accounts.OUT_OF_CREDITS, 9)
+
+    def pay(connection: Connection) -> bool:
+        if tasks.count_open(connection)[Status.QUEUED] == 120:
+            return False
+        accounts.resume(connection, "account", now + timedelta(hours=1))
+        return True
+
+    await each_world.use.db.write(crowd)
+    sweeping = asyncio.create_task(sweep(each_world.use, NO_TASK))
+    while not await each_world.use.db.write(pay):
+        pass
+    await sweeping
+    left = await each_world.use.db.read(tasks.count_open)
+
+    assert 0 < left[Status.QUEUED] < 120
+
+
 async def test_answers_are_remembered_for_a_day_and_then_forgotten(each_world: World) -> None:
     def remember(connection: Connection) -> None:
         for name, age in (("old", timedelta(hours=24, seconds=1)), ("young", timedelta(hours=24))):
@@ -281,7 +348,8 @@ async def test_a_task_that_is_asked_for_again_waits_for_another_day_for_somebody
     await sweeping(each_world)
     task_id = await each_world.post()
     await each_world.work()
-    await each_world.go_on(25 * HOUR, HOUR)
+    await each_world.go_on(24 * HOUR, HOUR)
+    await each_world.go_on(60, 10)
     failed = (await each_world.task(task_id))["status"]
     await each_world.api.post(f"/v1/tasks/{task_id}/resubmit")
     await each_world.go_on(60, 10)

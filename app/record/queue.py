@@ -21,7 +21,7 @@ from sqlalchemy import (
     select,
 )
 
-from app.record.accounts import OUT_OF_CREDITS, accounts, slots
+from app.record.accounts import slots
 from app.record.tasks import IS_QUEUED, is_queued, tasks
 from app.task import Status
 
@@ -180,21 +180,24 @@ def is_admitted(connection: Connection, task_id: str) -> bool:
     return connection.execute(_SLOT, {"task_id": task_id}).one_or_none() is not None
 
 
-def past_deadline(connection: Connection, now: datetime) -> list[str]:
-    query = select(tasks.c.id).where(tasks.c.status == Status.QUEUED, tasks.c.deadline_at <= now)
+def past_deadline(connection: Connection, now: datetime, among: Collection[str] | None = None) -> list[str]:
+    """The tasks, or those of some, whose deadline has passed in the queue."""
+    query = select(tasks.c.id).where(tasks.c.status == Status.QUEUED, tasks.c.deadline_at <= now, *_among(among))
     return list(connection.execute(query).scalars())
 
 
-def unpaid(connection: Connection, since: datetime) -> list[str]:
-    """Tasks that have waited since before `since` in an account that has been out of credits since then."""
-    query = (
-        select(tasks.c.id)
-        .join(accounts, accounts.c.id == tasks.c.account_id)
-        .where(
-            tasks.c.status == Status.QUEUED,
-            tasks.c.dispatch_after_at <= since,  # since it was asked for, or asked for again
-            accounts.c.pause_reason == OUT_OF_CREDITS,
-            accounts.c.refused_since_at <= since,
-        )
+def waiting_since(
+    connection: Connection, account_ids: Collection[str], since: datetime, among: Collection[str] | None = None
+) -> list[str]:
+    """The tasks of these accounts, or those of some, that have waited since then or for longer."""
+    query = select(tasks.c.id).where(
+        tasks.c.status == Status.QUEUED,
+        tasks.c.account_id.in_(account_ids),
+        tasks.c.dispatch_after_at <= since,  # since it was asked for, or asked for again
+        *_among(among),
     )
     return list(connection.execute(query).scalars())
+
+
+def _among(task_ids: Collection[str] | None) -> list[ColumnElement[bool]]:
+    return [] if task_ids is None else [tasks.c.id.in_(task_ids)]

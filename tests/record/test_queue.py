@@ -3,10 +3,10 @@ from datetime import timedelta
 
 import pytest
 
-from app.record import Connection, accounts, queue
+from app.record import Connection, queue
 from app.record.database import Database, open_database
 from app.task import Status
-from tests.rows import START, hold_slot, plan_task, put_account
+from tests.rows import START, hold_slot, plan_task
 
 LATER = START + timedelta(hours=1)
 
@@ -148,24 +148,16 @@ async def test_a_deadline_passes_for_tasks_that_are_still_queued(database: Datab
     assert await database.write(unit) == [[], ["task_a"]]
 
 
-async def test_unpaid_are_the_old_ones_of_an_account_that_is_out_of_credits(database: Database) -> None:
+async def test_who_has_waited_since_then_is_told_by_account(database: Database) -> None:
     def unit(connection: Connection) -> list[list[str]]:
-        for name, reason in (("account", accounts.OUT_OF_CREDITS), ("busy", accounts.NO_FREE_SLOT)):
-            put_account(connection, name)
-            accounts.pause(connection, name, START, LATER, reason, 1)
+        for name in ("account", "other"):
             plan_task(connection, f"{name}_old", START, account_id=name)
             plan_task(connection, f"{name}_new", LATER, account_id=name)
         plan_task(connection, "sent", START, status=Status.SUBMITTED)
-        return [queue.unpaid(connection, START - timedelta(seconds=1)), queue.unpaid(connection, START)]
+        return [
+            queue.waiting_since(connection, ["account"], START - timedelta(seconds=1)),
+            queue.waiting_since(connection, ["account"], START),
+            queue.waiting_since(connection, ["account"], START, among=["task_other_old"]),
+        ]
 
-    assert await database.write(unit) == [[], ["task_account_old"]]
-
-
-async def test_a_task_that_waited_for_other_reasons_is_not_unpaid_at_the_first_refusal(database: Database) -> None:
-    def unit(connection: Connection) -> list[str]:
-        put_account(connection, "account")
-        plan_task(connection, "old", START)
-        accounts.pause(connection, "account", LATER, LATER + timedelta(minutes=1), accounts.OUT_OF_CREDITS, 1)
-        return queue.unpaid(connection, START)
-
-    assert await database.write(unit) == []
+    assert await database.write(unit) == [[], ["task_account_old"], []]
