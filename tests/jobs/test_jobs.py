@@ -115,6 +115,26 @@ async def test_the_earliest_of_several_wishes_in_one_call_counts(database: Datab
     assert len(await claim(database, later(10))) == 1
 
 
+async def test_a_job_that_is_to_run_again_has_its_turn_behind_those_that_fell_due_before(database: Database) -> None:
+    """Else those that never come to an end would leave nothing to the others."""
+    await database.write(enqueue((Step.NOTIFY, "ep_busy", START)))
+    busy = await take(database)
+    await database.write(enqueue((Step.NOTIFY, "ep_new", later(1))))
+    await database.write(enqueue((Step.NOTIFY, "ep_busy", later(2))))
+    await finish(database, [busy])
+
+    assert await claimed(database, later(3), limit=1) == [(Step.NOTIFY, "ep_new")]
+
+
+async def test_a_job_that_failed_has_its_turn_behind_those_that_fell_due_before(database: Database) -> None:
+    await database.write(enqueue((Step.NOTIFY, "ep_failed", START)))
+    failed = await take(database)
+    await database.write(enqueue((Step.NOTIFY, "ep_new", later(1))))
+    await database.write(lambda connection: jobs.retry(connection, failed, later(2), "KeyError"))
+
+    assert await claimed(database, later(3), limit=1) == [(Step.NOTIFY, "ep_new")]
+
+
 async def test_asking_for_the_same_job_many_times_leaves_one(database: Database) -> None:
     for seconds in range(20):
         await database.write(enqueue((Step.COLLECT, "task_1", later(seconds))))
