@@ -112,12 +112,13 @@ def together(connection: Connection) -> Generator[None]:
 
     None of them sees what another writes. `flush` ends it early for who has to read.
     """
-    connection.info[_TOGETHER] = []
+    noted = connection.info  # a connection that is lost has none to give, and would say so in place of its loss
+    noted[_TOGETHER] = []
     try:
         yield
         flush(connection)
     finally:
-        connection.info.pop(_TOGETHER, None)
+        noted.pop(_TOGETHER, None)
 
 
 def flush(connection: Connection) -> None:

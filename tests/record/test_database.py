@@ -12,6 +12,7 @@ from sqlalchemy import event, make_url, text
 
 from app.errors import ConfigurationError, Unavailable
 from app.record import Connection, tasks
+from app.record.bulk import together
 from app.record.database import Database, open_database
 from app.record.signals import after_commit, signal_after_commit
 from app.record.sqlite import Sqlite
@@ -338,6 +339,15 @@ async def test_on_postgresql_a_server_that_says_good_bye_between_two_statements_
     await postgresql.write(planned("after"))
 
     assert await kept(postgresql) == {"after"}
+
+
+async def test_on_postgresql_a_server_that_goes_while_a_group_is_written_is_unavailable(postgresql: Database) -> None:
+    def unit(connection: Connection) -> None:
+        with together(connection):
+            connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    with pytest.raises(Unavailable):
+        await postgresql.write(unit)
 
 
 async def test_on_postgresql_a_server_that_is_away_is_unavailable() -> None:
