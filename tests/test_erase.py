@@ -8,14 +8,16 @@ from typing import IO, Any
 import httpx
 import pytest
 
-from app import jobs
+from app import jobs, worker
 from app.collect import collect, tend
+from app.erase import erase as erase_task
 from app.errors import Unavailable
 from app.jobs import Step
 from app.record import Connection, erased, results, submissions
 from app.store import FolderStore
 from tests.calling import caller_of, done, everything, small, submitted
 from tests.pictures import picture
+from tests.proof.crash_points import AFTER_COMMIT, BEFORE_COMMIT, Fuse, FusedDatabase, Point, Stop
 from tests.telling import URL, deliveries, receiver, until_due
 from tests.test_collect import files
 from tests.web.documents import problem
@@ -229,6 +231,48 @@ class Slow(FolderStore):
             meanwhile, self.meanwhile = self.meanwhile, None
             await meanwhile()
         await super().put(key, source)
+
+
+@pytest.mark.parametrize(
+    ("place", "number", "erased_by_then"),
+    [
+        ("DELETE FROM evidence", 1, False),
+        ("DELETE FROM tasks", 1, False),
+        ("INSERT INTO erased", 1, False),
+        (BEFORE_COMMIT, 1, False),
+        (AFTER_COMMIT, 1, True),
+        (BEFORE_COMMIT, 2, True),
+        (AFTER_COMMIT, 2, True),
+    ],
+)
+async def test_a_process_killed_while_it_erases_has_erased_all_or_nothing(
+    each_world: World, tmp_path: Path, place: str, number: int, *, erased_by_then: bool
+) -> None:
+    alive, task_id = each_world.use, await stored(each_world, input_image=given())
+    fuse = Fuse(at=Point("erase", place, number))
+    each_world.use = replace(alive, db=FusedDatabase(alive.db, fuse))  # type: ignore[arg-type]
+
+    def unit(connection: Connection) -> None:
+        erase_task(connection, task_id, None, each_world.clock())
+
+    async def life() -> None:
+        await each_world.use.db.write(unit)
+        await each_world.work()
+
+    unit.__module__ = erase_task.__module__  # whose unit of work it is
+    with pytest.raises(Stop):
+        await life()
+    each_world.use = alive
+    there = (await each_world.api.get(f"/v1/tasks/{task_id}")).status_code
+    images = len(files(tmp_path / "images"))
+    await erase(each_world, task_id)
+    each_world.clock.advance(60)
+    await worker._start(each_world.use)
+    await each_world.work()
+
+    assert there == (404 if erased_by_then else 200)
+    assert erased_by_then or images == 2
+    assert files(tmp_path / "images") == {}
 
 
 async def test_bytes_that_come_home_after_the_erasure_do_not_stay(each_world: World, tmp_path: Path) -> None:

@@ -353,14 +353,19 @@ def test_a_digest_is_of_the_whole_file_wherever_it_stands() -> None:
     assert sha256_of(file) == sha256(b"x" * (2 * MB + 1)).hexdigest()
 
 
+def move(folder: Path, to: Path) -> None:
+    folder.rename(to)
+
+
 async def test_what_was_to_be_removed_while_the_folder_was_away_is_not_taken_for_removed(
     root: Path, store: FolderStore
 ) -> None:
     await store.put(KEY, BytesIO(b"an image"))
-    root.rename(root.with_name("away"))
+    away = root.with_name("away")
+    move(root, away)
     with pytest.raises(Unavailable):
         await store.remove(KEY)
-    root.with_name("away").rename(root)
+    move(away, root)
     await store.remove(KEY)
 
     assert files(root) == []
