@@ -129,3 +129,10 @@ def test_compose_hands_on_every_setting_that_the_image_does_not_fix() -> None:
     wanted = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields if name.upper() not in fixed}
     handed_on = set(re.findall(rf"^ +({PREFIX}\w+):", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE))
     assert handed_on == wanted
+
+
+def test_compose_hands_on_every_variable_of_tracing_that_the_documents_name() -> None:
+    named = set(re.findall(r"`(OTEL_\w+)`", (ROOT / "docs" / "observing.md").read_text()))
+    handed_on = set(re.findall(r"^ +(OTEL_\w+):", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE))
+    assert named
+    assert named <= handed_on
