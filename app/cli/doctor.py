@@ -104,7 +104,8 @@ async def _database(settings: Settings) -> Finding:
                 lambda connection: (is_current(connection), is_newer(connection), is_read_only(connection))
             )
     except FluxhookError as error:
-        return Finding(name, error.detail, wrong=True)
+        why = f": {error.__cause__}" if isinstance(error.__cause__, OSError) else ""  # an address, or what TLS lacks
+        return Finding(name, f"{error.detail}{why}", wrong=True)
     if read_only:
         return Finding(name, READ_ONLY, wrong=True, current=current)
     if not current:

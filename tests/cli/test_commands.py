@@ -202,6 +202,16 @@ async def test_a_database_that_takes_no_writes_is_wrong(terminal: Terminal, post
     assert "database: the database is read-only" in done.stdout
 
 
+async def test_why_a_database_cannot_be_reached_is_told(terminal: Terminal) -> None:
+    address = "postgresql://fluxhook:hunter2@127.0.0.1:9/fluxhook"
+    done = await terminal.run("doctor", FLUXHOOK_DATABASE_URL=address, FLUXHOOK_SECRET_KEYS="n" * 40)
+
+    assert done.exit_code == 1
+    assert "the database cannot be reached at the moment: " in done.stdout
+    assert "Connect call failed" in done.stdout
+    assert "hunter2" not in done.output
+
+
 async def test_a_password_in_the_address_of_the_database_is_not_shown(terminal: Terminal) -> None:
     address = "postgresql:///fluxhook?host=127.0.0.1&port=9&user=fluxhook&password=hunter2"
     done = await terminal.run("doctor", FLUXHOOK_DATABASE_URL=address, FLUXHOOK_SECRET_KEYS="n" * 40)
