@@ -1,5 +1,6 @@
 """What every store promises, asked of each: a folder, and a bucket of each cloud that an address can name."""
 
+import asyncio
 import os
 import resource
 from io import BytesIO
@@ -9,7 +10,7 @@ from tempfile import TemporaryFile
 import pytest
 
 from app.errors import ConfigurationError, Unavailable
-from app.store import FolderStore, Missing, Store
+from app.store import FolderStore, Missing, Store, objects
 from app.store.objects import ObjectStore
 from tests.store.buckets import SCHEMES, variables
 
@@ -94,6 +95,17 @@ async def test_twenty_megabytes_go_both_ways_in_pieces_with_flat_memory(store: S
     assert sum(pieces) == size
     assert max(pieces) <= 4 * MB
     assert grown_kb < 3 * size // 1024
+
+
+async def test_a_reader_may_take_longer_than_any_request(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "_CLIENT", {**objects._CLIENT, "timeout": "2s"})
+    store, image, came = ObjectStore(f"{scheme}://pictures/slow"), os.urandom(24 * MB), bytearray()
+    await store.put(KEY, BytesIO(image))
+    async for piece in store.read(KEY, 0, len(image)):
+        came += piece
+        await asyncio.sleep(3 * len(piece) / len(image))
+
+    assert came == image
 
 
 async def test_a_bucket_that_is_not_there_is_unavailable(scheme: str) -> None:
