@@ -143,6 +143,28 @@ async def test_links_that_promise_a_year_and_are_dead_end_the_hope_after_an_hour
     assert (await world.task(caller.task_id))["failure"]["code"] == "asset_lost"
 
 
+async def test_a_link_that_says_it_died_in_the_year_1_is_tried_and_replaced(each_world: World) -> None:
+    caller = await submitted(each_world)
+    body = caller.ready()
+    body["result"]["sample"] = "https://delivery.eu1.bfl.ai/a.png?se=0001-01-01T00:00:00Z"
+    await caller.call(body)
+    provider = fresh_link(each_world)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if str(request.url) != FRESH:
+            raise httpx.ReadError("broken off", request=request)
+        return httpx.Response(200, content=pieces(picture()))
+
+    each_world.use = replace(each_world.use, results=results_client(httpx.MockTransport(answer)))
+    await each_world.work()
+    tried = await each_world.timeline(caller.task_id, "download")
+    await each_world.go_on(30)
+
+    assert "failed" in {entry["outcome"] for entry in tried}
+    assert (await each_world.task(caller.task_id))["status"] == "stored"
+    assert provider.asked
+
+
 async def test_an_image_is_lost_only_after_the_provider_was_asked_past_the_deadline(each_world: World) -> None:
     caller = await ready(each_world)
     answering_downloads(each_world, 403)
