@@ -59,7 +59,11 @@ def look(connection: Connection, found: Sequence[Task]) -> list[TaskView]:
 
 
 async def view(use: Resources, feed: Feed, task_id: str, prefer: str | None = None) -> TaskView:
-    """The task, as soon as it is final, the time to wait is over or the service stops. Raises NotFound."""
+    """The task, as soon as it is final, the time to wait is over, the service stops or the database is away.
+
+    Raises NotFound, or Unavailable at the first look. Later ones are no reason to say that a task which was posted,
+    and seen, was not: its client would post it again.
+    """
     ends_at = asyncio.get_running_loop().time() + seconds(prefer)
     seen = await _see(use, task_id)
     if seen.status.final or not seconds(prefer):
@@ -72,7 +76,7 @@ async def view(use: Resources, feed: Feed, task_id: str, prefer: str | None = No
                 if left <= 0:
                     break
                 await listener.next(left)
-    except Ended:
+    except (Ended, Unavailable):
         with suppress(Unavailable):
             seen = await _see(use, task_id)  # it may have moved in the moment in which the service was stopped
     return seen

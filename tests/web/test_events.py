@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from app import worker
 from app.cli.serving import Server, server
+from app.errors import Unavailable
 from app.main import create_app
 from app.record import events
 from app.sweep import EVENTS_KEPT, NO_TASK, sweep
@@ -369,6 +370,25 @@ async def test_who_waits_for_a_task_asks_the_database_only_when_something_happen
     assert answer.json()["status"] == "submitted"
     # Its key, a look, where the feed ends, a look, the reader's, and a last look.
     assert reads <= 7
+
+
+async def test_a_task_that_was_posted_is_answered_though_the_database_goes_away_while_it_is_waited_for(
+    world: World, service: Served
+) -> None:
+    async def away(_work: Any) -> Any:
+        raise Unavailable("away")
+
+    async def is_waited_for() -> bool:
+        return bool(service.app.state.feed._listeners)
+
+    task = {"prompt": "a red fox"}
+    asked = asyncio.create_task(service.api.post("/v1/tasks", json=task, headers={"prefer": "wait=1"}))
+    await until(is_waited_for)
+    world.use.db.read = away  # type: ignore[method-assign,assignment]
+    answer = await asked
+
+    assert (answer.status_code, answer.json()["status"]) == (202, "queued")
+    assert answer.headers["location"] == f"/v1/tasks/{answer.json()['id']}"
 
 
 async def test_events_that_were_pruned_leave_a_finished_task_with_nothing_to_tell(world: World) -> None:
