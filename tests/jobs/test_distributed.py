@@ -11,7 +11,7 @@ import asyncpg  # type: ignore[import-untyped]
 import pytest
 from pgqueuer.adapters.persistence.qb import QueryBuilderEnvironment
 from pgqueuer.queries import Queries
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from app import jobs
 from app.jobs import LEASE, Job, Step
@@ -41,6 +41,31 @@ async def claim(database: Database, holder: str = ME, at: datetime = START, limi
         return jobs.claim(connection, holder, at, limit)
 
     return await database.write(unit)
+
+
+async def test_a_heart_beat_and_who_asks_for_the_same_jobs_again_do_not_wait_for_each_other(database: Database) -> None:
+    blocked = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted), pg_sleep(0.01)")
+    asked, deadlocks = asyncio.Event(), list[object]()
+    first, second = (Step.NOTIFY, "ep_1", START), (Step.NOTIFY, "ep_2", START)
+
+    def ask_again(connection: Connection) -> None:
+        jobs.enqueue(connection, [first])
+        asked.set()
+        while not connection.execute(blocked).one()[0]:
+            pass
+        jobs.enqueue(connection, [second])
+
+    event.listen(database._engine.sync_engine, "handle_error", deadlocks.append)  # type: ignore[attr-defined]
+    for wanted in (second, first):  # so they lie in the table
+        await database.write(lambda connection, wanted=wanted: jobs.enqueue(connection, [wanted]))  # type: ignore[misc]
+    in_hand = await claim(database)
+    asking = asyncio.create_task(database.write(ask_again))
+    await asked.wait()
+    await database.write(lambda connection: jobs.beat(connection, in_hand))
+    await asking
+
+    assert len(in_hand) == 2
+    assert deadlocks == []
 
 
 async def test_the_jobs_of_a_worker_that_is_not_heard_of_any_more_are_done_by_another(database: Database) -> None:
