@@ -69,7 +69,7 @@ _PUT_BACK = """
 UPDATE pgqueuer
 SET status = 'queued', execute_after = $2, attempts = $3, headers = $4::jsonb, queue_manager_id = NULL, updated = now(),
     priority = least(greatest($5 - extract(epoch FROM coalesce(
-        (SELECT sample_expires_at FROM tasks WHERE id = convert_from(payload, 'UTF8')), $2)), -2147483648), 2147483647)
+        (SELECT sample_expires_at FROM tasks WHERE id = $6), $2)), -2147483648), 2147483647)
 WHERE id = $1
 """
 _NOTE_FAILURE = "UPDATE pgqueuer SET attempts = $2, headers = $3::jsonb WHERE id = $1"
@@ -240,7 +240,7 @@ def _lock_mine(connection: Connection, job: Job) -> Mapping[str, Any] | None:
 
 def _put_back(connection: Connection, job: Job, run_at: datetime, *, failures: int, error: str | None) -> None:
     noted = None if error is None else json.dumps({"error": error})
-    _run(connection, _PUT_BACK, job.id, run_at, failures, noted, int(_PRIORITY_ZERO.timestamp()))
+    _run(connection, _PUT_BACK, job.id, run_at, failures, noted, int(_PRIORITY_ZERO.timestamp()), job.task_id)
 
 
 def _end(connection: Connection, job: Job, status: str) -> None:
