@@ -172,8 +172,9 @@ def is_kept(connection: Connection, after: Position) -> bool:
 
 def beginning(connection: Connection) -> Position:
     """The place before the oldest event that is kept."""
-    floor = select(events.c.xid, events.c.sequence).where(events.c.kind == _FLOOR, _is_oldest())
-    return _first(connection, floor) or START
+    query = select(events.c.xid, events.c.sequence, events.c.kind).order_by(events.c.xid, events.c.sequence).limit(1)
+    oldest = connection.execute(query).one_or_none()
+    return START if oldest is None or oldest.kind != _FLOOR else Position(oldest.xid, oldest.sequence)
 
 
 def starts_at(connection: Connection) -> datetime | None:
@@ -207,11 +208,6 @@ def _forget_other_server(connection: Connection, at: datetime) -> None:
 
 def _place(position: Position) -> ColumnElement[Any]:
     return tuple_(*(literal(number, BigInteger) for number in position))
-
-
-def _is_oldest() -> ColumnElement[bool]:
-    oldest = select(events.c.sequence).order_by(events.c.xid, events.c.sequence).limit(1)
-    return events.c.sequence == oldest.scalar_subquery()
 
 
 def _first(connection: Connection, query: Select[Any]) -> Position | None:
