@@ -163,11 +163,8 @@ async def test_a_signed_callback_that_says_nothing_clear_is_kept_and_the_provide
     assert (await world.task(caller.task_id))["status"] == "stored"
 
 
-@pytest.mark.parametrize(
-    ("expiry", "status"),
-    [("9999-12-31T23:59:59Z", "stored"), ("tomorrow", "stored"), ("", "stored"), ("0001-01-01T00:00:00Z", "failed")],
-)
-async def test_a_link_with_an_odd_expiry_does_no_harm(each_world: World, expiry: str, status: str) -> None:
+@pytest.mark.parametrize("expiry", ["9999-12-31T23:59:59Z", "tomorrow", "", "0001-01-01T00:00:00Z"])
+async def test_a_link_with_an_odd_expiry_does_no_harm(each_world: World, expiry: str) -> None:
     caller = await submitted(each_world)
     await done(each_world)
     body: dict[str, Any] = caller.ready()
@@ -176,4 +173,4 @@ async def test_a_link_with_an_odd_expiry_does_no_harm(each_world: World, expiry:
     await each_world.go_on(3)
 
     # This link is refused, for its signature does not fit; the one that the provider tells when asked works.
-    assert (await each_world.task(caller.task_id))["status"] == status
+    assert (await each_world.task(caller.task_id))["status"] == "stored"

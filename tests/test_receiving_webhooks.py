@@ -85,7 +85,7 @@ async def test_the_example_in_typescript_believes_a_delivery_and_nothing_else(he
 
 async def test_every_curl_of_the_document_is_answered_well(world: World) -> None:
     joined = "\n".join(re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)).replace("\\\n", " ")
-    calls = re.findall(r"^curl -s \$FLUXHOOK(\S+)(.*)$", joined, re.MULTILINE)
+    calls = re.findall(r'^curl -s "?\$FLUXHOOK([^\s"]+)"?(.*)$', joined, re.MULTILINE)
     answers = []
     for path, rest in calls:
         data = re.search(r"-d '(.*?)'", rest)

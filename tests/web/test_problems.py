@@ -23,7 +23,7 @@ ROUTES = {
     "/openapi.json": {"GET", "HEAD"},
     "/static/fluxhook.css": {"GET", "HEAD"},
     "/v1/tasks": {"GET", "POST"},
-    f"/v1/tasks/{TASK}": {"GET"},
+    f"/v1/tasks/{TASK}": {"GET", "DELETE"},
     f"/v1/tasks/{TASK}/timeline": {"GET"},
     f"/v1/tasks/{TASK}/image": {"GET", "HEAD"},
     "/v1/keys": {"GET", "POST"},
