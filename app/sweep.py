@@ -50,7 +50,7 @@ async def sweep(use: Resources, _task_id: str) -> None:
 async def _end_overdue(use: Resources) -> None:
     """End what has waited for too long, few at a time: callbacks wait for no more than one of these transactions."""
     for find, failure, detail in (
-        (queue.past_deadline, Failure.DEADLINE_EXCEEDED, moves.TOO_LATE),
+        (late, Failure.DEADLINE_EXCEEDED, moves.TOO_LATE),
         (unpaid, Failure.OUT_OF_CREDITS, "the provider's account was out of credits for a day"),
     ):
         overdue = await use.db.read(partial(find, now=use.now()))
@@ -64,6 +64,11 @@ def _end(
 ) -> None:
     """End those that are found still: somebody may have paid meanwhile."""
     moves.expire(connection, some(connection), failure, detail, now)
+
+
+def late(connection: Connection, now: datetime, among: Collection[str] | None = None) -> list[str]:
+    """Tasks whose deadline has passed in the queue."""
+    return queue.past_deadline(connection, now, among)
 
 
 def unpaid(connection: Connection, now: datetime, among: Collection[str] | None = None) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import IO, Any, TypeVar
 
 import httpx
@@ -143,6 +144,7 @@ def sample(points: Sequence[Point], how_many: int | None, seed: int = 1) -> list
 
 def step_of(work: Callable[..., Any]) -> str:
     """The step whose module wrote this unit of work."""
+    work = work.func if isinstance(work, partial) else work
     module = work.__module__.removeprefix("app.").partition(".")[0]
     return _STEP_OF.get(module, module)
 
