@@ -84,9 +84,12 @@ class FolderStore:
         write(self._root / key, source, given_up)
 
     def _remove(self, key: str) -> None:
-        """Without syncing: whoever asked asks again after a crash."""
+        """Synced also where nothing is found: whoever removed it may not have come to this."""
         _require(self._root)
-        (self._root / key).unlink(missing_ok=True)
+        path = self._root / key
+        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # where nothing was ever kept
+            sync_folder(path.parent)
 
     @contextmanager
     def _failing(self, what: str, key: str = "") -> Generator[None]:

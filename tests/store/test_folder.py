@@ -353,6 +353,22 @@ def test_a_digest_is_of_the_whole_file_wherever_it_stands() -> None:
     assert sha256_of(file) == sha256(b"x" * (2 * MB + 1)).hexdigest()
 
 
+@pytest.mark.parametrize("times", [1, 2], ids=["at once", "by who comes after a crash"])
+async def test_what_was_removed_does_not_come_back_after_a_power_failure(
+    store: FolderStore, root: Path, disk: Disk, times: int
+) -> None:
+    await store.put(KEY, BytesIO(b"an image"))
+    for _ in range(times):
+        disk.synced.clear()
+        await store.remove(KEY)
+
+    assert disk.has((root / KEY).parent)
+
+
+async def test_what_was_never_kept_may_be_removed(store: FolderStore) -> None:
+    await store.remove("results/zz/none.png")
+
+
 def move(folder: Path, to: Path) -> None:
     folder.rename(to)
 
