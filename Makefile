@@ -1,12 +1,13 @@
-# The interpreter that .venv is made from: make demo PYTHON=python3.13
+# The interpreter that the virtual environment is made from, and where: make test PYTHON=python3.13 VENV=.venv-3.13
 PYTHON ?= python3
+VENV ?= .venv
 ARGS ?=
 DB ?= sqlite
 WORKERS ?= 1
-BIN := .venv/bin
+BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup develop demo serve test prove lint crash-matrix storm capacity bench container-check lock clean
+.PHONY: help setup develop demo serve test check prove lint crash-matrix storm capacity bench container-check lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,7 +15,7 @@ help: ## print this list
 setup: ## make .venv with what the service needs
 	@$(call install,requirements.lock,--clear)
 
-develop: setup ## add the tools that tests and checks need
+develop: setup ## add the tools that all checks need
 	@$(call install,dev.lock)
 
 demo: setup ## watch tasks run against the provider's twin, ARGS=--once for one
@@ -23,8 +24,12 @@ demo: setup ## watch tasks run against the provider's twin, ARGS=--once for one
 serve: setup ## run the service, settings from FLUXHOOK_ variables
 	@$(BIN)/fluxhook serve $(ARGS)
 
-test: develop ## run the tests, ARGS for pytest
+test: setup ## run the tests that a change is made beside, ARGS for pytest
+	@$(call install,test.lock)
 	@$(BIN)/pytest -n auto $(ARGS)
+
+check: develop ## run the tests that `make test` leaves out: PostgreSQL, browser, fuzzing, processes
+	@$(BIN)/pytest -n auto -m check $(ARGS)
 
 lint: develop ## check style, types and layers
 	$(BIN)/ruff check
@@ -32,8 +37,8 @@ lint: develop ## check style, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-prove: develop ## run short forms of the three proofs below, with real kills
-	@$(BIN)/pytest -m proof $(ARGS)
+prove: develop ## run short forms of the three proofs below, with real kills, and search longer for each property
+	@HYPOTHESIS_PROFILE=prove $(BIN)/pytest -m "proof or hypothesis" $(ARGS)
 
 crash-matrix: develop ## crash at every statement and external call, DB=postgres, ARGS=--write for the document
 	@PYTHONPATH=. $(BIN)/python -m tests.proof.crash_matrix --db $(DB) $(ARGS)
@@ -53,10 +58,11 @@ container-check: ## build the image, run compose on PostgreSQL and prove it, as 
 lock: ## refresh the locks (needs uv), ARGS=--upgrade for newer versions
 	@$(COMPILE) pyproject.toml -o requirements.lock
 	@$(COMPILE) pyproject.toml --group dev -c requirements.lock -o dev.lock
-	@! grep -n '://' requirements.lock dev.lock
+	@$(COMPILE) pyproject.toml --group test -c dev.lock -o test.lock
+	@! grep -n '://' requirements.lock dev.lock test.lock
 
-clean: ## remove .venv and caches, never data
-	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+clean: ## remove virtual environments and caches, never data
+	rm -rf .venv .venv-* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find app migrations tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 COMPILE = uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
@@ -64,13 +70,13 @@ COMPILE = uv pip compile --quiet --universal --generate-hashes --no-emit-index-u
 
 # A lock is complete, so what it names is installed and nothing resolved again (--no-deps): one client that the tests
 # try asks for an old Pillow, see pyproject.toml.
-# Whether .venv fits is asked of the lock's digest and the folder, not of file times: a fresh clone or a
+# Whether the environment fits is asked of the lock's digest and the folder, not of file times: a fresh clone or a
 # branch switch changes those. --clear, so that what a lock no longer names is gone.
 define install
 set -eu; \
 want="$$(pwd) $$(cksum < $(1))"; \
-if [ ! -x $(BIN)/fluxhook ] || [ ! -x $(BIN)/python ] || [ "$$(cat .venv/$(1).done 2>/dev/null)" != "$$want" ]; then \
-  echo "Installing $(1) into .venv (once; a few seconds)"; \
+if [ ! -x $(BIN)/fluxhook ] || [ ! -x $(BIN)/python ] || [ "$$(cat $(VENV)/$(1).done 2>/dev/null)" != "$$want" ]; then \
+  echo "Installing $(1) into $(VENV) (once; a few seconds)"; \
   $(if $(2),$(fresh_venv);) \
   if command -v uv >/dev/null; then \
     uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $(1); \
@@ -78,14 +84,14 @@ if [ ! -x $(BIN)/fluxhook ] || [ ! -x $(BIN)/python ] || [ "$$(cat .venv/$(1).do
     $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r $(1); \
   fi; \
   $(if $(2),$(link_project);) \
-  echo "$$want" > .venv/$(1).done; \
+  echo "$$want" > $(VENV)/$(1).done; \
 fi
 endef
 
 define fresh_venv
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
   { echo "Fluxhook needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }; \
-$(PYTHON) -m venv --clear $$(command -v uv >/dev/null && echo --without-pip) .venv
+$(PYTHON) -m venv --clear $$(command -v uv >/dev/null && echo --without-pip) $(VENV)
 endef
 
 # The checkout goes on the path and gets its command without a build back end, so nothing unlocked runs.
@@ -97,7 +103,7 @@ endef
 # sh starts it and Python reads on, because a #! line cannot name a path with a space in it.
 define COMMAND
 #!/bin/sh
-'''exec' "$(CURDIR)/.venv/bin/python" "$$0" "$$@"
+'''exec' "$(CURDIR)/$(BIN)/python" "$$0" "$$@"
 ' '''
 import sys
 

@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import os
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from uuid import uuid4  # noqa: TID251 - names a throw-away database
@@ -15,10 +17,18 @@ from structlog.stdlib import ProcessorFormatter
 
 from app.record import migrate
 from app.record.database import Database, open_database
+from tests import profiles, shared_dialects, tiers
 from tests.postgres import Postgres, start_postgres
 from tests.world import World, open_world
 
+profiles.install()
+shared_dialects.install()
+
 _REQUIRED = os.environ.get("TESTS_REQUIRE", "").split(",")
+
+
+_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of its own is made there
+_ROOM = 4 * 1024**3  # bytes that must be free: two runs at once leave room to spare
 
 
 def skip_or_fail(what: str, reason: str) -> None:
@@ -131,6 +141,28 @@ async def each_world(tmp_path: Path, database_url: str) -> AsyncGenerator[World]
     """A world on each database engine in turn."""
     async with open_world(tmp_path, database_url) as opened:
         yield opened
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by mark
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tiers.assign(items)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if tiers.is_left_out(collection_path, config.option.markexpr) else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep temporary files in memory where there is room: what syncs to disk is not what most tests are about."""
+    is_worker = hasattr(config, "workerinput")
+    if not is_worker and config.option.basetemp is None and _has_room(_MEMORY):
+        config.option.basetemp = tempfile.mkdtemp(prefix="fluxhook-tests-", dir=_MEMORY)
+        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
+
+
+def _has_room(folder: Path) -> bool:
+    return folder.is_dir() and os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > _ROOM
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

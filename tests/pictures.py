@@ -5,12 +5,30 @@ import struct
 import zlib
 from io import BytesIO
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 
 
 def picture(width: int = 320, height: int = 256, form: str = "PNG") -> bytes:
     out = BytesIO()
     Image.new("RGB", (width, height), "teal").save(out, form)
+    return out.getvalue()
+
+
+def photo(form: str = "JPEG") -> bytes:
+    """What a camera gives: soft shapes, grain, a header that says who made it; 512x384, some 20 to 300 kB."""
+    size = (512, 384)
+    sky = Image.linear_gradient("L").resize(size)
+    upside_down = sky.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    image = Image.merge("RGB", (sky, Image.new("L", size, 120), upside_down))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((140, 90, 330, 280), fill=(214, 90, 40))
+    draw.polygon([(0, 384), (180, 210), (300, 300), (512, 180), (512, 384)], fill=(40, 70, 50))
+    grain = Image.effect_noise(size, 40).convert("RGB")
+    image = Image.blend(image.filter(ImageFilter.GaussianBlur(2)), grain, 0.15)
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0132] = "A camera", "2026:01:01 12:00:00"  # its maker, and when
+    out = BytesIO()
+    image.save(out, form, exif=exif, **({"quality": 85} if form == "JPEG" else {}))
     return out.getvalue()
 
 

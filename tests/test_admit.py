@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, text
 from sqlalchemy.util import await_only
@@ -25,6 +25,7 @@ from app.record.database import Database, open_database
 from app.settle import settle
 from app.task import Failure, MoneySpent, Outcome, Report, Said, Status, Witness
 from app.verify import Verdict
+from tests.profiles import examples
 from tests.rows import START, drop_jobs, jobs_left, plan_task, put_account
 from tests.world import World
 
@@ -190,7 +191,7 @@ endings = st.tuples(st.just("end"), st.integers(0, 99))
 happenings = st.lists(st.one_of(arrivals, arrivals, endings), max_size=60)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(25)
 @given(happenings=happenings, most=st.integers(1, 8), most_max=st.integers(1, 4))
 def test_under_any_order_of_events_the_limits_hold_and_no_slot_stays_free_in_vain(
     sqlite_template: Path, happenings: list[tuple[object, ...]], most: int, most_max: int

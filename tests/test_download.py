@@ -56,6 +56,7 @@ async def bring(use: Resources, number: int) -> None:
     assert image.info.width == image.info.height
 
 
+@pytest.mark.check  # takes seconds
 @pytest.mark.skipif(not STATUS.exists(), reason="only Linux says how much memory a process took at most")
 @pytest.mark.parametrize(("images", "side", "most"), [(24, 1330, 64 * MB), (3, 3000, 100 * MB)])
 async def test_many_large_images_at_once_add_little_memory(world: World, images: int, side: int, most: int) -> None:

@@ -385,7 +385,7 @@ def test_the_providers_own_origin_is_all_of_it(url: str) -> None:
 @given(st.text())
 def test_any_text_is_judged_without_an_error(text: str) -> None:
     assert not fetched(f"https://{text}.evil.com/")
-    assert not fetched(text)
+    fetched(text)  # it may name a promised host, by chance or because the search looks for one
 
 
 @given(st.text(alphabet="abflxn-.:@/\\?#[]%\t 0127\u3002\uff0f\ud800", max_size=40))

@@ -21,7 +21,7 @@ DOINGS = st.lists(
 )
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     faults=st.builds(
         Faults,

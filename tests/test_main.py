@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, cast
 
 import pytest
 
 from app import __version__
+from app.main import create_app
 from tests.web.documents import problem
 from tests.world import World
 
@@ -22,10 +24,9 @@ OTHERWISE = {
 Operation = tuple[str, str, dict[str, Any]]
 
 
-@pytest.fixture
-async def openapi(world: World) -> dict[str, Any]:
-    answer = await world.outsider.get("/openapi.json")
-    found: dict[str, Any] = answer.json()
+@pytest.fixture(scope="module")
+def openapi() -> dict[str, Any]:
+    found: dict[str, Any] = create_app(nullcontext(cast("Any", None)), with_worker=False).openapi()
     return found
 
 

@@ -400,4 +400,4 @@ def whole(body: bytes) -> Callable[[int], Awaitable[bytes | None]]:
 
 
 TestRecord = Record.TestCase
-TestRecord.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+TestRecord.settings = settings(max_examples=25, stateful_step_count=30)

@@ -1,8 +1,6 @@
 """The README's story over real sockets: a photo goes out, a proven callback comes in, the image is ours."""
 
 import asyncio
-import base64
-import importlib.util
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -15,12 +13,9 @@ import pytest
 from PIL import Image
 
 from app.provider.twin.rules import Profile
+from tests.pictures import in_base64, photo
 from tests.stage import staged
 from tests.world import ADMIN_KEY
-
-# Real photos that come with scikit-image: a NASA rocket, a cup of coffee.
-_PHOTOS = Path(importlib.util.find_spec("skimage").origin or "").parent / "data"  # type: ignore[union-attr]
-JPEG, PNG = (_PHOTOS / name for name in ("rocket.jpg", "coffee.png"))
 
 # What a final callback proves in each profile, and whether the provider had to be asked.
 VERDICTS = {"a": "signed", "b": "shared_secret", "c": "shared_secret", "none": "unproven"}
@@ -46,7 +41,7 @@ class Stage:
         return {task["id"]: task for task in (await self.twin.get("/twin/ledger")).json()["tasks"]}
 
 
-@pytest.fixture(params=["bfl", "gptproto"])
+@pytest.fixture(params=["bfl", pytest.param("gptproto", marks=pytest.mark.check)])
 async def stage(
     request: pytest.FixtureRequest, profile: Profile, tmp_path: Path, sqlite_url: str
 ) -> AsyncGenerator[Stage]:
@@ -63,10 +58,10 @@ async def stage(
 
 @pytest.mark.parametrize("profile", ["a", "b", "c", "none"])
 async def test_an_image_is_made_and_kept_and_everything_is_accounted_for(stage: Stage, profile: Profile) -> None:
-    photos = {name: base64.b64encode(path.read_bytes()).decode() for name, path in (("jpeg", JPEG), ("png", PNG))}
+    photos = {name: in_base64(photo(name.upper())) for name in ("jpeg", "png")}
     orders: list[dict[str, Any]] = [
         {"prompt": "a lighthouse at dusk", "aspect_ratio": "16:9"},
-        *({"prompt": "black and white", "input_image": photo, "output_format": name} for name, photo in photos.items()),
+        *({"prompt": "black and white", "input_image": image, "output_format": name} for name, image in photos.items()),
     ]
     stories = await asyncio.gather(*(stage.run(**order) for order in orders))
     ledger = await stage.ledger()

@@ -4,7 +4,7 @@ import hashlib
 import hmac
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.verify import Headers, SigningProfile, Verdict, verify
@@ -153,9 +153,8 @@ CALLBACKS = st.tuples(
 )
 
 
-@settings(max_examples=500, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
 @given(st.lists(CALLBACKS, min_size=20, max_size=20))
-def test_of_ten_thousand_random_callbacks_each_has_a_verdict_and_none_is_accepted(
+def test_random_callbacks_each_have_a_verdict_and_none_is_accepted(
     callbacks: list[tuple[bytes, Headers]],
 ) -> None:
     verdicts = {verify(body, headers, SECRET, PROFILE) for body, headers in callbacks}

@@ -195,6 +195,7 @@ def test_no_variable_of_the_surroundings_renames_the_tables() -> None:
 _ROWS_READ = "SELECT sum(idx_tup_fetch + seq_tup_read) FROM pg_stat_xact_user_tables WHERE relname = 'pgqueuer'"
 
 
+@pytest.mark.check  # takes seconds
 @pytest.mark.parametrize("analyzed", [True, False])
 async def test_a_hundred_thousand_parked_jobs_are_not_looked_at_to_claim_one(
     database: Database, analyzed: bool

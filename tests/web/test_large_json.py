@@ -51,7 +51,7 @@ VALUES = st.recursive(
     ascii_only=st.booleans(),
     indent=st.sampled_from([None, 1]),
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # its file is written anew by each example
 def test_images_and_rest_are_together_what_was_sent(
     tmp_path: Path, others: dict[str, Any], images: dict[str, int], cuts: int, *, ascii_only: bool, indent: int | None
 ) -> None:
@@ -126,6 +126,7 @@ def test_a_line_break_that_json_does_not_allow_is_malformed(tmp_path: Path) -> N
         sifted(body, tmp_path)
 
 
+@pytest.mark.check  # takes seconds
 @pytest.mark.parametrize("body", [b'{"prompt": "' + b"x" * MB, b"[" * (MB + 1), b'{"input_image_5": "' + b"A" * MB])
 def test_what_is_no_image_stays_small(tmp_path: Path, body: bytes) -> None:
     with pytest.raises(TooLarge):

@@ -112,9 +112,7 @@ def cases(label: str, *modes: GenerationMode) -> st.SearchStrategy[Case[Any]]:
 def search(label: str, service: Service, examples: int, *modes: GenerationMode) -> None:
     """Send this many requests of an operation, half of them about tasks that are there, or with another body."""
 
-    @settings(
-        max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=examples, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(
         case=cases(label, *modes),
         known=st.sampled_from([*service.task_ids, None, None, None]),
