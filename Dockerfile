@@ -14,7 +14,7 @@ RUN printf '%s\n' '#!/opt/venv/bin/python' 'import sys' 'from app.cli import mai
  && chmod 755 /opt/venv/bin/fluxhook
 COPY app app
 COPY migrations migrations
-COPY pyproject.toml LICENSE ./
+COPY LICENSE ./
 # The root file system is read-only where it runs, so what a start imports is compiled here, and only that.
 RUN python -m compileall -q app migrations \
  && /opt/venv/bin/python -c 'import app.cli, app.main'

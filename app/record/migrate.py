@@ -1,4 +1,4 @@
-"""Bring a database to the schema of this version, by the numbered steps in `migrations/`.
+"""Bring a database to the schema of this version, by the numbered migration steps.
 
 Any number of processes may try at once: one of them does it, the others find it done.
 """
@@ -6,7 +6,6 @@ Any number of processes may try at once: one of them does it, the others find it
 import asyncio
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from alembic import command
@@ -20,9 +19,8 @@ from app import logs
 from app.errors import ConfigurationError, Unavailable
 from app.record.database import Database
 from app.record.postgres import Postgres
-from app.record.revision import is_current, reached
+from app.record.revision import is_current, reached, steps_folder
 
-_ROOT = Path(__file__).resolve().parents[2]
 _MIGRATING = 0x666C7579  # names the lock that a migration takes, among all advisory locks of the database
 # A step that waits for a table keeps everybody else from it too, so it gives up soon and comes back later.
 _LOCK_TIMEOUT_MS = 2000
@@ -117,4 +115,6 @@ def _steps() -> ScriptDirectory:
 
 
 def _config() -> Config:
-    return Config(toml_file=_ROOT / "pyproject.toml")
+    config = Config()
+    config.set_main_option("script_location", str(steps_folder()).replace("%", "%%"))
+    return config

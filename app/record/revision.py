@@ -1,6 +1,6 @@
-"""How far the schema of a database is, by the numbers of the steps in `migrations/`.
+"""Where the migration steps are, and how far the schema of a database has come by their numbers.
 
-Read without Alembic, which takes long to load, and which only who runs a step needs.
+Read without Alembic, which takes long to load and is needed only to run a step.
 """
 
 from functools import cache
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, column, inspect, select, table
 
-_STEPS = Path(__file__).resolve().parents[2] / "migrations" / "versions"
+_PACKAGE = Path(__file__).resolve().parents[1]
 _VERSIONS = table("alembic_version", column("version_num"))
 
 
@@ -34,4 +34,10 @@ def reached(connection: Connection) -> str | None:
 @cache
 def newest() -> str:
     """The last step that this version knows."""
-    return max(file.name.partition("_")[0] for file in _STEPS.glob("[0-9]*_*.py"))
+    return max(file.name.partition("_")[0] for file in steps_folder().glob("versions/[0-9]*_*.py"))
+
+
+def steps_folder(package: Path = _PACKAGE) -> Path:
+    """The folder with the steps: inside the installed package, or beside `app/` in a checkout."""
+    packaged = package / "_migrations"
+    return packaged if packaged.is_dir() else package.parent / "migrations"
