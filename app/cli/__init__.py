@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from importlib import import_module
+from typing import Annotated
 
 import typer
 
@@ -29,6 +30,7 @@ _FILES: Mapping[str, str] = {
     "doctor": "doctor",
     "bench": "bench",
 }
+_NEED_NO_FILE = ("version", "--version")
 
 
 def commands(asked: str | None = None) -> typer.Typer:
@@ -38,11 +40,13 @@ def commands(asked: str | None = None) -> typer.Typer:
         help="A job gateway for FLUX Kontext image tasks.",
         no_args_is_help=True,
         add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
         # A traceback with local variables would show keys.
         pretty_exceptions_enable=False,
     )
+    cli.callback()(_options)
     for name, file in _FILES.items():
-        if asked in _FILES and name != asked:
+        if asked in _NEED_NO_FILE or (asked in _FILES and name != asked):
             continue
         found = getattr(import_module(f"app.cli.{file}"), name)
         if isinstance(found, typer.Typer):
@@ -56,6 +60,20 @@ def commands(asked: str | None = None) -> typer.Typer:
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
+
+
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Declare the options that stand before a command."""
 
 
 def main() -> int:
