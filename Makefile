@@ -7,7 +7,8 @@ WORKERS ?= 1
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup develop demo serve test check prove lint crash-matrix storm capacity bench container-check lock clean
+.PHONY: help setup develop demo serve test check prove lint crash-matrix storm capacity bench container-check \
+	package-check lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +55,9 @@ bench: setup ## measure callbacks beside what bounds them, ARGS='--quick --json 
 
 container-check: ## build the image, run compose on PostgreSQL and prove it, as root on Debian
 	@$(PYTHON) .ci/container-check
+
+package-check: ## build the wheel, install it into a clean environment and run it from an empty folder
+	@$(PYTHON) .ci/package-check
 
 lock: ## refresh the locks (needs uv), ARGS=--upgrade for newer versions
 	@$(COMPILE) pyproject.toml -o requirements.lock
