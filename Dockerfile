@@ -23,6 +23,7 @@ RUN python -m compileall -q app migrations \
 FROM python:3.13-slim
 LABEL org.opencontainers.image.title="Fluxhook" \
       org.opencontainers.image.description="A self-hosted job gateway for FLUX Kontext image tasks" \
+      org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.licenses="MIT"
 
 # A number, so that a volume keeps its owner from one image to the next.

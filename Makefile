@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup develop demo serve test check prove lint crash-matrix storm capacity bench container-check \
-	package-check lock clean
+	package-check release lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ container-check: ## build the image, run compose on PostgreSQL and prove it, as 
 
 package-check: ## build the wheel, install it into a clean environment and run it from an empty folder
 	@$(PYTHON) .ci/package-check
+
+release: ## say how a release is made and what is missing for one, and change nothing
+	@$(PYTHON) .ci/release
 
 lock: ## refresh the locks (needs uv), ARGS=--upgrade for newer versions
 	@$(COMPILE) pyproject.toml -o requirements.lock
