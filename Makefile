@@ -7,7 +7,7 @@ WORKERS ?= 1
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup develop demo serve test check prove lint crash-matrix storm capacity bench container-check \
+.PHONY: help setup develop demo serve test check prove cold lint crash-matrix storm capacity bench container-check \
 	package-check release lock clean
 
 help: ## print this list
@@ -31,6 +31,15 @@ test: setup ## run the tests that a change is made beside, ARGS for pytest
 
 check: develop ## run the tests that `make test` leaves out: PostgreSQL, browser, fuzzing, processes
 	@$(BIN)/pytest -n auto -m check $(ARGS)
+
+# Whatever is compiled or built on first use is built anew, on one processor, beside something that wants it too.
+cold: develop ## run the property tests and what starts a process on a slow machine with cold caches
+	@caches=$$(mktemp -d); \
+	pin=$$(command -v taskset >/dev/null && echo taskset -c 0); \
+	$$pin sh -c 'while :; do :; done' & busy=$$!; \
+	trap "kill $$busy; rm -rf $$caches" EXIT; \
+	HYPOTHESIS_PROFILE=cold HYPOTHESIS_STORAGE_DIRECTORY=$$caches/hypothesis PYTHONPYCACHEPREFIX=$$caches/compiled \
+	  $$pin $(BIN)/pytest -p no:cacheprovider -m "hypothesis or process" $(ARGS)
 
 lint: develop ## check style, types and layers
 	$(BIN)/ruff check

@@ -4,21 +4,24 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-_NORMAL, _PROVE = "normal", "prove"
-_MORE = 10  # times as many examples in `make prove`
+_NORMAL, _PROVE, _COLD = "normal", "prove", "cold"
+_EXAMPLES = 50
+_FEW = 5  # in `make cold`, where the first ones are what matters
+_MORE = 4  # times as many examples in `make prove`
 
 
 def install() -> None:
     """Register the profiles and load the one that HYPOTHESIS_PROFILE names."""
     settings.register_profile(
         _NORMAL,
-        max_examples=50,
+        max_examples=_EXAMPLES,
         # The first draw of a strategy may build tables for seconds: on a cold machine that says nothing about a test.
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
         derandomize="CI" in os.environ,
     )
-    settings.register_profile(_PROVE, settings.get_profile(_NORMAL), max_examples=50 * _MORE, derandomize=False)
+    settings.register_profile(_PROVE, settings.get_profile(_NORMAL), max_examples=_EXAMPLES * _MORE, derandomize=False)
+    settings.register_profile(_COLD, settings.get_profile(_NORMAL), max_examples=_FEW)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", _NORMAL))
 
 

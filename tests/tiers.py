@@ -31,17 +31,30 @@ _CHECKED = (
     "web/test_openapi.py",  # fuzzing
 )
 
+# Files that start the service as a process: what is slow at first must not fail there either.
+_PROCESSES = (
+    "cli/test_demo.py",
+    "cli/test_serving.py",
+    "cli/test_starting.py",
+    "cli/test_stopping.py",
+    "cli/test_work.py",
+    "test_crash.py",
+    "test_release.py",
+)
+
 
 def assign(items: Sequence[pytest.Item]) -> None:
-    """Mark the tests that `make test` leaves out with `check`."""
+    """Mark the tests that `make test` leaves out with `check`, and those that start a process with `process`."""
     for item in items:
+        if _is_in(item.path.relative_to(_TESTS), _PROCESSES):
+            item.add_marker("process")
         if item.get_closest_marker("proof") is None and _is_checked(item):
             item.add_marker("check")
 
 
 def _is_checked(item: pytest.Item) -> bool:
     path = item.path.relative_to(_TESTS)
-    if any(path.is_relative_to(place) for place in _CHECKED):
+    if _is_in(path, _CHECKED):
         return True
     return path.parts[0] not in _BOTH_DATABASES and _needs_a_server(item)
 
@@ -53,9 +66,13 @@ def _needs_a_server(item: pytest.Item) -> bool:
     return not _SERVERS.isdisjoint([*getattr(item, "fixturenames", ()), *chosen])
 
 
+def _is_in(path: Path, places: Sequence[str]) -> bool:
+    return any(path.is_relative_to(place) for place in places)
+
+
 def is_left_out(path: Path, expression: str) -> bool:
     """Whether no test of this file or folder is asked for by `-m`: then it need not be read, nor what it imports."""
     place = path.relative_to(_TESTS)
-    return ("not check" in expression and any(place.is_relative_to(each) for each in _CHECKED)) or (
+    return ("not check" in expression and _is_in(place, _CHECKED)) or (
         "not proof" in expression and place.is_relative_to("proof")
     )
