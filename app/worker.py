@@ -76,7 +76,7 @@ async def run(use: Resources, *, grace: timedelta = _GRACE) -> None:
         while not use.stopping.is_set():
             bell.silence()
             try:
-                started = started or await _start(use)
+                started = started or await start(use)
                 await bell.rest(await _round(use, in_hand, bell) if started else _AWAY_S)
             except Exception:
                 log.exception("round_failed")  # and the next may do better; a worker that ended would do nothing
@@ -188,7 +188,7 @@ def _passes(error: Exception) -> bool:
     return isinstance(error, FluxhookError) and error.retryable
 
 
-async def _start(use: Resources) -> bool:
+async def start(use: Resources) -> bool:
     """Make runnable what was left running, and see that the sweeper sweeps; False while the database is away.
 
     While nobody was here callbacks may have been missed: the provider is asked about every task that it has.

@@ -251,7 +251,7 @@ class Process:
         self._runner.run(self._kill())
         self.outside.calls.clear()
         self.db.dead, self.db.dies_at = False, None
-        self.play(worker._start(self.use))
+        self.play(worker.start(self.use))
 
     def play(self, doing: Coroutine[Any, Any, T]) -> T | None:
         """Have this done until it ends or waits for the outside; None when it waits or died."""

@@ -51,7 +51,8 @@ def set_time(connection: Connection, now: datetime) -> None:
 def keep_time(database: Database, now: Callable[[], datetime]) -> None:
     """Have every transaction of this database see the time of a test's clock."""
     if isinstance(database, Engine):
-        event.listen(database._engine.sync_engine, "begin", lambda connection: set_time(connection, now()))
+        (engine,) = database.engines
+        event.listen(engine, "begin", lambda connection: set_time(connection, now()))
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ async def test_a_restarted_service_finds_what_it_kept(each_world: World, store: 
     caller = await kept(each_world, store)
     each_world.clock.advance(LONG)
     each_world.use = replace(each_world.use, store=FolderStore(tmp_path / "images"))
-    await worker._start(each_world.use)
+    await worker.start(each_world.use)
     await each_world.work()
 
     assert await is_whole(each_world, caller)
@@ -328,7 +328,7 @@ async def test_a_process_killed_while_it_keeps_or_brings_in_loses_nothing(
     store.down, store.fuse = False, Fuse(armed=False)
     world.use = replace(alive, store=store)
     world.clock.advance(LONG)
-    await worker._start(world.use)
+    await worker.start(world.use)
     await world.work()
     await tend(world.use)
 

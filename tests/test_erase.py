@@ -267,7 +267,7 @@ async def test_a_process_killed_while_it_erases_has_erased_all_or_nothing(
     images = len(files(tmp_path / "images"))
     await erase(each_world, task_id)
     each_world.clock.advance(60)
-    await worker._start(each_world.use)
+    await worker.start(each_world.use)
     await each_world.work()
 
     assert there == (404 if erased_by_then else 200)

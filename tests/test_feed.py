@@ -15,6 +15,7 @@ from app.record import Connection, events
 from app.record.database import Database, open_database
 from app.record.events import START
 from app.task import Status
+from tests.databases import connection_to
 from tests.rows import START as NOON
 from tests.rows import plan_task
 from tests.sockets import until
@@ -247,9 +248,10 @@ async def test_what_settles_late_is_heard_though_nobody_tells(postgres_url: str)
         feed.listen(None) as listener,
     ):
         await database.write(planned(1))
-        async with database._engine.begin() as other:  # type: ignore[attr-defined]
+        async with connection_to(postgres_url) as other:
             await other.run_sync(lambda connection: plan_task(connection, "other"))
             await database.write(ready(0))
             assert await listener.next(0.05) == []
+            await other.commit()
 
         assert await heard(listener, 1) == ["task_0"]

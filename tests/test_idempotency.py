@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from sqlalchemy import event
 from sqlalchemy.util import await_only
 
 from app.errors import InvalidRequest, KeyReused, RequestInFlight
 from app.idempotency import REMEMBERED, Claim, claim, digest_of, let_go
 from app.params import WEBHOOK_FIELDS, TaskParams
 from app.record import Connection
+from tests.databases import listening_for
 from tests.world import World, open_world
 
 FOX = TaskParams(prompt="a red fox")
@@ -116,9 +116,10 @@ async def test_an_answer_that_comes_just_before_its_key_is_taken_over_stands(tmp
             if statement.startswith("DELETE FROM idempotency"):
                 await_only(world.use.db.write(lambda connection: slow.answer(connection, {"id": "task_1"})))
 
-        event.listen(world.use.db._engine.sync_engine, "before_cursor_execute", answer_first)  # type: ignore[attr-defined]
+        with listening_for(world.use.db, "before_cursor_execute", answer_first):
+            found = await claim(world.use, "key_1", "k", "d")
 
-        assert await claim(world.use, "key_1", "k", "d") == {"id": "task_1"}
+        assert found == {"id": "task_1"}
 
 
 @pytest.mark.parametrize("header", ['"k"', " k ", ' "k" '])

@@ -53,7 +53,7 @@ async def live(folder: Path, faults: Faults, doings: list[str]) -> None:
             elif doing == "work":
                 await worker.run_once(world.use)
             elif doing == "die":
-                await worker._start(world.use)
+                await worker.start(world.use)
             elif doing.startswith("wait"):
                 await world.go_on(40 if doing == "wait long" else 2, 2)
             else:

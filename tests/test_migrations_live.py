@@ -15,6 +15,7 @@ from app.record import Connection, migrate
 from app.record.catching_up import catch_up
 from app.record.database import Database, open_database
 from app.record.revision import is_current
+from tests.databases import connection_to
 from tests.postgres import Postgres
 from tests.schema_rows import REVISIONS, fill, found_tables, made_up, reach
 from tests.sockets import until
@@ -98,10 +99,11 @@ async def test_indexes_of_large_tables_are_made_while_others_hold_and_write_them
     wrote, ends = asyncio.Event(), asyncio.Event()
 
     async def hold() -> None:
-        async with open_database(address) as other, other._engine.begin() as connection:  # type: ignore[attr-defined]
+        async with connection_to(address) as connection:
             await connection.execute(text("UPDATE tasks SET priority = 1"))
             wrote.set()
             await ends.wait()
+            await connection.commit()
 
     async with asyncio.TaskGroup() as group, open_database(address) as third:
         group.create_task(hold())
@@ -155,12 +157,10 @@ async def locked(address: str) -> AsyncGenerator[asyncio.Event]:
     held, released = asyncio.Event(), asyncio.Event()
 
     async def hold() -> None:
-        async with open_database(address) as other:
-            engine = other._engine  # type: ignore[attr-defined]
-            async with engine.begin() as connection:
-                await connection.execute(text("LOCK TABLE alembic_version IN SHARE ROW EXCLUSIVE MODE"))
-                held.set()
-                await released.wait()
+        async with connection_to(address) as connection:
+            await connection.execute(text("LOCK TABLE alembic_version IN SHARE ROW EXCLUSIVE MODE"))
+            held.set()
+            await released.wait()
 
     async with asyncio.TaskGroup() as group:
         group.create_task(hold())

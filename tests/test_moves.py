@@ -2,12 +2,13 @@ import asyncio
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from app import moves, outbox
 from app.record import Connection, accounts, results, tasks
 from app.record.database import Database, open_database
 from app.task import Failure, MoneySpent, Status, sources
+from tests.databases import listening_for
 from tests.rows import START, hold_slot, plan_task, put_account
 
 IMAGE: dict[str, Any] = {
@@ -68,16 +69,16 @@ async def test_on_postgresql_who_ends_many_tasks_waits_for_nobody_while_it_holds
             pass
         accounts.lock(connection, "account")
 
-    async with open_database(postgres_url) as database, asyncio.timeout(20):
-        event.listen(database._engine.sync_engine, "handle_error", deadlocks.append)  # type: ignore[attr-defined]
+    async with open_database(postgres_url) as database, asyncio.timeout(30):
         await database.write(ready)
-        freeing = asyncio.create_task(database.write(tell_and_free))
-        await told.wait()
         both = ["task_a", "task_b"]
-        ended = await database.write(
-            lambda connection: moves.expire(connection, both, Failure.DEADLINE_EXCEEDED, "late", START)
-        )
-        await freeing
+        with listening_for(database, "handle_error", deadlocks.append):
+            freeing = asyncio.create_task(database.write(tell_and_free))
+            await told.wait()
+            ended = await database.write(
+                lambda connection: moves.expire(connection, both, Failure.DEADLINE_EXCEEDED, "late", START)
+            )
+            await freeing
 
         assert ended == both
         assert deadlocks == []

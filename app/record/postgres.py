@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]
-from sqlalchemy import Connection, Dialect, event, text
+from sqlalchemy import Connection, Dialect, Engine, event, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -76,6 +76,11 @@ class Postgres:
     @property
     def dialect(self) -> Dialect:
         return self._engine.dialect
+
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """SQLAlchemy's engines behind it, for listeners to their events."""
+        return (self._engine.sync_engine,)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         return await self._write(self._engine.begin, work)

@@ -43,6 +43,11 @@ class Sqlite:
     def dialect(self) -> Dialect:
         return self._writing.dialect
 
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """SQLAlchemy's engines behind it, for listeners to their events."""
+        return self._writing, self._reading
+
     async def write(self, work: Callable[[Connection], T]) -> T:
         if self._closed:
             raise Unavailable("the database is closed")

@@ -11,13 +11,14 @@ import asyncpg  # type: ignore[import-untyped]
 import pytest
 from pgqueuer.adapters.persistence.qb import QueryBuilderEnvironment
 from pgqueuer.queries import Queries
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from app import jobs
 from app.jobs import LEASE, Job, Step
 from app.jobs.pgqueuer_schema import SETTINGS
 from app.record import Connection
 from app.record.database import Database, open_database
+from tests.databases import listening_for
 from tests.postgres import set_time
 from tests.rows import START, jobs_left
 
@@ -55,14 +56,14 @@ async def test_a_heart_beat_and_who_asks_for_the_same_jobs_again_do_not_wait_for
             pass
         jobs.enqueue(connection, [second])
 
-    event.listen(database._engine.sync_engine, "handle_error", deadlocks.append)  # type: ignore[attr-defined]
     for wanted in (second, first):  # so they lie in the table
         await database.write(lambda connection, wanted=wanted: jobs.enqueue(connection, [wanted]))  # type: ignore[misc]
     in_hand = await claim(database)
-    asking = asyncio.create_task(database.write(ask_again))
-    await asked.wait()
-    await database.write(lambda connection: jobs.beat(connection, in_hand))
-    await asking
+    with listening_for(database, "handle_error", deadlocks.append):
+        asking = asyncio.create_task(database.write(ask_again))
+        await asked.wait()
+        await database.write(lambda connection: jobs.beat(connection, in_hand))
+        await asking
 
     assert len(in_hand) == 2
     assert deadlocks == []

@@ -17,9 +17,8 @@ from typing import IO, Any, TypeVar
 import httpx
 from sqlalchemy import Connection, event
 
-from app.record.sqlite import Sqlite
 from app.store import FolderStore
-from tests.databases import OneByOne
+from tests.databases import OneByOne, engines
 from tests.proof.crash_databases import Engine
 
 T = TypeVar("T")
@@ -81,8 +80,7 @@ class FusedDatabase(OneByOne):
     def __init__(self, inner: Engine, fuse: Fuse) -> None:
         self._inner = inner
         self._fuse = fuse
-        engines = (inner._writing, inner._reading) if isinstance(inner, Sqlite) else (inner._engine.sync_engine,)
-        for engine in engines:
+        for engine in engines(inner):
             event.listen(engine, "before_cursor_execute", self._on_statement)
         self.dialect = inner.dialect
         self.on_signal = inner.on_signal

@@ -130,7 +130,7 @@ class CrashWorld:
     async def _go_on(self, use: Resources, db: Engine, fuse: Fuse) -> None:
         """Do as the worker's own loop does, with a clock that jumps to whatever comes next."""
         until = self.clock.at + _LONGEST
-        await worker._start(use)
+        await worker.start(use)
         while self.clock.at < until:
             await self._post(fuse)
             await _work(use)

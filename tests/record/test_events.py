@@ -9,7 +9,7 @@ from sqlalchemy import func, select, update
 from app.record import Connection, events
 from app.record.database import Database, open_database
 from app.record.events import START, Page, Position
-from app.record.postgres import Postgres
+from tests.databases import connection_to
 from tests.rows import START as NOON
 from tests.rows import plan_task
 from tests.sockets import until
@@ -99,13 +99,12 @@ def test_a_position_is_itself_again_after_being_text() -> None:
 
 async def test_who_commits_last_is_not_missed_though_it_came_first(postgres_url: str) -> None:
     async with open_database(postgres_url) as database:
-        assert isinstance(database, Postgres)
         await database.write(with_tasks(*"ab"))
-        async with database._engine.begin() as first:
+        async with connection_to(postgres_url) as first:
             await first.run_sync(happened("a"))
-            async with database._engine.begin() as second:
-                await second.run_sync(happened("b"))
+            await database.write(happened("b"))
             meanwhile = await page(database)
+            await first.commit()
         after = await settled(database, "ab")
 
     assert (names(meanwhile), meanwhile.pending) == ("", True)
@@ -114,9 +113,8 @@ async def test_who_commits_last_is_not_missed_though_it_came_first(postgres_url:
 
 async def test_a_transaction_that_is_undone_holds_nothing_back_for_longer(postgres_url: str) -> None:
     async with open_database(postgres_url) as database:
-        assert isinstance(database, Postgres)
         await database.write(with_tasks(*"ab"))
-        async with database._engine.connect() as first:
+        async with connection_to(postgres_url) as first:
             await first.run_sync(happened("a"))
             await database.write(happened("b"))
             assert names(await page(database)) == ""

@@ -5,12 +5,10 @@ import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
-from sqlalchemy.event import listen
-
 from app.record import Connection
 from app.record.database import open_database
-from app.record.postgres import Postgres
 from app.web.health import readyz
+from tests.databases import listening_for
 from tests.world import World
 
 
@@ -73,9 +71,8 @@ async def test_a_database_that_cannot_be_read_is_not_ready_and_the_process_lives
 
 async def test_a_database_that_takes_no_writes_is_not_ready(world: World, postgres_url: str) -> None:
     async with open_database(postgres_url) as standby:
-        assert isinstance(standby, Postgres)
-        listen(standby._engine.sync_engine, "begin", _refuse_writes)
-        answer = await readyz(replace(world.use, db=standby))
+        with listening_for(standby, "begin", _refuse_writes):
+            answer = await readyz(replace(world.use, db=standby))
 
     assert answer.status_code == 503
     assert b"the database is read-only" in bytes(answer.body)
