@@ -20,7 +20,7 @@ from app.record.events import Event, Page, Position
 from app.retry import Backoff
 
 _AT_ONCE = 200  # events in one read
-_HELD = 1000  # events that wait for one listener; who is further behind is let go
+_MOST_WAITING = 1000  # events that wait for one listener; a listener that is further behind is let go
 _LOOK_EVERY_S = 5.0  # should a wake-up be lost
 # For what passes without anybody telling: another transaction that keeps events from settling, an outage.
 _PASSING = Backoff(first=timedelta(milliseconds=20), longest=timedelta(seconds=1))
@@ -46,9 +46,10 @@ class Ended(Exception):
 class Feed:
     """Open it around whatever listens: at its end, and when `stopping` is set, every listener is let go."""
 
-    def __init__(self, db: Database, stopping: asyncio.Event) -> None:
+    def __init__(self, db: Database, stopping: asyncio.Event, most_waiting: int = _MOST_WAITING) -> None:
         self.heartbeat_s = 15.0  # how long one that streams may hear nothing
         self.end = events.START  # of what was handed on
+        self.most_waiting = most_waiting
         self._db = db
         self._stopping = stopping
         self._joining = asyncio.Lock()
@@ -86,7 +87,7 @@ class Feed:
     async def join(self, listener: "Listener") -> None:
         """Hand every event after `self.end` to this listener from now on."""
         async with self._joining:
-            if self._reader is None or self._reader.done():
+            if not self.is_reading:
                 await self._start_reading()
             if self._over:
                 raise Ended
@@ -99,6 +100,16 @@ class Feed:
             self._listeners.pop(listener.wanted.task_id, None)
         if not self._listeners:
             self._woken.set()  # the reader ends
+
+    @property
+    def listeners(self) -> int:
+        """How many are handed new events at the moment."""
+        return sum(map(len, self._listeners.values()))
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether it reads new events from the database, as it does while somebody listens."""
+        return self._reader is not None and not self._reader.done()
 
     async def read(self, after: Position, wanted: Wanted = _ALL) -> Page:
         return await self._db.read(
@@ -196,7 +207,7 @@ class Listener:
     def take(self, event: Event) -> None:
         if self.wanted.kinds and event.kind not in self.wanted.kinds:
             return
-        if len(self._held) == _HELD:
+        if len(self._held) == self._feed.most_waiting:
             self.end()
             return
         self._held.append(event)

@@ -24,16 +24,16 @@ _KINDS = {
 log = logs.get("prune")
 
 
-async def prune(use: Resources) -> None:
+async def prune(use: Resources, batch: int = _BATCH, at_once: int = _AT_ONCE) -> None:
     """Delete some of what need not be kept any more; nothing where everything is."""
     if use.evidence_kept is None:
         return
     ended_before, deleted = use.now() - use.evidence_kept, Counter[str]()
     for kind, forget in _KINDS.items():
         on: str | None = ""
-        while on is not None and deleted[kind] < _AT_ONCE and not use.stopping.is_set():
+        while on is not None and deleted[kind] < at_once and not use.stopping.is_set():
             looked = await use.db.write(
-                lambda connection, forget=forget, on=on: forget(connection, ended_before, on, _BATCH)  # type: ignore[misc]
+                lambda connection, forget=forget, on=on: forget(connection, ended_before, on, batch)  # type: ignore[misc]
             )
             deleted[kind] += looked.deleted
             on = looked.on

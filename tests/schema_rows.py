@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import Column, MetaData, Table, select
 
 from app.record import Connection, migrate, schema
 from app.record.revision import reached
 
-REVISIONS = [step.revision for step in migrate._steps().walk_revisions()][::-1]
+STEPS = ScriptDirectory(str(Path(__file__).parents[1] / "migrations"))
+REVISIONS = [step.revision for step in STEPS.walk_revisions()][::-1]
 Rows = dict[str, list[dict[str, Any]]]
 
 

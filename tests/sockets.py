@@ -33,7 +33,7 @@ async def serving(app: Any, bound: socket.socket) -> AsyncGenerator[None]:
         bound.close()
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
     """Wait, for a bounded time, until this holds."""
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110 - nothing outside of us signals

@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TypeVar
 
 import pytest
 
-from app import feed as feed_module
 from app.announce import Announcement, announce
 from app.errors import Unavailable
 from app.feed import Ended, Feed, Listener, Wanted
@@ -60,29 +60,30 @@ def planned(count: int) -> Callable[[Connection], None]:
 async def heard(listener: Listener, count: int) -> list[str]:
     """The tasks of the next events, until there are so many."""
     found: list[str] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(found) < count:
             found += [event.task_id for event in await listener.next(5)]
     return found
 
 
-async def idle(feed: Feed) -> None:
-    async def is_idle() -> bool:
-        return feed._reader is None or feed._reader.done()
-
-    await until(is_idle)
+async def is_idle(feed: Feed) -> bool:
+    return not feed.is_reading
 
 
 @pytest.fixture
-async def feed(database: Database) -> AsyncGenerator[Feed]:
+def stopping() -> asyncio.Event:
+    return asyncio.Event()
+
+
+@pytest.fixture
+async def feed(database: Database, stopping: asyncio.Event) -> AsyncGenerator[Feed]:
     await database.write(planned(3))
-    async with Feed(database, asyncio.Event()) as opened:
+    async with Feed(database, stopping) as opened:
         yield opened
 
 
 async def test_who_listens_hears_what_happens_from_then_on(database: Database, feed: Feed) -> None:
     await database.write(ready(0))
-    await idle(feed)
     async with feed.listen(None) as listener:
         start = listener.position
         await database.write(ready(1, 2))
@@ -129,7 +130,7 @@ async def test_nothing_is_missed_or_heard_twice_however_often_a_listener_comes_b
                     found += [event.position for event in await listener.next(0.5)]
         return found
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         _, *each = await asyncio.gather(write(), listen(), listen())
 
     whole = await database.read(lambda connection: events.following(connection, START, 100))
@@ -156,11 +157,13 @@ async def test_a_thousand_listeners_cost_the_database_as_much_as_one(database: D
     assert await reads_for(1000) <= few
 
 
-async def test_who_is_too_slow_is_let_go_and_nobody_else_is(
-    database: Database, feed: Feed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(feed_module, "_HELD", 5)
-    async with feed.listen(None) as slow, feed.listen(None) as quick:
+async def test_who_is_too_slow_is_let_go_and_nobody_else_is(database: Database) -> None:
+    await database.write(planned(3))
+    async with (
+        Feed(database, asyncio.Event(), most_waiting=5) as feed,
+        feed.listen(None) as slow,
+        feed.listen(None) as quick,
+    ):
         for number in range(8):
             await database.write(ready(number % 3))
             await heard(quick, 1)
@@ -184,12 +187,12 @@ async def test_nothing_is_read_while_nobody_listens(database: Database) -> None:
 
         async with feed.listen(None):
             pass
-        await idle(feed)
+        await until(partial(is_idle, feed))
         after = counted.reads
         await database.write(ready(0))
 
         assert counted.reads == after
-        assert not feed._listeners
+        assert feed.listeners == 0
 
 
 async def test_an_outage_of_the_database_is_waited_for(database: Database) -> None:
@@ -217,10 +220,12 @@ async def test_everybody_is_let_go_when_the_service_stops(database: Database) ->
                 pass
 
 
-async def test_who_is_let_go_while_it_catches_up_has_passed_nothing(database: Database, feed: Feed) -> None:
+async def test_who_is_let_go_while_it_catches_up_has_passed_nothing(
+    database: Database, feed: Feed, stopping: asyncio.Event
+) -> None:
     async with feed.listen(START) as listener:
         await database.write(ready(0))
-        feed._stopping.set()
+        stopping.set()
         await asyncio.sleep(0)
         with pytest.raises(Ended):
             await listener.next(0)

@@ -21,7 +21,7 @@ from app.record.catching_up import catch_up
 from app.record.database import Database, open_database
 from app.record.revision import is_current, newest
 from tests.rows import START, claim, jobs_left
-from tests.schema_rows import REVISIONS, fill, found_tables, reach, rows_of, shape
+from tests.schema_rows import REVISIONS, STEPS, fill, found_tables, reach, rows_of, shape
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -110,6 +110,7 @@ async def test_each_step_leads_back_and_up_again_and_what_was_there_before_it_su
 async def test_ten_that_start_at_once_migrate_once(empty_url: str) -> None:
     async with AsyncExitStack() as stack:
         starting = [await stack.enter_async_context(open_database(empty_url)) for _ in range(10)]
+        await starting[0].read(is_current)  # SQLite waits for no other connection when it turns a new file to WAL
         await asyncio.gather(*map(catch_up, starting))
 
         assert [await each.read(differences) for each in starting[:2]] == [[], []]
@@ -123,7 +124,7 @@ async def test_a_migrated_database_has_nothing_left_to_do(empty: Database) -> No
 
 
 def test_the_newest_step_is_the_one_that_alembic_ends_with() -> None:
-    assert newest() == migrate._steps().get_current_head()
+    assert newest() == STEPS.get_current_head()
 
 
 async def test_a_database_is_current_only_when_no_step_is_missing(empty: Database) -> None:

@@ -92,6 +92,11 @@ LARGE = [
 ]
 
 
+async def waits_for_a_lock(database: Database) -> bool:
+    blocked = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+    return bool(await database.read(lambda connection: connection.scalar(blocked)))
+
+
 async def test_indexes_of_large_tables_are_made_while_others_hold_and_write_them(live: Database, address: str) -> None:
     """An index that is made in the step itself would have everybody wait behind whoever writes at the moment."""
     await live.write(lambda connection: reach(connection, "0007"))
@@ -109,9 +114,9 @@ async def test_indexes_of_large_tables_are_made_while_others_hold_and_write_them
         group.create_task(hold())
         await wrote.wait()
         migrating = group.create_task(catch_up(live))
-        await asyncio.sleep(0.3)  # so that it waits for the writer
+        await until(partial(waits_for_a_lock, third))
         tables = await third.read(found_tables)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             for table in tables:
                 await third.write(partial(use, table=table, number=2000))
         waited = not migrating.done()
@@ -170,9 +175,8 @@ async def locked(address: str) -> AsyncGenerator[asyncio.Event]:
 
 
 @pytest.fixture
-async def behind(live: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
-    """A database that lacks every step, and steps that are patient for a moment only."""
-    monkeypatch.setattr(migrate, "_LOCK_TIMEOUT_MS", 20)
+async def behind(live: Database) -> Database:
+    """A database that lacks every step."""
     await live.write(migrate.upgrade)
     await live.write(lambda connection: reach(connection, "base"))
     return live
@@ -181,7 +185,7 @@ async def behind(live: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
 async def test_a_step_lets_go_of_the_queue_for_a_locked_table_and_comes_back(behind: Database, address: str) -> None:
     with capture_logs() as told:
         async with locked(address) as released:
-            migrating = asyncio.create_task(migrate.run_missing(behind, [0.01] * 200))
+            migrating = asyncio.create_task(migrate.run_missing(behind, [0.01] * 1000, lock_timeout_ms=20))
 
             async def has_given_way() -> bool:
                 return bool(told)
@@ -199,6 +203,6 @@ async def test_a_table_that_stays_locked_ends_the_start_with_a_reason_and_change
 ) -> None:
     async with locked(address):
         with pytest.raises(Unavailable, match="long transaction"):
-            await migrate.run_missing(behind, [0.01])
+            await migrate.run_missing(behind, [0.01], lock_timeout_ms=20)
 
         assert not await behind.read(is_current)

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import pytest
 
-from app import prune as retention
 from app.errors import Unavailable
 from app.provider.twin import Faults
 from app.prune import prune
@@ -121,32 +120,28 @@ async def test_a_delivery_that_waits_stays(each_world: World) -> None:
     assert (await rows(each_world))[0] == 0
 
 
-async def test_a_backlog_that_waits_is_not_walked_through_however_long_it_is(
-    each_world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(retention, "_BATCH", 1)
+async def test_a_backlog_that_waits_is_not_walked_through_however_long_it_is(each_world: World) -> None:
     receiver(each_world, 500)
     for _ in range(4):
         await ended(each_world)
     each_world.clock.advance(31 * 86400)
     one_look_at_each_kind: Any = Dying(each_world.use.db, 3)
-    await prune(replace(keeping(each_world), db=one_look_at_each_kind))
+    await prune(replace(keeping(each_world), db=one_look_at_each_kind), batch=1)
 
     assert (await rows(each_world, ("deliveries",))) == [4]
 
 
 @pytest.mark.parametrize("commits", range(5))
 async def test_who_is_killed_between_two_batches_leaves_the_rest_to_the_next_sweep(
-    each_world: World, commits: int, monkeypatch: pytest.MonkeyPatch
+    each_world: World, commits: int
 ) -> None:
-    monkeypatch.setattr(retention, "_BATCH", 2)
     receiver(each_world, 200)
     for _ in range(3):
         await told(each_world)
     each_world.clock.advance(31 * 86400)
     dying: Any = Dying(each_world.use.db, commits)
     with pytest.raises(Unavailable):
-        await prune(replace(keeping(each_world), db=dying))
+        await prune(replace(keeping(each_world), db=dying), batch=2)
     left = await rows(each_world)
     await prune(keeping(each_world))
 
@@ -154,10 +149,7 @@ async def test_who_is_killed_between_two_batches_leaves_the_rest_to_the_next_swe
     assert await rows(each_world) == [0, 0, 0, 0]
 
 
-async def test_old_tasks_that_have_not_ended_do_not_hide_those_behind_them(
-    each_world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(retention, "_BATCH", 1)
+async def test_old_tasks_that_have_not_ended_do_not_hide_those_behind_them(each_world: World) -> None:
     for _ in range(3):
         await submitted(each_world, faults=Faults(drop_callback=1))
     open_ones = await rows(each_world)
@@ -166,25 +158,30 @@ async def test_old_tasks_that_have_not_ended_do_not_hide_those_behind_them(
     await told(each_world)
     all_of_them = await rows(each_world)
     each_world.clock.advance(31 * 86400)
-    await prune(keeping(each_world))
+    await prune(keeping(each_world), batch=1)
 
     assert open_ones[0] < all_of_them[0]
     assert (await rows(each_world))[0] >= open_ones[0]
     assert (await rows(each_world))[1:] == [0, 0, 0]
 
 
-async def test_one_sweep_deletes_only_so_much_and_the_next_goes_on(
-    each_world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(retention, "_BATCH", 1)
-    monkeypatch.setattr(retention, "_AT_ONCE", 1)
+async def test_one_round_deletes_only_so_much_and_the_next_goes_on(each_world: World) -> None:
     receiver(each_world, 200)
     await told(each_world)
     before = await rows(each_world)
     each_world.clock.advance(31 * 86400)
-    await sweep(keeping(each_world), NO_TASK)
+    await prune(keeping(each_world), batch=1, at_once=1)
     first = await rows(each_world)
-    await sweep(keeping(each_world), NO_TASK)
+    await prune(keeping(each_world), batch=1, at_once=1)
 
     assert first[0] == before[0] - 1
     assert (await rows(each_world))[0] == before[0] - 2
+
+
+async def test_each_sweep_prunes(each_world: World) -> None:
+    receiver(each_world, 200)
+    await told(each_world)
+    each_world.clock.advance(31 * 86400)
+    await sweep(keeping(each_world), NO_TASK)
+
+    assert await rows(each_world) == [0, 0, 0, 0]

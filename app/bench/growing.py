@@ -12,7 +12,7 @@ from app.bench.hot_paths import Path, Undone
 from app.record import Connection, tasks
 from app.record.database import Database, open_database
 
-_WARM, _TIMES = 10, 300
+_WARM, _TIMES = 10, 300  # how often a path is run before it is measured, and then
 _GROUPS = 60
 _SPREAD = timedelta(days=1)  # between the tasks that are read
 
@@ -42,8 +42,12 @@ class Compared:
         return self.large.p99_ms / self.small.p99_ms
 
 
-async def measure(database_url: str, times: int = _TIMES) -> dict[str, Figures]:
-    """Run each hot path so many times and a few more; the callbacks of 16 tasks count as one path, measured less often.
+async def measure(
+    database_url: str, times: int = _TIMES, warm: int = _WARM, most_groups: int = _GROUPS
+) -> dict[str, Figures]:
+    """Run each hot path `times` times, after `warm` times that do not count.
+
+    The callbacks of 16 tasks count as one path, which is measured `most_groups` times at most.
 
     Only for a database that `grow` filled: what is added meanwhile is taken out at the end, with every job there is.
     """
@@ -53,16 +57,16 @@ async def measure(database_url: str, times: int = _TIMES) -> dict[str, Figures]:
         # What the feed was grown with is old.
         await database.write(lambda connection: sweep.upkeep(connection, now, []))
         groups = await database.write(
-            lambda connection: hot_paths.prepare(connection, now, _WARM + min(times, _GROUPS))
+            lambda connection: hot_paths.prepare(connection, now, warm + min(times, most_groups))
         )
         try:
-            found = {name: await _timed(database, path, times) for name, path in _paths(known, now).items()}
+            found = {name: await _timed(database, path, times, warm) for name, path in _paths(known, now).items()}
             took = []
             for group in groups:
                 began = time.perf_counter()
                 await database.write(lambda connection, group=group: hot_paths.take(connection, group))  # type: ignore[misc]
                 took.append(time.perf_counter() - began)
-            return {**found, f"{hot_paths.GROUP} callbacks": _figures(took[_WARM:])}
+            return {**found, f"{hot_paths.GROUP} callbacks": _figures(took[warm:])}
         finally:
             await database.write(lambda connection: hot_paths.clean(connection, now))
 
@@ -87,16 +91,16 @@ def _paths(known: Sequence[str], now: datetime) -> dict[str, tuple[Path, bool]]:
     return reading | {name: (path, True) for name, path in hot_paths.writes(now).items()}
 
 
-async def _timed(database: Database, path: tuple[Path, bool], times: int) -> Figures:
+async def _timed(database: Database, path: tuple[Path, bool], times: int, warm: int) -> Figures:
     work, is_write = path
     run = database.write if is_write else database.read
     took = []
-    for _ in range(_WARM + times):
+    for _ in range(warm + times):
         began = time.perf_counter()
         with suppress(Undone):
             await run(work)
         took.append(time.perf_counter() - began)
-    return _figures(took[_WARM:])
+    return _figures(took[warm:])
 
 
 def _figures(took: Sequence[float]) -> Figures:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,10 +55,13 @@ class Sizes:
         return f"growth: {self.small:,} tasks beside {self.large:,}, up to {needed / _GB:.2f} GB of disk, for a while"
 
 
-def two_sizes(stage: Stage, sizes: Sizes) -> dict[str, dict[str, float]]:
-    """By path, what grew most first: the ratio large/small of its median and of its p99, and what they are of."""
+def two_sizes(stage: Stage, sizes: Sizes, rounds: int = _ROUNDS, times: int = _TIMES) -> dict[str, dict[str, float]]:
+    """By path, what grew most first: the ratio large/small of its median and of its p99, and what they are of.
+
+    Each path is run `times` times in each of so many rounds.
+    """
     with _filled(stage, sizes.small) as small, _filled(stage, sizes.large) as large:
-        alone = _in_turn(_statements, small, large, _ROUNDS)
+        alone = _in_turn(partial(_statements, times=times), small, large, rounds)
         with _serving(stage, small, "small") as ours, _serving(stage, large, "large") as grown:
             over_http = _in_turn(_callbacks, ours, grown, stage.rounds)
     compared = compare(alone[0] | over_http[0], alone[1] | over_http[1])
@@ -80,8 +84,8 @@ async def _fill(url: str, tasks: int) -> None:
     await grow(url, tasks)
 
 
-def _statements(url: str) -> dict[str, Figures]:
-    return asyncio.run(measure(url, _TIMES))
+def _statements(url: str, times: int) -> dict[str, Figures]:
+    return asyncio.run(measure(url, times))
 
 
 @contextmanager

@@ -4,8 +4,8 @@ Any number of processes may try at once: one of them does it, the others find it
 """
 
 import asyncio
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 from alembic import command
@@ -31,13 +31,15 @@ _NOT_ALLOWED = "42501"
 log = logs.get("migrate")
 
 
-async def run_missing(database: Database, pauses_s: Sequence[float] = _PAUSES_S) -> None:
-    """Run the steps that are missing.
+async def run_missing(
+    database: Database, pauses_s: Sequence[float] = _PAUSES_S, lock_timeout_ms: int = _LOCK_TIMEOUT_MS
+) -> None:
+    """Run the steps that are missing: after each pause once more, when a table stays locked for longer than allowed.
 
     Raises Unavailable when a table stays locked by somebody else, ConfigurationError when our user may not do it.
     """
     try:
-        await _run_missing(database, pauses_s)
+        await _run_missing(database, pauses_s, partial(upgrade, lock_timeout_ms=lock_timeout_ms))
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) != _NOT_ALLOWED:
             raise
@@ -47,15 +49,15 @@ async def run_missing(database: Database, pauses_s: Sequence[float] = _PAUSES_S)
         ) from error
 
 
-async def _run_missing(database: Database, pauses_s: Sequence[float]) -> None:
+async def _run_missing(database: Database, pauses_s: Sequence[float], upgrading: Callable[[Connection], None]) -> None:
     if isinstance(database, Postgres):  # on SQLite the one process there is waits for its steps anyhow
         await _build_ahead(database)
     for pause in pauses_s:
-        if await _upgraded(database):
+        if await _upgraded(database, upgrading):
             return
         log.warning("a migration waits for a table that is locked", again_in_s=pause)
         await asyncio.sleep(pause)
-    if not await _upgraded(database):
+    if not await _upgraded(database, upgrading):
         raise Unavailable(
             "the schema could not be changed: a table stays locked by somebody's long transaction (see "
             "pg_stat_activity). Nothing was changed; start again when that has ended"
@@ -79,10 +81,10 @@ async def _build_ahead(database: Postgres) -> None:
         await asyncio.sleep(_PAUSES_S[0])
 
 
-async def _upgraded(database: Database) -> bool:
+async def _upgraded(database: Database, upgrading: Callable[[Connection], None]) -> bool:
     """Whether it worked; False when somebody held a table for too long."""
     try:
-        await database.write(upgrade)
+        await database.write(upgrading)
     except Unavailable as error:
         if getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) != _LOCK_NOT_AVAILABLE:
             raise
@@ -90,11 +92,11 @@ async def _upgraded(database: Database) -> bool:
     return True
 
 
-def upgrade(connection: Connection) -> None:
+def upgrade(connection: Connection, lock_timeout_ms: int = _LOCK_TIMEOUT_MS) -> None:
     """Run the missing steps in the transaction of this connection; who tries meanwhile waits until it ends."""
     if connection.dialect.name == "postgresql":  # on SQLite whoever writes is alone
         connection.execute(select(func.pg_advisory_xact_lock(_MIGRATING)))
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {lock_timeout_ms}")
     if not is_current(connection):
         run(connection, command.upgrade, "head")
 

@@ -3,8 +3,6 @@
 from itertools import pairwise
 from pathlib import Path
 
-import pytest
-
 from app import clock, ids
 from app.bench.growing import Compared, Figures, compare, measure
 from app.bench.growth import grow
@@ -72,13 +70,11 @@ async def test_ids_and_instants_agree_so_that_ranges_of_ids_are_ranges_of_time(d
     assert all(later.created_at > earlier.created_at for later, earlier in pairwise(newest))
 
 
-async def test_what_is_measured_leaves_nothing_behind(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.bench.growing._WARM", 1)
-    monkeypatch.setattr("app.bench.growing._GROUPS", 2)
+async def test_what_is_measured_leaves_nothing_behind(database_url: str) -> None:
     await grow(database_url, TASKS)
     async with open_database(database_url) as database:
         before = await database.read(counted)
-        figures = await measure(database_url, times=3)
+        figures = await measure(database_url, times=3, warm=1, most_groups=2)
         after = await database.read(counted)
 
     assert after == before

@@ -60,11 +60,8 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Stage:
 
 
 @pytest.mark.proof
-def test_both_are_measured_and_what_grew_most_comes_first(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.bench.two_sizes._ROUNDS", 1)
-    monkeypatch.setattr("app.bench.two_sizes._TIMES", 2)
-    monkeypatch.setattr("app.bench.growing._WARM", 1)
-    found = two_sizes(stage, Sizes.up_to(2000))
+def test_both_are_measured_and_what_grew_most_comes_first(stage: Stage) -> None:
+    found = two_sizes(stage, Sizes.up_to(2000), rounds=1, times=2)
 
     assert {"task by id", "16 callbacks", "callbacks, all connections busy", "callbacks at 200/s"} < found.keys()
     ratios = [each["ratio"] for each in found.values()]

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from app import worker
 from app.cli.serving import Server, server
 from app.errors import Unavailable
+from app.feed import Feed
 from app.main import create_app
 from app.record import events
 from app.sweep import EVENTS_KEPT, NO_TASK, sweep
@@ -29,6 +30,11 @@ from tests.world import ADMIN_KEY, World, open_world
 
 STEPS = ["task.queued", "task.submitting", "task.submitted", "task.ready", "task.stored"]
 SSE = {"accept": "text/event-stream"}
+
+
+def feed_of(app: FastAPI) -> Feed:
+    feed: Feed = app.state.feed
+    return feed
 
 
 @dataclass
@@ -47,7 +53,7 @@ class Served:
 
     async def nobody_listens(self) -> None:
         async def nobody() -> bool:
-            return not self.app.state.feed._listeners
+            return feed_of(self.app).listeners == 0
 
         await until(nobody)
 
@@ -66,7 +72,7 @@ class Stream:
     async def block(self) -> dict[str, str] | None:
         """The fields of the next block; None at the end."""
         fields: dict[str, str] = {}
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             async for line in self._lines:
                 name, _, value = line.partition(": ")
                 if not line:
@@ -101,7 +107,7 @@ async def served(world: World) -> AsyncGenerator[Served]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         running = asyncio.create_task(ours._serve([listening]))
-        async with httpx.AsyncClient(base_url=address, headers={"x-key": ADMIN_KEY}, timeout=10) as api:
+        async with httpx.AsyncClient(base_url=address, headers={"x-key": ADMIN_KEY}, timeout=30) as api:
 
             async def started() -> bool:
                 return ours.started
@@ -320,7 +326,7 @@ async def test_who_goes_away_leaves_nothing_behind(world: World, service: Served
     async with service.stream("/v1/events") as one, service.stream(f"/v1/tasks/{task_id}/events") as other:
         await one.block()
         await other.event()
-        assert service.app.state.feed._listeners
+        assert feed_of(service.app).listeners > 0
 
     await service.nobody_listens()
 
@@ -379,7 +385,7 @@ async def test_a_task_that_was_posted_is_answered_though_the_database_goes_away_
         raise Unavailable("away")
 
     async def is_waited_for() -> bool:
-        return bool(service.app.state.feed._listeners)
+        return feed_of(service.app).listeners > 0
 
     task = {"prompt": "a red fox"}
     asked = asyncio.create_task(service.api.post("/v1/tasks", json=task, headers={"prefer": "wait=1"}))
