@@ -2,20 +2,19 @@
 
 import asyncio
 import sqlite3
-import threading
-import time
 from collections.abc import Callable
 from functools import partial
 
 import pytest
-from sqlalchemy import event, make_url, text
+from sqlalchemy import make_url, text
+from sqlalchemy.util import await_only
 
 from app.errors import ConfigurationError, Unavailable
 from app.record import Connection, tasks
 from app.record.bulk import together
 from app.record.database import Database, open_database
 from app.record.signals import after_commit, signal_after_commit
-from app.record.sqlite import Sqlite
+from tests.databases import Gate, listening_for
 from tests.disk import full_disk, make_large, write_much
 from tests.postgres import Postgres
 from tests.rows import plan_task
@@ -81,7 +80,7 @@ async def test_a_stray_stop_iteration_is_an_error_and_not_an_endless_wait(databa
     def unit(_: Connection) -> None:
         next(iter(()))
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with pytest.raises(RuntimeError, match="StopIteration"):
             await getattr(database, way)(unit)
 
@@ -101,42 +100,34 @@ async def test_five_hundred_concurrent_writes_all_land(database: Database) -> No
     assert await kept(database) == set(names)
 
 
-def pause(connection: Connection) -> None:
-    """Hold a unit open, and let others go on."""
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql("select pg_sleep(0.2)").close()
-    else:
-        time.sleep(0.2)  # in a thread of the engine's own
-
-
 async def test_a_read_sees_nothing_that_is_not_committed(database: Database) -> None:
-    loop, wrote = asyncio.get_running_loop(), asyncio.Event()
+    gate = Gate()
 
     def unit(connection: Connection) -> None:
         plan_task(connection, "a")
-        loop.call_soon_threadsafe(wrote.set)
-        pause(connection)
+        gate.hold(connection)
 
     writing = asyncio.create_task(database.write(unit))
-    await wrote.wait()
+    await gate.reached.wait()
     before = await kept(database)
+    gate.open()
     await writing
 
     assert (before, await kept(database)) == (set(), {"a"})
 
 
 async def test_a_read_sees_one_instant_however_many_statements_it_has(database: Database) -> None:
-    loop, looked = asyncio.get_running_loop(), asyncio.Event()
+    gate = Gate()
 
     def unit(connection: Connection) -> tuple[int, int]:
         first = len(tasks.newest(connection, limit=10))
-        loop.call_soon_threadsafe(looked.set)
-        pause(connection)
+        gate.hold(connection)
         return first, len(tasks.newest(connection, limit=10))
 
     reading = asyncio.create_task(database.read(unit))
-    await looked.wait()
+    await gate.reached.wait()
     await database.write(planned("a"))
+    gate.open()
 
     assert await reading == (0, 0)
     assert await kept(database) == {"a"}
@@ -151,51 +142,45 @@ async def test_a_read_cannot_write(database: Database) -> None:
 
 
 async def test_on_sqlite_a_caller_that_goes_away_does_not_undo_its_unit(sqlite: Database) -> None:
-    started, may_end = threading.Event(), threading.Event()
+    gate = Gate()
 
     def unit(connection: Connection) -> None:
-        started.set()
-        may_end.wait(5)
+        gate.hold(connection)
         plan_task(connection, "a")
 
     calling = asyncio.create_task(sqlite.write(unit))
-    await asyncio.to_thread(started.wait, 5)
+    await gate.reached.wait()
     calling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await calling
-    may_end.set()
+    gate.open()
     await sqlite.write(planned("b"))
 
     assert await kept(sqlite) == {"a", "b"}
 
 
 async def test_on_sqlite_the_writer_outlives_a_disk_that_takes_neither_commit_nor_rollback(sqlite: Database) -> None:
-    assert isinstance(sqlite, Sqlite)
-
     def fail(_: Connection) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
-    for name in ("commit", "rollback"):
-        event.listen(sqlite._writing, name, fail)
-    with pytest.raises(Unavailable):
-        await asyncio.wait_for(sqlite.write(planned("a")), 5)
-    for name in ("commit", "rollback"):
-        event.remove(sqlite._writing, name, fail)
-    await asyncio.wait_for(sqlite.write(planned("b")), 5)
+    async with asyncio.timeout(30):
+        with listening_for(sqlite, "commit", fail), listening_for(sqlite, "rollback", fail), pytest.raises(Unavailable):
+            await sqlite.write(planned("a"))
+        await sqlite.write(planned("b"))
 
     assert await kept(sqlite) == {"b"}
 
 
 async def test_on_sqlite_nobody_is_told_that_is_kept_what_a_full_disk_undid(sqlite: Database) -> None:
     await sqlite.write(make_large)
-    may_end = threading.Event()
-    holding = asyncio.ensure_future(sqlite.write(lambda _: may_end.wait(5)))
-    await asyncio.sleep(0.05)
+    gate = Gate()
+    holding = asyncio.ensure_future(sqlite.write(gate.hold))
+    await gate.reached.wait()
     works: list[Callable[[Connection], object]] = [planned("a"), write_much, planned("b")]
     together = [asyncio.ensure_future(sqlite.write(work)) for work in works]
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0)  # by now they wait
     with full_disk(4_000_000):
-        may_end.set()
+        gate.open()
         await holding
         told = await asyncio.gather(*together, return_exceptions=True)
 
@@ -264,14 +249,16 @@ async def test_on_sqlite_a_full_disk_is_unavailable_until_there_is_room(sqlite: 
 
 async def test_on_postgresql_a_unit_that_loses_a_deadlock_runs_again(postgresql: Database) -> None:
     tries: list[str] = []
+    has_first = {"a": asyncio.Event(), "b": asyncio.Event()}
 
     def locks(name: str, first: str, second: str) -> Callable[[Connection], None]:
         def unit(connection: Connection) -> None:
             tries.append(name)
             connection.exec_driver_sql("set local deadlock_timeout = '50ms'").close()
             connection.exec_driver_sql(f"select pg_advisory_xact_lock({first})").close()
-            # Until the other one has its first lock, or is past both.
-            connection.exec_driver_sql("select pg_sleep(0.1)").close()
+            has_first[name].set()
+            for each in has_first.values():
+                await_only(each.wait())
             connection.exec_driver_sql(f"select pg_advisory_xact_lock({second})").close()
             plan_task(connection, name)
 
