@@ -210,11 +210,11 @@ def _evidence(
         report=report,
         body=redacted,
         received_at=use.now(),
-        headers=_kept_headers(headers, proof),
+        headers=kept_headers(headers, proof),
     )
 
 
-def _kept_headers(headers: RawHeaders, proof: CallbackProof) -> str:
+def kept_headers(headers: RawHeaders, proof: CallbackProof) -> str:
     """The headers that may show why a scheme did not match, as JSON, bounded, without anything that opens a door."""
     some = headers[:_MAX_HEADERS]
     if max(map(len, chain.from_iterable(some)), default=0) > _MAX_HEADER:

@@ -16,7 +16,9 @@ log = logs.get("heart")
 
 
 @asynccontextmanager
-async def beating(use: Resources, in_hand: Mapping[asyncio.Task[None], Job]) -> AsyncGenerator[None]:
+async def beating(
+    use: Resources, in_hand: Mapping[asyncio.Task[None], Job], every_s: float = _BEAT_S
+) -> AsyncGenerator[None]:
     """Within it, the jobs in hand are not taken for lost, and no image is forgotten that only this machine has."""
 
     async def beat() -> None:
@@ -24,7 +26,7 @@ async def beating(use: Resources, in_hand: Mapping[asyncio.Task[None], Job]) -> 
             await use.db.write(lambda connection: jobs.beat(connection, list(in_hand.values())))
 
     duties = [
-        asyncio.create_task(_again_and_again(beat, _BEAT_S)),
+        asyncio.create_task(_again_and_again(beat, every_s)),
         asyncio.create_task(_again_and_again(lambda: tend(use), _TEND_S)),
     ]
     try:

@@ -14,7 +14,7 @@ from app.record.tasks import Task
 from app.task import Failure, Status
 
 # The provider's own words for what it has words for (webhook guide and error codes of the BFL API).
-_PROVIDER_CODES = {
+PROVIDER_CODES = {
     Failure.REQUEST_MODERATED: "content_policy_violation",
     Failure.CONTENT_MODERATED: "content_policy_violation",
     Failure.PROVIDER_REJECTED: "validation_error",
@@ -35,7 +35,7 @@ def provider_form(task: Task, status: Status, now: datetime) -> dict[str, Any]:
             result = {"sample": None, "prompt": task.request["prompt"], "seed": _seed(task)}
             return {**head, "status": "Ready", "result": result, **tail}
         case Status.FAILED:
-            code = _PROVIDER_CODES[task.failure or Failure.PROVIDER_ERROR]
+            code = PROVIDER_CODES[task.failure or Failure.PROVIDER_ERROR]
             message = _MODERATED.get(task.failure or Failure.PROVIDER_ERROR) or task.failure_detail or code
             return {**head, "status": "Error", "error": code, "message": message, **tail}
         case Status.CANCELLED:

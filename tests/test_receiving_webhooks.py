@@ -14,7 +14,7 @@ import pytest
 
 from app import clock
 from app.delivery import BROKEN, SEALED, TIMEOUT, UNREACHABLE
-from app.payload import _PROVIDER_CODES
+from app.payload import PROVIDER_CODES
 from app.retry import WEBHOOK_WAITS
 from app.task import Failure
 from tests.telling import SECRET, Receiver, receiver, told
@@ -109,5 +109,5 @@ def test_every_error_of_an_attempt_is_explained() -> None:
 
 
 def test_every_code_of_the_provider_form_is_named() -> None:
-    assert set(_PROVIDER_CODES) == set(Failure)
-    assert [code for code in _PROVIDER_CODES.values() if f"`{code}`" not in DOCUMENT] == []
+    assert set(PROVIDER_CODES) == set(Failure)
+    assert [code for code in PROVIDER_CODES.values() if f"`{code}`" not in DOCUMENT] == []
