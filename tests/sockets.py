@@ -19,14 +19,20 @@ def listening(port: int = 0) -> tuple[socket.socket, str]:
 
 
 @asynccontextmanager
-async def serving(app: Any, bound: socket.socket) -> AsyncGenerator[None]:
+async def serving(app: Any, bound: socket.socket, timeout_graceful_shutdown: int = 2) -> AsyncGenerator[uvicorn.Server]:
     """Serve an ASGI application on this socket; the socket is closed at the end."""
-    config = uvicorn.Config(app, http=Protocol, log_config=None, lifespan="on", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(
+        app,
+        http=Protocol,
+        log_config=None,
+        lifespan="on",
+        timeout_graceful_shutdown=timeout_graceful_shutdown,
+    )
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve([bound]))
     try:
         await until(lambda: _started(server, running))
-        yield
+        yield server
     finally:
         server.should_exit = True
         await running

@@ -16,6 +16,7 @@ from app.provider.exchange import client as provider_client
 from app.provider.twin import Rules, Twin, create_twin_app
 from app.record import accounts, keys
 from app.record.database import open_database
+from app.record.grouped import BOUNDS, Bounds
 from app.resources import Resources, results_client
 from app.secret_keys import KeyRing
 from app.store import FolderStore
@@ -107,7 +108,13 @@ class World:
 
 @asynccontextmanager
 async def open_world(
-    folder: Path, database_url: str, *, provider: str = "bfl", rules: Rules | None = None, **changes: Any
+    folder: Path,
+    database_url: str,
+    *,
+    provider: str = "bfl",
+    rules: Rules | None = None,
+    bounds: Bounds = BOUNDS,
+    **changes: Any,
 ) -> AsyncGenerator[World]:
     """Build a world; `changes` replace fields of its Resources."""
     clock, network = FrozenClock(), Network()
@@ -117,7 +124,7 @@ async def open_world(
         results_client(network) as results,
         egress.guarded_client((), network) as web,
         egress.guarded_client((), network, plain_http=False) as webhooks,
-        open_database(database_url) as db,
+        open_database(database_url, bounds) as db,
     ):
         keep_time(db, clock)
         twin = Twin(rules or Rules(megapixels=0.05), now=clock, send=twin_sends)

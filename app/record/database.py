@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from sqlalchemy import Connection, Dialect, text
 
 from app.errors import Unavailable
-from app.record.grouped import Work
+from app.record.grouped import BOUNDS, Bounds, Work
 from app.record.sqlite import Sqlite
 
 if TYPE_CHECKING:
@@ -61,9 +61,12 @@ class Database(Protocol):
 
 
 @asynccontextmanager
-async def open_database(url: str) -> AsyncGenerator[Database]:
-    """Connect to `sqlite:///PATH` or `postgresql://...`, and let go at the end."""
-    engine = _engine(url)
+async def open_database(url: str, bounds: Bounds = BOUNDS) -> AsyncGenerator[Database]:
+    """Connect to `sqlite:///PATH` or `postgresql://...`, and let go at the end.
+
+    `bounds` limit what may wait in `write_each`.
+    """
+    engine = _engine(url, bounds)
     try:
         yield engine
     finally:
@@ -84,9 +87,9 @@ def is_read_only(connection: Connection) -> bool:
     return connection.dialect.name == "postgresql" and bool(connection.scalar(_CANNOT_WRITE))
 
 
-def _engine(url: str) -> "Sqlite | Postgres":
+def _engine(url: str, bounds: Bounds) -> "Sqlite | Postgres":
     if url.startswith("sqlite:"):
-        return Sqlite(url)
+        return Sqlite(url, bounds)
     from app.record.postgres import Postgres  # noqa: PLC0415 - asyncpg takes long to load, and SQLite needs none
 
-    return Postgres(url)
+    return Postgres(url, bounds)

@@ -19,10 +19,18 @@ R = TypeVar("R")
 # A unit of work for many: what came, in order; and what came of it, in the same order.
 Work = Callable[[Connection, Sequence[T]], Sequence[R]]
 
-_MOST = 8192  # items that wait: about a second's
-_MOST_BYTES = 64 * 1024 * 1024
 _GROUP = 512  # items that one transaction takes: past that the first ones wait for nothing
 _GROUP_BYTES = 8 * 1024 * 1024
+
+
+class Bounds(NamedTuple):
+    """What may wait for the same work at once."""
+
+    items: int = 8192  # about a second's
+    size: int = 64 * 1024 * 1024  # in bytes, with what is being written
+
+
+BOUNDS = Bounds()
 
 
 class Waiting(NamedTuple, Generic[T, R]):
@@ -36,10 +44,9 @@ class Waiting(NamedTuple, Generic[T, R]):
 class Line(Generic[T, R]):
     """Those who wait for the same work. `join` is called on the event loop, the rest by whoever writes."""
 
-    def __init__(self, work: Work[T, R], most: int = _MOST, most_bytes: int = _MOST_BYTES) -> None:
+    def __init__(self, work: Work[T, R], bounds: Bounds) -> None:
         self.work = work
-        self._most = most
-        self._most_bytes = most_bytes
+        self._bounds = bounds
         self.has_turn = False  # whether somebody is about to take from it
         self._waiting: deque[Waiting[T, R]] = deque()
         self._bytes = 0
@@ -49,7 +56,7 @@ class Line(Generic[T, R]):
 
     def join(self, item: T, size: int) -> "asyncio.Future[R]":
         """Wait in line with an item of so many bytes. Raises Overloaded at once when the line is full."""
-        if len(self._waiting) >= self._most or self._bytes + size > self._most_bytes:
+        if len(self._waiting) >= self._bounds.items or self._bytes + size > self._bounds.size:
             raise Overloaded("more waits to be written than can be held: try again in a moment")
         done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._bytes += size
@@ -80,13 +87,14 @@ class Line(Generic[T, R]):
 class Lines:
     """The lines of one database, one for each kind of work."""
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
         self._lines: dict[Work[Any, Any], Line[Any, Any]] = {}
 
     def of(self, work: Work[T, R]) -> Line[T, R]:
         line = self._lines.get(work)
         if line is None:
-            line = self._lines[work] = Line(work)
+            line = self._lines[work] = Line(work, self._bounds)
         return line
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import Unavailable
 from app.record import events
-from app.record.grouped import Line, Lines, Work, halves
+from app.record.grouped import BOUNDS, Bounds, Line, Lines, Work, halves
 from app.record.listening import Listening
 from app.record.postgres_url import make_engine
 from app.record.signals import Effect, Signals, take_effects, was_asked
@@ -53,7 +53,7 @@ _OUTAGES = {
 class Postgres:
     """`postgresql://...`; a transaction that loses a race for its rows is run again."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, bounds: Bounds = BOUNDS) -> None:
         # Errors must not show prompts. A connection that died with the server is found before it is used.
         self._engine = make_engine(
             url,
@@ -68,7 +68,7 @@ class Postgres:
         # A read sees one instant, as on SQLite, and cannot write.
         self._reading = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._signals = Signals()
-        self._lines = Lines()
+        self._lines = Lines(bounds)
         self._in_hand: set[asyncio.Task[None]] = set()
         self._kept: dict[Line[Any, Any], AsyncConnection] = {}  # one for each line's groups
         self._listening = Listening(url)

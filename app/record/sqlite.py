@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Dialect, Engine, create_engine, event, make_u
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
 from app.errors import ConfigurationError, Unavailable
-from app.record.grouped import Line, Lines, Work
+from app.record.grouped import BOUNDS, Bounds, Line, Lines, Work
 from app.record.signals import EVENTS, Signals
 from app.record.units import OUTAGE, Group, Single, stopped
 from app.record.writer import Writer
@@ -28,14 +28,14 @@ _BUSY_MS = 5000  # another process (a backup, `fluxhook migrate`) may hold the f
 class Sqlite:
     """`sqlite:///PATH`: WAL, every commit synced to disk."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, bounds: Bounds = BOUNDS) -> None:
         self._path = file_of(url)
         Path(self._path).parent.mkdir(parents=True, exist_ok=True)
         self._writing = _engine(self._path, "BEGIN IMMEDIATE", synchronous="FULL", query_only="OFF")
         self._reading = _engine(self._path, "BEGIN", synchronous="FULL", query_only="ON")
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="sqlite-reader")
         self._signals = Signals()
-        self._lines = Lines()
+        self._lines = Lines(bounds)
         self._writer = Writer(self._writing, self._signals)
         self._closed = False
 
