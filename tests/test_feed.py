@@ -2,8 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack
-from functools import partial
 from typing import TypeVar
 
 import pytest
@@ -18,7 +16,6 @@ from app.task import Status
 from tests.databases import connection_to
 from tests.rows import START as NOON
 from tests.rows import plan_task
-from tests.sockets import until
 
 T = TypeVar("T")
 
@@ -64,10 +61,6 @@ async def heard(listener: Listener, count: int) -> list[str]:
         while len(found) < count:
             found += [event.task_id for event in await listener.next(5)]
     return found
-
-
-async def is_idle(feed: Feed) -> bool:
-    return not feed.is_reading
 
 
 @pytest.fixture
@@ -137,26 +130,6 @@ async def test_nothing_is_missed_or_heard_twice_however_often_a_listener_comes_b
     assert [event.position for event in whole.events] == each[0] == each[1]
 
 
-async def test_a_thousand_listeners_cost_the_database_as_much_as_one(database: Database) -> None:
-    await database.write(planned(1))
-    counted = Counted(database)
-
-    async def reads_for(listeners: int) -> int:
-        async with AsyncExitStack() as stack, Feed(counted, asyncio.Event()) as feed:
-            all_of_them = [await stack.enter_async_context(feed.listen(None)) for _ in range(listeners)]
-            waiting = [asyncio.create_task(heard(listener, 1)) for listener in all_of_them]
-            await asyncio.sleep(0)
-            before = counted.reads
-            await database.write(ready(0))
-            assert await asyncio.gather(*waiting) == [["task_0"]] * listeners
-            return counted.reads - before
-
-    await reads_for(1)
-    # The one that finds it, and one that was under way; on PostgreSQL it may be looked for until it is settled.
-    few = 2 if database.dialect.name == "sqlite" else 20
-    assert await reads_for(1000) <= few
-
-
 async def test_who_is_too_slow_is_let_go_and_nobody_else_is(database: Database) -> None:
     await database.write(planned(3))
     async with (
@@ -176,23 +149,6 @@ async def test_who_is_too_slow_is_let_go_and_nobody_else_is(database: Database) 
             assert len(late) + len(await heard(again, 3)) == 8
         await database.write(ready(0))
         assert await heard(quick, 1) == ["task_0"]
-
-
-async def test_nothing_is_read_while_nobody_listens(database: Database) -> None:
-    await database.write(planned(1))
-    counted = Counted(database)
-    async with Feed(counted, asyncio.Event()) as feed:
-        await database.write(ready(0))
-        assert counted.reads == 0
-
-        async with feed.listen(None):
-            pass
-        await until(partial(is_idle, feed))
-        after = counted.reads
-        await database.write(ready(0))
-
-        assert counted.reads == after
-        assert feed.listeners == 0
 
 
 async def test_an_outage_of_the_database_is_waited_for(database: Database) -> None:

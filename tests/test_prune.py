@@ -15,7 +15,7 @@ from app.record.database import Database
 from app.resources import Resources
 from app.sweep import NO_TASK, sweep
 from tests.calling import submitted
-from tests.telling import ended, receiver, told
+from tests.telling import receiver, told
 from tests.world import World
 
 T = TypeVar("T")
@@ -118,17 +118,6 @@ async def test_a_delivery_that_waits_stays(each_world: World) -> None:
 
     assert (await rows(each_world))[2:] != [0, 0]
     assert (await rows(each_world))[0] == 0
-
-
-async def test_a_backlog_that_waits_is_not_walked_through_however_long_it_is(each_world: World) -> None:
-    receiver(each_world, 500)
-    for _ in range(4):
-        await ended(each_world)
-    each_world.clock.advance(31 * 86400)
-    one_look_at_each_kind: Any = Dying(each_world.use.db, 3)
-    await prune(replace(keeping(each_world), db=one_look_at_each_kind), batch=1)
-
-    assert (await rows(each_world, ("deliveries",))) == [4]
 
 
 @pytest.mark.parametrize("commits", range(5))

@@ -1,12 +1,11 @@
 """Evidence in groups: each piece settles what it is about, whatever stands beside it."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from app.consequences import Evidence
 from app.record import Connection, accounts, evidence, submissions, tasks
@@ -126,46 +125,6 @@ async def test_a_group_settles_each_task_as_if_it_came_alone(database: Database)
     }
     (doubled,) = await database.read(lambda connection: evidence.of_task(connection, "task_doubled"))
     assert (doubled.copies, doubled.effect) == (2, Effect.MOVED)
-
-
-async def statements(database: Database, work: Callable[[Connection], object]) -> list[str]:
-    """The statements that a unit takes."""
-    seen: list[str] = []
-
-    def count(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        seen.append(statement)
-
-    def unit(connection: Connection) -> None:
-        event.listen(connection, "before_cursor_execute", count)
-        work(connection)
-        event.remove(connection, "before_cursor_execute", count)
-
-    await database.write(unit)
-    return seen
-
-
-def settling(group: Sequence[Evidence]) -> Callable[[Connection], object]:
-    return lambda connection: settle(connection, group, look_after=LOOK_AFTER)
-
-
-async def test_a_group_takes_the_same_number_of_statements_whatever_its_size(database: Database) -> None:
-    sizes = (1, 2, 100)
-
-    def prepare(connection: Connection) -> None:
-        put_account(connection, account=200)
-        for size in sizes:
-            for number in range(size):
-                ask(connection, f"{size}_{number}")
-                hold_slot(connection, f"{size}_{number}", size + number)
-
-    await database.write(prepare)
-    counts = []
-    for size in sizes:
-        group = [told(READY, f"{size}_{number}") for number in range(size)]
-        counts.append(len(await statements(database, settling(group))))
-
-    assert len(set(counts)) == 1
-    assert counts[0] <= (14 if database.dialect.name == "postgresql" else 13)  # a job is left and then scheduled
 
 
 async def test_the_same_group_again_changes_nothing_but_the_count_of_copies(database: Database) -> None:
@@ -293,17 +252,6 @@ async def test_a_fresh_link_of_the_same_task_takes_the_place_of_the_old_one(
         "https://bfl.ai/2",
         START + (timedelta(minutes=25) if dies_after is None else timedelta(minutes=dies_after)),
     )
-
-
-async def test_only_a_callback_with_a_better_link_is_looked_for_among_those_kept(database: Database) -> None:
-    await database.write(ask)
-    await settled(database, [told(READY)])
-
-    async def looks(group: Sequence[Evidence]) -> int:
-        return sum("evidence.digest = " in each for each in await statements(database, settling(group)))
-
-    assert await looks([told(READY), told(result(2, 5)), polled(result(3, 20))]) == 0
-    assert await looks([told(result(number, 20 + number)) for number in range(9)]) == 1
 
 
 @pytest.mark.parametrize("status", [Status.STORED, Status.FAILED, Status.CANCELLED])

@@ -2,11 +2,9 @@
 
 from datetime import timedelta
 
-from sqlalchemy import text
-
 from app import jobs, metrics, standing
 from app.jobs import Step
-from app.record import Connection, accounts, tasks
+from app.record import Connection, accounts
 from app.task import Status
 from tests.rows import START, ask, claim, hold_slot, plan_task, put_account
 from tests.world import World
@@ -86,17 +84,3 @@ async def test_a_job_that_was_set_aside_is_shown(each_world: World) -> None:
     await each_world.use.db.write(hold)
 
     assert (await scraped(each_world))["jobs_held"] == 1
-
-
-async def test_open_tasks_are_counted_from_the_index_without_a_look_at_those_that_ended(world: World) -> None:
-    def plan(connection: Connection) -> str:
-        statements: list[str] = []
-        raw = connection.connection.driver_connection
-        raw.set_trace_callback(statements.append)  # type: ignore[union-attr]
-        tasks.count_open(connection)
-        raw.set_trace_callback(None)  # type: ignore[union-attr]
-        return "\n".join(row.detail for row in connection.execute(text(f"EXPLAIN QUERY PLAN {statements[-1]}")))
-
-    found = await world.use.db.read(plan)
-
-    assert "SEARCH tasks USING COVERING INDEX ix_tasks_status_id (status=?)" in found

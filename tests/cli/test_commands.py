@@ -265,3 +265,9 @@ async def test_jobs_that_were_set_aside_are_listed_and_run_again(terminal: Termi
     assert "KeyError" in listed.stdout
     assert (again.stdout, all_of_them.stdout) == ("1 run again\n", "0 run again\n")
     assert (unknown.exit_code, "no such job" in unknown.stderr) == (1, True)
+
+
+def test_whoever_asks_for_nothing_known_is_shown_all_commands() -> None:
+    names = [each.name or each.callback.__name__ for each in commands().registered_commands if each.callback]
+
+    assert {"serve", "work", "migrate", "twin", "demo", "submit", "doctor", "version"} <= set(names)

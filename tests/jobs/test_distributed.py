@@ -193,44 +193,6 @@ def test_no_variable_of_the_surroundings_renames_the_tables() -> None:
     assert found.stdout.split() == ["pgqueuer", "False"]
 
 
-_ROWS_READ = "SELECT sum(idx_tup_fetch + seq_tup_read) FROM pg_stat_xact_user_tables WHERE relname = 'pgqueuer'"
-
-
-@pytest.mark.check  # takes seconds
-@pytest.mark.parametrize("analyzed", [True, False])
-async def test_a_hundred_thousand_parked_jobs_are_not_looked_at_to_claim_one(
-    database: Database, analyzed: bool
-) -> None:
-    def park(connection: Connection) -> None:
-        connection.execute(
-            text("""
-                INSERT INTO pgqueuer (priority, execute_after, status, entrypoint, dedupe_key, payload)
-                SELECT -200000000 - number, '2036-01-01'::timestamptz + number * interval '1 second', 'queued',
-                    'collect', 'collect:parked' || number, 'parked'
-                FROM generate_series(1, 100000) AS number
-            """)
-        )
-        if analyzed:
-            connection.execute(text("ANALYZE pgqueuer"))
-
-    await database.write(park)
-
-    def look(connection: Connection) -> int:
-        set_time(connection, START)
-        before = connection.execute(text(_ROWS_READ)).scalar_one() or 0
-        jobs.next_due(connection)
-        for job in jobs.claim(connection, ME, START, 8, [Step.COLLECT]):
-            jobs.finish(connection, job)
-        return int(connection.execute(text(_ROWS_READ)).scalar_one() - before)
-
-    looked_at = []
-    for _ in range(10):  # a statement is planned for good the sixth time
-        await leave(database)
-        looked_at.append(await database.write(look))
-
-    assert max(looked_at) < 100
-
-
 async def test_a_job_that_one_process_leaves_wakes_the_workers_of_the_others(
     database: Database, postgres_url: str
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.main import create_app
+from app.web.protocol import Protocol
 from tests.databases import Gate
 from tests.sockets import listening, serving, until
 from tests.web.test_callbacks import Called, submitted
@@ -240,7 +241,9 @@ async def test_a_server_that_stops_answers_the_callback_in_hand_and_closes(calle
     async with serving(app, bound, timeout_graceful_shutdown=60) as server:
 
         async def is_in_hand() -> bool:
-            return any(each.cycle is not None for each in server.server_state.connections)
+            return any(
+                isinstance(each, Protocol) and each.cycle is not None for each in server.server_state.connections
+            )
 
         async def is_stopping() -> bool:
             return not server.servers[0].is_serving()

@@ -1,128 +1,32 @@
-"""What the house asks of a database that has grown is answered by indexes, on both engines.
+"""How the database would find what statements ask for: a story that sends them, and what their plans say.
 
-Statements are not listed here: they are caught on their way to the database while a whole story runs, and then
-explained. A new one is covered by running.
+Statements are not listed here: they are caught on their way to the database, and then explained.
 """
 
-import asyncio
 import json
 import re
-import shutil
-from collections.abc import AsyncGenerator, Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
-from uuid import uuid4  # noqa: TID251 - names a throw-away database
 
-import pytest
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import Connection
 
 from app import clock, ids
-from app.bench import growth, hot_paths
-from app.bench.hot_paths import Undone
 from app.provider.twin import Faults
 from app.record import deliveries, endpoints, queue, retention, tasks
-from app.record.database import Database, open_database
+from app.record.database import Database
 from app.sweep import NO_TASK, sweep
 from app.task import Status
-from tests.postgres import Postgres
-from tests.world import World, open_world
+from tests.databases import listening_for
+from tests.world import World
 
 GROWING = {"tasks", "submissions", "evidence", "events", "results", "deliveries", "delivery_attempts", "downloads"}
-TASKS = 20_000  # so many that an index is worth more to PostgreSQL than to read the whole
+GROWN_TASKS = 20_000  # so many that an index is worth more to PostgreSQL than to read the whole
 
 _SOON = 100.0  # in PostgreSQL's units of cost; to read a whole table costs thousands
 
 Sent = dict[str, Any]  # statements, and the parameters that each had first
-
-
-@pytest.fixture(scope="module")
-def grown_sqlite(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("grown") / "fluxhook.db"
-    shutil.copy(sqlite_template, path)
-    asyncio.run(growth.grow(f"sqlite:///{path}", TASKS))
-    return f"sqlite:///{path}"
-
-
-@pytest.fixture(scope="module")
-def grown_postgres(postgres: Postgres, postgres_template: str) -> Generator[str]:
-    name = f"test_{uuid4().hex}"
-
-    async def make() -> str:
-        url = await postgres.create(name, postgres_template)
-        await postgres.use_clock(name)
-        await growth.grow(url, TASKS)
-        async with open_database(url) as database:
-            await database.write(multiply)
-        return url
-
-    yield asyncio.run(make())
-    asyncio.run(postgres.drop(name))
-
-
-def multiply(connection: Connection) -> None:
-    """Few tasks are told of: have ten times as many deliveries, for the same reason."""
-    columns = ", ".join(column.name for column in deliveries.deliveries.columns if column.name != "id")
-    for digit in range(1, 10):
-        copied = f"SELECT overlay(id placing '{digit}' from 41), {columns} FROM deliveries WHERE id LIKE '%00'"  # noqa: S608
-        connection.execute(text(f"INSERT INTO deliveries (id, {columns}) {copied}"))
-    connection.exec_driver_sql("ANALYZE")
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def grown_url(request: pytest.FixtureRequest) -> str:
-    url: str = request.getfixturevalue(f"grown_{request.param}")
-    return url
-
-
-@pytest.fixture
-async def world(grown_url: str, tmp_path: Path) -> AsyncGenerator[World]:
-    """A world today, on a database with months behind it."""
-    async with open_world(tmp_path, grown_url) as opened:
-        opened.clock.at = clock.utc_now()
-        yield opened
-
-
-async def test_whatever_a_story_asks_is_found_by_an_index(world: World) -> None:
-    with caught(world.use.db) as sent:
-        await tell(world)
-
-    assert len(sent) > 50
-    assert await offences(world.use.db, sent) == []
-
-
-async def test_the_hot_paths_are_found_by_an_index(world: World) -> None:
-    now, db = world.clock(), world.use.db
-    known = [task.id for task in await db.read(lambda connection: tasks.newest(connection, limit=5))]
-    group = next(await db.write(lambda connection: hot_paths.prepare(connection, now, 1)))
-    with caught(db) as sent:
-        for path in hot_paths.reads(known, now).values():
-            await db.read(path)
-        for path in hot_paths.writes(now).values():
-            with suppress(Undone):
-                await db.write(path)
-        await db.write(lambda connection: hot_paths.take(connection, group))
-    await db.write(lambda connection: hot_paths.clean(connection, now))
-
-    assert await offences(db, sent) == []
-
-
-@pytest.mark.parametrize(
-    "careless",
-    [
-        "SELECT id FROM tasks WHERE failure_detail = 'moderated'",
-        "SELECT count(*) FROM evidence WHERE verdict = 'forged'",
-        "SELECT tasks.id FROM tasks JOIN results ON results.task_id = tasks.id WHERE results.bytes < 5",
-        "UPDATE submissions SET cost = 0 WHERE ring_key = 'none'",
-        "SELECT id FROM tasks WHERE failure_detail = 'none' ORDER BY id DESC LIMIT 1",
-    ],
-)
-async def test_a_statement_that_reads_a_whole_table_is_caught(world: World, careless: str) -> None:
-    with caught(world.use.db) as sent:
-        await world.use.db.write(lambda connection: connection.execute(text(careless)))
-
-    assert await offences(world.use.db, sent) != []
 
 
 async def tell(world: World) -> None:
@@ -186,15 +90,8 @@ def caught(database: Database) -> Iterator[Sent]:
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
         sent.setdefault(statement, parameters[0] if many else parameters)
 
-    names = ("_writing", "_reading") if database.dialect.name == "sqlite" else ("_engine",)
-    engines: list[Engine] = [getattr(getattr(database, name), "sync_engine", getattr(database, name)) for name in names]
-    for engine in engines:
-        event.listen(engine, "before_cursor_execute", note)
-    try:
+    with listening_for(database, "before_cursor_execute", note):
         yield sent
-    finally:
-        for engine in engines:
-            event.remove(engine, "before_cursor_execute", note)
 
 
 async def offences(database: Database, sent: Sent) -> list[tuple[str, str]]:

@@ -1,0 +1,473 @@
+"""What is promised of the cost of things: statements, index plans, reads, memory, modules that are loaded.
+
+None of this is behaviour. A change that costs more without doing anything else fails here and nowhere else; whether the
+price is worth it is then a decision. No test here measures time.
+"""
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4  # noqa: TID251 - names a throw-away database
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from app import clock, jobs
+from app.bench import growth, hot_paths
+from app.bench.hot_paths import Undone
+from app.consequences import Evidence
+from app.feed import Feed
+from app.jobs import Step
+from app.main import create_app
+from app.prune import prune
+from app.record import Connection, deliveries, tasks
+from app.record.database import Database, open_database
+from app.secret_keys import KeyRing
+from app.settle import settle
+from tests.databases import Gate, statements
+from tests.plans import GROWN_TASKS, caught, offences, tell
+from tests.postgres import Postgres, set_time
+from tests.record.test_grouped import MIB, Writing, after_the_first
+from tests.rows import START, ask, hold_slot, put_account
+from tests.sockets import listening, serving, until
+from tests.telling import ended, receiver
+from tests.test_feed import Counted, heard, planned, ready
+from tests.test_settle import LOOK_AFTER, READY, polled, result, told
+from tests.web.test_callbacks import Called, submitted
+from tests.world import RING_KEY, World, open_world
+
+WRONG = (b"x-bfl-signature", b"sha256=" + b"0" * 64)
+
+# Index plans: what is asked of a database that has grown is answered by indexes, on both engines.
+
+
+@pytest.fixture(scope="module")
+def grown_sqlite(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("grown") / "fluxhook.db"
+    shutil.copy(sqlite_template, path)
+    asyncio.run(growth.grow(f"sqlite:///{path}", GROWN_TASKS))
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture(scope="module")
+def grown_postgres(postgres: Postgres, postgres_template: str) -> Generator[str]:
+    name = f"test_{uuid4().hex}"
+
+    async def make() -> str:
+        url = await postgres.create(name, postgres_template)
+        await postgres.use_clock(name)
+        await growth.grow(url, GROWN_TASKS)
+        async with open_database(url) as database:
+            await database.write(multiply)
+        return url
+
+    yield asyncio.run(make())
+    asyncio.run(postgres.drop(name))
+
+
+def multiply(connection: Connection) -> None:
+    """Few tasks are told of: have ten times as many deliveries, for the same reason."""
+    columns = ", ".join(column.name for column in deliveries.deliveries.columns if column.name != "id")
+    for digit in range(1, 10):
+        copied = f"SELECT overlay(id placing '{digit}' from 41), {columns} FROM deliveries WHERE id LIKE '%00'"  # noqa: S608
+        connection.execute(text(f"INSERT INTO deliveries (id, {columns}) {copied}"))
+    connection.exec_driver_sql("ANALYZE")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def grown_url(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(f"grown_{request.param}")
+    return url
+
+
+@pytest.fixture
+async def grown(grown_url: str, tmp_path: Path) -> AsyncGenerator[World]:
+    """A world today, on a database with months behind it."""
+    async with open_world(tmp_path, grown_url) as opened:
+        opened.clock.at = clock.utc_now()
+        yield opened
+
+
+async def test_whatever_a_story_asks_is_found_by_an_index(grown: World) -> None:
+    with caught(grown.use.db) as sent:
+        await tell(grown)
+
+    assert len(sent) > 50
+    assert await offences(grown.use.db, sent) == []
+
+
+async def test_the_hot_paths_are_found_by_an_index(grown: World) -> None:
+    now, db = grown.clock(), grown.use.db
+    known = [task.id for task in await db.read(lambda connection: tasks.newest(connection, limit=5))]
+    group = next(await db.write(lambda connection: hot_paths.prepare(connection, now, 1)))
+    with caught(db) as sent:
+        for path in hot_paths.reads(known, now).values():
+            await db.read(path)
+        for path in hot_paths.writes(now).values():
+            with suppress(Undone):
+                await db.write(path)
+        await db.write(lambda connection: hot_paths.take(connection, group))
+    await db.write(lambda connection: hot_paths.clean(connection, now))
+
+    assert await offences(db, sent) == []
+
+
+@pytest.mark.parametrize(
+    "careless",
+    [
+        "SELECT id FROM tasks WHERE failure_detail = 'moderated'",
+        "SELECT count(*) FROM evidence WHERE verdict = 'forged'",
+        "SELECT tasks.id FROM tasks JOIN results ON results.task_id = tasks.id WHERE results.bytes < 5",
+        "UPDATE submissions SET cost = 0 WHERE ring_key = 'none'",
+        "SELECT id FROM tasks WHERE failure_detail = 'none' ORDER BY id DESC LIMIT 1",
+    ],
+)
+async def test_a_statement_that_reads_a_whole_table_is_caught(grown: World, careless: str) -> None:
+    with caught(grown.use.db) as sent:
+        await grown.use.db.write(lambda connection: connection.execute(text(careless)))
+
+    assert await offences(grown.use.db, sent) != []
+
+
+async def test_open_tasks_are_counted_from_the_index_without_a_look_at_those_that_ended(world: World) -> None:
+    def plan(connection: Connection) -> str:
+        with statements(world.use.db) as seen:
+            tasks.count_open(connection)
+        query = seen[-1].replace("?", "'queued'")
+        return "\n".join(row.detail for row in connection.execute(text(f"EXPLAIN QUERY PLAN {query}")))
+
+    found = await world.use.db.read(plan)
+
+    assert "SEARCH tasks USING COVERING INDEX ix_tasks_status_id (status=?)" in found
+
+
+_ROWS_READ = "SELECT sum(idx_tup_fetch + seq_tup_read) FROM pg_stat_xact_user_tables WHERE relname = 'pgqueuer'"
+
+
+@pytest.mark.parametrize("analyzed", [True, False])
+async def test_a_hundred_thousand_parked_jobs_are_not_looked_at_to_claim_one(postgres_url: str, analyzed: bool) -> None:
+    def park(connection: Connection) -> None:
+        connection.execute(
+            text("""
+                INSERT INTO pgqueuer (priority, execute_after, status, entrypoint, dedupe_key, payload)
+                SELECT -200000000 - number, '2036-01-01'::timestamptz + number * interval '1 second', 'queued',
+                    'collect', 'collect:parked' || number, 'parked'
+                FROM generate_series(1, 100000) AS number
+            """)
+        )
+        if analyzed:
+            connection.execute(text("ANALYZE pgqueuer"))
+
+    def look(connection: Connection) -> int:
+        set_time(connection, START)
+        before = connection.execute(text(_ROWS_READ)).scalar_one() or 0
+        jobs.next_due(connection)
+        for job in jobs.claim(connection, "1" * 32, START, 8, [Step.COLLECT]):
+            jobs.finish(connection, job)
+        return int(connection.execute(text(_ROWS_READ)).scalar_one() - before)
+
+    async with open_database(postgres_url) as database:
+        await database.write(park)
+        looked_at = []
+        for _ in range(10):  # a statement is planned for good the sixth time
+            await database.write(lambda connection: jobs.enqueue(connection, [(Step.COLLECT, "task_1", START)]))
+            looked_at.append(await database.write(look))
+
+    assert max(looked_at) < 100
+
+
+# Statements: how many a unit takes, and how many callbacks that prove nothing take.
+
+
+async def settling(database: Database, group: Sequence[Evidence]) -> list[str]:
+    """The statements that it takes to settle a group."""
+    with statements(database) as seen:
+        await database.write(lambda connection: settle(connection, group, look_after=LOOK_AFTER))
+    return seen
+
+
+async def test_a_group_takes_the_same_number_of_statements_whatever_its_size(database: Database) -> None:
+    sizes = (1, 2, 100)
+
+    def prepare(connection: Connection) -> None:
+        put_account(connection, account=200)
+        for size in sizes:
+            for number in range(size):
+                ask(connection, f"{size}_{number}")
+                hold_slot(connection, f"{size}_{number}", size + number)
+
+    await database.write(prepare)
+    counts = []
+    for size in sizes:
+        group = [told(READY, f"{size}_{number}") for number in range(size)]
+        counts.append(len(await settling(database, group)))
+
+    assert len(set(counts)) == 1
+    assert counts[0] <= (14 if database.dialect.name == "postgresql" else 13)  # a job is left and then scheduled
+
+
+async def test_only_a_callback_with_a_better_link_is_looked_for_among_those_kept(database: Database) -> None:
+    await database.write(ask)
+    await settling(database, [told(READY)])
+
+    async def looks(group: Sequence[Evidence]) -> int:
+        return sum("evidence.digest = " in each for each in await settling(database, group))
+
+    assert await looks([told(READY), told(result(2, 5)), polled(result(3, 20))]) == 0
+    assert await looks([told(result(number, 20 + number)) for number in range(9)]) == 1
+
+
+async def test_a_backlog_of_deliveries_that_wait_is_not_walked_through_to_prune(each_world: World) -> None:
+    use = replace(each_world.use, evidence_kept=timedelta(days=30))
+    receiver(each_world, 500)
+
+    async def takes() -> int:
+        with statements(use.db) as seen:
+            await prune(use, batch=1)
+        return len(seen)
+
+    await ended(each_world)
+    each_world.clock.advance(31 * 86400)
+    await takes()
+    few = await takes()
+    for _ in range(3):
+        await ended(each_world)
+    each_world.clock.advance(31 * 86400)
+    await prune(use)
+    many = await takes()
+
+    def count(connection: Connection) -> int:
+        return int(connection.exec_driver_sql("SELECT count(*) FROM deliveries WHERE state = 'waiting'").scalar_one())
+
+    assert await use.db.read(count) == 4
+    assert many == few
+
+
+@asynccontextmanager
+async def served(app: Any) -> AsyncGenerator[httpx.AsyncClient]:
+    """A client of an application on a socket, where callbacks go the short way."""
+    bound, address = listening()
+    async with serving(app, bound), httpx.AsyncClient(base_url=address, timeout=30) as outsider:
+        yield outsider
+
+
+@pytest.fixture(params=["short", "application"])
+async def called(request: pytest.FixtureRequest, world: World) -> AsyncGenerator[Called]:
+    """A task whose callbacks come over a socket of our server, or straight into the application."""
+    called = await submitted(world)
+    if request.param == "application":
+        yield called
+        return
+    async with served(create_app(nullcontext(world.use), with_worker=False)) as world.outsider:
+        yield called
+
+
+async def test_a_flood_of_forged_callbacks_costs_the_database_nothing_after_the_tenth(called: Called) -> None:
+    with statements(called.world.use.db) as first:
+        for number in range(10):
+            await called.call(b'{"n": %d}' % number, WRONG)
+        await called.call_signed(called.body())  # is written after them
+    with statements(called.world.use.db) as after:
+        for number in range(10, 60):
+            await called.call(b'{"n": %d}' % number, WRONG)
+
+    assert any("evidence" in statement for statement in first)
+    assert after == []
+
+
+async def test_a_flood_at_unknown_addresses_costs_the_database_nothing(called: Called) -> None:
+    start = called.path.rpartition("/")[0]
+    with statements(called.world.use.db) as seen:
+        for number in range(20):
+            await called.call(called.body(), WRONG, path=f"{start}/guess{number}")
+            await called.call(called.body(), path=f"/callbacks/sub_{number:037}/guess")
+
+    assert seen == []
+
+
+class Noting:
+    """An application that notes the paths that it is asked for."""
+
+    def __init__(self, app: Any) -> None:
+        self.state = app.state
+        self.paths: list[str] = []
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            self.paths.append(scope["path"])
+        await self._app(scope, receive, send)
+
+
+async def test_a_usual_callback_costs_no_cycle_of_the_application(world: World) -> None:
+    called, app = await submitted(world), Noting(create_app(nullcontext(world.use), with_worker=False))
+    async with served(app) as world.outsider:
+        answers = [
+            await called.call_signed(called.body()),
+            await called.call(called.body()),
+            await called.call(called.body(), WRONG),
+            await called.call_signed(called.body()),
+            await called.call(called.body(), path=called.path + "x"),
+        ]
+        await world.outsider.get("/healthz")
+
+    assert [answer.status_code for answer in answers] == [200, 200, 401, 200, 404]
+    assert app.paths == ["/healthz"]
+
+
+async def test_who_waits_for_a_task_asks_the_database_only_when_something_happened(world: World) -> None:
+    called = await submitted(world)
+    with statements(world.use.db) as seen:
+        answer = await world.api.get(f"/v1/tasks/{called.task_id}", headers={"prefer": "wait=1"})
+
+    assert answer.json()["status"] == "submitted"
+    # Its key, a look, where the feed ends, a look, the reader's, and a last look.
+    assert len(seen) <= 12
+
+
+# Reads of the feed
+
+
+async def is_idle(feed: Feed) -> bool:
+    return not feed.is_reading
+
+
+async def test_a_thousand_listeners_cost_the_database_as_much_as_one(database: Database) -> None:
+    await database.write(planned(1))
+    counted = Counted(database)
+
+    async def reads_for(listeners: int) -> int:
+        async with AsyncExitStack() as stack, Feed(counted, asyncio.Event()) as feed:
+            all_of_them = [await stack.enter_async_context(feed.listen(None)) for _ in range(listeners)]
+            waiting = [asyncio.create_task(heard(listener, 1)) for listener in all_of_them]
+            await asyncio.sleep(0)
+            before = counted.reads
+            await database.write(ready(0))
+            assert await asyncio.gather(*waiting) == [["task_0"]] * listeners
+            return counted.reads - before
+
+    await reads_for(1)
+    # The one that finds it, and one that was under way; on PostgreSQL it may be looked for until it is settled.
+    assert await reads_for(1000) <= 20
+
+
+async def test_nothing_is_read_while_nobody_listens(database: Database) -> None:
+    await database.write(planned(1))
+    counted = Counted(database)
+    async with Feed(counted, asyncio.Event()) as feed:
+        await database.write(ready(0))
+        assert counted.reads == 0
+
+        async with feed.listen(None):
+            pass
+        await until(partial(is_idle, feed))
+        after = counted.reads
+        await database.write(ready(0))
+
+        assert counted.reads == after
+        assert feed.listeners == 0
+
+
+# Groups: how long the first ones in a group wait for the last
+
+
+async def test_a_group_is_bounded(database: Database) -> None:
+    work = Writing(gate=(gate := Gate()))
+    names = [f"{number:04}" for number in range(600)]
+    await after_the_first(database, work, gate, names)
+
+    assert work.groups == [["first"], names[:512], names[512:]]
+
+
+async def test_a_group_is_bounded_by_what_it_weighs_too(database: Database) -> None:
+    work = Writing(gate=(gate := Gate()))
+    await after_the_first(database, work, gate, "abcde", size=5 * MIB)
+
+    assert work.groups == [["first"], ["a", "b"], ["c", "d"], ["e"]]
+
+
+# Memory
+
+
+def remembered(work: Callable[[], None]) -> int:
+    """How many bytes are still there after this that were not there before."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
+def guess(ring: KeyRing, names: Sequence[str]) -> None:
+    for name in names:
+        assert ring.prove_token(name, "x") is None
+
+
+def test_a_flood_of_guessed_addresses_is_not_remembered_without_bound() -> None:
+    ring = KeyRing((RING_KEY,))
+    guess(ring, [f"sub_before_{number}" for number in range(5000)])
+    flood = [f"sub_flood_{number}" for number in range(10_000)]
+
+    assert remembered(partial(guess, ring, flood)) < 1_500_000  # of 10,000 it would be far more than twice as much
+
+
+def test_a_flood_of_guessed_addresses_drives_out_no_proof_that_is_in_use() -> None:
+    ring = KeyRing((RING_KEY,))
+    proof = ring.callback_proof("sub_1", ring.newest)
+    guess(ring, [f"sub_flood_{number}" for number in range(5000)])
+
+    assert ring.callback_proof("sub_1", ring.newest) is proof
+
+
+def test_an_address_that_is_longer_than_any_of_ours_is_not_remembered() -> None:
+    names = [f"{number}".zfill(100_000) for number in range(50)]
+
+    assert remembered(partial(guess, KeyRing((RING_KEY,)), names)) < 1_000_000
+
+
+# Modules that a command loads before it is there
+
+# What the service itself needs only for some settings, or not at all.
+_HEAVY = (
+    "alembic",
+    "asyncpg",
+    "obstore",
+    "app.provider.twin",
+    "app.cli.demo",
+    "opentelemetry.exporter",
+    "opentelemetry.sdk",
+    "pgqueuer",
+)
+_LOADED = "import json, sys; from app.cli import commands; commands({!r}); print(json.dumps(list(sys.modules)))"
+
+
+def loaded_for(command: str) -> list[str]:
+    """The modules of a process that is about to run this command."""
+    ran = subprocess.run(  # noqa: S603 - our own code
+        [sys.executable, "-c", _LOADED.format(command)], check=True, capture_output=True, text=True
+    )
+    modules: list[str] = json.loads(ran.stdout)
+    return modules
+
+
+@pytest.mark.parametrize("command", ["serve", "work"])
+def test_the_service_starts_without_what_it_does_not_need(command: str) -> None:
+    assert [name for name in loaded_for(command) if name.startswith(_HEAVY)] == []
+
+
+def test_a_client_of_the_service_is_not_the_service() -> None:
+    needless = ("sqlalchemy", "fastapi", "PIL", *_HEAVY)
+
+    assert [name for name in loaded_for("watch") if name.startswith(needless)] == []
