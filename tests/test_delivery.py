@@ -147,7 +147,7 @@ async def test_an_answer_that_breaks_off_has_said_its_status(world: World) -> No
 async def test_of_a_gigabyte_four_kilobytes_are_read_and_the_connection_is_closed(world: World) -> None:
     async with receiving(a_gigabyte) as there:
         await ended(world, webhook_url=there.url)
-        await asyncio.wait_for(there.over.wait(), 5)
+        await asyncio.wait_for(there.over.wait(), 30)
     delivery = await only_delivery(world)
 
     assert delivery["state"] == "delivered"
@@ -191,6 +191,7 @@ async def test_an_answer_that_no_text_can_hold_is_shown_all_the_same(world: Worl
 
 async def test_a_dead_endpoint_delays_neither_the_others_nor_the_images(world: World) -> None:
     small(world)
+    world.use = replace(world.use, webhook_deadline=timedelta(minutes=5))
     async with receiving(silence) as dead, receiving(writing(b"HTTP/1.1 204 No Content\r\n\r\n")) as alive:
         for url in [*[f"{dead.url}/{number}" for number in range(7)], *[dead.url] * 5, *[alive.url] * 5]:
             task_id = await world.post(webhook_url=url)

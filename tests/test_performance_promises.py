@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppres
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 from uuid import uuid4  # noqa: TID251 - names a throw-away database
@@ -23,9 +24,10 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from app import clock, jobs
+from app import clock, jobs, worker
 from app.bench import growth, hot_paths
 from app.bench.hot_paths import Undone
+from app.cli.serving import server
 from app.consequences import Evidence
 from app.feed import Feed
 from app.jobs import Step
@@ -395,6 +397,17 @@ async def test_a_group_is_bounded_by_what_it_weighs_too(database: Database) -> N
     await after_the_first(database, work, gate, "abcde", size=5 * MIB)
 
     assert work.groups == [["first"], ["a", "b"], ["c", "d"], ["e"]]
+
+
+# Time that a stopping service gives, which the README promises and containers count on
+
+
+async def test_what_is_in_hand_when_a_service_stops_has_less_than_ten_seconds(world: World) -> None:
+    serving_for = server(create_app(nullcontext(world.use)), "127.0.0.1", 0).config.timeout_graceful_shutdown
+    working_for: timedelta = signature(worker.run).parameters["grace"].default
+
+    assert serving_for is not None
+    assert max(serving_for, working_for.total_seconds()) < 10
 
 
 # Memory

@@ -118,7 +118,7 @@ async def reaches(api: httpx.AsyncClient, task_id: str, status: str) -> None:
     async def reached() -> bool:
         return bool((await api.get(f"/v1/tasks/{task_id}")).json()["status"] == status)
 
-    await until(reached, 20)
+    await until(reached)
 
 
 async def image(api: httpx.AsyncClient, task_id: str) -> bytes:

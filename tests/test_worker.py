@@ -31,10 +31,10 @@ TAKEN = Answer(Report(Said.PENDING, "p1"), 200, {}, b"{}")
 
 
 @asynccontextmanager
-async def running(use: Resources, grace: float = 5) -> AsyncGenerator[asyncio.Event]:
+async def running(use: Resources, grace: float = 20) -> AsyncGenerator[asyncio.Event]:
     """A worker at work; it is stopped at the end, or before by its event."""
     mine = replace(use, stopping=asyncio.Event())
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         group.create_task(worker.run(mine, grace=timedelta(seconds=grace)))
         yield mine.stopping
         mine.stopping.set()

@@ -54,7 +54,7 @@ async def child(folder: Path, provider: str) -> AsyncGenerator[tuple[asyncio.sub
                 except httpx.TransportError:
                     return False
 
-            await until(answers, 20)
+            await until(answers, 60)
             yield process, api
     finally:
         if process.returncode is None:
@@ -63,7 +63,7 @@ async def child(folder: Path, provider: str) -> AsyncGenerator[tuple[asyncio.sub
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-async def test_a_stopped_service_answers_who_waits_and_exits_with_0_within_ten_seconds(
+async def test_a_stopped_service_answers_who_waits_before_their_time_is_over_and_exits_with_0(
     how: signal.Signals, tmp_path: Path
 ) -> None:
     theirs, their_address = listening()
@@ -80,7 +80,7 @@ async def test_a_stopped_service_answers_who_waits_and_exits_with_0_within_ten_s
 
         await until(taken)
         process.send_signal(how)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):  # of the 60 s that would be waited
             answer = await posting
             code = await process.wait()
 

@@ -146,7 +146,7 @@ async def test_an_api_and_two_workers_share_a_database_and_end_with_0_when_they_
         await until(lambda: ours.has("stored"), 60)
         for each in processes:
             each.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             codes = [await each.wait() for each in processes]
 
     assert waiting
@@ -167,10 +167,10 @@ async def test_a_worker_gives_what_is_in_hand_its_time_and_a_second_signal_gives
         await until(lambda: ours.has("submitting"), 60)
         worker.send_signal(signal.SIGTERM)
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(0.5):
                 await worker.wait()
         worker.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             code = await worker.wait()
         api.send_signal(signal.SIGTERM)
         await api.wait()

@@ -199,9 +199,9 @@ async def test_a_job_that_one_process_leaves_wakes_the_workers_of_the_others(
     async with open_database(postgres_url) as other:
         told = asyncio.Event()
         other.on_signal(told.set)
-        await asyncio.wait_for(told.wait(), 10)  # it listens
+        await asyncio.wait_for(told.wait(), 30)  # it listens
         told.clear()
         await leave(database)
-        await asyncio.wait_for(told.wait(), 10)
+        await asyncio.wait_for(told.wait(), 30)
 
     assert len(await claim(database)) == 1

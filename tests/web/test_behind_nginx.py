@@ -130,7 +130,7 @@ async def test_a_large_image_passes_and_what_is_too_large_is_refused(outside: ht
 
 async def test_events_come_as_they_happen(world: World, outside: httpx.AsyncClient) -> None:
     headers = {"x-key": ADMIN_KEY, "accept": "text/event-stream"}
-    async with outside.stream("GET", "/v1/events", headers=headers) as stream, asyncio.timeout(5):
+    async with outside.stream("GET", "/v1/events", headers=headers) as stream, asyncio.timeout(30):
         lines = stream.aiter_lines()
         opening = await anext(lines)
         task_id = await world.post()

@@ -62,5 +62,5 @@ async def test_the_running_twin_calls_back_by_itself(server: httpx.AsyncClient) 
         port = receiver.sockets[0].getsockname()[1]
         order = {"prompt": "x", "webhook_url": f"http://127.0.0.1:{port}/hook"}
         await server.post("/v1/flux-kontext-pro", json=order)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await called.wait()
