@@ -480,6 +480,11 @@ def test_the_service_starts_without_what_it_does_not_need(command: str) -> None:
     assert [name for name in loaded_for(command) if name.startswith(_HEAVY)] == []
 
 
+@pytest.mark.parametrize("asked", ["version", "--version"])
+def test_the_version_is_told_without_loading_any_command(asked: str) -> None:
+    assert [name for name in loaded_for(asked) if name.startswith(("app.cli.", "sqlalchemy", "httpx"))] == []
+
+
 def test_a_client_of_the_service_is_not_the_service() -> None:
     needless = ("sqlalchemy", "fastapi", "PIL", *_HEAVY)
 

@@ -56,7 +56,9 @@ async def stage(
         yield Stage(api, twin)
 
 
-@pytest.mark.parametrize("profile", ["a", "b", "c", "none"])
+@pytest.mark.parametrize(
+    "profile", ["a", *(pytest.param(profile, marks=pytest.mark.check) for profile in ("b", "c", "none"))]
+)
 async def test_an_image_is_made_and_kept_and_everything_is_accounted_for(stage: Stage, profile: Profile) -> None:
     photos = {name: in_base64(photo(name.upper())) for name in ("jpeg", "png")}
     orders: list[dict[str, Any]] = [

@@ -1,8 +1,9 @@
 """Which tests run when: `make test` stays under 90 seconds, `make check` runs what it leaves out.
 
-make test    rules, database, jobs, steps and web; what is not in `db/` or `jobs/` on SQLite alone
-make check   the same steps on PostgreSQL; browser, fuzzing, migrations, clouds, child processes, flawed variants
-make prove   kills processes or searches at random (`proof`), and searches longer for every property
+- `make test`: rules, database, jobs, steps and web; what is not in `record/` or `jobs/` on SQLite alone
+- `make check`: the steps on PostgreSQL; browser, fuzzing, migrations, clouds, child processes, flaws, speed
+- `make cold`: properties and processes again, with cold caches on one busy processor
+- `make prove`: what kills processes or searches at random (`proof`), and a longer search for every property
 """
 
 from collections.abc import Sequence
@@ -19,28 +20,24 @@ _CHECKED = (
     "bench",  # measures, and proves no promise of the service
     "cli",  # starts processes
     "flaws",  # the same stories again, each with a flaw put in that they must catch
-    "record/test_plans.py",  # which index a statement uses is a promise about speed
     "store/test_going_away.py",  # stand-ins for clouds
+    "provider/twin/test_sockets.py",  # the same answers again, over real sockets
     "test_clients.py",  # clients of others
     "test_dashboards.py",
     "test_migrations.py",
     "test_migrations_live.py",
+    "test_performance_promises.py",
     "test_restore.py",
     "web/test_behind_nginx.py",
     "web/test_browser.py",
+    "web/test_callback_ways.py",  # over real sockets
     "web/test_openapi.py",  # fuzzing
+    "web/test_protocol.py",
+    "web/test_sockets.py",
 )
 
 # Files that start the service as a process: what is slow at first must not fail there either.
-_PROCESSES = (
-    "cli/test_demo.py",
-    "cli/test_serving.py",
-    "cli/test_starting.py",
-    "cli/test_stopping.py",
-    "cli/test_work.py",
-    "test_crash.py",
-    "test_release.py",
-)
+_PROCESSES = ("cli/test_demo.py", "cli/test_stopping.py", "cli/test_work.py", "test_crash.py")
 
 
 def assign(items: Sequence[pytest.Item]) -> None:
