@@ -1,5 +1,6 @@
 """The application as a whole: what its OpenAPI document promises."""
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -9,6 +10,7 @@ import pytest
 
 from app import __version__
 from app.main import create_app
+from tests.web.contract import KEPT, contract, kept
 from tests.web.documents import problem
 from tests.world import World
 
@@ -53,6 +55,16 @@ def resolve(openapi: dict[str, Any], reference: str) -> Any:
     for part in reference.removeprefix("#/").split("/"):
         found = found[part]
     return found
+
+
+def test_paths_names_types_and_statuses_are_those_of_the_last_release(
+    openapi: dict[str, Any], pytestconfig: pytest.Config
+) -> None:
+    """`pytest --regenerate` writes the kept copy anew: look at its difference before you commit it."""
+    if pytestconfig.getoption("regenerate"):
+        KEPT.write_text(json.dumps(contract(openapi), indent=1) + "\n")
+
+    assert contract(openapi) == kept()
 
 
 async def test_the_document_names_the_service_and_its_version(openapi: dict[str, Any]) -> None:
