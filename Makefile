@@ -62,7 +62,7 @@ capacity: setup ## what two replicas make of the slots, and what 10,000 waiting 
 	@$(BIN)/python -m tests.proof.capacity $(ARGS)
 
 bench: setup ## measure callbacks beside what bounds them, ARGS='--quick --json FILE' for less than a minute
-	@$(BIN)/fluxhook bench $(ARGS)
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 container-check: ## build the image, run compose on PostgreSQL and prove it, as root on Debian
 	@$(PYTHON) .ci/container-check
@@ -81,7 +81,7 @@ lock: ## refresh the locks (needs uv), ARGS=--upgrade for newer versions
 
 clean: ## remove virtual environments and caches, never data
 	rm -rf .venv .venv-* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find app migrations tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find app benchmarks migrations tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 COMPILE = uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	--python-version 3.11 --custom-compile-command "make lock" $(ARGS)

@@ -16,16 +16,17 @@ from typing import NamedTuple
 from opentelemetry.trace import SpanKind
 from prometheus_client import Counter
 
-from app import logs, metrics, tracing
-from app.consequences import Evidence
+from app.db import Connection
+from app.db.tables import attempts, evidence
 from app.errors import Overloaded, Unavailable
 from app.provider import messages
-from app.record import Connection, evidence, submissions
 from app.resources import Resources
-from app.secret_keys import CallbackProof
+from app.rules.task import Report, Said, Witness
+from app.security.keyring import CallbackProof
+from app.security.verify import SigningProfile, Verdict, verify
 from app.settle import hint, settle
-from app.task import Report, Said, Witness
-from app.verify import SigningProfile, Verdict, verify
+from app.telemetry import logs, metrics, tracing
+from app.transitions.changes import Evidence
 
 MAX_BYTES = 1024 * 1024
 # Of callbacks that prove nothing this many different ones are kept for an attempt: enough to see what is wrong.
@@ -163,7 +164,7 @@ def _keep(use: Resources, given: Evidence) -> "Future[bool]":
 
 async def _keep_traced(use: Resources, given: Evidence) -> bool:
     """Keep and settle one callback as a part of its task's trace."""
-    within = await use.db.read(lambda connection: submissions.traceparent(connection, given.submission_id))
+    within = await use.db.read(lambda connection: attempts.traceparent(connection, given.submission_id))
     about = {"submission_id": given.submission_id, "verdict": given.verdict}
     with tracing.span("callback", SpanKind.CONSUMER, within, tracing.link_here(), **about):
         return await use.db.write_each(_keep_group, given, len(given.body))

@@ -9,13 +9,15 @@ from typing import IO
 
 import httpx
 
-from app import custody, logs, metrics, tracing
-from app.download import Image, check, download
+from app.db import Connection
+from app.db.tables import attempts, spooled_results, tasks
+from app.db.tables.tasks import Task
 from app.errors import FluxhookError, ResultRefused, Unavailable
-from app.record import Connection, kept_aside, submissions, tasks
-from app.record.tasks import Task
+from app.images.download import Image, check, download
 from app.resources import Resources
-from app.task import Status
+from app.rules.task import Status
+from app.telemetry import logs, metrics, tracing
+from app.transitions import result_state
 
 _REST = timedelta(seconds=15)  # after the store failed: hands that wait for it are missed where links die
 
@@ -49,7 +51,7 @@ async def tend(use: Resources) -> None:
     Every process that works does this now and then: the job may have gone to a machine that has not got the bytes.
     """
     for attempt in await asyncio.to_thread(use.aside.attempts):
-        submission = await use.db.read(lambda connection, attempt=attempt: submissions.get(connection, attempt))  # type: ignore[misc]
+        submission = await use.db.read(lambda connection, attempt=attempt: attempts.get(connection, attempt))  # type: ignore[misc]
         if submission is None:
             continue  # of another database, or of a time that a restored one does not know
         task = await _task(use, submission.task_id)
@@ -66,10 +68,10 @@ async def _obtain(use: Resources, task: Task, started_at: datetime) -> IO[bytes]
     file = await asyncio.to_thread(use.aside.open, task.submission_id)
     if file is not None:
         return file
-    if await use.db.read(lambda connection: kept_aside.instances(connection, task.submission_id)):
+    if await use.db.read(lambda connection: spooled_results.instances(connection, task.submission_id)):
         instance = await asyncio.to_thread(use.aside.instance, started_at)
         if await use.db.write(
-            lambda connection: custody.leave_to_others(connection, task.id, instance, started_at, use.now())
+            lambda connection: result_state.leave_to_others(connection, task.id, instance, started_at, use.now())
         ):
             return None
     return await download(use, task.sample_url or "")
@@ -82,14 +84,16 @@ async def _bring_home(use: Resources, task: Task, file: IO[bytes], started_at: d
     except Unavailable as outage:
         await _keep_aside(use, task, image, file, outage, started_at)
     else:
-        if not await use.db.write(lambda connection: custody.store(connection, task, image, started_at, use.now())):
+        if not await use.db.write(
+            lambda connection: result_state.store(connection, task, image, started_at, use.now())
+        ):
             await use.store.remove(image.store_key)
         await asyncio.to_thread(use.aside.discard, task.submission_id)
 
 
 async def _put(use: Resources, image: Image, file: IO[bytes]) -> None:
     since = use.now() - _REST
-    if await use.db.read(lambda connection: kept_aside.store_failed_since(connection, since)):
+    if await use.db.read(lambda connection: spooled_results.store_failed_since(connection, since)):
         raise _Resting("the image store failed a moment ago")
     with tracing.span("store put", bytes=image.bytes):
         await use.store.put(image.store_key, file)
@@ -106,7 +110,7 @@ async def _keep_aside(
     tried = not isinstance(outage, _Resting)
 
     def record(connection: Connection) -> bool:
-        return custody.await_store(connection, task, instance, outage.detail, started_at, use.now(), tried=tried)
+        return result_state.await_store(connection, task, instance, outage.detail, started_at, use.now(), tried=tried)
 
     if await use.db.write(record):
         metrics.images_kept_aside.inc()
@@ -117,7 +121,7 @@ async def _fail(use: Resources, task_id: str, error: Exception, started_at: date
     reason = error.detail if isinstance(error, FluxhookError) else f"no image came: {type(error).__name__}"
     refused = isinstance(error, ResultRefused)
     if await use.db.write(
-        lambda connection: custody.fail(connection, task_id, reason, started_at, use.now(), refused=refused)
+        lambda connection: result_state.fail(connection, task_id, reason, started_at, use.now(), refused=refused)
     ):
         metrics.assets_lost.inc()
         log.error("asset_lost", task_id=task_id, reason=reason)
@@ -129,4 +133,4 @@ async def _task(use: Resources, task_id: str) -> Task | None:
 
 async def _drop(use: Resources, attempt: str) -> None:
     await asyncio.to_thread(use.aside.discard, attempt)
-    await use.db.write(lambda connection: kept_aside.forget(connection, attempt))
+    await use.db.write(lambda connection: spooled_results.forget(connection, attempt))

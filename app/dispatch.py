@@ -9,19 +9,22 @@ from datetime import timedelta
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
-from app import ids, jobs, logs, moves
-from app.consequences import Evidence
+from app import ids, jobs
+from app.db import Connection
+from app.db.engine.database import insist
+from app.db.tables import attempts, tasks
+from app.db.tables.tasks import Task
 from app.errors import Unavailable
 from app.jobs import Step
 from app.provider import Order, Promises, Provider, observed
-from app.record import Connection, submissions, tasks
-from app.record.database import insist
-from app.record.tasks import Task
 from app.resources import Resources
-from app.secret_keys import CallbackProof
+from app.rules.task import Failure, Outcome, Status, Witness
+from app.security.keyring import CallbackProof
 from app.settle import answered, settle
 from app.store import Missing
-from app.task import Failure, Outcome, Status, Witness
+from app.telemetry import logs
+from app.transitions import moves
+from app.transitions.changes import Evidence
 
 _MARGIN = timedelta(seconds=5)  # between the submit's own deadline and the first look at a lost answer
 
@@ -91,14 +94,14 @@ def _begin(connection: Connection, use: Resources, task: Task, promises: Promise
     The job that will look at a lost answer is left here too: whatever dies from now on, it stands.
     """
     now = use.now()
-    last = submissions.of_task(connection, task.id)[-1]
+    last = attempts.of_task(connection, task.id)[-1]
     ours = last.ring_key in use.keys and last.provider == promises.name
     unsent = last.outcome is Outcome.PLANNED and ours
     submission_id = last.id if unsent else ids.new_id("sub", now)
     if not moves.begin(connection, task.id, submission_id, now):
         return None
     if not unsent:
-        submissions.plan(
+        attempts.plan(
             connection,
             id=submission_id,
             task_id=task.id,
@@ -107,7 +110,7 @@ def _begin(connection: Connection, use: Resources, task: Task, promises: Promise
             ring_key=use.keys.newest,
             planned_at=now,
         )
-    submissions.mark_asked(connection, submission_id, now, called_back=use.public_url is not None)
+    attempts.mark_asked(connection, submission_id, now, called_back=use.public_url is not None)
     jobs.enqueue(connection, [(Step.RECONCILE, task.id, now + promises.submit_deadline + _MARGIN)])
     return submission_id, last.ring_key if unsent else use.keys.newest
 

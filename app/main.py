@@ -7,13 +7,15 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 
-from app import __version__, worker
-from app.feed import Feed
+from app import __version__
 from app.resources import Resources
-from app.web import (
-    callback_list,
-    callbacks,
-    changes,
+from app.web import problems
+from app.web.credits import Balance
+from app.web.feed import Feed
+from app.web.problems import Problem
+from app.web.request_log import RequestLog
+from app.web.routes import (
+    callback_receiver,
     deliveries,
     endpoints,
     events,
@@ -21,33 +23,32 @@ from app.web import (
     image,
     jobs,
     keys,
-    kontext,
-    links,
-    onward,
     pages,
-    problems,
+    provider_api,
+    results,
+    task_actions,
     tasks,
     usage,
 )
-from app.web.balance import Balance
-from app.web.problems import Problem
-from app.web.request_log import RequestLog
+from app.web.routes import callbacks as callback_list
+from app.web.schemas import webhooks
+from app.worker import loop
 
 # Built once in a process, however many apps it makes: that takes longer than all else of an app.
 _ROUTES = APIRouter()
 for _module in (
-    changes,
+    task_actions,
     tasks,
     events,
     image,
-    kontext,
-    links,
+    provider_api,
+    results,
     deliveries,
     endpoints,
     keys,
     usage,
     callback_list,
-    callbacks,
+    callback_receiver,
     jobs,
     health,
     pages,
@@ -66,7 +67,7 @@ def create_app(resources: AbstractAsyncContextManager[Resources], *, with_worker
                 yield
                 return
             async with asyncio.TaskGroup() as group:
-                group.create_task(worker.run(use))
+                group.create_task(loop.run(use))
                 yield
                 use.stopping.set()
 
@@ -84,7 +85,7 @@ def create_app(resources: AbstractAsyncContextManager[Resources], *, with_worker
     )
     app.state.scrapers = set()
     app.router.routes.extend(_ROUTES.routes)
-    app.webhooks.include_router(onward.webhooks)
+    app.webhooks.include_router(webhooks.webhooks)
     app.mount("/static", pages.static)
     problems.install(app)
     app.add_middleware(RequestLog)

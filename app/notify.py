@@ -14,14 +14,16 @@ from typing import Any
 import httpx
 from opentelemetry.trace import SpanKind
 
-from app import ids, jobs, logs, metrics, tracing
-from app.delivery import BROKEN, SEALED, TIMEOUT, UNREACHABLE, Letter, Outcome, deliver
+from app import ids, jobs
+from app.db import Connection
+from app.db.tables import deliveries, delivery_attempts, endpoints, results, tasks
+from app.db.tables.deliveries import TEST, Delivery
+from app.db.tables.endpoints import Endpoint, State
 from app.jobs import Step
-from app.record import Connection, attempts, deliveries, endpoints, results, tasks
-from app.record.deliveries import TEST, Delivery
-from app.record.endpoints import Endpoint, State
 from app.resources import Resources
-from app.retry import ENDPOINT_REST, WEBHOOK_WAITS, webhook_wait
+from app.rules.backoff import ENDPOINT_REST, WEBHOOK_WAITS, webhook_wait
+from app.telemetry import logs, metrics, tracing
+from app.webhooks.delivery import BROKEN, SEALED, TIMEOUT, UNREACHABLE, Letter, Outcome, deliver
 
 _AT_ONCE = 4  # deliveries of an endpoint; one while it fails
 _AT_A_HOST = 8  # endpoints: each task may have an address of its own, and all of them lie on one dead host
@@ -128,7 +130,7 @@ def _keep(connection: Connection, endpoint_id: str, tried: Sequence[_Tried], now
         return None
     stopped = None
     if tried:
-        attempts.insert(connection, [_attempt(each) for each in tried])
+        delivery_attempts.insert(connection, [_attempt(each) for each in tried])
         deliveries.conclude(connection, [_end(each, now) for each in tried])
         change = _standing(endpoint, tried, now)
         endpoints.change(connection, endpoint_id, **change)

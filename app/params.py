@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic import SecretStr as Secret
 
-from app import egress, sign
+from app.security import sign, ssrf
 
 IMAGE_FIELDS = ("input_image", "input_image_2", "input_image_3", "input_image_4")
 
@@ -95,7 +95,7 @@ WebhookEvent = Literal["submitted", "stored", "failed", "cancelled"]
 
 
 def _named(url: str) -> str:
-    reason = egress.unusable(url)
+    reason = ssrf.unusable(url)
     if reason is not None:
         raise ValueError(reason)
     return url

@@ -5,16 +5,19 @@ Its answer is evidence like any other. Until the task is done there is always a 
 
 from datetime import datetime, timedelta
 
-from app import ids, jobs, logs, metrics, moves
+from app import ids, jobs
+from app.db import Connection
+from app.db.tables import attempts, evidence, tasks
+from app.db.tables.attempts import Submission
+from app.db.tables.tasks import Task
 from app.errors import Unavailable
 from app.jobs import Step
 from app.provider import Answer, Provider, Reference, messages, observed
-from app.record import Connection, evidence, submissions, tasks
-from app.record.submissions import Submission
-from app.record.tasks import Task
 from app.resources import Resources
+from app.rules.task import Effect, Failure, MoneySpent, Said, Status, Witness
 from app.settle import answered, settle
-from app.task import Effect, Failure, MoneySpent, Said, Status, Witness
+from app.telemetry import logs, metrics
+from app.transitions import moves
 
 _WAITING = frozenset({Status.SUBMITTING, Status.SUBMITTED})
 _OPEN = _WAITING | {Status.READY}  # a ready task may need a fresh link
@@ -77,7 +80,7 @@ def _read(connection: Connection, task_id: str) -> tuple[Task, Submission, str |
     task = tasks.get(connection, task_id)
     if task is None or task.status not in _OPEN:
         return None
-    submission = submissions.get(connection, task.submission_id)
+    submission = attempts.get(connection, task.submission_id)
     if submission is None:
         return None
     provider_id = submission.provider_id or _hinted_id(connection, submission.id)
@@ -91,7 +94,7 @@ def _hinted_id(connection: Connection, submission_id: str) -> str | None:
     provider's it is. An id that another attempt has is not ours all the same.
     """
     named = (messages.read_status(body).provider_id for body in evidence.hints(connection, submission_id))
-    return next((each for each in named if each is not None and not submissions.is_known(connection, each)), None)
+    return next((each for each in named if each is not None and not attempts.is_known(connection, each)), None)
 
 
 def _earliest(submission: Submission, last_asked_at: datetime | None, now: datetime) -> datetime | None:

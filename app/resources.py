@@ -13,14 +13,15 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from app import clock, egress, ids
+from app import clock, ids
+from app.db.engine.database import Database, open_database
 from app.errors import ConfigurationError
 from app.provider import Bfl, Gptproto, Promises, Provider
-from app.provider import exchange as provider_exchange
-from app.record.database import Database, open_database
-from app.room import Room
-from app.samples import Samples
-from app.secret_keys import KeyRing
+from app.provider import http as provider_exchange
+from app.rules.sampling import Samples
+from app.rules.weighted_semaphore import Room
+from app.security import ssrf
+from app.security.keyring import KeyRing
 from app.settings import Settings
 from app.store import BUCKETS, Aside, FolderStore, Store
 
@@ -50,7 +51,7 @@ class Resources:
     hold_window: timedelta  # how long a callback may still prove an attempt whose answer was lost
     scratch: Path  # DATA_DIR: for files that requests and downloads are working on, and what is kept aside
     worker_id: str = field(default_factory=ids.new_worker_id)  # whose the jobs are that this process has in hand
-    egress_allow: tuple[egress.Network, ...] = ()  # where plain http may go, too
+    egress_allow: tuple[ssrf.Network, ...] = ()  # where plain http may go, too
     webhook_deadline: timedelta = timedelta(seconds=15)  # for one try in all: an answer that drips is none
     evidence_kept: timedelta | None = None  # how long after a task ended; None: for ever
     link_life: timedelta = timedelta(days=7)  # of a link to a result that needs no key
@@ -80,8 +81,8 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
             now=now,
             account_id=account_id(settings),
             provider=provider,
-            web=await stack.enter_async_context(egress.guarded_client(settings.egress_allow)),
-            webhooks=await stack.enter_async_context(egress.guarded_client(settings.egress_allow, plain_http=False)),
+            web=await stack.enter_async_context(ssrf.guarded_client(settings.egress_allow)),
+            webhooks=await stack.enter_async_context(ssrf.guarded_client(settings.egress_allow, plain_http=False)),
             results=await stack.enter_async_context(results_client()),
             result_hosts=(*(provider.promises.result_hosts if provider else ()), *settings.result_hosts),
             provider_origin=provider_base(settings),
@@ -99,10 +100,10 @@ def results_client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.A
     """For the provider's links: no key, no cookies, no redirects, bytes as they are."""
     return httpx.AsyncClient(
         transport=transport,
-        verify=egress.tls(),
+        verify=ssrf.tls(),
         trust_env=False,
         follow_redirects=False,
-        cookies=egress.no_cookies(),
+        cookies=ssrf.no_cookies(),
         headers={"accept-encoding": "identity"},
         timeout=httpx.Timeout(30, connect=10),
     )
@@ -147,7 +148,7 @@ def open_store(settings: Settings) -> Store:
     folder = store_folder(settings)
     if folder is not None:
         return FolderStore(folder)
-    from app.store.objects import ObjectStore  # noqa: PLC0415 - a folder needs nothing of what buckets do
+    from app.store.bucket import ObjectStore  # noqa: PLC0415 - a folder needs nothing of what buckets do
 
     return ObjectStore(settings.store_url or "")
 

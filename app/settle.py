@@ -12,18 +12,21 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from app import ids, jobs
-from app.admit import admit, pause, resume
-from app.announce import Announcement, announce
-from app.consequences import Evidence, link_dies_at, moved, next_jobs, told
+from app.db import Connection
+from app.db.engine.bulk import together
+from app.db.queries import apply_changes
+from app.db.tables import attempts as submissions
+from app.db.tables import evidence, provider_accounts
+from app.db.tables.attempts import Attempt
+from app.db.tables.evidence import Kept
 from app.jobs import Step
 from app.provider import Answer
-from app.record import Connection, accounts, evidence, learning, submissions
-from app.record.bulk import together
-from app.record.evidence import Kept
-from app.record.submissions import Attempt
-from app.secret_keys import CallbackProof
-from app.task import Decision, Effect, Said, Status, Witness, decide
-from app.verify import Verdict
+from app.rules.task import Decision, Effect, Said, Status, Witness, decide
+from app.security.keyring import CallbackProof
+from app.security.verify import Verdict
+from app.transitions.admit import admit, pause, resume
+from app.transitions.announce import Announcement, announce
+from app.transitions.changes import Evidence, link_dies_at, moved, next_jobs, told
 
 # What these say is not known to be true, or not about this attempt: nothing is learned from it.
 _NOT_LEARNED = frozenset({Effect.HINTED, Effect.REJECTED, Effect.CONTRADICTED})
@@ -131,7 +134,7 @@ class _Ledger:
             if self._submissions:
                 submissions.learn(connection, self._submissions)
             if self._tasks:
-                learning.learn(connection, self._tasks)
+                apply_changes.learn(connection, self._tasks)
             if self._now is not None:
                 announce(connection, self._moves, self._now)
         jobs.enqueue(connection, self._jobs)
@@ -151,7 +154,7 @@ class _Ledger:
     @staticmethod
     def _release(connection: Connection, task_ids: Sequence[str], now: datetime) -> None:
         if task_ids:
-            for account_id in sorted(accounts.release(connection, task_ids)):
+            for account_id in sorted(provider_accounts.release(connection, task_ids)):
                 admit(connection, account_id, now)
 
     def _keep(self, key: tuple[str, ...], each: Evidence, effect: Effect) -> None:
@@ -237,6 +240,6 @@ def _heed(connection: Connection, attempt: Attempt, each: Evidence) -> None:
         case Said.PENDING:
             resume(connection, attempt.account_id, each.received_at)
         case Said.BUSY:
-            pause(connection, attempt, accounts.NO_FREE_SLOT, each.report.retry_after, each.received_at)
+            pause(connection, attempt, provider_accounts.NO_FREE_SLOT, each.report.retry_after, each.received_at)
         case Said.UNPAID:
-            pause(connection, attempt, accounts.OUT_OF_CREDITS, None, each.received_at)
+            pause(connection, attempt, provider_accounts.OUT_OF_CREDITS, None, each.received_at)

@@ -12,18 +12,22 @@ from typing import IO, Any
 
 import httpx
 
-from app import ids, images, logs, subscription, tracing
-from app.admit import admit
-from app.announce import Announcement, announce
+from app import ids
+from app.db import Connection
+from app.db.tables import attempts, tasks
 from app.errors import InvalidRequest, TooLarge, Unavailable
-from app.images import ImageInfo, NotAnImage
-from app.inline import Inline
+from app.images import inspect
+from app.images.base64 import Inline
+from app.images.inspect import ImageInfo, NotAnImage
 from app.params import IMAGE_FIELDS, OPTIONS, Params, TaskParams
 from app.provider import Promises
-from app.record import Connection, submissions, tasks
 from app.resources import Resources
+from app.rules.task import Status
 from app.store import sha256_of
-from app.task import Status
+from app.telemetry import logs, tracing
+from app.transitions.admit import admit
+from app.transitions.announce import Announcement, announce
+from app.webhooks import subscription
 
 _FETCH_S = 60  # for one image in all: a host that sends a byte now and then holds a request no longer
 _SMALL_SIDE = 256
@@ -88,7 +92,7 @@ async def submit(
             traceparent=traceparent,
             **subscription.columns(connection, use.keys, task_id, key_id, params, origin),
         )
-        submissions.plan(
+        attempts.plan(
             connection,
             id=submission_id,
             task_id=task_id,
@@ -175,14 +179,14 @@ async def _check_and_put(use: Resources, promises: Promises, field: str, file: I
         reason = f"{info.width}x{info.height} is more than {promises.max_image_pixels // 10**6} megapixels"
         raise InvalidRequest(f"{field}: {reason}", {field: reason})
     # One for each task, though others may have given the same image: so it can be erased with this one.
-    key = f"inputs/{sha256[:2]}/{sha256}.{ids.new_id('img', use.now())}.{images.EXTENSIONS[info.media_type]}"
+    key = f"inputs/{sha256[:2]}/{sha256}.{ids.new_id('img', use.now())}.{inspect.EXTENSIONS[info.media_type]}"
     with tracing.span("store put", bytes=size):
         await use.store.put(key, file)
     return KeptImage(field, key, sha256, size, info.media_type, info.width, info.height)
 
 
 def _look_at(file: IO[bytes]) -> tuple[ImageInfo, str]:
-    return images.inspect(file), sha256_of(file)
+    return inspect.inspect(file), sha256_of(file)
 
 
 def _request(params: Params, kept: list[KeptImage]) -> dict[str, Any]:

@@ -1,14 +1,14 @@
-"""Alembic's entry: runs the steps on the connection it is handed (see `app/record/migrate.py`)."""
+"""Alembic's entry: runs the steps on the connection it is handed (see `app/db/migrations/migrate.py`)."""
 
 from alembic import context
 
-from app.jobs import embedded  # noqa: F401 - its table joins the metadata
-from app.record import schema
+from app.db.migrations import all_tables
+from app.jobs import sqlite  # noqa: F401 - its table joins the metadata
 
 connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
-    target_metadata=schema.metadata,
+    target_metadata=all_tables.metadata,
     render_as_batch=connection.dialect.name == "sqlite",  # SQLite alters a table by copying it
     compare_type=True,
 )

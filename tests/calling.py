@@ -8,14 +8,15 @@ from typing import Any
 import httpx
 from sqlalchemy import inspect, text
 
+from app.db import Connection
+from app.db.tables import attempts
+from app.db.tables.attempts import Submission
 from app.provider import Answer, Order, Promises, Reference
 from app.provider.bfl import PROMISES
-from app.provider.twin import Faults
-from app.record import Connection, submissions
-from app.record.submissions import Submission
-from app.secret_keys import CallbackProof
-from app.sign import bfl_signature
-from app.task import Report, Said
+from app.rules.task import Report, Said
+from app.security.keyring import CallbackProof
+from app.security.sign import bfl_signature
+from app.twin import Faults
 from tests.world import TWIN, World
 
 
@@ -71,7 +72,7 @@ async def done(world: World) -> None:
 
 
 async def attempt_of(world: World, task_id: str, number: int = 1) -> Submission:
-    found = await world.use.db.read(lambda connection: submissions.of_task(connection, task_id))
+    found = await world.use.db.read(lambda connection: attempts.of_task(connection, task_id))
     return found[number - 1]
 
 

@@ -15,8 +15,8 @@ import structlog
 from sqlalchemy import create_engine
 from structlog.stdlib import ProcessorFormatter
 
-from app.record import migrate
-from app.record.database import Database, open_database
+from app.db.engine.database import Database, open_database
+from app.db.migrations import migrate
 from tests import profiles, shared_dialects, tiers
 from tests.postgres import Postgres, start_postgres
 from tests.world import World, open_world

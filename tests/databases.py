@@ -10,12 +10,12 @@ from sqlalchemy import Engine, event
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.util import await_only
 
-from app.record import Connection
-from app.record.database import Database
-from app.record.grouped import Work
-from app.record.postgres import Postgres
-from app.record.postgres_url import make_engine
-from app.record.sqlite import Sqlite
+from app.db import Connection
+from app.db.engine.batches import Work
+from app.db.engine.database import Database
+from app.db.engine.postgres import Postgres
+from app.db.engine.postgres_url import make_engine
+from app.db.engine.sqlite import Sqlite
 
 Item = TypeVar("Item")
 T = TypeVar("T")

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from app.record import Connection
+from app.db import Connection
 
 
 @contextmanager

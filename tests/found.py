@@ -7,14 +7,14 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, select
 
+from app.db.tables import provider_accounts
+from app.db.tables.attempts import submissions
+from app.db.tables.evidence import evidence
+from app.db.tables.provider_accounts import Account, slots
+from app.db.tables.results import results
+from app.db.tables.tasks import Task, task_of, tasks
 from app.jobs import Step
-from app.record import accounts
-from app.record.accounts import Account, slots
-from app.record.evidence import evidence
-from app.record.results import results
-from app.record.submissions import submissions
-from app.record.tasks import Task, task_of, tasks
-from app.task import Effect
+from app.rules.task import Effect
 from tests.interleaving import LIMITS
 from tests.rows import jobs_left
 
@@ -52,7 +52,7 @@ def look(connection: Connection) -> Found:
     costs: Counter[Any] = Counter()
     for task_id, cost in connection.execute(select(submissions.c.task_id, submissions.c.cost)):
         costs[task_id] += cost or 0
-    account = accounts.get(connection, "account")
+    account = provider_accounts.get(connection, "account")
     assert account is not None
     return Found(
         tasks=[task_of(row) for row in connection.execute(select(tasks).order_by(tasks.c.id))],

@@ -18,17 +18,19 @@ import httpx
 from sqlalchemy import Connection, Dialect, create_engine, event, text
 from sqlalchemy.pool import StaticPool
 
-from app import jobs, worker
+from app import jobs
+from app.db.migrations import migrate
+from app.db.tables import provider_accounts, tasks
 from app.jobs import Step
 from app.params import TaskParams
 from app.provider import Answer, Order, Promises, Reference
 from app.provider.bfl import PROMISES
-from app.record import accounts, migrate, tasks
 from app.resources import Resources, results_client
-from app.secret_keys import KeyRing
+from app.security.keyring import KeyRing
 from app.store import Missing
 from app.submit import submit
-from app.worker import perform
+from app.worker import loop
+from app.worker.loop import perform
 from tests.databases import OneByOne
 from tests.rows import WORKER
 from tests.world import GATEWAY, RING_KEY, FrozenClock
@@ -243,7 +245,7 @@ class Process:
             scratch=Path(gettempdir()),
         )
         self._in_hand: set[asyncio.Task[Any]] = set()
-        self.db.now(lambda connection: accounts.put(connection, "account", "bfl", LIMITS))
+        self.db.now(lambda connection: provider_accounts.put(connection, "account", "bfl", LIMITS))
         self.restart()
 
     def restart(self) -> None:
@@ -251,7 +253,7 @@ class Process:
         self._runner.run(self._kill())
         self.outside.calls.clear()
         self.db.dead, self.db.dies_at = False, None
-        self.play(worker.start(self.use))
+        self.play(loop.start(self.use))
 
     def play(self, doing: Coroutine[Any, Any, T]) -> T | None:
         """Have this done until it ends or waits for the outside; None when it waits or died."""

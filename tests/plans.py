@@ -13,11 +13,12 @@ from typing import Any
 from sqlalchemy import Connection
 
 from app import clock, ids
-from app.provider.twin import Faults
-from app.record import deliveries, endpoints, queue, retention, tasks
-from app.record.database import Database
-from app.sweep import NO_TASK, sweep
-from app.task import Status
+from app.db.engine.database import Database
+from app.db.queries import queue, retention
+from app.db.tables import deliveries, endpoints, tasks
+from app.rules.task import Status
+from app.twin import Faults
+from app.worker.sweep import NO_TASK, sweep
 from tests.databases import listening_for
 from tests.world import World
 

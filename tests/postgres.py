@@ -13,9 +13,9 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy import Connection, event
 
-from app.bench.postgres_server import Server, running
-from app.record.database import Database
-from app.record.postgres import Postgres as Engine
+from app.db.engine.database import Database
+from app.db.engine.postgres import Postgres as Engine
+from benchmarks.postgres_server import Server, running
 
 # Small tables are emptied ten times sooner by DELETE than by TRUNCATE, and that sooner than a database is made.
 _EMPTY = """

@@ -7,9 +7,10 @@ from typing import Any
 from sqlalchemy import delete, select, text
 
 from app import jobs
-from app.jobs import Job, Step, embedded
-from app.record import Connection, accounts, submissions, tasks
-from app.task import Status
+from app.db import Connection
+from app.db.tables import attempts, provider_accounts, tasks
+from app.jobs import Job, Step, sqlite
+from app.rules.task import Status
 
 START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
@@ -17,7 +18,7 @@ START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 def put_account(connection: Connection, account_id: str = "account", **limits: int) -> str:
     """An account of the provider: 24 tasks in flight in all and 6 of Kontext Max, unless a test says otherwise."""
     given = {"account": 24, "flux-kontext-max": 6} | {name.replace("_", "-"): most for name, most in limits.items()}
-    accounts.put(connection, account_id, "bfl", given)
+    provider_accounts.put(connection, account_id, "bfl", given)
     return account_id
 
 
@@ -25,7 +26,7 @@ def hold_slot(connection: Connection, name: str = "1", number: int = 1, **change
     """Have `task_NAME` hold a slot, whatever else is true of it."""
     given = {"key_id": "key_admin", "model": "flux-kontext-pro", "account_id": "account"}
     row = {"task_id": f"task_{name}", "number": number, "taken_at": START, **given, **changes}
-    accounts.take(connection, [row])
+    provider_accounts.take(connection, [row])
 
 
 def plan_task(
@@ -59,7 +60,7 @@ def plan_attempt(
     number: int = 1,
     ring_key: str = "ring",
 ) -> None:
-    submissions.plan(
+    attempts.plan(
         connection,
         id=submission_id,
         task_id=task_id,
@@ -74,7 +75,7 @@ def ask(connection: Connection, name: str = "1", at: datetime = START, **changes
     """A task whose only attempt is on its way to the provider."""
     task_id = plan_task(connection, name, at, **changes)
     tasks.move(connection, task_id, Status.SUBMITTING, at)
-    submissions.mark_asked(connection, f"sub_{name}", at, called_back=True)
+    attempts.mark_asked(connection, f"sub_{name}", at, called_back=True)
     return task_id
 
 
@@ -100,7 +101,7 @@ def jobs_left(connection: Connection) -> list[Left]:
         kept = "SELECT entrypoint, convert_from(payload, 'UTF8'), status::text, execute_after FROM pgqueuer"
         rows = [(step, task_id, _STATES[state], at) for step, task_id, state, at in connection.execute(text(kept))]
     else:
-        table = embedded.jobs.c
+        table = sqlite.jobs.c
         rows = [tuple(row) for row in connection.execute(select(table.step, table.task_id, table.state, table.run_at))]
     found = [Left(Step(step), task_id, state, run_at) for step, task_id, state, run_at in rows]
     return sorted(found, key=lambda each: (each.run_at, each.step, each.task_id))
@@ -108,7 +109,7 @@ def jobs_left(connection: Connection) -> list[Left]:
 
 def drop_jobs(connection: Connection) -> None:
     """All jobs are gone, as no event of ours could ever bring about."""
-    table = text("DELETE FROM pgqueuer") if connection.dialect.name == "postgresql" else delete(embedded.jobs)
+    table = text("DELETE FROM pgqueuer") if connection.dialect.name == "postgresql" else delete(sqlite.jobs)
     connection.execute(table)
 
 

@@ -9,8 +9,9 @@ from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import Column, MetaData, Table, select
 
-from app.record import Connection, migrate, schema
-from app.record.revision import reached
+from app.db import Connection
+from app.db.migrations import all_tables, migrate
+from app.db.migrations.revision import reached
 
 STEPS = ScriptDirectory(str(Path(__file__).parents[1] / "migrations"))
 REVISIONS = [step.revision for step in STEPS.walk_revisions()][::-1]
@@ -26,7 +27,7 @@ def reach(connection: Connection, revision: str) -> None:
 def found_tables(connection: Connection) -> list[Table]:
     """Our tables as they are, those that others are made from first."""
     found = MetaData()
-    found.reflect(connection, only=lambda name, _: name in schema.metadata.tables)
+    found.reflect(connection, only=lambda name, _: name in all_tables.metadata.tables)
     return found.sorted_tables
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import uvicorn
 
-from app.record.database import Database
+from app.db.engine.database import Database
 from app.web.protocol import Protocol
 
 

@@ -4,12 +4,12 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from app.cli.serving import prepare
+from app.cli.serve import prepare
 from app.main import create_app
-from app.provider.twin import build
-from app.provider.twin.rules import Profile
 from app.resources import open_resources
 from app.settings import Settings
+from app.twin import build
+from app.twin.rules import Profile
 from tests.sockets import listening, serving
 from tests.world import ADMIN_KEY
 

@@ -10,10 +10,10 @@ from dataclasses import replace
 import pytest
 
 from app.callback import MAX_BYTES, Reply, judge, receive, reply_to
+from app.db.tables import evidence
 from app.errors import Unavailable
 from app.main import create_app
-from app.record import evidence
-from app.secret_keys import KeyRing
+from app.security.keyring import KeyRing
 from tests.calling import done, small, submitted
 from tests.world import RING_KEY, World
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.callback import kept_headers
-from app.secret_keys import KeyRing
+from app.security.keyring import KeyRing
 
 RING = KeyRing(("a-ring-key-for-tests-0123456789abcdef",))
 PROOF = RING.callback_proof("sub_1", RING.newest)

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from app.provider.twin import Faults
-from app.record import evidence
+from app.db.tables import evidence
+from app.twin import Faults
 from tests.calling import attempt_of, caller_of, done, small, submitted
 from tests.world import World
 

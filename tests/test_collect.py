@@ -10,13 +10,14 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from app import custody
 from app.collect import collect
-from app.download import Image
-from app.images import ImageInfo
-from app.provider.twin import Faults
-from app.record import Connection, results, tasks
+from app.db import Connection
+from app.db.tables import results, tasks
+from app.images.download import Image
+from app.images.inspect import ImageInfo
 from app.resources import results_client
+from app.transitions import result_state
+from app.twin import Faults
 from tests.calling import Caller, submitted
 from tests.pictures import claims, picture
 from tests.world import World
@@ -268,7 +269,7 @@ async def test_an_image_of_an_attempt_that_counts_no_more_is_not_the_result(each
         assert task is not None
         change = tasks.tasks.update().where(tasks.tasks.c.id == task.id)
         connection.execute(change.values(submission_id="sub_2"))
-        custody.store(connection, task, image, each_world.clock(), each_world.clock())
+        result_state.store(connection, task, image, each_world.clock(), each_world.clock())
         connection.execute(change.values(submission_id=task.submission_id))
 
     await each_world.use.db.write(another_attempt)

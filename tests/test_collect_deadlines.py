@@ -9,11 +9,12 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from app import metrics, worker
 from app.provider import Answer, messages
-from app.provider.twin import Faults
 from app.resources import results_client
-from app.task import Report, Said
+from app.rules.task import Report, Said
+from app.telemetry import metrics
+from app.twin import Faults
+from app.worker import loop
 from tests.calling import Caller, Scripted, answering, done, small, submitted
 from tests.pictures import picture
 from tests.world import TWIN, World
@@ -72,7 +73,7 @@ async def test_the_link_that_dies_first_is_collected_first(each_world: World) ->
         result = {"sample": each_world.twin.links.url(TWIN, theirs)}
         await caller.call({"id": theirs.id, "status": "Ready", "result": result})
     stored: list[str] = []
-    while await worker.run_once(each_world.use):
+    while await loop.run_once(each_world.use):
         states = {name: (await each_world.task(caller.task_id))["status"] for name, caller in callers.items()}
         stored += [name for name, status in states.items() if status == "stored" and name not in stored]
 
@@ -106,7 +107,7 @@ async def test_a_service_that_was_down_for_hours_asks_before_it_gives_an_image_u
     each_world.clock.advance(3)
     await each_world.twin.tick()
     while (await each_world.task(caller.task_id))["status"] != "ready":  # polled: no job to ask again is left
-        assert await worker.run_once(each_world.use)
+        assert await loop.run_once(each_world.use)
     each_world.clock.advance(2 * 3600)
     provider = fresh_link(each_world)
     await each_world.go_on(10)

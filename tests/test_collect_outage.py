@@ -6,12 +6,12 @@ from typing import IO
 
 import pytest
 
-from app import worker
 from app.collect import tend
+from app.db.tables import spooled_results
 from app.errors import Unavailable
-from app.record import kept_aside
 from app.resources import Resources
 from app.store import FolderStore
+from app.worker import loop
 from tests.calling import Caller, done, submitted
 from tests.proof.crash_points import AFTER_COMMIT, BEFORE_COMMIT, Fuse, FusedDatabase, FusedStore, Point, Stop
 from tests.world import World
@@ -134,7 +134,7 @@ async def test_a_restarted_service_finds_what_it_kept(each_world: World, store: 
     caller = await kept(each_world, store)
     each_world.clock.advance(LONG)
     each_world.use = replace(each_world.use, store=FolderStore(tmp_path / "images"))
-    await worker.start(each_world.use)
+    await loop.start(each_world.use)
     await each_world.work()
 
     assert await is_whole(each_world, caller)
@@ -261,7 +261,7 @@ async def test_for_a_cancelled_task_no_machine_is_waited_for_longer_than_an_hour
 
     assert before == "ready"
     assert await status(each_world, caller) == "asset_lost"
-    assert await each_world.use.db.read(kept_aside.keepers) == []
+    assert await each_world.use.db.read(spooled_results.keepers) == []
 
 
 async def test_a_new_attempt_never_gets_the_bytes_of_the_one_before(world: World, store: Unsteady) -> None:
@@ -328,7 +328,7 @@ async def test_a_process_killed_while_it_keeps_or_brings_in_loses_nothing(
     store.down, store.fuse = False, Fuse(armed=False)
     world.use = replace(alive, store=store)
     world.clock.advance(LONG)
-    await worker.start(world.use)
+    await loop.start(world.use)
     await world.work()
     await tend(world.use)
 

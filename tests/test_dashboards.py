@@ -10,11 +10,11 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.db.tables import provider_accounts
 from app.jobs import Step
-from app.provider.twin import Faults
-from app.record import accounts
-from app.task import Failure, Said, Status
-from app.verify import Verdict
+from app.rules.task import Failure, Said, Status
+from app.security.verify import Verdict
+from app.twin import Faults
 from tests.calling import submitted
 from tests.world import World
 
@@ -31,7 +31,7 @@ VALUES = {
     "outcome": {"done", "failed"},
     "request": {"submit", "poll"},
     "job": {"fluxhook"},
-    "reason": {accounts.OUT_OF_CREDITS, accounts.NO_FREE_SLOT},
+    "reason": {provider_accounts.OUT_OF_CREDITS, provider_accounts.NO_FREE_SLOT},
 }
 Shown = Mapping[str, Mapping[str, set[str]]]
 

@@ -10,16 +10,19 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.util import await_only
 
-from app import jobs, moves
+from app import jobs
+from app.db import Connection
+from app.db.tables import attempts as submissions
+from app.db.tables import tasks
 from app.dispatch import dispatch
 from app.errors import Unavailable
 from app.provider import Answer, Order
-from app.provider.twin import Faults
-from app.provider.twin.rules import Profile, preset
-from app.record import Connection, submissions, tasks
-from app.secret_keys import KeyRing
+from app.rules.task import MAX_TRIES, Failure, Outcome, Report, Said, Status, Witness
+from app.security.keyring import KeyRing
 from app.settle import answered, settle
-from app.task import MAX_TRIES, Failure, Outcome, Report, Said, Status, Witness
+from app.transitions import moves
+from app.twin import Faults
+from app.twin.rules import Profile, preset
 from tests.calling import Scripted, answering, attempt_of, caller_of, everything, small, submitted
 from tests.pictures import in_base64, picture
 from tests.rows import jobs_left, put_account

@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
-from app import jobs, worker
+from app import jobs
+from app.db import Connection
+from app.db.tables import deliveries
+from app.images.signed_links import check
 from app.jobs import Step
-from app.links import check
-from app.record import Connection, deliveries
-from app.retry import WEBHOOK_WAITS
-from app.room import Room
-from app.secret_keys import KeyRing
-from app.worker import LANES
+from app.rules.backoff import WEBHOOK_WAITS
+from app.rules.weighted_semaphore import Room
+from app.security.keyring import KeyRing
+from app.worker import loop
+from app.worker.loop import LANES
 from tests.calling import small
 from tests.rows import WORKER
 from tests.telling import HOST, SECRET, URL, ended, endpoint, only_delivery, receiver, told, until_due
@@ -289,7 +291,7 @@ async def test_a_host_that_stays_crowded_is_looked_at_ever_less_often(world: Wor
     looks = 0
     for _ in range(3600):
         world.clock.advance(1)
-        looks += await worker.run_once(world.use)
+        looks += await loop.run_once(world.use)
 
     assert 9 <= looks <= 25
     assert (await only_delivery(world))["tries"] == 0

@@ -5,8 +5,8 @@ from dataclasses import replace
 from itertools import product
 
 from app import jobs
+from tests.proof.test_worker_crash import Dying, Killed
 from tests.telling import URL, only_delivery, receiver
-from tests.test_worker_crash import Dying, Killed
 from tests.world import World
 
 

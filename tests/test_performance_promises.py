@@ -24,29 +24,31 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from app import clock, jobs, worker
-from app.bench import growth, hot_paths
-from app.bench.hot_paths import Undone
-from app.cli.serving import server
-from app.consequences import Evidence
-from app.feed import Feed
+from app import clock, jobs
+from app.cli.serve import server
+from app.db import Connection
+from app.db.engine.database import Database, open_database
+from app.db.tables import deliveries, tasks
 from app.jobs import Step
 from app.main import create_app
-from app.prune import prune
-from app.record import Connection, deliveries, tasks
-from app.record.database import Database, open_database
-from app.secret_keys import KeyRing
+from app.security.keyring import KeyRing
 from app.settle import settle
+from app.transitions.changes import Evidence
+from app.web.feed import Feed
+from app.worker import loop
+from app.worker.retention import prune
+from benchmarks import growth, hot_paths
+from benchmarks.hot_paths import Undone
 from tests.databases import Gate, statements
+from tests.db.engine.test_batches import MIB, Writing, after_the_first
 from tests.plans import GROWN_TASKS, caught, offences, tell
 from tests.postgres import Postgres, set_time
-from tests.record.test_grouped import MIB, Writing, after_the_first
 from tests.rows import START, ask, hold_slot, put_account
 from tests.sockets import listening, serving, until
 from tests.telling import ended, receiver
-from tests.test_feed import Counted, heard, planned, ready
 from tests.test_settle import LOOK_AFTER, READY, polled, result, told
-from tests.web.test_callbacks import Called, submitted
+from tests.web.routes.test_callback_receiver import Called, submitted
+from tests.web.test_feed import Counted, heard, planned, ready
 from tests.world import RING_KEY, World, open_world
 
 WRONG = (b"x-bfl-signature", b"sha256=" + b"0" * 64)
@@ -404,7 +406,7 @@ async def test_a_group_is_bounded_by_what_it_weighs_too(database: Database) -> N
 
 async def test_what_is_in_hand_when_a_service_stops_has_less_than_ten_seconds(world: World) -> None:
     serving_for = server(create_app(nullcontext(world.use)), "127.0.0.1", 0).config.timeout_graceful_shutdown
-    working_for: timedelta = signature(worker.run).parameters["grace"].default
+    working_for: timedelta = signature(loop.run).parameters["grace"].default
 
     assert serving_for is not None
     assert max(serving_for, working_for.total_seconds()) < 10
@@ -457,7 +459,7 @@ _HEAVY = (
     "alembic",
     "asyncpg",
     "obstore",
-    "app.provider.twin",
+    "app.twin",
     "app.cli.demo",
     "opentelemetry.exporter",
     "opentelemetry.sdk",

@@ -6,14 +6,14 @@ from typing import Any, TypeVar
 import pytest
 
 from app import jobs
+from app.db import Connection
+from app.db.engine.database import Database
 from app.dispatch import dispatch
 from app.errors import Unavailable
 from app.provider import Answer, Reference
-from app.provider.twin import Faults
 from app.reconcile import reconcile
-from app.record import Connection
-from app.record.database import Database
-from app.task import Report, Said
+from app.rules.task import Report, Said
+from app.twin import Faults
 from tests.calling import Caller, Scripted, answering, attempt_of, caller_of, small, submitted
 from tests.databases import OneByOne
 from tests.rows import claim

@@ -5,9 +5,9 @@ from datetime import timedelta
 
 from app.errors import Unavailable
 from app.provider import Answer, Order
-from app.provider.twin import Faults
 from app.reconcile import reconcile
-from app.task import Report, Said
+from app.rules.task import Report, Said
+from app.twin import Faults
 from tests.calling import Scripted, answering, attempt_of, caller_of, submitted
 from tests.world import World
 

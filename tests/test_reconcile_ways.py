@@ -9,13 +9,13 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from app import metrics
+from app.db.tables import tasks
 from app.dispatch import dispatch
 from app.provider import Answer, Bfl
-from app.provider.exchange import client as provider_client
-from app.provider.twin import Faults
-from app.record import tasks
-from app.task import Report, Said, Status
+from app.provider.http import client as provider_client
+from app.rules.task import Report, Said, Status
+from app.telemetry import metrics
+from app.twin import Faults
 from tests.calling import Scripted, answering, attempt_of, done, submitted
 from tests.pictures import in_base64, picture
 from tests.rows import jobs_left, plan_task

@@ -14,13 +14,13 @@ from uuid import uuid4  # noqa: TID251 - names a throw-away database
 import httpx
 import pytest
 
-from app.bench.postgres_server import client_programs
-from app.cli.serving import prepare
+from app.cli.serve import prepare
 from app.clock import utc_now
 from app.main import create_app
-from app.provider.twin import Rules, Twin, create_twin_app
 from app.resources import open_resources
 from app.settings import Settings
+from app.twin import Rules, Twin, create_twin_app
+from benchmarks.postgres_server import client_programs
 from tests.conftest import skip_or_fail
 from tests.guide import block
 from tests.postgres import Postgres

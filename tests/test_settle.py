@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from app.consequences import Evidence
-from app.record import Connection, accounts, evidence, submissions, tasks
-from app.record.database import Database
-from app.record.submissions import Submission
-from app.record.tasks import Task
+from app.db import Connection
+from app.db.engine.database import Database
+from app.db.tables import attempts, evidence, provider_accounts, tasks
+from app.db.tables.attempts import Submission
+from app.db.tables.tasks import Task
+from app.rules.task import Effect, Failure, MoneySpent, Outcome, Report, Said, Status, Witness
+from app.security.verify import Verdict
 from app.settle import hint, settle
-from app.task import Effect, Failure, MoneySpent, Outcome, Report, Said, Status, Witness
-from app.verify import Verdict
+from app.transitions.changes import Evidence
 from tests.rows import START, ask, claim, hold_slot, jobs_left, plan_attempt, plan_task, put_account
 
 LOOK_AFTER = timedelta(seconds=20)
@@ -57,7 +58,7 @@ def task_of(connection: Connection, name: str = "1") -> Task:
 
 
 def attempt_of(connection: Connection, name: str = "1") -> Submission:
-    attempt = submissions.get(connection, f"sub_{name}")
+    attempt = attempts.get(connection, f"sub_{name}")
     assert attempt is not None
     return attempt
 
@@ -335,10 +336,10 @@ async def test_what_proves_nothing_teaches_nothing(database: Database, status: S
 async def test_an_earlier_attempt_is_told_apart_and_its_cost_is_added(database: Database) -> None:
     def prepare(connection: Connection) -> None:
         plan_task(connection)
-        submissions.mark_asked(connection, "sub_1", START, called_back=True)
+        attempts.mark_asked(connection, "sub_1", START, called_back=True)
         plan_attempt(connection, "sub_2", "task_1", number=2)
         tasks.move(connection, "task_1", Status.SUBMITTING, START, submission_id="sub_2")
-        submissions.mark_asked(connection, "sub_2", START, called_back=True)
+        attempts.mark_asked(connection, "sub_2", START, called_back=True)
 
     await database.write(prepare)
     effects = await settled(database, [answer(TAKEN, "1"), answer(TAKEN, "2"), told(READY, "1"), told(READY, "2")])
@@ -372,8 +373,8 @@ async def test_a_refusal_for_now_puts_the_task_back_and_leaves_the_next_try(
         lambda connection: (
             task_of(connection),
             waiting(connection),
-            accounts.get(connection, "account"),
-            accounts.held(connection, "account"),
+            provider_accounts.get(connection, "account"),
+            provider_accounts.held(connection, "account"),
         )
     )
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from app.provider.twin.rules import Profile
+from app.twin.rules import Profile
 from tests.pictures import in_base64, photo
 from tests.stage import staged
 from tests.world import ADMIN_KEY

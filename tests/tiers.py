@@ -1,6 +1,6 @@
 """Which tests run when: `make test` stays under 90 seconds, `make check` runs what it leaves out.
 
-- `make test`: rules, database, jobs, steps and web; what is not in `record/` or `jobs/` on SQLite alone
+- `make test`: rules, database, jobs, steps and web; what is not in `db/` or `jobs/` on SQLite alone
 - `make check`: the steps on PostgreSQL; browser, fuzzing, migrations, clouds, child processes, flaws, speed
 - `make cold`: properties and processes again, with cold caches on one busy processor
 - `make prove`: what kills processes or searches at random (`proof`), and a longer search for every property
@@ -13,19 +13,19 @@ import pytest
 
 _TESTS = Path(__file__).parent
 # Here both databases are the subject, so `make test` runs both.
-_BOTH_DATABASES = frozenset({"record", "jobs"})
+_BOTH_DATABASES = frozenset({"db", "jobs"})
 _SERVERS = frozenset({"postgres", "s3", "gs", "az"})
 # Folders and files that are in `make check` as a whole, beside single tests that carry its mark.
 _CHECKED = (
-    "bench",  # measures, and proves no promise of the service
+    "benchmarks",  # measures, and proves no promise of the service
     "cli",  # starts processes
     "flaws",  # the same stories again, each with a flaw put in that they must catch
     "store/test_going_away.py",  # stand-ins for clouds
-    "provider/twin/test_sockets.py",  # the same answers again, over real sockets
+    "twin/test_sockets.py",  # the same answers again, over real sockets
     "test_clients.py",  # clients of others
     "test_dashboards.py",
-    "test_migrations.py",
-    "test_migrations_live.py",
+    "db/migrations/test_migrations.py",
+    "db/migrations/test_migrations_live.py",
     "test_performance_promises.py",
     "test_restore.py",
     "web/test_behind_nginx.py",
@@ -37,7 +37,7 @@ _CHECKED = (
 )
 
 # Files that start the service as a process: what is slow at first must not fail there either.
-_PROCESSES = ("cli/test_demo.py", "cli/test_stopping.py", "cli/test_work.py", "test_crash.py")
+_PROCESSES = ("cli/test_demo.py", "cli/test_stopping.py", "cli/test_work.py", "proof/test_crash.py")
 
 
 def assign(items: Sequence[pytest.Item]) -> None:

@@ -9,18 +9,19 @@ from typing import Any
 
 import httpx
 
-from app import egress, worker
+from app.db.engine.batches import BOUNDS, Bounds
+from app.db.engine.database import open_database
+from app.db.tables import api_keys, provider_accounts
 from app.main import create_app
 from app.provider import Bfl, Gptproto
-from app.provider.exchange import client as provider_client
-from app.provider.twin import Rules, Twin, create_twin_app
-from app.record import accounts, keys
-from app.record.database import open_database
-from app.record.grouped import BOUNDS, Bounds
+from app.provider.http import client as provider_client
 from app.resources import Resources, results_client
-from app.secret_keys import KeyRing
+from app.security import ssrf
+from app.security.keyring import KeyRing
 from app.store import FolderStore
-from app.web.access import digest_of
+from app.twin import Rules, Twin, create_twin_app
+from app.web.auth import digest_of
+from app.worker import loop
 from tests.postgres import keep_time
 
 TWIN, GATEWAY = "http://twin", "http://gateway"
@@ -90,7 +91,7 @@ class World:
     async def work(self) -> None:
         """Do every job that is due, and those that they leave for now."""
         for _ in range(_MOST_JOBS):
-            if not await worker.run_once(self.use):
+            if not await loop.run_once(self.use):
                 return
         raise AssertionError("jobs without end: does the database see the time of the test's clock?")
 
@@ -122,8 +123,8 @@ async def open_world(
         httpx.AsyncClient(transport=network) as twin_sends,
         provider_client(network) as provider_http,
         results_client(network) as results,
-        egress.guarded_client((), network) as web,
-        egress.guarded_client((), network, plain_http=False) as webhooks,
+        ssrf.guarded_client((), network) as web,
+        ssrf.guarded_client((), network, plain_http=False) as webhooks,
         open_database(database_url, bounds) as db,
     ):
         keep_time(db, clock)
@@ -150,10 +151,10 @@ async def open_world(
         )
         use = replace(use, **changes)
         await use.db.write(
-            lambda connection: accounts.put(connection, "account", built.promises.name, built.promises.slots)
+            lambda connection: provider_accounts.put(connection, "account", built.promises.name, built.promises.slots)
         )
         await use.db.write(
-            lambda connection: keys.put(
+            lambda connection: api_keys.put(
                 connection,
                 id="key_admin",
                 name="admin",

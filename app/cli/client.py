@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.cli.api import ask, ask_for_page, connect, post_task
-from app.cli.story import tell
+from app.cli.timeline_printer import tell
 from app.settings import from_environment
 
 _WIDTH = 160

@@ -15,17 +15,17 @@ import typer
 import uvicorn
 from rich.console import Console
 
-from app import logs
 from app.cli.api import ask, connect, local_url, post_task
-from app.cli.needs import require_data_dir
 from app.cli.picture import draw_landscape
-from app.cli.serving import prepare, server
-from app.cli.story import tell
+from app.cli.preflight import require_data_dir
+from app.cli.serve import prepare, server
+from app.cli.timeline_printer import tell
+from app.db.engine.process_lock import alone_on
 from app.main import create_app
-from app.provider.twin import build
-from app.record.alone import alone_on
 from app.resources import database_url, kept_secret, open_resources
 from app.settings import Settings, from_environment
+from app.telemetry import logs
+from app.twin import build
 
 _READY_AFTER_S = 1.5
 _START_S = 20

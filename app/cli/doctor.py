@@ -13,16 +13,17 @@ from rich.console import Console
 from rich.markup import escape
 
 from app import clock, jobs
-from app.cli.needs import is_writable, me
+from app.cli.preflight import is_writable, me
+from app.db.engine.database import READ_ONLY, is_read_only, open_database
+from app.db.engine.postgres_url import without_secrets
+from app.db.migrations.revision import is_current, is_newer
+from app.db.queries import webhook_secrets
+from app.db.tables import api_keys, attempts, provider_accounts, spooled_results
 from app.errors import ConfigurationError, FluxhookError
-from app.provider import exchange
+from app.provider import http as exchange
 from app.reconcile import CALLBACKS_MISSING, callbacks_are_missing
-from app.record import accounts, kept_aside, keys, sealed, submissions
-from app.record.database import READ_ONLY, is_read_only, open_database
-from app.record.postgres_url import without_secrets
-from app.record.revision import is_current, is_newer
 from app.resources import build_provider, database_url, key_ring, open_store, provider_base, store_folder
-from app.secret_keys import KeyRing, sealed_with
+from app.security.keyring import KeyRing, sealed_with
 from app.settings import PREFIX, Settings, from_environment
 
 _LONG_ENOUGH = 16  # characters of an admin key: 64 bits even of hex digits
@@ -119,12 +120,12 @@ async def _work(settings: Settings) -> list[Finding]:
     now = clock.utc_now()
     async with open_database(database_url(settings)) as database:
         silent = settings.public_url is not None and await database.read(callbacks_are_missing)
-        paused = await database.read(lambda connection: accounts.paused(connection, now))
+        paused = await database.read(lambda connection: provider_accounts.paused(connection, now))
         held = await database.read(jobs.count_held)
-        aside = await database.read(kept_aside.keepers)
-        under_way = Counter(await database.read(submissions.under_way_by_ring_key))
-        askers = await database.read(keys.every)
-        of_tasks = Counter(map(sealed_with, await database.read(sealed.of_tasks)))
+        aside = await database.read(spooled_results.keepers)
+        under_way = Counter(await database.read(attempts.under_way_by_ring_key))
+        askers = await database.read(api_keys.every)
+        of_tasks = Counter(map(sealed_with, await database.read(webhook_secrets.of_tasks)))
     of_keys = Counter(sealed_with(key.notify_secret) for key in askers if key.notify_secret and not key.disabled_at)
     findings = [Finding("callbacks", CALLBACKS_MISSING, wrong=True)] if silent else []
     findings += [Finding("account", f"paused until {each.paused_until_at}: {each.pause_reason}") for each in paused]
@@ -152,7 +153,7 @@ def _secret_keys(ring: KeyRing, *needs: Counter[str]) -> Finding:
     return Finding("secret keys", "; ".join(by_key))
 
 
-def _told(each: kept_aside.Keeper) -> str:
+def _told(each: spooled_results.Keeper) -> str:
     images = _counted(each.images, "image")
     return (
         f"{images} since {each.since}, until the store takes them, on the machine whose instance_id is {each.instance}"

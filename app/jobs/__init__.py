@@ -9,7 +9,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
-from app.jobs import embedded
+from app.jobs import sqlite
 from app.jobs.contract import LEASE, Backlog, Engine, Held, Job, Step
 
 __all__ = [
@@ -38,10 +38,10 @@ __all__ = [
 
 def _engine(connection: Connection) -> Engine:
     if connection.dialect.name != "postgresql":
-        return embedded
-    from app.jobs import distributed  # noqa: PLC0415 - PgQueuer takes a third of a second that SQLite need not wait
+        return sqlite
+    from app.jobs import postgres  # noqa: PLC0415 - PgQueuer takes a third of a second that SQLite need not wait
 
-    return distributed
+    return postgres
 
 
 def enqueue(connection: Connection, wanted: Sequence[tuple[Step, str, datetime]]) -> None:

@@ -3,6 +3,6 @@
 from app.provider.bfl import Bfl
 from app.provider.contract import Answer, Order, Promises, Provider, Reference
 from app.provider.gptproto import Gptproto
-from app.provider.observing import observed
+from app.provider.instrumented import observed
 
 __all__ = ["Answer", "Bfl", "Gptproto", "Order", "Promises", "Provider", "Reference", "observed"]

@@ -6,11 +6,12 @@ from urllib.parse import urlencode
 
 import httpx
 
-from app import egress
-from app.provider import exchange, messages
+from app.provider import http as exchange
+from app.provider import messages
 from app.provider.contract import Answer, Order, Promises, Reference
-from app.provider.ordering import OrderBody
-from app.task import Failure, Report, Said
+from app.provider.request_body import OrderBody
+from app.rules.task import Failure, Report, Said
+from app.security import ssrf
 
 PROMISES = Promises(
     name="bfl",
@@ -38,7 +39,7 @@ class Bfl:
         self._http = http
         self._base_url = base_url
         self._key = key
-        ours = egress.may_hold_result(base_url, hosts=PROMISES.result_hosts, provider_origin="")
+        ours = ssrf.may_hold_result(base_url, hosts=PROMISES.result_hosts, provider_origin="")
         self._elsewhere = [url for url in PROMISES.status_urls if ours and url != base_url]
 
     async def submit(self, order: Order) -> Answer:
@@ -90,7 +91,7 @@ class Bfl:
 
     def _may_hold_key(self, url: str) -> bool:
         """Whether our key may go to this address: the configured host, or BFL's own over https, as for results."""
-        return egress.may_hold_result(url, hosts=PROMISES.result_hosts, provider_origin=self._base_url)
+        return ssrf.may_hold_result(url, hosts=PROMISES.result_hosts, provider_origin=self._base_url)
 
 
 def read_submitted(answer: Answer) -> Answer:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import IO, Any, Protocol
 
-from app.task import Report
-from app.verify import SigningProfile
+from app.rules.task import Report
+from app.security.verify import SigningProfile
 
 # A link that does not say itself when it dies is taken to live this long (BFL's integration guidelines).
 LINK_LIFE = timedelta(minutes=10)

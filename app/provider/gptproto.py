@@ -8,10 +8,11 @@ from http import HTTPStatus
 
 import httpx
 
-from app.provider import bfl, exchange, messages
+from app.provider import bfl, messages
+from app.provider import http as exchange
 from app.provider.contract import Answer, Order, Promises, Reference
-from app.provider.ordering import OrderBody
-from app.task import Failure, Report, Said
+from app.provider.request_body import OrderBody
+from app.rules.task import Failure, Report, Said
 
 # It passes on BFL's delivery links (its own sample answer), and states no limit of its own.
 PROMISES: Promises = replace(bfl.PROMISES, name="gptproto")

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote_plus, urlsplit
 
-from app.task import Failure, Report, Said
+from app.rules.task import Failure, Report, Said
 
 _MAX_ID = 200
 _MAX_URL = 4096

@@ -1,7 +1,7 @@
 """Image bytes, by digest: what is put here is on disk when the call returns, whole or not at all."""
 
-from app.store.aside import Aside
 from app.store.contract import BUCKETS, Missing, Store, sha256_of
 from app.store.folder import FolderStore
+from app.store.spool import Aside
 
 __all__ = ["BUCKETS", "Aside", "FolderStore", "Missing", "Store", "sha256_of"]

@@ -14,7 +14,7 @@ from typing import IO, TypeVar
 
 from app.errors import Unavailable
 from app.store.contract import Missing
-from app.store.trust import BELIEVED_S, Trust
+from app.store.health_cache import BELIEVED_S, Trust
 
 T = TypeVar("T")
 

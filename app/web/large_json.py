@@ -15,7 +15,7 @@ from typing import IO
 from fastapi import Request
 
 from app.errors import InvalidRequest, MalformedRequest, TooLarge, Unavailable
-from app.inline import Inline
+from app.images.base64 import Inline
 from app.params import IMAGE_FIELDS, TaskParams
 
 SMALL = 64 * 1024  # bytes of a body that is read whole: it is parsed sooner than a thread is asked

@@ -15,8 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from app import logs
 from app.errors import FluxhookError, InvalidRequest, MalformedRequest, NotFound, RequestError
+from app.telemetry import logs
 
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER_S = "5"

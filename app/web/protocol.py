@@ -20,13 +20,15 @@ from starlette.responses import Response
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from app import callback, logs, tracing
+from app import callback
 from app.callback import Judged, Reply
 from app.resources import Resources
-from app.web import callbacks, request_log
+from app.telemetry import logs, tracing
+from app.web import request_log
+from app.web.routes import callback_receiver
 
 if TYPE_CHECKING:
-    from app.secret_keys import CallbackProof
+    from app.security.keyring import CallbackProof
 
 _ADDRESS = re.compile(rb"/callbacks/([A-Za-z0-9_]{1,48})/([A-Za-z0-9_-]{1,64})")
 _NOBODY_WAITS = asyncio.Event()  # set whenever more of a body has come, for an application that waits for it
@@ -110,7 +112,7 @@ class Protocol(HttpToolsProtocol):
         self.parser.feed_data(b"".join((first, *head, b"\r\n")))
 
     def _is_usual(self) -> bool:
-        length = callbacks.announced(self.headers)
+        length = callback_receiver.announced(self.headers)
         return (
             self.parser.get_method() == b"POST"
             and (self.cycle is None or self.cycle.response_complete)
@@ -180,9 +182,9 @@ class Exchange:
         with logs.collecting(self._facts):
             try:
                 reply = step()
-                response = callbacks.answer(reply) if reply is not None else None
+                response = callback_receiver.answer(reply) if reply is not None else None
             except Exception as error:  # noqa: BLE001 - whatever it was, the provider is to call again
-                response = callbacks.refused(error)
+                response = callback_receiver.refused(error)
         if response is not None:
             self._write(response)
 
@@ -195,7 +197,7 @@ class Exchange:
                 protocol.transport.close()
             protocol.on_response_complete()
         took = time.monotonic() - self._started
-        request_log.tell("POST", callbacks.ROUTE, response.status_code, took, self._facts)
+        request_log.tell("POST", callback_receiver.ROUTE, response.status_code, took, self._facts)
 
     def _bytes(self, response: Response) -> bytes:
         parts = [STATUS_LINE[response.status_code]]

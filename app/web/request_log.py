@@ -8,7 +8,8 @@ from typing import Any
 from opentelemetry.trace import Span, SpanKind
 from prometheus_client import Histogram
 
-from app import ids, logs, metrics, tracing
+from app import ids
+from app.telemetry import logs, metrics, tracing
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -13,11 +13,11 @@ from fastapi.sse import format_sse_event
 from starlette.types import Send
 
 from app import ids
+from app.db.tables.events import Event, Position
 from app.errors import Unavailable
-from app.feed import Ended, Feed, Wanted
-from app.record.events import Event, Position
-from app.task import Status
-from app.web.event_views import event_view
+from app.rules.task import Status
+from app.web.feed import Ended, Feed, Wanted
+from app.web.schemas.events import event_view
 
 _LONGEST_S = 3600.0  # a stream; its client comes again, and shows its key again
 _RETRY, _RETRY_SPREAD = timedelta(seconds=2), timedelta(seconds=3)  # so that not all come back at once

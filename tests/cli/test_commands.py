@@ -15,16 +15,17 @@ from typer.testing import CliRunner, Result
 
 from app import jobs
 from app.cli import commands
-from app.cli.serving import prepare
+from app.cli.serve import prepare
 from app.clock import utc_now
+from app.db import Connection
+from app.db.engine.database import open_database
+from app.db.tables import api_keys
 from app.jobs import Step
 from app.main import create_app
-from app.provider.twin import build
-from app.record import Connection, keys
-from app.record.database import open_database
 from app.resources import open_resources
-from app.secret_keys import KeyRing
+from app.security.keyring import KeyRing
 from app.settings import Settings
+from app.twin import build
 from tests.pictures import picture
 from tests.rows import START, WORKER, ask, plan_task
 from tests.sockets import listening, serving
@@ -229,7 +230,7 @@ async def test_what_still_needs_each_secret_key_is_told_before_one_is_removed(te
             for name, ring_key in (("1", KeyRing((new,)).newest), ("2", only_old.newest), ("3", only_old.newest)):
                 ask(connection, name, utc_now(), ring_key=ring_key)
             sealed = only_old.seal(b"a webhook secret", "a purpose", bytes(12))
-            keys.change(connection, keys.ADMIN_ID, notify_secret=sealed)
+            api_keys.change(connection, api_keys.ADMIN_ID, notify_secret=sealed)
             plan_task(connection, "4", ring_key=only_old.newest, notify_secret=sealed)
 
         await database.write(use_both)

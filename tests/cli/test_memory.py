@@ -10,7 +10,7 @@ import pytest
 _STORY = """
 import threading
 from pathlib import Path
-from app.cli.serving import give_back_large_blocks
+from app.cli.serve import give_back_large_blocks
 
 def held():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.provider.twin import build
+from app.twin import build
 from tests.sockets import listening, serving, until
 from tests.world import ADMIN_KEY
 

@@ -15,10 +15,10 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from app.cli import commands
-from app.cli.working import beat, can_work
+from app.cli.work import beat, can_work
+from app.db.engine.database import open_database
 from app.errors import ConfigurationError
-from app.provider.twin import build
-from app.record.database import open_database
+from app.twin import build
 from tests.proof.processes import end, start
 from tests.schema_rows import reach
 from tests.sockets import listening, serving, until

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.provider.twin import Rules
+from app.twin import Rules
 from tests.flaws.deliveries import Worlds
 from tests.world import World, open_world
 

@@ -18,13 +18,13 @@ from sqlalchemy import Connection, Dialect, text
 
 from app import callback
 from app.callback import Reply, receive
+from app.db.engine.database import Database
+from app.db.tables import idempotency_keys
 from app.provider import messages
-from app.record import idempotency
-from app.record.database import Database
 from app.resources import Resources
+from app.rules.task import Report
+from app.security.verify import Headers, SigningProfile, Verdict, verify
 from app.settle import settle
-from app.task import Report
-from app.verify import Headers, SigningProfile, Verdict, verify
 from tests.calling import done, submitted
 from tests.databases import OneByOne
 from tests.flaws.deliveries import Receive, Worlds, delivered, status_of
@@ -90,14 +90,14 @@ async def one_key_is_one_task(world: World) -> None:
 def begin_if_it_is_not_there(
     connection: Connection, key_id: str, idempotency_key: str, digest: str, now: datetime
 ) -> bool:
-    if idempotency.get(connection, key_id, idempotency_key) is not None:
+    if idempotency_keys.get(connection, key_id, idempotency_key) is not None:
         return False
     connection.execute(text("select pg_sleep(0.1)"))  # as long as it takes another connection to look, too
     really_begin(connection, key_id, idempotency_key, digest, now)
     return True
 
 
-really_begin = idempotency.begin
+really_begin = idempotency_keys.begin
 
 
 async def test_checking_before_inserting_is_caught(
@@ -105,7 +105,7 @@ async def test_checking_before_inserting_is_caught(
 ) -> None:
     async with open_world(tmp_path, postgres_url) as world:
         await one_key_is_one_task(world)
-    monkeypatch.setattr(idempotency, "begin", begin_if_it_is_not_there)
+    monkeypatch.setattr(idempotency_keys, "begin", begin_if_it_is_not_there)
     async with open_world(tmp_path, postgres_other_url) as world:
         with pytest.raises(AssertionError):
             await one_key_is_one_task(world)
@@ -191,7 +191,7 @@ async def receive_what_was_not_seen(
     body = await read(callback.MAX_BYTES)
     given = callback._evidence(use, submission_id, proof, headers, body, verify(body, headers, proof.secret, SIGNING))
     digest = hashlib.sha256(body).hexdigest()
-    new = await use.db.write(lambda connection: idempotency.begin(connection, "seen", digest, digest, use.now()))
+    new = await use.db.write(lambda connection: idempotency_keys.begin(connection, "seen", digest, digest, use.now()))
     if new:
         await use.db.write(lambda connection: settle(connection, [given], look_after=callback._PATIENCE))
     return Reply.ACCEPTED

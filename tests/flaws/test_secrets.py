@@ -8,7 +8,7 @@ import pytest
 
 # 7. A comparison of secrets that tells by its duration how far they agree. By contract: nobody can measure it here.
 
-COMPARING = ("app/verify.py", "app/secret_keys.py", "app/web/access.py")
+COMPARING = ("app/security/verify.py", "app/security/keyring.py", "app/web/auth.py")
 SECRETS = ("secret", "token", "signature", "digest", "sha256", "expected")
 
 

@@ -11,13 +11,13 @@ from sqlalchemy import Connection, false, select, update
 
 import app.settle as settle_module
 from app import jobs
+from app.db.queries import apply_changes
 from app.dispatch import dispatch
 from app.jobs import Job, Step
-from app.jobs.embedded import jobs as jobs_table
+from app.jobs.sqlite import jobs as jobs_table
 from app.provider import Answer, Order, Promises, Provider, Reference
-from app.provider.twin import Faults, Rules
-from app.record import learning
-from app.task import Decision, Report, Said, Standing, Status, Witness, decide
+from app.rules.task import Decision, Report, Said, Standing, Status, Witness, decide
+from app.twin import Faults, Rules
 from tests.calling import caller_of, done, small, submitted
 from tests.flaws.deliveries import Worlds, status_of
 from tests.world import TWIN, World
@@ -48,9 +48,9 @@ async def test_a_missing_fence_around_what_is_final_is_caught(worlds: Worlds, mo
     monkeypatch.setattr(settle_module, "decide", decide_whatever_the_state)
     async with worlds() as world:  # the fence in SQL still stands
         await what_has_ended_stays_ended(world)
-    monkeypatch.setattr(learning, "IS_FINAL", false())
-    learning._learning.cache_clear()
-    monkeypatch.setattr(learning, "_learning", learning._learning.__wrapped__)
+    monkeypatch.setattr(apply_changes, "IS_FINAL", false())
+    apply_changes._learning.cache_clear()
+    monkeypatch.setattr(apply_changes, "_learning", apply_changes._learning.__wrapped__)
     async with worlds() as world:
         with pytest.raises(AssertionError, match="stored"):
             await what_has_ended_stays_ended(world)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from app import jobs
+from app.db import Connection
+from app.db.engine.database import Database
 from app.jobs import Backlog, Held, Job, Step
-from app.record import Connection
-from app.record.database import Database
 from tests.postgres import set_time
 from tests.rows import START, plan_task
 from tests.sockets import signals_to

@@ -11,10 +11,10 @@ from typing import Protocol
 
 from sqlalchemy import create_engine
 
-from app.record import migrate
-from app.record.database import open_database
-from app.record.postgres import Postgres as SharedEngine
-from app.record.sqlite import Sqlite
+from app.db.engine.database import open_database
+from app.db.engine.postgres import Postgres as SharedEngine
+from app.db.engine.sqlite import Sqlite
+from app.db.migrations import migrate
 from tests.postgres import Postgres, start_postgres
 
 Engine = Sqlite | SharedEngine

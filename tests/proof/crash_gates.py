@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from app.provider.twin.server import TwinApp
+from app.twin.server import TwinApp
 
 
 class Gate:

@@ -12,11 +12,11 @@ from typing import Any
 import httpx
 
 from app.clock import utc_now
-from app.provider.twin import Rules, Twin, create_twin_app
+from app.twin import Rules, Twin, create_twin_app
 from tests.proof.crash_gates import Gate, GatedCalls, GatedProvider, locked
 from tests.proof.crash_injected import UNKNOWN, Run
+from tests.proof.test_crash import service
 from tests.sockets import listening, serving, until
-from tests.test_crash import service
 from tests.world import ADMIN_KEY
 
 _AT_A_TIME = 3  # two cores start so many services in reasonable time

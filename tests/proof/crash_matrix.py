@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TextIO
 
-from app import logs
+from app.telemetry import logs
 from tests.proof.crash_databases import Databases, files, server
 from tests.proof.crash_injected import FAST_FOLDER, Run, crash_all, without_crash
 from tests.proof.crash_kills import kill_all

@@ -27,7 +27,7 @@ BEFORE_COMMIT, AFTER_COMMIT = "before the commit", "after the commit"
 # What follows FROM may be a function, and `FOR UPDATE` changes nothing.
 _READ = re.compile(r"\bFROM\s+\"?(\w+)\b(?!\s*\()")
 _CHANGE = re.compile(r"\b(INSERT INTO|DELETE FROM|(?<!FOR )UPDATE)\s+\"?(\w+)")
-_STEP_OF = {"web": "submit", "idempotency": "submit"}
+_STEP_OF = {"idempotency": "submit", "loop": "worker"}
 _AT_WORK: ContextVar[str | None] = ContextVar("at_work", default=None)  # whose unit runs in this thread or task
 _ANSWER_OPEN = "dispatch"  # the step whose first commit opens the time in which only evidence can tell
 
@@ -143,7 +143,9 @@ def sample(points: Sequence[Point], how_many: int | None, seed: int = 1) -> list
 def step_of(work: Callable[..., Any]) -> str:
     """The step whose module wrote this unit of work."""
     work = work.func if isinstance(work, partial) else work
-    module = work.__module__.removeprefix("app.").partition(".")[0]
+    if work.__module__.startswith("app.web."):
+        return "submit"
+    module = work.__module__.rpartition(".")[2]
     return _STEP_OF.get(module, module)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.provider.twin import Faults
+from app.twin import Faults
 
 PICTURE_HOST = "93.184.216.34"  # public, so that egress lets us there
 

@@ -17,18 +17,22 @@ from fastapi import FastAPI
 from sqlalchemy import func, select
 from starlette.responses import Response
 
-from app import egress, jobs, metrics, worker
-from app.feed import Feed
+from app import jobs
+from app.db import Connection
+from app.db.tables import api_keys, idempotency_keys, provider_accounts, results, tasks
+from app.db.tables.provider_accounts import slots
 from app.main import create_app
 from app.provider import Bfl
-from app.provider.exchange import client as provider_client
-from app.provider.twin import Rules, Twin, create_twin_app
-from app.record import Connection, accounts, idempotency, keys, results, tasks
-from app.record.accounts import slots
+from app.provider.http import client as provider_client
 from app.resources import Resources, results_client
-from app.secret_keys import KeyRing
-from app.sweep import EVERY
-from app.web.access import digest_of
+from app.security import ssrf
+from app.security.keyring import KeyRing
+from app.telemetry import metrics
+from app.twin import Rules, Twin, create_twin_app
+from app.web.auth import digest_of
+from app.web.feed import Feed
+from app.worker import loop
+from app.worker.sweep import EVERY
 from tests.pictures import picture
 from tests.postgres import keep_time
 from tests.proof.crash_databases import Databases, Engine, open_engine
@@ -86,7 +90,7 @@ class CrashWorld:
         async with (
             provider_client(network) as provider_http,
             results_client(network) as downloads,
-            egress.guarded_client((), network) as web,
+            ssrf.guarded_client((), network) as web,
         ):
             use = self._resources(FusedDatabase(db, fuse), fuse, Bfl(provider_http, TWIN, "a-key"), downloads, web)
             try:
@@ -130,7 +134,7 @@ class CrashWorld:
     async def _go_on(self, use: Resources, db: Engine, fuse: Fuse) -> None:
         """Do as the worker's own loop does, with a clock that jumps to whatever comes next."""
         until = self.clock.at + _LONGEST
-        await worker.start(use)
+        await loop.start(use)
         while self.clock.at < until:
             await self._post(fuse)
             await _work(use)
@@ -199,15 +203,15 @@ def _prepare(connection: Connection, use: Resources) -> None:
     """What every start of the service makes sure of."""
     assert use.provider is not None
     promises = use.provider.promises
-    accounts.put(connection, use.account_id, promises.name, promises.slots)
+    provider_accounts.put(connection, use.account_id, promises.name, promises.slots)
     admin = {"id": "key_admin", "name": "admin", "sha256": digest_of(ADMIN_KEY), "scopes": ["*"]}
-    keys.put(connection, **admin, created_at=use.now())
+    api_keys.put(connection, **admin, created_at=use.now())
     if connection.dialect.name == "sqlite":  # elsewhere another process may be answering
-        idempotency.forget_unanswered(connection)
+        idempotency_keys.forget_unanswered(connection)
 
 
 async def _work(use: Resources) -> None:
-    while await worker.run_once(use):
+    while await loop.run_once(use):
         pass
 
 

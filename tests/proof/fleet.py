@@ -14,8 +14,8 @@ from typing import Any
 
 import httpx
 
-from app.bench.postgres_server import Server
 from app.clock import utc_now
+from benchmarks.postgres_server import Server
 from tests.proof.processes import answers, end, start
 
 _READY_S = 90  # all of them start at once, on two cores

@@ -12,7 +12,7 @@ from uuid import uuid4  # noqa: TID251 - names a throw-away database
 
 import httpx
 
-from app.bench.postgres_server import Server
+from benchmarks.postgres_server import Server
 from tests.postgres import start_postgres
 from tests.proof.fleet import Fleet, Member
 from tests.proof.processes import ADMIN_KEY, free_port

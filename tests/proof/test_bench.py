@@ -15,7 +15,7 @@ _MOST_S = 240  # half a minute; a busy machine takes its time
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    asked = [sys.executable, "-m", "app", "bench", *arguments]
+    asked = [sys.executable, "-m", "benchmarks", *arguments]
     with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - ourselves
         try:
             said, complaint = process.communicate(timeout=_MOST_S)

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.provider import Answer, Bfl, Order, Reference
-from app.provider.exchange import client
-from app.task import Failure, Report, Said
+from app.provider.http import client
+from app.rules.task import Failure, Report, Said
 
 BASE, KEY = "https://api.bfl.ai", "bfl-key"
 POLL = "https://api.eu2.bfl.ai/v1/get_result?id=task-1"

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from app.provider import Answer, Gptproto, Order, Reference
-from app.provider.exchange import client
-from app.task import Failure, Report, Said
+from app.provider.http import client
+from app.rules.task import Failure, Report, Said
 
 BASE, KEY = "https://gptproto.com", "sk-gptproto"
 PARAMS = {"prompt": "a lake", "seed": None, "aspect_ratio": None, "output_format": "png", "safety_tolerance": 2}

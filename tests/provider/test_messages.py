@@ -17,7 +17,7 @@ from app.provider.messages import (
     read_error,
     read_status,
 )
-from app.task import Failure, Report, Said
+from app.rules.task import Failure, Report, Said
 
 SAMPLE = "https://delivery-eu1.bfl.ai/results/a.png"
 # The layout of an Azure shared access signature as the delivery links carry it.

@@ -9,8 +9,8 @@ import pytest
 
 from app.errors import Unavailable
 from app.store import Missing
-from app.store.objects import ObjectStore
-from app.web.health import readyz
+from app.store.bucket import ObjectStore
+from app.web.routes.health import readyz
 from tests.store.buckets import cutting, variables
 from tests.world import World
 

@@ -10,7 +10,7 @@ import pytest
 
 from app.errors import ConfigurationError, Unavailable
 from app.store import FolderStore, Missing, Store
-from app.store.objects import ObjectStore
+from app.store.bucket import ObjectStore
 from tests.store.buckets import SCHEMES, variables
 
 KEY = "results/ab/abcdef.png"

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 from sqlalchemy import func, select, text
 
-from app.record import Connection
+from app.db import Connection
 from tests.rows import jobs_left
 from tests.world import World
 

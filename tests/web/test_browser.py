@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from playwright.async_api import async_playwright
 
-from app.provider.twin import Rules
+from app.twin import Rules
 from tests.conftest import skip_or_fail
-from tests.web.test_pages import HTML
+from tests.web.routes.test_pages import HTML
 from tests.world import ADMIN_KEY, World
 
 CHROMIUM = Path("/usr/bin/chromium")

@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from app import metrics
-from app.record.grouped import BOUNDS, Bounds
+from app.db.engine.batches import BOUNDS, Bounds
+from app.telemetry import metrics
 from tests.databases import Gate
 from tests.web.documents import problem
-from tests.web.test_callbacks import FORGED, MB, Called, submitted
+from tests.web.routes.test_callback_receiver import FORGED, MB, Called, submitted
 from tests.world import World, open_world
 
 WRONG = (b"x-bfl-signature", b"sha256=" + b"0" * 64)

@@ -8,10 +8,10 @@ from typing import IO, Any
 import httpx
 import pytest
 
+from app.db.tables import api_keys, idempotency_keys
 from app.main import create_app
-from app.record import idempotency, keys
 from app.store import FolderStore
-from app.web.access import digest_of
+from app.web.auth import digest_of
 from tests.calling import small
 from tests.pictures import in_base64, picture
 from tests.web.documents import nothing_recorded, problem, rows
@@ -71,7 +71,7 @@ async def test_another_body_under_the_same_key_is_refused_and_makes_nothing(each
 async def test_while_the_first_has_no_answer_the_others_are_told_so(each_world: World) -> None:
     """As it is after a crash between the claim and the answer."""
     first = await post(each_world)
-    forget = idempotency.idempotency.update().values(answer=None)
+    forget = idempotency_keys.idempotency.update().values(answer=None)
     await each_world.use.db.write(lambda connection: connection.execute(forget).close())
     problem(await post(each_world), 409, "request_in_flight")
     each_world.clock.advance(6 * 60 + 1)
@@ -93,7 +93,7 @@ async def test_a_key_is_forgotten_after_a_day(each_world: World) -> None:
 
 async def test_a_key_is_scoped_to_the_api_key(each_world: World) -> None:
     await each_world.use.db.write(
-        lambda connection: keys.put(
+        lambda connection: api_keys.put(
             connection,
             id="key_other",
             name="other",

@@ -10,7 +10,7 @@ from app.main import create_app
 from app.web.protocol import Protocol
 from tests.databases import Gate
 from tests.sockets import listening, serving, until
-from tests.web.test_callbacks import Called, submitted
+from tests.web.routes.test_callback_receiver import Called, submitted
 from tests.web.test_request_log import requests
 from tests.web.test_sockets import connect
 from tests.world import ADMIN_KEY, World

@@ -1,0 +1,141 @@
+"""The embedded engine: one thread that writes, a few read-only connections."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
+
+from app.db.engine.batches import BOUNDS, Bounds, Line, Lines, Work
+from app.db.engine.commit_hooks import EVENTS, Signals
+from app.db.engine.units import OUTAGE, Group, Single, stopped
+from app.db.engine.writer import Writer
+from app.errors import ConfigurationError, Unavailable
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+_READERS = 4
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_BUSY_MS = 5000  # another process (a backup, `fluxhook migrate`) may hold the file this long
+
+
+class Sqlite:
+    """`sqlite:///PATH`: WAL, every commit synced to disk."""
+
+    def __init__(self, url: str, bounds: Bounds = BOUNDS) -> None:
+        self._path = file_of(url)
+        Path(self._path).parent.mkdir(parents=True, exist_ok=True)
+        self._writing = _engine(self._path, "BEGIN IMMEDIATE", synchronous="FULL", query_only="OFF")
+        self._reading = _engine(self._path, "BEGIN", synchronous="FULL", query_only="ON")
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="sqlite-reader")
+        self._signals = Signals()
+        self._lines = Lines(bounds)
+        self._writer = Writer(self._writing, self._signals)
+        self._closed = False
+
+    @property
+    def dialect(self) -> Dialect:
+        return self._writing.dialect
+
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """SQLAlchemy's engines behind it, for listeners to their events."""
+        return self._writing, self._reading
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        if self._closed:
+            raise Unavailable("the database is closed")
+        unit = Single(work)
+        self._writer.add(unit)
+        # Shielded: the writer owns the unit now, and a caller that goes away does not undo it.
+        result: T = await asyncio.shield(asyncio.wrap_future(unit.done))
+        return result
+
+    def write_each(self, work: Work[Item, T], item: Item, size: int = 0) -> "asyncio.Future[T]":
+        if self._closed:
+            raise Unavailable("the database is closed")
+        line = self._lines.of(work)
+        done = line.join(item, size)
+        self._give_turn(asyncio.get_running_loop(), line)
+        return done
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
+
+    def on_signal(self, listener: Callable[[], None]) -> None:
+        self._signals.add(listener)
+
+    def on_event(self, listener: Callable[[], None]) -> None:
+        self._signals.add(listener, EVENTS)
+
+    async def close(self) -> None:
+        self._closed = True
+        await asyncio.to_thread(self._writer.close)
+        await asyncio.to_thread(self._readers.shutdown)
+        self._writing.dispose()
+        self._reading.dispose()
+
+    def _give_turn(self, loop: asyncio.AbstractEventLoop, line: Line[Any, Any]) -> None:
+        if not line.has_turn:
+            line.has_turn = True
+            self._writer.add(Group(line, loop, partial(self._give_turn, loop)))
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        try:
+            with self._reading.begin() as connection:
+                return work(connection)
+        except OUTAGE as error:
+            raise Unavailable("the database cannot be read at the moment") from error
+        except DatabaseError as error:
+            if getattr(error.orig, "sqlite_errorcode", None) not in _DAMAGED:
+                raise
+            raise Unavailable("the database's file is damaged, or none of SQLite's: restore a backup") from error
+        except StopIteration as error:
+            raise stopped() from error
+
+
+def file_of(url: str) -> str:
+    """The path of the file in `sqlite:///PATH`."""
+    try:
+        path = make_url(url).database
+    except ArgumentError:
+        path = None
+    if not path or path == ":memory:":
+        raise ConfigurationError("FLUXHOOK_DATABASE_URL: SQLite needs a file, as in sqlite:///fluxhook.db")
+    return path
+
+
+def _engine(path: str, begin: str, **pragmas: str) -> Engine:
+    engine = create_engine(
+        f"sqlite:///{path}",
+        # Errors must not show prompts; a thread pool hands connections from thread to thread.
+        hide_parameters=True,
+        connect_args={"check_same_thread": False, "timeout": _BUSY_MS / 1000},
+        pool_size=_READERS,
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver leaves BEGIN to us
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+        # What a statement needs to undo itself it would write into a file of its own, from 64 KiB on.
+        connection.execute("PRAGMA temp_store=MEMORY")
+        for name, value in pragmas.items():
+            connection.execute(f"PRAGMA {name}={value}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        try:
+            connection.connection.driver_connection.execute(begin)  # type: ignore[union-attr] # it is connected
+        except sqlite3.OperationalError as error:
+            raise OperationalError(begin, None, error) from error
+
+    return engine

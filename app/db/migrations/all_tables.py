@@ -1,0 +1,37 @@
+"""All tables in one place, for migrations and their test."""
+
+from app.db.engine.columns import metadata
+from app.db.tables import (
+    api_keys,
+    attempts,
+    deliveries,
+    delivery_attempts,
+    downloads,
+    endpoints,
+    erased_tasks,
+    events,
+    evidence,
+    idempotency_keys,
+    provider_accounts,
+    results,
+    spooled_results,
+    tasks,
+)
+
+__all__ = [
+    "api_keys",
+    "attempts",
+    "deliveries",
+    "delivery_attempts",
+    "downloads",
+    "endpoints",
+    "erased_tasks",
+    "events",
+    "evidence",
+    "idempotency_keys",
+    "metadata",
+    "provider_accounts",
+    "results",
+    "spooled_results",
+    "tasks",
+]

@@ -1,0 +1,81 @@
+"""The table `keys`: who may ask, by the SHA-256 of the key; the key itself is nowhere."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Column, Connection, String, Table, Text, bindparam, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from app.db.engine.columns import Instant, Json, metadata
+
+ADMIN_ID = "key_admin"  # of the operator's own key
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(48), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("sha256", String(64), nullable=False, unique=True),
+    Column("scopes", Json, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("disabled_at", Instant),
+    # What its tasks are told by where they do not say themselves.
+    Column("notify_url", Text),
+    Column("notify_secret", Text),  # sealed
+    Column("notify_form", String(16)),
+    Column("notify_events", Json),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    id: str
+    name: str
+    sha256: str
+    scopes: Sequence[str]
+    created_at: datetime
+    disabled_at: datetime | None
+    notify_url: str | None = None
+    notify_secret: str | None = field(default=None, repr=False)
+    notify_form: str | None = None
+    notify_events: Sequence[str] | None = None
+
+
+def put(connection: Connection, **values: Any) -> None:
+    """Write a key, in place of one with the same id, which keeps where it wants to be told."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    anew = {"disabled_at": None, **values}
+    # In one statement: replicas that start at once all put the operator's key.
+    statement = dialect.insert(keys).values(anew)
+    connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=anew))
+
+
+def change(connection: Connection, key_id: str, **values: Any) -> None:
+    connection.execute(update(keys).where(keys.c.id == key_id).values(values))
+
+
+def disable(connection: Connection, key_id: str, now: datetime) -> None:
+    """Disable a key; of one that is disabled it stays known since when."""
+    connection.execute(update(keys).where(keys.c.id == key_id, keys.c.disabled_at.is_(None)).values(disabled_at=now))
+
+
+def every(connection: Connection) -> list[Key]:
+    """All keys, the newest first."""
+    query = select(keys).order_by(keys.c.created_at.desc(), keys.c.id.desc())
+    return [Key(**row._asdict()) for row in connection.execute(query)]
+
+
+_BY_DIGEST = select(keys).where(keys.c.sha256 == bindparam("digest"))
+_GET = select(keys).where(keys.c.id == bindparam("key_id"))
+
+
+def by_digest(connection: Connection, sha256: str) -> Key | None:
+    row = connection.execute(_BY_DIGEST, {"digest": sha256}).one_or_none()
+    return None if row is None else Key(**row._asdict())
+
+
+def get(connection: Connection, key_id: str) -> Key | None:
+    row = connection.execute(_GET, {"key_id": key_id}).one_or_none()
+    return None if row is None else Key(**row._asdict())

@@ -1,0 +1,218 @@
+"""The table `submissions`: one row for each attempt to submit a task, recorded before the attempt is made."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    Boolean,
+    ClauseElement,
+    Column,
+    Connection,
+    Float,
+    FromClause,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    bindparam,
+    exists,
+    func,
+    select,
+    update,
+)
+
+from app.db.engine.bulk import Bulk, BulkRead
+from app.db.engine.columns import Instant, instant_of, metadata
+from app.db.tables.provider_accounts import slots
+from app.db.tables.tasks import tasks
+from app.rules.task import Outcome, Standing, Status
+
+submissions = Table(
+    "submissions",
+    metadata,
+    Column("id", String(48), primary_key=True),
+    Column("task_id", String(48), nullable=False, index=True),
+    Column("number", Integer, nullable=False),
+    Column("provider", String(32), nullable=False),
+    # Which key of the ring its token and secret are derived from; they themselves are nowhere.
+    Column("ring_key", String(16), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("called_back", Boolean, nullable=False),  # whether the provider was given an address to call
+    Column("provider_id", Text),
+    Column("polling_url", Text),
+    Column("cost", Float),
+    Column("detail", Text),
+    Column("planned_at", Instant, nullable=False),
+    Column("asked_at", Instant),
+    Column("answered_at", Instant),
+)
+_IS_NAMED = submissions.c.provider_id.is_not(None)
+Index("ix_submissions_provider_id", submissions.c.provider_id, sqlite_where=_IS_NAMED, postgresql_where=_IS_NAMED)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    id: str
+    task_id: str
+    number: int
+    provider: str
+    ring_key: str
+    outcome: Outcome
+    called_back: bool
+    provider_id: str | None
+    polling_url: str | None
+    cost: float | None
+    detail: str | None
+    planned_at: datetime
+    asked_at: datetime | None
+    answered_at: datetime | None
+
+
+class Attempt(NamedTuple):
+    """An attempt and its task as they stand: what a decision about either needs."""
+
+    submission_id: str
+    task_id: str
+    account_id: str
+    key_id: str
+    is_told: bool  # whether its submitter wants to hear of the task
+    has_slot: bool
+    standing: Standing
+
+
+_PLAN = submissions.insert()
+_GET = select(submissions).where(submissions.c.id == bindparam("submission_id"))
+_OF_TASK = select(submissions).where(submissions.c.task_id == bindparam("of")).order_by(submissions.c.number)
+_MARK_ASKED = (
+    update(submissions)
+    .where(submissions.c.id == bindparam("submission_id"), submissions.c.outcome == Outcome.PLANNED)
+    .values(outcome=Outcome.UNKNOWN, asked_at=bindparam("now"), called_back=bindparam("has_address"))
+)
+
+
+def plan(connection: Connection, **values: Any) -> None:
+    connection.execute(_PLAN, {"outcome": Outcome.PLANNED, "called_back": False, **values})
+
+
+def get(connection: Connection, submission_id: str) -> Submission | None:
+    row = connection.execute(_GET, {"submission_id": submission_id}).one_or_none()
+    return None if row is None else _submission_of(row._asdict())
+
+
+def of_task(connection: Connection, task_id: str) -> list[Submission]:
+    """Every attempt of a task, the first one first."""
+    return [_submission_of(row._asdict()) for row in connection.execute(_OF_TASK, {"of": task_id})]
+
+
+def mark_asked(connection: Connection, submission_id: str, now: datetime, *, called_back: bool) -> bool:
+    """Say that bytes may leave from now on; False when this attempt was asked before."""
+    given = {"submission_id": submission_id, "now": now, "has_address": called_back}
+    return connection.execute(_MARK_ASKED, given).rowcount == 1
+
+
+def lock_attempts(connection: Connection, submission_ids: Iterable[str]) -> dict[str, Attempt]:
+    """These attempts with their tasks, by submission id; what is not known is not in it.
+
+    Nobody else changes them until the transaction ends: the tasks are locked in one order, so that nobody deadlocks.
+    """
+    rows = [(submission_id,) for submission_id in submission_ids]
+    return {row[0]: _attempt_of(row) for row in _LOCK_ATTEMPTS.find(connection, rows)}
+
+
+def _attempts(given: FromClause, _dialect: str) -> ClauseElement:
+    return (
+        select(
+            submissions.c.id,
+            submissions.c.task_id,
+            submissions.c.outcome,
+            submissions.c.provider_id,
+            submissions.c.cost,
+            tasks.c.account_id,
+            tasks.c.key_id,
+            tasks.c.notify_url.is_not(None),
+            tasks.c.status,
+            tasks.c.sample_url,
+            tasks.c.sample_expires_at,
+            tasks.c.tries,
+            tasks.c.submission_id == submissions.c.id,
+            exists().where(slots.c.task_id == tasks.c.id),
+        )
+        .select_from(given)
+        .join(submissions, submissions.c.id == given.c.id)
+        .join(tasks, tasks.c.id == submissions.c.task_id)
+        .order_by(tasks.c.id)
+        .with_for_update(of=[tasks, submissions])
+    )
+
+
+_LOCK_ATTEMPTS = BulkRead({"id": submissions.c.id.type}, _attempts)
+
+
+def task_ids(connection: Connection, submission_ids: Collection[str]) -> dict[str, str]:
+    """The tasks of these attempts, by submission id; what is not known is not in it."""
+    query = select(submissions.c.id, submissions.c.task_id).where(submissions.c.id.in_(submission_ids))
+    return {row.id: row.task_id for row in connection.execute(query)}
+
+
+def traceparent(connection: Connection, submission_id: str) -> str | None:
+    """The trace of the task that an attempt belongs to."""
+    query = (
+        select(tasks.c.traceparent)
+        .join(submissions, submissions.c.task_id == tasks.c.id)
+        .where(submissions.c.id == submission_id)
+    )
+    found: str | None = connection.execute(query).scalar_one_or_none()
+    return found
+
+
+def under_way_by_ring_key(connection: Connection) -> dict[str, int]:
+    """How many tasks the provider may still call back about, by the ring key that their attempt was planned with."""
+    query = (
+        select(submissions.c.ring_key, func.count().label("tasks"))
+        .join(tasks, tasks.c.submission_id == submissions.c.id)
+        .where(tasks.c.status.in_((Status.SUBMITTING, Status.SUBMITTED)))
+        .group_by(submissions.c.ring_key)
+    )
+    return {row.ring_key: row.tasks for row in connection.execute(query)}
+
+
+def is_known(connection: Connection, provider_id: str) -> bool:
+    """Whether the provider's task of this id belongs to an attempt of ours already."""
+    query = select(submissions.c.id).where(submissions.c.provider_id == provider_id).limit(1)
+    return connection.execute(query).one_or_none() is not None
+
+
+_LEARNED = ("outcome", "provider_id", "polling_url", "cost", "detail", "answered_at")
+
+
+def learn(connection: Connection, changes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write what evidence told about attempts, by submission id; what is left out or None stays as it is."""
+    rows = [(submission_id, *map(change.get, _LEARNED)) for submission_id, change in changes.items()]
+    _LEARN.write(connection, rows)
+
+
+def _learn(given: FromClause, _dialect: str) -> ClauseElement:
+    values = {name: func.coalesce(given.c[name], submissions.c[name]) for name in _LEARNED}
+    return update(submissions).where(submissions.c.id == given.c.id).values(values)
+
+
+_LEARN = Bulk({name: submissions.c[name].type for name in ("id", *_LEARNED)}, _learn)
+
+
+def _submission_of(row: Mapping[str, Any]) -> Submission:
+    return Submission(**{**row, "outcome": Outcome(row["outcome"])})
+
+
+_STATUS = {status.value: status for status in Status}
+_OUTCOME = {outcome.value: outcome for outcome in Outcome}
+
+
+def _attempt_of(row: Sequence[Any]) -> Attempt:
+    submission_id, task_id, outcome, provider_id, cost, *about_task = row
+    account_id, key_id, is_told, status, sample, ends, tries, current, has_slot = about_task
+    ends_at = None if ends is None else instant_of(ends)
+    standing = Standing(_STATUS[status], bool(current), _OUTCOME[outcome], provider_id, sample, ends_at, cost, tries)
+    return Attempt(submission_id, task_id, account_id, key_id, bool(is_told), bool(has_slot), standing)

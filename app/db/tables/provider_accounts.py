@@ -1,0 +1,177 @@
+"""The tables `accounts` and `slots`: what a provider lets one of its accounts have in flight, and what is.
+
+A slot is a row while a task holds it. Whoever gives slots out holds the account's row locked, so two processes
+never give out the same one, and neither misses what the other has just freed.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    ClauseElement,
+    Column,
+    Connection,
+    FromClause,
+    Integer,
+    String,
+    Table,
+    Text,
+    bindparam,
+    delete,
+    exists,
+    func,
+    literal,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from app.db.engine.bulk import Bulk
+from app.db.engine.columns import Instant, Json, metadata
+from app.db.tables.tasks import tasks
+from app.rules.task import Status
+
+# Why an account is paused: shown to people, and looked for by the sweeper.
+OUT_OF_CREDITS = "out of credits"
+NO_FREE_SLOT = "the provider has no free slot"
+
+_HOLDERS = (Status.QUEUED, Status.SUBMITTING, Status.SUBMITTED)  # in any other state a task has no slot
+
+IN_ALL = "account"  # names the limit of all models together
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", String(48), primary_key=True),
+    Column("provider", String(32), nullable=False),
+    Column("limits", Json, nullable=False),  # "account": in all; a model's name: of that model
+    Column("refusals", Integer, nullable=False),  # in a row: what the length of a pause grows by
+    Column("refused_since_at", Instant),
+    Column("paused_until_at", Instant),
+    Column("pause_reason", Text),
+)
+
+slots = Table(
+    "slots",
+    metadata,
+    Column("account_id", String(48), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("task_id", String(48), nullable=False, unique=True),
+    Column("key_id", String(48), nullable=False),
+    Column("model", String(64), nullable=False),
+    Column("taken_at", Instant, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    id: str
+    provider: str
+    limits: Mapping[str, int]
+    refusals: int
+    refused_since_at: datetime | None
+    paused_until_at: datetime | None
+    pause_reason: str | None
+
+    def paused(self, now: datetime) -> bool:
+        return self.paused_until_at is not None and self.paused_until_at > now
+
+
+class Slot(NamedTuple):
+    number: int
+    task_id: str
+    model: str
+
+
+def put(connection: Connection, account_id: str, provider: str, limits: Mapping[str, int]) -> None:
+    """Make the account known, or bring its limits up to date."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(accounts).values(id=account_id, provider=provider, limits=dict(limits), refusals=0)
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=["id"], set_={"limits": statement.excluded.limits})
+    )
+
+
+_GET = select(accounts).where(accounts.c.id == bindparam("account_id"))
+_LOCK = _GET.with_for_update()
+_HELD = select(slots.c.number, slots.c.task_id, slots.c.model).where(slots.c.account_id == bindparam("of"))
+_TAKE = slots.insert()
+
+
+def get(connection: Connection, account_id: str) -> Account | None:
+    row = connection.execute(_GET, {"account_id": account_id}).one_or_none()
+    return None if row is None else Account(**row._asdict())
+
+
+def all_ids(connection: Connection) -> list[str]:
+    return list(connection.execute(select(accounts.c.id).order_by(accounts.c.id)).scalars())
+
+
+def everyone(connection: Connection) -> list[Account]:
+    return [Account(**row._asdict()) for row in connection.execute(select(accounts).order_by(accounts.c.id))]
+
+
+def in_use(connection: Connection) -> dict[tuple[str, str], int]:
+    """How many slots are held, by account and model."""
+    query = select(slots.c.account_id, slots.c.model, func.count()).group_by(slots.c.account_id, slots.c.model)
+    return {(account_id, model): held for account_id, model, held in connection.execute(query)}
+
+
+def paused(connection: Connection, now: datetime) -> list[Account]:
+    """The accounts that give out no slots now."""
+    query = select(accounts).where(accounts.c.paused_until_at > now).order_by(accounts.c.id)
+    return [Account(**row._asdict()) for row in connection.execute(query)]
+
+
+def lock(connection: Connection, account_id: str) -> Account | None:
+    """The account, held by this transaction until it ends."""
+    row = connection.execute(_LOCK, {"account_id": account_id}).one_or_none()
+    return None if row is None else Account(**row._asdict())
+
+
+def pause(connection: Connection, account_id: str, now: datetime, until: datetime, reason: str, refusals: int) -> None:
+    """Give out no slots of this account until then, after so many refusals in a row."""
+    since = func.coalesce(accounts.c.refused_since_at, literal(now, Instant))
+    connection.execute(
+        update(accounts)
+        .where(accounts.c.id == account_id)
+        .values(refusals=refusals, refused_since_at=since, paused_until_at=until, pause_reason=reason)
+    )
+
+
+def resume(connection: Connection, account_id: str, now: datetime) -> None:
+    """The provider took a task: a pause that is over leaves no trace, and the next one is a short one."""
+    connection.execute(
+        update(accounts)
+        .where(accounts.c.id == account_id, accounts.c.refusals > 0, accounts.c.paused_until_at <= now)
+        .values(refusals=0, refused_since_at=None, paused_until_at=None, pause_reason=None)
+    )
+
+
+def held(connection: Connection, account_id: str) -> list[Slot]:
+    return [Slot(*row) for row in connection.execute(_HELD, {"of": account_id})]
+
+
+def take(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Hand out slots. The primary key refuses one that is held: a second line behind the account's lock."""
+    connection.execute(_TAKE, list(rows))
+
+
+def release(connection: Connection, task_ids: Collection[str]) -> set[str]:
+    """Free the slots of these tasks; the accounts in which there is room now."""
+    return {row[0] for row in _RELEASE.run(connection, [(task_id,) for task_id in task_ids])}
+
+
+def reclaim(connection: Connection) -> set[str]:
+    """Free the slots of tasks that can have none any more; whose they were."""
+    holders = exists().where(tasks.c.id == slots.c.task_id, tasks.c.status.in_(_HOLDERS))
+    return set(connection.execute(delete(slots).where(~holders).returning(slots.c.task_id)).scalars())
+
+
+def _release(given: FromClause, _dialect: str) -> ClauseElement:
+    return delete(slots).where(slots.c.task_id.in_(select(given.c.task_id))).returning(slots.c.account_id)
+
+
+_RELEASE = Bulk({"task_id": slots.c.task_id.type}, _release)

@@ -1,0 +1,51 @@
+"""The table `results`: where a task's image is kept and what it is. A row means the bytes are on disk."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Column, Connection, Integer, String, Table, Text, bindparam, select
+
+from app.db.engine.columns import Instant, metadata
+
+results = Table(
+    "results",
+    metadata,
+    Column("task_id", String(48), primary_key=True),
+    Column("store_key", Text, nullable=False),
+    Column("sha256", String(64), nullable=False, index=True),
+    Column("media_type", String(32), nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("stored_at", Instant, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    task_id: str
+    store_key: str
+    sha256: str
+    media_type: str
+    bytes: int
+    width: int
+    height: int
+    stored_at: datetime
+
+
+_INSERT = results.insert()
+_OF_TASKS = select(results).where(results.c.task_id.in_(bindparam("task_ids", expanding=True)))
+
+
+def insert(connection: Connection, **values: Any) -> None:
+    connection.execute(_INSERT, values)
+
+
+def of_tasks(connection: Connection, task_ids: Collection[str]) -> dict[str, Result]:
+    """The results of those of these tasks that have one, by task id."""
+    if not task_ids:
+        return {}
+    rows = connection.execute(_OF_TASKS, {"task_ids": list(task_ids)})
+    return {row.task_id: Result(**row._asdict()) for row in rows}

@@ -1,0 +1,252 @@
+"""The distributed engine: PgQueuer's table and statements, in our own transactions, for any number of workers.
+
+What it adds is what the contract asks beyond PgQueuer: a wish for a job that is in hand is noted on that job
+(`again`) and makes it run once more; one that waits is brought forward; and a worker whose lease went to another
+ends nothing. A job falls due by the clock of the database.
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from pgqueuer.adapters.persistence.qb import QueryQueueBuilder
+from pgqueuer.domain.types import QueueEntrypoint, QueueManagerId
+from sqlalchemy import Connection
+
+from app.db.engine.commit_hooks import signal_after_commit
+from app.jobs.contract import LEASE, Backlog, Held, Job, Step
+from app.jobs.pgqueuer_schema import SETTINGS
+
+_STATEMENTS = QueryQueueBuilder(SETTINGS)
+_PRIORITY_ZERO = datetime(2020, 1, 1, tzinfo=UTC)  # a priority is the seconds before this, which fit until 2088
+
+# The states are written out in all of these, because PgQueuer's indexes are partial.
+# One statement and one version of each row. PgQueuer's own enqueue also notes each new job in its log, which nobody
+# reads here, and would have to be followed by a second one that says when. In the order of the wishes, so that two who
+# leave the same jobs do not wait for each other.
+_ENQUEUE = """
+INSERT INTO pgqueuer AS job (entrypoint, payload, dedupe_key, execute_after, priority, status)
+SELECT wish.step, convert_to(wish.task_id, 'UTF8'), wish.key, wish.run_at, least(greatest($5 - extract(epoch FROM
+    coalesce((SELECT sample_expires_at FROM tasks WHERE id = wish.task_id), wish.run_at)), -2147483648), 2147483647),
+    'queued'
+FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS wish (key, step, task_id, run_at)
+ON CONFLICT (dedupe_key) WHERE status IN ('queued', 'picked') AND dedupe_key IS NOT NULL DO UPDATE
+SET execute_after = CASE job.status
+        WHEN 'queued' THEN least(job.execute_after, excluded.execute_after) ELSE job.execute_after END,
+    priority = greatest(job.priority, excluded.priority),
+    headers = CASE job.status
+        WHEN 'picked' THEN
+            jsonb_build_object('again', least((job.headers ->> 'again')::timestamptz, excluded.execute_after))
+        ELSE job.headers END
+"""
+_NEXT_DUE = """
+SELECT least(
+    (SELECT min(first.at) FROM unnest($1::text[]) AS step (name) CROSS JOIN LATERAL (
+        SELECT execute_after AS at FROM pgqueuer WHERE entrypoint = step.name AND status = 'queued'
+        ORDER BY execute_after LIMIT 1) AS first),
+    (SELECT heartbeat + $2::interval FROM pgqueuer WHERE status = 'picked' ORDER BY heartbeat LIMIT 1))
+"""
+_COUNT_DUE = """
+SELECT (SELECT count(*) FROM unnest($1::text[]) AS step (name) CROSS JOIN LATERAL (
+        SELECT FROM pgqueuer WHERE entrypoint = step.name AND status = 'queued' AND execute_after < now()
+        ORDER BY execute_after LIMIT $2) AS due)
+    + (SELECT count(*) FROM (
+        SELECT FROM pgqueuer WHERE status = 'picked' AND heartbeat < now() - $3::interval
+        ORDER BY heartbeat LIMIT $2) AS lapsed)
+    AS due
+"""
+# PgQueuer's own takes the rows as they lie; this one in the order of the wishes.
+_BEAT = """
+UPDATE pgqueuer SET heartbeat = now() WHERE id IN (SELECT id FROM pgqueuer WHERE id = ANY ($1::bigint[])
+    ORDER BY dedupe_key COLLATE "C" FOR UPDATE)
+"""
+_LOCK_MINE = """
+SELECT headers FROM pgqueuer WHERE id = $1 AND status = 'picked' AND queue_manager_id = $2 FOR UPDATE
+"""
+# Its turn is that of its new time: one that kept the first would go before all others for ever.
+_PUT_BACK = """
+UPDATE pgqueuer
+SET status = 'queued', execute_after = $2, attempts = $3, headers = $4::jsonb, queue_manager_id = NULL, updated = now(),
+    priority = least(greatest($5 - extract(epoch FROM coalesce(
+        (SELECT sample_expires_at FROM tasks WHERE id = $6), $2)), -2147483648), 2147483647)
+WHERE id = $1
+"""
+_NOTE_FAILURE = "UPDATE pgqueuer SET attempts = $2, headers = $3::jsonb WHERE id = $1"
+_RELEASE = """
+UPDATE pgqueuer
+SET status = 'queued', headers = NULL, queue_manager_id = NULL, updated = now()
+WHERE queue_manager_id = $1 AND status = 'picked'
+"""
+_HELD = """
+SELECT id, entrypoint, convert_from(payload, 'UTF8') AS task_id, attempts, headers
+FROM pgqueuer WHERE status = 'failed' ORDER BY id LIMIT $1
+"""
+_COUNT_HELD = "SELECT count(*) AS held FROM pgqueuer WHERE status = 'failed'"
+_TAKE_HELD = """
+DELETE FROM pgqueuer WHERE status = 'failed' AND id = ANY ($1::bigint[])
+RETURNING entrypoint, convert_from(payload, 'UTF8') AS task_id
+"""
+_SCHEDULED = """
+SELECT dedupe_key FROM pgqueuer WHERE status IN ('queued', 'picked') AND dedupe_key = ANY ($1::text[])
+UNION SELECT dedupe_key FROM pgqueuer WHERE status = 'failed' AND dedupe_key = ANY ($1::text[])
+"""
+_STANDING = """
+SELECT entrypoint, count(*) AS waiting, count(*) FILTER (WHERE execute_after <= $1) AS due,
+    min(execute_after) FILTER (WHERE execute_after <= $1) AS oldest_due
+FROM pgqueuer WHERE status = 'queued' GROUP BY entrypoint
+"""
+_OVERDUE = """
+SELECT EXISTS (SELECT FROM pgqueuer WHERE entrypoint = $1 AND status = 'queued' AND execute_after <= $2)
+    OR EXISTS (SELECT FROM pgqueuer WHERE entrypoint = $1 AND status = 'picked')
+"""
+_PRUNE = "DELETE FROM pgqueuer_log WHERE created < $1"
+
+
+def enqueue(connection: Connection, wanted: Sequence[tuple[Step, str, datetime]]) -> None:
+    earliest: dict[tuple[Step, str], datetime] = {}
+    for step, task_id, run_at in wanted:
+        earliest[step, task_id] = min(run_at, earliest.get((step, task_id), run_at))
+    if not earliest:
+        return
+    wishes = [(step, task_id, earliest[step, task_id]) for step, task_id in sorted(earliest)]
+    _run(
+        connection,
+        _ENQUEUE,
+        [_key(step, task_id) for step, task_id, _ in wishes],
+        [step.value for step, _, _ in wishes],
+        [task_id for _, task_id, _ in wishes],
+        [run_at for _, _, run_at in wishes],
+        int(_PRIORITY_ZERO.timestamp()),
+    )
+    signal_after_commit(connection)
+
+
+def next_due(connection: Connection) -> datetime | None:
+    due: datetime | None = _run(connection, _NEXT_DUE, [step.value for step in Step], LEASE)[0]["least"]
+    return due
+
+
+def claim(
+    connection: Connection,
+    holder: str,
+    now: datetime,  # noqa: ARG001 - the database says what time it is
+    limit: int,
+    steps: Collection[Step] = tuple(Step),
+) -> list[Job]:
+    # Jobs are taken in the order of their priority, and those that are due have the highest: whoever asks for more
+    # than there are reads all that are parked behind them.
+    due = _run(connection, _COUNT_DUE, list(steps), limit, LEASE)[0]["due"]
+    if not due:
+        return []
+    query = _STATEMENTS.build_dequeue_query(
+        batch_size=min(due, limit),
+        entrypoints=[QueueEntrypoint(step) for step in steps],
+        concurrency_limits=[0 for _ in steps],
+        queue_manager_id=cast("QueueManagerId", holder),  # the driver reads a UUID from text
+        global_concurrency_limit=None,
+        heartbeat_timeout=LEASE,
+    )
+    return [
+        Job(row["id"], Step(row["entrypoint"]), row["payload"].decode(), row["attempts"], holder)
+        for row in _run(connection, query.sql, *query.args)
+    ]
+
+
+def beat(connection: Connection, in_hand: Collection[Job]) -> None:
+    _run(connection, _BEAT, [job.id for job in in_hand])
+
+
+def finish(connection: Connection, job: Job) -> None:
+    noted = _lock_mine(connection, job)
+    if noted is None:
+        return
+    if "again" in noted:
+        _put_back(connection, job, datetime.fromisoformat(noted["again"]), failures=0, error=None)
+    else:
+        _end(connection, job, "successful")
+    signal_after_commit(connection)
+
+
+def retry(connection: Connection, job: Job, run_at: datetime, error: str) -> None:
+    noted = _lock_mine(connection, job)
+    if noted is not None:
+        again = datetime.fromisoformat(noted["again"]) if "again" in noted else run_at
+        _put_back(connection, job, min(run_at, again), failures=job.failures + 1, error=error)
+    signal_after_commit(connection)
+
+
+def hold(connection: Connection, job: Job, error: str) -> None:
+    noted = _lock_mine(connection, job)
+    if noted is None:
+        return
+    _end(connection, job, "failed")
+    _run(connection, _NOTE_FAILURE, job.id, job.failures + 1, json.dumps({"error": error}))
+    if "again" in noted:
+        enqueue(connection, [(job.step, job.task_id, datetime.fromisoformat(noted["again"]))])
+
+
+def release(connection: Connection, holder: str) -> None:
+    _run(connection, _RELEASE, holder)
+
+
+def held(connection: Connection, limit: int) -> list[Held]:
+    return [
+        Held(row["id"], Step(row["entrypoint"]), row["task_id"], row["attempts"], (row["headers"] or {}).get("error"))
+        for row in _run(connection, _HELD, limit)
+    ]
+
+
+def count_held(connection: Connection) -> int:
+    (row,) = _run(connection, _COUNT_HELD)
+    return int(row["held"])
+
+
+def requeue(connection: Connection, ids: Collection[int], now: datetime) -> int:
+    taken = _run(connection, _TAKE_HELD, list(ids))
+    enqueue(connection, [(Step(row["entrypoint"]), row["task_id"], now) for row in taken])
+    return len(taken)
+
+
+def scheduled(connection: Connection, step: Step, task_ids: Collection[str]) -> set[str]:
+    keys = {_key(step, task_id): task_id for task_id in task_ids}
+    return {keys[row["dedupe_key"]] for row in _run(connection, _SCHEDULED, list(keys))}
+
+
+def backlogs(connection: Connection, now: datetime) -> dict[Step, Backlog]:
+    rows = _run(connection, _STANDING, now)
+    found = {Step(row["entrypoint"]): Backlog(row["waiting"], row["due"], row["oldest_due"]) for row in rows}
+    return {step: found.get(step, Backlog()) for step in Step}
+
+
+def overdue(connection: Connection, step: Step, now: datetime) -> bool:
+    (row,) = _run(connection, _OVERDUE, step.value, now)
+    return any(row.values())
+
+
+def prune(connection: Connection, before: datetime) -> None:
+    _run(connection, _PRUNE, before)
+
+
+def _key(step: Step, task_id: str) -> str:
+    return f"{step}:{task_id}"
+
+
+def _lock_mine(connection: Connection, job: Job) -> Mapping[str, Any] | None:
+    """What is noted on a job that its holder still has, locked; None when the lease went to somebody else."""
+    rows = _run(connection, _LOCK_MINE, job.id, job.holder)
+    return (rows[0]["headers"] or {}) if rows else None
+
+
+def _put_back(connection: Connection, job: Job, run_at: datetime, *, failures: int, error: str | None) -> None:
+    noted = None if error is None else json.dumps({"error": error})
+    _run(connection, _PUT_BACK, job.id, run_at, failures, noted, int(_PRIORITY_ZERO.timestamp()), job.task_id)
+
+
+def _end(connection: Connection, job: Job, status: str) -> None:
+    _run(connection, _STATEMENTS.build_log_job_query(), [job.id], [status], [None])
+
+
+def _run(connection: Connection, statement: str, *args: object) -> list[dict[str, Any]]:
+    result = connection.exec_driver_sql(statement, args)
+    return [dict(row) for row in result.mappings()] if result.returns_rows else []

@@ -1,0 +1,225 @@
+"""The embedded engine: a small table in SQLite, one process that claims from it.
+
+There is one worker, so a claim needs no lease: when it starts, what was running is runnable again.
+"""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from sqlalchemy import (
+    BigInteger,
+    ClauseElement,
+    Column,
+    Connection,
+    FromClause,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.dialects.sqlite import insert
+
+from app.db.engine.bulk import Bulk
+from app.db.engine.columns import Instant, metadata
+from app.db.engine.commit_hooks import signal_after_commit
+from app.db.tables.tasks import tasks
+from app.jobs.contract import Backlog, Held, Job, Step
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("step", String(16), nullable=False),
+    Column("task_id", String(48), nullable=False),
+    Column("state", String(16), nullable=False),  # waiting, running, held
+    Column("run_at", Instant, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("last_error", Text),
+    sqlite_autoincrement=True,
+)
+Index(
+    "uq_jobs_waiting",
+    jobs.c.step,
+    jobs.c.task_id,
+    unique=True,
+    sqlite_where=jobs.c.state == "waiting",
+    postgresql_where=jobs.c.state == "waiting",
+)
+Index("ix_jobs_state_run_at", jobs.c.state, jobs.c.run_at)
+
+
+# Written out, because a partial index is not found by a parameter.
+_IS_WAITING = jobs.c.state == literal_column("'waiting'")
+
+
+def enqueue(connection: Connection, wanted: Sequence[tuple[Step, str, datetime]]) -> None:
+    earliest: dict[tuple[Step, str], datetime] = {}
+    for step, task_id, run_at in wanted:
+        known = earliest.get((step, task_id))
+        earliest[step, task_id] = run_at if known is None else min(known, run_at)
+    if not earliest:
+        return
+    _put(connection, [(str(step), task_id, run_at, 0, None) for (step, task_id), run_at in earliest.items()])
+
+
+def _put(connection: Connection, rows: Sequence[tuple[str, str, datetime, int, str | None]]) -> None:
+    """Have these jobs wait, rows of `_WISHED`; one that waits already gets the earlier time and the longer record of
+    failures.
+    """
+    _PUT.run(connection, rows)
+    signal_after_commit(connection)
+
+
+def _statement(given: FromClause, _dialect: str) -> ClauseElement:
+    columns = [*(given.c[name] for name in _WISHED), literal_column("'waiting'")]
+    # SQLite takes ON CONFLICT for a join's condition where no WHERE stands before it.
+    wishes = select(*columns).where(literal_column("true"))
+    statement = insert(jobs).from_select([*_WISHED, "state"], wishes)
+    new = statement.excluded
+    return statement.on_conflict_do_update(
+        index_elements=["step", "task_id"],
+        index_where=_IS_WAITING,
+        set_={
+            "run_at": case((new.run_at < jobs.c.run_at, new.run_at), else_=jobs.c.run_at),
+            "failures": case((new.failures > jobs.c.failures, new.failures), else_=jobs.c.failures),
+            "last_error": func.coalesce(new.last_error, jobs.c.last_error),
+        },
+    )
+
+
+_WISHED = ("step", "task_id", "run_at", "failures", "last_error")
+_PUT = Bulk({name: jobs.c[name].type for name in _WISHED}, _statement)
+
+
+# An idle worker's, made once as those of `app.db`.
+_NEXT_DUE = select(jobs.c.run_at).where(jobs.c.state == "waiting").order_by(jobs.c.run_at).limit(1)
+
+
+def next_due(connection: Connection) -> datetime | None:
+    due: datetime | None = connection.execute(_NEXT_DUE).scalar_one_or_none()
+    return due
+
+
+_running = jobs.alias("running")
+_IN_HAND = exists().where(
+    _running.c.state == "running", _running.c.step == jobs.c.step, _running.c.task_id == jobs.c.task_id
+)
+_DUE = (
+    select(jobs.c.id)
+    .outerjoin(tasks, tasks.c.id == jobs.c.task_id)
+    .where(
+        jobs.c.state == "waiting",
+        jobs.c.run_at <= bindparam("now"),
+        jobs.c.step.in_(bindparam("steps", expanding=True)),
+        ~_IN_HAND,
+    )
+    .order_by(func.coalesce(tasks.c.sample_expires_at, jobs.c.run_at), jobs.c.id)
+    .limit(bindparam("most"))
+)
+_TAKE = (
+    update(jobs)
+    .where(jobs.c.id.in_(bindparam("ids", expanding=True)))
+    .values(state="running")
+    .returning(jobs.c.id, jobs.c.step, jobs.c.task_id, jobs.c.failures)
+)
+
+
+_FINISH = delete(jobs).where(jobs.c.id == bindparam("job_id"))
+
+
+def claim(
+    connection: Connection, holder: str, now: datetime, limit: int, steps: Collection[Step] = tuple(Step)
+) -> list[Job]:
+    """Those of a task whose link dies first come first, the others in the order in which they fell due."""
+    order = list(connection.execute(_DUE, {"now": now, "steps": list(steps), "most": limit}).scalars())
+    if not order:
+        return []
+    taken = connection.execute(_TAKE, {"ids": order})
+    claimed = [Job(row.id, Step(row.step), row.task_id, row.failures, holder) for row in taken]
+    return sorted(claimed, key=lambda job: order.index(job.id))
+
+
+def beat(connection: Connection, in_hand: Collection[Job]) -> None:
+    """Nobody else could have them."""
+
+
+def finish(connection: Connection, job: Job) -> None:
+    connection.execute(_FINISH, {"job_id": job.id})
+    signal_after_commit(connection)  # another job of the task may have waited for this one
+
+
+def retry(connection: Connection, job: Job, run_at: datetime, error: str) -> None:
+    finish(connection, job)
+    _put(connection, [(job.step, job.task_id, run_at, job.failures + 1, error)])
+
+
+def hold(connection: Connection, job: Job, error: str) -> None:
+    connection.execute(
+        update(jobs).where(jobs.c.id == job.id).values(state="held", failures=job.failures + 1, last_error=error)
+    )
+
+
+def release(connection: Connection, holder: str) -> None:  # noqa: ARG001 - there is no other
+    kept = (jobs.c.step, jobs.c.task_id, jobs.c.run_at, jobs.c.failures, jobs.c.last_error)
+    running = connection.execute(select(*kept).where(jobs.c.state == "running")).all()
+    connection.execute(delete(jobs).where(jobs.c.state == "running"))
+    if running:
+        _put(connection, [tuple(row) for row in running])
+
+
+def held(connection: Connection, limit: int) -> list[Held]:
+    query = select(jobs).where(jobs.c.state == "held").order_by(jobs.c.id).limit(limit)
+    return [
+        Held(row.id, Step(row.step), row.task_id, row.failures, row.last_error) for row in connection.execute(query)
+    ]
+
+
+def count_held(connection: Connection) -> int:
+    return connection.execute(select(func.count()).where(jobs.c.state == "held")).scalar_one()
+
+
+def requeue(connection: Connection, ids: Collection[int], now: datetime) -> int:
+    taken = connection.execute(
+        delete(jobs).where(jobs.c.state == "held", jobs.c.id.in_(ids)).returning(jobs.c.step, jobs.c.task_id)
+    ).all()
+    enqueue(connection, [(Step(row.step), row.task_id, now) for row in taken])
+    return len(taken)
+
+
+def scheduled(connection: Connection, step: Step, task_ids: Collection[str]) -> set[str]:
+    query = select(jobs.c.task_id).where(jobs.c.step == step, jobs.c.task_id.in_(task_ids))
+    return set(connection.execute(query).scalars())
+
+
+def backlogs(connection: Connection, now: datetime) -> dict[Step, Backlog]:
+    is_due = jobs.c.run_at <= now
+    query = (
+        select(
+            jobs.c.step,
+            func.count(),
+            func.count(case((is_due, 1))),
+            func.min(case((is_due, jobs.c.run_at))),
+        )
+        .where(jobs.c.state == "waiting")
+        .group_by(jobs.c.step)
+    )
+    found = {Step(step): Backlog(*counts) for step, *counts in connection.execute(query)}
+    return {step: found.get(step, Backlog()) for step in Step}
+
+
+def overdue(connection: Connection, step: Step, now: datetime) -> bool:
+    query = select(jobs.c.id).where(jobs.c.step == step, jobs.c.state != "held", jobs.c.run_at <= now).limit(1)
+    return connection.execute(query).one_or_none() is not None
+
+
+def prune(connection: Connection, before: datetime) -> None:
+    """A job that ended leaves nothing behind."""

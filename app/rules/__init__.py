@@ -1,0 +1,1 @@
+"""What decides without acting: states, waits, limits. Pure; imports no third party."""

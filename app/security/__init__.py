@@ -1,0 +1,1 @@
+"""Proofs and guards: derived secrets, verdicts on callbacks, signatures, where requests may go."""

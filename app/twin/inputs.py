@@ -1,0 +1,93 @@
+"""Input images: base64 or http(s) in, checked bytes out.
+
+A data URL is refused. No source says that the provider takes one, and we want to notice if we send it.
+"""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+import httpx
+
+from app.twin.orders import Order, Refusal, invalid_field
+from app.twin.pictures import UnreadableError, dimensions
+
+MAX_BYTES = 20_000_000  # "20 MB or 20 MP" per image, Kontext guide
+MAX_PIXELS = 20_000_000
+FETCH_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Source:
+    """One input image as it arrived; width and height in pixels, as a viewer would show it."""
+
+    data: bytes
+    sha256: str
+    width: int
+    height: int
+
+
+class Sources:
+    """Reads inputs. Equal bytes are kept once: a load test sends one picture thousands of times."""
+
+    def __init__(self, send: httpx.AsyncClient) -> None:
+        self._send = send
+        self._kept: WeakValueDictionary[str, Source] = WeakValueDictionary()
+
+    async def read(self, order: Order) -> list[Source] | Refusal:
+        sources = []
+        for name, value in order.images().items():
+            try:
+                sources.append(self._keep(await self._bytes(value)))
+            except ValueError as problem:
+                return invalid_field(name, str(problem))
+        return sources
+
+    async def _bytes(self, value: str) -> bytes:
+        if value.startswith(("http://", "https://")):
+            return await self._fetch(value)
+        if value.startswith("data:"):
+            raise ValueError("send bare base64, not a data URL")
+        try:
+            return base64.b64decode(value, validate=True)
+        except (binascii.Error, ValueError) as problem:
+            raise ValueError("neither base64 nor an http(s) URL") from problem
+
+    async def _fetch(self, url: str) -> bytes:
+        try:
+            async with asyncio.timeout(FETCH_SECONDS), self._send.stream("GET", url) as answer:
+                answer.raise_for_status()
+                return await _at_most(MAX_BYTES, answer)
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as problem:
+            raise ValueError("the URL could not be fetched") from problem
+
+    def _keep(self, data: bytes) -> Source:
+        if len(data) > MAX_BYTES:
+            raise ValueError("larger than 20 MB")
+        digest = hashlib.sha256(data).hexdigest()
+        source = self._kept.get(digest)
+        if source is None:
+            source = self._kept[digest] = _measured(data, digest)
+        return source
+
+
+async def _at_most(limit: int, answer: httpx.Response) -> bytes:
+    data = bytearray()
+    async for chunk in answer.aiter_bytes():
+        data += chunk
+        if len(data) > limit:
+            break
+    return bytes(data)
+
+
+def _measured(data: bytes, digest: str) -> Source:
+    try:
+        width, height = dimensions(data)
+    except UnreadableError as problem:
+        raise ValueError("not a readable image") from problem
+    if width * height > MAX_PIXELS:
+        raise ValueError("larger than 20 MP")
+    return Source(data, digest, width, height)

@@ -1,0 +1,141 @@
+"""The pictures: what the prompt asks for is done with Pillow, in memory, the same bytes every time.
+
+A prompt steers by the words it contains: "black and white" (or "grayscale"), "sepia", "invert" (or
+"negative"), "blur", "rotate" (a quarter turn clockwise), "mirror", in any combination. A prompt without any
+of them is written on the picture. Without an input image one is painted first.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from typing import Literal
+
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
+
+from app.twin.painting import paint
+
+Format = Literal["jpeg", "png", "webp"]
+Size = tuple[int, int]
+
+# Speed before size: a callback should not wait for a better deflate.
+SAVE_OPTIONS: dict[Format, dict[str, int]] = {
+    "jpeg": {"quality": 90},
+    "png": {"compress_level": 1},
+    "webp": {"quality": 80, "method": 0},
+}
+SIDEWAYS = range(5, 9)  # EXIF orientations that swap width and height
+ORIENTATION = 0x0112
+STEP = 16  # sides are multiples of this, as the provider's are
+GRAIN = 96  # side of the grain tile; smooth when enlarged, so it costs little to compress
+
+
+class UnreadableError(ValueError):
+    """These bytes are no image that Pillow opens."""
+
+
+def output_size(ratio: float, megapixels: float) -> Size:
+    """Width and height of about this many 1024 x 1024 squares, in this ratio (width over height)."""
+    area = megapixels * 1024 * 1024
+    return _side(math.sqrt(area * ratio)), _side(math.sqrt(area / ratio))
+
+
+def _side(length: float) -> int:
+    return max(STEP, round(length / STEP) * STEP)
+
+
+def dimensions(data: bytes) -> Size:
+    """Width and height as shown, from the header alone."""
+    try:
+        with Image.open(BytesIO(data)) as image:
+            width, height = image.size
+            sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as problem:
+        raise UnreadableError from problem
+    return (height, width) if sideways else (width, height)
+
+
+def render(prompt: str, seed: int, inputs: Sequence[bytes], size: Size, form: Format) -> bytes:
+    """The finished picture, encoded. CPU work of some tens of milliseconds: call it from a thread."""
+    image = _side_by_side(inputs, size) if inputs else paint(prompt, seed, size)
+    wanted = [effect for words, effect in EFFECTS if any(word in prompt.lower() for word in words)]
+    image = _grained(image, seed)
+    for effect in wanted:
+        image = effect(image)
+    image = image if image.size == size else ImageOps.fit(image, size)
+    if not wanted:
+        _write_caption(image, prompt)
+    out = BytesIO()
+    image.save(out, format=form, **SAVE_OPTIONS[form])
+    return out.getvalue()
+
+
+def _side_by_side(inputs: Sequence[bytes], size: Size) -> Image.Image:
+    width, height = size
+    canvas = Image.new("RGB", size, "white")
+    for n, data in enumerate(inputs):
+        left, right = width * n // len(inputs), width * (n + 1) // len(inputs)
+        canvas.paste(_opened(data, (right - left, height)), (left, 0))
+    return canvas
+
+
+def _opened(data: bytes, size: Size) -> Image.Image:
+    try:
+        with Image.open(BytesIO(data)) as image:
+            # A JPEG can be decoded at a fraction of its size, which is most of the work for a large one.
+            image.draft("RGB", (max(size), max(size)))
+            upright = ImageOps.exif_transpose(image).convert("RGBA")
+    except (OSError, ValueError, SyntaxError):
+        # The header was fine when the task was accepted, the rest was not: a real model sees noise, too.
+        return Image.new("RGB", size, "gray")
+    white = Image.new("RGBA", upright.size, "white")
+    return ImageOps.fit(Image.alpha_composite(white, upright).convert("RGB"), size)
+
+
+def _grained(image: Image.Image, seed: int) -> Image.Image:
+    """A faint grain that differs from seed to seed: the seed shows in an edit, too."""
+    noise = hashlib.shake_128(str(seed).encode()).digest(GRAIN * GRAIN)
+    tile = Image.frombytes("L", (GRAIN, GRAIN), noise).resize(image.size, Image.Resampling.BILINEAR)
+    return Image.blend(image, tile.convert("RGB"), 0.03)
+
+
+def _black_and_white(image: Image.Image) -> Image.Image:
+    return ImageOps.grayscale(image).convert("RGB")
+
+
+def _sepia(image: Image.Image) -> Image.Image:
+    return ImageOps.colorize(ImageOps.grayscale(image), "#1b0f05", "#fff1d6", mid="#a3794b")
+
+
+def _blur(image: Image.Image) -> Image.Image:
+    return image.filter(ImageFilter.BoxBlur(min(image.size) / 60))
+
+
+def _quarter_turn(image: Image.Image) -> Image.Image:
+    return image.transpose(Image.Transpose.ROTATE_270)
+
+
+EFFECTS: tuple[tuple[tuple[str, ...], Callable[[Image.Image], Image.Image]], ...] = (
+    (("black and white", "grayscale"), _black_and_white),
+    (("sepia",), _sepia),
+    (("invert", "negative"), ImageOps.invert),
+    (("blur",), _blur),
+    (("rotate",), _quarter_turn),
+    (("mirror",), ImageOps.mirror),
+)
+
+
+def _write_caption(image: Image.Image, text: str) -> None:
+    width, height = image.size
+    size = max(10, height // 24)
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, height - 2 * size, width, height), fill="#14141c")
+    # Newlines would make Pillow measure a block; more letters than fit only cost time.
+    line = " ".join(text.split())[: 2 * width // size]
+    draw.text((size, height - 1.5 * size), line, fill="#f4f1e8", font=ImageFont.load_default(size))

@@ -1,0 +1,80 @@
+"""The twin's HTTP face, put together: both providers, the delivery host and the controls."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import timedelta
+
+import httpx
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from app.clock import utc_now
+from app.security import ssrf
+from app.twin.api import Api
+from app.twin.controls import Controls
+from app.twin.delivery import Delivery
+from app.twin.engine import Twin
+from app.twin.rules import Profile, preset
+from app.twin.wire import SERVER_SEND
+
+
+class TwinApp(Starlette):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Kept before middleware wraps it: a torn answer needs the server's own.
+        scope[SERVER_SEND] = send
+        await super().__call__(scope, receive, send)
+
+
+def create_twin_app(twin: Twin, *, running: bool = True, owned: httpx.AsyncClient | None = None) -> TwinApp:
+    """The twin as an ASGI app. `running` lets it tick by itself while the app lives; tests tick by hand.
+
+    `owned` is a client that is closed with the app.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncGenerator[None, None]:
+        async with AsyncExitStack() as stack:
+            if owned is not None:
+                await stack.enter_async_context(owned)
+            if running:
+                await stack.enter_async_context(_ticking(twin))
+            yield
+
+    routes = [
+        *Api(twin, "bfl").routes(),
+        *Api(twin, "gptproto").routes(),
+        *Delivery(twin).routes(),
+        *Controls(twin).routes(),
+    ]
+    return TwinApp(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _not_served})
+
+
+def build(ready_after_s: float = 2.0, profile: Profile = "a", seed: int | None = None) -> TwinApp:
+    """A twin that speaks real HTTP, from simple values. Without a seed its ids differ from run to run."""
+    rules = preset(profile).model_copy(update={"ready_after": timedelta(seconds=ready_after_s)})
+    # A callback goes where the task says, and nowhere that an environment variable says.
+    limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
+    send = httpx.AsyncClient(trust_env=False, cookies=ssrf.no_cookies(), limits=limits)
+    chosen = int.from_bytes(os.urandom(8)) if seed is None else seed
+    return create_twin_app(Twin(rules, now=utc_now, send=send, seed=chosen), owned=send)
+
+
+@asynccontextmanager
+async def _ticking(twin: Twin) -> AsyncGenerator[None, None]:
+    ticking = asyncio.create_task(twin.run())
+    try:
+        yield
+    finally:
+        ticking.cancel()
+        with suppress(asyncio.CancelledError):
+            await ticking  # raises here if the twin itself broke
+
+
+async def _not_served(_: Request, problem: Exception) -> Response:
+    status, detail = (problem.status_code, problem.detail) if isinstance(problem, HTTPException) else (500, "")
+    return JSONResponse({"detail": detail}, status)

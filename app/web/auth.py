@@ -1,0 +1,141 @@
+"""Who may ask: an API key in `Authorization: Bearer` or `x-key`, or the page's session cookie for reading.
+
+Keys are looked up and compared by their SHA-256; the key itself is never kept or logged.
+"""
+
+import hashlib
+import hmac
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from app import ids
+from app.db.tables import api_keys
+from app.db.tables.api_keys import Key
+from app.errors import Forbidden, Unauthorized
+from app.resources import Resources
+from app.web.feed import Feed
+
+COOKIE = "fluxhook_session"
+EVERYTHING = "*"  # the scope
+_SESSION = timedelta(hours=12)
+_READING = frozenset({"GET", "HEAD"})
+_PURPOSE = "session"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The key behind a request."""
+
+    key_id: str
+    name: str
+    scopes: frozenset[str]
+
+    @property
+    def may_do_everything(self) -> bool:
+        return EVERYTHING in self.scopes
+
+    @property
+    def owner(self) -> str | None:
+        """Whose deliveries, endpoints and usage this caller sees: its own key's; None for everybody's."""
+        return None if self.may_do_everything else self.key_id
+
+
+async def resources(request: Request) -> Resources:  # async, or each request would wait for a thread
+    use: Resources = request.app.state.use
+    return use
+
+
+async def live_feed(request: Request) -> Feed:
+    feed: Feed = request.app.state.feed
+    return feed
+
+
+Use = Annotated[Resources, Depends(resources)]
+Live = Annotated[Feed, Depends(live_feed)]
+
+
+async def caller(request: Request, use: Use) -> Caller:
+    """The caller of this request. Raises Unauthorized."""
+    found = await find_caller(request, use)
+    if found is None:
+        raise Unauthorized("send a valid API key as `Authorization: Bearer KEY` or `x-key: KEY`")
+    return found
+
+
+Asking = Annotated[Caller, Depends(caller)]
+
+
+async def administrator(asking: Asking) -> Caller:
+    """The caller, who may do everything. Raises Forbidden."""
+    if not asking.may_do_everything:
+        raise Forbidden("this needs a key with the scope `*`")
+    return asking
+
+
+Administering = Annotated[Caller, Depends(administrator)]
+
+
+async def find_caller(request: Request, use: Resources, *, bare: bool = False) -> Caller | None:
+    """The caller, if there is a valid key or session; `bare` takes a key without "Bearer" before it too."""
+    presented = _presented(request, bare=bare)
+    if presented is not None:
+        key = await by_secret(use, presented)
+    elif COOKIE in request.cookies and request.method in _READING:
+        key = await _by_session(use, request.cookies[COOKIE])
+    else:
+        return None
+    if key is None:
+        return None
+    request.state.key_id = key.id  # for the request's log line
+    return Caller(key.id, key.name, frozenset(key.scopes))
+
+
+async def by_secret(use: Resources, secret: str) -> Key | None:
+    """The enabled key with this secret."""
+    digest = digest_of(secret)
+    key = await use.db.read(lambda connection: api_keys.by_digest(connection, digest))
+    if key is None or not hmac.compare_digest(key.sha256, digest) or key.disabled_at is not None:
+        return None
+    return key
+
+
+def digest_of(secret: str) -> str:
+    """What a key is known by here. The keys that we make have 256 random bits, and need no slow hash to guard them.
+
+    An operator's own admin key is as strong as it was chosen; `doctor` warns of a short one.
+    """
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
+
+
+def new_session(use: Resources, key: Key) -> str:
+    """A cookie value that stands for this key until it expires, or until the key is replaced."""
+    until = (use.now() + _SESSION).isoformat()
+    plain = json.dumps({"key": key.id, "digest": key.sha256, "until": until})
+    return use.keys.seal(plain.encode(), _PURPOSE, ids.nonce())
+
+
+async def _by_session(use: Resources, cookie: str) -> Key | None:
+    plain = use.keys.unseal(cookie, _PURPOSE)
+    if plain is None:
+        return None
+    session = json.loads(plain)
+    if datetime.fromisoformat(session["until"]) < use.now():
+        return None
+    key = await use.db.read(lambda connection: api_keys.get(connection, session["key"]))
+    if key is None or not hmac.compare_digest(key.sha256, session["digest"]) or key.disabled_at is not None:
+        return None
+    return key
+
+
+def _presented(request: Request, *, bare: bool) -> str | None:
+    authorization = request.headers.get("authorization", "")
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() == "bearer" and value.strip():
+        return value.strip()
+    # Many of GPTProto's own examples leave the word out.
+    alone = authorization if bare and " " not in authorization else ""
+    return request.headers.get("x-key") or alone or None

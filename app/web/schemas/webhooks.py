@@ -1,0 +1,149 @@
+"""What we send, for `/openapi.json`: the two forms of a webhook. No route of ours is here."""
+
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Response
+from pydantic import BaseModel, Field
+
+from app.rules.task import Failure, MoneySpent
+
+webhooks = APIRouter(tags=["webhooks"])
+callbacks = APIRouter(tags=["webhooks"])
+
+_ID = "task_06e5qk0p3c8g0a9v2n4r6t8w1y3e5g7i9k1m3"
+_LINK = f"https://fluxhook.example.com/results/{_ID}.png?expires=1767873600&signature=3q2-7w"
+
+
+class ProviderResult(BaseModel):
+    sample: Annotated[str | None, Field(description="A link to the image that needs no key and expires.")]
+    prompt: str
+    seed: int | None
+
+
+class ProviderForm(BaseModel):
+    """As the provider calls back: existing handlers read it."""
+
+    id: Annotated[str, Field(description="The task's id, or in a test the delivery's.")]
+    status: Literal["Pending", "Ready", "Error"]
+    result: Annotated[ProviderResult | None, Field(description="Of a task whose image is stored.")] = None
+    error: Annotated[str | None, Field(description="A code: the provider's own where it has one.")] = None
+    message: str | None = None
+    timestamp: datetime
+
+
+class EventFailure(BaseModel):
+    code: Failure
+    detail: str | None
+    money_spent: MoneySpent | None
+
+
+class EventImage(BaseModel):
+    url: Annotated[str | None, Field(description="A link that needs no key and expires.")]
+    sha256: str
+    media_type: str
+    bytes: int
+    width: int
+    height: int
+
+
+class EventTask(BaseModel):
+    id: str
+    status: Literal["submitted", "stored", "failed", "cancelled"]
+    model: str
+    prompt: str
+    seed: int | None
+    cost: float | None
+    failure: EventFailure | None = None
+    image: EventImage | None
+    created_at: datetime
+    submitted_at: datetime | None
+    ended_at: datetime | None
+
+
+class WebhookData(BaseModel):
+    task: Annotated[EventTask | None, Field(description="Not there in a test.")] = None
+
+
+class EventForm(BaseModel):
+    """What happened, when, and the task: as Standard Webhooks suggests."""
+
+    type: Literal["task.submitted", "task.stored", "task.failed", "task.cancelled", "test"]
+    timestamp: datetime
+    data: WebhookData
+
+
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "stored, provider form": {
+        "id": _ID,
+        "status": "Ready",
+        "result": {"sample": _LINK, "prompt": "a red fox", "seed": 7},
+        "timestamp": "2026-01-01T12:00:06.000Z",
+    },
+    "failed, provider form": {
+        "id": _ID,
+        "status": "Error",
+        "error": "content_policy_violation",
+        "message": "Content Moderated",
+        "timestamp": "2026-01-01T12:00:06.000Z",
+    },
+    "stored, event form": {
+        "type": "task.stored",
+        "timestamp": "2026-01-01T12:00:06.000Z",
+        "data": {
+            "task": {
+                "id": _ID,
+                "status": "stored",
+                "model": "flux-kontext-pro",
+                "prompt": "a red fox",
+                "seed": 7,
+                "cost": 4,
+                "image": {
+                    "url": _LINK,
+                    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                    "media_type": "image/png",
+                    "bytes": 1300000,
+                    "width": 1024,
+                    "height": 1024,
+                },
+                "created_at": "2026-01-01T12:00:00.000Z",
+                "submitted_at": "2026-01-01T12:00:01.000Z",
+                "ended_at": "2026-01-01T12:00:06.000Z",
+            }
+        },
+    },
+}
+_CONTENT = {"application/json": {"examples": {name: {"value": value} for name, value in EXAMPLES.items()}}}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    HTTPStatus.OK: {"description": "Any 2xx within 15 seconds: it arrived."},
+    HTTPStatus.GONE: {"description": "Nothing is sent to this address any more."},
+}
+
+WebhookId = Annotated[str, Header(alias="webhook-id", description="The same in each attempt: tell copies by it.")]
+WebhookTimestamp = Annotated[str, Header(alias="webhook-timestamp", description="Of this attempt, epoch seconds.")]
+WebhookSignature = Annotated[str, Header(alias="webhook-signature", description="Standard Webhooks: `v1,` and base64.")]
+BflSignature = Annotated[
+    str | None,
+    Header(alias="x-bfl-signature", description="`sha256=` and hex, where a secret was given with task or key."),
+]
+
+
+@webhooks.post(
+    "task", responses=_ANSWERS, response_class=Response, openapi_extra={"requestBody": {"content": _CONTENT}}
+)
+@callbacks.post(
+    "{$request.body#/webhook_url}",
+    responses=_ANSWERS,
+    response_class=Response,
+    openapi_extra={"requestBody": {"content": _CONTENT}},
+    name="told_of_task",
+)
+async def told(
+    body: ProviderForm | EventForm,
+    webhook_id: WebhookId,
+    webhook_timestamp: WebhookTimestamp,
+    webhook_signature: WebhookSignature,
+    x_bfl_signature: BflSignature = None,
+) -> None:
+    """A task has come to a state that its submitter wants to be told of. Sent at least once, in no promised order."""

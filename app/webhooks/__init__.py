@@ -1,0 +1,1 @@
+"""Outgoing webhooks: where a task is announced, what is sent, and how one attempt goes."""

@@ -1,0 +1,199 @@
+"""What is measured of a database: the statements that requests, workers and scrapers send all the time."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import cycle
+from typing import Any
+
+from app import ids, jobs
+from app.db import Connection
+from app.db.queries import callbacks, queue, usage
+from app.db.tables import (
+    api_keys,
+    deliveries,
+    delivery_attempts,
+    downloads,
+    events,
+    evidence,
+    provider_accounts,
+    results,
+    spooled_results,
+    tasks,
+)
+from app.db.tables import attempts as submissions
+from app.jobs import Step
+from app.reconcile import callbacks_are_missing
+from app.rules.task import Report, Said, Status, Witness
+from app.security.verify import Verdict
+from app.settle import settle
+from app.transitions.changes import Evidence
+from app.web.task_response import look, look_at
+from app.worker import metrics_snapshot, sweep
+
+ACCOUNT, KEY = "bfl:0123456789ab", "key_0000000000000000000000000000000000000"
+PRO, MAX = "flux-kontext-pro", "flux-kontext-max"
+GROUP = 16  # callbacks that are settled at once
+_QUEUED, _DUE, _WORKER = 300, 64, "1" * 32
+_SHOWN, _PAGE = 24, 20
+_DEEP, _MINUTE = timedelta(days=90), timedelta(minutes=1)
+
+Path = Callable[[Connection], Any]
+
+
+class Undone(Exception):
+    """Ends a unit of work that is measured and must leave nothing behind."""
+
+
+def reads(known: Sequence[str], now: datetime) -> Mapping[str, Path]:
+    """Units that only read; `known` are tasks of all ages, which take turns."""
+    each = cycle(known)
+    middle = known[len(known) // 2]
+    return {
+        "task by id": lambda connection: look_at(connection, next(each)),
+        "timeline": lambda connection: _timeline(connection, next(each)),
+        "list": _page,
+        "list, deep": lambda connection: _page(connection, before=middle),
+        "list stored": lambda connection: _page(connection, status=Status.STORED),
+        "list failed": lambda connection: _page(connection, status=Status.FAILED),
+        "list queued": lambda connection: _page(connection, status=Status.QUEUED),
+        "list of a model": lambda connection: _page(connection, model=MAX),
+        "list failed of a model": lambda connection: _page(connection, status=Status.FAILED, model=MAX),
+        "list of an unknown model": lambda connection: _page(connection, model="unknown"),
+        "dashboard": _dashboard,
+        "metrics": lambda connection: metrics_snapshot.families(connection, now),
+        "readiness": lambda connection: _notes(connection, now),
+        "how long tasks took": lambda connection: tasks.lately(connection, PRO, 20),
+        "is a provider's id known": lambda connection: submissions.is_known(connection, "no such id"),
+        "tasks by ring key": submissions.under_way_by_ring_key,
+        "key by digest": lambda connection: api_keys.by_digest(connection, "no such digest"),
+        "next due job": jobs.next_due,
+        "who is next": lambda connection: queue.next_tasks(connection, ACCOUNT, now, (), 24),
+        "what has no job": sweep.unscheduled,
+        "deliveries": lambda connection: deliveries.newest(connection, deliveries.Wanted(), limit=_PAGE),
+        "deliveries of a key": lambda connection: _deliveries(connection, key_id=KEY),
+        "deliveries that wait": lambda connection: _deliveries(connection, state=deliveries.State.WAITING),
+        "deliveries that failed": lambda connection: _deliveries(connection, state=deliveries.State.FAILED),
+        "deliveries of a task": lambda connection: _deliveries(connection, task_id=next(each)),
+        "callbacks": _callbacks,
+        "callbacks, deep": lambda connection: _callbacks(connection, before=ids.first_at("ev", now - _DEEP)),
+        "callbacks that are signed": lambda connection: _callbacks(connection, verdict=Verdict.SIGNED),
+        "callbacks that are forged": lambda connection: _callbacks(connection, verdict=Verdict.FORGED),
+        "callbacks of a task": lambda connection: _callbacks(connection, task_id=next(each)),
+        "usage of a minute": lambda connection: usage.between(connection, now - timedelta(minutes=2), now - _MINUTE),
+        "events, first page": lambda connection: events.following(connection, events.START, 100),
+        "events, the end": events.head,
+        "events, the start": events.starts_at,
+    }
+
+
+def writes(now: datetime) -> Mapping[str, Path]:
+    """Units that write; they are undone."""
+    return {
+        "claim of jobs": lambda connection: _undo(jobs.claim(connection, _WORKER, now, 24)),
+        "upkeep": lambda connection: _undo(sweep.upkeep(connection, now, [])),
+    }
+
+
+def prepare(connection: Connection, now: datetime, groups: int) -> Iterator[list[Evidence]]:
+    """Queue tasks, leave due jobs, and have the provider work on tasks: their callbacks, group by group."""
+    provider_accounts.put(connection, ACCOUNT, "bfl", {"account": 24, MAX: 6})
+    for _ in range(_QUEUED):
+        _task(connection, now)
+    due = [(Step.COLLECT, _asked(connection, now)[0], now - timedelta(minutes=1)) for _ in range(_DUE)]
+    jobs.enqueue(connection, due)
+    called = [_callback(_asked(connection, now)[1], now) for _ in range(groups * GROUP)]
+    return iter([called[first : first + GROUP] for first in range(0, len(called), GROUP)])
+
+
+def take(connection: Connection, group: Sequence[Evidence]) -> None:
+    settle(connection, group, look_after=timedelta(minutes=1))
+
+
+def clean(connection: Connection, since: datetime) -> None:
+    """Take out what was prepared and what came of it: all that is younger."""
+    for table, prefix in (("tasks", "task"), ("submissions", "sub"), ("evidence", "ev")):
+        connection.exec_driver_sql(f"DELETE FROM {table} WHERE id >= '{ids.first_at(prefix, since)}'")  # noqa: S608
+    for table in ("jobs", *(["pgqueuer"] if connection.dialect.name == "postgresql" else [])):
+        connection.exec_driver_sql(f"DELETE FROM {table}")  # noqa: S608
+
+
+def _undo(_result: object) -> None:
+    raise Undone
+
+
+def _page(connection: Connection, **wanted: Any) -> object:
+    return look(connection, tasks.newest(connection, limit=_PAGE + 1, **wanted))
+
+
+def _dashboard(connection: Connection) -> object:
+    return results.of_tasks(connection, [task.id for task in tasks.newest(connection, limit=_SHOWN)])
+
+
+def _timeline(connection: Connection, task_id: str) -> object:
+    return (
+        tasks.get(connection, task_id),
+        submissions.of_task(connection, task_id),
+        evidence.of_task(connection, task_id),
+        downloads.of_task(connection, task_id),
+        delivery_attempts.told_of(connection, task_id),
+    )
+
+
+def _notes(connection: Connection, now: datetime) -> object:
+    return (
+        callbacks_are_missing(connection),
+        provider_accounts.paused(connection, now),
+        spooled_results.keepers(connection),
+    )
+
+
+def _deliveries(connection: Connection, **wanted: Any) -> object:
+    return deliveries.newest(connection, deliveries.Wanted(**wanted), limit=_PAGE)
+
+
+def _callbacks(connection: Connection, before: str | None = None, **wanted: Any) -> object:
+    return callbacks.newest(connection, callbacks.Wanted(**wanted), limit=_PAGE, before=before)
+
+
+def _task(connection: Connection, now: datetime, **changes: Any) -> tuple[str, str]:
+    """A queued task and its attempt, nothing sent yet; `changes` say what else it is."""
+    task_id, submission_id = ids.new_id("task", now), ids.new_id("sub", now)
+    own = {"id": task_id, "submission_id": submission_id, "dispatch_after_at": now, "created_at": now}
+    tasks.insert(connection, **{**_TASK, **own, **changes})
+    planned = {"number": 1, "provider": "bfl", "ring_key": "ring", "planned_at": now}
+    submissions.plan(connection, id=submission_id, task_id=task_id, **planned)
+    return task_id, submission_id
+
+
+_TASK: Mapping[str, Any] = {
+    "key_id": KEY,
+    "provider": "bfl",
+    "account_id": ACCOUNT,
+    "model": PRO,
+    "status": Status.QUEUED,
+    "request": {
+        "prompt": "a red fox",
+        "seed": None,
+        "aspect_ratio": "1:1",
+        "output_format": "png",
+        "prompt_upsampling": False,
+        "safety_tolerance": 2,
+        "images": [],
+    },
+    "warnings": [],
+    "priority": 0,
+}
+
+
+def _asked(connection: Connection, now: datetime) -> tuple[str, str]:
+    """A task that the provider has, and its attempt."""
+    task_id, submission_id = _task(connection, now, status=Status.SUBMITTED, submitting_at=now, submitted_at=now)
+    submissions.mark_asked(connection, submission_id, now, called_back=True)
+    return task_id, submission_id
+
+
+def _callback(submission_id: str, now: datetime) -> Evidence:
+    link = f"https://delivery-eu1.bfl.ai/results/{submission_id}/sample.png?se=2026-01-01T12%3A10%3A02Z"
+    report = Report(Said.READY, f"provider-{submission_id}", sample_url=link, sample_expires_at=now, seed=1)
+    body = f'{{"id": "{submission_id}", "status": "Ready", "result": {{"sample": "{link}"}}}}'.encode()
+    return Evidence(submission_id, Witness.CALLBACK, Verdict.SIGNED, True, report, body, now)

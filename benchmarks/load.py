@@ -1,0 +1,68 @@
+"""The load generator, a process of its own: `python -m benchmarks.load PLAN`.
+
+It keeps so many connections, sends requests that were built before, reads no more of an answer than its status and
+its length, and notes for each request what was answered and how long it took. Loopback only.
+"""
+
+import asyncio
+import json
+import signal
+import sys
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from time import process_time
+
+import uvloop
+
+from benchmarks.connection import Connection, Load
+from benchmarks.plan import Plan, read_plan, read_requests
+from benchmarks.turns import Closed, Open
+
+
+async def generate(plan: Plan, requests: list[bytes], begins: Callable[[], None]) -> Load:
+    """Send as planned, and wait for the answers, those of the last requests for a bounded time.
+
+    `begins` is called when all are connected. Raises RuntimeError for a fault in a callback of the loop.
+    """
+    load = Load(plan, requests)
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(load.fail)
+    loop.add_signal_handler(signal.SIGTERM, load.done.set)  # what was sent until then is told all the same
+    connections = [Connection(load) for _ in range(plan.connections)]
+    await asyncio.gather(*(connection.connect() for connection in connections if not plan.fresh))
+    begins()
+    load.begin(Closed(load) if plan.rate is None else Open(load, plan.rate))
+    for connection in connections:
+        load.ready(connection)
+    before = process_time()
+    try:
+        async with asyncio.timeout(plan.seconds + plan.grace_s):
+            await load.done.wait()
+    except TimeoutError:
+        pass  # what was not answered by now says so by its status
+    load.cpu_s = process_time() - before
+    load.end()
+    for connection in connections:
+        connection.leave()
+    await asyncio.sleep(0)  # in which the loop lets go of them
+    loop.remove_signal_handler(signal.SIGTERM)
+    if load.fault is not None:
+        raise RuntimeError(load.fault["message"]) from load.fault.get("exception")
+    return load
+
+
+def main() -> int:
+    plan = read_plan(Path(sys.argv[1]))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        load = runner.run(generate(plan, read_requests(Path(plan.requests)), Path(plan.outcomes).touch))
+    with Path(plan.outcomes).open("wb") as out:
+        array("H", load.statuses).tofile(out)
+        array("d", load.latencies).tofile(out)
+    told = {"sent": len(load.statuses), "seconds": load.ended - load.began, "own_cpu_s": load.cpu_s}
+    sys.stdout.write(json.dumps(told))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

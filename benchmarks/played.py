@@ -1,0 +1,59 @@
+"""The whole of a task: the service with its worker on an empty database, the provider's twin beside it."""
+
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from app.errors import FluxhookError
+from benchmarks import processes
+from benchmarks.ours import ADMIN_KEY, Ours
+from benchmarks.processes import Process
+from benchmarks.stage import Stage
+
+_READY_AFTER_S = 2  # what the twin takes for each
+_MOST_S = 120.0
+
+
+class TooSlow(FluxhookError):
+    """The tasks did not end in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    twin: Process
+    service: Ours
+
+    def until_all(self, status: str, posts: Sequence[Mapping[str, Any]]) -> None:
+        """Post these one after the other, and wait until all are in this state."""
+        base, headers = f"http://127.0.0.1:{self.service.port}", {"authorization": f"Bearer {ADMIN_KEY}"}
+        until = time.monotonic() + _MOST_S
+        with httpx.Client(base_url=base, headers=headers, timeout=30, trust_env=False) as client:
+            for post in posts:
+                client.post("/v1/tasks", json=post).raise_for_status()
+            while _count(client, status) < len(posts):
+                if time.monotonic() > until:
+                    raise TooSlow(f"the tasks were not {status} within {_MOST_S:.0f} s")
+                time.sleep(0.1)
+
+
+@contextmanager
+def played(stage: Stage, name: str) -> Generator[Played]:
+    """Both, until the block ends."""
+    folder = stage.ours.folder / name
+    folder.mkdir()
+    arguments = ["benchmarks.servers", "twin", str(_READY_AFTER_S)]
+    with processes.running(arguments, folder / "twin.log") as twin, stage.another() as url:
+        env = {"FLUXHOOK_BFL_BASE_URL": f"http://127.0.0.1:{twin.port}"}
+        with Ours(name, folder, url, stage.ours.ring_key, env=env, arguments=("serve",)).running() as service:
+            twin.await_answer()
+            service.await_answer()
+            yield Played(twin, service)
+
+
+def _count(client: httpx.Client, status: str) -> int:
+    answer = client.get("/v1/tasks", params={"status": status, "limit": 100}).raise_for_status()
+    return len(answer.json()["tasks"])

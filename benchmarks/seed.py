@@ -1,0 +1,175 @@
+"""Tasks as they are while the provider works on them, many at once, and the callbacks that will end them."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+from app import clock, ids, jobs
+from app.db import Connection
+from app.db.engine.database import Database
+from app.db.tables.attempts import submissions
+from app.db.tables.tasks import tasks
+from app.jobs import Step, sqlite
+from app.rules.task import Outcome, Status
+from app.security.keyring import KeyRing
+from app.security.sign import bfl_signature
+from benchmarks.hmac_only import SECRET
+from benchmarks.wire import request
+
+_AT_ONCE = 1000  # rows for each statement
+# An account that is not in the record: a callback frees no slot and admits nobody, so each is work for itself alone.
+_ACCOUNT = "bfl:bench"
+_APART = timedelta(milliseconds=1)
+_TOOK = timedelta(seconds=6)  # what the provider took for the image
+_LOOK_AFTER = timedelta(hours=1)  # a reconcile job waits for each, as it would; far off, because nobody polls here
+_FORGED = "sha256=" + "0" * 64
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Callback:
+    """What the provider will say of one attempt, and where."""
+
+    task_id: str
+    submission_id: str
+    path: str
+    body: bytes
+    secret: str
+
+    def signed(self) -> bytes:
+        return _request(self.path, self.body, bfl_signature(self.secret, self.body))
+
+    def forged(self) -> bytes:
+        """The right address, a wrong signature."""
+        return _request(self.path, self.body, _FORGED)
+
+    def for_reference(self) -> bytes:
+        """The same, signed for the servers that know one secret."""
+        return _request(self.path, self.body, bfl_signature(SECRET, self.body))
+
+    def misaddressed(self) -> bytes:
+        """A token that was made up, as whoever has never seen the address must."""
+        path = f"/callbacks/{self.submission_id}/{ids.new_key()}"
+        return _request(path, self.body, _FORGED)
+
+
+async def seed(database: Database, keys: KeyRing, count: int) -> list[Callback]:
+    """Put so many tasks into the record that the provider has accepted; their callbacks, in the order of their ids."""
+    found = imagine(keys, count)
+    for begin in range(0, count, _AT_ONCE):
+        await database.write(_recorder(found[begin : begin + _AT_ONCE], keys.newest))
+    return found
+
+
+def imagine(keys: KeyRing, count: int) -> list[Callback]:
+    """Callbacks for tasks that are in no record yet, which were submitted one after the other, the last one just now.
+
+    In the same order, as a provider delivers what it could not during an outage.
+    """
+    now = clock.utc_now()
+    return [_callback(keys, now - _APART * before) for before in reversed(range(count))]
+
+
+def _recorder(group: list[Callback], ring_key: str) -> Callable[[Connection], None]:
+    def record(connection: Connection) -> None:
+        now = clock.utc_now()
+        connection.execute(tasks.insert(), [_task(each, now) for each in group])
+        connection.execute(submissions.insert(), [_submission(each, ring_key, now) for each in group])
+        _leave_jobs(connection, group, now + _LOOK_AFTER)
+
+    return record
+
+
+def _leave_jobs(connection: Connection, group: list[Callback], run_at: datetime) -> None:
+    if connection.dialect.name == "postgresql":
+        jobs.enqueue(connection, [(Step.RECONCILE, each.task_id, run_at) for each in group])
+        return
+    # What enqueuing comes to where no such job is there yet; by itself it would take most of the time of seeding.
+    row = {"step": Step.RECONCILE, "state": "waiting", "run_at": run_at, "failures": 0}
+    connection.execute(sqlite.jobs.insert(), [{**row, "task_id": each.task_id} for each in group])
+
+
+def _callback(keys: KeyRing, now: datetime) -> Callback:
+    submission_id = ids.new_id("sub", now)
+    proof = keys.callback_proof(submission_id, keys.newest)
+    return Callback(
+        task_id=ids.new_id("task", now),
+        submission_id=submission_id,
+        path=f"/callbacks/{submission_id}/{proof.token}",
+        body=_body(now),
+        secret=proof.secret,
+    )
+
+
+def _body(now: datetime) -> bytes:
+    """About 600 bytes, in the form of the provider's webhook guide."""
+    digits = ids.new_worker_id()
+    began, ended = (now - _TOOK).timestamp(), now.timestamp()
+    expiry = quote((now + timedelta(minutes=10)).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    link = f"https://delivery-eu1.bfl.ai/results/{digits[:2]}/{digits}/sample.png?se={expiry}&sp=r&sv=2024-11-04&sr=b"
+    message = {
+        "id": "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])),
+        "status": "Ready",
+        "result": {
+            "sample": f"{link}&rsct=image/png&sig={ids.new_key()}%3D",
+            "prompt": "the same square at dusk, wet cobblestones, warm light in the windows, nobody in sight",
+            "seed": int(digits[:8], 16),
+            "start_time": began,
+            "end_time": ended,
+            "duration": ended - began,
+        },
+    }
+    return json.dumps(message).encode()
+
+
+def _request(path: str, body: bytes, signature: str) -> bytes:
+    headers = {
+        "user-agent": "python-httpx/0.28.1",
+        "accept": "*/*",
+        "accept-encoding": "gzip, deflate",
+        "content-type": "application/json",
+        "x-bfl-signature": signature,
+    }
+    return request("POST", path, headers, body)
+
+
+def _task(each: Callback, now: datetime) -> dict[str, Any]:
+    return {
+        "id": each.task_id,
+        "key_id": "key_admin",
+        "provider": "bfl",
+        "account_id": _ACCOUNT,
+        "model": "flux-kontext-pro",
+        "status": Status.SUBMITTED,
+        "request": {"prompt": "the same square at dusk", "images": []},
+        "warnings": [],
+        "priority": 0,
+        "dispatch_after_at": now - _TOOK,
+        "submission_id": each.submission_id,
+        "tries": 0,
+        "cost": 4.0,
+        "created_at": now - _TOOK,
+        "submitting_at": now - _TOOK,
+        "submitted_at": now - _TOOK,
+    }
+
+
+def _submission(each: Callback, ring_key: str, now: datetime) -> dict[str, Any]:
+    provider_id = json.loads(each.body)["id"]
+    return {
+        "id": each.submission_id,
+        "task_id": each.task_id,
+        "number": 1,
+        "provider": "bfl",
+        "ring_key": ring_key,
+        "outcome": Outcome.ACCEPTED,
+        "called_back": True,
+        "provider_id": provider_id,
+        "polling_url": f"https://api.eu1.bfl.ai/v1/get_result?id={provider_id}",
+        "cost": 4.0,
+        "planned_at": now - _TOOK,
+        "asked_at": now - _TOOK,
+        "answered_at": now - _TOOK,
+    }

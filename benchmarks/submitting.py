@@ -1,0 +1,69 @@
+"""What posting tasks costs, and what it costs the callbacks that come meanwhile."""
+
+import base64
+import json
+
+from benchmarks.ours import ADMIN_KEY
+from benchmarks.processes import memory_mb, reset_peak
+from benchmarks.ready_twin import noise
+from benchmarks.stage import Stage, signed
+from benchmarks.wire import request
+
+_PARALLEL = (8, 200)
+_CALLBACKS = 200  # a second, beside the posts
+_IMAGE_SIDE = 1050  # pixels of noise, 3 bytes each: 3 MB as PNG, 4 MB as base64
+_IMAGES = 5
+_MARGIN_S = 15.0
+
+
+def submit(stage: Stage) -> dict[str, float]:
+    """1 KB posts by 8 and by 200 at once, callbacks beside the latter, and one large image after the other."""
+    figures: dict[str, float] = {}
+    post = [posted({"prompt": "a quiet harbour in the morning, " * 30})]
+    for parallel in _PARALLEL:
+        outcome = stage.drive.run(
+            stage.ours.port, stage.ours.pid, post, stage.seconds, connections=parallel, repeat=True
+        )
+        figures |= {
+            f"submit_rate_{parallel}": outcome.rate,
+            f"submit_p50_ms_{parallel}": outcome.ms(0.5),
+            f"submit_p99_ms_{parallel}": outcome.ms(0.99),
+            f"submit_refused_{parallel}": outcome.answered - outcome.counts[202],
+        }
+    return {**figures, "callback_p99_ms_beside_submits": _callbacks_beside(stage, post), **_image(stage)}
+
+
+def posted(fields: dict[str, str]) -> bytes:
+    headers = {
+        "authorization": f"Bearer {ADMIN_KEY}",
+        "user-agent": "python-httpx/0.28.1",
+        "accept": "*/*",
+        "content-type": "application/json",
+    }
+    return request("POST", "/v1/tasks", headers, json.dumps(fields).encode())
+
+
+def _callbacks_beside(stage: Stage, post: list[bytes]) -> float:
+    seconds = 2 * stage.seconds
+    callbacks = signed(stage.ours.seed(int(_CALLBACKS * seconds * 1.2) + 50))
+    most = seconds + _MARGIN_S  # it is ended sooner
+    with stage.drive.start(stage.ours.port, post, most, connections=_PARALLEL[-1], repeat=True) as posting:
+        posting.await_first()
+        p99 = stage.deliver(callbacks, seconds, rate=_CALLBACKS).ms(0.99)
+        posting.finish()
+    return p99
+
+
+def _image(stage: Stage) -> dict[str, float]:
+    """How long an image of 4 MB takes, and by how much the service's memory rises over what it held before."""
+    image = base64.b64encode(noise(_IMAGE_SIDE)).decode()
+    post = posted({"prompt": "make it sepia", "input_image": image})
+    reset_peak(stage.ours.pid)
+    before = memory_mb(stage.ours.pid)
+    outcome = stage.drive.run(stage.ours.port, stage.ours.pid, [post] * _IMAGES, _MARGIN_S, connections=1)
+    return {
+        "image_submit_mb": len(post) / 2**20,
+        "image_submit_p50_ms": outcome.ms(0.5),
+        "image_submit_peak_mb": memory_mb(stage.ours.pid, "VmHWM") - before,
+        "image_submit_refused": outcome.answered - outcome.counts[202],
+    }

@@ -1,0 +1,19 @@
+"""Pictures that are made beforehand and differ all the same."""
+
+from io import BytesIO
+
+from PIL import Image
+
+from benchmarks.ready_twin import named, noise
+
+
+def test_a_named_picture_is_the_same_picture_in_other_bytes() -> None:
+    plain = noise(32)
+    one, other = named(plain, "one"), named(plain, "other")
+    assert one != other
+    with Image.open(BytesIO(plain)) as expected, Image.open(BytesIO(one)) as found:
+        assert found.tobytes() == expected.tobytes()
+
+
+def test_noise_does_not_compress() -> None:
+    assert len(noise(64)) > 64 * 64 * 3 * 0.8

@@ -1,0 +1,122 @@
+"""What a start needs and does not find ends it with one sentence that names the setting, and no traceback."""
+
+import asyncio
+from collections.abc import Generator
+from pathlib import Path
+from uuid import uuid4  # noqa: TID251 - names a throw-away database
+
+import pytest
+from sqlalchemy import make_url
+from structlog.testing import capture_logs
+from typer.testing import CliRunner
+
+from app.cli import commands
+from app.cli.preflight import is_writable
+from app.db import Connection
+from app.db.engine.database import open_database
+from app.errors import FluxhookError
+from tests.postgres import Postgres
+from tests.sockets import listening
+
+
+def refusal(command: str, env: dict[str, str]) -> str:
+    """What this command ends with."""
+    with capture_logs():
+        ended = CliRunner().invoke(commands(), [command], env=env)
+    assert isinstance(ended.exception, FluxhookError), ended.exception
+    return ended.exception.detail
+
+
+@pytest.mark.parametrize(
+    ("env", "told"),
+    [
+        ({"FLUXHOOK_DATA_DIR": "{file}"}, "FLUXHOOK_DATA_DIR: {file} cannot be made by user"),
+        ({"FLUXHOOK_DATA_DIR": "{file}/below"}, "FLUXHOOK_DATA_DIR: {file}/below cannot be made by user"),
+        ({"FLUXHOOK_STORE_URL": "{file}/below"}, "FLUXHOOK_STORE_URL: the image store cannot be made"),
+        ({"FLUXHOOK_STORE_URL": "ftp://images"}, "FLUXHOOK_STORE_URL: not a folder, s3://"),
+        ({"FLUXHOOK_STORE_URL": "s3://[images"}, "FLUXHOOK_STORE_URL: is no address of a bucket"),
+        ({"FLUXHOOK_STORE_URL": "az://images"}, "FLUXHOOK_STORE_URL: cannot be used"),
+        (
+            {"FLUXHOOK_DATABASE_URL": "sqlite:///{file}/below.db"},
+            "FLUXHOOK_DATABASE_URL: {file}/below.db cannot be used",
+        ),
+        ({"FLUXHOOK_DATABASE_URL": "sqlite:///{file}"}, "the database's file is damaged, or none of SQLite's"),
+        ({"FLUXHOOK_DATABASE_URL": "sqlite:fluxhook.db"}, "FLUXHOOK_DATABASE_URL: SQLite needs a file"),
+    ],
+)
+@pytest.mark.parametrize("command", ["serve", "work"])
+def test_what_a_start_cannot_use_is_named_in_one_sentence(
+    tmp_path: Path, command: str, env: dict[str, str], told: str
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("no folder, and no database of any kind")
+    given = {"FLUXHOOK_DATA_DIR": str(tmp_path / "data")} | {name: each.format(file=file) for name, each in env.items()}
+
+    assert refusal(command, given).startswith(told.format(file=file))
+
+
+def test_a_demo_that_has_no_place_says_so(tmp_path: Path) -> None:
+    (tmp_path / "data").touch()
+
+    told = refusal("demo", {"FLUXHOOK_DATA_DIR": str(tmp_path / "data")})
+
+    assert told.startswith(f"FLUXHOOK_DATA_DIR: {tmp_path / 'data' / 'demo'} cannot be made by user")
+
+
+@pytest.mark.parametrize("name", ["admin_key", "secret_keys"])
+def test_a_kept_key_that_is_no_text_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\xff\xfe")
+
+    told = refusal("serve", {"FLUXHOOK_DATA_DIR": str(tmp_path)})
+
+    assert told == f"{tmp_path / name} cannot be read: it holds no text; it is in FLUXHOOK_DATA_DIR"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid", "192.0.2.1", "a..b"])
+def test_an_address_that_cannot_be_listened_on_is_named_before_anything_is_done(tmp_path: Path, host: str) -> None:
+    bound, address = listening()
+    port = address.rpartition(":")[2]
+    env = {"FLUXHOOK_DATA_DIR": str(tmp_path), "FLUXHOOK_HOST": host, "FLUXHOOK_PORT": port}
+    with bound:
+        told = refusal("serve", env)
+
+    assert told.startswith(f"FLUXHOOK_HOST, FLUXHOOK_PORT: {host}:{port} cannot be listened on: ")
+    assert not (tmp_path / "fluxhook.db").exists()
+
+
+@pytest.fixture
+def postgres_guest_url(postgres: Postgres) -> Generator[str]:
+    """An empty PostgreSQL database, for a user who may connect to it and no more."""
+    name = f"test_{uuid4().hex}"
+    address = asyncio.run(postgres.create(name))
+    asyncio.run(_do(address, "REVOKE CREATE ON SCHEMA public FROM PUBLIC", f"CREATE ROLE {name} LOGIN"))
+    yield make_url(address).set(username=name).render_as_string(hide_password=False)
+    asyncio.run(postgres.drop(name))
+    asyncio.run(_do(postgres.dsn, f"DROP ROLE {name}"))
+
+
+async def _do(address: str, *statements: str) -> None:
+    def unit(connection: Connection) -> None:
+        for statement in statements:
+            connection.exec_driver_sql(statement).close()
+
+    async with open_database(address) as database:
+        await database.write(unit)
+
+
+def test_a_user_who_may_not_change_the_schema_is_told_so(tmp_path: Path, postgres_guest_url: str) -> None:
+    env = {
+        "FLUXHOOK_DATA_DIR": str(tmp_path),
+        "FLUXHOOK_DATABASE_URL": postgres_guest_url,
+        "FLUXHOOK_SECRET_KEYS": "n" * 40,
+        "FLUXHOOK_ADMIN_KEY": "a" * 20,
+    }
+
+    assert "FLUXHOOK_DATABASE_URL: its user may not change the schema" in refusal("migrate", env)
+
+
+def test_a_file_is_no_folder_that_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    assert is_writable(tmp_path)
+    assert not is_writable(tmp_path / "file")

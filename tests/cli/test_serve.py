@@ -1,0 +1,138 @@
+"""What a start makes ready, on both databases."""
+
+import asyncio
+import gc
+import logging
+from collections.abc import Generator
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4  # noqa: TID251 - names a throw-away database
+
+import httpx
+import pytest
+import uvicorn
+from starlette.responses import PlainTextResponse
+
+from app.cli.serve import prepare, server, settle_down
+from app.db.engine.database import Database, open_database
+from app.db.migrations.revision import is_current
+from app.db.tables import api_keys, idempotency_keys
+from app.errors import ConfigurationError
+from app.resources import database_url
+from app.settings import Settings
+from app.web.auth import digest_of
+from tests.postgres import Postgres
+from tests.rows import START
+from tests.sockets import listening
+from tests.world import ADMIN_KEY, RING_KEY
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Settings:
+    """A first start on SQLite."""
+    return Settings.model_validate({"data_dir": tmp_path, "admin_key": ADMIN_KEY})
+
+
+@pytest.fixture
+def shared(tmp_path: Path, postgres: Postgres) -> Generator[Settings]:
+    """A first start on PostgreSQL."""
+    name = f"test_{uuid4().hex}"
+    given = {"data_dir": tmp_path, "admin_key": ADMIN_KEY, "secret_keys": RING_KEY}
+    yield Settings.model_validate({"database_url": asyncio.run(postgres.create(name)), **given})
+    asyncio.run(postgres.drop(name))
+
+
+async def half_answered(database: Database) -> None:
+    """Two requests that began: one is answered, one was cut off."""
+    await database.write(lambda connection: idempotency_keys.begin(connection, "key", "cut", "d", START))
+    await database.write(lambda connection: idempotency_keys.begin(connection, "key", "answered", "d", START))
+    await database.write(lambda connection: idempotency_keys.answer(connection, "key", "answered", START, {"id": "t"}))
+
+
+@pytest.fixture(params=["embedded", "shared"])
+def settings(request: pytest.FixtureRequest) -> Settings:
+    """A first start on each engine in turn."""
+    found: Settings = request.getfixturevalue(request.param)
+    return found
+
+
+async def test_a_start_migrates_and_a_further_one_finds_it_done(settings: Settings) -> None:
+    await prepare(settings)
+    await prepare(settings)
+
+    async with open_database(database_url(settings)) as database:
+        assert await database.read(is_current)
+        found = await database.read(lambda connection: api_keys.by_digest(connection, digest_of(ADMIN_KEY)))
+    assert found is not None
+
+
+async def test_ten_replicas_that_start_at_once_on_an_empty_database_all_start(shared: Settings) -> None:
+    await asyncio.gather(*(prepare(shared) for _ in range(10)))
+
+
+async def test_a_start_forgets_the_requests_that_died_unanswered_with_the_last_process(embedded: Settings) -> None:
+    await prepare(embedded)
+    async with open_database(database_url(embedded)) as database:
+        await half_answered(database)
+
+    await prepare(embedded)
+
+    later = START + timedelta(seconds=1)
+    async with open_database(database_url(embedded)) as database:
+        again = await database.write(lambda connection: idempotency_keys.begin(connection, "key", "cut", "d", later))
+        kept = await database.read(lambda connection: idempotency_keys.get(connection, "key", "answered"))
+    assert again
+    assert kept is not None
+    assert kept.answer == {"id": "t"}
+
+
+async def test_a_replica_that_starts_leaves_alone_what_another_one_is_answering(shared: Settings) -> None:
+    await prepare(shared)
+    async with open_database(database_url(shared)) as database:
+        await half_answered(database)
+
+    await prepare(shared)
+
+    async with open_database(database_url(shared)) as database:
+        kept = await database.read(lambda connection: idempotency_keys.get(connection, "key", "cut"))
+    assert kept is not None
+    assert kept.answer is None
+
+
+async def test_on_postgresql_the_admin_key_is_given_and_not_made(shared: Settings) -> None:
+    with pytest.raises(ConfigurationError, match="FLUXHOOK_ADMIN_KEY"):
+        await prepare(shared.model_copy(update={"admin_key": None}))
+
+
+def test_what_a_start_has_made_is_not_looked_at_by_the_collector_again() -> None:
+    try:
+        settle_down()
+
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+
+
+HANDSHAKE = {
+    "connection": "Upgrade",
+    "upgrade": "websocket",
+    "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "sec-websocket-version": "13",
+}
+
+
+async def test_a_websocket_handshake_is_a_request_like_any_other_and_its_address_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    bound, address = listening()
+    with bound:
+        running = uvicorn.Server(server(PlainTextResponse("here"), "127.0.0.1", 0).config)
+        serving = asyncio.create_task(running.serve([bound]))
+        async with httpx.AsyncClient(base_url=address, headers=HANDSHAKE) as client:
+            answer = await client.get("/callbacks/sub_1/TOKEN?sig=TOKEN")
+        running.should_exit = True
+        await serving
+
+    assert answer.text == "here"
+    assert "TOKEN" not in "".join(record.getMessage() for record in caplog.records if record.name != "httpx")

@@ -1,0 +1,269 @@
+"""Rows of every type, in any number, come back as they were given: through the tables that are written in bulk."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any, TypeVar
+
+import pytest
+from sqlalchemy import event, select
+
+from app import jobs
+from app.db import Connection
+from app.db.engine.database import Database
+from app.db.queries import apply_changes
+from app.db.tables import attempts, events, evidence, provider_accounts, tasks
+from app.db.tables.evidence import Kept
+from app.jobs import Step
+from app.rules.task import Effect, Failure, MoneySpent, Outcome, Said, Status, Witness
+from app.security.verify import Verdict
+from tests.rows import START, ask, hold_slot, jobs_left, put_account
+
+T = TypeVar("T")
+SIZES = [1, 2, 3, 17, 100]
+TEXTS = ["plain", "", 'it\'s "quoted"', "ünï ✓ 🦊", r"{back\slash, %s :name ?}", "NULL", "two\nlines\t", "x" * 5000]
+BODIES = [b"{}", b"", bytes(range(256)), b"\x00", b"'", "ü".encode(), bytes(100_000)]
+ZONES = [UTC, timezone(timedelta(hours=5, minutes=30)), timezone(-timedelta(hours=11))]
+MICROSECONDS = [0, 1, 999_999, 500_000]
+DOCUMENTS: list[Any] = [{}, {"a": 'ü"\\'}, {"nested": [1, 2.5, None, True, {"b": []}]}, [], [1, "two", {"three": 3}]]
+FLOATS = [0.0, 4.5, 0.1 + 0.2, 1e-300, 1.7e308, -1.0]
+NUMBERS = [200, 0, -1, 2**31 - 1, -(2**31)]
+
+
+def pick(values: Sequence[T], number: int) -> T:
+    return values[number % len(values)]
+
+
+def instant(number: int) -> datetime:
+    """One in some zone, to the microsecond; each is later than the one before."""
+    at = START + timedelta(seconds=number, microseconds=pick(MICROSECONDS, number))
+    return at.astimezone(pick(ZONES, number))
+
+
+def every(table: Any, *order: Any) -> Callable[[Connection], list[dict[str, Any]]]:
+    return lambda connection: [dict(row._mapping) for row in connection.execute(select(table).order_by(*order))]
+
+
+def kept(number: int) -> Kept:
+    return Kept(
+        id=f"ev_{number:03}",
+        submission_id=f"sub_{number}",
+        witness=pick(list(Witness), number),
+        verdict=pick(list(Verdict), number),
+        digest=hashlib.sha256(str(number).encode()).hexdigest(),
+        said=pick(list(Said), number),
+        effect=pick(list(Effect), number),
+        detail=pick([*TEXTS, None], number),
+        http_status=pick([*NUMBERS, None], number),
+        headers=json.dumps({f"x-{number}": pick(TEXTS, number)}),
+        copies=number + 1,
+        received_at=instant(number),
+        last_received_at=instant(number + 1),
+        body=pick(BODIES, number),
+    )
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_evidence_comes_back_as_it_was_given(database: Database, size: int) -> None:
+    rows = [kept(number) for number in range(size)]
+    await database.write(lambda connection: evidence.keep(connection, rows))
+    found = await database.read(every(evidence.evidence, evidence.evidence.c.id))
+
+    assert found == [{**row._asdict(), "headers": json.loads(row.headers)} for row in rows]
+    assert {row["received_at"].tzinfo for row in found} == {UTC}
+
+
+async def test_instants_of_whatever_zone_are_kept_in_their_order(database: Database) -> None:
+    rows = [kept(number) for number in range(17)]
+    await database.write(lambda connection: evidence.keep(connection, rows))
+    found = await database.read(every(evidence.evidence, evidence.evidence.c.received_at))
+
+    assert [row["id"] for row in found] == [row.id for row in rows]
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_rows_that_are_there_are_counted_whatever_comes_with_them(database: Database, size: int) -> None:
+    rows = [kept(number) for number in range(size)]
+    await database.write(lambda connection: evidence.keep(connection, rows[::2]))
+    await database.write(lambda connection: evidence.keep(connection, rows))
+    found = await database.read(every(evidence.evidence, evidence.evidence.c.id))
+
+    assert [row["copies"] for row in found] == [(number + 1) * (1 if number % 2 else 2) for number in range(size)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_callbacks_are_counted_for_each_of_those_that_are_asked_for(database: Database, size: int) -> None:
+    def callback(number: int, copy: int) -> Kept:
+        digest = f"{number}-{copy}"
+        told = kept(number)._replace(witness=Witness.CALLBACK, verdict=Verdict.FORGED)
+        return told._replace(id=f"ev_{digest}", digest=digest)
+
+    rows = [callback(number, copy) for number in range(size) for copy in range((number + 1) % 3)]
+    await database.write(lambda connection: evidence.keep(connection, rows))
+    asked = [(f"sub_{number}", str(Verdict.FORGED)) for number in range(size)]
+    found = await database.read(lambda connection: evidence.count_callbacks(connection, asked))
+
+    assert found == {of: (number + 1) % 3 for number, of in enumerate(asked)}
+
+
+def learned_of_task(number: int) -> dict[str, Any]:
+    """What one piece of evidence may tell of a task; some of it each time, some of it never of every third."""
+    told: dict[str, Any] = {"cost": pick(FLOATS, number), "tries": number % 2}
+    if number % 3:
+        told |= {"seed": str(10 ** (number % 40)), "sample_url": pick(TEXTS, number)}
+        told |= {"status": Status.READY, "ready_at": instant(number), "sample_expires_at": instant(number + 600)}
+    elif number % 2:
+        told |= {"status": Status.FAILED, "failure": pick(list(Failure), number), "failure_detail": pick(TEXTS, number)}
+        told |= {"money_spent": pick(list(MoneySpent), number), "failed_at": instant(number)}
+    return told
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_tasks_learn_what_they_were_told_and_keep_the_rest(database: Database, size: int) -> None:
+    changes = {f"task_{number}": learned_of_task(number) for number in range(size)}
+
+    def unit(connection: Connection) -> None:
+        for number in range(size + 1):
+            ask(connection, f"{number}")
+        apply_changes.learn(connection, changes)
+
+    await database.write(unit)
+    found = {row["id"]: row for row in await database.read(every(tasks.tasks, tasks.tasks.c.id))}
+    untouched = found.pop(f"task_{size}")
+
+    assert {task_id: {name: row[name] for name in changes[task_id]} for task_id, row in found.items()} == changes
+    silent = {"cost", "status", "sample_url", "sample_expires_at", "seed", "failure", "failure_detail", "ready_at"}
+    for task_id, row in found.items():
+        for name in silent - changes[task_id].keys():
+            assert row[name] == untouched[name]
+    assert (untouched["cost"], untouched["status"], untouched["tries"]) == (None, Status.SUBMITTING, 0)
+
+
+async def test_what_a_task_costs_is_added_and_a_row_that_says_nothing_of_it_adds_nothing(database: Database) -> None:
+    def unit(connection: Connection) -> None:
+        for name in "ab":
+            ask(connection, name)
+        apply_changes.learn(connection, {"task_a": {"cost": 4.5, "tries": 1}, "task_b": {"cost": 1.0}})
+        apply_changes.learn(connection, {"task_a": {"cost": 0.25}, "task_b": {"tries": 2}})
+
+    await database.write(unit)
+    found = await database.read(every(tasks.tasks, tasks.tasks.c.id))
+
+    assert [(row["cost"], row["tries"]) for row in found] == [(4.75, 1), (1.0, 2)]
+
+
+def learned_of_attempt(number: int) -> dict[str, Any]:
+    told: dict[str, Any] = {"provider_id": f"p{number}", "detail": pick(TEXTS, number), "answered_at": instant(number)}
+    if number % 2:
+        told |= {"outcome": pick(list(Outcome), number), "polling_url": pick(TEXTS, number)}
+        told |= {"cost": pick(FLOATS, number)}
+    return told
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_attempts_learn_what_they_were_told_and_keep_the_rest(database: Database, size: int) -> None:
+    changes = {f"sub_{number}": learned_of_attempt(number) for number in range(size)}
+
+    def unit(connection: Connection) -> None:
+        for number in range(size + 1):
+            ask(connection, f"{number}")
+        attempts.learn(connection, changes)
+
+    await database.write(unit)
+    found = {row["id"]: row for row in await database.read(every(attempts.submissions))}
+    untouched = found.pop(f"sub_{size}")
+
+    assert {name: {of: row[of] for of in changes[name]} for name, row in found.items()} == changes
+    assert {row["outcome"] for name, row in found.items() if "outcome" not in changes[name]} <= {Outcome.UNKNOWN}
+    assert (untouched["provider_id"], untouched["outcome"], untouched["answered_at"]) == (None, Outcome.UNKNOWN, None)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_attempts_are_found_with_their_tasks_and_unknown_ones_are_not(database: Database, size: int) -> None:
+    def unit(connection: Connection) -> dict[str, attempts.Attempt]:
+        put_account(connection, account=200)
+        for number in range(size):
+            ask(connection, f"{number}", notify_url="https://a.example/" if number % 2 else None)
+            if number % 3 == 0:
+                hold_slot(connection, f"{number}", number + 1)
+        apply_changes.learn(connection, {f"task_{number}": {"cost": pick(FLOATS, number)} for number in range(size)})
+        attempts.learn(connection, {f"sub_{number}": {"cost": pick(FLOATS, number)} for number in range(size)})
+        wanted = [name for number in range(size) for name in (f"sub_{number}", f"sub_unknown_{number}")]
+        return attempts.lock_attempts(connection, wanted)
+
+    found = await database.write(unit)
+
+    assert {name: (each.task_id, each.is_told, each.has_slot) for name, each in found.items()} == {
+        f"sub_{number}": (f"task_{number}", number % 2 == 1, number % 3 == 0) for number in range(size)
+    }
+    # What SQLite finds is a document with fifteen digits of each; all that matters here is whether a cost is known.
+    assert {name: each.standing.cost for name, each in found.items()} == {
+        f"sub_{number}": pytest.approx(pick(FLOATS, number), rel=1e-14) for number in range(size)
+    }
+    assert {(each.standing.status, each.standing.outcome) for each in found.values()} == {
+        (Status.SUBMITTING, Outcome.UNKNOWN)
+    }
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_events_come_back_as_they_were_given_and_in_their_order(database: Database, size: int) -> None:
+    given = [
+        (f"kind.{number * 7 % 100}", f"task_{number % 2}", json.dumps(pick(DOCUMENTS, number)), instant(size - number))
+        for number in range(size)
+    ]
+
+    def unit(connection: Connection) -> None:
+        for name in "01":
+            ask(connection, name, key_id=f"key_{name}")
+        events.append(connection, given)
+
+    await database.write(unit)
+    page = await database.read(lambda connection: events.following(connection, events.START, 1000))
+    owners = await database.read(every(events.events, events.events.c.sequence))
+
+    found = [(each.kind, each.task_id, each.data, each.at) for each in page.events]
+    assert found == [(kind, task_id, json.loads(data), at) for kind, task_id, data, at in given]
+    assert [row["key_id"] for row in owners] == [f"key_{number % 2}" for number in range(size)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_jobs_wait_as_they_were_left_and_the_earliest_wish_counts(database: Database, size: int) -> None:
+    wanted = [(pick(list(Step), number), f"task_{number}", instant(number)) for number in range(size)]
+    earlier = [(step, task_id, at - timedelta(days=1)) for step, task_id, at in wanted[::2]]
+    later = [(step, task_id, at + timedelta(days=1)) for step, task_id, at in wanted]
+    for wishes in (wanted, earlier, later):
+        await database.write(lambda connection, wishes=wishes: jobs.enqueue(connection, wishes))  # type: ignore[misc]
+    found = await database.read(jobs_left)
+
+    expected = {(step, task_id): at for step, task_id, at in [*wanted, *earlier]}
+    assert {(each.step, each.task_id): each.run_at for each in found} == expected
+    assert (len(found), {each.state for each in found}) == (size, {"waiting"})
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_as_many_slots_are_freed_as_are_named(database: Database, size: int) -> None:
+    def unit(connection: Connection) -> list[Any]:
+        put_account(connection, account=200)
+        for number in range(size + 1):
+            hold_slot(connection, f"{number}", number + 1)
+        provider_accounts.release(connection, [f"task_{number}" for number in range(size)])
+        return list(provider_accounts.held(connection, "account"))
+
+    assert len(await database.write(unit)) == 1
+
+
+async def test_who_listens_to_the_statements_hears_of_those_over_rows(database: Database) -> None:
+    heard: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        heard.append(statement)
+
+    def unit(connection: Connection) -> None:
+        event.listen(connection, "before_cursor_execute", note)
+        provider_accounts.release(connection, ["task_1"])
+        event.remove(connection, "before_cursor_execute", note)
+
+    await database.write(unit)
+
+    assert [statement.startswith("DELETE FROM slots") for statement in heard] == [True]

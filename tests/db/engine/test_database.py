@@ -1,0 +1,443 @@
+"""Units of work, on both engines unless the name says otherwise."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+from sqlalchemy import make_url, text
+from sqlalchemy.util import await_only
+
+from app.db import Connection
+from app.db.engine.bulk import together
+from app.db.engine.commit_hooks import after_commit, signal_after_commit
+from app.db.engine.database import Database, open_database
+from app.db.tables import tasks
+from app.errors import ConfigurationError, Unavailable
+from tests.databases import Gate, listening_for
+from tests.disk import full_disk, make_large, write_much
+from tests.postgres import Postgres
+from tests.rows import plan_task
+from tests.sockets import signals_to
+
+
+def planned(name: str) -> Callable[[Connection], str]:
+    """A unit that writes the task `task_NAME` with its attempt."""
+    return lambda connection: plan_task(connection, name)
+
+
+def failing(name: str, error: BaseException) -> Callable[[Connection], None]:
+    """A unit that writes like `planned` and then raises."""
+
+    def unit(connection: Connection) -> None:
+        plan_task(connection, name)
+        raise error
+
+    return unit
+
+
+async def kept(database: Database) -> set[str]:
+    """The names of all tasks in the database."""
+    found = await database.read(lambda connection: tasks.newest(connection, limit=1000))
+    return {task.id.removeprefix("task_") for task in found}
+
+
+async def test_what_a_unit_wrote_is_there_when_it_returns(database: Database) -> None:
+    result = await database.write(planned("a"))
+
+    assert result == "task_a"
+    assert await kept(database) == {"a"}
+
+
+async def test_what_was_committed_is_there_after_closing_and_opening(database_url: str) -> None:
+    async with open_database(database_url) as first:
+        await first.write(planned("a"))
+    async with open_database(database_url) as second:
+        assert await kept(second) == {"a"}
+
+
+async def test_a_unit_that_raises_leaves_nothing_and_its_neighbours_everything(database: Database) -> None:
+    units: list[Callable[[Connection], str | None]] = [planned("a"), failing("b", KeyError("no")), planned("c")]
+    results = await asyncio.gather(*map(database.write, units), return_exceptions=True)
+
+    assert [type(result) for result in results] == [str, KeyError, str]
+    assert await kept(database) == {"a", "c"}
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong"), LookupError(), MemoryError(), asyncio.CancelledError("odd")])
+async def test_whatever_a_unit_raises_reaches_its_caller_and_stops_nothing_else(
+    database: Database, error: BaseException
+) -> None:
+    with pytest.raises(type(error)):
+        await database.write(failing("a", error))
+    await database.write(planned("b"))
+
+    assert await kept(database) == {"b"}
+
+
+@pytest.mark.parametrize("way", ["read", "write"])
+async def test_a_stray_stop_iteration_is_an_error_and_not_an_endless_wait(database: Database, way: str) -> None:
+    def unit(_: Connection) -> None:
+        next(iter(()))
+
+    async with asyncio.timeout(30):
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await getattr(database, way)(unit)
+
+
+async def test_a_broken_rule_of_the_schema_undoes_its_own_unit_alone(database: Database) -> None:
+    await database.write(planned("a"))
+    results = await asyncio.gather(*(database.write(planned(name)) for name in ("b", "a", "c")), return_exceptions=True)
+
+    assert isinstance(results[1], Exception)
+    assert await kept(database) == {"a", "b", "c"}
+
+
+async def test_five_hundred_concurrent_writes_all_land(database: Database) -> None:
+    names = [f"{number:03}" for number in range(500)]
+    await asyncio.gather(*(database.write(planned(name)) for name in names))
+
+    assert await kept(database) == set(names)
+
+
+async def test_a_read_sees_nothing_that_is_not_committed(database: Database) -> None:
+    gate = Gate()
+
+    def unit(connection: Connection) -> None:
+        plan_task(connection, "a")
+        gate.hold(connection)
+
+    writing = asyncio.create_task(database.write(unit))
+    await gate.reached.wait()
+    before = await kept(database)
+    gate.open()
+    await writing
+
+    assert (before, await kept(database)) == (set(), {"a"})
+
+
+async def test_a_read_sees_one_instant_however_many_statements_it_has(database: Database) -> None:
+    gate = Gate()
+
+    def unit(connection: Connection) -> tuple[int, int]:
+        first = len(tasks.newest(connection, limit=10))
+        gate.hold(connection)
+        return first, len(tasks.newest(connection, limit=10))
+
+    reading = asyncio.create_task(database.read(unit))
+    await gate.reached.wait()
+    await database.write(planned("a"))
+    gate.open()
+
+    assert await reading == (0, 0)
+    assert await kept(database) == {"a"}
+
+
+async def test_a_read_cannot_write(database: Database) -> None:
+    with pytest.raises(Exception, match=r"read-only|readonly|cannot be read"):
+        await database.read(planned("a"))
+    await database.write(planned("b"))
+
+    assert await kept(database) == {"b"}
+
+
+async def test_on_sqlite_a_caller_that_goes_away_does_not_undo_its_unit(sqlite: Database) -> None:
+    gate = Gate()
+
+    def unit(connection: Connection) -> None:
+        gate.hold(connection)
+        plan_task(connection, "a")
+
+    calling = asyncio.create_task(sqlite.write(unit))
+    await gate.reached.wait()
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    gate.open()
+    await sqlite.write(planned("b"))
+
+    assert await kept(sqlite) == {"a", "b"}
+
+
+async def test_on_sqlite_the_writer_outlives_a_disk_that_takes_neither_commit_nor_rollback(sqlite: Database) -> None:
+    def fail(_: Connection) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    async with asyncio.timeout(30):
+        with listening_for(sqlite, "commit", fail), listening_for(sqlite, "rollback", fail), pytest.raises(Unavailable):
+            await sqlite.write(planned("a"))
+        await sqlite.write(planned("b"))
+
+    assert await kept(sqlite) == {"b"}
+
+
+async def test_on_sqlite_nobody_is_told_that_is_kept_what_a_full_disk_undid(sqlite: Database) -> None:
+    await sqlite.write(make_large)
+    gate = Gate()
+    holding = asyncio.ensure_future(sqlite.write(gate.hold))
+    await gate.reached.wait()
+    works: list[Callable[[Connection], object]] = [planned("a"), write_much, planned("b")]
+    together = [asyncio.ensure_future(sqlite.write(work)) for work in works]
+    await asyncio.sleep(0)  # by now they wait
+    with full_disk(4_000_000):
+        gate.open()
+        await holding
+        told = await asyncio.gather(*together, return_exceptions=True)
+
+    assert [type(outcome) for outcome in told] == [Unavailable] * 3
+    assert await kept(sqlite) == set()
+    await sqlite.write(planned("c"))
+    assert await kept(sqlite) == {"c"}
+
+
+@pytest.mark.parametrize("access", ["read", "write"])
+async def test_on_sqlite_an_outage_is_one_also_past_sqlalchemy(sqlite: Database, access: str) -> None:
+    def fail(_: Connection) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with pytest.raises(Unavailable):
+        await getattr(sqlite, access)(fail)
+
+
+async def test_a_caller_that_goes_away_never_leaves_half_a_unit(database: Database) -> None:
+    def unit(connection: Connection) -> None:
+        plan_task(connection, "a")
+        plan_task(connection, "b")
+
+    calling = asyncio.create_task(database.write(unit))
+    await asyncio.sleep(0)
+    calling.cancel()
+    await asyncio.wait([calling])
+    await database.write(planned("c"))
+
+    assert await kept(database) in ({"c"}, {"a", "b", "c"})
+
+
+async def test_closing_finishes_what_waits(database_url: str) -> None:
+    async with open_database(database_url) as database:
+        writing = [asyncio.create_task(database.write(planned(f"{number}"))) for number in range(20)]
+        await asyncio.sleep(0)
+        if database.dialect.name == "postgresql":
+            await asyncio.gather(*writing)
+    await asyncio.gather(*writing)
+
+    async with open_database(database_url) as again:
+        assert len(await kept(again)) == 20
+
+
+async def test_on_sqlite_a_closed_database_says_so_and_does_not_hang(sqlite_url: str) -> None:
+    async with open_database(sqlite_url) as database:
+        pass
+    with pytest.raises(Unavailable):
+        await database.write(planned("a"))
+
+
+async def test_on_sqlite_a_full_disk_is_unavailable_until_there_is_room(sqlite: Database) -> None:
+    await sqlite.write(planned("before"))
+    await sqlite.write(lambda connection: connection.exec_driver_sql("PRAGMA max_page_count=1").close())
+
+    def big(connection: Connection) -> None:
+        plan_task(connection, "big", request={"prompt": "x" * 1_000_000})
+
+    with pytest.raises(Unavailable):
+        await sqlite.write(big)
+    await sqlite.write(lambda connection: connection.exec_driver_sql("PRAGMA max_page_count=1000000").close())
+    await sqlite.write(planned("after"))
+
+    assert await kept(sqlite) == {"before", "after"}
+
+
+async def test_on_postgresql_a_unit_that_loses_a_deadlock_runs_again(postgresql: Database) -> None:
+    tries: list[str] = []
+    has_first = {"a": asyncio.Event(), "b": asyncio.Event()}
+
+    def locks(name: str, first: str, second: str) -> Callable[[Connection], None]:
+        def unit(connection: Connection) -> None:
+            tries.append(name)
+            connection.exec_driver_sql("set local deadlock_timeout = '50ms'").close()
+            connection.exec_driver_sql(f"select pg_advisory_xact_lock({first})").close()
+            has_first[name].set()
+            for each in has_first.values():
+                await_only(each.wait())
+            connection.exec_driver_sql(f"select pg_advisory_xact_lock({second})").close()
+            plan_task(connection, name)
+
+        return unit
+
+    await asyncio.gather(postgresql.write(locks("a", "1", "2")), postgresql.write(locks("b", "2", "1")))
+
+    assert len(tries) == 3
+    assert await kept(postgresql) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        pytest.param("57P03", "cannot be reached", id="starting"),
+        pytest.param("57P01", "cannot be reached", id="stopping"),
+        pytest.param("53300", "has no room", id="full"),
+        pytest.param("08006", "cannot be reached", id="gone"),
+        pytest.param("25006", "is read-only", id="standby"),
+        pytest.param("55P03", "cannot be written", id="locked by somebody"),
+        pytest.param("40P01", "cannot be written", id="a deadlock each time"),
+        pytest.param("28P01", "user or the password", id="locked"),
+        pytest.param("3D000", "no database of the name", id="dropped"),
+    ],
+)
+async def test_on_postgresql_a_server_that_cannot_serve_just_now_is_unavailable(
+    postgresql: Database, state: str, said: str
+) -> None:
+    refusal = text(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}'; END $$")
+
+    with pytest.raises(Unavailable, match=said):
+        await postgresql.write(lambda connection: connection.execute(refusal))
+
+
+async def test_on_postgresql_no_connection_stays_with_a_server_that_takes_no_writes(postgresql: Database) -> None:
+    """As after a failover: the address leads to another server by then, and the old one still answers."""
+
+    def server(connection: Connection) -> int:
+        found: int = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        return found
+
+    def demoted(connection: Connection) -> None:
+        connection.execute(text("SET TRANSACTION READ ONLY"))
+        plan_task(connection, "refused")
+
+    old = await postgresql.read(server)
+    with pytest.raises(Unavailable):
+        await postgresql.write(demoted)
+
+    assert await postgresql.write(server) != old
+
+
+async def test_on_postgresql_a_server_that_says_good_bye_between_two_statements_is_unavailable(
+    postgresql: Database,
+) -> None:
+    fields = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
+    good_bye = b"E" + (len(fields) + 4).to_bytes(4) + fields
+
+    def unit(connection: Connection) -> None:
+        connection.connection.driver_connection._protocol.data_received(good_bye)  # type: ignore[union-attr]
+        connection.execute(text("SELECT 1"))
+
+    with pytest.raises(Unavailable):
+        await postgresql.write(unit)
+    await postgresql.write(planned("after"))
+
+    assert await kept(postgresql) == {"after"}
+
+
+async def test_on_postgresql_a_server_that_goes_while_a_group_is_written_is_unavailable(postgresql: Database) -> None:
+    def unit(connection: Connection) -> None:
+        with together(connection):
+            connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    with pytest.raises(Unavailable):
+        await postgresql.write(unit)
+
+
+async def test_on_postgresql_a_server_that_is_away_is_unavailable() -> None:
+    async with open_database("postgresql://nobody@/none?host=/nowhere") as database:
+        with pytest.raises(Unavailable):
+            await database.read(lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("user", "database", "said"),
+    [("postgres", "none", "no database of the name"), ("nobody", "postgres", "user or the password")],
+    ids=["no-such-database", "no-such-user"],
+)
+async def test_on_postgresql_a_server_that_does_not_let_us_in_is_unavailable_and_says_why(
+    postgres: Postgres, user: str, database: str, said: str
+) -> None:
+    address = make_url(postgres.dsn).set(username=user, database=database).render_as_string(hide_password=False)
+
+    async with open_database(address) as refused:
+        with pytest.raises(Unavailable, match=said):
+            await refused.read(lambda _: None)
+
+
+def test_sqlite_needs_a_file() -> None:
+    with pytest.raises(ConfigurationError):
+        asyncio.run(_opened("sqlite://"))
+
+
+async def _opened(url: str) -> None:
+    async with open_database(url):
+        pass
+
+
+async def signals_after(database: Database, *units: Callable[[Connection], object]) -> int:
+    """How often the listeners are called for these units, done one after another."""
+    heard = await signals_to(database)
+    for unit in units:
+        await asyncio.gather(database.write(unit), return_exceptions=True)
+    await database.write(lambda _: None)  # the writer has sent its signals before it takes this
+    return len(heard)
+
+
+async def test_a_unit_that_asks_for_it_is_told_of_once_it_is_committed(database: Database) -> None:
+    seen = await signals_to(database)
+
+    def unit(connection: Connection) -> list[bool]:
+        signal_after_commit(connection)
+        return list(seen)
+
+    during = await database.write(unit)
+    await database.write(lambda _: None)
+
+    assert (during, seen) == ([], [True])
+
+
+async def test_a_unit_that_asks_for_nothing_is_not_told_of(database: Database) -> None:
+    assert await signals_after(database, planned("a"), planned("b")) == 0
+
+
+async def test_a_unit_that_asked_and_was_undone_is_not_told_of(database: Database) -> None:
+    def unit(connection: Connection) -> None:
+        signal_after_commit(connection)
+        raise KeyError
+
+    assert await signals_after(database, unit, planned("a")) == 0
+    assert await kept(database) == {"a"}
+
+
+async def test_what_a_unit_left_happens_once_after_its_commit(database: Database) -> None:
+    happened: list[str] = []
+
+    def unit(connection: Connection) -> list[str]:
+        after_commit(connection, lambda: happened.append("a"))
+        return list(happened)
+
+    during = await database.write(unit)
+    before = list(happened)
+    await database.write(planned("b"))
+
+    assert (during, before, happened) == ([], ["a"], ["a"])
+
+
+async def test_what_a_unit_left_that_was_undone_never_happens(database: Database) -> None:
+    happened: list[str] = []
+
+    def unit(connection: Connection, name: str, *, fails: bool) -> None:
+        after_commit(connection, lambda: happened.append(name))
+        if fails:
+            raise KeyError
+
+    units = [partial(unit, name="a", fails=True), partial(unit, name="b", fails=False)]
+    await asyncio.gather(*map(database.write, units), return_exceptions=True)
+    await database.write(planned("c"))
+
+    assert happened == ["b"]
+
+
+@pytest.mark.parametrize(("setting", "value"), [("idle_in_transaction_session_timeout", "1min"), ("jit", "off")])
+async def test_a_transaction_that_idles_is_bounded_and_none_is_compiled_on_postgresql(
+    postgres_url: str, setting: str, value: str
+) -> None:
+    async with open_database(postgres_url) as opened:
+        for access in (opened.write, opened.read):
+            found = await access(lambda connection: connection.exec_driver_sql(f"SHOW {setting}").scalar_one())
+            assert found == value

@@ -1,0 +1,99 @@
+"""Callbacks as they are listed: which, in what order, and how much is looked through for one page."""
+
+from datetime import timedelta
+from typing import Any
+
+from app.db import Connection
+from app.db.engine.database import Database
+from app.db.queries import callbacks
+from app.db.queries.callbacks import Wanted
+from app.db.tables import evidence
+from app.rules.task import Witness
+from app.security.verify import Verdict
+from tests.db.tables.test_evidence import row
+from tests.rows import START, plan_attempt, plan_task
+
+
+def keep(connection: Connection, *rows: evidence.Kept) -> None:
+    """Keep these beside two tasks, the first of which has two attempts."""
+    plan_task(connection)
+    plan_task(connection, "2")
+    plan_attempt(connection, "sub_1b", "task_1", number=2)
+    evidence.keep(connection, list(rows))
+
+
+def names(page: callbacks.Page) -> list[str]:
+    return [each.id.removeprefix("ev_") for each in page.found]
+
+
+def polled(name: str, **changes: Any) -> evidence.Kept:
+    return row(name, Verdict.FETCHED, witness=Witness.POLL, body=name.encode(), **changes)
+
+
+async def test_only_callbacks_are_found_and_the_newest_first_in_pages(database: Database) -> None:
+    def unit(connection: Connection) -> list[Any]:
+        keep(connection, row("1"), polled("2"), row("3", body=b"3"), polled("4"), row("5", Verdict.FORGED))
+        first = callbacks.newest(connection, Wanted(), limit=2)
+        return [first, callbacks.newest(connection, Wanted(), limit=2, before=first.goes_on)]
+
+    first, second = await database.write(unit)
+
+    assert (names(first), first.goes_on) == (["5", "3"], "ev_3")
+    assert (names(second), second.goes_on) == (["1"], None)
+
+
+async def test_they_are_found_by_verdict_and_by_task_over_all_its_attempts(database: Database) -> None:
+    asked = [
+        Wanted(verdict=Verdict.SIGNED),
+        Wanted(verdict=Verdict.FORGED),
+        Wanted(verdict=Verdict.UNPROVEN),
+        Wanted(verdict=Verdict.FETCHED),
+        Wanted(task_id="task_1"),
+        Wanted(task_id="task_1", verdict=Verdict.FORGED),
+        Wanted(task_id="task_none"),
+    ]
+
+    def unit(connection: Connection) -> list[list[str]]:
+        keep(
+            connection,
+            row("1"),
+            row("2", Verdict.FORGED),
+            row("3", Verdict.FORGED, submission_id="sub_2"),
+            row("4", submission_id="sub_1b"),
+            polled("5"),
+        )
+        return [names(callbacks.newest(connection, wanted, limit=9)) for wanted in asked]
+
+    found = await database.write(unit)
+
+    assert found == [["4", "1"], ["3", "2"], [], [], ["4", "2", "1"], ["2"], []]
+
+
+async def test_a_page_of_those_not_signed_goes_on_where_it_ended(database: Database) -> None:
+    def unit(connection: Connection) -> list[callbacks.Page]:
+        keep(connection, *(row(str(number), Verdict.FORGED, b"%d" % number) for number in range(1, 4)))
+        wanted = Wanted(verdict=Verdict.FORGED)
+        first = callbacks.newest(connection, wanted, limit=2)
+        return [first, callbacks.newest(connection, wanted, limit=2, before=first.goes_on)]
+
+    first, second = await database.write(unit)
+
+    assert (names(first), first.goes_on) == (["3", "2"], "ev_2")
+    assert (names(second), second.goes_on) == (["1"], None)
+
+
+async def test_where_few_are_callbacks_a_page_ends_after_so_many_rows_and_the_next_goes_on(database: Database) -> None:
+    later = {"received_at": START + timedelta(seconds=1)}
+
+    def unit(connection: Connection) -> list[callbacks.Page]:
+        keep(connection, row("1"), polled("2"), polled("3", **later), polled("4"), row("5", body=b"5"), polled("6"))
+        pages, before = [], None
+        for _ in range(4):
+            pages.append(callbacks.newest(connection, Wanted(), limit=5, before=before, most=2))
+            before = pages[-1].goes_on
+        return pages
+
+    pages = await database.write(unit)
+
+    assert [names(page) for page in pages] == [["5"], [], ["1"], []]
+    assert [page.goes_on for page in pages] == ["ev_5", "ev_3", "ev_1", None]

@@ -1,0 +1,38 @@
+"""Which sealed secrets of tasks something is still to be signed with, on both engines."""
+
+from app.db import Connection
+from app.db.engine.database import Database
+from app.db.queries import webhook_secrets
+from app.db.tables import deliveries
+from app.rules.task import Status
+from tests.rows import START, plan_task
+
+
+def tell(connection: Connection, task_id: str, number: int, state: deliveries.State) -> None:
+    row = {
+        "id": f"dlv_{task_id}_{number}",
+        "endpoint_id": "ep_1",
+        "task_id": task_id,
+        "event": "stored",
+        "form": "event",
+        "payload": {},
+        "state": state,
+        "tries": 0,
+        "planned_at": START,
+        "due_at": START,
+    }
+    deliveries.insert(connection, [row])
+
+
+async def test_secrets_are_needed_of_tasks_that_are_open_or_being_told_of(database: Database) -> None:
+    def prepare(connection: Connection) -> None:
+        plan_task(connection, "open", notify_secret="a.open")
+        plan_task(connection, "plain")
+        for name, state in (("waits", deliveries.State.WAITING), ("told", deliveries.State.DELIVERED)):
+            task_id = plan_task(connection, name, status=Status.STORED, notify_secret=f"a.{name}")
+            tell(connection, task_id, 1, state)
+            tell(connection, task_id, 2, state)
+
+    await database.write(prepare)
+
+    assert sorted(await database.read(webhook_secrets.of_tasks)) == ["a.open", "a.waits"]

@@ -1,0 +1,56 @@
+from datetime import datetime, timedelta
+from typing import Any
+
+from app.db import Connection
+from app.db.engine.database import Database
+from app.db.tables import api_keys
+from tests.rows import START
+
+
+def put(connection: Connection, sha256: str, key_id: str = "key_1", **changes: Any) -> None:
+    given = {"name": "admin", "scopes": ["*"], "created_at": START}
+    api_keys.put(connection, id=key_id, sha256=sha256, **{**given, **changes})
+
+
+async def test_a_key_is_found_by_its_digest_and_by_its_id(database: Database) -> None:
+    def unit(connection: Connection) -> list[api_keys.Key | None]:
+        put(connection, "aa", scopes=["read", "write"])
+        return [
+            api_keys.by_digest(connection, "aa"),
+            api_keys.get(connection, "key_1"),
+            api_keys.by_digest(connection, "bb"),
+            api_keys.get(connection, "key_2"),
+        ]
+
+    found = await database.write(unit)
+
+    assert found[0] == found[1] == api_keys.Key("key_1", "admin", "aa", ["read", "write"], START, None)
+    assert found[2:] == [None, None]
+
+
+async def test_a_key_is_disabled_once_and_no_other_with_it(database: Database) -> None:
+    def unit(connection: Connection) -> list[datetime | None]:
+        put(connection, "aa")
+        put(connection, "bb", "key_2")
+        for seconds in (1, 2):
+            api_keys.disable(connection, "key_1", START + timedelta(seconds=seconds))
+        return [
+            key.disabled_at for key in (api_keys.get(connection, "key_1"), api_keys.get(connection, "key_2")) if key
+        ]
+
+    assert await database.write(unit) == [START + timedelta(seconds=1), None]
+
+
+async def test_a_key_that_is_put_again_replaces_the_one_with_its_id(database: Database) -> None:
+    def unit(connection: Connection) -> list[api_keys.Key | None]:
+        put(connection, "aa")
+        put(connection, "cc", "key_2")
+        put(connection, "bb", disabled_at=START)
+        return [api_keys.by_digest(connection, digest) for digest in ("aa", "bb", "cc")]
+
+    old, new, other = await database.write(unit)
+
+    assert old is None
+    assert new is not None
+    assert new.disabled_at == START
+    assert other is not None

@@ -1,0 +1,98 @@
+from datetime import timedelta
+
+from app.db import Connection
+from app.db.engine.database import Database
+from app.db.tables import attempts, tasks
+from app.rules.task import Outcome, Status
+from tests.rows import START, ask, plan_attempt, plan_task
+
+
+async def test_an_attempt_is_planned_before_anything_is_known_of_it(database: Database) -> None:
+    def unit(connection: Connection) -> attempts.Submission | None:
+        plan_task(connection)
+        return attempts.get(connection, "sub_1")
+
+    attempt = await database.write(unit)
+
+    assert attempt is not None
+    assert (attempt.outcome, attempt.provider_id, attempt.asked_at) == (Outcome.PLANNED, None, None)
+
+
+async def test_an_unknown_attempt_is_none(database: Database) -> None:
+    assert await database.read(lambda connection: attempts.get(connection, "sub_none")) is None
+
+
+async def test_an_attempt_is_asked_once(database: Database) -> None:
+    later = START + timedelta(seconds=9)
+
+    def unit(connection: Connection) -> tuple[bool, bool, attempts.Submission | None]:
+        plan_task(connection)
+        first = attempts.mark_asked(connection, "sub_1", START, called_back=True)
+        second = attempts.mark_asked(connection, "sub_1", later, called_back=False)
+        return first, second, attempts.get(connection, "sub_1")
+
+    first, second, attempt = await database.write(unit)
+
+    assert (first, second) == (True, False)
+    assert attempt is not None
+    assert (attempt.outcome, attempt.asked_at, attempt.called_back) == (Outcome.UNKNOWN, START, True)
+
+
+async def test_attempts_come_in_the_order_they_were_made(database: Database) -> None:
+    def unit(connection: Connection) -> list[str]:
+        plan_task(connection)
+        plan_attempt(connection, "sub_0", "task_1", number=3)
+        plan_attempt(connection, "sub_z", "task_1", number=2)
+        plan_task(connection, "2")
+        return [attempt.id for attempt in attempts.of_task(connection, "task_1")]
+
+    assert await database.write(unit) == ["sub_1", "sub_z", "sub_0"]
+
+
+async def test_what_is_left_out_stays_as_it_is(database: Database) -> None:
+    def unit(connection: Connection) -> list[attempts.Submission]:
+        for name in ("1", "2"):
+            plan_task(connection, name)
+        attempts.learn(connection, {"sub_1": {"outcome": Outcome.ACCEPTED, "cost": 4.0}, "sub_2": {"detail": "x"}})
+        attempts.learn(connection, {"sub_1": {"provider_id": "abc", "cost": None}})
+        return [*attempts.of_task(connection, "task_1"), *attempts.of_task(connection, "task_2")]
+
+    first, second = await database.write(unit)
+
+    assert (first.outcome, first.cost, first.provider_id, first.detail) == (Outcome.ACCEPTED, 4.0, "abc", None)
+    assert (second.outcome, second.detail) == (Outcome.PLANNED, "x")
+
+
+async def test_an_attempt_stands_with_its_task(database: Database) -> None:
+    def unit(connection: Connection) -> dict[str, attempts.Attempt]:
+        plan_task(connection)
+        plan_attempt(connection, "sub_2", "task_1", number=2)
+        tasks.move(connection, "task_1", Status.SUBMITTING, START, submission_id="sub_2")
+        return attempts.lock_attempts(connection, {"sub_1", "sub_2", "sub_none"})
+
+    found = await database.write(unit)
+
+    assert found.keys() == {"sub_1", "sub_2"}
+    assert [found[name].standing.current for name in ("sub_1", "sub_2")] == [False, True]
+    assert {attempt.standing.status for attempt in found.values()} == {Status.SUBMITTING}
+
+
+async def test_attempts_name_their_tasks(database: Database) -> None:
+    def unit(connection: Connection) -> dict[str, str]:
+        plan_task(connection)
+        plan_attempt(connection, "sub_2", "task_1", number=2)
+        return attempts.task_ids(connection, {"sub_1", "sub_2", "sub_none"})
+
+    assert await database.write(unit) == {"sub_1": "task_1", "sub_2": "task_1"}
+
+
+async def test_tasks_at_the_provider_are_counted_by_the_ring_key_of_the_attempt_that_counts(database: Database) -> None:
+    def unit(connection: Connection) -> dict[str, int]:
+        for name, ring_key in (("1", "new"), ("2", "old"), ("3", "old"), ("4", "old")):
+            ask(connection, name, ring_key=ring_key)
+        plan_attempt(connection, "sub_5", "task_1", number=2, ring_key="older")
+        plan_task(connection, "6", ring_key="planned")
+        tasks.move(connection, "task_4", Status.FAILED, START)
+        return attempts.under_way_by_ring_key(connection)
+
+    assert await database.write(unit) == {"new": 1, "old": 2}

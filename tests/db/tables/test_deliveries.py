@@ -1,0 +1,101 @@
+"""What applications are to be told: which endpoints something waits for."""
+
+from collections.abc import Callable
+from typing import Any
+
+from app.db import Connection
+from app.db.engine.database import Database, open_database
+from app.db.tables import deliveries, endpoints
+from app.db.tables.endpoints import State
+from tests.rows import START
+
+_PLANNED: dict[str, Any] = {
+    "task_id": None,
+    "event": "stored",
+    "form": "event",
+    "payload": {},
+    "planned_at": START,
+    "due_at": START,
+}
+
+
+def put_endpoint(connection: Connection, name: str, state: State = State.ACTIVE) -> str:
+    endpoint_id = f"ep_{name}"
+    row = {"id": endpoint_id, "key_id": "key_1", "url": f"https://{name}.example.com", "created_at": START}
+    endpoints.ensure(connection, [row])
+    endpoints.change(connection, endpoint_id, state=state)
+    return endpoint_id
+
+
+def plan(connection: Connection, endpoint_id: str, *names: str, **changes: Any) -> None:
+    rows = [{"id": f"dlv_{name}", "endpoint_id": endpoint_id, **_PLANNED, **changes} for name in names]
+    deliveries.insert(connection, rows)
+
+
+async def test_only_active_endpoints_with_something_that_waits_are_awaited(database: Database) -> None:
+    def prepare(connection: Connection) -> None:
+        plan(connection, put_endpoint(connection, "busy"), "1", "2")
+        plan(connection, put_endpoint(connection, "paused", State.PAUSED), "3")
+        plan(connection, put_endpoint(connection, "told"), "4", state=deliveries.State.DELIVERED)
+        put_endpoint(connection, "idle")
+
+    await database.write(prepare)
+
+    assert await database.read(deliveries.awaited) == {"ep_busy"}
+
+
+async def test_how_much_waits_for_a_paused_endpoint_costs_nothing(sqlite_url: str) -> None:
+    def prepare(connection: Connection) -> None:
+        plan(connection, put_endpoint(connection, "paused", State.PAUSED), "1")
+
+    async with open_database(sqlite_url) as database:
+        await database.write(prepare)
+        before = await database.read(counting_steps(deliveries.awaited))
+        await database.write(lambda connection: plan(connection, "ep_paused", *map(str, range(2, 500))))
+        after = await database.read(counting_steps(deliveries.awaited))
+
+    assert after == before
+
+
+async def test_tests_are_looked_for_among_tests_alone_however_much_waits(sqlite_url: str) -> None:
+    looks: dict[str, Callable[[Connection], object]] = {
+        "due": lambda connection: deliveries.due(connection, "ep_dead", START, 1, tests=True),
+        "next": lambda connection: deliveries.next_due(connection, "ep_dead", tests=True),
+    }
+
+    async with open_database(sqlite_url) as database:
+
+        async def steps() -> dict[str, int]:
+            return {name: await database.read(counting_steps(look)) for name, look in looks.items()}
+
+        await database.write(lambda connection: plan(connection, put_endpoint(connection, "dead"), "1"))
+        before = await steps()
+        await database.write(lambda connection: plan(connection, "ep_dead", *map(str, range(2, 500))))
+        assert await steps() == before
+
+
+async def test_a_test_is_found_among_what_else_waits(database: Database) -> None:
+    def prepare(connection: Connection) -> None:
+        plan(connection, put_endpoint(connection, "dead"), *map(str, range(20)))
+        plan(connection, "ep_dead", "test", event=deliveries.TEST)
+        plan(connection, "ep_dead", "tested", event=deliveries.TEST, state=deliveries.State.FAILED)
+
+    await database.write(prepare)
+    found = await database.read(lambda connection: deliveries.due(connection, "ep_dead", START, 9, tests=True))
+
+    assert [each.id for each in found] == ["dlv_test"]
+    assert await database.read(lambda connection: deliveries.next_due(connection, "ep_dead", tests=True)) == START
+
+
+def counting_steps(work: Callable[[Connection], object]) -> Callable[[Connection], int]:
+    """How many steps of its machine SQLite takes for this."""
+
+    def counted(connection: Connection) -> int:
+        steps: list[None] = []
+        driver: Any = connection.connection.driver_connection
+        driver.set_progress_handler(lambda: steps.append(None), 1)
+        work(connection)
+        driver.set_progress_handler(None, 1)
+        return len(steps)
+
+    return counted

@@ -1,0 +1,43 @@
+from datetime import timedelta
+
+from app.db import Connection
+from app.db.engine.database import Database
+from app.db.tables import spooled_results
+from app.db.tables.spooled_results import Keeper
+from tests.rows import START
+
+SECOND = timedelta(seconds=1)
+
+
+async def test_it_is_known_who_keeps_what_until_it_is_forgotten(database: Database) -> None:
+    def unit(connection: Connection) -> list[set[str]]:
+        for attempt, instance in (("sub_1", "host_a"), ("sub_1", "host_b"), ("sub_2", "host_a")):
+            spooled_results.note(connection, attempt, instance, START, tried=True)
+        found = [spooled_results.instances(connection, "sub_1")]
+        spooled_results.forget(connection, "sub_1", "host_a")
+        found.append(spooled_results.instances(connection, "sub_1"))
+        spooled_results.forget(connection, "sub_1")
+        return [*found, spooled_results.instances(connection, "sub_1"), spooled_results.instances(connection, "sub_2")]
+
+    assert await database.write(unit) == [{"host_a", "host_b"}, {"host_b"}, set(), {"host_a"}]
+
+
+async def test_each_note_counts_and_only_a_try_tells_of_the_store(database: Database) -> None:
+    def unit(connection: Connection) -> tuple[list[int], list[bool]]:
+        counts = [spooled_results.note(connection, "sub_1", "host_a", START, tried=False)]
+        failed = [spooled_results.store_failed_since(connection, START - SECOND)]
+        counts.append(spooled_results.note(connection, "sub_1", "host_a", START + SECOND, tried=True))
+        counts.append(spooled_results.note(connection, "sub_1", "host_a", START + 9 * SECOND, tried=False))
+        failed += [spooled_results.store_failed_since(connection, START + since * SECOND) for since in (0, 1)]
+        return counts, failed
+
+    assert await database.write(unit) == ([1, 2, 3], [False, True, False])
+
+
+async def test_what_waits_is_counted_for_each_machine_the_longest_first(database: Database) -> None:
+    def unit(connection: Connection) -> list[Keeper]:
+        for later, (attempt, instance) in enumerate((("sub_1", "host_b"), ("sub_2", "host_a"), ("sub_3", "host_b"))):
+            spooled_results.note(connection, attempt, instance, START + later * SECOND, tried=True)
+        return list(spooled_results.keepers(connection))
+
+    assert await database.write(unit) == [Keeper("host_b", 2, START), Keeper("host_a", 1, START + SECOND)]

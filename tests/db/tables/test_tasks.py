@@ -1,0 +1,138 @@
+from datetime import timedelta
+
+import pytest
+
+from app.db import Connection
+from app.db.engine.database import Database
+from app.db.queries import apply_changes
+from app.db.tables import tasks
+from app.rules.task import Failure, MoneySpent, Status, sources
+from tests.rows import START, plan_task
+
+
+async def test_a_task_comes_back_as_it_was_written(database: Database) -> None:
+    await database.write(
+        lambda connection: plan_task(connection, request={"prompt": "Füchse 🦊", "images": [{"bytes": 3}]})
+    )
+    task = await database.read(lambda connection: tasks.get(connection, "task_1"))
+
+    assert task is not None
+    assert task.status is Status.QUEUED
+    assert task.request == {"prompt": "Füchse 🦊", "images": [{"bytes": 3}]}
+    assert (task.submission_id, task.created_at, task.tries, task.cost) == ("sub_1", START, 0, None)
+
+
+async def test_an_unknown_task_is_none(database: Database) -> None:
+    assert await database.read(lambda connection: tasks.get(connection, "task_none")) is None
+
+
+async def test_a_move_is_made_exactly_when_the_table_of_moves_has_it(database: Database) -> None:
+    pairs = [(source, target) for source in Status for target in Status if target is not Status.QUEUED]
+
+    def unit(connection: Connection) -> list[tuple[bool, Status]]:
+        made = []
+        for number, (source, target) in enumerate(pairs):
+            task_id = plan_task(connection, f"{number}", status=source)
+            moved = tasks.move(connection, task_id, target, START)
+            task = tasks.get(connection, task_id)
+            assert task is not None
+            made.append((moved, task.status))
+        return made
+
+    expected = [(True, target) if source in sources(target) else (False, source) for source, target in pairs]
+    assert await database.write(unit) == expected
+
+
+async def test_a_move_notes_when_and_what_came_with_it(database: Database) -> None:
+    later = START + timedelta(seconds=3)
+
+    def unit(connection: Connection) -> tasks.Task | None:
+        plan_task(connection)
+        tasks.move(
+            connection,
+            "task_1",
+            Status.FAILED,
+            later,
+            failure=Failure.ASSET_LOST,
+            money_spent=MoneySpent.YES,
+            failure_detail="too late",
+        )
+        return tasks.get(connection, "task_1")
+
+    task = await database.write(unit)
+
+    assert task is not None
+    assert (task.failed_at, task.failure, task.money_spent) == (later, Failure.ASSET_LOST, MoneySpent.YES)
+
+
+async def test_of_two_that_move_a_task_one_does(database: Database) -> None:
+    await database.write(plan_task)
+
+    async def begin() -> bool:
+        return await database.write(lambda connection: tasks.move(connection, "task_1", Status.SUBMITTING, START))
+
+    assert sorted([await begin(), await begin()]) == [False, True]
+
+
+async def test_what_evidence_does_not_tell_stays_as_it_is(database: Database) -> None:
+    def unit(connection: Connection) -> tasks.Task | None:
+        plan_task(connection)
+        apply_changes.learn(connection, {"task_1": {"sample_url": "https://x/1", "seed": "7", "cost": 4.0}})
+        apply_changes.learn(connection, {"task_1": {"status": Status.READY, "seed": None, "cost": 0.5, "tries": 1}})
+        return tasks.get(connection, "task_1")
+
+    task = await database.write(unit)
+
+    assert task is not None
+    assert (task.sample_url, task.seed, task.status) == ("https://x/1", 7, Status.READY)
+    assert (task.cost, task.tries) == (4.5, 1)
+
+
+@pytest.mark.parametrize("status", [status for status in Status if status.final])
+async def test_a_final_task_keeps_its_state_but_may_still_learn_what_it_cost(
+    database: Database, status: Status
+) -> None:
+    def unit(connection: Connection) -> tasks.Task | None:
+        plan_task(connection, status=status)
+        apply_changes.learn(connection, {"task_1": {"status": Status.READY, "cost": 1.0}})
+        apply_changes.learn(connection, {"task_1": {"cost": 4.0}})
+        return tasks.get(connection, "task_1")
+
+    task = await database.write(unit)
+
+    assert task is not None
+    assert (task.status, task.cost) == (status, 4.0)
+
+
+@pytest.mark.parametrize("seed", [0, -1, 2**63, 2**80])
+async def test_a_seed_of_any_size_is_kept(database: Database, seed: int) -> None:
+    def unit(connection: Connection) -> tasks.Task | None:
+        plan_task(connection)
+        apply_changes.learn(connection, {"task_1": {"seed": str(seed)}})
+        return tasks.get(connection, "task_1")
+
+    task = await database.write(unit)
+
+    assert task is not None
+    assert task.seed == seed
+
+
+async def test_the_newest_tasks_come_first_and_filters_and_cursor_hold(database: Database) -> None:
+    def unit(connection: Connection) -> list[list[str]]:
+        for name, status, model in (
+            ("1", Status.STORED, "flux-kontext-pro"),
+            ("2", Status.QUEUED, "flux-kontext-max"),
+            ("3", Status.STORED, "flux-kontext-max"),
+            ("4", Status.QUEUED, "flux-kontext-pro"),
+        ):
+            plan_task(connection, name, status=status, model=model)
+        found = [
+            tasks.newest(connection, limit=10),
+            tasks.newest(connection, limit=2),
+            tasks.newest(connection, limit=2, before="task_3"),
+            tasks.newest(connection, limit=10, status=Status.STORED),
+            tasks.newest(connection, limit=10, model="flux-kontext-max", status=Status.STORED),
+        ]
+        return [[task.id.removeprefix("task_") for task in page] for page in found]
+
+    assert await database.write(unit) == [["4", "3", "2", "1"], ["4", "3"], ["2", "1"], ["3", "1"], ["3"]]

@@ -1,0 +1,70 @@
+"""Results come home in pieces: many large ones at once are not many large ones in memory."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from app.images.download import check, download
+from app.resources import Resources, results_client
+from tests.world import TWIN, World
+
+MB = 1024 * 1024
+STATUS = Path("/proc/self/status")
+
+
+class Pieces(httpx.AsyncByteStream):
+    """A body as it comes from a socket."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._data), 64 * 1024):
+            yield self._data[start : start + 64 * 1024]
+
+
+def noise(side: int) -> bytes:
+    """A PNG that cannot be packed: three bytes for each pixel."""
+    out = BytesIO()
+    Image.frombytes("RGB", (side, side), os.urandom(side * side * 3)).save(out, "PNG", compress_level=0)
+    return out.getvalue()
+
+
+def memory(name: str) -> int:
+    """Bytes of this process, by the kernel's name for them."""
+    (line,) = [line for line in STATUS.read_text().splitlines() if line.startswith(name)]
+    return int(line.split()[1]) * 1024
+
+
+def memory_now() -> int:
+    """What is taken now; the peak is counted from here."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory("VmRSS")
+
+
+async def bring(use: Resources, number: int) -> None:
+    with await download(use, f"{TWIN}/{number}.png") as file:
+        image = await check(use, file, f"sub_{number}")
+        await use.store.put(f"results/{number}.png", file)
+    assert image.info.width == image.info.height
+
+
+@pytest.mark.check  # takes seconds
+@pytest.mark.skipif(not STATUS.exists(), reason="only Linux says how much memory a process took at most")
+@pytest.mark.parametrize(("images", "side", "most"), [(24, 1330, 64 * MB), (3, 3000, 100 * MB)])
+async def test_many_large_images_at_once_add_little_memory(world: World, images: int, side: int, most: int) -> None:
+    data = noise(side)
+    answer = httpx.MockTransport(lambda _: httpx.Response(200, stream=Pieces(data)))
+    use = replace(world.use, results=results_client(answer))
+    await bring(use, 0)
+    before = memory_now()
+    await asyncio.gather(*(bring(use, number) for number in range(1, images)))
+
+    assert memory("VmHWM") - before < most

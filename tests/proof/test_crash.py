@@ -1,0 +1,104 @@
+"""`kill -9` of the service between the submit and the callback: a real process, real sockets, real time."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.twin import build
+from tests.sockets import listening, serving, until
+from tests.world import ADMIN_KEY
+
+pytestmark = pytest.mark.proof
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+@asynccontextmanager
+async def service(env: dict[str, str], starts_in: float = 20) -> AsyncGenerator[httpx.AsyncClient]:
+    """`fluxhook serve` as a child process until it answers; killed at the end without a warning."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLUXHOOK_")}
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "app", "serve"),
+        cwd=_ROOT,
+        env={**inherited, **env},
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    base_url = f"http://127.0.0.1:{env['FLUXHOOK_PORT']}"
+    headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+    try:
+        async with httpx.AsyncClient(base_url=base_url, headers=headers, timeout=30) as api:
+
+            async def answers() -> bool:
+                assert child.returncode is None, "the service ended by itself"
+                try:
+                    return (await api.get("/healthz")).status_code == 200
+                except httpx.TransportError:
+                    return False
+
+            await until(answers, starts_in)
+            yield api
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await child.wait()
+
+
+@pytest.mark.parametrize("way", ["called back", "polled"])
+async def test_a_service_killed_after_the_submit_finishes_the_task_when_it_is_back(way: str, tmp_path: Path) -> None:
+    theirs, their_address = listening()
+    ours, our_address = listening()
+    ours.close()  # its port is the child's now
+    env = {
+        "FLUXHOOK_DATA_DIR": str(tmp_path / "data"),
+        "FLUXHOOK_HOST": "127.0.0.1",
+        "FLUXHOOK_PORT": our_address.rpartition(":")[2],
+        "FLUXHOOK_BFL_BASE_URL": their_address,
+        "FLUXHOOK_BFL_API_KEY": "a-provider-key",
+        "FLUXHOOK_ADMIN_KEY": ADMIN_KEY,
+        "FLUXHOOK_PUBLIC_URL": our_address if way == "called back" else "",
+    }
+    twin = httpx.AsyncClient(base_url=their_address)
+    async with serving(build(ready_after_s=0.5, seed=1), theirs), twin:
+        waits = {"megapixels": 0.02, "retries_s": [0.5] * 40}
+        (await twin.put("/twin/rules", json=waits)).raise_for_status()
+        async with service(env) as api:
+            location = await submitted(api)
+        await until(lambda: called_in_vain(twin, way))
+        async with service(env) as api:
+            task = (await api.get(location, headers={"prefer": "wait=20"})).json()
+            entries = (await api.get(f"{location}/timeline")).json()["entries"]
+        ledger = (await twin.get("/twin/ledger")).json()
+
+    moved = [entry["witness"] for entry in entries if entry.get("effect") == "moved"]
+    assert task["status"] == "stored"
+    # A service that is back asks at once, and may be told before the next callback comes.
+    assert moved in ([["submit", "poll"], ["submit", "callback"]] if way == "called back" else [["submit", "poll"]])
+    assert (ledger["accepted"], ledger["charged"]) == (1, 4)
+    assert task["image"]["sha256"] == ledger["tasks"][0]["sha256"]
+
+
+async def submitted(api: httpx.AsyncClient) -> str:
+    """Post a task, wait until the provider has it, and say where it is."""
+    posted = await api.post("/v1/tasks", json={"prompt": "a red fox"})
+    location = str(posted.headers["location"])
+
+    async def taken() -> bool:
+        return bool((await api.get(location)).json()["status"] == "submitted")
+
+    await until(taken)
+    return location
+
+
+async def called_in_vain(twin: httpx.AsyncClient, way: str) -> bool:
+    """Whether the task is done, and the provider has found nobody to tell."""
+    (task,) = (await twin.get("/twin/ledger")).json()["tasks"]
+    attempts: list[dict[str, Any]] = task["callbacks"]
+    return bool(attempts) if way == "called back" else task["status"] == "Ready"

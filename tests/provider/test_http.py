@@ -1,0 +1,220 @@
+"""One exchange: bounded in size and time, and whatever happens becomes an Answer."""
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import httpx
+import pytest
+
+from app.provider import http as exchange
+from app.provider.contract import Answer
+from app.rules.task import Report, Said
+
+SOON, NEVER = timedelta(milliseconds=20), timedelta(minutes=5)
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+@dataclass
+class Stream(httpx.AsyncByteStream):
+    """A body piece by piece, which knows how much of it was taken and whether it was let go of."""
+
+    pieces: int
+    piece: bytes = b"x" * 64 * 1024
+    stalls: bool = False
+    breaks: bool = False
+    given: int = 0
+    closed: bool = False
+    stalled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for _ in range(self.pieces):
+            self.given += 1
+            yield self.piece
+        if self.stalls:
+            self.stalled.set()
+            await asyncio.Event().wait()
+        if self.breaks:
+            raise httpx.ReadError("the other side went away")
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+@asynccontextmanager
+async def answering(handler: Handler) -> AsyncGenerator[httpx.AsyncClient]:
+    async with exchange.client(httpx.MockTransport(handler)) as http:
+        yield http
+
+
+async def ask(answer: httpx.Response | Exception, deadline: timedelta = NEVER) -> Answer:
+    def handler(_: httpx.Request) -> httpx.Response:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async with answering(handler) as http:
+        return await exchange.send(http, http.build_request("GET", "https://api.bfl.ai/v1/credits"), deadline)
+
+
+async def test_an_answer_comes_back_raw() -> None:
+    answer = await ask(httpx.Response(418, content=b"\xff\0tea", headers={"content-type": "text/plain"}))
+
+    assert (answer.http_status, answer.body, answer.headers) == (418, b"\xff\0tea", {"content-type": "text/plain"})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"x-key": "a-key-of-the-operator"}, {"authorization": "Bearer a-key-of-the-operator"}],
+    ids=["x-key", "bearer"],
+)
+async def test_our_key_is_blanked_in_an_answer_that_names_it(headers: dict[str, str]) -> None:
+    answer = httpx.Response(401, json={"detail": "Invalid key: a-key-of-the-operator"})
+    async with answering(lambda _: answer) as http:
+        request = http.build_request("POST", "https://api.bfl.ai/v1/flux-kontext-pro", headers=headers)
+        kept = await exchange.send(http, request, NEVER)
+
+    assert json.loads(kept.body) == {"detail": "Invalid key: [key]"}
+
+
+async def test_a_word_that_a_twin_takes_for_a_key_is_left_in_what_it_says() -> None:
+    async with answering(lambda _: httpx.Response(200, json={"id": "demo-1"})) as http:
+        request = http.build_request("GET", "https://api.bfl.ai/v1/credits", headers={"x-key": "demo"})
+        kept = await exchange.send(http, request, NEVER)
+
+    assert json.loads(kept.body) == {"id": "demo-1"}
+
+
+async def test_headers_that_may_hold_secrets_are_not_kept() -> None:
+    headers = {"set-cookie": "session=1", "retry-after": "3", "x-request-id": "r-1", "server": "x"}
+
+    assert set((await ask(httpx.Response(200, headers=headers))).headers) == {"retry-after", "x-request-id"}
+
+
+async def test_a_redirect_is_an_answer_and_not_followed() -> None:
+    assert (await ask(httpx.Response(302, headers={"location": "https://evil.com/"}))).http_status == 302
+
+
+@pytest.mark.parametrize(
+    "error", [httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol]
+)
+async def test_a_request_that_never_left_was_not_heard(error: type[httpx.TransportError]) -> None:
+    answer = await ask(error("no way there"))
+
+    assert answer == Answer(Report(Said.DOWN, detail=f"not reached: {error.__name__}"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        httpx.ReadError,
+        httpx.ReadTimeout,
+        httpx.WriteError,
+        httpx.WriteTimeout,
+        httpx.RemoteProtocolError,
+        httpx.ProxyError,
+    ],
+)
+async def test_a_request_that_may_have_been_heard_is_lost(error: type[httpx.TransportError]) -> None:
+    answer = await ask(error("cut"))
+
+    assert answer == Answer(Report(Said.LOST, detail=f"no answer: {error.__name__}"))
+
+
+async def test_a_body_that_breaks_off_is_lost() -> None:
+    stream = Stream(pieces=2, breaks=True)
+
+    assert (await ask(httpx.Response(200, stream=stream))).report == Report(Said.LOST, detail="no answer: ReadError")
+    assert stream.closed
+
+
+async def test_a_dribbling_answer_is_cut_at_the_deadline() -> None:
+    stream = Stream(pieces=1, piece=b"{", stalls=True)
+
+    answer = await ask(httpx.Response(200, stream=stream), SOON)
+
+    assert answer.report == Report(Said.LOST, detail="no answer: TimeoutError")
+    assert stream.closed
+
+
+async def test_an_answer_of_just_the_bound_is_whole() -> None:
+    answer = await ask(httpx.Response(200, stream=Stream(pieces=16)))
+
+    assert len(answer.body) == exchange.MAX_ANSWER_BYTES
+
+
+async def test_a_longer_answer_is_cut_and_not_read_on() -> None:
+    stream = Stream(pieces=10_000)
+
+    answer = await ask(httpx.Response(200, stream=stream))
+
+    assert (len(answer.body), stream.given, stream.closed) == (exchange.MAX_ANSWER_BYTES, 17, True)
+
+
+async def test_an_answer_that_says_it_is_packed_and_is_not_is_lost() -> None:
+    stream = Stream(pieces=1, piece=b"not gzip")
+
+    answer = await ask(httpx.Response(200, headers={"content-encoding": "gzip"}, stream=stream))
+
+    assert answer.report == Report(Said.LOST, detail="no answer: DecodingError")
+
+
+async def test_a_packed_answer_is_unpacked_though_it_was_not_asked_for() -> None:
+    stream = Stream(pieces=1, piece=gzip.compress(b"{}"))
+
+    assert (await ask(httpx.Response(200, headers={"content-encoding": "gzip"}, stream=stream))).body == b"{}"
+
+
+async def test_a_request_that_is_given_up_is_not_turned_into_an_answer() -> None:
+    stream = Stream(pieces=1, stalls=True)
+    task = asyncio.create_task(ask(httpx.Response(200, stream=stream)))
+    await stream.stalled.wait()
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert stream.closed
+
+
+async def test_a_client_for_providers_follows_nothing_and_asks_for_bytes_as_they_are() -> None:
+    seen: list[httpx.Request] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200)
+
+    async with answering(handler) as http:
+        await http.get("https://api.bfl.ai/")
+
+    assert seen[0].headers["accept-encoding"] == "identity"
+    assert not http.follow_redirects
+    assert not http.trust_env
+
+
+@pytest.mark.parametrize(
+    ("value", "wait"),
+    [
+        ("0", timedelta()),
+        ("7", timedelta(seconds=7)),
+        ("9999", timedelta(seconds=9999)),
+        ("10000", None),
+        ("", None),
+        ("-1", None),
+        ("1.5", None),
+        ("soon", None),
+        ("\u00b2", None),
+        ("9" * 5000, None),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+    ],
+    ids=["now", "seconds", "longest", "too long", "empty", "negative", "fraction", "word", "square", "digits", "date"],
+)
+def test_a_wait_is_believed_when_it_is_sane(value: str, wait: timedelta | None) -> None:
+    assert exchange.retry_after({"retry-after": value}) == wait
+
+
+def test_no_wait_is_asked_for_where_the_header_is_missing() -> None:
+    assert exchange.retry_after({}) is None

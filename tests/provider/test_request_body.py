@@ -1,0 +1,99 @@
+"""The body of a submit: the JSON that it always was, made piece by piece."""
+
+import json
+import tracemalloc
+from io import BytesIO
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.provider import Bfl, Gptproto, Order
+from app.provider.http import client
+from app.provider.request_body import OrderBody
+from app.rules.task import Said
+from tests.pictures import in_base64
+
+HOOK = {"webhook_url": "https://fluxhook.example.com/callbacks/sub_1/token", "webhook_secret": "s" * 64}
+NO_HOOK = {"webhook_url": None, "webhook_secret": None}
+
+
+def body_of(params: dict[str, Any], images: dict[str, bytes], hook: dict[str, Any]) -> OrderBody:
+    return OrderBody(Order("flux-kontext-pro", params, {name: BytesIO(data) for name, data in images.items()}, **hook))
+
+
+@given(
+    prompt=st.text(),
+    images=st.dictionaries(st.sampled_from(["input_image", "input_image_2"]), st.binary(max_size=9)),
+    hook=st.sampled_from([HOOK, NO_HOOK]),
+)
+async def test_it_is_the_json_of_all_fields_in_their_order_and_as_long_as_it_says(
+    prompt: str, images: dict[str, bytes], hook: dict[str, Any]
+) -> None:
+    params = {"prompt": prompt, "seed": None, "prompt_upsampling": False}
+    body = body_of(params, images, hook)
+
+    sent = b"".join([piece async for piece in body])
+
+    called_back = hook if hook is HOOK else {}
+    whole = params | {name: in_base64(data) for name, data in images.items()} | called_back
+    assert sent == json.dumps(whole).encode()
+    assert body.headers == {"content-type": "application/json", "content-length": str(len(sent))}
+
+
+@pytest.mark.parametrize("size", [0, 1, 98_303, 98_304, 98_305, 300_000])
+async def test_an_image_of_any_length_is_one_base64(size: int) -> None:
+    data = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+
+    sent = b"".join([piece async for piece in body_of({"prompt": "a"}, {"input_image": data}, NO_HOOK)])
+
+    assert json.loads(sent)["input_image"] == in_base64(data)
+
+
+async def test_a_large_image_is_not_held_twice() -> None:
+    body = body_of({"prompt": "a"}, {"input_image": bytes(20 * 1024 * 1024)}, NO_HOOK)
+    tracemalloc.start()
+    try:
+        async for _ in body:
+            pass
+        assert tracemalloc.get_traced_memory()[1] < 1024 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+class Cutting(httpx.AsyncBaseTransport):
+    """A connection that breaks off after so many pieces of the body."""
+
+    def __init__(self, pieces: int) -> None:
+        self._pieces = pieces
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        assert isinstance(request.stream, httpx.AsyncByteStream)
+        left = self._pieces
+        async for _ in request.stream:
+            left -= 1
+            if left == 0:
+                raise httpx.ReadError("gone")
+        raise AssertionError("it had fewer pieces")
+
+
+@pytest.mark.parametrize("adapter", [Bfl, Gptproto])
+@pytest.mark.parametrize(("pieces", "said"), [(1, Said.DOWN), (2, Said.DOWN), (4, Said.DOWN), (5, Said.LOST)])
+async def test_an_order_that_broke_off_before_its_end_was_not_taken(
+    adapter: type[Bfl] | type[Gptproto], pieces: int, said: Said
+) -> None:
+    order = Order("flux-kontext-pro", {"prompt": "a"}, {"input_image": BytesIO(b"an image")}, **HOOK)
+    async with client(Cutting(pieces)) as http:
+        answer = await adapter(http, "https://provider.example", "key").submit(order)
+
+    assert answer.report.said is said
+
+
+async def test_an_order_in_one_piece_may_have_been_taken_when_its_answer_is_lost() -> None:
+    order = Order("flux-kontext-pro", {"prompt": "a"}, {}, **HOOK)
+    async with client(Cutting(1)) as http:
+        answer = await Bfl(http, "https://provider.example", "key").submit(order)
+
+    assert answer.report.said is Said.LOST

@@ -1,0 +1,84 @@
+"""Memory is bounded by what is let in, not by how many ask."""
+
+import asyncio
+from contextlib import suppress
+
+from app.rules.weighted_semaphore import Room
+
+
+class Guests:
+    """Counts how much of a room is taken, and who came in when."""
+
+    def __init__(self, room: Room) -> None:
+        self.room = room
+        self.inside = self.most = 0
+        self.came: list[int] = []
+
+    async def visit(self, units: int, leave: asyncio.Event | None = None) -> None:
+        async with self.room.taken(units):
+            self.came.append(units)
+            self.inside += units
+            self.most = max(self.most, self.inside)
+            await (leave.wait() if leave else asyncio.sleep(0))
+            self.inside -= units
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_no_more_is_let_in_than_there_is_room_for() -> None:
+    guests = Guests(Room(10))
+    await asyncio.gather(*(guests.visit(units) for units in [3, 4, 5, 6, 1] * 20))
+
+    assert guests.most == 10
+
+
+async def test_who_needs_more_than_all_has_it_alone() -> None:
+    guests, leave = Guests(Room(10)), asyncio.Event()
+    visits = [asyncio.create_task(guests.visit(units, leave)) for units in (1, 99, 1)]
+    await settle()
+    before = list(guests.came)
+    leave.set()
+    await asyncio.gather(*visits)
+
+    assert before == [1]
+    assert guests.came == [1, 99, 1]
+
+
+async def test_who_comes_first_is_served_first() -> None:
+    guests = Guests(Room(3))
+    await asyncio.gather(*(guests.visit(units) for units in (3, 2, 1, 3, 1)))
+
+    assert guests.came == [3, 2, 1, 3, 1]
+
+
+async def test_who_goes_away_leaves_the_place_to_others() -> None:
+    room, leave = Room(1), asyncio.Event()
+    guests = Guests(room)
+    inside, waiting, last = (asyncio.create_task(guests.visit(1, leave)) for _ in range(3))
+    await settle()
+    waiting.cancel()
+    inside.cancel()
+    await settle()
+    leave.set()
+    with suppress(asyncio.CancelledError):
+        await asyncio.gather(inside, waiting, return_exceptions=True)
+    await last
+
+    assert guests.came == [1, 1]
+
+
+async def test_who_goes_away_when_let_in_gives_it_back() -> None:
+    room, leave = Room(1), asyncio.Event()
+    guests = Guests(room)
+    inside, waiting = (asyncio.create_task(guests.visit(1, leave)) for _ in range(2))
+    await settle()
+    leave.set()
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(inside, waiting, return_exceptions=True)
+
+    async with asyncio.timeout(30), room.taken(1):
+        pass

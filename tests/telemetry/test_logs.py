@@ -1,0 +1,204 @@
+"""The log: one JSON object for each line, whoever wrote it, and one line for each request and job attempt."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Generator
+from io import StringIO
+from typing import Any
+
+import pytest
+import structlog
+from opentelemetry import trace
+from opentelemetry.trace import NonRecordingSpan, SpanContext
+
+from app.telemetry import logs
+from app.twin import Faults
+from tests.calling import submitted
+from tests.world import World
+
+Read = Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def written() -> Generator[Read]:
+    """The log as it is configured for a service; gives what was written so far."""
+    root, stream = logging.getLogger(), StringIO()
+    handlers, level = list(root.handlers), root.level
+    logs.configure(stream=stream)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    structlog.reset_defaults()
+    root.handlers, root.level = handlers, level
+
+
+def test_a_line_says_when_how_bad_and_what(written: Read) -> None:
+    logs.get("anything").warning("happened", task_id="task_1")
+
+    (line,) = written()
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {"event": "happened", "level": "warning", "task_id": "task_1"}
+
+
+def test_the_lines_of_libraries_have_the_same_form(written: Read) -> None:
+    logging.getLogger("some.library").error("lost %d of %d", 1, 2)
+
+    (line,) = written()
+    assert (line["event"], line["level"]) == ("lost 1 of 2", "error")
+
+
+@pytest.mark.parametrize("library", ["httpx", "httpcore", "uvicorn.access"])
+def test_whoever_writes_whole_addresses_is_quiet(written: Read, library: str) -> None:
+    logging.getLogger(library).info("GET https://delivery.example/image?sig=secret")
+
+    assert written() == []
+
+
+def test_an_exception_is_one_line_too(written: Read) -> None:
+    logs.get("anything").error("failed", exc_info=ValueError("what went wrong"))
+
+    (line,) = written()
+    assert "ValueError: what went wrong" in line["exception"]
+
+
+async def test_what_is_emitted_is_not_written_either_where_only_worse_is_wanted(written: Read) -> None:
+    stream = StringIO()
+    logs.configure("warning", stream)
+    logs.emit("request", {"method": "GET"})
+    await asyncio.sleep(0)
+
+    assert stream.getvalue() == ""
+    assert written() == []
+
+
+async def test_a_log_that_nobody_takes_any_more_stops_nobody(written: Read) -> None:
+    closed = StringIO()
+    logs.configure(stream=closed)
+    closed.close()
+
+    logs.get("anything").warning("happened")
+    logs.emit("request", {"method": "GET"})
+    await asyncio.sleep(0)
+
+    assert written() == []
+
+
+def test_what_is_less_than_the_level_is_not_written(written: Read) -> None:
+    logs.get("anything").debug("a detail")
+    logging.getLogger("some.library").debug("another")
+
+    assert written() == []
+
+
+# What is emitted many times a second
+
+
+async def the_round_is_over() -> None:
+    await asyncio.sleep(0)
+
+
+async def test_an_emitted_line_says_what_any_other_does(written: Read) -> None:
+    logs.emit("request", {"task_id": "task_1", "odd": 'ü"\\\n', "none": None, "thing": ValueError("x")})
+    await the_round_is_over()
+    logs.get().info("request", task_id="task_1", odd='ü"\\\n', none=None, thing=ValueError("x"))
+
+    emitted, other = written()
+    for line in (emitted, other):
+        assert len(line.pop("timestamp")) == len("2026-01-01T12:00:00.000000Z")
+    assert emitted == other
+    assert (emitted["event"], emitted["level"], emitted["odd"]) == ("request", "info", 'ü"\\\n')
+
+
+async def test_an_emitted_line_names_the_span_that_it_was_emitted_in(written: Read) -> None:
+    here = SpanContext(trace_id=7, span_id=8, is_remote=False)
+    with trace.use_span(NonRecordingSpan(here)):
+        logs.emit("inside", {})
+    logs.emit("outside", {})
+    await the_round_is_over()
+
+    inside, outside = written()
+    assert (inside["trace_id"], inside["span_id"]) == (f"{7:032x}", f"{8:016x}")
+    assert not {"trace_id", "span_id"} & outside.keys()
+
+
+async def test_what_is_emitted_in_one_round_of_the_loop_comes_whole_and_in_order(written: Read) -> None:
+    for number in range(100):
+        logs.emit("request", {"number": number})
+    early = written()
+    await the_round_is_over()
+    for number in range(100, 103):
+        logs.emit("request", {"number": number})
+        await the_round_is_over()
+
+    assert early == []
+    assert [line["number"] for line in written()] == list(range(103))
+
+
+def test_what_is_emitted_last_of_all_is_not_lost(written: Read) -> None:
+    async def last(name: str) -> None:
+        logs.emit(name, {})
+
+    for name in ("first loop", "second loop"):
+        asyncio.run(last(name))
+
+    assert [line["event"] for line in written()] == ["first loop", "second loop"]
+
+
+async def test_emitted_lines_outlive_one_that_cannot_be_written(written: Read) -> None:
+    circular: dict[str, Any] = {}
+    circular["itself"] = circular
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    logs.emit("request", {"odd": circular})
+    await the_round_is_over()
+    logs.emit("request", {"number": 1})
+    await the_round_is_over()
+
+    assert [line["number"] for line in written()] == [1]
+    assert len(told) == 1
+
+
+async def test_where_the_log_is_set_up_otherwise_an_emitted_line_takes_its_way() -> None:
+    with structlog.testing.capture_logs() as captured:
+        logs.emit("request", {"number": 1})
+
+    assert captured == [{"event": "request", "log_level": "info", "number": 1}]
+
+
+def test_facts_are_collected_for_whoever_asked_and_nobody_else() -> None:
+    logs.note(task_id="before")
+    with logs.collecting() as outer:
+        logs.note(task_id="a", key_id="k")
+        with logs.collecting() as inner:
+            logs.note(task_id="b")
+        logs.note(task_id="c")
+
+    assert (outer, inner) == ({"task_id": "c", "key_id": "k"}, {"task_id": "b"})
+
+
+async def test_facts_of_what_runs_at_the_same_time_do_not_mix() -> None:
+    async def one(name: str) -> dict[str, Any]:
+        with logs.collecting() as facts:
+            await asyncio.sleep(0)
+            logs.note(task_id=name)
+            await asyncio.sleep(0)
+        return facts
+
+    assert list(await asyncio.gather(one("a"), one("b"))) == [{"task_id": "a"}, {"task_id": "b"}]
+
+
+async def test_a_whole_life_is_one_line_for_each_request_and_job_with_the_ids_to_follow_it_by(
+    world: World, written: Read
+) -> None:
+    caller = await submitted(world, faults=Faults())
+    await world.go_on(5)
+    lines = [line for line in written() if line["event"] in {"request", "job"}]
+
+    assert [line.get("route") or line["step"] for line in lines] == [
+        "/v1/tasks",
+        "dispatch",
+        "/callbacks/{submission_id}/{token}",
+        "collect",
+    ]
+    assert {line["submission_id"] for line in lines} == {caller.submission_id}
+    assert {line["task_id"] for line in lines if "verdict" not in line} == {caller.task_id}
+    assert all(line["ms"] >= 0 for line in lines)

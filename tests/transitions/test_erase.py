@@ -1,0 +1,339 @@
+"""Erasing: what was asked, made and said of a task goes, and what it cost stays."""
+
+import base64
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+import pytest
+
+from app import jobs
+from app.collect import collect, tend
+from app.db import Connection
+from app.db.tables import attempts as submissions
+from app.db.tables import erased_tasks, results
+from app.errors import Unavailable
+from app.jobs import Step
+from app.store import FolderStore
+from app.transitions.erase import erase as erase_task
+from app.worker import loop
+from tests.calling import caller_of, done, everything, small, submitted
+from tests.pictures import picture
+from tests.proof.crash_points import AFTER_COMMIT, BEFORE_COMMIT, Fuse, FusedDatabase, Point, Stop
+from tests.telling import URL, deliveries, receiver, until_due
+from tests.test_collect import files
+from tests.web.documents import problem
+from tests.web.routes.test_deliveries import key_for
+from tests.world import World
+
+NO_SUCH_TASK = "task_0000000000000000000000000000000000000"
+PROMPT = "a fox that nobody shall remember"
+
+
+async def erase(world: World, task_id: str, **request: Any) -> httpx.Response:
+    return await world.api.delete(f"/v1/tasks/{task_id}", **request)
+
+
+async def stored(world: World, **params: Any) -> str:
+    """A task whose image is kept."""
+    small(world)
+    task_id = await world.post(prompt=PROMPT, **params)
+    await world.go_on(6)
+    assert (await world.task(task_id))["status"] == "stored"
+    return task_id
+
+
+def given() -> str:
+    """An input image, the same each time."""
+    return base64.b64encode(picture()).decode()
+
+
+async def still_kept(world: World, task_id: str) -> int:
+    """How many images of an erased task the record says are still in the store."""
+    found = await world.use.db.read(lambda connection: erased_tasks.store_keys(connection, task_id))
+    assert found is not None
+    return len(found)
+
+
+async def test_an_erased_task_is_nowhere_and_its_images_are_gone(each_world: World, tmp_path: Path) -> None:
+    receiver(each_world)
+    task_id = await stored(each_world, input_image=given(), webhook_url=URL)
+    told = await deliveries(each_world)
+    kept = files(tmp_path / "images")
+    answer = await erase(each_world, task_id)
+    await each_world.work()
+    looks = [f"/v1/tasks/{task_id}{more}" for more in ("", "/timeline", "/image", "/events")]
+    looks.append(f"/v1/get_result?id={task_id}")
+
+    assert len(told) == 1
+    assert len(kept) == 2
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert [(await each_world.api.get(look)).status_code for look in looks] == [404] * 5
+    assert (await each_world.api.get("/v1/tasks")).json()["tasks"] == []
+    assert await deliveries(each_world) == []
+    assert files(tmp_path / "images") == {}
+    assert PROMPT.encode() not in await each_world.use.db.read(everything)
+
+
+async def test_what_an_erased_task_cost_stays_in_the_usage(each_world: World) -> None:
+    task_id = await stored(each_world)
+    (before,) = (await each_world.api.get("/v1/usage")).json()["usage"]
+    await erase(each_world, task_id)
+    (after,) = (await each_world.api.get("/v1/usage")).json()["usage"]
+
+    assert before["stored"] == 1
+    assert before["cost"] > 0
+    assert after == before
+
+
+async def test_a_task_that_has_not_ended_is_not_erased(each_world: World) -> None:
+    caller = await submitted(each_world)
+    answer = await erase(each_world, caller.task_id)
+
+    assert problem(answer, 409, "conflict")["detail"].startswith("the task is submitted: cancel it")
+    assert (await each_world.task(caller.task_id))["status"] == "submitted"
+
+
+async def test_to_erase_twice_is_to_erase_once_and_what_never_was_is_not_found(each_world: World) -> None:
+    task_id = await each_world.post()
+    await each_world.api.post(f"/v1/tasks/{task_id}/cancel")
+
+    assert [(await erase(each_world, task_id)).status_code for _ in range(2)] == [204, 204]
+    problem(await erase(each_world, NO_SUCH_TASK), 404, "not_found")
+
+
+async def test_a_key_erases_its_own_tasks_and_no_others(world: World) -> None:
+    shop, other = await key_for(world, "shop"), await key_for(world, "other")
+    posted = await world.outsider.post("/v1/tasks", json={"prompt": PROMPT}, headers=shop)
+    task_id = posted.json()["id"]
+    await world.api.post(f"/v1/tasks/{task_id}/cancel")
+    refused = await world.outsider.delete(f"/v1/tasks/{task_id}", headers=other)
+    nobody = await world.outsider.delete(f"/v1/tasks/{task_id}")
+    done_by_its_own = await world.outsider.delete(f"/v1/tasks/{task_id}", headers=shop)
+
+    problem(refused, 403, "forbidden")
+    problem(nobody, 401, "unauthorized")
+    assert done_by_its_own.status_code == 204
+
+
+async def test_tasks_that_gave_the_same_image_keep_theirs(each_world: World, tmp_path: Path) -> None:
+    first, second = [await stored(each_world, input_image=given()) for _ in range(2)]
+    before = files(tmp_path / "images")
+    await erase(each_world, first)
+    await each_world.work()
+    left = files(tmp_path / "images")
+
+    assert len(before) == 4
+    assert len(left) == 2
+    assert (await each_world.api.get(f"/v1/tasks/{second}/image")).status_code == 200
+
+
+async def shared(world: World, task_ids: list[str]) -> str:
+    """Have these tasks one image under its digest alone, as results were kept once."""
+    key = "results/ab/abc.png"
+    changed = results.results.update().values(store_key=key, sha256="abc")
+    where = results.results.c.task_id.in_(task_ids)
+    await world.use.db.write(lambda connection: connection.execute(changed.where(where)).close())
+    return key
+
+
+async def test_an_image_that_tasks_share_goes_with_the_last_of_them(each_world: World, tmp_path: Path) -> None:
+    first, second = [await stored(each_world) for _ in range(2)]
+    key = await shared(each_world, [first, second])
+    (tmp_path / "images/results/ab").mkdir(exist_ok=True)
+    (tmp_path / "images" / key).write_bytes(b"an image")
+    there = []
+    for task_id in (first, second):
+        await erase(each_world, task_id)
+        await each_world.work()
+        there.append((tmp_path / "images" / key).exists())
+
+    assert there == [True, False]
+
+
+async def test_a_callback_for_an_erased_task_is_unknown_and_leaves_nothing(each_world: World) -> None:
+    task_id = await stored(each_world)
+    caller = await caller_of(each_world, task_id)
+    await erase(each_world, task_id)
+    answer = await caller.call(caller.ready())
+
+    assert answer.status_code == 404
+    assert b"a red fox" not in await each_world.use.db.read(everything)
+
+
+async def test_what_the_attempts_were_stays_without_what_was_said_of_them(each_world: World) -> None:
+    task_id = await stored(each_world)
+    (before,) = await each_world.use.db.read(lambda connection: submissions.of_task(connection, task_id))
+    await erase(each_world, task_id)
+    (after,) = await each_world.use.db.read(lambda connection: submissions.of_task(connection, task_id))
+
+    assert after == replace(before, detail=None, polling_url=None)
+
+
+@pytest.mark.parametrize("prefer", [{}, {"prefer": "wait=1"}])
+async def test_an_erased_task_is_not_made_again_by_the_same_request(each_world: World, prefer: dict[str, str]) -> None:
+    once, asked = {"idempotency-key": "once"}, {"prompt": PROMPT}
+    first = await each_world.api.post("/v1/tasks", json=asked, headers=once)
+    await each_world.api.post(f"/v1/tasks/{first.json()['id']}/cancel")
+    await erase(each_world, first.json()["id"])
+    again = await each_world.api.post("/v1/tasks", json=asked, headers={**once, **prefer})
+
+    assert problem(again, 404, "not_found")["detail"] == "the task that this Idempotency-Key stands for was erased"
+    assert (await each_world.api.get("/v1/tasks")).json()["tasks"] == []
+    assert PROMPT.encode() not in await each_world.use.db.read(everything)
+
+
+class Unsteady(FolderStore):
+    """A store that lets go of nothing while it is down."""
+
+    down = True
+
+    async def remove(self, key: str) -> None:
+        if self.down:
+            raise Unavailable("the image store does not answer")
+        await super().remove(key)
+
+
+async def test_images_go_as_soon_as_the_store_lets_them(each_world: World, tmp_path: Path) -> None:
+    store = Unsteady(tmp_path / "images")
+    each_world.use = replace(each_world.use, store=store)
+    task_id = await stored(each_world, input_image=given())
+    await erase(each_world, task_id)
+    await each_world.go_on(7200, step=600)  # far past as many tries as a fault is given
+    while_down = len(files(tmp_path / "images")), await still_kept(each_world, task_id)
+    store.down = False
+    await each_world.go_on(1200, step=600)
+
+    assert while_down == (2, 2)
+    assert files(tmp_path / "images") == {}
+    assert await still_kept(each_world, task_id) == 0
+
+
+async def test_removing_what_is_removed_already_does_no_harm(each_world: World, tmp_path: Path) -> None:
+    """The step may run twice: a process died after it had removed an image, and before it said so."""
+    task_id = await stored(each_world)
+    (kept,) = files(tmp_path / "images")
+    await erase(each_world, task_id)
+    (tmp_path / "images" / kept).unlink()
+    await each_world.work()
+    again = [(Step.ERASE, task_id, each_world.clock())]
+    await each_world.use.db.write(lambda connection: jobs.enqueue(connection, again))
+    await each_world.work()
+
+    assert await each_world.use.db.read(jobs.count_held) == 0
+
+
+class Slow(FolderStore):
+    """A store in which something happens before the bytes of a result are put."""
+
+    meanwhile: Any = None
+
+    async def put(self, key: str, source: IO[bytes]) -> None:
+        if self.meanwhile is not None and key.startswith("results/"):
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await meanwhile()
+        await super().put(key, source)
+
+
+@pytest.mark.parametrize(
+    ("place", "number", "erased_by_then"),
+    [
+        ("DELETE FROM evidence", 1, False),
+        ("DELETE FROM tasks", 1, False),
+        ("INSERT INTO erased", 1, False),
+        (BEFORE_COMMIT, 1, False),
+        (AFTER_COMMIT, 1, True),
+        (BEFORE_COMMIT, 2, True),
+        (AFTER_COMMIT, 2, True),
+    ],
+)
+async def test_a_process_killed_while_it_erases_has_erased_all_or_nothing(
+    each_world: World, tmp_path: Path, place: str, number: int, *, erased_by_then: bool
+) -> None:
+    alive, task_id = each_world.use, await stored(each_world, input_image=given())
+    fuse = Fuse(at=Point("erase", place, number))
+    each_world.use = replace(alive, db=FusedDatabase(alive.db, fuse))  # type: ignore[arg-type]
+
+    def unit(connection: Connection) -> None:
+        erase_task(connection, task_id, None, each_world.clock())
+
+    async def life() -> None:
+        await each_world.use.db.write(unit)
+        await each_world.work()
+
+    unit.__module__ = erase_task.__module__  # whose unit of work it is
+    with pytest.raises(Stop):
+        await life()
+    each_world.use = alive
+    there = (await each_world.api.get(f"/v1/tasks/{task_id}")).status_code
+    images = len(files(tmp_path / "images"))
+    await erase(each_world, task_id)
+    each_world.clock.advance(60)
+    await loop.start(each_world.use)
+    await each_world.work()
+
+    assert there == (404 if erased_by_then else 200)
+    assert erased_by_then or images == 2
+    assert files(tmp_path / "images") == {}
+
+
+async def test_bytes_that_come_home_after_the_erasure_do_not_stay(each_world: World, tmp_path: Path) -> None:
+    """A second worker, whose lease had ended, brings the image in once more."""
+    store = Slow(tmp_path / "images")
+    each_world.use = replace(each_world.use, store=store)
+    caller = await submitted(each_world)
+    await done(each_world)
+    await caller.call(caller.ready())
+
+    async def meanwhile() -> None:
+        await collect(each_world.use, caller.task_id)
+        await erase(each_world, caller.task_id)
+        await each_world.work()
+
+    store.meanwhile = meanwhile
+    await collect(each_world.use, caller.task_id)
+
+    assert files(tmp_path / "images") == {}
+
+
+async def test_what_a_machine_still_keeps_aside_of_an_erased_task_goes_too(each_world: World, tmp_path: Path) -> None:
+    task_id = await stored(each_world)
+    caller = await caller_of(each_world, task_id)
+    folder = tmp_path / "aside"
+    folder.mkdir()
+    (folder / f"{caller.submission_id}.{'0' * 64}").write_bytes(b"a copy")
+    await erase(each_world, task_id)
+    await tend(each_world.use)
+
+    assert list(folder.iterdir()) == []
+
+
+async def test_an_application_is_not_told_of_an_erased_task_any_more(each_world: World) -> None:
+    heard = receiver(each_world, 500, 200)
+    task_id = await stored(each_world, webhook_url=URL)
+    (waiting,) = await deliveries(each_world)
+    await erase(each_world, task_id)
+    await until_due(each_world, waiting)
+
+    assert len(heard.heard) == 1
+
+
+async def test_what_is_being_told_while_its_task_is_erased_leaves_no_trace(each_world: World) -> None:
+    heard = receiver(each_world)
+    small(each_world)
+    task_id = await each_world.post(prompt=PROMPT, webhook_url=URL)
+    await each_world.api.post(f"/v1/tasks/{task_id}/cancel")
+
+    async def meanwhile() -> None:
+        heard.meanwhile = None
+        await erase(each_world, task_id)
+
+    heard.meanwhile = meanwhile
+    await each_world.work()
+
+    def attempts(connection: Connection) -> int:
+        return int(connection.exec_driver_sql("SELECT count(*) FROM delivery_attempts").scalar_one())
+
+    assert len(heard.heard) == 1
+    assert await each_world.use.db.read(attempts) == 0

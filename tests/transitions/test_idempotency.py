@@ -1,0 +1,198 @@
+"""`Idempotency-Key` below HTTP: who may answer, who is told what, and for how long."""
+
+import hashlib
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+from sqlalchemy.util import await_only
+
+from app.db import Connection
+from app.errors import InvalidRequest, KeyReused, RequestInFlight
+from app.params import WEBHOOK_FIELDS, TaskParams
+from app.transitions.idempotency import REMEMBERED, Claim, claim, digest_of, let_go
+from tests.databases import listening_for
+from tests.world import World, open_world
+
+FOX = TaskParams(prompt="a red fox")
+
+
+async def claimed(world: World, key: str = "k", digest: str = "d", images: int = 0) -> Claim:
+    held = await claim(world.use, "key_1", key, digest, images)
+    assert isinstance(held, Claim)
+    return held
+
+
+async def answered(world: World, key: str = "k", digest: str = "d") -> Claim:
+    held = await claimed(world, key, digest)
+    await world.use.db.write(lambda connection: held.answer(connection, {"id": "task_1"}))
+    return held
+
+
+async def test_the_first_may_answer_and_the_others_get_that_answer(each_world: World) -> None:
+    await answered(each_world)
+
+    assert await claim(each_world.use, "key_1", "k", "d") == {"id": "task_1"}
+
+
+async def test_another_body_is_refused_before_and_after_the_answer(each_world: World) -> None:
+    held = await claimed(each_world)
+    with pytest.raises(KeyReused):
+        await claim(each_world.use, "key_1", "k", "other")
+    await each_world.use.db.write(lambda connection: held.answer(connection, {"id": "task_1"}))
+    with pytest.raises(KeyReused):
+        await claim(each_world.use, "key_1", "k", "other")
+
+
+async def test_while_the_first_is_worked_on_the_others_are_told_so(each_world: World) -> None:
+    await claimed(each_world)
+    with pytest.raises(RequestInFlight):
+        await claim(each_world.use, "key_1", "k", "d")
+
+
+async def test_a_key_means_something_to_one_api_key_alone(each_world: World) -> None:
+    await answered(each_world)
+
+    assert isinstance(await claim(each_world.use, "key_2", "k", "other"), Claim)
+
+
+async def test_a_request_that_was_let_go_may_be_sent_again_even_with_another_body(each_world: World) -> None:
+    await let_go(each_world.use, await claimed(each_world))
+
+    assert isinstance(await claim(each_world.use, "key_1", "k", "mended"), Claim)
+
+
+async def test_what_was_answered_is_not_let_go(each_world: World) -> None:
+    """As it is when the commit succeeded and the word of it was lost."""
+    await let_go(each_world.use, await answered(each_world))
+
+    assert await claim(each_world.use, "key_1", "k", "d") == {"id": "task_1"}
+
+
+async def test_an_answer_is_remembered_for_a_day(each_world: World) -> None:
+    await answered(each_world)
+    each_world.clock.advance(REMEMBERED.total_seconds())
+    last = await claim(each_world.use, "key_1", "k", "d")
+    each_world.clock.advance(1)
+    after = await claim(each_world.use, "key_1", "k", "other")
+
+    assert last == {"id": "task_1"}
+    assert isinstance(after, Claim)
+
+
+@pytest.mark.parametrize(("images", "longest_s"), [(0, 30), (4, 350)])
+async def test_what_died_unanswered_is_taken_over_after_as_long_as_it_could_take(
+    world: World, images: int, longest_s: int
+) -> None:
+    await claimed(world, images=images)
+    world.clock.advance(longest_s)
+    with pytest.raises(RequestInFlight):
+        await claimed(world, images=images)
+    world.clock.advance(1)
+
+    await claimed(world, images=images)
+
+
+async def test_what_was_taken_over_cannot_answer_any_more(each_world: World) -> None:
+    dead = await claimed(each_world)
+    each_world.clock.advance(31)
+    heir = await claimed(each_world)
+    with pytest.raises(RequestInFlight):
+        await each_world.use.db.write(lambda connection: dead.answer(connection, {"id": "task_dead"}))
+    await let_go(each_world.use, dead)
+    await each_world.use.db.write(lambda connection: heir.answer(connection, {"id": "task_heir"}))
+
+    assert await claim(each_world.use, "key_1", "k", "d") == {"id": "task_heir"}
+
+
+async def test_an_answer_that_comes_just_before_its_key_is_taken_over_stands(tmp_path: Path, postgres_url: str) -> None:
+    async with open_world(tmp_path, postgres_url) as world:
+        slow = await claimed(world)
+        world.clock.advance(31)
+
+        def answer_first(_connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+            if statement.startswith("DELETE FROM idempotency"):
+                await_only(world.use.db.write(lambda connection: slow.answer(connection, {"id": "task_1"})))
+
+        with listening_for(world.use.db, "before_cursor_execute", answer_first):
+            found = await claim(world.use, "key_1", "k", "d")
+
+        assert found == {"id": "task_1"}
+
+
+@pytest.mark.parametrize("header", ['"k"', " k ", ' "k" '])
+async def test_quotes_and_spaces_around_a_key_are_not_of_it(world: World, header: str) -> None:
+    await answered(world)
+
+    assert await claim(world.use, "key_1", header, "d") == {"id": "task_1"}
+
+
+@pytest.mark.parametrize(
+    "header", ["", '""', " ", "k" * 256, "k\x00", "k\x7f", "schl\u00fcssel", '"' + "k" * 256 + '"']
+)
+async def test_what_is_no_key_is_refused_and_not_cut_to_fit(world: World, header: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await claim(world.use, "key_1", header, "d")
+
+    assert list(refused.value.fields) == ["Idempotency-Key"]
+
+
+async def test_the_longest_key_is_a_key(each_world: World) -> None:
+    await answered(each_world, "k" * 255)
+
+    assert await claim(each_world.use, "key_1", "k" * 255, "d") == {"id": "task_1"}
+
+
+def files(**given: bytes) -> dict[str, IO[bytes]]:
+    return {field: BytesIO(data) for field, data in given.items()}
+
+
+def test_a_request_is_its_parameters_and_its_files() -> None:
+    digests = [
+        digest_of(FOX, {}),
+        digest_of(FOX.model_copy(update={"seed": 1}), {}),
+        digest_of(FOX.model_copy(update={"priority": 1}), {}),
+        digest_of(FOX, files(input_image=b"a")),
+        digest_of(FOX, files(input_image=b"b")),
+        digest_of(FOX, files(input_image=b"a", input_image_2=b"b")),
+        digest_of(FOX, files(input_image=b"b", input_image_2=b"a")),
+        digest_of(FOX.model_copy(update={"input_image": "YQ=="}), {}),
+        digest_of(FOX.model_copy(update={"input_image": "data:image/png;base64,YQ=="}), {}),
+    ]
+
+    assert len(set(digests)) == len(digests)
+
+
+def test_the_order_of_fields_and_defaults_that_are_spelled_out_are_not_of_a_request() -> None:
+    spelled_out = TaskParams(prompt="a red fox", seed=None, output_format="png", priority=0)
+    one, other = files(input_image=b"a", input_image_2=b"b"), files(input_image_2=b"b", input_image=b"a")
+
+    assert digest_of(FOX, {}) == digest_of(spelled_out, {})
+    assert digest_of(FOX, one) == digest_of(FOX, other)
+
+
+def test_the_files_can_still_be_read_from_their_start() -> None:
+    given = files(input_image=b"abc")
+    first = digest_of(FOX, given)
+
+    assert digest_of(FOX, given) == first
+
+
+def test_a_webhook_makes_another_request_and_its_secret_leaves_no_trace() -> None:
+    def digest(**webhook: str) -> str:
+        return digest_of(TaskParams.model_validate({"prompt": "a red fox", **webhook}), {})
+
+    plain, told = digest(), digest(webhook_url="https://a.example/")
+    one = digest(webhook_url="https://a.example/", webhook_secret="one")
+    other = digest(webhook_url="https://a.example/", webhook_secret="other")
+
+    assert len({plain, told, one}) == 3
+    assert one == other
+
+
+def test_a_request_from_before_there_were_webhooks_is_still_the_same() -> None:
+    before = FOX.model_dump(mode="json", exclude=set(WEBHOOK_FIELDS))
+
+    assert digest_of(FOX, {}) == hashlib.sha256(json.dumps([before, {}], sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from app.security.sign import bfl_signature
+
+if TYPE_CHECKING:
+    from tests.twin.conftest import Scene
+
+
+async def test_a_callback_is_signed_over_its_raw_body(scene: Scene) -> None:
+    task_id = (await scene.called(seed=5)).json()["id"]
+    await scene.after(2)
+    (got,) = scene.receiver.got
+
+    assert got.headers["x-bfl-signature"] == bfl_signature("s3cret", got.body)
+    assert (got.json["id"], got.json["status"]) == (task_id, "Ready")
+    assert got.json["result"].keys() == {"sample", "prompt", "seed"}
+    assert got.json["timestamp"] == "2026-01-02T12:00:02Z"
+
+
+async def test_the_link_in_a_callback_leads_to_the_picture(scene: Scene) -> None:
+    await scene.called()
+    await scene.after(2)
+    answer = await scene.client.get(scene.receiver.got[0].json["result"]["sample"])
+
+    assert answer.status_code == 200
+
+
+async def test_nothing_is_sent_before_the_task_is_ready(scene: Scene) -> None:
+    await scene.called()
+    await scene.after(1.9)
+
+    assert scene.receiver.got == []
+
+
+async def test_tick_says_when_the_next_thing_is_due(scene: Scene) -> None:
+    await scene.submit()
+    due_at = await scene.twin.tick()
+    scene.clock.advance(2)
+
+    assert due_at is not None
+    assert due_at == scene.clock.at
+    assert await scene.twin.tick() is None
+
+
+async def test_without_a_secret_nothing_is_signed(scene: Scene) -> None:
+    await scene.called(webhook_secret=None)
+    await scene.after(2)
+
+    assert "x-bfl-signature" not in scene.receiver.got[0].headers
+
+
+@pytest.mark.parametrize(
+    ("profile", "header", "key"),
+    [("a", "x-bfl-signature", "id"), ("b", "x-webhook-secret", "id"), ("c", "x-webhook-secret", "task_id")],
+)
+async def test_each_profile_proves_and_speaks_in_its_own_way(scene: Scene, profile: str, header: str, key: str) -> None:
+    await scene.rules(profile=profile, interim_callbacks=False)
+    task_id = (await scene.called()).json()["id"]
+    await scene.after(2)
+    (got,) = scene.receiver.got
+
+    assert header in got.headers
+    assert got.json[key] == task_id
+
+
+async def test_the_profile_that_never_signs_sends_no_proof(scene: Scene) -> None:
+    await scene.rules(profile="none")
+    await scene.called()
+    await scene.after(2)
+
+    assert not {"x-bfl-signature", "x-webhook-secret"} & scene.receiver.got[0].headers.keys()
+
+
+async def test_the_field_form_tells_that_it_is_processing_first(scene: Scene) -> None:
+    await scene.rules(profile="c")
+    await scene.called()
+    await scene.after(1)
+    await scene.after(1)
+
+    assert [got.json["status"] for got in scene.receiver.got] == ["processing", "SUCCESS"]
+    assert scene.receiver.got[0].headers["x-webhook-secret"] == "s3cret"
+
+
+@pytest.mark.parametrize(("prompt", "status"), [("fail", "FAILED"), ("unsafe result", "Content Moderated")])
+async def test_the_field_form_has_its_own_words_for_failure(scene: Scene, prompt: str, status: str) -> None:
+    await scene.rules(profile="c", interim_callbacks=False)
+    await scene.called(prompt)
+    await scene.after(2)
+
+    assert scene.receiver.got[0].json["status"] == status
+
+
+async def test_the_documented_form_has_a_code_and_a_message_for_failure(scene: Scene) -> None:
+    await scene.called("an unsafe result")
+    await scene.after(2)
+    body = scene.receiver.got[0].json
+
+    assert (body["status"], body["error"]) == ("Error", "content_policy_violation")
+    assert body["message"] == "Content Moderated"
+
+
+async def test_a_failed_callback_is_sent_again_after_1_5_and_30_seconds(scene: Scene) -> None:
+    scene.receiver.answers = [503] * 9
+    await scene.called()
+    waits = []
+    scene.clock.advance(2)
+    while (due_at := await scene.twin.tick()) is not None:
+        waits.append((due_at - scene.clock.at).total_seconds())
+        scene.clock.at = due_at
+    (task,) = (await scene.ledger())["tasks"]
+
+    assert waits == [1, 5, 30]
+    assert [(one["attempt"], one["answered"]) for one in task["callbacks"]] == [(n, 503) for n in (1, 2, 3, 4)]
+    assert len({got.body for got in scene.receiver.got}) == 1
+
+
+async def test_an_accepted_callback_is_not_sent_again(scene: Scene) -> None:
+    scene.receiver.answers = [500]
+    await scene.called()
+    await scene.after(2)
+    await scene.after(1)
+    await scene.after(60)
+
+    assert len(scene.receiver.got) == 2
+
+
+async def test_a_redirect_is_no_acceptance(scene: Scene) -> None:
+    scene.receiver.answers = [307]
+    await scene.called()
+    await scene.after(2)
+    await scene.after(1)
+
+    assert len(scene.receiver.got) == 2
+
+
+async def test_moderated_tasks_may_stay_without_a_callback(scene: Scene) -> None:
+    await scene.rules(moderated_called_back=False)
+    await scene.called("forbidden")
+    await scene.after(2)
+
+    assert scene.receiver.got == []
+    assert (await scene.ledger())["tasks"][0]["callbacks_withheld"]

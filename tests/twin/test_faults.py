@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.security.sign import bfl_signature
+from app.twin import Faults
+
+if TYPE_CHECKING:
+    from tests.twin.conftest import Scene
+
+
+@given(seed=st.integers(), probability=st.floats(0, 1))
+def test_the_same_seed_strikes_the_same_tasks(seed: int, probability: float) -> None:
+    def struck() -> list[bool]:
+        faults = Faults(seed=seed, drop_callback=probability)
+        return [faults.strikes("drop_callback", n) for n in range(20)]
+
+    assert struck() == struck()
+
+
+def test_a_probability_is_about_how_often_it_strikes() -> None:
+    faults = Faults(seed=3, drop_callback=0.1, double_callback=1)
+
+    assert 60 < sum(faults.strikes("drop_callback", n) for n in range(1000)) < 140
+    assert all(faults.strikes("double_callback", n) for n in range(1000))
+    assert not any(faults.strikes("forge_callback", n) for n in range(1000))
+
+
+async def test_a_lost_answer_is_accepted_and_charged_but_never_answered(scene: Scene) -> None:
+    await scene.faults(lose_answer_after=1)
+    with pytest.raises(httpx.TransportError):
+        await scene.called()
+    ledger = await scene.ledger()
+    await scene.after(2)
+
+    assert (ledger["accepted"], ledger["charged"]) == (1, 4)
+    assert ledger["tasks"][0]["answer_lost"]
+    assert scene.receiver.got[0].json["status"] == "Ready"
+
+
+async def test_an_answer_lost_before_acceptance_costs_nothing(scene: Scene) -> None:
+    await scene.faults(lose_answer_before=1)
+    with pytest.raises(httpx.TransportError):
+        await scene.submit()
+    ledger = await scene.ledger()
+
+    assert (ledger["accepted"], ledger["charged"]) == (0, 0)
+    assert ledger["refused"][0] | {"at": ""} == {"at": "", "status": None, "why": "lose_answer_before"}
+
+
+async def test_a_submit_that_failed_or_was_limited_accepted_nothing(scene: Scene) -> None:
+    await scene.faults(submit_5xx=1)
+    outages = {(await scene.submit()).status_code for _ in range(20)}
+    await scene.faults(submit_429=1)
+    limited = (await scene.submit()).status_code
+
+    assert outages == {500, 502, 503}
+    assert limited == 429
+    assert (await scene.ledger())["accepted"] == 0
+
+
+async def test_a_failing_status_route_recovers(scene: Scene) -> None:
+    task_id = (await scene.submit()).json()["id"]
+    await scene.faults(status_5xx=1)
+    failed = (await scene.poll(task_id)).status_code
+    await scene.faults()
+
+    assert failed >= 500
+    assert (await scene.poll(task_id)).status_code == 200
+
+
+async def test_a_dropped_callback_never_comes_though_the_task_is_ready(scene: Scene) -> None:
+    await scene.faults(drop_callback=1)
+    task_id = (await scene.called()).json()["id"]
+    await scene.after(3600 - 1)
+
+    assert scene.receiver.got == []
+    assert (await scene.ledger())["tasks"][0]["callbacks_withheld"]
+    assert (await scene.poll(task_id)).json()["status"] == "Ready"
+
+
+async def test_a_doubled_callback_comes_twice_with_the_same_bytes(scene: Scene) -> None:
+    await scene.faults(double_callback=1)
+    await scene.called()
+    await scene.after(2)
+    first, second = scene.receiver.got
+
+    assert first.body == second.body
+    assert sorted(await scene.kinds()) == ["double", "true"]
+
+
+async def test_a_delayed_callback_comes_late(scene: Scene) -> None:
+    await scene.faults(delay_callback=1, delay_s=90)
+    await scene.called()
+    await scene.after(91)
+    in_between = len(scene.receiver.got)
+    await scene.after(1)
+
+    assert (in_between, len(scene.receiver.got)) == (0, 1)
+
+
+async def test_a_reordered_callback_is_overtaken_and_followed_by_an_interim_one(scene: Scene) -> None:
+    await scene.faults(reorder_callbacks=1)
+    first = (await scene.called()).json()["id"]
+    await scene.faults()
+    scene.clock.advance(0.5)
+    second = (await scene.called()).json()["id"]
+    await scene.after(10)
+
+    ids = [got.json.get("id") or got.json["task_id"] for got in scene.receiver.got]
+    assert ids == [second, first, first]
+    assert scene.receiver.got[-1].json["status"] == "processing"
+
+
+async def test_an_early_callback_arrives_before_the_submit_is_answered(scene: Scene) -> None:
+    await scene.faults(early_callback=1)
+    answer = await scene.called()
+
+    # The clock did not move and nothing ticked: it can only have come during the submit.
+    assert [got.json["id"] for got in scene.receiver.got] == [answer.json()["id"]]
+    assert await scene.kinds() == ["early"]
+
+
+async def test_a_forged_callback_comes_beside_the_true_one_and_proves_nothing(scene: Scene) -> None:
+    await scene.faults(forge_callback=1)
+    await scene.called()
+    await scene.after(2)
+    proven = [got.headers["x-bfl-signature"] == bfl_signature("s3cret", got.body) for got in scene.receiver.got]
+    samples = {got.json["result"]["sample"] for got in scene.receiver.got}
+
+    assert sorted(proven) == [False, True]
+    assert len(samples) == 2
+
+
+async def test_a_refused_forgery_is_not_tried_again(scene: Scene) -> None:
+    await scene.faults(forge_callback=1, drop_callback=1)
+    scene.receiver.answers = [401]
+    await scene.called()
+    await scene.after(2)
+    await scene.after(60)
+
+    assert await scene.kinds() == ["forged"]
+
+
+async def test_a_callback_can_lose_its_signature_or_carry_the_plain_secret(scene: Scene) -> None:
+    for fault in ("unsigned_callback", "plain_secret_callback"):
+        await scene.faults(**{fault: 1})
+        await scene.called()
+    await scene.after(2)
+    unsigned, plain = (got.headers for got in scene.receiver.got)
+
+    assert not {"x-bfl-signature", "x-webhook-secret"} & unsigned.keys()
+    assert plain["x-webhook-secret"] == "s3cret"
+    assert await scene.kinds() == ["unsigned", "plain_secret"]
+
+
+async def test_a_refused_link_works_the_second_time(scene: Scene) -> None:
+    await scene.faults(refused_link=1)
+    link = await scene.sample()
+
+    assert [(await scene.client.get(link)).status_code for _ in range(2)] == [403, 200]
+
+
+async def test_an_expiring_link_has_only_seconds_left(scene: Scene) -> None:
+    await scene.faults(expired_link=1, near_expiry_s=5)
+    link = await scene.sample()
+    first = await scene.client.get(link)
+    scene.clock.advance(5)
+
+    assert (first.status_code, (await scene.client.get(link)).status_code) == (200, 403)
+
+
+async def test_a_truncated_picture_breaks_off_once_and_then_comes_whole(scene: Scene) -> None:
+    await scene.faults(truncated_body=1)
+    link = await scene.sample()
+    with pytest.raises(httpx.TransportError):
+        await scene.client.get(link)
+
+    assert (await scene.client.get(link)).status_code == 200
+
+
+async def test_a_slow_picture_comes_whole(scene: Scene) -> None:
+    await scene.faults(slow_body=1, slow_s=0)
+    link = await scene.sample()
+    slow, quick = await scene.client.get(link), await scene.client.get(link)
+
+    assert slow.content == quick.content

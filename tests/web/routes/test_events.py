@@ -1,0 +1,385 @@
+"""The feed over HTTP: pages for who asks, streams for who listens, over real sockets."""
+
+import asyncio
+import json
+import signal
+import socket
+import sqlite3
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, closing, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from app.cli.serve import Server, server
+from app.db.tables import events
+from app.main import create_app
+from app.rules.task import Status
+from app.web.feed import Feed
+from app.web.schemas.events import Kind
+from app.worker import loop
+from app.worker.sweep import EVENTS_KEPT, NO_TASK, sweep
+from tests.calling import small
+from tests.sockets import until
+from tests.web.documents import problem
+from tests.world import ADMIN_KEY, World, open_world
+
+STEPS = ["task.queued", "task.submitting", "task.submitted", "task.ready", "task.stored"]
+SSE = {"accept": "text/event-stream"}
+
+
+def feed_of(app: FastAPI) -> Feed:
+    feed: Feed = app.state.feed
+    return feed
+
+
+@dataclass
+class Served:
+    """The world's service on a socket."""
+
+    app: FastAPI
+    server: Server
+    api: httpx.AsyncClient
+
+    @asynccontextmanager
+    async def stream(self, path: str, **headers: str) -> AsyncGenerator["Stream"]:
+        async with self.api.stream("GET", path, headers={**SSE, **headers}) as response:
+            assert response.status_code == httpx.codes.OK, await response.aread()
+            yield Stream(response)
+
+    async def nobody_listens(self) -> None:
+        async def nobody() -> bool:
+            return feed_of(self.app).listeners == 0
+
+        await until(nobody)
+
+
+@dataclass
+class Stream:
+    """Server-sent events as their specification reads them."""
+
+    response: httpx.Response
+    last_event_id: str = ""
+    comments: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._lines = self.response.aiter_lines()
+
+    async def block(self) -> dict[str, str] | None:
+        """The fields of the next block; None at the end."""
+        fields: dict[str, str] = {}
+        async with asyncio.timeout(30):
+            async for line in self._lines:
+                name, _, value = line.partition(": ")
+                if not line:
+                    self.last_event_id = fields.get("id", self.last_event_id)
+                    return fields
+                if name:
+                    fields[name] = value
+                else:
+                    self.comments.append(value)
+        return None
+
+    async def event(self) -> dict[str, str] | None:
+        """The next block that has data."""
+        while (block := await self.block()) is not None:
+            if "data" in block:
+                return block
+        return None
+
+    async def kinds(self, count: int = 1000) -> list[str]:
+        """The kinds of the next events, or of all until the end."""
+        found: list[str] = []
+        while len(found) < count and (event := await self.event()):
+            found.append(event["event"])
+        return found
+
+
+@asynccontextmanager
+async def served(world: World) -> AsyncGenerator[Served]:
+    app = create_app(nullcontext(world.use), with_worker=False)
+    ours = server(app, "127.0.0.1", 0)
+    assert isinstance(ours, Server)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        running = asyncio.create_task(ours._serve([listening]))
+        async with httpx.AsyncClient(base_url=address, headers={"x-key": ADMIN_KEY}, timeout=30) as api:
+
+            async def started() -> bool:
+                return ours.started
+
+            await until(started)
+            try:
+                yield Served(app, ours, api)
+            finally:
+                ours.should_exit = True
+                await running
+
+
+@pytest.fixture
+async def service(world: World) -> AsyncGenerator[Served]:
+    async with served(world) as opened:
+        yield opened
+
+
+async def stored(world: World) -> str:
+    """A task from its beginning to its end."""
+    small(world)
+    task_id = await world.post()
+    await world.go_on(4)
+    return task_id
+
+
+async def page(world: World, **query: Any) -> dict[str, Any]:
+    answer = await world.api.get("/v1/events", params=query)
+    assert answer.status_code == httpx.codes.OK, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def kinds(world: World, **query: Any) -> list[str]:
+    return [event["kind"] for event in (await page(world, **query))["events"]]
+
+
+def test_every_state_of_a_task_is_a_kind_of_event() -> None:
+    assert set(Kind) == {f"task.{status}" for status in Status}
+
+
+async def test_the_feed_is_pulled_from_its_start_without_a_place(each_world: World) -> None:
+    task_id = await stored(each_world)
+
+    async def complete() -> bool:
+        return await kinds(each_world) == STEPS
+
+    await until(complete)
+    found = await page(each_world)
+
+    assert {event["task_id"] for event in found["events"]} == {task_id}
+    assert found["events"][-1]["data"] == {"status": "stored", "failure": None}
+    assert found["events"][-1]["id"] == found["next_cursor"]
+    assert await kinds(each_world, after="") == await kinds(each_world, after="start") == STEPS
+
+
+async def test_the_feed_is_pulled_page_by_page_and_always_says_where_to_go_on(world: World) -> None:
+    await stored(world)
+    found, cursor = [], "start"
+    for _ in range(4):
+        answer = await page(world, after=cursor, limit=2)
+        found.append([event["kind"] for event in answer["events"]])
+        cursor = answer["next_cursor"]
+
+    assert found == [STEPS[:2], STEPS[2:4], STEPS[4:], []]
+    assert await page(world, after="now") == {"events": [], "next_cursor": cursor}
+
+
+async def test_the_feed_is_pulled_for_one_task_or_for_some_kinds(world: World) -> None:
+    await stored(world)
+    other = await world.post()
+
+    assert await kinds(world, task_id=other) == ["task.queued"]
+    assert await kinds(world, kind=["task.stored", "task.queued"]) == ["task.queued", "task.stored", "task.queued"]
+
+
+async def test_an_empty_page_waits_for_the_next_event_if_asked_to(each_world: World) -> None:
+    cursor = (await page(each_world, after="now"))["next_cursor"]
+    asked = each_world.api.get("/v1/events", params={"after": cursor}, headers={"prefer": "wait=30"})
+    waiting = asyncio.create_task(asked)
+    await asyncio.sleep(0)
+    task_id = await each_world.post()
+    answer = await waiting
+
+    assert [event["task_id"] for event in answer.json()["events"]] == [task_id]
+    assert answer.headers["preference-applied"] == "wait=30"
+    assert answer.json()["next_cursor"] == answer.json()["events"][-1]["id"]
+
+
+async def test_a_place_that_was_pruned_is_answered_with_where_the_feed_starts(world: World) -> None:
+    await stored(world)
+    first = (await page(world, limit=1))["next_cursor"]
+    world.clock.advance(EVENTS_KEPT.total_seconds() + 60)
+    await sweep(world.use, NO_TASK)
+    await world.post()
+
+    answer = await world.api.get("/v1/events", params={"after": first})
+
+    found = problem(answer, 410)
+    assert found["code"] == "events_gone"
+    assert "the feed starts at 2026-01-08T12:01:0" in found["detail"]
+    assert problem(await world.api.get("/v1/events", headers={**SSE, "last-event-id": first}), 410)
+    assert (await kinds(world))[0] == "task.queued"
+
+
+async def test_who_begins_at_the_start_of_a_feed_that_was_pruned_is_given_no_place_that_is_refused(
+    each_world: World,
+) -> None:
+    await stored(each_world)
+    each_world.clock.advance(EVENTS_KEPT.total_seconds() + 60)
+    await sweep(each_world.use, NO_TASK)
+    empty = await page(each_world, after="start")
+    await each_world.post()
+
+    async def has_begun() -> bool:
+        return (await kinds(each_world, after=empty["next_cursor"]))[:1] == ["task.queued"]
+
+    assert empty["events"] == []
+    await until(has_begun)
+
+
+async def test_a_stream_that_broke_off_before_its_first_event_begins_anew(world: World, service: Served) -> None:
+    await stored(world)
+    world.clock.advance(EVENTS_KEPT.total_seconds() + 60)
+    await sweep(world.use, NO_TASK)
+    path = f"/v1/tasks/{await world.post()}/events"
+    async with service.stream(path) as stream:
+        await stream.block()
+
+    async with service.stream(path, **{"last-event-id": stream.last_event_id}) as stream:
+        assert await stream.kinds(1) == ["task.queued"]
+
+
+@pytest.mark.parametrize("query", ["after=soon", "after=1-ffffffffffffffff", "kind=task.lost", "limit=0", "task_id=x"])
+async def test_a_query_that_makes_no_sense_is_refused(world: World, query: str) -> None:
+    answer = await world.api.get(f"/v1/events?{query}")
+
+    assert list(problem(answer, 422)["fields"]) in ([query.partition("=")[0]], ["kind.0"])
+
+
+async def test_nobody_listens_without_a_key(world: World) -> None:
+    problem(await world.outsider.get("/v1/events"), 401)
+    problem(await world.outsider.get("/v1/events", headers=SSE), 401)
+    problem(await world.outsider.get(f"/v1/tasks/{await world.post()}/events"), 401)
+
+
+async def test_a_stream_of_a_task_tells_all_of_it_and_ends_with_it(world: World, service: Served) -> None:
+    small(world)
+    task_id = await world.post()
+    async with service.stream(f"/v1/tasks/{task_id}/events") as stream:
+        opening = await stream.block()
+        first = await stream.event()
+        await world.post()
+        await world.go_on(4)
+        rest = await stream.kinds()
+
+    assert opening is not None
+    assert first is not None
+    assert stream.response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert stream.response.headers["cache-control"] == "no-store"
+    assert int(opening["retry"]) >= 2000
+    assert [first["event"], *rest] == STEPS
+    told = json.loads(first["data"])
+    assert told == (await page(world))["events"][0]
+    assert (first["id"], told["task_id"]) == (told["id"], task_id)
+
+
+async def test_a_stream_goes_on_where_it_was_left(world: World, service: Served) -> None:
+    task_id = await stored(world)
+    async with service.stream(f"/v1/tasks/{task_id}/events") as stream:
+        await stream.kinds(2)
+        left_at = stream.last_event_id
+
+    async with service.stream(f"/v1/tasks/{task_id}/events", **{"last-event-id": left_at}) as stream:
+        assert await stream.kinds() == STEPS[2:]
+    async with service.stream(f"/v1/events?after={left_at}") as stream:
+        assert await stream.kinds(3) == STEPS[2:]
+
+    over = await service.api.get(f"/v1/tasks/{task_id}/events", headers={"last-event-id": stream.last_event_id})
+    assert (over.status_code, over.content) == (204, b"")
+
+
+async def test_a_task_that_does_not_exist_has_no_stream(world: World) -> None:
+    problem(await world.api.get(f"/v1/tasks/task_{'0' * 37}/events"), 404)
+    problem(await world.api.get("/v1/tasks/none/events"), 404)
+
+
+async def test_a_stream_of_all_tasks_begins_now_and_says_where_that_is(world: World, service: Served) -> None:
+    await world.post()
+    async with service.stream("/v1/events?kind=task.queued") as stream:
+        await stream.block()
+        began_at = stream.last_event_id
+        second = await world.post()
+        heard = await stream.event()
+
+    assert heard is not None
+    assert json.loads(heard["data"])["task_id"] == second
+    assert [event["task_id"] for event in (await page(world, after=began_at))["events"]] == [second]
+
+
+async def test_who_hears_nothing_gets_a_sign_of_life_that_moves_its_place_on(world: World, service: Served) -> None:
+    service.app.state.feed.heartbeat_s = 0.02
+    async with service.stream("/v1/events?kind=task.stored") as stream:
+        await stream.block()
+        began_at = stream.last_event_id
+        await world.post()
+        while stream.last_event_id == began_at:
+            await stream.block()
+
+    assert stream.last_event_id == (await page(world))["next_cursor"]
+    assert set(stream.comments) == {"the feed", "nothing new"}
+
+
+async def test_who_goes_away_leaves_nothing_behind(world: World, service: Served) -> None:
+    task_id = await world.post()
+    async with service.stream("/v1/events") as one, service.stream(f"/v1/tasks/{task_id}/events") as other:
+        await one.block()
+        await other.event()
+        assert feed_of(service.app).listeners > 0
+
+    await service.nobody_listens()
+
+
+async def test_a_stopping_service_ends_its_streams_with_a_word_and_does_not_wait_for_them(world: World) -> None:
+    async with served(world) as service, service.stream("/v1/events") as stream:
+        await stream.block()
+        # Well before the server closes by force what is left, which would cut the stream without its last word.
+        service.server.handle_exit(signal.SIGTERM, None)
+
+        assert await stream.kinds() == ["reconnect"]
+        assert await stream.block() is None
+
+
+async def test_a_process_hears_what_a_worker_elsewhere_does(tmp_path: Path, postgres_url: str) -> None:
+    async with (
+        open_world(tmp_path, postgres_url) as one,
+        open_world(tmp_path, postgres_url) as other,
+        served(one) as service,
+    ):
+        small(other)
+        task_id = await one.post()
+        async with service.stream(f"/v1/tasks/{task_id}/events") as stream:
+            waiting = asyncio.create_task(one.api.get(f"/v1/tasks/{task_id}", headers={"prefer": "wait=30"}))
+            while await loop.run_once(other.use):
+                pass
+            await other.go_on(4)
+
+            assert await stream.kinds() == STEPS
+            assert (await waiting).json()["status"] == "stored"
+
+
+async def test_a_task_that_was_posted_is_answered_though_the_database_goes_away_while_it_is_waited_for(
+    world: World, service: Served, tmp_path: Path
+) -> None:
+    async def is_waited_for() -> bool:
+        return feed_of(service.app).listeners > 0
+
+    task = {"prompt": "a red fox"}
+    asked = asyncio.create_task(service.api.post("/v1/tasks", json=task, headers={"prefer": "wait=1"}))
+    await until(is_waited_for)
+    with closing(sqlite3.connect(tmp_path / "fluxhook.db", isolation_level=None)) as other:
+        other.execute("ALTER TABLE tasks RENAME TO away")
+        answer = await asked
+        other.execute("ALTER TABLE away RENAME TO tasks")
+
+    assert (answer.status_code, answer.json()["status"]) == (202, "queued")
+    assert answer.headers["location"] == f"/v1/tasks/{answer.json()['id']}"
+    assert (await world.task(answer.json()["id"]))["status"] == "queued"
+
+
+async def test_events_that_were_pruned_leave_a_finished_task_with_nothing_to_tell(world: World) -> None:
+    task_id = await stored(world)
+    await world.use.db.write(lambda connection: events.prune(connection, world.clock() + EVENTS_KEPT))
+
+    assert (await world.api.get(f"/v1/tasks/{task_id}/events")).status_code == httpx.codes.NO_CONTENT

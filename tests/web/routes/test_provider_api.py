@@ -1,0 +1,407 @@
+"""The drop-in door, asked as the stricter clients of the provider ask: by its words, its shapes and its links."""
+
+import asyncio
+import json
+from dataclasses import replace
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+
+from app.db.tables import tasks
+from app.provider import Answer
+from app.resources import Resources
+from app.rules.task import Report, Said
+from app.twin import Faults, Rules
+from app.webhooks.subscription import unseal
+from tests.calling import answering
+from tests.pictures import in_base64, picture
+from tests.web.documents import nothing_recorded, problem, rows
+from tests.world import ADMIN_KEY, GATEWAY, World
+
+PRO, MAX = "/v1/flux-kontext-pro", "/flux/v1/flux-kontext-max"
+NOBODYS = "task_0000000000000000000000000000000000000"
+
+
+@pytest.fixture(autouse=True)
+def small_pictures(world: World) -> None:
+    world.twin.rules = Rules(megapixels=0.01)
+
+
+async def submit(world: World, path: str = PRO, **fields: Any) -> dict[str, Any]:
+    answer = await world.api.post(path, json={"prompt": "a red fox", **fields})
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def poll(world: World, posted: dict[str, Any]) -> dict[str, Any]:
+    """What is told now; a poll is answered with 200 whatever became of the task."""
+    answer = await world.api.get(posted["polling_url"])
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["cache-control"] == "no-store"
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def serve_with(world: World, use: Resources) -> httpx.ASGITransport:
+    """Have the service run on other resources; the way to it."""
+    way = world.network.hosts["gateway"]
+    assert isinstance(way, httpx.ASGITransport)
+    way.app.state.use = use  # type: ignore[attr-defined]
+    return way
+
+
+@pytest.mark.parametrize("path", [PRO, MAX])
+async def test_a_task_is_taken_polled_and_its_image_is_ours(world: World, path: str) -> None:
+    mount, _, model = path.partition("/v1/")
+    posted = await submit(world, path, seed=7, aspect_ratio="16:9", safety_tolerance=3)
+    assert posted == {
+        "id": posted["id"],
+        "polling_url": f"{GATEWAY}{mount}/v1/get_result?id={posted['id']}",
+        "status": "Pending",
+    }
+    pending = await poll(world, posted)
+    assert pending == {
+        "id": posted["id"],
+        "status": "Pending",
+        **dict.fromkeys(["result", "progress", "details", "preview"]),
+    }
+
+    await world.go_on(6)
+    ready = await poll(world, posted)
+
+    made = ready["result"]
+    assert (ready["id"], ready["status"]) == (posted["id"], "Ready")
+    assert (made["prompt"], made["seed"]) == ("a red fox", 7)
+    assert made["end_time"] - made["start_time"] == pytest.approx(made["duration"], abs=0.001)
+    assert made["duration"] > 0
+    assert ("startTime" in made) == ("endTime" in made) == (mount == "/flux")
+    assert made["sample"].startswith(f"{GATEWAY}/results/")
+    image = await world.outsider.get(made["sample"])
+    assert image.content == (await world.api.get(f"/v1/tasks/{posted['id']}/image")).content
+    assert (await world.task(posted["id"]))["model"] == model
+
+
+async def test_ready_is_said_only_once_the_image_is_kept(world: World) -> None:
+    world.twin.faults = Faults(refused_link=1)
+    posted = await submit(world)
+    await world.go_on(3)
+    assert (await world.task(posted["id"]))["status"] == "ready"
+
+    assert (await poll(world, posted))["status"] == "Pending"
+
+
+FAILURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "forbidden": ("Request Moderated", {"Moderation Reasons": ["Derivative Works Filter"]}),
+    "unsafe result": ("Request Moderated", {"Moderation Reasons": ["NSFW"]}),
+    "fail": ("Error", {"error": "internal_error: Generation failed"}),
+}
+
+
+async def test_a_task_that_fails_is_told_in_one_of_four_words(world: World) -> None:
+    world.twin.faults = Faults(drop_callback=1)
+    world.twin.rules = Rules(failed_http=422)
+    posted = {prompt: await submit(world, prompt=prompt) for prompt in FAILURES}
+    await world.go_on(70, step=5)
+
+    for prompt, (status, details) in FAILURES.items():
+        found = await poll(world, posted[prompt])
+        assert (found["status"], found["result"]) == (status, None)
+        assert found["details"].items() >= details.items()
+        assert found["detail"] == found["message"] == found["error"] != ""
+
+
+async def test_a_cancelled_task_is_an_error(world: World) -> None:
+    posted = await submit(world)
+    await world.api.post(f"/v1/tasks/{posted['id']}/cancel")
+
+    found = await poll(world, posted)
+
+    assert (found["status"], found["message"]) == ("Error", "the task was cancelled")
+
+
+async def test_an_image_that_is_kept_no_more_is_an_error(world: World) -> None:
+    posted = await submit(world)
+    await world.go_on(6)
+    await world.use.db.write(lambda connection: connection.exec_driver_sql("delete from results").rowcount)
+
+    found = await poll(world, posted)
+
+    assert (found["status"], found["message"]) == ("Error", "the image is not kept any more")
+
+
+async def test_an_edit_sends_the_pictures_on(world: World) -> None:
+    photo = in_base64(picture())
+    posted = await submit(world, prompt="black and white", input_image=photo, input_image_2=f"data:x;base64,{photo}")
+    await world.go_on(6)
+
+    (theirs,) = world.ledger()["tasks"]
+    assert (await poll(world, posted))["status"] == "Ready"
+    assert len(theirs["inputs"]) == 2
+
+
+async def test_the_clients_webhook_is_ours_to_call_and_never_goes_upstream(world: World) -> None:
+    hook = {"webhook_url": "https://app.example/hook?a=b", "webhook_secret": "their own secret"}
+    posted = await submit(world, **hook)
+    await world.work()
+
+    task = await world.use.db.read(lambda connection: tasks.get(connection, posted["id"]))
+    (theirs,) = world.twin.tasks.values()
+    assert task is not None
+    assert (posted["status"], posted["webhook_url"]) == ("Pending", hook["webhook_url"])
+    assert (task.notify_url, task.notify_form, task.notify_origin) == (hook["webhook_url"], "provider", GATEWAY)
+    assert unseal(world.use.keys, task.id, task.notify_secret or "") == hook["webhook_secret"]
+    assert (theirs.webhook_url or "").startswith(f"{GATEWAY}/callbacks/")
+    assert theirs.webhook_secret != hook["webhook_secret"]
+
+
+KEYS = [
+    {"x-key": ADMIN_KEY},
+    {"X-Key": ADMIN_KEY},
+    {"X-KEY": ADMIN_KEY},
+    {"authorization": f"Bearer {ADMIN_KEY}"},
+    {"Authorization": f"bearer {ADMIN_KEY}"},
+    {"Authorization": ADMIN_KEY},
+    {"authorization": "Basic cHJveHk6cHJveHk=", "x-key": ADMIN_KEY},
+]
+
+
+async def test_a_key_is_taken_in_every_way_that_clients_send_it(world: World) -> None:
+    for path in (PRO, MAX):
+        for headers in KEYS:
+            posted = await world.outsider.post(path, json={"prompt": "x"}, headers=headers)
+            polled = await world.outsider.get(posted.json()["polling_url"], headers=headers)
+
+            assert (posted.status_code, polled.status_code) == (200, 200), headers
+
+
+NO_KEYS: list[dict[str, str]] = [{}, {"x-key": "bad"}, {"authorization": "Bearer bad"}, {"authorization": "bad"}]
+ROUTES = [("POST", "flux-kontext-pro"), ("POST", "flux-kontext-max"), ("GET", "get_result?id=x"), ("GET", "credits")]
+
+
+async def test_without_a_good_key_every_route_answers_403(world: World) -> None:
+    for mount in ("/v1", "/flux/v1"):
+        for method, route in ROUTES:
+            for headers in NO_KEYS:
+                answer = await world.outsider.request(method, f"{mount}/{route}", headers=headers)
+                problem(answer, 403, "unauthorized")
+    assert await nothing_recorded(world)
+
+
+async def test_an_unknown_id_is_the_providers_404_with_its_text_where_clients_look(world: World) -> None:
+    for task_id in (NOBODYS, "7c9e6679-7425-40de-944b-e07fc1f90ae7", "", "\0", "a" * 5000, "é&id=x"):
+        answer = await world.api.get("/v1/get_result", params={"id": task_id})
+
+        found = answer.json()
+        assert answer.status_code == 404
+        assert (found["id"], found["status"], found["result"]) == (task_id, "Task not found", None)
+        assert found["detail"] == found["message"] == found["error"]["message"] == "Task not found"
+        assert "errors" not in found
+
+
+async def test_a_poll_without_an_id_is_told_what_is_missing(world: World) -> None:
+    assert problem(await world.api.get("/v1/get_result"), 422)["fields"] == {"id": "is required"}
+
+
+TOLERATED: list[dict[str, Any]] = [
+    {"guidance": 2.5, "steps": 50, "raw": False, "width": 1024, "height": 768},
+    {"model": "flux-pro-1.1", "priority": 9, "deadline_at": "yesterday", "images": []},
+    {"input_image": None, "seed": None, "aspect_ratio": None, "output_format": None, "safety_tolerance": None},
+    {"prompt_upsampling": None, "webhook_url": None, "webhook_secret": None, "image_prompt": None},
+    {"input_image_5": None, "seed": 42.0, "safety_tolerance": "2", "prompt_upsampling": "true"},
+    {"webhook_secret": "without an address"},
+]
+
+
+async def test_what_clients_send_to_other_models_too_is_passed_over(world: World) -> None:
+    for fields in TOLERATED:
+        posted = await submit(world, **fields)
+
+        task = await world.task(posted["id"])
+        assert (task["model"], task["priority"], task["params"]["output_format"]) == ("flux-kontext-pro", 0, "png")
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"prompt": None}, "prompt"),
+    ({"prompt": ["x"]}, "prompt"),
+    ({"aspect_ratio": "1:9"}, "aspect_ratio"),
+    ({"output_format": "gif"}, "output_format"),
+    ({"safety_tolerance": 7}, "safety_tolerance"),
+    ({"seed": "x"}, "seed"),
+    ({"input_image": ""}, "input_image"),
+    ({"input_image": "no picture"}, "input_image"),
+    ({"input_image_5": "AAAA"}, "input_image_5"),
+    ({"image_prompt": "AAAA"}, "image_prompt"),
+    ({"webhook_url": "ftp://app.example"}, "webhook_url"),
+]
+
+
+async def test_a_field_that_breaks_a_rule_is_named(world: World) -> None:
+    for fields, at_fault in REFUSED:
+        found = problem(await world.api.post(MAX, json={"prompt": "x", **fields}), 422, "invalid_request")
+
+        assert list(found["fields"]) == [at_fault]
+        assert at_fault in found["detail"]
+    assert await nothing_recorded(world)
+
+
+async def test_a_body_that_is_no_json_object_is_refused(world: World) -> None:
+    for body in (b"", b"{", b"\xff", b"[" * 100_000, b'{"seed": 1' + b"0" * 5000 + b"}"):
+        problem(await world.api.post(PRO, content=body), 400, "malformed_request")
+    for body in (b"[]", b"null", b'"x"'):
+        problem(await world.api.post(PRO, content=body), 422, "invalid_request")
+
+
+async def test_json_is_read_whatever_the_client_calls_it(world: World) -> None:
+    body = json.dumps({"prompt": "x"}).encode()
+    for media_type in ("application/json", "text/plain;charset=UTF-8", "application/octet-stream"):
+        answer = await world.api.post(PRO, content=body, headers={"content-type": media_type})
+        assert answer.status_code == 200
+    assert (await world.api.post(PRO, content=body)).status_code == 200
+
+
+async def test_what_is_encoded_or_too_large_is_refused(world: World) -> None:
+    problem(await world.api.post(PRO, content=b"x", headers={"content-encoding": "gzip"}), 415)
+    problem(await world.api.post(PRO, content=b"{}", headers={"content-length": str(10**9)}), 413)
+
+
+async def test_more_tasks_than_the_provider_takes_queue_here(world: World) -> None:
+    answers = await asyncio.gather(*(world.api.post(MAX, json={"prompt": "x"}) for _ in range(9)))
+    await world.work()
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert world.ledger()["max_in_flight"]["flux-kontext-max"] == 6
+    assert {(await poll(world, answer.json()))["status"] for answer in answers} == {"Pending"}
+
+
+async def test_a_request_sent_again_with_its_idempotency_key_is_one_task(world: World) -> None:
+    headers, body = {"idempotency-key": "one"}, {"prompt": "x", "unknown": 1}
+    first = await world.api.post(PRO, json=body, headers=headers)
+    again = await world.api.post(f"/flux{PRO}", json=body, headers=headers)
+    native = await world.api.post("/v1/tasks", json={"prompt": "x"}, headers=headers)
+    other = await world.api.post(MAX, json=body, headers=headers)
+
+    assert first.json()["id"] == again.json()["id"] == native.json()["id"]
+    assert again.headers["idempotency-replayed"] == "true"
+    assert "/flux/v1/" in again.json()["polling_url"]
+    problem(other, 422, "idempotency_key_reused")
+
+
+@pytest.mark.parametrize("doors", [(PRO, "/v1/tasks"), ("/v1/tasks", PRO)], ids=["native last", "native first"])
+async def test_a_request_with_a_webhook_is_one_task_at_both_doors(world: World, doors: tuple[str, str]) -> None:
+    headers, body = {"idempotency-key": "one"}, {"prompt": "x", "webhook_url": "https://app.example.com/hook"}
+    first, again = [await world.api.post(door, json=body, headers=headers) for door in doors]
+
+    assert again.json()["id"] == first.json()["id"], again.text
+    assert again.headers["idempotency-replayed"] == "true"
+
+
+@pytest.mark.parametrize(("form", "status"), [("provider", 200), ("event", 422)])
+async def test_a_form_that_was_asked_for_has_to_be_this_door_s_own(world: World, form: str, status: int) -> None:
+    """The digest of the first is also the one that this door itself has remembered in earlier versions."""
+    headers, body = {"idempotency-key": "one"}, {"prompt": "x", "webhook_url": "https://app.example.com/hook"}
+    first = await world.api.post("/v1/tasks", json={**body, "webhook_form": form}, headers=headers)
+    again = await world.api.post(PRO, json=body, headers=headers)
+
+    assert (first.status_code, again.status_code) == (202, status)
+    assert (await rows(world))["tasks"] == 1
+
+
+async def test_whoever_came_first_has_chosen_the_form_in_which_the_task_is_told(world: World) -> None:
+    await world.api.patch("/v1/keys/key_admin", json={"webhook_form": "event"})
+    headers, body = {"idempotency-key": "one"}, {"prompt": "x", "webhook_url": "https://app.example.com/hook"}
+    native = await world.api.post("/v1/tasks", json=body, headers=headers)
+    again = await world.api.post(PRO, json=body, headers=headers)
+    other = await submit(world, PRO, webhook_url="https://app.example.com/hook")
+
+    assert again.json()["id"] == native.json()["id"]
+    assert (await world.task(native.json()["id"]))["webhook"]["form"] == "event"
+    assert (await world.task(other["id"]))["webhook"]["form"] == "provider"
+
+
+@pytest.mark.parametrize(("size", "status"), [(1_000_000, 200), (1_100_000, 413)])
+async def test_a_field_that_is_passed_over_counts_in_the_megabyte_beside_the_pictures(
+    world: World, size: int, status: int
+) -> None:
+    answer = await world.api.post(PRO, json={"prompt": "x", "control_image": "A" * size})
+
+    assert answer.status_code == status
+    assert (await rows(world))["tasks"] == (status == 200)
+
+
+ORIGINS = [
+    # PUBLIC_URL, where the caller asks, its Host header, what links begin with
+    (None, "http://localhost:8080", "localhost:8080", "http://localhost:8080"),
+    (None, "https://flux.example.com", "flux.example.com", "https://flux.example.com"),
+    (None, "http://[::1]:8080", "[::1]:8080", "http://[::1]:8080"),
+    ("https://flux.example.com", "http://10.0.0.7:8080", "10.0.0.7:8080", "https://flux.example.com"),
+    ("https://flux.example.com", "http://x", "evil.example", "https://flux.example.com"),
+    ("https://example.com/images", "http://x", "example.com", "https://example.com/images"),
+    # Beside a twin alone: containers know the service by another name than their host does.
+    ("http://fluxhook:8080", "http://127.0.0.1:9000", "127.0.0.1:9000", "http://127.0.0.1:9000"),
+    ("http://fluxhook:8080", "http://x", "evil.example", "http://fluxhook:8080"),
+]
+
+
+async def test_links_are_absolute_and_on_the_origin_that_the_caller_may_use(world: World) -> None:
+    done = await submit(world)
+    await world.go_on(6)
+    for public_url, base, host, expected in ORIGINS:
+        way = serve_with(world, replace(world.use, public_url=public_url))
+        headers = {"x-key": ADMIN_KEY, "host": host}
+        async with httpx.AsyncClient(transport=way, base_url=base, headers=headers) as client:
+            posted = (await client.post(MAX, json={"prompt": "x"})).json()
+            polled = (await client.get("/v1/get_result", params={"id": done["id"]})).json()
+
+        assert posted["polling_url"].startswith(f"{expected}/flux/v1/get_result?id=task_")
+        assert parse_qs(urlsplit(posted["polling_url"]).query) == {"id": [posted["id"]]}
+        assert polled["result"]["sample"].startswith(f"{expected}/results/{done['id']}.png?")
+
+
+async def test_a_host_header_that_names_no_host_makes_no_link(world: World) -> None:
+    for host in ("a b", "a@b.example", "a/b", 'a"><x', "a:b", "a:1:2", "a:99999", "[:::]", ""):
+        problem(await world.api.post(PRO, json={"prompt": "x"}, headers={"host": host}), 400, "malformed_request")
+    assert await nothing_recorded(world)
+
+
+async def test_credits_are_the_providers_and_asked_for_once_in_ten_seconds(world: World) -> None:
+    before = await world.api.get("/v1/credits")
+    await submit(world)
+    await world.work()
+    at_once = await world.api.get("/flux/v1/credits")
+    world.clock.advance(10)
+    after = await world.api.get("/v1/credits")
+
+    assert [each.json() for each in (before, at_once, after)] == [{"credits": n} for n in (10_000, 10_000, 9_996)]
+
+
+def heard(status: int | None, body: bytes = b"") -> Answer:
+    return Answer(Report(Said.LOST, detail="not reached: ConnectError"), status, {}, body)
+
+
+NO_BALANCE = [
+    (heard(None), 503, "the provider does not answer"),
+    (heard(403, b'{"detail": "Not authenticated"}'), 503, "the provider refuses the key that is configured here"),
+    (heard(404), 404, "the provider tells no balance"),
+    (heard(502, b"<html>"), 503, "the provider told no balance: HTTP 502"),
+    (heard(200, b'{"credits": "many"}'), 503, "the provider told no balance: HTTP 200"),
+]
+
+
+async def test_a_balance_that_nobody_tells_is_said_so(world: World) -> None:
+    provider = answering()
+    serve_with(world, replace(world.use, provider=provider))
+    for answer, status, detail in NO_BALANCE:
+        provider.fetched = answer
+        world.clock.advance(10)
+
+        assert problem(await world.api.get("/v1/credits"), status)["detail"].startswith(detail)
+
+
+async def test_without_a_provider_the_door_says_what_is_missing(world: World) -> None:
+    serve_with(world, replace(world.use, provider=None))
+
+    problem(await world.api.get("/v1/credits"), 503)
+    problem(await world.api.post(PRO, json={"prompt": "x"}), 503)

@@ -1,0 +1,219 @@
+"""Who listens hears everything once and in order, and costs nothing while nothing happens."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from typing import TypeVar
+
+import pytest
+
+from app.db import Connection
+from app.db.engine.database import Database, open_database
+from app.db.tables import events
+from app.db.tables.events import START
+from app.errors import Unavailable
+from app.rules.task import Status
+from app.transitions.announce import Announcement, announce
+from app.web.feed import Ended, Feed, Listener, Wanted
+from tests.databases import connection_to
+from tests.rows import START as NOON
+from tests.rows import plan_task
+
+T = TypeVar("T")
+
+
+class Counted:
+    """A database that counts how often it is read."""
+
+    def __init__(self, inner: Database) -> None:
+        self._inner = inner
+        self.reads = 0
+        self.dialect = inner.dialect
+        self.write, self.write_each = inner.write, inner.write_each
+        self.on_signal = inner.on_signal
+        self.on_event = inner.on_event
+
+        self.away = 0  # for so many reads
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        self.reads += 1
+        if self.away:
+            self.away -= 1
+            raise Unavailable("away")
+        return await self._inner.read(work)
+
+
+def ready(*numbers: int) -> Callable[[Connection], None]:
+    """A unit in which these tasks become ready."""
+    return lambda connection: announce(connection, [Announcement(f"task_{n}", Status.READY) for n in numbers], NOON)
+
+
+def planned(count: int) -> Callable[[Connection], None]:
+    def unit(connection: Connection) -> None:
+        for number in range(count):
+            plan_task(connection, str(number))
+
+    return unit
+
+
+async def heard(listener: Listener, count: int) -> list[str]:
+    """The tasks of the next events, until there are so many."""
+    found: list[str] = []
+    async with asyncio.timeout(30):
+        while len(found) < count:
+            found += [event.task_id for event in await listener.next(5)]
+    return found
+
+
+@pytest.fixture
+def stopping() -> asyncio.Event:
+    return asyncio.Event()
+
+
+@pytest.fixture
+async def feed(database: Database, stopping: asyncio.Event) -> AsyncGenerator[Feed]:
+    await database.write(planned(3))
+    async with Feed(database, stopping) as opened:
+        yield opened
+
+
+async def test_who_listens_hears_what_happens_from_then_on(database: Database, feed: Feed) -> None:
+    await database.write(ready(0))
+    async with feed.listen(None) as listener:
+        start = listener.position
+        await database.write(ready(1, 2))
+        found = await heard(listener, 2)
+
+    assert found[-2:] == ["task_1", "task_2"]
+    assert start < listener.position
+
+
+async def test_who_comes_from_earlier_hears_what_it_missed_first(database: Database, feed: Feed) -> None:
+    await database.write(ready(0))
+    async with feed.listen(START) as listener:
+        first = await heard(listener, 1)
+        await database.write(ready(1))
+        second = await heard(listener, 1)
+
+    assert first + second == ["task_0", "task_1"]
+
+
+async def test_who_wants_one_task_or_kind_hears_no_other(database: Database, feed: Feed) -> None:
+    async with feed.listen(START, Wanted("task_1")) as one, feed.listen(START, Wanted(None, frozenset({"x"}))) as none:
+        assert await none.next(0.01) == []
+        await database.write(ready(0, 1, 2))
+
+        assert await heard(one, 1) == ["task_1"]
+        assert await none.next(0.01) == []
+
+
+async def test_nothing_is_missed_or_heard_twice_however_often_a_listener_comes_back(
+    database: Database, feed: Feed
+) -> None:
+    rounds, at_once = 8, 4
+
+    async def write() -> None:
+        for _ in range(rounds):
+            await asyncio.gather(*(database.write(ready(n % 3)) for n in range(at_once)))
+
+    async def listen() -> list[events.Position]:
+        found: list[events.Position] = []
+        while len(found) < rounds * at_once:
+            after = found[-1] if found else START
+            async with feed.listen(after) as listener:
+                for _ in range(2):  # the first is read, what follows is handed on
+                    found += [event.position for event in await listener.next(0.5)]
+        return found
+
+    async with asyncio.timeout(30):
+        _, *each = await asyncio.gather(write(), listen(), listen())
+
+    whole = await database.read(lambda connection: events.following(connection, START, 100))
+    assert [event.position for event in whole.events] == each[0] == each[1]
+
+
+async def test_who_is_too_slow_is_let_go_and_nobody_else_is(database: Database) -> None:
+    await database.write(planned(3))
+    async with (
+        Feed(database, asyncio.Event(), most_waiting=5) as feed,
+        feed.listen(None) as slow,
+        feed.listen(None) as quick,
+    ):
+        for number in range(8):
+            await database.write(ready(number % 3))
+            await heard(quick, 1)
+
+        late = await slow.next(0)
+        with pytest.raises(Ended):
+            await slow.next(0)
+
+        async with feed.listen(slow.position) as again:
+            assert len(late) + len(await heard(again, 3)) == 8
+        await database.write(ready(0))
+        assert await heard(quick, 1) == ["task_0"]
+
+
+async def test_an_outage_of_the_database_is_waited_for(database: Database) -> None:
+    await database.write(planned(1))
+    counted = Counted(database)
+    async with Feed(counted, asyncio.Event()) as feed, feed.listen(None) as listener:
+        counted.away = 3
+        await database.write(ready(0))
+
+        assert await heard(listener, 1) == ["task_0"]
+        assert counted.away == 0
+
+
+async def test_everybody_is_let_go_when_the_service_stops(database: Database) -> None:
+    stopping = asyncio.Event()
+    async with Feed(database, stopping) as feed:
+        async with feed.listen(None) as listener:
+            waiting = asyncio.create_task(listener.next(60))
+            await asyncio.sleep(0)
+            stopping.set()
+            with pytest.raises(Ended):
+                await waiting
+        with pytest.raises(Ended):
+            async with feed.listen(None):
+                pass
+
+
+async def test_who_is_let_go_while_it_catches_up_has_passed_nothing(
+    database: Database, feed: Feed, stopping: asyncio.Event
+) -> None:
+    async with feed.listen(START) as listener:
+        await database.write(ready(0))
+        stopping.set()
+        await asyncio.sleep(0)
+        with pytest.raises(Ended):
+            await listener.next(0)
+
+    assert listener.position == START
+
+
+async def test_what_another_process_writes_is_heard(postgres_url: str) -> None:
+    async with (
+        open_database(postgres_url) as ours,
+        open_database(postgres_url) as theirs,
+        Feed(ours, asyncio.Event()) as feed,
+        feed.listen(None) as listener,
+    ):
+        await theirs.write(planned(1))
+        await theirs.write(ready(0))
+
+        assert await heard(listener, 1) == ["task_0"]
+
+
+async def test_what_settles_late_is_heard_though_nobody_tells(postgres_url: str) -> None:
+    async with (
+        open_database(postgres_url) as database,
+        Feed(database, asyncio.Event()) as feed,
+        feed.listen(None) as listener,
+    ):
+        await database.write(planned(1))
+        async with connection_to(postgres_url) as other:
+            await other.run_sync(lambda connection: plan_task(connection, "other"))
+            await database.write(ready(0))
+            assert await listener.next(0.05) == []
+            await other.commit()
+
+        assert await heard(listener, 1) == ["task_0"]

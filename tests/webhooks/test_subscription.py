@@ -1,0 +1,115 @@
+"""What a task's row keeps of a webhook, and who may ask for which."""
+
+from dataclasses import replace
+from ipaddress import ip_network
+from typing import Any
+
+from app.db.tables import tasks
+from app.db.tables.tasks import Task
+from app.params import WEBHOOK_FIELDS, Webhook
+from app.webhooks import subscription
+from tests.calling import everything
+from tests.world import World
+
+URL = "https://app.example.com/hooks/flux?tenant=7"
+
+
+async def row(world: World, task_id: str) -> Task:
+    found = await world.use.db.read(lambda connection: tasks.get(connection, task_id))
+    assert found is not None
+    return found
+
+
+async def refused(world: World, **params: Any) -> dict[str, str]:
+    answer = await world.api.post("/v1/tasks", json={"prompt": "a fox", **params})
+    assert answer.status_code == 422, answer.text
+    fields: dict[str, str] = answer.json()["fields"]
+    return fields
+
+
+async def test_a_webhook_is_kept_beside_the_task_and_not_in_what_is_sent_on(each_world: World) -> None:
+    task_id = await each_world.post(webhook_url=URL, webhook_secret="hush", webhook_events=["submitted"])
+    task = await row(each_world, task_id)
+
+    assert (task.notify_url, task.notify_form, task.notify_events) == (URL, "provider", ["submitted"])
+    assert task.notify_origin == "http://gateway"
+    assert not task.request.keys() & set(WEBHOOK_FIELDS)
+    assert subscription.unseal(each_world.use.keys, task_id, task.notify_secret or "") == "hush"
+
+
+async def test_without_an_address_nothing_is_kept(world: World) -> None:
+    task = await row(world, await world.post(webhook_secret="hush"))
+
+    assert (task.notify_url, task.notify_secret, task.notify_form, task.notify_events) == (None,) * 4
+
+
+async def test_a_secret_is_nowhere_in_the_database_and_never_shown(each_world: World) -> None:
+    secret = "a secret that nobody else would write"
+    headers = {"idempotency-key": "once"}
+    body = {"prompt": "a fox", "webhook_url": URL, "webhook_secret": secret}
+    answer = await each_world.api.post("/v1/tasks", json=body, headers=headers)
+    kept = await each_world.use.db.read(everything)
+    task = await row(each_world, answer.json()["id"])
+
+    assert answer.json()["webhook"] == {"url": URL, "form": "provider", "events": []}
+    assert secret.encode() not in kept
+    assert secret not in answer.text
+    assert (task.notify_secret or "-") not in repr(task)
+
+
+async def test_a_sealed_secret_opens_for_its_task_alone(world: World) -> None:
+    task = await row(world, await world.post(webhook_url=URL, webhook_secret="hush"))
+
+    assert subscription.unseal(world.use.keys, "task_other", task.notify_secret or "") is None
+
+
+async def test_form_fields_carry_a_webhook_too(world: World) -> None:
+    fields = {"prompt": "a fox", "webhook_url": URL, "webhook_form": "event", "webhook_events": "submitted, stored"}
+    answer = await world.api.post("/v1/tasks", files=[(name, (None, value)) for name, value in fields.items()])
+
+    assert answer.json()["webhook"] == {"url": URL, "form": "event", "events": ["stored", "submitted"]}
+
+
+async def test_what_is_no_address_is_refused_and_named(world: World) -> None:
+    unusable = [
+        "",
+        "app.example.com",
+        "ftp://app.example.com/",
+        "https:///hook",
+        "https://user:pass@app.example.com/",
+        "https://app.example.com/#part",
+        "https://app.example.com:99999/",
+        "https://app.example.com/a b",
+        "https://app.example.com/\n",
+        "https://xn--a/",
+        "https://[::1",
+        "https://" + "a" * 2083,
+    ]
+    for url in unusable:
+        assert set(await refused(world, webhook_url=url)) == {"webhook_url"}, url
+
+
+async def test_a_blocked_host_and_a_dead_one_are_taken_like_any_other(world: World) -> None:
+    for host in ("10.0.0.1", "localhost", "169.254.169.254", "nobody.invalid", "app.example.com"):
+        assert await world.post(webhook_url=f"https://{host}/")
+
+
+async def test_plain_http_needs_an_operator_who_allows_a_network(world: World) -> None:
+    url = "http://10.1.2.3/hook"
+    fields = await refused(world, webhook_url=url)
+    allowed = replace(world.use, egress_allow=(ip_network("10.0.0.0/8"),))
+
+    assert fields["webhook_url"].startswith("must be https")
+    subscription.check(allowed, Webhook(webhook_url=url))
+
+
+async def test_a_secret_that_cannot_be_used_is_refused_without_being_repeated(world: World) -> None:
+    unusable = ["", " ", "two\nlines", "whsec_", "whsec_short", "whsec_not base64 at all, and long", "x" * 1025]
+    for secret in unusable:
+        fields = await refused(world, webhook_url=URL, webhook_secret=secret)
+        assert set(fields) == {"webhook_secret"}, secret
+        assert len(secret) < 10 or secret not in str(fields)
+
+
+async def test_events_that_do_not_exist_are_refused(world: World) -> None:
+    assert set(await refused(world, webhook_url=URL, webhook_events=["submitted", "painted"])) == {"webhook_events.1"}

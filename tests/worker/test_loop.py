@@ -1,0 +1,345 @@
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from structlog.testing import capture_logs
+
+from app import jobs
+from app.db import Connection
+from app.db.engine.database import Database
+from app.errors import Unavailable
+from app.jobs import Step
+from app.provider import Answer, Order
+from app.resources import Resources
+from app.rules.task import Report, Said
+from app.store import FolderStore
+from app.twin import Faults
+from app.worker import loop, sweep
+from tests.calling import Scripted, answering, done, small, submitted
+from tests.databases import OneByOne
+from tests.pictures import in_base64, picture
+from tests.rows import claim, put_account
+from tests.sockets import until
+from tests.world import World
+
+T = TypeVar("T")
+TAKEN = Answer(Report(Said.PENDING, "p1"), 200, {}, b"{}")
+
+
+@asynccontextmanager
+async def running(use: Resources, grace: float = 20) -> AsyncGenerator[asyncio.Event]:
+    """A worker at work; it is stopped at the end, or before by its event."""
+    mine = replace(use, stopping=asyncio.Event())
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        group.create_task(loop.run(mine, grace=timedelta(seconds=grace)))
+        yield mine.stopping
+        mine.stopping.set()
+
+
+async def states(world: World, task_ids: Sequence[str]) -> set[str]:
+    return {(await world.task(task_id))["status"] for task_id in task_ids}
+
+
+async def test_one_job_at_a_time_until_there_is_none(world: World) -> None:
+    small(world)
+    await world.post()
+    await world.post()
+
+    assert [await loop.run_once(world.use) for _ in range(3)] == [True, True, False]
+    assert world.ledger()["accepted"] == 2
+
+
+async def test_every_step_has_its_function() -> None:
+    assert set(loop.STEPS) == set(Step)
+
+
+class BrokenStore(FolderStore):
+    """A store that finds a new way to fail."""
+
+    def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
+        raise RuntimeError(f"{key} {start} {end}")
+
+
+async def test_a_step_that_raises_runs_again_and_is_set_aside_after_ten_failures(world: World, tmp_path: Path) -> None:
+    await world.post(input_image=in_base64(picture()))
+    world.use = replace(world.use, store=BrokenStore(tmp_path / "images"))
+    with capture_logs() as logs:
+        for _ in range(20):
+            await world.work()
+            world.clock.advance(400)
+    lines = [line for line in logs if line["event"] == "job"]
+
+    assert len(await world.use.db.read(jobs.held)) == 1
+    assert [(line["log_level"], line["outcome"], line["code"]) for line in lines] == [
+        ("error", "failed", "internal_error")
+    ] * 10
+    assert [line["attempt"] for line in lines] == list(range(1, 11))
+
+
+async def test_a_step_that_raised_once_loses_nothing(each_world: World, tmp_path: Path) -> None:
+    task_id = await each_world.post(input_image=in_base64(picture()))
+    good = each_world.use
+    small(each_world)
+    each_world.use = replace(good, store=BrokenStore(tmp_path / "images"))
+    await each_world.work()
+    each_world.use = good
+    each_world.clock.advance(3)
+    await each_world.work()
+    await each_world.go_on(5)
+
+    assert (await each_world.task(task_id))["status"] == "stored"
+
+
+async def test_the_line_of_a_job_says_which_task_how_it_ended_and_nothing_secret(world: World) -> None:
+    small(world)
+    task_id = await world.post(prompt="a private wish")
+    with capture_logs() as logs:
+        await world.work()
+    (line,) = [line for line in logs if line["event"] == "job"]
+
+    attempt = (await world.timeline(task_id, "submission"))[0]["submission_id"]
+    assert (line["step"], line["task_id"], line["outcome"], line["attempt"]) == ("dispatch", task_id, "done", 1)
+    assert (line["key_id"], line["submission_id"]) == ("key_admin", attempt)
+    assert line["ms"] >= 0
+    assert "private wish" not in str(logs)
+
+
+async def test_a_running_worker_does_what_is_left_and_what_comes_and_stops_when_told(each_world: World) -> None:
+    small(each_world)
+    first = await each_world.post()
+    async with running(each_world.use):
+        second = await each_world.post()
+
+        async def submitted() -> bool:
+            return all([(await each_world.task(task_id))["status"] == "submitted" for task_id in (first, second)])
+
+        await until(submitted)
+
+    assert each_world.ledger()["accepted"] == 2
+    await each_world.post()
+    assert each_world.ledger()["accepted"] == 2
+
+
+async def test_a_worker_takes_up_what_a_dead_one_was_doing(world: World) -> None:
+    small(world)
+    task_id = await world.post()
+    await world.use.db.write(lambda connection: claim(connection, world.clock()))
+    async with running(world.use):
+
+        async def submitted() -> bool:
+            return bool((await world.task(task_id))["status"] == "submitted")
+
+        await until(submitted)
+
+
+async def test_a_stopping_worker_finishes_what_it_has_in_hand(world: World) -> None:
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def slowly(_: Order) -> Answer:
+        asked.set()
+        await may_answer.wait()
+        return TAKEN
+
+    task_id = await world.post()
+    async with running(replace(world.use, provider=Scripted(slowly))) as stopping:
+        await asked.wait()
+        stopping.set()
+        await asyncio.sleep(0.05)
+        may_answer.set()
+
+    assert (await world.task(task_id))["status"] == "submitted"
+    assert await world.use.db.write(lambda connection: claim(connection, world.clock())) == []
+
+
+async def test_a_stopping_worker_takes_nothing_new(world: World) -> None:
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def slowly(_: Order) -> Answer:
+        asked.set()
+        await may_answer.wait()
+        return TAKEN
+
+    await world.post()
+    async with running(replace(world.use, provider=Scripted(slowly))) as stopping:
+        await asked.wait()
+        stopping.set()
+        second = await world.post()
+        may_answer.set()
+
+    assert (await world.task(second))["status"] == "queued"
+    assert await world.use.db.read(lambda connection: jobs.scheduled(connection, Step.DISPATCH, {second})) == {second}
+
+
+async def test_what_takes_too_long_is_cancelled_and_its_job_is_runnable_again(each_world: World) -> None:
+    asked, cancelled = asyncio.Event(), asyncio.Event()
+
+    class HangingStore(FolderStore):
+        async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
+            asked.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+            yield b"%r%d%d" % (key, start, end)
+
+    task_id = await each_world.post(input_image=in_base64(picture()))
+    good, folder = each_world.use, each_world.use.scratch / "images"
+    async with running(replace(good, store=HangingStore(folder)), grace=0.05) as stopping:
+        await asked.wait()
+        stopping.set()
+    before = (await each_world.task(task_id))["status"]
+    await each_world.work()
+
+    assert cancelled.is_set()
+    assert before == "queued"
+    assert (await each_world.task(task_id))["status"] == "submitted"
+    assert each_world.ledger()["accepted"] == 1
+
+
+async def test_no_more_jobs_of_a_lane_are_in_hand_at_once_than_it_has_hands(world: World) -> None:
+    ((_, hands),) = [lane for lane in loop.LANES if Step.DISPATCH in lane[0]]
+    may_answer = asyncio.Event()
+
+    async def slowly(_: Order) -> Answer:
+        await may_answer.wait()
+        return TAKEN
+
+    await world.use.db.write(lambda connection: put_account(connection, account=hands + 5))
+    provider = Scripted(slowly)
+    for _ in range(hands + 5):
+        await world.post()
+    async with running(replace(world.use, provider=provider)):
+
+        async def full() -> bool:
+            return len(provider.orders) >= hands
+
+        await until(full)
+        await asyncio.sleep(0.1)
+        at_most = len(provider.orders)
+        may_answer.set()
+
+        async def all_asked() -> bool:
+            return len(provider.orders) == hands + 5
+
+        await until(all_asked)
+
+    assert at_most == hands
+
+
+async def test_every_step_is_in_one_lane() -> None:
+    steps = [step for lane, _ in loop.LANES for step in lane]
+
+    assert sorted(steps) == sorted(Step)
+
+
+async def test_a_provider_that_hangs_does_not_keep_images_from_being_collected(each_world: World) -> None:
+    """All hands of one lane are tied; the other lanes go on."""
+    caller = await submitted(each_world)
+    await done(each_world)
+    asked: list[Order] = []
+
+    async def never(order: Order) -> Answer:
+        asked.append(order)
+        await asyncio.Event().wait()
+        return TAKEN
+
+    waiting = [await each_world.post() for _ in range(23)]
+    async with running(replace(each_world.use, provider=Scripted(never)), grace=0.05):
+
+        async def tied() -> bool:
+            return len(asked) == len(waiting)
+
+        await until(tied)
+        await caller.call(caller.ready())
+
+        async def stored() -> bool:
+            return await states(each_world, [caller.task_id]) == {"stored"}
+
+        await until(stored)
+
+    assert await states(each_world, waiting) == {"submitting"}
+
+
+async def test_a_running_worker_sweeps(world: World) -> None:
+    async with running(world.use):
+
+        async def swept() -> bool:
+            due = await world.use.db.read(jobs.next_due)
+            return due is not None and due > world.clock()
+
+        await until(swept)
+
+    assert await world.use.db.read(jobs.next_due) == world.clock() + sweep.EVERY
+
+
+class Away(OneByOne):
+    """A database that cannot be reached for its first calls, or fails in a way that nobody knows."""
+
+    def __init__(self, inner: Database, calls: int, error: Exception | None = None) -> None:
+        self._inner = inner
+        self._calls = calls
+        self._error = error or Unavailable("away")
+        self.dialect = inner.dialect
+        self.on_signal = inner.on_signal
+        self.on_event = inner.on_event
+
+    def _count(self) -> None:
+        self._calls -= 1
+        if self._calls >= 0:
+            raise self._error
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        self._count()
+        return await self._inner.read(work)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        self._count()
+        return await self._inner.write(work)
+
+
+@pytest.mark.parametrize("error", [Unavailable("away"), KeyError("unheard of")])
+async def test_a_worker_outlives_a_database_that_fails_it_when_it_starts(world: World, error: Exception) -> None:
+    small(world)
+    task_id = await world.post()
+    async with running(replace(world.use, db=Away(world.use.db, 2, error))):
+
+        async def submitted() -> bool:
+            return bool((await world.task(task_id))["status"] == "submitted")
+
+        await until(submitted)
+
+
+async def test_answers_in_any_order_do_not_mix_tasks_up(world: World) -> None:
+    provider = answering(*(Answer(Report(Said.PENDING, f"p{number}"), 200, {}, b"{}") for number in range(5)))
+    task_ids = [await world.post() for _ in range(5)]
+    world.use = replace(world.use, provider=provider)
+    await world.work()
+
+    for number, task_id in enumerate(task_ids):
+        (entry,) = await world.timeline(task_id, "submission")
+        assert entry["provider_id"] == f"p{number}"
+
+
+async def test_a_start_asks_about_what_the_provider_has_for_callbacks_may_have_been_missed(each_world: World) -> None:
+    small(each_world)
+    each_world.twin.faults = Faults(drop_callback=1)
+    task_id = await each_world.post()
+    await each_world.work()
+    each_world.clock.advance(3)
+    await each_world.twin.tick()
+
+    async with running(each_world.use):
+        await until(lambda: is_stored(each_world, task_id))
+
+    testimonies = await each_world.timeline(task_id, "evidence")
+    assert [each["witness"] for each in testimonies] == ["submit", "poll"]
+
+
+async def is_stored(world: World, task_id: str) -> bool:
+    return await states(world, [task_id]) == {"stored"}

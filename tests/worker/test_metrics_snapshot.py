@@ -1,0 +1,91 @@
+"""How things stand at a scrape: the queue, the slots, the jobs, and what it costs to know."""
+
+from datetime import timedelta
+
+from app import jobs
+from app.db import Connection
+from app.db.tables import provider_accounts
+from app.jobs import Step
+from app.rules.task import Status
+from app.telemetry import metrics
+from app.worker import metrics_snapshot
+from tests.rows import START, ask, claim, hold_slot, plan_task, put_account
+from tests.world import World
+
+MAX, PRO = "flux-kontext-max", "flux-kontext-pro"
+
+
+async def scraped(world: World) -> dict[str, float]:
+    """Every live value, by name and labels as they are exposed."""
+    shown = metrics.exposition(await metrics_snapshot.read(world.use)).decode()
+    lines = [line.rpartition(" ") for line in shown.splitlines() if line.startswith("fluxhook_")]
+    return {name.removeprefix("fluxhook_"): float(value) for name, _, value in lines}
+
+
+async def test_an_idle_service_shows_zeros(each_world: World) -> None:
+    values = await scraped(each_world)
+
+    assert values["database_up"] == 1
+    assert {values[f'tasks{{status="{status}"}}'] for status in Status if not status.final} == {0}
+    assert values[f'queue_depth{{account="account",model="{MAX}"}}'] == 0
+    assert values[f'slots_in_use{{account="account",model="{MAX}"}}'] == 0
+    assert values['slots_limit{account="account"}'] == 24
+    assert values[f'model_slots_limit{{account="account",model="{MAX}"}}'] == 6
+    assert {values[f'jobs_due{{step="{step}"}}'] for step in Step} == {0}
+    assert values["jobs_held"] == 0
+
+
+async def test_the_queue_is_what_waits_for_a_slot_and_as_old_as_its_first(each_world: World) -> None:
+    def fill(connection: Connection) -> None:
+        put_account(connection)
+        ask(connection, "1")
+        plan_task(connection, "2")
+        plan_task(connection, "3", START - timedelta(seconds=90))
+        plan_task(connection, "4", START - timedelta(seconds=40), model=MAX)
+        for number, name in enumerate("12", start=1):
+            hold_slot(connection, name, number)
+
+    await each_world.use.db.write(fill)
+    values = await scraped(each_world)
+
+    assert (values['tasks{status="queued"}'], values['tasks{status="submitting"}']) == (3, 1)
+    assert values[f'slots_in_use{{account="account",model="{PRO}"}}'] == 2
+    for model, age in ((PRO, 90), (MAX, 40)):
+        assert values[f'queue_depth{{account="account",model="{model}"}}'] == 1
+        assert values[f'queue_oldest_seconds{{account="account",model="{model}"}}'] == age
+
+
+async def test_a_pause_and_its_reason_are_shown_while_it_lasts(each_world: World) -> None:
+    until = START + timedelta(seconds=30)
+    await each_world.use.db.write(
+        lambda connection: provider_accounts.pause(
+            connection, "account", START, until, provider_accounts.OUT_OF_CREDITS, 1
+        )
+    )
+    name = f'account_paused{{account="account",reason="{provider_accounts.OUT_OF_CREDITS}"}}'
+    during = await scraped(each_world)
+    each_world.clock.advance(31)
+    after = await scraped(each_world)
+
+    assert (during[name], after[name]) == (1, 0)
+
+
+async def test_jobs_are_shown_with_how_long_the_oldest_has_been_due(each_world: World) -> None:
+    due, parked = START - timedelta(seconds=20), START + timedelta(seconds=20)
+    await each_world.use.db.write(
+        lambda connection: jobs.enqueue(connection, [(Step.COLLECT, "a", due), (Step.COLLECT, "b", parked)])
+    )
+    values = await scraped(each_world)
+
+    assert (values['jobs_waiting{step="collect"}'], values['jobs_due{step="collect"}']) == (2, 1)
+    assert values['jobs_oldest_due_seconds{step="collect"}'] == 20
+
+
+async def test_a_job_that_was_set_aside_is_shown(each_world: World) -> None:
+    def hold(connection: Connection) -> None:
+        jobs.enqueue(connection, [(Step.COLLECT, "a", START)])
+        jobs.hold(connection, claim(connection, START, 1)[0], "Broken")
+
+    await each_world.use.db.write(hold)
+
+    assert (await scraped(each_world))["jobs_held"] == 1

@@ -1,0 +1,176 @@
+"""Retention: what was said of tasks that ended long ago goes, and nothing else does."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import pytest
+
+from app.db import Connection
+from app.db.engine.database import Database
+from app.errors import Unavailable
+from app.resources import Resources
+from app.twin import Faults
+from app.worker.retention import prune
+from app.worker.sweep import NO_TASK, sweep
+from tests.calling import submitted
+from tests.telling import receiver, told
+from tests.world import World
+
+T = TypeVar("T")
+KEPT = timedelta(days=30)
+SAID = ("evidence", "downloads", "deliveries", "delivery_attempts")
+LASTING = ("tasks", "submissions", "results")
+
+
+def keeping(world: World) -> Resources:
+    return replace(world.use, evidence_kept=KEPT)
+
+
+async def rows(world: World, tables: tuple[str, ...] = SAID) -> list[int]:
+    """How many rows there are in each of these."""
+
+    def count(connection: Connection) -> list[int]:
+        counted = (connection.exec_driver_sql(f"SELECT count(*) FROM {table}") for table in tables)  # noqa: S608
+        return [each.scalar_one() for each in counted]
+
+    return await world.use.db.read(count)
+
+
+@dataclass
+class Dying:
+    """A database whose process is killed after so many commits."""
+
+    real: Database
+    commits: int
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        if not self.commits:
+            raise Unavailable("killed")
+        self.commits -= 1
+        return await self.real.write(work)
+
+
+async def test_what_was_said_of_a_task_goes_and_the_task_its_attempts_and_its_image_stay(each_world: World) -> None:
+    receiver(each_world, 200)
+    task_id = await told(each_world)
+    before, lasting = await rows(each_world), await rows(each_world, LASTING)
+    seen = await each_world.task(task_id)
+    each_world.clock.advance(31 * 86400)
+    await prune(keeping(each_world))
+
+    assert min(before) > 0
+    assert await rows(each_world) == [0, 0, 0, 0]
+    assert await rows(each_world, LASTING) == lasting
+    assert await each_world.task(task_id) == seen
+    assert (await each_world.api.get(f"/v1/tasks/{task_id}/image")).status_code == 200
+    assert len(await each_world.timeline(task_id, "submission")) == 1
+    assert await each_world.timeline(task_id, "evidence") == []
+
+
+async def test_nothing_goes_on_the_last_day_nor_where_all_is_kept(each_world: World) -> None:
+    receiver(each_world, 200)
+    await told(each_world)
+    before = await rows(each_world)
+    each_world.clock.advance(29.99 * 86400)
+    await prune(keeping(each_world))
+    on_the_last_day = await rows(each_world)
+    each_world.clock.advance(3650 * 86400)
+    await prune(each_world.use)
+
+    assert on_the_last_day == before
+    assert await rows(each_world) == before
+
+
+async def test_what_was_said_of_a_task_that_has_not_ended_stays_however_old_it_is(each_world: World) -> None:
+    await submitted(each_world, faults=Faults(drop_callback=1))
+    before = await rows(each_world)
+    each_world.clock.advance(400 * 86400)
+    await prune(keeping(each_world))
+
+    assert before[0] > 0
+    assert await rows(each_world) == before
+
+
+async def test_what_was_said_of_a_task_that_ended_late_stays_until_its_time_has_come(each_world: World) -> None:
+    caller = await submitted(each_world, faults=Faults(drop_callback=1))
+    each_world.clock.advance(20 * 86400)
+    await each_world.work()
+    ended = (await each_world.task(caller.task_id))["status"]
+    before = await rows(each_world, ("evidence",))
+    each_world.clock.advance(20 * 86400)
+    await prune(keeping(each_world))
+    young = await rows(each_world, ("evidence",))
+    each_world.clock.advance(20 * 86400)
+    await prune(keeping(each_world))
+
+    assert ended == "failed"
+    assert young == before
+    assert await rows(each_world, ("evidence",)) == [0]
+
+
+async def test_a_delivery_that_waits_stays(each_world: World) -> None:
+    receiver(each_world, 500)
+    await told(each_world)
+    each_world.clock.advance(31 * 86400)
+    await prune(keeping(each_world))
+
+    assert (await rows(each_world))[2:] != [0, 0]
+    assert (await rows(each_world))[0] == 0
+
+
+@pytest.mark.parametrize("commits", range(5))
+async def test_who_is_killed_between_two_batches_leaves_the_rest_to_the_next_sweep(
+    each_world: World, commits: int
+) -> None:
+    receiver(each_world, 200)
+    for _ in range(3):
+        await told(each_world)
+    each_world.clock.advance(31 * 86400)
+    dying: Any = Dying(each_world.use.db, commits)
+    with pytest.raises(Unavailable):
+        await prune(replace(keeping(each_world), db=dying), batch=2)
+    left = await rows(each_world)
+    await prune(keeping(each_world))
+
+    assert sum(left) > 0
+    assert await rows(each_world) == [0, 0, 0, 0]
+
+
+async def test_old_tasks_that_have_not_ended_do_not_hide_those_behind_them(each_world: World) -> None:
+    for _ in range(3):
+        await submitted(each_world, faults=Faults(drop_callback=1))
+    open_ones = await rows(each_world)
+    each_world.twin.faults = Faults()
+    receiver(each_world, 200)
+    await told(each_world)
+    all_of_them = await rows(each_world)
+    each_world.clock.advance(31 * 86400)
+    await prune(keeping(each_world), batch=1)
+
+    assert open_ones[0] < all_of_them[0]
+    assert (await rows(each_world))[0] >= open_ones[0]
+    assert (await rows(each_world))[1:] == [0, 0, 0]
+
+
+async def test_one_round_deletes_only_so_much_and_the_next_goes_on(each_world: World) -> None:
+    receiver(each_world, 200)
+    await told(each_world)
+    before = await rows(each_world)
+    each_world.clock.advance(31 * 86400)
+    await prune(keeping(each_world), batch=1, at_once=1)
+    first = await rows(each_world)
+    await prune(keeping(each_world), batch=1, at_once=1)
+
+    assert first[0] == before[0] - 1
+    assert (await rows(each_world))[0] == before[0] - 2
+
+
+async def test_each_sweep_prunes(each_world: World) -> None:
+    receiver(each_world, 200)
+    await told(each_world)
+    each_world.clock.advance(31 * 86400)
+    await sweep(keeping(each_world), NO_TASK)
+
+    assert await rows(each_world) == [0, 0, 0, 0]

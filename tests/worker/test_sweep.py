@@ -1,0 +1,367 @@
+"""Upkeep: deadlines, old answers, and what should be impossible is found, mended and counted."""
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from structlog.testing import capture_logs
+
+from app import jobs
+from app.db import Connection
+from app.db.engine.database import Database
+from app.db.queries import queue
+from app.db.tables import idempotency_keys, provider_accounts, tasks
+from app.jobs import Step
+from app.rules.backoff import UNPAID
+from app.rules.task import Status
+from app.telemetry import metrics
+from app.transitions import moves
+from app.twin import Faults
+from app.worker.sweep import EVERY, NO_TASK, sweep, unpaid
+from tests.calling import done, small, submitted
+from tests.rows import START, drop_jobs, hold_slot, plan_task, put_account
+from tests.world import World, open_world
+
+HOUR = 3600
+
+
+def counted() -> float:
+    return metrics.REGISTRY.get_sample_value("fluxhook_tasks_unscheduled_total") or 0
+
+
+async def sweeping(world: World) -> None:
+    """From now on the world is swept, as it is wherever a worker runs."""
+    wanted = [(Step.SWEEP, NO_TASK, world.clock())]
+    await world.use.db.write(lambda connection: jobs.enqueue(connection, wanted))
+
+
+async def rob(world: World) -> None:
+    await world.use.db.write(drop_jobs)
+
+
+@pytest.mark.parametrize("state", ["queued", "submitting", "submitted", "ready"])
+async def test_a_task_that_is_robbed_of_its_job_is_mended_and_counted(each_world: World, state: str) -> None:
+    small(each_world)
+    if state == "queued":
+        task_id = await each_world.post()
+    else:
+        caller = await submitted(each_world, faults=Faults(lose_answer_after=float(state == "submitting")))
+        task_id = caller.task_id
+        if state == "ready":
+            await done(each_world)
+    assert (await each_world.task(task_id))["status"] == state
+    await rob(each_world)
+    before = counted()
+    with capture_logs() as logs:
+        await sweep(each_world.use, NO_TASK)
+    each_world.twin.faults = Faults()
+    await each_world.go_on(60)
+    (line,) = [line for line in logs if line["event"] == "unscheduled"]
+
+    assert (await each_world.task(task_id))["status"] == "stored"
+    assert counted() - before == 1
+    assert (line["log_level"], line["task_ids"]) == ("error", [task_id])
+    assert each_world.ledger()["accepted"] == 1
+
+
+async def test_a_final_task_needs_no_job(each_world: World) -> None:
+    caller = await submitted(each_world, faults=Faults())
+    await each_world.go_on(5)
+    await rob(each_world)
+    before = counted()
+    await sweep(each_world.use, NO_TASK)
+    left = await each_world.use.db.read(lambda connection: jobs.scheduled(connection, Step.COLLECT, {caller.task_id}))
+
+    assert (counted() - before, left) == (0, set())
+
+
+async def test_a_queue_that_nobody_woke_is_woken_and_counted(each_world: World) -> None:
+    await each_world.use.db.write(lambda connection: put_account(connection, account=1))
+    first, second = await each_world.post(), await each_world.post()
+    await each_world.use.db.write(lambda connection: provider_accounts.release(connection, [first]))
+    await rob(each_world)
+    before = counted()
+    await sweep(each_world.use, NO_TASK)
+    soon = counted() - before
+    each_world.clock.advance(31)
+    await sweep(each_world.use, NO_TASK)
+    admitted = await each_world.use.db.read(queue.admitted)
+
+    assert soon == 0
+    assert counted() - before == 1
+    assert admitted < {first, second}
+    assert len(admitted) == 1
+
+
+async def test_on_postgresql_what_another_process_admits_meanwhile_is_not_counted(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    blocked = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted), pg_sleep(0.01)")
+    async with asyncio.timeout(30), open_world(tmp_path, postgres_url) as world:
+        await world.use.db.write(lambda connection: put_account(connection, account=1))
+        first, second = [await world.post() for _ in range(2)]
+        world.clock.advance(60)
+        before, handed_on = counted(), asyncio.Event()
+
+        def hand_on(connection: Connection) -> None:
+            moves.cancel(connection, first, world.clock())
+            handed_on.set()
+            while not connection.execute(blocked).one()[0]:
+                pass
+
+        handing_on = asyncio.create_task(world.use.db.write(hand_on))
+        await handed_on.wait()
+        await sweep(world.use, NO_TASK)
+        await handing_on
+        admitted = await world.use.db.read(queue.admitted)
+
+    assert admitted == {second}
+    assert counted() == before
+
+
+async def test_it_leaves_the_next_time(each_world: World) -> None:
+    await sweep(each_world.use, NO_TASK)
+
+    assert await each_world.use.db.read(jobs.next_due) == each_world.clock() + EVERY
+
+
+FAULTS = [
+    Faults(),
+    Faults(drop_callback=0.3, submit_429=0.3, submit_5xx=0.3, lose_answer_after=0.2, status_5xx=0.3, seed=1),
+    Faults(unsigned_callback=0.5, forge_callback=0.3, refused_link=0.5, delay_callback=0.3, seed=2),
+]
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("faults", FAULTS, ids=["none", "refusals", "callbacks"])
+async def test_a_healthy_run_never_counts_whatever_the_provider_does(each_world: World, faults: Faults) -> None:
+    small(each_world)
+    each_world.twin.faults = faults
+    await each_world.use.db.write(lambda connection: put_account(connection, account=3))
+    await sweeping(each_world)
+    before = counted()
+    posted = [await each_world.post() for _ in range(15)]
+    await each_world.go_on(120, 2)
+    states = {(await each_world.task(task_id))["status"] for task_id in posted}
+
+    assert counted() == before
+    assert states <= {"stored", "submitting"}
+    assert each_world.ledger()["accepted"] == len(posted)
+    assert each_world.ledger()["max_in_flight"]["account"] <= 3
+
+
+async def test_an_account_that_is_paused_for_long_is_no_fault_of_ours(each_world: World) -> None:
+    each_world.twin.rules = each_world.twin.rules.model_copy(update={"credits": 0})
+    await sweeping(each_world)
+    before = counted()
+    posted = [await each_world.post() for _ in range(3)]
+    await each_world.go_on(1200, 40)
+
+    assert counted() == before
+    assert {(await each_world.task(task_id))["status"] for task_id in posted} == {"queued"}
+
+
+async def test_a_task_waits_a_day_for_somebody_to_pay_and_no_longer(each_world: World) -> None:
+    each_world.twin.rules = each_world.twin.rules.model_copy(update={"credits": 0})
+    await sweeping(each_world)
+    task_id = await each_world.post()
+    await each_world.work()
+    await each_world.go_on(23 * HOUR, HOUR)
+    before = (await each_world.task(task_id))["status"]
+    each_world.clock.advance(HOUR)
+    late = await each_world.post()
+    await each_world.go_on(60, 10)
+    task = await each_world.task(task_id)
+
+    assert before == "queued"
+    assert (task["status"], task["failure"]["code"], task["failure"]["money_spent"]) == (
+        "failed",
+        "out_of_credits",
+        "no",
+    )
+    assert (await each_world.task(late))["status"] == "queued"
+    assert each_world.ledger()["accepted"] == 0
+
+
+@pytest.mark.parametrize(
+    ("reason", "since_h", "asked_h", "ended"),
+    [
+        (provider_accounts.OUT_OF_CREDITS, 25, 1, True),
+        (provider_accounts.OUT_OF_CREDITS, 24, 0, True),
+        (provider_accounts.OUT_OF_CREDITS, 23, 0, False),
+        (provider_accounts.OUT_OF_CREDITS, 24, 1, False),
+        (provider_accounts.NO_FREE_SLOT, 25, 0, False),
+    ],
+)
+async def test_unpaid_are_the_old_ones_of_an_account_that_was_empty_a_day_after_it_was_first(
+    database: Database, reason: str, since_h: float, asked_h: float, ended: bool
+) -> None:
+    """The last refusal of all makes the pause, the first one says since when."""
+
+    def unit(connection: Connection) -> list[str]:
+        put_account(connection)
+        for at in (START - timedelta(hours=since_h), START - timedelta(hours=asked_h)):
+            provider_accounts.pause(connection, "account", at, at + UNPAID.longest, reason, 9)
+        for name, age_h in (("old", 24), ("young", 23)):
+            plan_task(connection, name, START - timedelta(hours=asked_h + age_h))
+        return unpaid(connection, START - timedelta(hours=asked_h))
+
+    assert await database.write(unit) == (["task_old"] if ended else [])
+
+
+async def test_who_pays_is_not_failed_before_the_provider_was_asked_again(each_world: World) -> None:
+    """Whether it was within a try's ten minutes, or while the service was away."""
+    rules = each_world.twin.rules
+    each_world.twin.rules = rules.model_copy(update={"credits": 0})
+    task_id = await each_world.post()
+    await each_world.work()
+    each_world.clock.advance(48 * HOUR)
+    each_world.twin.rules = rules
+    await sweep(each_world.use, NO_TASK)
+    await each_world.go_on(60)
+
+    assert (await each_world.task(task_id))["status"] == "stored"
+
+
+async def test_who_pays_while_a_crowd_is_failed_saves_the_rest_of_it(each_world: World) -> None:
+    now = each_world.clock()
+
+    def crowd(connection: Connection) -> None:
+        for number in range(120):
+            plan_task(connection, f"{number}", now - timedelta(hours=25))
+        for at in (now - timedelta(hours=25), now):
+            provider_accounts.pause(
+                connection, "account", at, at + timedelta(minutes=10), provider_accounts.OUT_OF_CREDITS, 9
+            )
+
+    def pay(connection: Connection) -> bool:
+        if tasks.count_open(connection)[Status.QUEUED] == 120:
+            return False
+        provider_accounts.resume(connection, "account", now + timedelta(hours=1))
+        return True
+
+    await each_world.use.db.write(crowd)
+    sweeping = asyncio.create_task(sweep(each_world.use, NO_TASK))
+    while not await each_world.use.db.write(pay):
+        pass
+    await sweeping
+    left = await each_world.use.db.read(tasks.count_open)
+
+    assert 0 < left[Status.QUEUED] < 120
+
+
+async def test_answers_are_remembered_for_a_day_and_then_forgotten(each_world: World) -> None:
+    def remember(connection: Connection) -> None:
+        for name, age in (("old", timedelta(hours=24, seconds=1)), ("young", timedelta(hours=24))):
+            idempotency_keys.begin(connection, "key_1", name, "d", each_world.clock() - age)
+
+    await each_world.use.db.write(remember)
+    await sweep(each_world.use, NO_TASK)
+    left = await each_world.use.db.read(
+        lambda connection: [name for name in ("old", "young") if idempotency_keys.get(connection, "key_1", name)]
+    )
+
+    assert left == ["young"]
+
+
+async def test_a_deadline_frees_the_slot_of_a_task_that_was_about_to_be_sent(each_world: World) -> None:
+    await each_world.use.db.write(lambda connection: put_account(connection, account=1))
+    first = await each_world.post(deadline_at="2026-01-01T12:00:10Z")
+    second = await each_world.post()
+    each_world.clock.advance(10)
+    await sweep(each_world.use, NO_TASK)
+    await each_world.work()
+
+    assert (await each_world.task(first))["failure"]["code"] == "deadline_exceeded"
+    assert (await each_world.task(second))["status"] == "submitted"
+
+
+async def test_a_queue_that_is_about_to_be_woken_is_left_to_its_job_and_not_counted(world: World) -> None:
+    small(world)
+    world.twin.faults = Faults(submit_429=1)
+    task_id = await world.post()
+    await world.work()
+    world.twin.faults = Faults()
+    world.clock.advance(60)  # nobody worked meanwhile: the service was away
+    before = counted()
+    await sweep(world.use, NO_TASK)
+    await world.work()
+
+    assert counted() == before
+    assert (await world.task(task_id))["status"] == "submitted"
+
+
+@pytest.mark.parametrize("status", [Status.READY, Status.STORED, Status.FAILED, Status.CANCELLED])
+async def test_a_slot_whose_holder_needs_none_is_free_again_and_counted(each_world: World, status: Status) -> None:
+    def leak(connection: Connection) -> None:
+        put_account(connection, account=1)
+        plan_task(connection, "over", each_world.clock(), status=status)
+        hold_slot(connection, "over")
+        jobs.enqueue(connection, [(Step.COLLECT, "task_over", each_world.clock())])
+
+    await each_world.use.db.write(leak)
+    waiting = await each_world.post()
+    each_world.clock.advance(31)
+    before = counted()
+    await sweep(each_world.use, NO_TASK)
+
+    assert await each_world.use.db.read(queue.admitted) == {waiting}
+    assert counted() - before == 2  # the slot, and the task that nobody woke
+
+
+async def test_a_crowd_whose_deadline_passed_is_ended_a_few_at_a_time(each_world: World) -> None:
+    def crowd(connection: Connection) -> None:
+        for number in range(120):
+            plan_task(connection, f"{number}", each_world.clock(), deadline_at=each_world.clock())
+
+    await each_world.use.db.write(crowd)
+    ended: list[int] = []
+
+    def count(connection: Connection) -> None:
+        ended.append(tasks.count_open(connection)[Status.QUEUED])
+
+    sweeping = asyncio.create_task(sweep(each_world.use, NO_TASK))
+    while not sweeping.done():
+        await each_world.use.db.read(count)
+    await sweeping
+    states = {task.status for task in await each_world.use.db.read(lambda found: tasks.newest(found, limit=200))}
+
+    assert states == {Status.FAILED}
+    assert len(set(ended) - {120, 0}) >= 1  # others see it between two of its transactions
+
+
+async def test_a_task_whose_deadline_passed_before_it_was_sent_ends_there_and_is_no_fault(each_world: World) -> None:
+    task_id = await each_world.post(deadline_at="2026-01-01T12:00:10Z")
+    each_world.clock.advance(10)
+    before = counted()
+    await each_world.work()
+    task = await each_world.task(task_id)
+    await sweep(each_world.use, NO_TASK)
+
+    assert (task["status"], task["failure"]["code"], task["failure"]["money_spent"]) == (
+        "failed",
+        "deadline_exceeded",
+        "no",
+    )
+    assert counted() == before
+    assert each_world.ledger()["accepted"] == 0
+
+
+async def test_a_task_that_is_asked_for_again_waits_for_another_day_for_somebody_to_pay(each_world: World) -> None:
+    each_world.twin.rules = each_world.twin.rules.model_copy(update={"credits": 0})
+    await sweeping(each_world)
+    task_id = await each_world.post()
+    await each_world.work()
+    await each_world.go_on(24 * HOUR, HOUR)
+    await each_world.go_on(60, 10)
+    failed = (await each_world.task(task_id))["status"]
+    await each_world.api.post(f"/v1/tasks/{task_id}/resubmit")
+    await each_world.go_on(60, 10)
+    waiting = (await each_world.task(task_id))["status"]
+    each_world.twin.rules = each_world.twin.rules.model_copy(update={"credits": 1000})
+    await each_world.go_on(3600, 60)
+
+    assert (failed, waiting) == ("failed", "queued")
+    assert (await each_world.task(task_id))["status"] == "stored"
