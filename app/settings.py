@@ -86,70 +86,81 @@ class Settings(BaseModel):
     database_url: Annotated[
         str | None,
         # An address may hold a password, so it is not shown.
-        Field(repr=False, description="`sqlite:///PATH` or `postgresql://...`. Default: SQLite in DATA_DIR."),
+        Field(
+            repr=False, description="The database: `sqlite:///PATH` or `postgresql://...`. Default: SQLite in DATA_DIR."
+        ),
     ] = None
-    data_dir: Annotated[Path, Field(description="Where the embedded database, images and made keys live.")] = Path(
-        "data"
+    data_dir: Annotated[Path, Field(description="The folder for the SQLite database, images and generated keys.")] = (
+        Path("data")
     )
     store_url: Annotated[
         str | None,
-        Field(
-            description="Where images are kept: a folder, or `s3://`, `gs://`, `az://`. Default: `images` in DATA_DIR."
-        ),
+        Field(description="The image store: a folder, or `s3://`, `gs://`, `az://`. Default: `images` in DATA_DIR."),
     ] = None
     public_url: Annotated[
         Url | None,
-        Field(description="The address under which the provider reaches this service. Without it, it polls."),
+        Field(description="The URL at which the provider reaches this service. Without it, Fluxhook polls."),
     ] = None
-    provider: Annotated[Literal["bfl", "gptproto"], Field(description="Who makes the images.")] = "bfl"
-    bfl_api_key: Annotated[ProviderKey | None, Field(description="The key for Black Forest Labs.")] = None
-    bfl_base_url: Annotated[Url, Field(description="Its API: a regional host, or a twin.")] = "https://api.bfl.ai"
-    gptproto_api_key: Annotated[ProviderKey | None, Field(description="The key for GPTProto.")] = None
+    provider: Annotated[
+        Literal["bfl", "gptproto"],
+        Field(description="The image provider: `bfl` (Black Forest Labs) or `gptproto` (GPTProto)."),
+    ] = "bfl"
+    bfl_api_key: Annotated[ProviderKey | None, Field(description="The API key for Black Forest Labs.")] = None
+    bfl_base_url: Annotated[
+        Url,
+        Field(description="The base URL of the Black Forest Labs API: the global host, a regional host, or a twin."),
+    ] = "https://api.bfl.ai"
+    gptproto_api_key: Annotated[ProviderKey | None, Field(description="The API key for GPTProto.")] = None
     gptproto_base_url: Annotated[
-        Url, Field(description="Its API, or that of a reseller with the same path layout.")
+        Url, Field(description="The base URL of the GPTProto API, or of a reseller with the same path layout.")
     ] = "https://gptproto.com"
     secret_keys: Annotated[
         Secrets,
-        Field(description="What callback secrets are derived from, newest first. Default: made, kept in DATA_DIR."),
+        Field(description="Keys for secrets and tokens, newest first. SQLite default: generated, saved in DATA_DIR."),
     ] = ()
     admin_key: Annotated[
         Annotated[Secret, AfterValidator(_can_be_presented)] | None,
-        Field(description="An API key that may do everything. Default: made, printed once, kept in DATA_DIR."),
+        Field(description="An API key with full access. SQLite default: generated, printed once, saved in DATA_DIR."),
     ] = None
     shared_secret_callbacks: Annotated[
         Literal["accept", "hint"],
-        Field(description="Whether the plain secret in a header proves a callback, or only causes a poll."),
+        Field(
+            description="The plain secret in a header proves a callback (`accept`) or only triggers a poll (`hint`)."
+        ),
     ] = "accept"  # noqa: S105 - a choice, not a secret
     hold_seconds: Annotated[
         int | None,
         Field(
             ge=0,
             le=_LONGEST_HOLD_S,
-            description="How long a callback may still prove a lost answer. Default: 756, from the contract.",
+            description="Seconds to wait for a callback after a lost submit answer. Default: 756 (provider contract).",
         ),
     ] = None
     result_hosts: Annotated[
-        Hosts, Field(description="Further hosts that results may come from: `name` or `*.name`, https only.")
+        Hosts,
+        Field(description="Additional hosts that results may be downloaded from: `name` or `*.name`, https only."),
     ] = ()
     egress_allow: Annotated[
-        Networks, Field(description="Private networks that input images and webhooks may lie in, as CIDRs.")
+        Networks, Field(description="Private networks that URLs of input images and webhooks may point to, as CIDRs.")
     ]
     link_days: Annotated[
-        int, Field(ge=1, le=3650, description="For how many days a link to an image works that needs no key.")
+        int, Field(ge=1, le=3650, description="Days for which an image link that needs no API key is valid.")
     ] = 7
     evidence_days: Annotated[
         int | None,
         Field(
             ge=1,
             le=3650,
-            description="For how many days after a task ended what was said of it is kept. Default: for ever.",
+            description="Days for which the evidence of a finished task is kept. Default: no limit.",
         ),
     ] = None
     host: Annotated[str, Field(description="The address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="The port to listen on.")] = 8080
     metrics_port: Annotated[
         int | None,
-        Field(ge=0, le=65535, description="Where `fluxhook work` shows its counters to Prometheus. Default: nowhere."),
+        Field(
+            ge=0, le=65535, description="The port on which `fluxhook work` serves Prometheus metrics. Default: none."
+        ),
     ] = None
 
     @classmethod
