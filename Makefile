@@ -48,6 +48,7 @@ lint: develop ## check style, types and layers
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/phrase-check
 
 prove: develop ## run short forms of the three proofs below, with real kills, and search longer for each property
 	@HYPOTHESIS_PROFILE=prove $(BIN)/pytest -m "proof or hypothesis" $(ARGS)
