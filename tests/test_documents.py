@@ -106,7 +106,7 @@ def leads(page: Path, target: str) -> bool:
 def test_the_architecture_names_every_package_and_module_at_the_top() -> None:
     text = ARCHITECTURE.read_text()
     there = {path.stem for path in (ROOT / "app").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
-    assert {name for name in there if not re.search(rf"\b{name}\b", text)} == {"__init__"}
+    assert {name for name in there if not re.search(rf"\b{name}\b", text)} <= {"__init__"}
 
 
 def test_compose_hands_on_every_setting_that_the_image_does_not_fix() -> None:
