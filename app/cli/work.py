@@ -95,7 +95,7 @@ async def beat(use: Resources, file: Path, every_s: float = _BEAT_S) -> None:
             try:
                 await asyncio.to_thread(file.touch)
             except OSError as error:
-                log.warning("no heartbeat", error=error.strerror)  # whoever watches the file will see; jobs go on
+                log.warning("heartbeat_not_written", error=error.strerror)  # jobs go on; a check of the file fails
         await asyncio.sleep(every_s)
 
 

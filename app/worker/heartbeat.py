@@ -43,5 +43,5 @@ async def _again_and_again(duty: Callable[[], Awaitable[None]], seconds: float) 
         try:
             await duty()
         except Exception as error:  # noqa: BLE001 - the next round may do better; a duty that ends is never done again
-            log.warning("duty failed", error=type(error).__name__)
+            log.warning("background_loop_failed", error=type(error).__name__)
         await asyncio.sleep(seconds)

@@ -57,7 +57,7 @@ class Listening:
                     losses = 0
                     await self._listen(connection)
             except _LOST as error:
-                log.warning("not connected", error=type(error).__name__)
+                log.warning("listener_disconnected", error=type(error).__name__)
             losses += 1
             await asyncio.sleep(LISTENING.wait(losses).total_seconds())
 

@@ -17,7 +17,7 @@ async def catch_up(database: Database) -> None:
     that it knows.
     """
     if await database.read(is_newer):
-        log.warning("the database was migrated by a newer version; this one works with what it knows")
+        log.warning("schema_is_newer", detail="a newer version has migrated the database; this version can use it")
     elif not await database.read(is_current):
         from app.db.migrations import migrate  # noqa: PLC0415 - see above
 

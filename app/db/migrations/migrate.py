@@ -55,7 +55,7 @@ async def _run_missing(database: Database, pauses_s: Sequence[float], upgrading:
     for pause in pauses_s:
         if await _upgraded(database, upgrading):
             return
-        log.warning("a migration waits for a table that is locked", again_in_s=pause)
+        log.warning("migration_waiting", again_in_s=pause)
         await asyncio.sleep(pause)
     if not await _upgraded(database, upgrading):
         raise Unavailable(
@@ -77,7 +77,7 @@ async def _build_ahead(database: Postgres) -> None:
     named = [each for step in missing for each in getattr(step.module, "AHEAD", {}).items()]
     ahead = {name: what for name, what in named if what.split()[0] in there}
     while ahead and not await database.build(ahead):
-        log.warning("another process makes indexes", again_in_s=_PAUSES_S[0])
+        log.warning("index_build_waiting", again_in_s=_PAUSES_S[0])
         await asyncio.sleep(_PAUSES_S[0])
 
 

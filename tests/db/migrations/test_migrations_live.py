@@ -196,7 +196,7 @@ async def test_a_step_lets_go_of_the_queue_for_a_locked_table_and_comes_back(beh
             await migrating
 
     assert await behind.read(is_current)
-    assert told[0]["event"] == "a migration waits for a table that is locked"
+    assert told[0]["event"] == "migration_waiting"
 
 
 async def test_a_table_that_stays_locked_ends_the_start_with_a_reason_and_changes_nothing(
