@@ -156,9 +156,9 @@ def test_no_two_panels_lie_on_each_other_or_have_one_number() -> None:
 
 
 async def metrics_table(world: World) -> str:
-    """Every metric of ours, as people read of it."""
+    """The table of the metrics of this service in `docs/observing.md`."""
     shown = await shown_by(world)
-    rows = ["| metric | labels | what it says |", "| --- | --- | --- |"]
+    rows = ["| metric | labels | description |", "| --- | --- | --- |"]
     for family in text_string_to_metric_families((await world.api.get("/metrics")).text):
         if family.name.startswith("fluxhook_"):
             name = f"{family.name}_total" if family.type == "counter" else family.name

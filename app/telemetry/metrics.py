@@ -1,7 +1,7 @@
-"""What this process counts about itself, in the form that Prometheus reads. Labels never hold what a user sent.
+"""Counters and histograms of this process, in the Prometheus format. Labels never hold user input.
 
-Something is counted once for each effect, so after its commit: a unit of work may be undone and run again. What the
-database knows is no counter: `standing` reads it at each scrape.
+Each effect is counted once, after its commit, because a unit of work can be rolled back and run again. Values that the
+database holds are gauges: `standing` reads them at each scrape.
 """
 
 from collections.abc import Generator, Iterable
@@ -25,103 +25,106 @@ from prometheus_client.registry import Collector
 from app import __version__
 
 REGISTRY = CollectorRegistry()
-disable_created_metrics()  # type: ignore[no-untyped-call] # a series for each series, which no rule reads
+disable_created_metrics()  # type: ignore[no-untyped-call] # doubles the series; no rule reads them
 for _collector in (ProcessCollector, PlatformCollector, GCCollector):
     _collector(registry=REGISTRY)
 
-_WAITS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds; 60 is what a request may wait at most
+_WAITS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds; a request waits at most 60
 
 assets_lost = Counter(
-    "fluxhook_assets_lost", "Images that were made and could not be fetched while their link lived.", registry=REGISTRY
+    "fluxhook_assets_lost",
+    "Images that were generated but could not be downloaded before their link expired.",
+    registry=REGISTRY,
 )
 images_kept_aside = Counter(
     "fluxhook_images_kept_aside",
-    "Images that the store could not take, kept on a machine's own disk until it could.",
+    "Images spooled to local disk because the image store could not accept them.",
     registry=REGISTRY,
 )
 tasks_repaired_by_poll = Counter(
     "fluxhook_tasks_repaired_by_poll",
-    "Tasks whose result came by asking the provider, because the callback did not come or proved nothing.",
+    "Tasks whose result came from polling, because the callback was missing or proved nothing.",
     registry=REGISTRY,
 )
 tasks_unscheduled = Counter(
     "fluxhook_tasks_unscheduled",
-    "Open tasks, and endpoints that something waited for, that had no job until the sweeper mended it. Stays 0.",
+    "Open tasks and endpoints with waiting deliveries that the sweep found without a job. Should stay 0.",
     registry=REGISTRY,
 )
 tasks_ended = Counter(
     "fluxhook_tasks_ended",
-    "Tasks that reached a final state, by state and, where they failed, by failure code.",
+    "Tasks that reached a final state, by state and, for failed tasks, by failure code.",
     ["status", "failure"],
     registry=REGISTRY,
 )
 callbacks = Counter(
     "fluxhook_callbacks",
-    "Callbacks by what they proved and the HTTP status they were answered with; `unchecked` ones had no known address.",
+    "Callbacks by verdict and response status; `unchecked` means an unknown address or an oversized body.",
     ["verdict", "status"],
     registry=REGISTRY,
 )
 callbacks_turned_away = Counter(
     "fluxhook_callbacks_turned_away",
-    "Callbacks answered 503 at once because as many waited to be written as can be held.",
+    "Callbacks answered with 503 at once because the queue of callbacks to be written was full.",
     registry=REGISTRY,
 )
 forgeries_not_kept = Counter(
     "fluxhook_forgeries_not_kept",
-    "Forged callbacks that were refused without being written down, because enough of them had been.",
+    "Forged callbacks that were rejected but not stored, because the limit for stored forgeries was reached.",
     registry=REGISTRY,
 )
 deadline_margin = Histogram(
     "fluxhook_deadline_margin_seconds",
-    "How long before the end of its link an image was stored; below 0 the link outlived what it said.",
+    "Time between storing an image and the stated expiry of its link; negative if it was stored after that.",
     buckets=(0, 15, 30, 60, 120, 240, 360, 480, 540, 570, 600, 1800, 3600),
     registry=REGISTRY,
 )
 provider_requests = Histogram(
     "fluxhook_provider_request_seconds",
-    "Requests to the provider, submit or poll, by what its answer said.",
+    "Duration of requests to the provider, by type (submit or poll) and meaning of the response.",
     ["request", "said"],
     buckets=_WAITS,
     registry=REGISTRY,
 )
 http_requests = Histogram(
     "fluxhook_http_request_seconds",
-    "Requests to this process, by the template of their route. `Prefer: wait` makes one long on purpose.",
+    "Duration of requests to this process, by route template. Long on purpose with `Prefer: wait`.",
     ["method", "route", "status"],
     buckets=_WAITS,
     registry=REGISTRY,
 )
 job_attempts = Histogram(
     "fluxhook_job_attempt_seconds",
-    "Attempts to do a job, by its step and whether the attempt was done or failed.",
+    "Duration of job attempts, by step and outcome (done or failed).",
     ["step", "outcome"],
     buckets=_WAITS,
     registry=REGISTRY,
 )
 webhook_attempts = Counter(
     "fluxhook_webhook_attempts",
-    "Tries to tell an application of a task: delivered, refused, unreachable, timeout, broken or sealed.",
+    "Webhook delivery attempts, by outcome: delivered, refused, unreachable, timeout, broken or sealed.",
     ["outcome"],
     registry=REGISTRY,
 )
 endpoints_stopped = Counter(
     "fluxhook_endpoints_stopped",
-    "Endpoints that nothing is sent to any more: paused after three days of failures, or gone by their own word.",
+    "Endpoints that no longer receive webhooks: paused after three days of failures, or gone (answered 410).",
     ["state"],
     registry=REGISTRY,
 )
 
 
 def exposition(live: Iterable[Metric] = ()) -> bytes:
-    """Everything that this process counted, and after it the families that were read just now."""
+    """Return the metrics of this process, followed by the given families."""
     return generate_latest(REGISTRY) + generate_latest(_Read(live))
 
 
 @contextmanager
 def scraped(host: str, port: int | None) -> Generator[int | None]:
-    """Answer scrapes from a thread, for a process without an API; gives the port. None: nobody is answered.
+    """Serve scrapes from a thread in a process without an API; yield the port. With `port=None` nothing is served.
 
-    These are its own counters alone: any API shows what the database knows. Raises OSError for a port that is taken.
+    The response holds the counters of this process only; any API process serves the database metrics. Raises OSError
+    if the port is in use.
     """
     if port is None:
         yield None
@@ -137,7 +140,9 @@ def scraped(host: str, port: int | None) -> Generator[int | None]:
 
 class _Version(Collector):
     def collect(self) -> Iterable[Metric]:
-        family = GaugeMetricFamily("fluxhook_build_info", "1, for the version that runs.", labels=["version"])
+        family = GaugeMetricFamily(
+            "fluxhook_build_info", "Always 1; the label is the running version.", labels=["version"]
+        )
         family.add_metric([__version__], 1)
         return [family]
 
@@ -146,7 +151,7 @@ REGISTRY.register(_Version())
 
 
 class _Read(CollectorRegistry):
-    """A registry of families that are there already."""
+    """A registry of metric families that have already been collected."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         super().__init__()

@@ -41,10 +41,15 @@ def families(connection: Connection, now: datetime) -> list[Metric]:
     limits = {(account.id, model): limit for account in everyone for model, limit in account.limits.items()}
     in_use, depths = provider_accounts.in_use(connection), queue.depths(connection)
     return [
-        _gauge("tasks", "Tasks in each state that is not final.", ("status",), _tasks(connection)),
+        _gauge("tasks", "Tasks in each non-final state.", ("status",), _tasks(connection)),
         *_slots(limits, in_use),
         *_queue({*limits, *in_use}, depths, now),
-        _gauge("account_paused", "1 while an account takes no tasks.", ("account", "reason"), _pauses(everyone, now)),
+        _gauge(
+            "account_paused",
+            "1 while submission to an account is paused.",
+            ("account", "reason"),
+            _pauses(everyone, now),
+        ),
         *_jobs(connection, now),
     ]
 
@@ -58,9 +63,11 @@ def _slots(limits: Values, in_use: Values) -> list[Metric]:
     single = {where: limit for where, limit in limits.items() if where[1] != IN_ALL}
     held = dict.fromkeys(single, 0) | dict(in_use)
     return [
-        _gauge("slots_in_use", "Tasks that the provider has, or is about to get.", ("account", "model"), held),
-        _gauge("slots_limit", "How many an account may have there at once.", ("account",), whole),
-        _gauge("model_slots_limit", "How many of them may be of this model.", ("account", "model"), single),
+        _gauge("slots_in_use", "Tasks that the provider has or is about to receive.", ("account", "model"), held),
+        _gauge("slots_limit", "Maximum number of slots of an account.", ("account",), whole),
+        _gauge(
+            "model_slots_limit", "Maximum number of slots of one model in an account.", ("account", "model"), single
+        ),
     ]
 
 
@@ -72,7 +79,9 @@ def _queue(known: Collection[tuple[str, ...]], depths: Iterable[Depth], now: dat
         lengths[where], ages[where] = each.length, _age(each.since, now)
     return [
         _gauge("queue_depth", "Queued tasks that wait for a slot.", ("account", "model"), lengths),
-        _gauge("queue_oldest_seconds", "How long the first of them has waited.", ("account", "model"), ages),
+        _gauge(
+            "queue_oldest_seconds", "Longest time that a queued task has waited for a slot.", ("account", "model"), ages
+        ),
     ]
 
 
@@ -96,15 +105,15 @@ def _jobs(connection: Connection, now: datetime) -> list[Metric]:
     )
     held = {(): jobs.count_held(connection)}
     return [
-        _gauge("jobs_waiting", "Jobs that wait, due or not.", ("step",), waiting),
-        _gauge("jobs_due", "Jobs that could be done now.", ("step",), due),
-        _gauge("jobs_oldest_due_seconds", "How long the first of them has been due.", ("step",), ages),
-        _gauge("jobs_held", "Jobs that were set aside after their last try.", (), held),
+        _gauge("jobs_waiting", "Waiting jobs, due or not.", ("step",), waiting),
+        _gauge("jobs_due", "Waiting jobs that are due.", ("step",), due),
+        _gauge("jobs_oldest_due_seconds", "Longest time that a waiting job has been due.", ("step",), ages),
+        _gauge("jobs_held", "Dead letters: jobs that failed their last attempt and are not retried.", (), held),
     ]
 
 
 def _database_up(up: int) -> Metric:
-    return _gauge("database_up", "Whether the database answered this scrape.", (), {(): up})
+    return _gauge("database_up", "1 if the database answered this scrape, else 0.", (), {(): up})
 
 
 def _age(since: datetime, now: datetime) -> float:
