@@ -293,7 +293,13 @@ async def test_what_no_task_knows_is_left_alone(world: World) -> None:
 
 
 KEEPING = ["INSERT INTO kept_aside", BEFORE_COMMIT, AFTER_COMMIT]
-STORING = ["file: before it is kept", "file: after it is kept", "DELETE FROM kept_aside", BEFORE_COMMIT, AFTER_COMMIT]
+STORING = [
+    "file: before it is stored",
+    "file: after it is stored",
+    "DELETE FROM kept_aside",
+    BEFORE_COMMIT,
+    AFTER_COMMIT,
+]
 
 
 class FusedUnsteady(FusedStore, Unsteady):

@@ -40,24 +40,30 @@ class Kill:
 
 KILLS = (
     Kill(
-        "dispatch", "its submit is under way, the provider has not got it", "submit: request", ends=UNKNOWN, charges=0
+        "dispatch",
+        "while the submit request is in transit, before the provider receives it",
+        "submit: request",
+        ends=UNKNOWN,
+        charges=0,
     ),
-    Kill("dispatch", "the provider took the task and has not answered", "submit: answer"),
+    Kill("dispatch", "after the provider accepts the task, before it responds", "submit: answer"),
     Kill(
         "dispatch",
-        "the provider took the task and has not answered; no callbacks",
+        "after the provider accepts the task, before it responds; no callbacks",
         "submit: answer",
         called_back=False,
         ends=UNKNOWN,
     ),
-    Kill("dispatch", "the provider has answered, nothing of it is committed", "submit: answer", blocked=True),
-    Kill("idle", "the task is submitted, the callback is still to come", "callback: request"),
-    Kill("callback", "half of the callback is received", "callback: body"),
-    Kill("callback", "the callback is received, nothing of it is committed", "callback: request", blocked=True),
-    Kill("callback", "the callback is committed, the provider has not read the answer", "callback: answer"),
-    Kill("reconcile", "its status request is not answered; no callbacks", "status: answer", called_back=False),
-    Kill("collect", "half of the image is downloaded", "download: body"),
-    Kill("collect", "the image is on disk, nothing of it is committed", "download: request", blocked=True),
+    Kill("dispatch", "after the provider responds, before the commit", "submit: answer", blocked=True),
+    Kill("idle", "after the task is submitted, before the callback arrives", "callback: request"),
+    Kill("callback", "after half of the callback is received", "callback: body"),
+    Kill("callback", "after the callback is received, before the commit", "callback: request", blocked=True),
+    Kill("callback", "after the callback is committed, before the provider reads the response", "callback: answer"),
+    Kill(
+        "reconcile", "while a status request waits for its response; no callbacks", "status: answer", called_back=False
+    ),
+    Kill("collect", "after half of the image is downloaded", "download: body"),
+    Kill("collect", "after the image is written to disk, before the commit", "download: request", blocked=True),
 )
 
 

@@ -165,9 +165,9 @@ class FusedStore(FolderStore):
 
     async def put(self, key: str, source: IO[bytes]) -> None:
         step = "submit" if key.startswith("inputs/") else "collect"
-        self.fuse.point(step, "file: before it is kept")
+        self.fuse.point(step, "file: before it is stored")
         await super().put(key, source)
-        self.fuse.point(step, "file: after it is kept")
+        self.fuse.point(step, "file: after it is stored")
 
 
 @dataclass
@@ -181,7 +181,7 @@ class FusedTransport(httpx.AsyncBaseTransport):
         step, what = _ours(request)
         self.fuse.point(step, f"{what}: before it is sent")
         response = await self.inner.handle_async_request(request)
-        self.fuse.point(step, f"{what}: after the answer")
+        self.fuse.point(step, f"{what}: after the response")
         return response
 
 
@@ -197,7 +197,7 @@ class Mortal(httpx.AsyncBaseTransport):
         try:
             self.fuse.point(step, "request: before it is read")
             response = await self.inner.handle_async_request(request)
-            self.fuse.point(step, "request: before the answer leaves")
+            self.fuse.point(step, "request: before the response is sent")
         except Stop as stop:
             raise httpx.ReadError("the connection was lost", request=request) from stop
         return response

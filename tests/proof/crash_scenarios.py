@@ -21,14 +21,14 @@ class Scenario:
 _EDIT = {"prompt": "in winter", "input_image": f"http://{PICTURE_HOST}/fox.png"}
 
 SCENARIOS: Mapping[str, Scenario] = {
-    "plain": Scenario("text to image, called back", "stored"),
-    "edit": Scenario("edit of an image fetched from an address", "stored", asked=_EDIT),
-    "polled": Scenario("no callbacks: polled", "stored", called_back=False),
+    "plain": Scenario("text to image with a callback", "stored"),
+    "edit": Scenario("edit of an image given by URL", "stored", asked=_EDIT),
+    "polled": Scenario("polling without callbacks", "stored", called_back=False),
     # A seed with which the first submit is struck, and the next ones are not.
     "busy": Scenario("429, then accepted", "stored", faults=Faults(submit_429=0.5, seed=33)),
-    "lost": Scenario("the submit's answer is lost", "stored", faults=Faults(lose_answer_after=1)),
-    "early": Scenario("called back before the submit is answered", "stored", faults=Faults(early_callback=1)),
-    "hinted": Scenario("the callback is not signed", "stored", faults=Faults(unsigned_callback=1)),
-    "refused": Scenario("the link is refused once", "stored", faults=Faults(refused_link=1)),
-    "moderated": Scenario("the result is moderated", "failed: content_moderated", asked={"prompt": "unsafe result"}),
+    "lost": Scenario("lost response to the submit request", "stored", faults=Faults(lose_answer_after=1)),
+    "early": Scenario("callback before the response to the submit request", "stored", faults=Faults(early_callback=1)),
+    "hinted": Scenario("unsigned callback", "stored", faults=Faults(unsigned_callback=1)),
+    "refused": Scenario("result link refused once", "stored", faults=Faults(refused_link=1)),
+    "moderated": Scenario("moderated result", "failed: content_moderated", asked={"prompt": "unsafe result"}),
 }

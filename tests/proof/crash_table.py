@@ -1,4 +1,4 @@
-"""The runs as tables that a person can read: what was crashed where, and how it ended."""
+"""Render the runs as Markdown tables: crash points, outcomes and charges."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -26,13 +26,13 @@ def total(runs: Sequence[Run]) -> str:
     by_design, differ = sum(run.by_design for run in runs), sum(run.differs is not None for run in runs)
     same = len(runs) - by_design - differ
     return (
-        f"{len(runs)} crashes: {same} ended as without the crash, {by_design} as `unknown_outcome` by design, "
-        f"{differ} otherwise. Tasks charged twice: {charged_twice}."
+        f"{len(runs)} crashes: {same} with the same result as without a crash, {by_design} with `unknown_outcome` by "
+        f"design, {differ} with another result. Tasks charged twice: {charged_twice}."
     )
 
 
 def _scenarios(runs: Iterable[Run]) -> str:
-    rows = ["| scenario | ends as | crashes | the same end | `unknown_outcome` by design | otherwise |"]
+    rows = ["| scenario | result | crashes | same result | `unknown_outcome` by design | another result |"]
     rows.append("| --- | --- | ---: | ---: | ---: | ---: |")
     by_name = _grouped(runs, lambda run: (list(SCENARIOS).index(run.scenario),))
     for group in by_name:
@@ -44,7 +44,7 @@ def _scenarios(runs: Iterable[Run]) -> str:
 
 
 def _points(runs: Iterable[Run]) -> str:
-    rows = ["| step | the process dies | kind | crashes | outcome | charges per task |"]
+    rows = ["| step | point of the crash | kind | crashes | outcome | charges per task |"]
     rows.append("| --- | --- | --- | ---: | --- | --- |")
     for group in _grouped(runs, lambda run: (_ORDER.index(run.step), run.place)):
         first = group[0]
@@ -53,19 +53,21 @@ def _points(runs: Iterable[Run]) -> str:
 
 
 def _kills(runs: Sequence[Run]) -> str:
-    rows = ["| step | the process is killed | kind | crashes | outcome | charges per task |"]
+    rows = ["| step | time of the kill | kind | crashes | outcome | charges per task |"]
     rows.append("| --- | --- | --- | ---: | --- | --- |")
     rows += [f"| {run.step} | {run.place} | {run.kind} | 1 | {_ends([run])} |" for run in runs]
     return "\n".join(rows) if runs else ""
 
 
 def _said(place: str) -> str:
-    """A statement is stopped before it runs; the other places say themselves when."""
+    """Add "before" to a statement, which is stopped before it runs; the other places state the time themselves."""
     return f"before `{place}`" if place.isascii() and place.split(maxsplit=1)[0].isupper() else place
 
 
 def _ends(group: Sequence[Run]) -> str:
-    ends = Counter("`unknown_outcome` by design" if run.by_design else "the same" for run in group if not run.differs)
+    ends = Counter(
+        "`unknown_outcome` by design" if run.by_design else "same result" for run in group if not run.differs
+    )
     ends += Counter("DIFFERS" for run in group if run.differs)
     outcome = ", ".join(f"{end}: {count}" for end, count in ends.items()) if len(ends) > 1 else next(iter(ends))
     charges = ", ".join(str(number) for number in sorted({run.charges for run in group}))

@@ -13,7 +13,7 @@ from tests.proof.crash_scenarios import SCENARIOS
 
 pytestmark = pytest.mark.proof
 
-SENT, ANSWERED = "submit to the provider: before it is sent", "submit to the provider: after the answer"
+SENT, ANSWERED = "submit to the provider: before it is sent", "submit to the provider: after the response"
 
 
 @pytest.fixture
@@ -36,14 +36,14 @@ async def crashed(databases: Databases, name: str, step: str, place: str, number
     ("step", "place", "number"),
     [
         ("submit", "INSERT INTO slots", 1),
-        ("submit", "request: before the answer leaves", 1),
+        ("submit", "request: before the response is sent", 1),
         ("dispatch", BEFORE_COMMIT, 1),
         ("dispatch", ANSWERED, 1),
         ("dispatch", BEFORE_COMMIT, 2),
         ("callback", "UPDATE tasks", 1),
         ("callback", AFTER_COMMIT, 1),
-        ("collect", "download: after the answer", 1),
-        ("collect", "file: after it is kept", 1),
+        ("collect", "download: after the response", 1),
+        ("collect", "file: after it is stored", 1),
         ("collect", "INSERT INTO results", 1),
         ("worker", "DELETE FROM jobs", 2),
     ],
@@ -107,4 +107,4 @@ def test_a_statement_is_named_by_what_it_does_to_which_table() -> None:
 
 
 def test_the_document_holds_a_matrix_without_a_difference() -> None:
-    assert DOCUMENT.read_text().count("0 otherwise. Tasks charged twice: 0.") == 2  # one of each engine
+    assert DOCUMENT.read_text().count("0 with another result. Tasks charged twice: 0.") == 2  # once for each engine
