@@ -3,11 +3,11 @@ WORKDIR /srv
 # hadolint ignore=DL3008
 RUN apt-get update -q && apt-get install -y -q --no-install-recommends binutils
 COPY requirements.lock /tmp/
-# No pip in the environment that ships: it is only ever run from outside.
+# The shipped environment has no pip: pip runs from outside.
 RUN python -m venv --without-pip /opt/venv \
  && python -m pip --python /opt/venv/bin/python install \
       --no-cache-dir --no-compile --disable-pip-version-check --require-hashes -r /tmp/requirements.lock
-# A third of what the wheels bring is debug information.
+# Debug information is a third of the size of the wheels.
 RUN find /opt/venv/lib -name '*.so' -exec strip --strip-debug {} +
 RUN printf '%s\n' '#!/opt/venv/bin/python' 'import sys' 'from app.cli import main' 'sys.exit(main())' \
       > /opt/venv/bin/fluxhook \
@@ -15,7 +15,7 @@ RUN printf '%s\n' '#!/opt/venv/bin/python' 'import sys' 'from app.cli import mai
 COPY app app
 COPY migrations migrations
 COPY LICENSE ./
-# The root file system is read-only where it runs, so what a start imports is compiled here, and only that.
+# The root file system is read-only at run time, so the modules that a start imports are compiled here, and no others.
 RUN python -m compileall -q app migrations \
  && /opt/venv/bin/python -c 'import app.cli, app.main'
 
@@ -26,7 +26,7 @@ LABEL org.opencontainers.image.title="Fluxhook" \
       org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.licenses="MIT"
 
-# A number, so that a volume keeps its owner from one image to the next.
+# A fixed number, so that a volume keeps its owner when the image is replaced.
 RUN groupadd --gid 10001 fluxhook \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin fluxhook \
  && install -d -o fluxhook -g fluxhook -m 0700 /data
@@ -47,8 +47,8 @@ VOLUME /data
 EXPOSE 8080
 USER 10001:10001
 
-# A worker has no port: it is asked by the age of its heartbeat, `work --heartbeat /tmp/heartbeat`, which it touches
-# every 5 s. http.client, because urllib would follow a proxy named in the environment.
+# A worker has no port: the check reads the age of its heartbeat file (`work --heartbeat /tmp/heartbeat`), which it
+# touches every 5 s. http.client is used because urllib would use a proxy from the environment.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 CMD ["python", "-c", "\
 import http.client, os, pathlib, sys, time; \
 heartbeat = pathlib.Path('/tmp/heartbeat'); \

@@ -1,4 +1,4 @@
-# The interpreter that the virtual environment is made from, and where: make test PYTHON=python3.13 VENV=.venv-3.13
+# Interpreter and location of the virtual environment: make test PYTHON=python3.13 VENV=.venv-3.13
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
@@ -7,7 +7,7 @@ WORKERS ?= 1
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-# Where it is set, every process compiles all that it imports anew.
+# If it is set, every process recompiles all modules that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup develop demo serve test check prove cold lint crash-matrix storm capacity bench container-check \
 	package-check release lock clean
@@ -15,27 +15,27 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## make .venv with what the service needs
+setup: ## create .venv with the dependencies of the service
 	@$(call install,requirements.lock,--clear)
 
-develop: setup ## add the tools that all checks need
+develop: setup ## add the tools for all checks
 	@$(call install,dev.lock)
 
-demo: setup ## watch tasks run against the provider's twin, ARGS=--once for one
+demo: setup ## run demo tasks against the provider's twin, ARGS=--once for a single run
 	@$(BIN)/fluxhook demo $(ARGS)
 
-serve: setup ## run the service, settings from FLUXHOOK_ variables
+serve: setup ## run the service with settings from FLUXHOOK_ variables
 	@$(BIN)/fluxhook serve $(ARGS)
 
-test: setup ## run the tests that a change is made beside, ARGS for pytest
+test: setup ## run the fast tests for use during development, ARGS for pytest
 	@$(call install,test.lock)
 	@$(BIN)/pytest -n auto $(ARGS)
 
-check: develop ## run the tests that `make test` leaves out: PostgreSQL, browser, fuzzing, processes
+check: develop ## run the tests that `make test` omits: PostgreSQL, browser, fuzzing, processes
 	@$(BIN)/pytest -n auto -m check $(ARGS)
 
-# Whatever is compiled or built on first use is built anew, on one processor, beside something that wants it too.
-cold: develop ## run the property tests and what starts a process on a slow machine with cold caches
+# Everything that is compiled or built on first use is rebuilt, on one CPU, in competition with a busy process.
+cold: develop ## run property and process tests as on a slow machine with cold caches
 	@caches=$$(mktemp -d); \
 	pin=$$(command -v taskset >/dev/null && echo taskset -c 0); \
 	$$pin sh -c 'while :; do :; done' & busy=$$!; \
@@ -50,28 +50,28 @@ lint: develop ## check style, types and layers
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/phrase-check
 
-prove: develop ## run short forms of the three proofs below, with real kills, and search longer for each property
+prove: develop ## run short forms of the three proofs below with real kills, and longer property searches
 	@HYPOTHESIS_PROFILE=prove $(BIN)/pytest -m "proof or hypothesis" $(ARGS)
 
-crash-matrix: develop ## crash at every statement and external call, DB=postgres, ARGS=--write for the document
+crash-matrix: develop ## crash at every statement and external call, DB=postgres; ARGS=--write updates the document
 	@PYTHONPATH=. $(BIN)/python -m tests.proof.crash_matrix --db $(DB) $(ARGS)
 
-storm: setup ## thousands of tasks, killed processes, the count; DB=postgres WORKERS=3, ARGS='--tasks 300'
+storm: setup ## run thousands of tasks, kill processes, check the results; DB=postgres WORKERS=3, ARGS='--tasks 300'
 	@$(BIN)/python -m tests.proof.storm --db $(DB) --workers $(WORKERS) $(ARGS)
 
-capacity: setup ## what two replicas make of the slots, and what 10,000 waiting tasks take; a quarter of an hour
+capacity: setup ## measure slot use of two replicas and 10,000 waiting tasks; takes a quarter of an hour
 	@$(BIN)/python -m tests.proof.capacity $(ARGS)
 
-bench: setup ## measure callbacks beside what bounds them, ARGS='--quick --json FILE' for less than a minute
+bench: setup ## measure callbacks and what limits them, ARGS='--quick --json FILE' for less than a minute
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-container-check: ## build the image, run compose on PostgreSQL and prove it, as root on Debian
+container-check: ## build the image and test it with compose on PostgreSQL, as root on Debian
 	@$(PYTHON) .ci/container-check
 
 package-check: ## build the wheel, install it into a clean environment and run it from an empty folder
 	@$(PYTHON) .ci/package-check
 
-release: ## say how a release is made and what is missing for one, and change nothing
+release: ## print the release steps and the problems that block a release; changes nothing
 	@$(PYTHON) .ci/release
 
 lock: ## refresh the locks (needs uv), ARGS=--upgrade for newer versions
@@ -87,10 +87,10 @@ clean: ## remove virtual environments and caches, never data
 COMPILE = uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	--python-version 3.11 --custom-compile-command "make lock" $(ARGS)
 
-# A lock is complete, so what it names is installed and nothing resolved again (--no-deps): one client that the tests
-# try asks for an old Pillow, see pyproject.toml.
-# Whether the environment fits is asked of the lock's digest and the folder, not of file times: a fresh clone or a
-# branch switch changes those. --clear, so that what a lock no longer names is gone.
+# A lock is complete, so its packages are installed without dependency resolution (--no-deps): one client in the tests
+# requires an old Pillow, see pyproject.toml.
+# The lock's checksum and the folder decide whether the environment is current, not file times: a fresh clone or a
+# branch switch changes those. --clear removes packages that the lock no longer names.
 define install
 set -eu; \
 want="$$(pwd) $$(cksum < $(1))"; \
@@ -113,13 +113,13 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 $(PYTHON) -m venv --clear $$(command -v uv >/dev/null && echo --without-pip) $(VENV)
 endef
 
-# The checkout goes on the path and gets its command without a build back end, so nothing unlocked runs.
+# The checkout is added to the path and gets its command without a build back end, so no unlocked code runs.
 define link_project
 pwd > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/fluxhook.pth"; \
 printf '%s\n' "$$COMMAND" > $(BIN)/fluxhook; chmod +x $(BIN)/fluxhook
 endef
 
-# sh starts it and Python reads on, because a #! line cannot name a path with a space in it.
+# sh starts the script and Python continues, because a #! line cannot contain a path with a space.
 define COMMAND
 #!/bin/sh
 '''exec' "$(CURDIR)/$(BIN)/python" "$$0" "$$@"

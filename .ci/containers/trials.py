@@ -1,4 +1,4 @@
-"""What the service has to go through: the job of the demo, its database away, its processes killed, a stop."""
+"""Trials of the service: the demo tasks, loss of the database, killed processes, a stop."""
 
 import base64
 import json
@@ -27,17 +27,17 @@ OURS = ("api", "api-2", "worker", "worker-2")
 
 
 def start() -> None:
-    """Two of each start at once on a database with nothing in it."""
+    """Two APIs and two workers start at the same time on an empty database."""
     wait_healthy(*OURS)
     writable = "test -w /srv || test -w /opt/venv || test -w / || test ! -w /data || test ! -w /tmp"
     for service in OURS:
         inside = ["exec", container(service), "sh", "-c"]
-        uid = docker(*inside, f"if {writable}; then echo too much; else id -u; fi")
+        uid = docker(*inside, f"if {writable}; then echo too much is writable; else id -u; fi")
         if uid != "10001" or inspect(container(service), "{{.RestartCount}}") != "0":
-            require(False, f"{service} started once, as user 10001, and can write to /data and /tmp alone: {uid}")
-    wait("it is ready", 30, ready)
-    say("docker compose brings up two of each on an empty database, healthy at the first try, as user 10001")
-    say("only /data and /tmp can be written to")
+            require(False, f"{service} started once, as user 10001, and can write only to /data and /tmp: {uid}")
+    wait("the service is ready", 30, ready)
+    say("docker compose starts two APIs and two workers on an empty database, healthy without a restart, as user 10001")
+    say("only /data and /tmp are writable")
 
 
 def demo() -> list[str]:
@@ -46,9 +46,9 @@ def demo() -> list[str]:
     given = base64.b64encode(image(drawn)).decode()
     edited = post("make it sepia", output_format="jpeg", input_image=given)
     wait_stored([edited])
-    require(is_whole(drawn) and is_whole(edited), "the demo's two tasks are stored, their images the provider's")
+    require(is_whole(drawn) and is_whole(edited), "the two demo tasks are stored, with the provider's images")
     status, other = ask(f"/v1/tasks/{edited}/image", port="API_2_PORT")
-    require(status == 200 and other == image(edited), "the second API has the same images")
+    require(status == 200 and other == image(edited), "the second API serves the same image")
     return [drawn, edited]
 
 
@@ -61,28 +61,28 @@ def stop(name: str, its: str) -> None:
     began = time.monotonic()
     docker("stop", "--time", "15", its)
     took, code = time.monotonic() - began, inspect(its, "{{.State.ExitCode}}")
-    require(took < 10 and code == "0", f"SIGTERM ends {name} in {took:.1f} s with exit code {code}")
+    require(took < 10 and code == "0", f"SIGTERM stops {name} in {took:.1f} s with exit code {code}")
 
 
 def post_and_wait_until_several_are_sent(prompt: str) -> list[str]:
     tasks = [post(f"{prompt}, number {number}") for number in range(8)]
-    wait("several are with the provider", 20, lambda: count(tasks, "submitting", "submitted", "ready", "stored") > 2)
+    wait("several tasks are submitted", 20, lambda: count(tasks, "submitting", "submitted", "ready", "stored") > 2)
     return tasks
 
 
 def lose_the_database() -> list[str]:
     tasks = post_and_wait_until_several_are_sent("a red fox")
     docker("kill", "--signal", "KILL", container("postgres"))
-    wait("it is not ready", 20, lambda: ask("/readyz")[0] == 503)
+    wait("the service is not ready", 20, lambda: ask("/readyz")[0] == 503)
     status, answer = ask("/v1/tasks", {"prompt": "too early"})
     problem = json.loads(answer)
     said = f"{status} {problem['code']}: {problem['detail']}"
-    require(said.startswith("503 unavailable"), f"without its database a task is answered with {said}")
+    require(said.startswith("503 unavailable"), f"without the database, posting a task returns {said}")
     compose("start", "postgres")
-    wait("it is ready again", 30, ready)
+    wait("the service is ready again", 30, ready)
     wait_stored(tasks)
     restarts = {inspect(container(service), "{{.RestartCount}}") for service in ("api", "worker")}
-    require(restarts == {"0"}, "it outlives kill -9 of its database, and what was in flight is stored")
+    require(restarts == {"0"}, "the service survives kill -9 of its database, and all open tasks are stored")
     return tasks
 
 
@@ -91,7 +91,7 @@ def kill_the_worker() -> list[str]:
     die("worker")
     unfinished = len(tasks) - count(tasks, "stored")
     wait_stored(tasks)
-    require(unfinished > 0, f"a worker that is killed with {unfinished} tasks in flight comes back, and all are stored")
+    require(unfinished > 0, f"a worker that is killed with {unfinished} open tasks restarts, and all are stored")
     return tasks
 
 
@@ -106,18 +106,18 @@ def nothing_was_charged_twice(tasks: list[str]) -> None:
     made = ledger()
     attempts = {task["webhook_url"] for task in made["tasks"]}
     found = (made["accepted"], len(attempts))
-    require(found == (len(tasks), len(tasks)), f"the provider was asked and paid once for each of {len(tasks)} tasks")
+    require(found == (len(tasks), len(tasks)), f"the provider was called and paid once for each of {len(tasks)} tasks")
 
 
 def share_sqlite() -> None:
-    """The one container of the README, and a second one on its volume."""
+    """Run the README's single container, and a second container on its volume."""
     options = ["--volume=alone:/data", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL"]
     start_one = ["run", "--detach", *options, "--security-opt=no-new-privileges", "fluxhook"]
     first = docker(*start_one)
-    wait("it is healthy on SQLite", 60, lambda: is_healthy(first))
+    wait("the container is healthy on SQLite", 60, lambda: is_healthy(first))
     second = docker(*start_one, "work")
-    require(docker("wait", second) == "2", "one container runs on SQLite, and a second on its volume is refused")
-    stop("it", first)
+    require(docker("wait", second) == "2", "one container runs on SQLite, and a second one on its volume is refused")
+    stop("the container", first)
     docker("rm", first, second)
 
 
@@ -129,7 +129,7 @@ def run() -> None:
     tasks += kill_the_worker()
     kill_the_api(tasks[0])
     if not all(map(is_whole, tasks)):
-        require(False, "every image has the digest it says")
+        require(False, "every image has its recorded digest")
     nothing_was_charged_twice(tasks)
     stop("api", container("api"))
     stop("worker", container("worker"))
