@@ -1,4 +1,4 @@
-"""What the API shows of the feed: the shapes in `/openapi.json`, made from events."""
+"""Response models of the event feed, built from stored events."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -11,7 +11,7 @@ from app.rules.task import Failure, Status
 
 
 class Kind(StrEnum):
-    """What became of a task. It may go back to queued: refused for now, or asked for again."""
+    """The new state of a task. `queued` recurs after a temporary refusal and when a new attempt is requested."""
 
     QUEUED = "task.queued"
     SUBMITTING = "task.submitting"
@@ -24,13 +24,16 @@ class Kind(StrEnum):
 
 class EventData(BaseModel):
     status: Status
-    failure: Annotated[Failure | None, Field(description="Why it failed, if it did.")]
+    failure: Annotated[Failure | None, Field(description="The failure code of a failed task.")]
 
 
 class EventView(BaseModel):
-    """Something that became of a task."""
+    """A state change of a task."""
 
-    id: Annotated[str, Field(description="Its place in the feed: `after` or `Last-Event-ID` goes on from here.")]
+    id: Annotated[
+        str,
+        Field(description="Position in the feed. Pass it as `after` or `Last-Event-ID` to continue after this event."),
+    ]
     kind: Kind
     task_id: str
     at: datetime
@@ -38,10 +41,10 @@ class EventView(BaseModel):
 
 
 class EventPage(BaseModel):
-    """A part of the feed, the oldest first."""
+    """A page of the feed, oldest event first."""
 
     events: list[EventView]
-    next_cursor: Annotated[str, Field(description="Give it as `after` for what follows. There is always one.")]
+    next_cursor: Annotated[str, Field(description="Pass it as `after` to get the next page. Always present.")]
 
 
 def event_view(event: Event) -> EventView:
