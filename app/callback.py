@@ -103,7 +103,7 @@ async def receive(
 
 def judge(use: Resources, submission_id: str, proof: CallbackProof, headers: RawHeaders, body: bytes) -> Judged:
     """Judge a callback with the right token, and have kept of it what is to be kept. Raises errors.Unavailable."""
-    profile = use.provider.promises.signing if use.provider else _USUAL
+    profile = use.provider.spec.signing if use.provider else _USUAL
     verdict = verify(body, headers, proof.secret, profile)
     logs.note(submission_id=submission_id, verdict=verdict)
     if verdict is Verdict.FORGED:
@@ -159,7 +159,7 @@ def _kept_sample(
 def _keep(use: Resources, given: Evidence) -> "Future[bool]":
     if tracing.is_on():
         return ensure_future(_keep_traced(use, given))
-    return use.db.write_each(_keep_group, given, len(given.body))
+    return use.db.write_batched(_keep_group, given, len(given.body))
 
 
 async def _keep_traced(use: Resources, given: Evidence) -> bool:
@@ -167,7 +167,7 @@ async def _keep_traced(use: Resources, given: Evidence) -> bool:
     within = await use.db.read(lambda connection: attempts.traceparent(connection, given.submission_id))
     about = {"submission_id": given.submission_id, "verdict": given.verdict}
     with tracing.span("callback", SpanKind.CONSUMER, within, tracing.link_here(), **about):
-        return await use.db.write_each(_keep_group, given, len(given.body))
+        return await use.db.write_batched(_keep_group, given, len(given.body))
 
 
 def _keep_group(connection: Connection, group: Sequence[Evidence]) -> list[bool]:

@@ -50,7 +50,7 @@ async def tend(use: Resources) -> None:
 
     Every process that works does this now and then: the job may have gone to a machine that has not got the bytes.
     """
-    for attempt in await asyncio.to_thread(use.aside.attempts):
+    for attempt in await asyncio.to_thread(use.spool.attempts):
         submission = await use.db.read(lambda connection, attempt=attempt: attempts.get(connection, attempt))  # type: ignore[misc]
         if submission is None:
             continue  # of another database, or of a time that a restored one does not know
@@ -59,17 +59,17 @@ async def tend(use: Resources) -> None:
             await _drop(use, attempt)
         elif task.status is Status.READY:
             await collect(use, task.id)
-            if attempt in await asyncio.to_thread(use.aside.attempts):
+            if attempt in await asyncio.to_thread(use.spool.attempts):
                 return
 
 
 async def _obtain(use: Resources, task: Task, started_at: datetime) -> IO[bytes] | None:
     """The image's bytes: kept here already, or by the link. None leaves the task to the machine that has them."""
-    file = await asyncio.to_thread(use.aside.open, task.submission_id)
+    file = await asyncio.to_thread(use.spool.open, task.submission_id)
     if file is not None:
         return file
     if await use.db.read(lambda connection: spooled_results.instances(connection, task.submission_id)):
-        instance = await asyncio.to_thread(use.aside.instance, started_at)
+        instance = await asyncio.to_thread(use.spool.instance, started_at)
         if await use.db.write(
             lambda connection: result_state.leave_to_others(connection, task.id, instance, started_at, use.now())
         ):
@@ -88,7 +88,7 @@ async def _bring_home(use: Resources, task: Task, file: IO[bytes], started_at: d
             lambda connection: result_state.store(connection, task, image, started_at, use.now())
         ):
             await use.store.remove(image.store_key)
-        await asyncio.to_thread(use.aside.discard, task.submission_id)
+        await asyncio.to_thread(use.spool.discard, task.submission_id)
 
 
 async def _put(use: Resources, image: Image, file: IO[bytes]) -> None:
@@ -103,8 +103,8 @@ async def _keep_aside(
     use: Resources, task: Task, image: Image, file: IO[bytes], outage: Unavailable, started_at: datetime
 ) -> None:
     try:
-        instance = await asyncio.to_thread(use.aside.instance, started_at)
-        await asyncio.to_thread(use.aside.keep, task.submission_id, file, image.sha256)
+        instance = await asyncio.to_thread(use.spool.instance, started_at)
+        await asyncio.to_thread(use.spool.keep, task.submission_id, file, image.sha256)
     except OSError as error:
         raise Unavailable(f"{outage.detail}; nor can it be kept aside: {error.strerror}") from error
     tried = not isinstance(outage, _Resting)
@@ -132,5 +132,5 @@ async def _task(use: Resources, task_id: str) -> Task | None:
 
 
 async def _drop(use: Resources, attempt: str) -> None:
-    await asyncio.to_thread(use.aside.discard, attempt)
+    await asyncio.to_thread(use.spool.discard, attempt)
     await use.db.write(lambda connection: spooled_results.forget(connection, attempt))

@@ -11,12 +11,12 @@ from typing import IO
 
 from app import ids, jobs
 from app.db import Connection
-from app.db.engine.database import insist
+from app.db.engine.database import write_until_available
 from app.db.tables import attempts, tasks
 from app.db.tables.tasks import Task
 from app.errors import Unavailable
 from app.jobs import Step
-from app.provider import Order, Promises, Provider, observed
+from app.provider import Provider, ProviderSpec, SubmitRequest, observed
 from app.resources import Resources
 from app.rules.task import Failure, Outcome, Status, Witness
 from app.security.keyring import CallbackProof
@@ -62,21 +62,21 @@ async def _expire(use: Resources, task_id: str, failure: Failure, detail: str) -
 
 
 async def _ask(use: Resources, provider: Provider, task: Task, images: dict[str, IO[bytes]]) -> None:
-    begun = await use.db.write(lambda connection: _begin(connection, use, task, provider.promises))
+    begun = await use.db.write(lambda connection: _begin(connection, use, task, provider.spec))
     if begun is None:
         return
-    submission_id, ring_key = begun
-    proof = use.keys.callback_proof(submission_id, ring_key)
+    submission_id, signing_key_id = begun
+    proof = use.keys.callback_proof(submission_id, signing_key_id)
     logs.note(submission_id=submission_id)
     answer = await observed("submit", provider.submit(_order(use, task, submission_id, proof, images)))
     given = answered(submission_id, Witness.SUBMIT, answer, proof, use.now())
     # The only one who knows is this process: a database that is away just now is waited for.
-    await insist(use.db, lambda connection: _keep(connection, use, task, given))
+    await write_until_available(use.db, lambda connection: _keep(connection, use, task, given))
 
 
 def _keep(connection: Connection, use: Resources, task: Task, given: Evidence) -> None:
     settle(connection, [given], look_after=_patience(connection, use, task))
-    moves.drop_unwanted(connection, task.id, given.received_at)
+    moves.cancel_if_requested(connection, task.id, given.received_at)
 
 
 def _patience(connection: Connection, use: Resources, task: Task) -> timedelta:
@@ -88,14 +88,14 @@ def _patience(connection: Connection, use: Resources, task: Task) -> timedelta:
     return max(_SOONEST_OVERDUE, min(_OVERDUE_FACTOR * usual, _LATEST_OVERDUE))
 
 
-def _begin(connection: Connection, use: Resources, task: Task, promises: Promises) -> tuple[str, str] | None:
+def _begin(connection: Connection, use: Resources, task: Task, spec: ProviderSpec) -> tuple[str, str] | None:
     """Move the task to `submitting` with an attempt that was never sent; give its id and ring key.
 
     The job that will look at a lost answer is left here too: whatever dies from now on, it stands.
     """
     now = use.now()
     last = attempts.of_task(connection, task.id)[-1]
-    ours = last.ring_key in use.keys and last.provider == promises.name
+    ours = last.signing_key_id in use.keys and last.provider == spec.name
     unsent = last.outcome is Outcome.PLANNED and ours
     submission_id = last.id if unsent else ids.new_id("sub", now)
     if not moves.begin(connection, task.id, submission_id, now):
@@ -106,13 +106,13 @@ def _begin(connection: Connection, use: Resources, task: Task, promises: Promise
             id=submission_id,
             task_id=task.id,
             number=last.number + 1,
-            provider=promises.name,
-            ring_key=use.keys.newest,
+            provider=spec.name,
+            signing_key_id=use.keys.newest,
             planned_at=now,
         )
-    attempts.mark_asked(connection, submission_id, now, called_back=use.public_url is not None)
-    jobs.enqueue(connection, [(Step.RECONCILE, task.id, now + promises.submit_deadline + _MARGIN)])
-    return submission_id, last.ring_key if unsent else use.keys.newest
+    attempts.mark_sent(connection, submission_id, now, callback_requested=use.public_url is not None)
+    jobs.enqueue(connection, [(Step.RECONCILE, task.id, now + spec.submit_deadline + _MARGIN)])
+    return submission_id, last.signing_key_id if unsent else use.keys.newest
 
 
 async def _fetch(use: Resources, image: dict[str, str | int], stack: AsyncExitStack) -> IO[bytes]:
@@ -127,16 +127,18 @@ async def _fetch(use: Resources, image: dict[str, str | int], stack: AsyncExitSt
     return file
 
 
-def _order(use: Resources, task: Task, submission_id: str, proof: CallbackProof, images: dict[str, IO[bytes]]) -> Order:
+def _order(
+    use: Resources, task: Task, submission_id: str, proof: CallbackProof, images: dict[str, IO[bytes]]
+) -> SubmitRequest:
     params = {name: value for name, value in task.request.items() if name != "images"}
     if not images and params["aspect_ratio"] is None:
         # BFL draws a square then, GPTProto 16:9 by its table: said aloud, both do the same.
         params["aspect_ratio"] = "1:1"
-    called_back = use.public_url is not None
-    return Order(
+    callback_requested = use.public_url is not None
+    return SubmitRequest(
         model=task.model,
         params=params,
         images=images,
-        webhook_url=f"{use.public_url}/callbacks/{submission_id}/{proof.token}" if called_back else None,
-        webhook_secret=proof.secret if called_back else None,
+        webhook_url=f"{use.public_url}/callbacks/{submission_id}/{proof.token}" if callback_requested else None,
+        webhook_secret=proof.secret if callback_requested else None,
     )

@@ -23,7 +23,7 @@ from app.jobs import Step
 from app.resources import Resources
 from app.rules.backoff import ENDPOINT_REST, WEBHOOK_WAITS, webhook_wait
 from app.telemetry import logs, metrics, tracing
-from app.webhooks.delivery import BROKEN, SEALED, TIMEOUT, UNREACHABLE, Letter, Outcome, deliver
+from app.webhooks.delivery import BROKEN, SEALED, TIMEOUT, UNREACHABLE, Outcome, OutgoingWebhook, deliver
 
 _AT_ONCE = 4  # deliveries of an endpoint; one while it fails
 _AT_A_HOST = 8  # endpoints: each task may have an address of its own, and all of them lie on one dead host
@@ -42,7 +42,7 @@ log = logs.get("notify")
 
 @dataclass(frozen=True, slots=True)
 class _Tried:
-    letter: Letter
+    letter: OutgoingWebhook
     began_at: datetime
     outcome: Outcome
 
@@ -86,7 +86,7 @@ def _in_hand(use: Resources, host: str) -> Generator[None]:
             del use.delivering[host]
 
 
-def _read(connection: Connection, endpoint_id: str, now: datetime) -> tuple[Endpoint, list[Letter]] | None:
+def _read(connection: Connection, endpoint_id: str, now: datetime) -> tuple[Endpoint, list[OutgoingWebhook]] | None:
     endpoint = endpoints.get(connection, endpoint_id)
     if endpoint is None:
         return None
@@ -96,24 +96,24 @@ def _read(connection: Connection, endpoint_id: str, now: datetime) -> tuple[Endp
 
 
 def _only_tests(endpoint: Endpoint, now: datetime) -> bool:
-    rests = endpoint.rests_until_at is not None and endpoint.rests_until_at > now
+    rests = endpoint.backoff_until is not None and endpoint.backoff_until > now
     return rests or endpoint.state is not State.ACTIVE
 
 
-def _letter(connection: Connection, delivery: Delivery) -> Letter:
+def _letter(connection: Connection, delivery: Delivery) -> OutgoingWebhook:
     if delivery.task_id is None:
-        return Letter(delivery, None, None)
+        return OutgoingWebhook(delivery, None, None)
     result = results.of_tasks(connection, [delivery.task_id]).get(delivery.task_id)
-    return Letter(delivery, tasks.get(connection, delivery.task_id), result)
+    return OutgoingWebhook(delivery, tasks.get(connection, delivery.task_id), result)
 
 
-async def _try(use: Resources, letter: Letter) -> _Tried:
+async def _try(use: Resources, letter: OutgoingWebhook) -> _Tried:
     """Its 15 seconds begin when it has its turn among all that are sent at once."""
     async with use.sending.taken(1):
         return await _try_now(use, letter)
 
 
-async def _try_now(use: Resources, letter: Letter) -> _Tried:
+async def _try_now(use: Resources, letter: OutgoingWebhook) -> _Tried:
     delivery, began_at = letter.delivery, use.now()
     trace = letter.task.traceparent if letter.task else None
     with tracing.span("webhook", SpanKind.CLIENT, trace, task_id=delivery.task_id, delivery_id=delivery.id) as span:
@@ -176,7 +176,7 @@ def _standing(endpoint: Endpoint, tried: Sequence[_Tried], now: datetime) -> dic
         tested = any(each.outcome.delivered and each.letter.delivery.event == TEST for each in tried)
         state = State.ACTIVE if tested else endpoint.state
         stopped_at = None if state is State.ACTIVE else endpoint.stopped_at
-        well = {"failures": 0, "failing_since_at": None, "rests_until_at": None}
+        well = {"failures": 0, "failing_since_at": None, "backoff_until": None}
         return {"state": state, "stopped_at": stopped_at, **well}
     failed = [each for each in tried if each.letter.delivery.event != TEST]
     if not failed:
@@ -190,7 +190,7 @@ def _standing(endpoint: Endpoint, tried: Sequence[_Tried], now: datetime) -> dic
         "stopped_at": now if pausing else endpoint.stopped_at,
         "failures": failures,
         "failing_since_at": since,
-        "rests_until_at": now + rest,
+        "backoff_until": now + rest,
     }
 
 
@@ -201,7 +201,7 @@ def _leave_next(connection: Connection, endpoint_id: str, now: datetime) -> None
     test_due = deliveries.next_due(connection, endpoint_id, tests=True)
     next_due = deliveries.next_due(connection, endpoint_id) if endpoint.state is State.ACTIVE else None
     if next_due is not None:
-        next_due = max(next_due, endpoint.rests_until_at or next_due)
+        next_due = max(next_due, endpoint.backoff_until or next_due)
     wanted = [(Step.NOTIFY, endpoint_id, max(due, now)) for due in (test_due, next_due) if due is not None]
     jobs.enqueue(connection, wanted)
 

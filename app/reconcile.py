@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 from app import ids, jobs
 from app.db import Connection
 from app.db.tables import attempts, evidence, tasks
-from app.db.tables.attempts import Submission
+from app.db.tables.attempts import Attempt
 from app.db.tables.tasks import Task
 from app.errors import Unavailable
 from app.jobs import Step
-from app.provider import Answer, Provider, Reference, messages, observed
+from app.provider import Provider, ProviderResponse, Reference, messages, observed
 from app.resources import Resources
 from app.rules.task import Effect, Failure, MoneySpent, Said, Status, Witness
 from app.settle import answered, settle
@@ -48,7 +48,7 @@ async def reconcile(use: Resources, task_id: str) -> None:
     task, submission, provider_id, last_asked_at = found
     logs.note(key_id=task.key_id, submission_id=submission.id)
     too_soon = _earliest(submission, last_asked_at, use.now())
-    elsewhere = submission.provider != provider.promises.name
+    elsewhere = submission.provider != provider.spec.name
     no_hints = submission.provider_id is None and (elsewhere or _is_under_way(provider, submission, use.now()))
     if provider_id is None or no_hints:
         await use.db.write(lambda connection: _hold(connection, use, provider, task.id))
@@ -62,11 +62,11 @@ async def reconcile(use: Resources, task_id: str) -> None:
 
 def callbacks_are_missing(connection: Connection) -> bool:
     """Whether callbacks are configured, and none came for the latest tasks that came out."""
-    came = evidence.called_back_lately(connection, _LATEST_TASKS)
+    came = evidence.callbacks_came_lately(connection, _LATEST_TASKS)
     return len(came) >= _ENOUGH_TO_TELL and not any(came)
 
 
-async def _ask(use: Resources, provider: Provider, task: Task, submission: Submission, provider_id: str) -> None:
+async def _ask(use: Resources, provider: Provider, task: Task, submission: Attempt, provider_id: str) -> None:
     answer = await observed("poll", provider.fetch(Reference(provider_id, submission.polling_url)))
     repaired = await use.db.write(lambda connection: _keep(connection, use, provider, task, submission, answer))
     if repaired:
@@ -76,7 +76,7 @@ async def _ask(use: Resources, provider: Provider, task: Task, submission: Submi
             log.warning("callbacks_missing", detail=CALLBACKS_MISSING)
 
 
-def _read(connection: Connection, task_id: str) -> tuple[Task, Submission, str | None, datetime | None] | None:
+def _read(connection: Connection, task_id: str) -> tuple[Task, Attempt, str | None, datetime | None] | None:
     task = tasks.get(connection, task_id)
     if task is None or task.status not in _OPEN:
         return None
@@ -97,7 +97,7 @@ def _hinted_id(connection: Connection, submission_id: str) -> str | None:
     return next((each for each in named if each is not None and not attempts.is_known(connection, each)), None)
 
 
-def _earliest(submission: Submission, last_asked_at: datetime | None, now: datetime) -> datetime | None:
+def _earliest(submission: Attempt, last_asked_at: datetime | None, now: datetime) -> datetime | None:
     """When the provider may be asked again; None when that is now. A flood of hints is no flood of polls."""
     if last_asked_at is None:
         return None
@@ -120,29 +120,34 @@ def _hold(connection: Connection, use: Resources, provider: Provider, task_id: s
     moves.give_up(connection, task_id, Failure.UNKNOWN_OUTCOME, MoneySpent.MAYBE, _NOBODY_KNOWS, now)
 
 
-def _await_callback(connection: Connection, use: Resources, task_id: str, submission: Submission) -> None:
+def _await_callback(connection: Connection, use: Resources, task_id: str, submission: Attempt) -> None:
     """Wait for what a provider has to say that is not asked any more: the one of today knows nothing of this task."""
     tasks.lock(connection, [task_id])
     _look_again(connection, task_id, submission, _SILENT, use.now())
 
 
 def _keep(
-    connection: Connection, use: Resources, provider: Provider, task: Task, submission: Submission, answer: Answer
+    connection: Connection,
+    use: Resources,
+    provider: Provider,
+    task: Task,
+    submission: Attempt,
+    answer: ProviderResponse,
 ) -> bool:
     """Settle the answer and leave the next look; True when it told what a callback should have told."""
     now = use.now()
     # Under a key that left the ring no callback is believed any more, so an echo of its secret gives nothing away.
-    known = submission.ring_key in use.keys
-    proof = use.keys.callback_proof(submission.id, submission.ring_key) if known else None
+    known = submission.signing_key_id in use.keys
+    proof = use.keys.callback_proof(submission.id, submission.signing_key_id) if known else None
     given = answered(submission.id, Witness.POLL, answer, proof, now)
     effects = settle(connection, [given], look_after=_SOONEST)
     _look_again(connection, task.id, submission, _patience(use, provider, submission, answer.report.said), now)
     told = answer.report.said in {Said.READY, Said.FAILED}
-    return submission.called_back and told and effects == [Effect.MOVED]
+    return submission.callback_requested and told and effects == [Effect.MOVED]
 
 
 def _look_again(
-    connection: Connection, task_id: str, submission: Submission, patience: tuple[timedelta, str], now: datetime
+    connection: Connection, task_id: str, submission: Attempt, patience: tuple[timedelta, str], now: datetime
 ) -> None:
     """Leave the next look at a task that is still open, or give it up once nothing better can come.
 
@@ -160,14 +165,14 @@ def _look_again(
     jobs.enqueue(connection, [(Step.RECONCILE, task.id, now + wait + ids.jitter(wait / 4))])
 
 
-def _patience(use: Resources, provider: Provider, submission: Submission, said: Said) -> tuple[timedelta, str]:
+def _patience(use: Resources, provider: Provider, submission: Attempt, said: Said) -> tuple[timedelta, str]:
     """How old a task may become that the provider says this of, and what is said of it then."""
     if said is not Said.NOT_FOUND:
         return _SILENT
     if submission.provider_id is None:  # it was asked for by the name in a hint: that there is no such task says little
         return use.hold_window, _NOBODY_KNOWS
     # A young task may be unknown in one region and alive in another.
-    return provider.promises.slowest_task, "the provider does not know the task any more"
+    return provider.spec.slowest_task, "the provider does not know the task any more"
 
 
 def _wait(age: timedelta) -> timedelta:
@@ -175,15 +180,15 @@ def _wait(age: timedelta) -> timedelta:
     return max(_SOONEST, min(age / 4, _LATEST))
 
 
-def _is_under_way(provider: Provider, submission: Submission, now: datetime) -> bool:
+def _is_under_way(provider: Provider, submission: Attempt, now: datetime) -> bool:
     """Whether the submit's own answer may still come, which names the task better than any hint."""
     named = submission.provider_id is not None or submission.answered_at is not None
     return not named and now < _answer_by(provider, submission)
 
 
-def _answer_by(provider: Provider, submission: Submission) -> datetime:
-    return _asked_at(submission) + provider.promises.submit_deadline + _MARGIN
+def _answer_by(provider: Provider, submission: Attempt) -> datetime:
+    return _asked_at(submission) + provider.spec.submit_deadline + _MARGIN
 
 
-def _asked_at(submission: Submission) -> datetime:
-    return submission.asked_at or submission.planned_at
+def _asked_at(submission: Attempt) -> datetime:
+    return submission.sent_at or submission.planned_at

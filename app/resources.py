@@ -16,14 +16,14 @@ import httpx
 from app import clock, ids
 from app.db.engine.database import Database, open_database
 from app.errors import ConfigurationError
-from app.provider import Bfl, Gptproto, Promises, Provider
+from app.provider import Bfl, Gptproto, Provider, ProviderSpec
 from app.provider import http as provider_exchange
-from app.rules.sampling import Samples
-from app.rules.weighted_semaphore import Room
+from app.rules.sampling import SampleLimit
+from app.rules.weighted_semaphore import WeightedSemaphore
 from app.security import ssrf
 from app.security.keyring import KeyRing
 from app.settings import Settings
-from app.store import BUCKETS, Aside, FolderStore, Store
+from app.store import BUCKETS, FolderStore, Spool, Store
 
 # The worker's lane has as many endpoints in hand, each with up to four deliveries; past this httpx itself gets slow.
 _WEBHOOKS_AT_ONCE = 64
@@ -55,16 +55,18 @@ class Resources:
     webhook_deadline: timedelta = timedelta(seconds=15)  # for one try in all: an answer that drips is none
     evidence_kept: timedelta | None = None  # how long after a task ended; None: for ever
     link_life: timedelta = timedelta(days=7)  # of a link to a result that needs no key
-    forgeries: Samples = field(default_factory=Samples)  # which of them are kept
+    forgeries: SampleLimit = field(default_factory=SampleLimit)  # which of them are kept
     delivering: Counter[str] = field(default_factory=Counter)  # endpoints in hand here, by the host they lie on
-    sending: Room = field(default_factory=lambda: Room(_WEBHOOKS_AT_ONCE))
-    decoding: Room = field(default_factory=lambda: Room(_PIXELS_AT_ONCE))  # of results, in pixels
+    sending: WeightedSemaphore = field(default_factory=lambda: WeightedSemaphore(_WEBHOOKS_AT_ONCE))
+    decoding: WeightedSemaphore = field(
+        default_factory=lambda: WeightedSemaphore(_PIXELS_AT_ONCE)
+    )  # of results, in pixels
     stopping: asyncio.Event = field(default_factory=asyncio.Event)  # set when the process was asked to end
 
     @property
-    def aside(self) -> Aside:
+    def spool(self) -> Spool:
         """Where bytes lie that the store could not take."""
-        return Aside(self.scratch)
+        return Spool(self.scratch)
 
 
 @asynccontextmanager
@@ -84,7 +86,7 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
             web=await stack.enter_async_context(ssrf.guarded_client(settings.egress_allow)),
             webhooks=await stack.enter_async_context(ssrf.guarded_client(settings.egress_allow, plain_http=False)),
             results=await stack.enter_async_context(results_client()),
-            result_hosts=(*(provider.promises.result_hosts if provider else ()), *settings.result_hosts),
+            result_hosts=(*(provider.spec.result_hosts if provider else ()), *settings.result_hosts),
             provider_origin=provider_base(settings),
             public_url=settings.public_url,
             trust_shared_secret=settings.shared_secret_callbacks == "accept",  # noqa: S105
@@ -113,8 +115,8 @@ def provider_base(settings: Settings) -> str:
     return settings.bfl_base_url if settings.provider == "bfl" else settings.gptproto_base_url
 
 
-def promises_of(settings: Settings) -> Promises:
-    return Bfl.promises if settings.provider == "bfl" else Gptproto.promises
+def promises_of(settings: Settings) -> ProviderSpec:
+    return Bfl.spec if settings.provider == "bfl" else Gptproto.spec
 
 
 def build_provider(settings: Settings, http: httpx.AsyncClient) -> Provider | None:
@@ -130,7 +132,7 @@ def hold_window(settings: Settings, provider: Provider | None) -> timedelta:
         return timedelta()
     if settings.hold_seconds is not None:
         return timedelta(seconds=settings.hold_seconds)
-    return provider.promises.slowest_task + provider.promises.callback_window
+    return provider.spec.slowest_task + provider.spec.callback_window
 
 
 def account_id(settings: Settings) -> str:

@@ -13,14 +13,14 @@ from typing import Any
 
 from app import ids, jobs
 from app.db import Connection
-from app.db.engine.bulk import together
+from app.db.engine.bulk import deferred_writes
 from app.db.queries import apply_changes
 from app.db.tables import attempts as submissions
 from app.db.tables import evidence, provider_accounts
-from app.db.tables.attempts import Attempt
-from app.db.tables.evidence import Kept
+from app.db.tables.attempts import AttemptContext
+from app.db.tables.evidence import NewEvidence
 from app.jobs import Step
-from app.provider import Answer
+from app.provider import ProviderResponse
 from app.rules.task import Decision, Effect, Said, Status, Witness, decide
 from app.security.keyring import CallbackProof
 from app.security.verify import Verdict
@@ -37,7 +37,7 @@ _SUMMED = frozenset({"cost", "tries"})  # over all attempts of a task
 
 
 def answered(
-    submission_id: str, witness: Witness, answer: Answer, proof: CallbackProof | None, now: datetime
+    submission_id: str, witness: Witness, answer: ProviderResponse, proof: CallbackProof | None, now: datetime
 ) -> Evidence:
     """What a request of ours brought, without the attempt's token and secret should the provider echo them."""
     report, body = answer.report, answer.body
@@ -87,7 +87,7 @@ class _Ledger:
 
     def __init__(
         self,
-        attempts: dict[str, Attempt],
+        attempts: dict[str, AttemptContext],
         about: Mapping[str, int],
         look_after: timedelta,
         copies: Collection[tuple[str, ...]],
@@ -102,11 +102,11 @@ class _Ledger:
         self._of_task: dict[str, list[str]] = defaultdict(list)  # one entry for each piece
         for attempt in attempts.values():
             self._of_task[attempt.task_id] += [attempt.submission_id] * about[attempt.submission_id]
-        self._kept: dict[tuple[str, ...], Kept] = {}
+        self._kept: dict[tuple[str, ...], NewEvidence] = {}
         self._tasks: dict[str, dict[str, Any]] = {}
         self._submissions: dict[str, dict[str, Any]] = {}
         self._jobs: list[tuple[Step, str, datetime]] = []
-        self._answers: list[tuple[Attempt, Evidence]] = []
+        self._answers: list[tuple[AttemptContext, Evidence]] = []
         self._moves: list[Announcement] = []
         self._now: datetime | None = None
 
@@ -128,7 +128,7 @@ class _Ledger:
         return decision.effect
 
     def write(self, connection: Connection) -> None:
-        with together(connection):
+        with deferred_writes(connection):
             if self._kept:
                 evidence.keep(connection, list(self._kept.values()))
             if self._submissions:
@@ -162,7 +162,7 @@ class _Ledger:
         if known is not None:
             self._kept[key] = known._replace(copies=known.copies + 1, last_received_at=each.received_at)
             return
-        self._kept[key] = Kept(
+        self._kept[key] = NewEvidence(
             id=ids.new_id("ev", each.received_at),
             submission_id=each.submission_id,
             witness=str(each.witness),
@@ -179,7 +179,7 @@ class _Ledger:
             body=each.body,
         )
 
-    def _learn(self, attempt: Attempt, each: Evidence, decision: Decision) -> None:
+    def _learn(self, attempt: AttemptContext, each: Evidence, decision: Decision) -> None:
         """Note what this tells of the attempt and does to its task, for the rest of the group too."""
         news = told(attempt, each)
         if news:
@@ -195,7 +195,7 @@ class _Ledger:
             self._moves.append(Announcement(attempt.task_id, decision.to, failure, is_told=attempt.is_told))
         self._advance(attempt, news, change)
 
-    def _advance(self, attempt: Attempt, news: Mapping[str, Any], change: Mapping[str, Any]) -> None:
+    def _advance(self, attempt: AttemptContext, news: Mapping[str, Any], change: Mapping[str, Any]) -> None:
         pieces = self._of_task[attempt.task_id]
         if len(pieces) == 1:
             return  # nothing else in this group is about the task
@@ -207,7 +207,7 @@ class _Ledger:
             self._attempts[each_id] = each._replace(standing=each.standing._replace(**now))
 
 
-def _judge(attempt: Attempt, each: Evidence) -> Decision:
+def _judge(attempt: AttemptContext, each: Evidence) -> Decision:
     if each.verdict is Verdict.FORGED:
         return Decision(Effect.REJECTED)
     report = each.report
@@ -216,7 +216,7 @@ def _judge(attempt: Attempt, each: Evidence) -> Decision:
     return decide(attempt.standing, report, each.witness, each.received_at, proven=each.proven)
 
 
-def _may_bring_a_link(attempt: Attempt | None, each: Evidence) -> bool:
+def _may_bring_a_link(attempt: AttemptContext | None, each: Evidence) -> bool:
     """Whether this looks like a better link for a task that has one; usually the first look says no."""
     if attempt is None or attempt.standing.status is not Status.READY:
         return False
@@ -234,7 +234,7 @@ def _key_of(each: Evidence) -> tuple[str, ...]:
     return each.submission_id, each.witness, each.verdict, hashlib.sha256(each.body).hexdigest()
 
 
-def _heed(connection: Connection, attempt: Attempt, each: Evidence) -> None:
+def _heed(connection: Connection, attempt: AttemptContext, each: Evidence) -> None:
     """What the answer to a submit means for all of its account."""
     match each.report.said:
         case Said.PENDING:

@@ -20,7 +20,7 @@ from app.images import inspect
 from app.images.base64 import Inline
 from app.images.inspect import ImageInfo, NotAnImage
 from app.params import IMAGE_FIELDS, OPTIONS, Params, TaskParams
-from app.provider import Promises
+from app.provider import ProviderSpec
 from app.resources import Resources
 from app.rules.task import Status
 from app.store import sha256_of
@@ -66,9 +66,9 @@ async def submit(
         raise Unavailable("no provider key is configured: the operator has to set one")
     if params.deadline_at is not None and params.deadline_at <= use.now():
         raise InvalidRequest("deadline_at: is in the past", {"deadline_at": "is in the past"})
-    promises = use.provider.promises
+    spec = use.provider.spec
     subscription.check(use, params)
-    kept = [await _keep(use, promises, field, given) for field, given in _in_order(params, files).items()]
+    kept = [await _keep(use, spec, field, given) for field, given in _in_order(params, files).items()]
     now = use.now()
     task_id, submission_id = ids.new_id("task", now), ids.new_id("sub", now)
     traceparent = tracing.traceparent()
@@ -78,7 +78,7 @@ async def submit(
             connection,
             id=task_id,
             key_id=key_id,
-            provider=promises.name,
+            provider=spec.name,
             account_id=use.account_id,
             model=params.model,
             status=Status.QUEUED,
@@ -97,8 +97,8 @@ async def submit(
             id=submission_id,
             task_id=task_id,
             number=1,
-            provider=promises.name,
-            ring_key=use.keys.newest,
+            provider=spec.name,
+            signing_key_id=use.keys.newest,
             planned_at=now,
         )
         announce(connection, [Announcement(task_id, Status.QUEUED)], now)
@@ -120,17 +120,17 @@ def _in_order(params: Params, files: Mapping[str, IO[bytes]]) -> dict[str, str |
     return {field: given[field] for field in expected}
 
 
-async def _keep(use: Resources, promises: Promises, field: str, given: str | IO[bytes]) -> KeptImage:
+async def _keep(use: Resources, spec: ProviderSpec, field: str, given: str | IO[bytes]) -> KeptImage:
     """Keep an image given as a file, as base64, or as an address to fetch it from."""
     if not isinstance(given, str):
-        return await _check_and_put(use, promises, field, given)
+        return await _check_and_put(use, spec, field, given)
     try:
         with await asyncio.to_thread(_blank, use) as file:
             if given[:8].lower().startswith(("http://", "https://")):
-                await _fetch(use, promises, field, given, file)
+                await _fetch(use, spec, field, given, file)
             else:
                 await asyncio.to_thread(_decode_into, file, field, given)
-            return await _check_and_put(use, promises, field, file)
+            return await _check_and_put(use, spec, field, file)
     except OSError as error:
         raise Unavailable(f"an image cannot be kept: {error.strerror}") from error
 
@@ -145,7 +145,7 @@ def _decode_into(file: IO[bytes], field: str, text: str) -> None:
     image.end()
 
 
-async def _fetch(use: Resources, promises: Promises, field: str, url: str, file: IO[bytes]) -> None:
+async def _fetch(use: Resources, spec: ProviderSpec, field: str, url: str, file: IO[bytes]) -> None:
     """Download an image that the application named. The error says no more of a blocked host than of a dead one."""
     try:
         async with asyncio.timeout(_FETCH_S), use.web.stream("GET", url) as response:
@@ -153,7 +153,7 @@ async def _fetch(use: Resources, promises: Promises, field: str, url: str, file:
                 raise _unfetched(field, f"its address answered with HTTP {response.status_code}")
             async for piece in response.aiter_raw():
                 file.write(piece)
-                _bound_size(promises, field, file.tell())
+                _bound_size(spec, field, file.tell())
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, TimeoutError) as error:  # Unicode: a broken `xn--` name
         raise _unfetched(field, "its address cannot be reached") from error
 
@@ -162,21 +162,21 @@ def _unfetched(field: str, reason: str) -> InvalidRequest:
     return InvalidRequest(f"{field}: {reason}", {field: reason})
 
 
-def _bound_size(promises: Promises, field: str, size: int) -> None:
-    if size > promises.max_image_bytes:
-        limit = promises.max_image_bytes // 1024**2
+def _bound_size(spec: ProviderSpec, field: str, size: int) -> None:
+    if size > spec.max_image_bytes:
+        limit = spec.max_image_bytes // 1024**2
         raise TooLarge(f"{field}: an image may have {limit} MB", {field: f"more than {limit} MB"})
 
 
-async def _check_and_put(use: Resources, promises: Promises, field: str, file: IO[bytes]) -> KeptImage:
+async def _check_and_put(use: Resources, spec: ProviderSpec, field: str, file: IO[bytes]) -> KeptImage:
     size = file.seek(0, 2)
-    _bound_size(promises, field, size)
+    _bound_size(spec, field, size)
     try:
         info, sha256 = await asyncio.to_thread(_look_at, file)
     except NotAnImage as error:
         raise InvalidRequest(f"{field}: {error}", {field: str(error)}) from error
-    if info.pixels > promises.max_image_pixels:
-        reason = f"{info.width}x{info.height} is more than {promises.max_image_pixels // 10**6} megapixels"
+    if info.pixels > spec.max_image_pixels:
+        reason = f"{info.width}x{info.height} is more than {spec.max_image_pixels // 10**6} megapixels"
         raise InvalidRequest(f"{field}: {reason}", {field: reason})
     # One for each task, though others may have given the same image: so it can be erased with this one.
     key = f"inputs/{sha256[:2]}/{sha256}.{ids.new_id('img', use.now())}.{inspect.EXTENSIONS[info.media_type]}"

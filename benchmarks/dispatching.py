@@ -38,10 +38,12 @@ def dispatch(stage: Stage) -> dict[str, float]:
 
 
 async def _answer_times_ms(url: str) -> list[float]:
-    query = select(submissions.c.asked_at, submissions.c.answered_at).where(submissions.c.answered_at.is_not(None))
+    query = select(submissions.c.sent_at, submissions.c.answered_at).where(submissions.c.answered_at.is_not(None))
 
     def read(connection: Connection) -> list[float]:
-        return [(row.answered_at - row.asked_at) / timedelta(milliseconds=1) for row in connection.execute(query)]
+        return [
+            (answered_at - sent_at) / timedelta(milliseconds=1) for sent_at, answered_at in connection.execute(query)
+        ]
 
     async with open_database(url) as database:
         return await database.read(read)

@@ -64,7 +64,7 @@ def reads(known: Sequence[str], now: datetime) -> Mapping[str, Path]:
         "readiness": lambda connection: _notes(connection, now),
         "how long tasks took": lambda connection: tasks.lately(connection, PRO, 20),
         "is a provider's id known": lambda connection: submissions.is_known(connection, "no such id"),
-        "tasks by ring key": submissions.under_way_by_ring_key,
+        "tasks by ring key": submissions.under_way_by_signing_key,
         "key by digest": lambda connection: api_keys.by_digest(connection, "no such digest"),
         "next due job": jobs.next_due,
         "who is next": lambda connection: queue.next_tasks(connection, ACCOUNT, now, (), 24),
@@ -143,7 +143,7 @@ def _notes(connection: Connection, now: datetime) -> object:
     return (
         callbacks_are_missing(connection),
         provider_accounts.paused(connection, now),
-        spooled_results.keepers(connection),
+        spooled_results.spool_holders(connection),
     )
 
 
@@ -160,7 +160,7 @@ def _task(connection: Connection, now: datetime, **changes: Any) -> tuple[str, s
     task_id, submission_id = ids.new_id("task", now), ids.new_id("sub", now)
     own = {"id": task_id, "submission_id": submission_id, "dispatch_after_at": now, "created_at": now}
     tasks.insert(connection, **{**_TASK, **own, **changes})
-    planned = {"number": 1, "provider": "bfl", "ring_key": "ring", "planned_at": now}
+    planned = {"number": 1, "provider": "bfl", "signing_key_id": "ring", "planned_at": now}
     submissions.plan(connection, id=submission_id, task_id=task_id, **planned)
     return task_id, submission_id
 
@@ -188,7 +188,7 @@ _TASK: Mapping[str, Any] = {
 def _asked(connection: Connection, now: datetime) -> tuple[str, str]:
     """A task that the provider has, and its attempt."""
     task_id, submission_id = _task(connection, now, status=Status.SUBMITTED, submitting_at=now, submitted_at=now)
-    submissions.mark_asked(connection, submission_id, now, called_back=True)
+    submissions.mark_sent(connection, submission_id, now, callback_requested=True)
     return task_id, submission_id
 
 

@@ -31,7 +31,7 @@ class Ours:
     name: str
     folder: Path
     url: str
-    ring_key: str = field(repr=False)
+    signing_key_id: str = field(repr=False)
     port: int = field(default_factory=processes.free_port)
     env: Mapping[str, str] = field(default_factory=dict)
     arguments: Sequence[str] = ("serve", "--no-worker")
@@ -39,7 +39,7 @@ class Ours:
 
     @property
     def keys(self) -> KeyRing:
-        return KeyRing((self.ring_key,))
+        return KeyRing((self.signing_key_id,))
 
     @property
     def pid(self) -> int:
@@ -110,7 +110,7 @@ class Ours:
             "FLUXHOOK_BFL_BASE_URL": _NOBODY,
             "FLUXHOOK_BFL_API_KEY": "a-provider-key",
             "FLUXHOOK_ADMIN_KEY": ADMIN_KEY,
-            "FLUXHOOK_SECRET_KEYS": self.ring_key,
+            "FLUXHOOK_SECRET_KEYS": self.signing_key_id,
         }
 
 

@@ -48,7 +48,7 @@ def played(stage: Stage, name: str) -> Generator[Played]:
     arguments = ["benchmarks.servers", "twin", str(_READY_AFTER_S)]
     with processes.running(arguments, folder / "twin.log") as twin, stage.another() as url:
         env = {"FLUXHOOK_BFL_BASE_URL": f"http://127.0.0.1:{twin.port}"}
-        with Ours(name, folder, url, stage.ours.ring_key, env=env, arguments=("serve",)).running() as service:
+        with Ours(name, folder, url, stage.ours.signing_key_id, env=env, arguments=("serve",)).running() as service:
             twin.await_answer()
             service.await_answer()
             yield Played(twin, service)

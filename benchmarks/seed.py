@@ -72,11 +72,11 @@ def imagine(keys: KeyRing, count: int) -> list[Callback]:
     return [_callback(keys, now - _APART * before) for before in reversed(range(count))]
 
 
-def _recorder(group: list[Callback], ring_key: str) -> Callable[[Connection], None]:
+def _recorder(group: list[Callback], signing_key_id: str) -> Callable[[Connection], None]:
     def record(connection: Connection) -> None:
         now = clock.utc_now()
         connection.execute(tasks.insert(), [_task(each, now) for each in group])
-        connection.execute(submissions.insert(), [_submission(each, ring_key, now) for each in group])
+        connection.execute(submissions.insert(), [_submission(each, signing_key_id, now) for each in group])
         _leave_jobs(connection, group, now + _LOOK_AFTER)
 
     return record
@@ -156,20 +156,20 @@ def _task(each: Callback, now: datetime) -> dict[str, Any]:
     }
 
 
-def _submission(each: Callback, ring_key: str, now: datetime) -> dict[str, Any]:
+def _submission(each: Callback, signing_key_id: str, now: datetime) -> dict[str, Any]:
     provider_id = json.loads(each.body)["id"]
     return {
         "id": each.submission_id,
         "task_id": each.task_id,
         "number": 1,
         "provider": "bfl",
-        "ring_key": ring_key,
+        "signing_key_id": signing_key_id,
         "outcome": Outcome.ACCEPTED,
-        "called_back": True,
+        "callback_requested": True,
         "provider_id": provider_id,
         "polling_url": f"https://api.eu1.bfl.ai/v1/get_result?id={provider_id}",
         "cost": 4.0,
         "planned_at": now - _TOOK,
-        "asked_at": now - _TOOK,
+        "sent_at": now - _TOOK,
         "answered_at": now - _TOOK,
     }

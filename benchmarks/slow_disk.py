@@ -46,6 +46,6 @@ def _slowed(stage: Stage, folder: Path, preload: Path) -> Generator[Stage]:
 
 @contextmanager
 def _service(stage: Stage, folder: Path, url: str, env: dict[str, str]) -> Generator[Stage]:
-    with Ours("slow", folder, url, stage.ours.ring_key, env=env).running() as ours:
+    with Ours("slow", folder, url, stage.ours.signing_key_id, env=env).running() as ours:
         ours.await_answer()
         yield replace(stage, ours=ours, acknowledged=0, unstored=0)

@@ -79,12 +79,12 @@ def set_up(
     name: str, another: Another, bare: Process, hmac: Process, folder: Path, drive: Drive, seconds: float, rounds: int
 ) -> Generator[Stage]:
     """Ours and the naive receiver started, at the same time, and all four warm; ended with the block."""
-    ring_key = ids.new_key()
-    imagined = imagine(KeyRing((ring_key,)), _REFERENCE_TASKS)
+    signing_key_id = ids.new_key()
+    imagined = imagine(KeyRing((signing_key_id,)), _REFERENCE_TASKS)
     task_ids = folder / "naive.ids"
     task_ids.write_text("\n".join(each.submission_id for each in imagined))
     with ExitStack() as stack:
-        ours = Ours(name, folder, stack.enter_context(another()), ring_key)
+        ours = Ours(name, folder, stack.enter_context(another()), signing_key_id)
         naive_url = stack.enter_context(another())
         stage = Stage(
             ours=stack.enter_context(ours.running()),

@@ -93,7 +93,7 @@ def _serving(stage: Stage, url: str, name: str) -> Generator[Stage]:
     """A second service, warm. What it acknowledged and lost counts for the first one's stage."""
     folder = stage.ours.folder / name
     folder.mkdir()
-    with Ours(name, folder, url, stage.ours.ring_key).running() as ours:
+    with Ours(name, folder, url, stage.ours.signing_key_id).running() as ours:
         ours.await_answer()
         second = replace(stage, ours=ours, acknowledged=0, unstored=0)
         second.full_load(_WARM_S)

@@ -10,8 +10,8 @@ from sqlalchemy import inspect, text
 
 from app.db import Connection
 from app.db.tables import attempts
-from app.db.tables.attempts import Submission
-from app.provider import Answer, Order, Promises, Reference
+from app.db.tables.attempts import Attempt
+from app.provider import ProviderResponse, ProviderSpec, Reference, SubmitRequest
 from app.provider.bfl import PROMISES
 from app.rules.task import Report, Said
 from app.security.keyring import CallbackProof
@@ -71,14 +71,14 @@ async def done(world: World) -> None:
     await world.twin.tick()
 
 
-async def attempt_of(world: World, task_id: str, number: int = 1) -> Submission:
+async def attempt_of(world: World, task_id: str, number: int = 1) -> Attempt:
     found = await world.use.db.read(lambda connection: attempts.of_task(connection, task_id))
     return found[number - 1]
 
 
 async def caller_of(world: World, task_id: str, number: int = 1) -> Caller:
     attempt = await attempt_of(world, task_id, number)
-    return Caller(world, task_id, attempt.id, world.use.keys.callback_proof(attempt.id, attempt.ring_key))
+    return Caller(world, task_id, attempt.id, world.use.keys.callback_proof(attempt.id, attempt.signing_key_id))
 
 
 async def submitted(world: World, *, faults: Faults | None = None, **params: Any) -> Caller:
@@ -94,37 +94,37 @@ async def submitted(world: World, *, faults: Faults | None = None, **params: Any
 class Scripted:
     """A provider that does what it is told. `submitting` sees each order and may look around meanwhile."""
 
-    submitting: Callable[[Order], Awaitable[Answer]]
-    fetched: Answer = field(default_factory=lambda: Answer(Report(Said.LOST)))
-    orders: list[Order] = field(default_factory=list)
+    submitting: Callable[[SubmitRequest], Awaitable[ProviderResponse]]
+    fetched: ProviderResponse = field(default_factory=lambda: ProviderResponse(Report(Said.LOST)))
+    orders: list[SubmitRequest] = field(default_factory=list)
     asked: list[Reference] = field(default_factory=list)
 
     name: str = "bfl"
 
     @property
-    def promises(self) -> Promises:
+    def spec(self) -> ProviderSpec:
         return replace(PROMISES, name=self.name)
 
-    async def submit(self, order: Order) -> Answer:
+    async def submit(self, order: SubmitRequest) -> ProviderResponse:
         self.orders.append(order)
         return await self.submitting(order)
 
-    async def fetch(self, reference: Reference) -> Answer:
+    async def fetch(self, reference: Reference) -> ProviderResponse:
         self.asked.append(reference)
         return self.fetched
 
-    async def credits(self) -> Answer:
+    async def credits(self) -> ProviderResponse:
         return self.fetched
 
     async def reachable(self) -> str | None:
         return None
 
 
-def answering(*answers: Answer) -> Scripted:
+def answering(*answers: ProviderResponse) -> Scripted:
     """A provider that gives these answers in turn."""
     left = list(answers)
 
-    async def submitting(_: Order) -> Answer:
+    async def submitting(_: SubmitRequest) -> ProviderResponse:
         return left.pop(0)
 
     return Scripted(submitting)

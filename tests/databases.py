@@ -88,7 +88,7 @@ class OneByOne:
     async def write(self, work: Callable[[Connection], Any]) -> Any:
         raise NotImplementedError
 
-    def write_each(self, work: Work[Item, T], item: Item, size: int = 0) -> "asyncio.Future[T]":  # noqa: ARG002
+    def write_batched(self, work: Work[Item, T], item: Item, size: int = 0) -> "asyncio.Future[T]":  # noqa: ARG002
         def alone(connection: Connection) -> T:
             return work(connection, [item])[0]
 

@@ -23,7 +23,7 @@ from app.db.migrations import migrate
 from app.db.tables import provider_accounts, tasks
 from app.jobs import Step
 from app.params import TaskParams
-from app.provider import Answer, Order, Promises, Reference
+from app.provider import ProviderResponse, ProviderSpec, Reference, SubmitRequest
 from app.provider.bfl import PROMISES
 from app.resources import Resources, results_client
 from app.security.keyring import KeyRing
@@ -174,22 +174,22 @@ class Outside(httpx.AsyncBaseTransport):
     parked: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
-    def promises(self) -> Promises:
+    def spec(self) -> ProviderSpec:
         return PROMISES
 
-    async def submit(self, order: Order) -> Answer:
+    async def submit(self, order: SubmitRequest) -> ProviderResponse:
         task = self._task("prompt", str(order.params["prompt"]))
         self.sent(task.id, task.submission_id)
-        answer: Answer = await self._wait("submit", task, str(order.params["prompt"]))
+        answer: ProviderResponse = await self._wait("submit", task, str(order.params["prompt"]))
         return answer
 
-    async def fetch(self, reference: Reference) -> Answer:
-        answer: Answer = await self._wait(
+    async def fetch(self, reference: Reference) -> ProviderResponse:
+        answer: ProviderResponse = await self._wait(
             "fetch", self._task("provider_id", reference.provider_id), reference.provider_id
         )
         return answer
 
-    async def credits(self) -> Answer:
+    async def credits(self) -> ProviderResponse:
         raise NotImplementedError
 
     async def reachable(self) -> str | None:
@@ -220,7 +220,9 @@ class Outside(httpx.AsyncBaseTransport):
 class Process:
     """Our service between two deaths, and what outlives them: the database, the clock, the provider."""
 
-    def __init__(self, sent: Callable[[str, str], None], *, called_back: bool, trust_shared_secret: bool) -> None:
+    def __init__(
+        self, sent: Callable[[str, str], None], *, callback_requested: bool, trust_shared_secret: bool
+    ) -> None:
         self.clock = FrozenClock()
         self.db = Inline()
         self.outside = Outside(self.db, sent)
@@ -239,9 +241,9 @@ class Process:
             results=client,
             result_hosts=PROMISES.result_hosts,
             provider_origin="https://api.bfl.ai",
-            public_url=GATEWAY if called_back else None,
+            public_url=GATEWAY if callback_requested else None,
             trust_shared_secret=trust_shared_secret,
-            hold_window=PROMISES.slowest_task + PROMISES.callback_window if called_back else timedelta(),
+            hold_window=PROMISES.slowest_task + PROMISES.callback_window if callback_requested else timedelta(),
             scratch=Path(gettempdir()),
         )
         self._in_hand: set[asyncio.Task[Any]] = set()

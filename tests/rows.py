@@ -30,7 +30,7 @@ def hold_slot(connection: Connection, name: str = "1", number: int = 1, **change
 
 
 def plan_task(
-    connection: Connection, name: str = "1", at: datetime = START, ring_key: str = "ring", **changes: Any
+    connection: Connection, name: str = "1", at: datetime = START, signing_key_id: str = "ring", **changes: Any
 ) -> str:
     """The task `task_NAME` and its first attempt `sub_NAME`, nothing sent yet; returns the task's id."""
     given = {
@@ -48,7 +48,7 @@ def plan_task(
         "created_at": at,
     }
     tasks.insert(connection, **{**given, **changes})
-    plan_attempt(connection, f"sub_{name}", f"task_{name}", at, ring_key=ring_key)
+    plan_attempt(connection, f"sub_{name}", f"task_{name}", at, signing_key_id=signing_key_id)
     return f"task_{name}"
 
 
@@ -58,7 +58,7 @@ def plan_attempt(
     task_id: str,
     at: datetime = START,
     number: int = 1,
-    ring_key: str = "ring",
+    signing_key_id: str = "ring",
 ) -> None:
     attempts.plan(
         connection,
@@ -66,7 +66,7 @@ def plan_attempt(
         task_id=task_id,
         number=number,
         provider="bfl",
-        ring_key=ring_key,
+        signing_key_id=signing_key_id,
         planned_at=at,
     )
 
@@ -75,7 +75,7 @@ def ask(connection: Connection, name: str = "1", at: datetime = START, **changes
     """A task whose only attempt is on its way to the provider."""
     task_id = plan_task(connection, name, at, **changes)
     tasks.move(connection, task_id, Status.SUBMITTING, at)
-    attempts.mark_asked(connection, f"sub_{name}", at, called_back=True)
+    attempts.mark_sent(connection, f"sub_{name}", at, callback_requested=True)
     return task_id
 
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from app.provider import Answer, messages
+from app.provider import ProviderResponse, messages
 from app.resources import results_client
 from app.rules.task import Report, Said
 from app.telemetry import metrics
@@ -55,7 +55,7 @@ def fresh_link(world: World) -> Scripted:
     answering_downloads(world, 403, FRESH)
     provider = answering()
     expires = world.clock() + timedelta(hours=1)
-    provider.fetched = Answer(Report(Said.READY, sample_url=FRESH, sample_expires_at=expires), 200, {}, b"{}")
+    provider.fetched = ProviderResponse(Report(Said.READY, sample_url=FRESH, sample_expires_at=expires), 200, {}, b"{}")
     world.use = replace(world.use, provider=provider)
     return provider
 
@@ -175,7 +175,7 @@ async def test_an_image_is_lost_only_after_the_provider_was_asked_past_the_deadl
     with capture_logs() as logs:
         await each_world.go_on(1800, 60)
         held = (await each_world.task(caller.task_id))["status"]
-        provider.fetched = Answer(Report(Said.NOT_FOUND), 404, {}, b"{}")
+        provider.fetched = ProviderResponse(Report(Said.NOT_FOUND), 404, {}, b"{}")
         await each_world.go_on(180, 20)
     task = await each_world.task(caller.task_id)
     lines = [line for line in logs if line["event"] == "asset_lost"]
@@ -194,8 +194,8 @@ async def test_one_failed_download_does_not_lose_an_image_whose_link_was_dead_by
 ) -> None:
     link = f"https://delivery.eu1.bfl.ai/a.png?se={ended}"
     body = {"id": "p1", "status": "Ready", "result": {"sample": link}}
-    provider = answering(Answer(Report(Said.PENDING, provider_id="p1"), 200, {}, b"{}"))
-    provider.fetched = Answer(messages.read_status(json.dumps(body).encode()), 200, {}, b"{}")
+    provider = answering(ProviderResponse(Report(Said.PENDING, provider_id="p1"), 200, {}, b"{}"))
+    provider.fetched = ProviderResponse(messages.read_status(json.dumps(body).encode()), 200, {}, b"{}")
     each_world.use = replace(each_world.use, provider=provider)
     caller = await submitted(each_world)
     answering_downloads(each_world, 503)
@@ -214,7 +214,7 @@ async def test_a_link_that_came_dead_and_stays_dead_is_given_up_after_the_contra
     caller = await submitted(world)
     answering_downloads(world, 403)
     provider = answering()
-    provider.fetched = Answer(Report(Said.NOT_FOUND), 404, {}, b"{}")
+    provider.fetched = ProviderResponse(Report(Said.NOT_FOUND), 404, {}, b"{}")
     world.use = replace(world.use, provider=provider)
     await caller.call({"status": "Ready", "result": {"sample": "https://delivery.eu1.bfl.ai/a.png?se=2026-01-01"}})
     await world.go_on(590, 20)

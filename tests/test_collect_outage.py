@@ -61,7 +61,7 @@ def machine(world: World, name: str, store: FolderStore) -> Resources:
     return replace(world.use, scratch=folder, store=store)
 
 
-def aside(use: Resources) -> list[Path]:
+def spool(use: Resources) -> list[Path]:
     return sorted((use.scratch / "aside").glob("*"))
 
 
@@ -90,7 +90,7 @@ async def test_an_outage_far_longer_than_the_links_life_loses_nothing(each_world
     assert before == "ready"
     assert await is_whole(each_world, caller)
     assert await outcomes(each_world, caller) == ["kept_aside", "stored"]
-    assert aside(each_world.use) == []
+    assert spool(each_world.use) == []
 
 
 async def test_the_link_is_not_asked_again_for_what_is_kept(world: World, store: Unsteady) -> None:
@@ -127,7 +127,7 @@ async def test_a_store_that_has_just_failed_is_not_asked_by_the_next_image(world
 
     assert store.asked == 1
     assert await outcomes(world, second) == ["kept_aside"]
-    assert len(aside(world.use)) == 2
+    assert len(spool(world.use)) == 2
 
 
 async def test_a_restarted_service_finds_what_it_kept(each_world: World, store: Unsteady, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ async def test_all_that_is_kept_comes_in_at_once_when_the_store_is_back(world: W
     await tend(world.use)
 
     assert [await status(world, caller) for caller in callers] == ["stored"] * 3
-    assert aside(world.use) == []
+    assert spool(world.use) == []
 
 
 async def test_one_round_asks_a_store_that_is_down_once(world: World, store: Unsteady) -> None:
@@ -165,11 +165,11 @@ async def test_another_machine_fetches_the_image_while_its_link_lives(each_world
     store.down = False
     each_world.use = machine(each_world, "other", store)
     await each_world.go_on(60, 5)
-    stored, left = await is_whole(each_world, caller), len(aside(keeper))
+    stored, left = await is_whole(each_world, caller), len(spool(keeper))
     await tend(keeper)
 
     assert (stored, left) == (True, 1)
-    assert aside(keeper) == []
+    assert spool(keeper) == []
 
 
 async def test_past_the_links_life_the_task_waits_for_the_machine_that_keeps_it(
@@ -193,7 +193,7 @@ async def test_two_machines_may_keep_the_same_image(each_world: World, store: Un
     first, second = each_world.use, machine(each_world, "other", store)
     each_world.use = second
     await each_world.go_on(60, 5)
-    aside(first)[0].unlink()
+    spool(first)[0].unlink()
     each_world.use = first
     await each_world.go_on(1800, 150)
     before = await status(each_world, caller)
@@ -214,7 +214,7 @@ async def test_a_copy_that_is_not_whole_any_more_is_no_copy(
     each_world: World, store: Unsteady, damage: str, life: float, end: str
 ) -> None:
     caller = await kept(each_world, store)
-    (file,) = aside(each_world.use)
+    (file,) = spool(each_world.use)
     file.unlink() if damage == "gone" else file.write_bytes(b"not what it was")
     store.down = False
     each_world.clock.advance(life)
@@ -222,7 +222,7 @@ async def test_a_copy_that_is_not_whole_any_more_is_no_copy(
 
     assert "failed" in await outcomes(each_world, caller)
     assert await status(each_world, caller) == end
-    assert aside(each_world.use) == []
+    assert spool(each_world.use) == []
 
 
 async def test_where_nothing_can_be_kept_aside_the_link_is_tried_again(world: World, store: Unsteady) -> None:
@@ -261,7 +261,7 @@ async def test_for_a_cancelled_task_no_machine_is_waited_for_longer_than_an_hour
 
     assert before == "ready"
     assert await status(each_world, caller) == "asset_lost"
-    assert await each_world.use.db.read(spooled_results.keepers) == []
+    assert await each_world.use.db.read(spooled_results.spool_holders) == []
 
 
 async def test_a_new_attempt_never_gets_the_bytes_of_the_one_before(world: World, store: Unsteady) -> None:
@@ -279,7 +279,7 @@ async def test_a_new_attempt_never_gets_the_bytes_of_the_one_before(world: World
     await world.go_on(40, 5)
 
     assert lost == "asset_lost"
-    assert aside(keeper) == []
+    assert spool(keeper) == []
     assert (await world.task(caller.task_id))["image"]["sha256"] == world.ledger()["tasks"][1]["sha256"]
 
 
@@ -289,7 +289,7 @@ async def test_what_no_task_knows_is_left_alone(world: World) -> None:
     (folder / f"sub_of_another_database.{'0' * 64}").write_bytes(b"an image")
     await tend(world.use)
 
-    assert len(aside(world.use)) == 1
+    assert len(spool(world.use)) == 1
 
 
 KEEPING = ["INSERT INTO kept_aside", BEFORE_COMMIT, AFTER_COMMIT]
@@ -330,7 +330,7 @@ async def test_a_process_killed_while_it_keeps_or_brings_in_loses_nothing(
     world.use = fused(world, store, Fuse(at=Point("collect", place, 1)))
     with pytest.raises(Stop):
         await world.work()
-    left = len(aside(world.use))
+    left = len(spool(world.use))
     store.down, store.fuse = False, Fuse(armed=False)
     world.use = replace(alive, store=store)
     world.clock.advance(LONG)
@@ -340,5 +340,5 @@ async def test_a_process_killed_while_it_keeps_or_brings_in_loses_nothing(
 
     assert left == 1
     assert await is_whole(world, caller)
-    assert aside(world.use) == []
+    assert spool(world.use) == []
     assert world.ledger()["tasks"][0]["downloads"] == 1

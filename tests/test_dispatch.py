@@ -16,7 +16,7 @@ from app.db.tables import attempts as submissions
 from app.db.tables import tasks
 from app.dispatch import dispatch
 from app.errors import Unavailable
-from app.provider import Answer, Order
+from app.provider import ProviderResponse, SubmitRequest
 from app.rules.task import MAX_TRIES, Failure, Outcome, Report, Said, Status, Witness
 from app.security.keyring import KeyRing
 from app.settle import answered, settle
@@ -28,13 +28,13 @@ from tests.pictures import in_base64, picture
 from tests.rows import jobs_left, put_account
 from tests.world import GATEWAY, RING_KEY, World, open_world
 
-TAKEN = Answer(Report(Said.PENDING, "p1", cost=4.0), 200, {}, b'{"id": "p1"}')
+TAKEN = ProviderResponse(Report(Said.PENDING, "p1", cost=4.0), 200, {}, b'{"id": "p1"}')
 
 
 async def test_task_attempt_and_next_look_are_recorded_before_the_provider_hears_of_it(each_world: World) -> None:
     seen: list[object] = []
 
-    async def look(_: Order) -> Answer:
+    async def look(_: SubmitRequest) -> ProviderResponse:
         def read(connection: Connection) -> tuple[object, ...]:
             task = tasks.get(connection, task_id)
             attempts = submissions.of_task(connection, task_id)
@@ -89,7 +89,7 @@ async def test_without_a_public_address_no_callback_is_asked_for(world: World) -
 
 async def test_each_attempt_has_an_address_and_a_secret_of_its_own(world: World) -> None:
     task_id = await world.post()
-    provider = answering(Answer(Report(Said.DOWN)), TAKEN)
+    provider = answering(ProviderResponse(Report(Said.DOWN)), TAKEN)
     world.use = replace(world.use, provider=provider)
     await world.work()
     world.clock.advance(2)
@@ -107,7 +107,7 @@ async def test_an_attempt_whose_ring_key_is_gone_is_replaced_before_anything_is_
     await dispatch(replace(world.use, provider=answering(TAKEN), keys=newer), task_id)
 
     assert (await attempt_of(world, task_id, 1)).outcome is Outcome.PLANNED
-    assert (await attempt_of(world, task_id, 2)).ring_key == newer.newest
+    assert (await attempt_of(world, task_id, 2)).signing_key_id == newer.newest
 
 
 async def test_an_attempt_planned_under_an_older_key_keeps_it(world: World) -> None:
@@ -137,7 +137,7 @@ async def test_each_answer_leaves_the_task_where_it_belongs(
     world: World, report: Report, status: str, failure: str | None, spent: str | None
 ) -> None:
     task_id = await world.post()
-    await dispatch(replace(world.use, provider=answering(Answer(report, 200))), task_id)
+    await dispatch(replace(world.use, provider=answering(ProviderResponse(report, 200))), task_id)
     task = await world.task(task_id)
 
     assert task["status"] == status
@@ -147,7 +147,7 @@ async def test_each_answer_leaves_the_task_where_it_belongs(
 
 async def test_a_provider_that_is_down_for_good_ends_in_a_failure_that_cost_nothing(world: World) -> None:
     task_id = await world.post()
-    provider = answering(*[Answer(Report(Said.DOWN, detail="HTTP 503"), 503)] * (MAX_TRIES + 1))
+    provider = answering(*[ProviderResponse(Report(Said.DOWN, detail="HTTP 503"), 503)] * (MAX_TRIES + 1))
     world.use = replace(world.use, provider=provider)
     for _ in range(MAX_TRIES + 5):
         await world.work()
@@ -186,9 +186,9 @@ async def test_a_task_that_found_no_free_slot_comes_again_when_the_pause_ends(wo
 
 
 async def test_a_task_that_was_cancelled_while_the_provider_was_asked_is_not_sent_again(each_world: World) -> None:
-    async def refusing(_: Order) -> Answer:
+    async def refusing(_: SubmitRequest) -> ProviderResponse:
         await each_world.api.post(f"/v1/tasks/{task_id}/cancel")
-        return Answer(Report(Said.DOWN), 503)
+        return ProviderResponse(Report(Said.DOWN), 503)
 
     task_id = await each_world.post()
     await dispatch(replace(each_world.use, provider=Scripted(refusing)), task_id)
@@ -258,7 +258,7 @@ async def test_without_a_provider_key_a_queued_task_keeps_its_job_until_there_is
     for _ in range(20):
         await world.work()
         world.clock.advance(400)
-    held = len(await world.use.db.read(jobs.held))
+    held = len(await world.use.db.read(jobs.dead_letters))
     world.use = configured
     await world.work()
 
@@ -290,16 +290,16 @@ async def test_nothing_that_could_forge_a_callback_is_in_the_database(each_world
 
 
 async def test_a_provider_that_echoes_token_and_secret_does_not_get_them_into_the_database(each_world: World) -> None:
-    async def echo(order: Order) -> Answer:
+    async def echo(order: SubmitRequest) -> ProviderResponse:
         text = f"bad webhook {order.webhook_url} {order.webhook_secret}"
-        return Answer(Report(Said.PENDING, "p1", detail=text), 200, {}, text.encode())
+        return ProviderResponse(Report(Said.PENDING, "p1", detail=text), 200, {}, text.encode())
 
     task_id = await each_world.post()
     provider = Scripted(echo)
     each_world.use = replace(each_world.use, provider=provider)
     await each_world.work()
     text = f"{provider.orders[0].webhook_url} {provider.orders[0].webhook_secret}"
-    provider.fetched = Answer(Report(Said.PENDING, "p1", detail=text), 200, {}, text.encode())
+    provider.fetched = ProviderResponse(Report(Said.PENDING, "p1", detail=text), 200, {}, text.encode())
     each_world.clock.advance(30)
     await each_world.work()
     caller = await caller_of(each_world, task_id)
@@ -317,9 +317,9 @@ async def test_while_the_provider_is_asked_the_next_look_waits_for_the_submits_o
     task_id = await world.post()
     looks: list[Any] = []
 
-    async def submitting(_: Order) -> Answer:
+    async def submitting(_: SubmitRequest) -> ProviderResponse:
         looks.extend(await world.use.db.read(jobs_left))
-        return Answer(Report(Said.LOST))
+        return ProviderResponse(Report(Said.LOST))
 
     await dispatch(replace(world.use, provider=Scripted(submitting)), task_id)
 
@@ -379,7 +379,7 @@ async def test_an_answer_that_comes_while_the_database_is_away_is_kept_once_it_i
         ask = world.use.provider.submit
         with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)) as somebody:
 
-            async def answered_meanwhile(order: Order) -> Answer:
+            async def answered_meanwhile(order: SubmitRequest) -> ProviderResponse:
                 answer = await ask(order)
                 somebody.execute("BEGIN IMMEDIATE")
                 asyncio.get_running_loop().call_later(0.2, somebody.execute, "ROLLBACK")
@@ -400,9 +400,9 @@ async def test_on_postgresql_who_is_cancelled_while_the_provider_refuses_is_not_
     async with asyncio.timeout(30), open_world(tmp_path, postgres_url) as world:
 
         def refuse(connection: Connection) -> None:
-            given = answered(attempt.id, Witness.SUBMIT, Answer(Report(Said.DOWN), 503), None, world.clock())
+            given = answered(attempt.id, Witness.SUBMIT, ProviderResponse(Report(Said.DOWN), 503), None, world.clock())
             settle(connection, [given], look_after=timedelta(minutes=1))
-            moves.drop_unwanted(connection, task_id, world.clock())
+            moves.cancel_if_requested(connection, task_id, world.clock())
             refused.set()
             while not connection.execute(blocked).scalar_one():
                 await_only(asyncio.sleep(0.01))

@@ -15,7 +15,7 @@ from app.db.tables import deliveries
 from app.images.signed_links import check
 from app.jobs import Step
 from app.rules.backoff import WEBHOOK_WAITS
-from app.rules.weighted_semaphore import Room
+from app.rules.weighted_semaphore import WeightedSemaphore
 from app.security.keyring import KeyRing
 from app.worker import loop
 from app.worker.loop import LANES
@@ -161,7 +161,7 @@ async def test_a_delivery_is_tried_for_three_days_and_then_its_endpoint_is_pause
     )
     assert timedelta(days=2.9) < begun[-1] - begun[0] < timedelta(days=3.5)
     assert (await endpoint(each_world))["state"] == "paused"
-    assert await each_world.use.db.read(jobs.held) == []
+    assert await each_world.use.db.read(jobs.dead_letters) == []
 
 
 async def test_what_is_planned_for_a_paused_endpoint_waits_until_it_is_resumed(world: World) -> None:
@@ -211,7 +211,7 @@ async def test_a_test_that_failed_does_not_pause_an_endpoint_that_fails_once_day
     heard.answers = [Response()]
     await each_world.go_on(60, 10)
 
-    assert (tested["failures"], tested["failing_since_at"], tested["rests_until_at"]) == (0, None, None)
+    assert (tested["failures"], tested["failing_since_at"], tested["backoff_until"]) == (0, None, None)
     assert (failing["state"], failing["failures"]) == ("active", 1)
     assert [each["state"] for each in await listed(each_world)] == ["delivered", "failed"]
 
@@ -253,7 +253,7 @@ async def test_an_endpoint_that_fails_rests_and_no_try_of_the_others_is_used_up(
     found = await listed(world)
     resting = await endpoint(world)
 
-    assert datetime.fromisoformat(resting["rests_until_at"]) > world.clock.at - timedelta(minutes=6)
+    assert datetime.fromisoformat(resting["backoff_until"]) > world.clock.at - timedelta(minutes=6)
     assert sum(each["tries"] for each in found) == len(heard.heard)
     heard.answers = [Response()]
     await world.go_on(3600, 60)
@@ -275,12 +275,12 @@ async def test_a_host_with_many_dead_addresses_is_put_aside_without_using_up_a_t
     receiver(world)
     world.use.delivering[HOST] = 8
     await ended(world)
-    aside = await only_delivery(world)
+    spool = await only_delivery(world)
     world.use.delivering[HOST] = 0
     world.clock.advance(11)
     await world.work()
 
-    assert (aside["state"], aside["tries"]) == ("waiting", 0)
+    assert (spool["state"], spool["tries"]) == ("waiting", 0)
     assert (await only_delivery(world))["state"] == "delivered"
 
 
@@ -393,7 +393,7 @@ async def test_a_delivery_without_its_endpoint_is_no_reason_to_fail(world: World
     await world.use.db.write(lambda connection: jobs.enqueue(connection, [(Step.NOTIFY, "ep_none", world.clock.at)]))
     await world.work()
 
-    assert await world.use.db.read(jobs.held) == []
+    assert await world.use.db.read(jobs.dead_letters) == []
     assert await world.use.db.read(lambda connection: deliveries.next_due(connection, "ep_none")) is None
 
 
@@ -417,7 +417,7 @@ async def test_an_endpoint_with_much_to_be_told_is_paused_after_three_days_too(w
 
 async def test_no_more_webhooks_are_under_way_at_once_than_there_is_room_for(world: World) -> None:
     heard = receiver(world)
-    world.use = replace(world.use, sending=Room(1))
+    world.use = replace(world.use, sending=WeightedSemaphore(1))
     for _ in range(3):
         await told(world)
 

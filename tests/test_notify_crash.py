@@ -29,4 +29,4 @@ async def test_a_process_killed_while_it_tells_tells_again_under_the_same_id(wor
         assert delivery["state"] == "delivered", (number, after)
         assert set(heard.ids) == {delivery["id"]}
         assert 1 <= len(heard.ids) <= 2
-    assert await living.db.read(jobs.held) == []
+    assert await living.db.read(jobs.dead_letters) == []

@@ -10,7 +10,7 @@ from app.db import Connection
 from app.db.engine.database import Database
 from app.dispatch import dispatch
 from app.errors import Unavailable
-from app.provider import Answer, Reference
+from app.provider import ProviderResponse, Reference
 from app.reconcile import reconcile
 from app.rules.task import Report, Said
 from app.twin import Faults
@@ -20,15 +20,15 @@ from tests.rows import claim
 from tests.world import World
 
 T = TypeVar("T")
-LOST = Answer(Report(Said.LOST))
-TAKEN = Answer(Report(Said.PENDING, "p1"), 200, {}, b"{}")
+LOST = ProviderResponse(Report(Said.LOST))
+TAKEN = ProviderResponse(Report(Said.PENDING, "p1"), 200, {}, b"{}")
 
 
 async def polls(world: World, task_id: str) -> list[dict[str, Any]]:
     return [entry for entry in await world.timeline(task_id, "evidence") if entry["witness"] == "poll"]
 
 
-async def silent(world: World, *answers: Answer, fetched: Answer = LOST) -> tuple[str, Scripted]:
+async def silent(world: World, *answers: ProviderResponse, fetched: ProviderResponse = LOST) -> tuple[str, Scripted]:
     """A task at a provider that gives these answers to submits, and this one whenever it is asked."""
     provider = answering(*answers)
     provider.fetched = fetched
@@ -95,7 +95,7 @@ async def test_a_provider_that_says_nothing_for_a_day_ends_in_an_unknown_outcome
 
 
 async def test_an_id_unknown_to_the_provider_is_asked_for_again_before_it_is_given_up(world: World) -> None:
-    missing = Answer(Report(Said.NOT_FOUND), 404, {}, b"{}")
+    missing = ProviderResponse(Report(Said.NOT_FOUND), 404, {}, b"{}")
     task_id, _ = await silent(world, TAKEN, fetched=missing)
     await world.go_on(540, 10)
     before = (await world.task(task_id))["status"]
@@ -133,7 +133,7 @@ async def test_a_status_route_that_fails_is_asked_again(world: World) -> None:
 
 
 async def test_the_polling_address_that_the_provider_gave_is_used(world: World) -> None:
-    accepted = Answer(Report(Said.PENDING, "p1", polling_url="https://api.eu.bfl.ai/x"), 200, {}, b"{}")
+    accepted = ProviderResponse(Report(Said.PENDING, "p1", polling_url="https://api.eu.bfl.ai/x"), 200, {}, b"{}")
     _, provider = await silent(world, accepted)
     await world.go_on(30)
 
@@ -194,17 +194,17 @@ async def test_a_callback_that_comes_while_a_task_is_given_up_wins(each_world: W
 
 
 async def test_an_answer_about_an_earlier_attempt_does_not_give_up_the_one_that_followed(each_world: World) -> None:
-    task_id, provider = await silent(each_world, TAKEN, Answer(Report(Said.PENDING, "p2"), 200, {}, b"{}"))
+    task_id, provider = await silent(each_world, TAKEN, ProviderResponse(Report(Said.PENDING, "p2"), 200, {}, b"{}"))
     caller = await caller_of(each_world, task_id)
     each_world.clock.advance(3600)
 
-    async def fetch(reference: Reference) -> Answer:
+    async def fetch(reference: Reference) -> ProviderResponse:
         if not provider.asked:
             provider.asked.append(reference)
             await caller.call({"id": "p1", "status": "Error"})
             await each_world.api.post(f"/v1/tasks/{task_id}/resubmit")
             await dispatch(each_world.use, task_id)
-        return Answer(Report(Said.NOT_FOUND), 404, {}, b"{}")
+        return ProviderResponse(Report(Said.NOT_FOUND), 404, {}, b"{}")
 
     provider.fetch = fetch  # type: ignore[method-assign]
     await reconcile(each_world.use, task_id)
@@ -225,14 +225,14 @@ async def test_without_a_provider_key_the_look_is_put_off_and_not_dropped(world:
     await world.go_on(400, 100)
     world.twin.rules = world.twin.rules.model_copy(update={"link_life": world.twin.rules.link_life * 100})
 
-    assert await world.use.db.read(jobs.held) == []
+    assert await world.use.db.read(jobs.dead_letters) == []
     assert (await world.task(caller.task_id))["status"] != "submitted"
 
 
 @pytest.mark.parametrize("said", [Said.PENDING, Said.LOST, Said.BUSY, Said.UNPAID, Said.DOWN])
 async def test_every_open_task_has_a_next_look(each_world: World, said: Said) -> None:
     """Whatever was answered, something is left to do until the task is done."""
-    await silent(each_world, Answer(Report(said, "p1" if said is Said.PENDING else None)))
+    await silent(each_world, ProviderResponse(Report(said, "p1" if said is Said.PENDING else None)))
     due = await each_world.use.db.write(lambda connection: claim(connection, each_world.clock()))
 
     assert due == []

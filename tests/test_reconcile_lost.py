@@ -4,17 +4,17 @@ from dataclasses import replace
 from datetime import timedelta
 
 from app.errors import Unavailable
-from app.provider import Answer, Order
+from app.provider import ProviderResponse, SubmitRequest
 from app.reconcile import reconcile
 from app.rules.task import Report, Said
 from app.twin import Faults
 from tests.calling import Scripted, answering, attempt_of, caller_of, submitted
 from tests.world import World
 
-LOST = Answer(Report(Said.LOST))
+LOST = ProviderResponse(Report(Said.LOST))
 
 
-async def held(world: World, *answers: Answer, fetched: Answer) -> tuple[str, Scripted]:
+async def held(world: World, *answers: ProviderResponse, fetched: ProviderResponse) -> tuple[str, Scripted]:
     """A task whose answer was lost, at a provider that says this whenever it is asked."""
     provider = answering(*answers)
     provider.fetched = fetched
@@ -56,11 +56,11 @@ async def test_an_unsigned_callback_finishes_a_task_whose_answer_was_lost(each_w
 async def test_a_hint_names_nothing_while_the_answer_to_the_submit_may_still_come(each_world: World) -> None:
     task_id = await each_world.post()
 
-    async def submitting(_: Order) -> Answer:
+    async def submitting(_: SubmitRequest) -> ProviderResponse:
         caller = await caller_of(each_world, task_id)
         await caller.call({"id": "a stranger's", "status": "Ready"}, proof={})
         await reconcile(each_world.use, task_id)
-        return Answer(Report(Said.PENDING, "p1"), 200, {}, b"{}")
+        return ProviderResponse(Report(Said.PENDING, "p1"), 200, {}, b"{}")
 
     provider = Scripted(submitting)
     each_world.use = replace(each_world.use, provider=provider)
@@ -72,10 +72,10 @@ async def test_a_hint_names_nothing_while_the_answer_to_the_submit_may_still_com
 
 
 async def test_a_hint_counts_as_soon_as_no_answer_to_the_submit_can_come_any_more(each_world: World) -> None:
-    async def submitting(_: Order) -> Answer:
+    async def submitting(_: SubmitRequest) -> ProviderResponse:
         raise Unavailable("the process dies")
 
-    provider = Scripted(submitting, fetched=Answer(Report(Said.PENDING, "p1"), 200, {}, b"{}"))
+    provider = Scripted(submitting, fetched=ProviderResponse(Report(Said.PENDING, "p1"), 200, {}, b"{}"))
     each_world.use = replace(each_world.use, provider=provider, hold_window=timedelta(minutes=13))
     task_id = await each_world.post()
     await each_world.work()
@@ -93,12 +93,12 @@ async def test_a_hint_counts_as_soon_as_no_answer_to_the_submit_can_come_any_mor
 async def test_a_task_is_not_given_up_while_its_submit_is_under_way(world: World) -> None:
     task_id = await world.post()
 
-    async def submitting(_: Order) -> Answer:
+    async def submitting(_: SubmitRequest) -> ProviderResponse:
         world.clock.advance(50)
         caller = await caller_of(world, task_id)
         await caller.call({"status": "Ready"}, proof={})
         await reconcile(world.use, task_id)
-        return Answer(Report(Said.PENDING, "p1"), 200, {}, b"{}")
+        return ProviderResponse(Report(Said.PENDING, "p1"), 200, {}, b"{}")
 
     world.use = replace(world.use, provider=Scripted(submitting), hold_window=timedelta(seconds=45))
     await world.work()
@@ -129,7 +129,7 @@ async def test_a_forged_callback_names_nothing(world: World) -> None:
 
 
 async def test_a_hint_that_the_provider_knows_nothing_of_ends_the_wait_neither_sooner_nor_later(world: World) -> None:
-    task_id, provider = await held(world, LOST, fetched=Answer(Report(Said.NOT_FOUND), 404, {}, b"{}"))
+    task_id, provider = await held(world, LOST, fetched=ProviderResponse(Report(Said.NOT_FOUND), 404, {}, b"{}"))
     caller = await caller_of(world, task_id)
     await caller.call({"id": "nobody's", "status": "Ready"}, proof={})
     await world.go_on(world.use.hold_window.total_seconds() - 10, 10)

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from app.db.tables import tasks
 from app.dispatch import dispatch
-from app.provider import Answer, Bfl
+from app.provider import Bfl, ProviderResponse
 from app.provider.http import client as provider_client
 from app.rules.task import Report, Said, Status
 from app.telemetry import metrics
@@ -21,7 +21,7 @@ from tests.pictures import in_base64, picture
 from tests.rows import jobs_left, plan_task
 from tests.world import World
 
-TAKEN = Answer(Report(Said.PENDING, "p1"), 200, {}, b"{}")
+TAKEN = ProviderResponse(Report(Said.PENDING, "p1"), 200, {}, b"{}")
 
 
 def repaired() -> float:
@@ -231,7 +231,7 @@ def moved_on(world: World) -> Scripted:
     """From now on another provider is configured, which knows nothing of what the former one has."""
     provider = answering()
     provider.name = "gptproto"
-    provider.fetched = Answer(Report(Said.NOT_FOUND), 404, {}, b"{}")
+    provider.fetched = ProviderResponse(Report(Said.NOT_FOUND), 404, {}, b"{}")
     world.use = replace(world.use, provider=provider)
     return provider
 

@@ -10,7 +10,7 @@ import pytest
 from app.db import Connection
 from app.db.engine.database import Database
 from app.db.tables import attempts, evidence, provider_accounts, tasks
-from app.db.tables.attempts import Submission
+from app.db.tables.attempts import Attempt
 from app.db.tables.tasks import Task
 from app.rules.task import Effect, Failure, MoneySpent, Outcome, Report, Said, Status, Witness
 from app.security.verify import Verdict
@@ -57,7 +57,7 @@ def task_of(connection: Connection, name: str = "1") -> Task:
     return task
 
 
-def attempt_of(connection: Connection, name: str = "1") -> Submission:
+def attempt_of(connection: Connection, name: str = "1") -> Attempt:
     attempt = attempts.get(connection, f"sub_{name}")
     assert attempt is not None
     return attempt
@@ -336,10 +336,10 @@ async def test_what_proves_nothing_teaches_nothing(database: Database, status: S
 async def test_an_earlier_attempt_is_told_apart_and_its_cost_is_added(database: Database) -> None:
     def prepare(connection: Connection) -> None:
         plan_task(connection)
-        attempts.mark_asked(connection, "sub_1", START, called_back=True)
+        attempts.mark_sent(connection, "sub_1", START, callback_requested=True)
         plan_attempt(connection, "sub_2", "task_1", number=2)
         tasks.move(connection, "task_1", Status.SUBMITTING, START, submission_id="sub_2")
-        attempts.mark_asked(connection, "sub_2", START, called_back=True)
+        attempts.mark_sent(connection, "sub_2", START, callback_requested=True)
 
     await database.write(prepare)
     effects = await settled(database, [answer(TAKEN, "1"), answer(TAKEN, "2"), told(READY, "1"), told(READY, "2")])

@@ -142,16 +142,16 @@ async def open_world(
             web=web,
             webhooks=webhooks,
             results=results,
-            result_hosts=built.promises.result_hosts,
+            result_hosts=built.spec.result_hosts,
             provider_origin=TWIN,
             public_url=GATEWAY,
-            hold_window=built.promises.slowest_task + built.promises.callback_window,
+            hold_window=built.spec.slowest_task + built.spec.callback_window,
             trust_shared_secret=True,
             scratch=folder,
         )
         use = replace(use, **changes)
         await use.db.write(
-            lambda connection: provider_accounts.put(connection, "account", built.promises.name, built.promises.slots)
+            lambda connection: provider_accounts.put(connection, "account", built.spec.name, built.spec.slots)
         )
         await use.db.write(
             lambda connection: api_keys.put(

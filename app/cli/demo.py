@@ -20,7 +20,7 @@ from app.cli.picture import draw_landscape
 from app.cli.preflight import require_data_dir
 from app.cli.serve import prepare, server
 from app.cli.timeline_printer import tell
-from app.db.engine.process_lock import alone_on
+from app.db.engine.process_lock import process_lock
 from app.main import create_app
 from app.resources import database_url, kept_secret, open_resources
 from app.settings import Settings, from_environment
@@ -50,7 +50,7 @@ def demo(
         with _listen(configured.port) as ours, _listen(0) as twins:
             twin_url = f"http://127.0.0.1:{twins.getsockname()[1]}"
             settings = _settings(folder, ours.getsockname()[1], twin_url)
-            with alone_on(database_url(settings)), _running(settings, ours, twins):
+            with process_lock(database_url(settings)), _running(settings, ours, twins):
                 stored = _show(console, settings, twin_url, image or draw_landscape(folder / "landscape.png"))
                 if not once:
                     _stay(console)

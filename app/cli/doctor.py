@@ -121,17 +121,17 @@ async def _work(settings: Settings) -> list[Finding]:
     async with open_database(database_url(settings)) as database:
         silent = settings.public_url is not None and await database.read(callbacks_are_missing)
         paused = await database.read(lambda connection: provider_accounts.paused(connection, now))
-        held = await database.read(jobs.count_held)
-        aside = await database.read(spooled_results.keepers)
-        under_way = Counter(await database.read(attempts.under_way_by_ring_key))
+        held = await database.read(jobs.count_dead_letters)
+        spool = await database.read(spooled_results.spool_holders)
+        under_way = Counter(await database.read(attempts.under_way_by_signing_key))
         askers = await database.read(api_keys.every)
         of_tasks = Counter(map(sealed_with, await database.read(webhook_secrets.of_tasks)))
-    of_keys = Counter(sealed_with(key.notify_secret) for key in askers if key.notify_secret and not key.disabled_at)
+    of_keys = Counter(sealed_with(key.webhook_secret) for key in askers if key.webhook_secret and not key.disabled_at)
     findings = [Finding("callbacks", CALLBACKS_MISSING, wrong=True)] if silent else []
     findings += [Finding("account", f"paused until {each.paused_until_at}: {each.pause_reason}") for each in paused]
     if held:
         findings.append(Finding("jobs", f"{held} were set aside after their last try: see `fluxhook jobs`", wrong=True))
-    findings += [Finding("kept aside", _told(each), wrong=True) for each in aside]
+    findings += [Finding("kept aside", _told(each), wrong=True) for each in spool]
     if under_way or of_keys or of_tasks or len(settings.secret_keys) > 1:
         findings.append(_secret_keys(key_ring(settings), under_way, of_keys, of_tasks))
     return findings
@@ -153,7 +153,7 @@ def _secret_keys(ring: KeyRing, *needs: Counter[str]) -> Finding:
     return Finding("secret keys", "; ".join(by_key))
 
 
-def _told(each: spooled_results.Keeper) -> str:
+def _told(each: spooled_results.SpoolHolder) -> str:
     images = _counted(each.images, "image")
     return (
         f"{images} since {each.since}, until the store takes them, on the machine whose instance_id is {each.instance}"

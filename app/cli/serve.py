@@ -15,7 +15,7 @@ import uvicorn
 from app import __version__, clock
 from app.cli.preflight import require, require_address, require_data_dir
 from app.db.engine.database import Database, open_database
-from app.db.engine.process_lock import alone_on
+from app.db.engine.process_lock import process_lock
 from app.db.migrations.catching_up import catch_up
 from app.db.tables import api_keys, idempotency_keys, provider_accounts
 from app.errors import ConfigurationError
@@ -41,7 +41,7 @@ def serve(
     logs.configure()
     give_back_large_blocks()
     require(settings)
-    with alone_on(database_url(settings)), tracing.sending():
+    with process_lock(database_url(settings)), tracing.sending():
         require_address(settings)
         made_key = asyncio.run(prepare(settings))
         announce(settings, f"on http://{settings.host}:{settings.port}", made_key)

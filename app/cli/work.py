@@ -13,7 +13,7 @@ import typer
 
 from app.cli.preflight import require
 from app.cli.serve import announce, give_back_large_blocks, prepare, settle_down
-from app.db.engine.process_lock import alone_on
+from app.db.engine.process_lock import process_lock
 from app.db.migrations.revision import is_current
 from app.errors import ConfigurationError, Unavailable
 from app.resources import Resources, database_url, open_resources
@@ -38,7 +38,7 @@ def work(
     if heartbeat is not None:
         _require_writable(heartbeat)
     require(settings)
-    with alone_on(database_url(settings)), tracing.sending(), _scraped(settings):
+    with process_lock(database_url(settings)), tracing.sending(), _scraped(settings):
         asyncio.run(_work(settings, heartbeat))
 
 
@@ -67,10 +67,10 @@ async def _work(settings: Settings, heartbeat: Path | None) -> None:
     async with open_resources(settings) as use, asyncio.TaskGroup() as group:
         stop_on_signals(use.stopping)
         settle_down()
-        beating = group.create_task(beat(use, heartbeat)) if heartbeat else None
+        heartbeats = group.create_task(beat(use, heartbeat)) if heartbeat else None
         await worker.run(use)
-        if beating:
-            beating.cancel()
+        if heartbeats:
+            heartbeats.cancel()
 
 
 def stop_on_signals(stopping: asyncio.Event) -> None:

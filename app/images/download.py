@@ -34,7 +34,7 @@ async def download(use: Resources, url: str) -> IO[bytes]:
     """The bytes behind a link, in a file without a name. Raises ResultRefused, httpx.HTTPError, OSError."""
     if not ssrf.may_hold_result(url, hosts=use.result_hosts, provider_origin=use.provider_origin):
         raise ResultRefused("the link names a host that results may not come from: see FLUXHOOK_RESULT_HOSTS")
-    file = use.aside.blank()
+    file = use.spool.blank()
     try:
         await _fill(use, url, file)
     except BaseException:

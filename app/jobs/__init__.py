@@ -10,22 +10,22 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from app.jobs import sqlite
-from app.jobs.contract import LEASE, Backlog, Engine, Held, Job, Step
+from app.jobs.contract import LEASE, Backlog, DeadLetter, Engine, Job, Step
 
 __all__ = [
     "LEASE",
     "Backlog",
-    "Held",
+    "DeadLetter",
     "Job",
     "Step",
     "backlogs",
-    "beat",
     "claim",
-    "count_held",
+    "count_dead_letters",
+    "dead_letter",
+    "dead_letters",
     "enqueue",
     "finish",
-    "held",
-    "hold",
+    "heartbeat",
     "next_due",
     "overdue",
     "prune",
@@ -58,8 +58,8 @@ def claim(
     return _engine(connection).claim(connection, holder, now, limit, steps)
 
 
-def beat(connection: Connection, in_hand: Collection[Job]) -> None:
-    _engine(connection).beat(connection, in_hand)
+def heartbeat(connection: Connection, in_hand: Collection[Job]) -> None:
+    _engine(connection).heartbeat(connection, in_hand)
 
 
 def finish(connection: Connection, job: Job) -> None:
@@ -70,20 +70,20 @@ def retry(connection: Connection, job: Job, run_at: datetime, error: str) -> Non
     _engine(connection).retry(connection, job, run_at, error)
 
 
-def hold(connection: Connection, job: Job, error: str) -> None:
-    _engine(connection).hold(connection, job, error)
+def dead_letter(connection: Connection, job: Job, error: str) -> None:
+    _engine(connection).dead_letter(connection, job, error)
 
 
 def release(connection: Connection, holder: str) -> None:
     _engine(connection).release(connection, holder)
 
 
-def held(connection: Connection, limit: int = 1000) -> list[Held]:
-    return _engine(connection).held(connection, limit)
+def dead_letters(connection: Connection, limit: int = 1000) -> list[DeadLetter]:
+    return _engine(connection).dead_letters(connection, limit)
 
 
-def count_held(connection: Connection) -> int:
-    return _engine(connection).count_held(connection)
+def count_dead_letters(connection: Connection) -> int:
+    return _engine(connection).count_dead_letters(connection)
 
 
 def requeue(connection: Connection, ids: Collection[int], now: datetime) -> int:

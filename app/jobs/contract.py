@@ -39,7 +39,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class DeadLetter:
     """A job that was set aside after its last try: a dead letter."""
 
     id: int
@@ -72,7 +72,7 @@ class Engine(Protocol):
     ) -> list[Job]:
         """Take up to `limit` due jobs of these steps, those of a task whose link dies first before the others."""
 
-    def beat(self, connection: Connection, in_hand: Collection[Job]) -> None:
+    def heartbeat(self, connection: Connection, in_hand: Collection[Job]) -> None:
         """Say that these are still being done."""
 
     def finish(self, connection: Connection, job: Job) -> None:
@@ -81,16 +81,16 @@ class Engine(Protocol):
     def retry(self, connection: Connection, job: Job, run_at: datetime, error: str) -> None:
         """Have a failed job run again; where the same step waits already, the earlier time counts."""
 
-    def hold(self, connection: Connection, job: Job, error: str) -> None:
+    def dead_letter(self, connection: Connection, job: Job, error: str) -> None:
         """Set a job aside after its last try, for a person to look at."""
 
     def release(self, connection: Connection, holder: str) -> None:
         """Make runnable what this worker has in hand, without counting it as a failure."""
 
-    def held(self, connection: Connection, limit: int) -> list[Held]:
+    def dead_letters(self, connection: Connection, limit: int) -> list[DeadLetter]:
         """The jobs that were set aside, oldest first."""
 
-    def count_held(self, connection: Connection) -> int:
+    def count_dead_letters(self, connection: Connection) -> int:
         """How many jobs were set aside."""
 
     def requeue(self, connection: Connection, ids: Collection[int], now: datetime) -> int:

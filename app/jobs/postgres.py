@@ -14,8 +14,8 @@ from pgqueuer.adapters.persistence.qb import QueryQueueBuilder
 from pgqueuer.domain.types import QueueEntrypoint, QueueManagerId
 from sqlalchemy import Connection
 
-from app.db.engine.commit_hooks import signal_after_commit
-from app.jobs.contract import LEASE, Backlog, Held, Job, Step
+from app.db.engine.commit_hooks import notify_after_commit
+from app.jobs.contract import LEASE, Backlog, DeadLetter, Job, Step
 from app.jobs.pgqueuer_schema import SETTINGS
 
 _STATEMENTS = QueryQueueBuilder(SETTINGS)
@@ -119,7 +119,7 @@ def enqueue(connection: Connection, wanted: Sequence[tuple[Step, str, datetime]]
         [run_at for _, _, run_at in wishes],
         int(_PRIORITY_ZERO.timestamp()),
     )
-    signal_after_commit(connection)
+    notify_after_commit(connection)
 
 
 def next_due(connection: Connection) -> datetime | None:
@@ -153,7 +153,7 @@ def claim(
     ]
 
 
-def beat(connection: Connection, in_hand: Collection[Job]) -> None:
+def heartbeat(connection: Connection, in_hand: Collection[Job]) -> None:
     _run(connection, _BEAT, [job.id for job in in_hand])
 
 
@@ -165,7 +165,7 @@ def finish(connection: Connection, job: Job) -> None:
         _put_back(connection, job, datetime.fromisoformat(noted["again"]), failures=0, error=None)
     else:
         _end(connection, job, "successful")
-    signal_after_commit(connection)
+    notify_after_commit(connection)
 
 
 def retry(connection: Connection, job: Job, run_at: datetime, error: str) -> None:
@@ -173,10 +173,10 @@ def retry(connection: Connection, job: Job, run_at: datetime, error: str) -> Non
     if noted is not None:
         again = datetime.fromisoformat(noted["again"]) if "again" in noted else run_at
         _put_back(connection, job, min(run_at, again), failures=job.failures + 1, error=error)
-    signal_after_commit(connection)
+    notify_after_commit(connection)
 
 
-def hold(connection: Connection, job: Job, error: str) -> None:
+def dead_letter(connection: Connection, job: Job, error: str) -> None:
     noted = _lock_mine(connection, job)
     if noted is None:
         return
@@ -190,14 +190,16 @@ def release(connection: Connection, holder: str) -> None:
     _run(connection, _RELEASE, holder)
 
 
-def held(connection: Connection, limit: int) -> list[Held]:
+def dead_letters(connection: Connection, limit: int) -> list[DeadLetter]:
     return [
-        Held(row["id"], Step(row["entrypoint"]), row["task_id"], row["attempts"], (row["headers"] or {}).get("error"))
+        DeadLetter(
+            row["id"], Step(row["entrypoint"]), row["task_id"], row["attempts"], (row["headers"] or {}).get("error")
+        )
         for row in _run(connection, _HELD, limit)
     ]
 
 
-def count_held(connection: Connection) -> int:
+def count_dead_letters(connection: Connection) -> int:
     (row,) = _run(connection, _COUNT_HELD)
     return int(row["held"])
 

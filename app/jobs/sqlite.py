@@ -30,9 +30,9 @@ from sqlalchemy.dialects.sqlite import insert
 
 from app.db.engine.bulk import Bulk
 from app.db.engine.columns import Instant, metadata
-from app.db.engine.commit_hooks import signal_after_commit
+from app.db.engine.commit_hooks import notify_after_commit
 from app.db.tables.tasks import tasks
-from app.jobs.contract import Backlog, Held, Job, Step
+from app.jobs.contract import Backlog, DeadLetter, Job, Step
 
 jobs = Table(
     "jobs",
@@ -76,7 +76,7 @@ def _put(connection: Connection, rows: Sequence[tuple[str, str, datetime, int, s
     failures.
     """
     _PUT.run(connection, rows)
-    signal_after_commit(connection)
+    notify_after_commit(connection)
 
 
 def _statement(given: FromClause, _dialect: str) -> ClauseElement:
@@ -148,13 +148,13 @@ def claim(
     return sorted(claimed, key=lambda job: order.index(job.id))
 
 
-def beat(connection: Connection, in_hand: Collection[Job]) -> None:
+def heartbeat(connection: Connection, in_hand: Collection[Job]) -> None:
     """Nobody else could have them."""
 
 
 def finish(connection: Connection, job: Job) -> None:
     connection.execute(_FINISH, {"job_id": job.id})
-    signal_after_commit(connection)  # another job of the task may have waited for this one
+    notify_after_commit(connection)  # another job of the task may have waited for this one
 
 
 def retry(connection: Connection, job: Job, run_at: datetime, error: str) -> None:
@@ -162,7 +162,7 @@ def retry(connection: Connection, job: Job, run_at: datetime, error: str) -> Non
     _put(connection, [(job.step, job.task_id, run_at, job.failures + 1, error)])
 
 
-def hold(connection: Connection, job: Job, error: str) -> None:
+def dead_letter(connection: Connection, job: Job, error: str) -> None:
     connection.execute(
         update(jobs).where(jobs.c.id == job.id).values(state="held", failures=job.failures + 1, last_error=error)
     )
@@ -176,14 +176,15 @@ def release(connection: Connection, holder: str) -> None:  # noqa: ARG001 - ther
         _put(connection, [tuple(row) for row in running])
 
 
-def held(connection: Connection, limit: int) -> list[Held]:
+def dead_letters(connection: Connection, limit: int) -> list[DeadLetter]:
     query = select(jobs).where(jobs.c.state == "held").order_by(jobs.c.id).limit(limit)
     return [
-        Held(row.id, Step(row.step), row.task_id, row.failures, row.last_error) for row in connection.execute(query)
+        DeadLetter(row.id, Step(row.step), row.task_id, row.failures, row.last_error)
+        for row in connection.execute(query)
     ]
 
 
-def count_held(connection: Connection) -> int:
+def count_dead_letters(connection: Connection) -> int:
     return connection.execute(select(func.count()).where(jobs.c.state == "held")).scalar_one()
 
 

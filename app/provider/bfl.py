@@ -8,12 +8,12 @@ import httpx
 
 from app.provider import http as exchange
 from app.provider import messages
-from app.provider.contract import Answer, Order, Promises, Reference
-from app.provider.request_body import OrderBody
+from app.provider.contract import ProviderResponse, ProviderSpec, Reference, SubmitRequest
+from app.provider.request_body import RequestBody
 from app.rules.task import Failure, Report, Said
 from app.security import ssrf
 
-PROMISES = Promises(
+PROMISES = ProviderSpec(
     name="bfl",
     # Links are on delivery.*.bfl.ai and delivery-eu1.bfl.ai alike (integration guidelines; field reports).
     result_hosts=("bfl.ai", "*.bfl.ai"),
@@ -33,7 +33,7 @@ _OUTAGES = frozenset({500, 502, 503})
 class Bfl:
     """The adapter for BFL's own API and its regional hosts."""
 
-    promises = PROMISES
+    spec = PROMISES
 
     def __init__(self, http: httpx.AsyncClient, base_url: str, key: str) -> None:
         self._http = http
@@ -42,8 +42,8 @@ class Bfl:
         ours = ssrf.may_hold_result(base_url, hosts=PROMISES.result_hosts, provider_origin="")
         self._elsewhere = [url for url in PROMISES.status_urls if ours and url != base_url]
 
-    async def submit(self, order: Order) -> Answer:
-        body = OrderBody(order)
+    async def submit(self, order: SubmitRequest) -> ProviderResponse:
+        body = RequestBody(order)
         request = self._http.build_request(
             "POST",
             f"{self._base_url}/v1/{order.model}",
@@ -53,7 +53,7 @@ class Bfl:
         answer = await exchange.send(self._http, request, PROMISES.submit_deadline)
         return read_submitted(body.unless_cut(answer))
 
-    async def fetch(self, reference: Reference) -> Answer:
+    async def fetch(self, reference: Reference) -> ProviderResponse:
         """Ask where the task was submitted, and only if nobody knows it there, in the other regions."""
         here = await self._ask(self._first_address(reference))
         if not _is_unknown(here):
@@ -65,14 +65,14 @@ class Bfl:
                 return replace(there, report=there.report._replace(polling_url=address))
         return here
 
-    async def credits(self) -> Answer:
+    async def credits(self) -> ProviderResponse:
         request = self._http.build_request("GET", f"{self._base_url}/v1/credits", headers=self._headers)
         return await exchange.send(self._http, request, PROMISES.status_deadline)
 
     async def reachable(self) -> str | None:
         return what_is_wrong(await self.credits())
 
-    async def _ask(self, address: str) -> Answer:
+    async def _ask(self, address: str) -> ProviderResponse:
         request = self._http.build_request("GET", address, headers=self._headers)
         return exchange.read_fetched(await exchange.send(self._http, request, PROMISES.status_deadline))
 
@@ -94,7 +94,7 @@ class Bfl:
         return ssrf.may_hold_result(url, hosts=PROMISES.result_hosts, provider_origin=self._base_url)
 
 
-def read_submitted(answer: Answer) -> Answer:
+def read_submitted(answer: ProviderResponse) -> ProviderResponse:
     """What BFL's answer to a submit means (docs, errors page; OpenAPI)."""
     status = answer.http_status
     if status is None:
@@ -102,17 +102,17 @@ def read_submitted(answer: Answer) -> Answer:
     report = messages.read_acceptance(answer.body) if status in range(200, 300) else _refusal(status, answer)
     if report.said is Said.UNCLEAR:
         report = Report(Said.LOST, detail=report.detail)
-    return Answer(report, status, answer.headers, answer.body)
+    return ProviderResponse(report, status, answer.headers, answer.body)
 
 
-def _is_unknown(answer: Answer) -> bool:
+def _is_unknown(answer: ProviderResponse) -> bool:
     """Whether a host knows nothing of a task: by the status for that, or by a 404, which need not say of what."""
     return answer.report.said is Said.NOT_FOUND or (
         answer.report.said is Said.LOST and answer.http_status == HTTPStatus.NOT_FOUND
     )
 
 
-def _refusal(status: int, answer: Answer) -> Report:
+def _refusal(status: int, answer: ProviderResponse) -> Report:
     detail = messages.read_error(answer.body) or f"HTTP {status}"
     if status == HTTPStatus.TOO_MANY_REQUESTS or status in _OUTAGES:
         said = Said.BUSY if status == HTTPStatus.TOO_MANY_REQUESTS else Said.DOWN
@@ -124,7 +124,7 @@ def _refusal(status: int, answer: Answer) -> Report:
     return Report(Said.LOST, detail=detail)
 
 
-def what_is_wrong(answer: Answer) -> str | None:
+def what_is_wrong(answer: ProviderResponse) -> str | None:
     """The plain words for an answer to a question that costs nothing; None when all is well."""
     status = answer.http_status
     if status is None:

@@ -13,7 +13,7 @@ LINK_LIFE = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
-class Promises:
+class ProviderSpec:
     """What is published about a provider; the sources stand beside the values in its adapter."""
 
     name: str
@@ -44,7 +44,7 @@ class Promises:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Order:
+class SubmitRequest:
     """One attempt to submit a task: every field that goes into the request."""
 
     model: str
@@ -63,7 +63,7 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Answer:
+class ProviderResponse:
     """What came back, raw, and what it says. `http_status` is None when nothing came."""
 
     report: Report
@@ -76,13 +76,13 @@ class Provider(Protocol):
     """Never raises for what a provider or the network does: that is an Answer too."""
 
     @property
-    def promises(self) -> Promises: ...
+    def spec(self) -> ProviderSpec: ...
 
-    async def submit(self, order: Order) -> Answer: ...
+    async def submit(self, order: SubmitRequest) -> ProviderResponse: ...
 
-    async def fetch(self, reference: Reference) -> Answer: ...
+    async def fetch(self, reference: Reference) -> ProviderResponse: ...
 
-    async def credits(self) -> Answer:
+    async def credits(self) -> ProviderResponse:
         """What is left on the account, for `messages.read_credits`."""
         ...
 

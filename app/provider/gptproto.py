@@ -10,12 +10,12 @@ import httpx
 
 from app.provider import bfl, messages
 from app.provider import http as exchange
-from app.provider.contract import Answer, Order, Promises, Reference
-from app.provider.request_body import OrderBody
+from app.provider.contract import ProviderResponse, ProviderSpec, Reference, SubmitRequest
+from app.provider.request_body import RequestBody
 from app.rules.task import Failure, Report, Said
 
 # It passes on BFL's delivery links (its own sample answer), and states no limit of its own.
-PROMISES: Promises = replace(bfl.PROMISES, name="gptproto")
+PROMISES: ProviderSpec = replace(bfl.PROMISES, name="gptproto")
 
 _GATEWAYS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE})
 
@@ -23,15 +23,15 @@ _GATEWAYS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE})
 class Gptproto:
     """The adapter for GPTProto."""
 
-    promises = PROMISES
+    spec = PROMISES
 
     def __init__(self, http: httpx.AsyncClient, base_url: str, key: str) -> None:
         self._http = http
         self._base_url = base_url
         self._key = key
 
-    async def submit(self, order: Order) -> Answer:
-        body = OrderBody(order)
+    async def submit(self, order: SubmitRequest) -> ProviderResponse:
+        body = RequestBody(order)
         request = self._http.build_request(
             "POST",
             f"{self._base_url}/flux/v1/{order.model}",
@@ -41,7 +41,7 @@ class Gptproto:
         answer = await exchange.send(self._http, request, PROMISES.submit_deadline)
         return _read_submitted(body.unless_cut(answer))
 
-    async def fetch(self, reference: Reference) -> Answer:
+    async def fetch(self, reference: Reference) -> ProviderResponse:
         # A polling_url that it passes on is BFL's and wants a BFL key: ours stays on the configured origin.
         request = self._http.build_request(
             "GET",
@@ -51,7 +51,7 @@ class Gptproto:
         )
         return exchange.read_fetched(await exchange.send(self._http, request, PROMISES.status_deadline))
 
-    async def credits(self) -> Answer:
+    async def credits(self) -> ProviderResponse:
         # Not documented: asked where its other paths would have it, and no answer there is an answer too.
         request = self._http.build_request("GET", f"{self._base_url}/flux/v1/credits", headers=self._headers)
         return await exchange.send(self._http, request, PROMISES.status_deadline)
@@ -71,7 +71,7 @@ class Gptproto:
         return {"authorization": f"Bearer {self._key}", "accept": "application/json"}
 
 
-def _read_submitted(answer: Answer) -> Answer:
+def _read_submitted(answer: ProviderResponse) -> ProviderResponse:
     """As BFL's, but 403 may be an empty account, 503 refuses the content, and what a gateway says is no answer.
 
     503 is its refusal only in its own words. A page without any is of the gateway in front, as is 502, which its
@@ -86,9 +86,9 @@ def _read_submitted(answer: Answer) -> Answer:
         report = Report(Said.UNPAID, detail=detail)
     else:
         return bfl.read_submitted(answer)
-    return Answer(report, answer.http_status, answer.headers, answer.body)
+    return ProviderResponse(report, answer.http_status, answer.headers, answer.body)
 
 
-def _is_unpaid(answer: Answer) -> bool:
+def _is_unpaid(answer: ProviderResponse) -> bool:
     """Whether this 403 is about the balance: one about the key is told apart by its text alone."""
     return answer.http_status == HTTPStatus.FORBIDDEN and "balance" in messages.read_error(answer.body).lower()

@@ -8,7 +8,7 @@ from http import HTTPStatus
 import httpx
 
 from app.provider import messages
-from app.provider.contract import Answer
+from app.provider.contract import ProviderResponse
 from app.rules.task import Report, Said
 from app.security import ssrf
 
@@ -26,7 +26,7 @@ _UNSENT = (
 )
 
 
-async def send(http: httpx.AsyncClient, request: httpx.Request, deadline: timedelta) -> Answer:
+async def send(http: httpx.AsyncClient, request: httpx.Request, deadline: timedelta) -> ProviderResponse:
     """Send a request; an answer of any status comes back raw, anything else as DOWN or LOST.
 
     `deadline` is for the whole exchange: httpx bounds each read, which a dribbling answer never exceeds.
@@ -39,11 +39,11 @@ async def send(http: httpx.AsyncClient, request: httpx.Request, deadline: timede
             finally:
                 await response.aclose()
     except _UNSENT as error:
-        return Answer(Report(Said.DOWN, detail=f"not reached: {type(error).__name__}"))
+        return ProviderResponse(Report(Said.DOWN, detail=f"not reached: {type(error).__name__}"))
     except (httpx.HTTPError, OSError) as error:  # OSError: what is being sent cannot be read; or TimeoutError
-        return Answer(Report(Said.LOST, detail=f"no answer: {type(error).__name__}"))
+        return ProviderResponse(Report(Said.LOST, detail=f"no answer: {type(error).__name__}"))
     headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
-    return Answer(Report(Said.LOST), response.status_code, headers, _without_key(request, body))
+    return ProviderResponse(Report(Said.LOST), response.status_code, headers, _without_key(request, body))
 
 
 def client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
@@ -72,7 +72,7 @@ def retry_after(headers: Mapping[str, str]) -> timedelta | None:
     return timedelta(seconds=int(value))
 
 
-def read_fetched(answer: Answer) -> Answer:
+def read_fetched(answer: ProviderResponse) -> ProviderResponse:
     """A status answer, judged by its body before its HTTP status: a failed task may come with 404, 422 or 503.
 
     It names its task then. An HTTP error whose body says "error" of nothing is about our question: it ends no task.
@@ -86,8 +86,8 @@ def read_fetched(answer: Answer) -> Answer:
     return _with(answer, report)
 
 
-def _with(answer: Answer, report: Report) -> Answer:
-    return Answer(report, answer.http_status, answer.headers, answer.body)
+def _with(answer: ProviderResponse, report: Report) -> ProviderResponse:
+    return ProviderResponse(report, answer.http_status, answer.headers, answer.body)
 
 
 def _without_key(request: httpx.Request, body: bytes) -> bytes:

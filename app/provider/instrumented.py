@@ -6,7 +6,7 @@ from typing import Literal
 
 from opentelemetry.trace import SpanKind
 
-from app.provider.contract import Answer
+from app.provider.contract import ProviderResponse
 from app.rules.task import Said
 from app.telemetry import metrics, tracing
 
@@ -14,7 +14,7 @@ from app.telemetry import metrics, tracing
 _TROUBLE = frozenset({Said.BUSY, Said.UNPAID, Said.DOWN, Said.LOST})
 
 
-async def observed(request: Literal["submit", "poll"], asking: Awaitable[Answer]) -> Answer:
+async def observed(request: Literal["submit", "poll"], asking: Awaitable[ProviderResponse]) -> ProviderResponse:
     """Wait for an answer, count it by what it says, and show it as a span where tracing is on."""
     started = time.monotonic()
     with tracing.span(f"provider {request}", SpanKind.CLIENT) as span:

@@ -6,19 +6,19 @@ import json
 from collections.abc import AsyncGenerator
 from typing import IO
 
-from app.provider.contract import Answer, Order
+from app.provider.contract import ProviderResponse, SubmitRequest
 from app.rules.task import Report, Said
 
 _PIECE = 96 * 1024  # bytes of an image at a time; a multiple of three, so that their base64 can be joined
 
 
-class OrderBody:
+class RequestBody:
     """What is sent: every field, also those at their default, because the documents disagree about the defaults.
 
     It can be sent once. Its length is known before, for providers that take no chunked request.
     """
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: SubmitRequest) -> None:
         after = {"webhook_url": order.webhook_url, "webhook_secret": order.webhook_secret}
         self._start = json.dumps(dict(order.params)).encode()[:-1]
         self._end = b", " + json.dumps(after).encode()[1:] if order.webhook_url is not None else b"}"
@@ -47,11 +47,11 @@ class OrderBody:
         self._ended = True
         yield self._end
 
-    def unless_cut(self, answer: Answer) -> Answer:
+    def unless_cut(self, answer: ProviderResponse) -> ProviderResponse:
         """The answer to it; where none came to a part of it, that is no order, and nobody can have taken it."""
         if self._ended or answer.http_status is not None or answer.report.said is not Said.LOST:
             return answer
-        return Answer(Report(Said.DOWN, detail=f"{answer.report.detail}, before all was sent"))
+        return ProviderResponse(Report(Said.DOWN, detail=f"{answer.report.detail}, before all was sent"))
 
 
 def _next_piece(file: IO[bytes]) -> bytes:

@@ -12,7 +12,7 @@ _AT_ONCE = 100
 _PER_SECOND = 10
 
 
-class Samples:
+class SampleLimit:
     """A few of each attempt, and a few a second of all together."""
 
     def __init__(self) -> None:

@@ -125,7 +125,7 @@ class Effect(StrEnum):
     CONTRADICTED = "contradicted"  # at odds with what is known already: kept, not applied
 
 
-class Standing(NamedTuple):
+class AttemptState(NamedTuple):
     """What is known of a task and one of its attempts when a piece of evidence arrives."""
 
     status: Status
@@ -149,7 +149,7 @@ _REFUSALS = frozenset({Said.REFUSED, Said.BUSY, Said.UNPAID, Said.DOWN})
 _MAY_HAVE_BEEN_TAKEN = frozenset({Outcome.ACCEPTED, Outcome.UNKNOWN})
 
 
-def decide(standing: Standing, report: Report, witness: Witness, now: datetime, *, proven: bool) -> Decision:
+def decide(standing: AttemptState, report: Report, witness: Witness, now: datetime, *, proven: bool) -> Decision:
     """What this report moves. Terminal states are final; what cannot be applied is named, never applied.
 
     `now` is when it came. A link in it says when it dies, or is taken to die at once.
@@ -175,7 +175,7 @@ def money_spent(outcome: Outcome, said: Said) -> MoneySpent:
     return MoneySpent.NO if refused else MoneySpent.MAYBE
 
 
-def _was_asked_anew(standing: Standing, report: Report) -> bool:
+def _was_asked_anew(standing: AttemptState, report: Report) -> bool:
     """Whether a person has asked for a new attempt, and this only says again how the last one went.
 
     Only so is a task queued whose attempt was not refused. A result of that attempt is still welcome, and so is
@@ -186,7 +186,7 @@ def _was_asked_anew(standing: Standing, report: Report) -> bool:
     return outlived and (report.said is Said.FAILED or known)
 
 
-def _contradicts(standing: Standing, report: Report, witness: Witness) -> bool:
+def _contradicts(standing: AttemptState, report: Report, witness: Witness) -> bool:
     # Our own requests ask for one task and are answered about it; a reseller may pass on its supplier's id in both.
     other_id = (
         witness is Witness.CALLBACK
@@ -199,7 +199,7 @@ def _contradicts(standing: Standing, report: Report, witness: Witness) -> bool:
     return other_id or refused_after_accepted or failed_after_ready
 
 
-def _apply(standing: Standing, report: Report) -> Decision:
+def _apply(standing: AttemptState, report: Report) -> Decision:
     match report.said:
         case Said.READY:
             return Decision(Effect.MOVED, Status.READY)
@@ -218,7 +218,7 @@ def _apply(standing: Standing, report: Report) -> Decision:
             return Decision(Effect.HELD)
 
 
-def _is_better_link(standing: Standing, report: Report, witness: Witness, now: datetime) -> bool:
+def _is_better_link(standing: AttemptState, report: Report, witness: Witness, now: datetime) -> bool:
     """Whether this result brings a link that is worth more than the one that is known.
 
     A callback may be an old one, held up on its way or sent again by whoever saw it: its link has to outlive the known

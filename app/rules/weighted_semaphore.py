@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 
-class Room:
+class WeightedSemaphore:
     """Who needs more than there is in all waits until the room is empty, and then has it alone."""
 
     def __init__(self, size: int) -> None:

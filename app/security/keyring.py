@@ -49,16 +49,16 @@ class KeyRing:
     def __repr__(self) -> str:
         return f"KeyRing({', '.join(self._keys)})"
 
-    def __contains__(self, ring_key: str) -> bool:
-        return ring_key in self._keys
+    def __contains__(self, signing_key_id: str) -> bool:
+        return signing_key_id in self._keys
 
     def __iter__(self) -> Iterator[str]:
         """The names of its keys, newest first."""
         return iter(self._keys)
 
-    def callback_proof(self, submission_id: str, ring_key: str) -> CallbackProof:
+    def callback_proof(self, submission_id: str, signing_key_id: str) -> CallbackProof:
         """Token and secret of a submission under the ring key it was planned with, which must be in the ring."""
-        return _callback_proof(self._keys[ring_key], submission_id)
+        return _callback_proof(self._keys[signing_key_id], submission_id)
 
     def prove_token(self, submission_id: str, token: str) -> CallbackProof | None:
         """The proof whose token this is, looked for under every key of the ring; None when there is none."""
@@ -77,8 +77,8 @@ class KeyRing:
 
     def unseal(self, sealed: str, purpose: str) -> bytes | None:
         """What was sealed for this purpose; None when it was altered, or its key left the ring."""
-        ring_key, _, text = sealed.partition(".")
-        key = self._keys.get(ring_key)
+        signing_key_id, _, text = sealed.partition(".")
+        key = self._keys.get(signing_key_id)
         if key is None:
             return None
         try:

@@ -2,6 +2,6 @@
 
 from app.store.contract import BUCKETS, Missing, Store, sha256_of
 from app.store.folder import FolderStore
-from app.store.spool import Aside
+from app.store.spool import Spool
 
-__all__ = ["BUCKETS", "Aside", "FolderStore", "Missing", "Store", "sha256_of"]
+__all__ = ["BUCKETS", "FolderStore", "Missing", "Spool", "Store", "sha256_of"]

@@ -15,7 +15,7 @@ from obstore.store import from_url
 from app import ids
 from app.errors import ConfigurationError, Unavailable
 from app.store.contract import Missing
-from app.store.health_cache import BELIEVED_S, Trust
+from app.store.health_cache import BELIEVED_S, RecentSuccess
 
 if TYPE_CHECKING:  # obstore has these for type checkers alone
     from obstore.store import ClientConfig, RetryConfig
@@ -32,7 +32,7 @@ class ObjectStore:
     """Everything lies below the prefix that the address names."""
 
     def __init__(self, url: str, believed_s: float = BELIEVED_S) -> None:
-        self._trust = Trust(believed_s)
+        self._trust = RecentSuccess(believed_s)
         try:
             self._bucket = from_url(url, client_options=_CLIENT, retry_config=_RETRIES)
         except (BaseError, ValueError) as error:

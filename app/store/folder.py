@@ -14,7 +14,7 @@ from typing import IO, TypeVar
 
 from app.errors import Unavailable
 from app.store.contract import Missing
-from app.store.health_cache import BELIEVED_S, Trust
+from app.store.health_cache import BELIEVED_S, RecentSuccess
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ class FolderStore:
 
     def __init__(self, root: Path, believed_s: float = BELIEVED_S, patience_s: float = _PATIENCE_S) -> None:
         self._root = root
-        self._trust = Trust(believed_s)
+        self._trust = RecentSuccess(believed_s)
         self._patience_s = patience_s
         # Of its own: a folder that hangs must not hold the threads in which images are downloaded and kept aside.
         self._threads = ThreadPoolExecutor(_ERRANDS, "store")

@@ -5,7 +5,7 @@ import time
 BELIEVED_S = 5.0
 
 
-class Trust:
+class RecentSuccess:
     """Gained by what went well, gone after a while, and with anything that went wrong."""
 
     def __init__(self, lasts_s: float) -> None:

@@ -21,7 +21,7 @@ from app.store.folder import make_folder, sync_folder, write
 _SPARE = 64 * 1024 * 1024  # bytes left to the database in the same folder: a full disk could not even record the mend
 
 
-class Aside:
+class Spool:
     """The folder `aside` in DATA_DIR. Whoever has the same DATA_DIR is the same instance."""
 
     def __init__(self, data_dir: Path, spare: int = _SPARE) -> None:

@@ -14,7 +14,7 @@ from app.db import Connection
 from app.db.queries import queue
 from app.db.queries.queue import Candidate
 from app.db.tables import provider_accounts, tasks
-from app.db.tables.attempts import Attempt
+from app.db.tables.attempts import AttemptContext
 from app.db.tables.provider_accounts import IN_ALL, Account
 from app.jobs import Step
 from app.resources import Resources
@@ -65,7 +65,7 @@ def _taken(connection: Connection, waiting: Sequence[Candidate], now: datetime) 
     return taken
 
 
-def pause(connection: Connection, attempt: Attempt, reason: str, wait: timedelta | None, now: datetime) -> None:
+def pause(connection: Connection, attempt: AttemptContext, reason: str, wait: timedelta | None, now: datetime) -> None:
     """Admit nobody for as long as the provider asked, else longer with each refusal in a row; then try again.
 
     What was under way when the pause began may be refused too: that is the same refusal, not one more.

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from app import ids
-from app.db.tables.attempts import Attempt
+from app.db.tables.attempts import AttemptContext
 from app.jobs import Step
 from app.provider.contract import LINK_LIFE
 from app.rules.backoff import SUBMIT
@@ -46,7 +46,7 @@ class Evidence(NamedTuple):
         return f"<evidence about {self.submission_id}>"
 
 
-def told(attempt: Attempt, each: Evidence) -> dict[str, Any]:
+def told(attempt: AttemptContext, each: Evidence) -> dict[str, Any]:
     """What a proven report tells of its attempt. That it was accepted, its id and its cost are not taken back.
 
     Once the task has ended, a callback tells nothing more. An answer to a request of ours still says what its id is and
@@ -73,7 +73,7 @@ def link_dies_at(each: Evidence) -> datetime:
     return each.report.sample_expires_at or each.received_at + LINK_LIFE
 
 
-def moved(attempt: Attempt, each: Evidence, decision: Decision) -> dict[str, Any]:
+def moved(attempt: AttemptContext, each: Evidence, decision: Decision) -> dict[str, Any]:
     """What the decision changes about the task."""
     report, now = each.report, each.received_at
     change: dict[str, Any] = {}
@@ -96,7 +96,7 @@ def moved(attempt: Attempt, each: Evidence, decision: Decision) -> dict[str, Any
 
 
 def next_jobs(
-    attempt: Attempt, each: Evidence, decision: Decision, look_after: timedelta
+    attempt: AttemptContext, each: Evidence, decision: Decision, look_after: timedelta
 ) -> list[tuple[Step, str, datetime]]:
     """The jobs that the decision leaves; `look_after` is how long an accepted task may be silent."""
     now, task_id = each.received_at, attempt.task_id
@@ -120,7 +120,7 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _wait(attempt: Attempt, report: Report) -> timedelta:
+def _wait(attempt: AttemptContext, report: Report) -> timedelta:
     """How long before a task is submitted again: what the provider asked for, else backoff."""
     wait = report.retry_after or SUBMIT.wait(attempt.standing.tries + 1)
     return wait + ids.jitter(wait / 4)

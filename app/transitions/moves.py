@@ -68,17 +68,17 @@ def cancel(connection: Connection, task_id: str, now: datetime) -> bool:
     """Nobody wants this task any more. One that the provider may have is only marked: it cannot be called back."""
     tasks.lock(connection, [task_id])  # else it could be queued again between the two: marked, and sent all the same
     if not tasks.move(connection, task_id, Status.CANCELLED, now):
-        tasks.mark_unwanted(connection, task_id, now)
+        tasks.request_cancel(connection, task_id, now)
         return False
     announce(connection, [Announcement(task_id, Status.CANCELLED)], now)
     _hand_on_slots(connection, [task_id], now)
     return True
 
 
-def drop_unwanted(connection: Connection, task_id: str, now: datetime) -> bool:
+def cancel_if_requested(connection: Connection, task_id: str, now: datetime) -> bool:
     """Cancel a task that somebody cancelled while the provider was asked, and that the provider has refused since."""
     task = tasks.get(connection, task_id)
-    if task is None or task.unwanted_at is None or task.status is not Status.QUEUED:
+    if task is None or task.cancel_requested_at is None or task.status is not Status.QUEUED:
         return False
     return cancel(connection, task_id, now)
 

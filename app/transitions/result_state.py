@@ -73,13 +73,13 @@ def leave_to_others(connection: Connection, task_id: str, instance: str, started
     task = _locked(connection, task_id)
     if task is None:
         return True
-    keepers = spooled_results.instances(connection, task.submission_id)
-    if instance in keepers:
+    spool_holders = spooled_results.instances(connection, task.submission_id)
+    if instance in spool_holders:
         spooled_results.forget(connection, task.submission_id, instance)
         _note(connection, task, "failed", f"{instance} has no whole copy any more", started_at, now)
-    if keepers <= {instance} or now <= _deadline(connection, task, now) + _GRACE:
+    if spool_holders <= {instance} or now <= _deadline(connection, task, now) + _GRACE:
         return False
-    if task.unwanted_at is not None and now > task.unwanted_at + _HOPE:
+    if task.cancel_requested_at is not None and now > task.cancel_requested_at + _HOPE:
         spooled_results.forget(connection, task.submission_id)
         return False
     jobs.enqueue(connection, [(Step.COLLECT, task.id, now + STORE.longest)])

@@ -54,11 +54,11 @@ async def live_feed(request: Request) -> Feed:
     return feed
 
 
-Use = Annotated[Resources, Depends(resources)]
-Live = Annotated[Feed, Depends(live_feed)]
+ResourcesDep = Annotated[Resources, Depends(resources)]
+FeedDep = Annotated[Feed, Depends(live_feed)]
 
 
-async def caller(request: Request, use: Use) -> Caller:
+async def caller(request: Request, use: ResourcesDep) -> Caller:
     """The caller of this request. Raises Unauthorized."""
     found = await find_caller(request, use)
     if found is None:
@@ -66,17 +66,17 @@ async def caller(request: Request, use: Use) -> Caller:
     return found
 
 
-Asking = Annotated[Caller, Depends(caller)]
+CallerDep = Annotated[Caller, Depends(caller)]
 
 
-async def administrator(asking: Asking) -> Caller:
+async def administrator(asking: CallerDep) -> Caller:
     """The caller, who may do everything. Raises Forbidden."""
     if not asking.may_do_everything:
         raise Forbidden("this needs a key with the scope `*`")
     return asking
 
 
-Administering = Annotated[Caller, Depends(administrator)]
+AdminDep = Annotated[Caller, Depends(administrator)]
 
 
 async def find_caller(request: Request, use: Resources, *, bare: bool = False) -> Caller | None:

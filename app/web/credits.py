@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 
 from app.errors import NotFound, Unavailable
-from app.provider import Answer, messages
+from app.provider import ProviderResponse, messages
 from app.resources import Resources
 
 _REMEMBERED = timedelta(seconds=10)
@@ -17,7 +17,7 @@ _NOT_OFFERED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, H
 class Balance:
     """The provider's last answer, good or bad: one that is down is not asked by everybody at once either."""
 
-    answer: Answer | None = None
+    answer: ProviderResponse | None = None
     answered_at: datetime | None = None
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -32,7 +32,7 @@ class Balance:
             return _read(self.answer)
 
 
-def _read(answer: Answer) -> float:
+def _read(answer: ProviderResponse) -> float:
     """The balance in an answer. A refusal of our key is our operator's concern: the caller's own key is good."""
     if answer.http_status is None:
         raise Unavailable("the provider does not answer")

@@ -23,7 +23,7 @@ _KEPT = 4096  # of an answer's body: enough to see what is wrong
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class OutgoingWebhook:
     """A delivery, and what its body is made of."""
 
     delivery: Delivery
@@ -53,7 +53,7 @@ class Outcome:
 UNREACHABLE, TIMEOUT, BROKEN, SEALED = "unreachable", "timeout", "broken", "sealed"
 
 
-async def deliver(use: Resources, letter: Letter) -> Outcome:
+async def deliver(use: Resources, letter: OutgoingWebhook) -> Outcome:
     """Send a delivery once. Whatever the receiver does is an outcome, not an error."""
     opened, secret = _secret(use, letter)
     if not opened:
@@ -102,26 +102,26 @@ async def _post(use: Resources, url: str, body: bytes, headers: dict[str, str], 
     return Outcome(head.status_code, None, latency_ms, bytes(answer), wish)
 
 
-def _body(use: Resources, letter: Letter) -> bytes:
+def _body(use: Resources, letter: OutgoingWebhook) -> bytes:
     said = payload.with_link(letter.delivery.payload, _link(use, letter))
     return json.dumps(said, separators=(",", ":")).encode()
 
 
-def _link(use: Resources, letter: Letter) -> str | None:
+def _link(use: Resources, letter: OutgoingWebhook) -> str | None:
     """A fresh link to the image: on our public address, else where the submitter reached us, else only its path."""
     if letter.task is None or letter.result is None:
         return None
-    base = use.public_url or letter.task.notify_origin
+    base = use.public_url or letter.task.webhook_origin
     if base is None:
         return f"/v1/tasks/{letter.task.id}/image"
     return result_link(use.keys, letter.task.id, letter.result.media_type, use.now() + use.link_life, base)
 
 
-def _secret(use: Resources, letter: Letter) -> tuple[bool, str | None]:
+def _secret(use: Resources, letter: OutgoingWebhook) -> tuple[bool, str | None]:
     """Whether the secret can be read, and the secret that was given with the task or the test, if any was."""
     sealed, owner_id = letter.delivery.secret, letter.delivery.id
     if letter.task is not None:
-        sealed, owner_id = letter.task.notify_secret, letter.task.id
+        sealed, owner_id = letter.task.webhook_secret, letter.task.id
     if sealed is None:
         return True, None
     secret = subscription.unseal(use.keys, owner_id, sealed)

@@ -23,12 +23,12 @@ def plan(connection: Connection, reached: Sequence[tuple[str, Status]], now: dat
     wanted = [(found[task_id], status) for task_id, status in interesting if _wants(found.get(task_id), status)]
     if not wanted:
         return
-    at = _endpoints(connection, {(task.key_id, task.notify_url or "") for task, _ in wanted}, now)
+    at = _endpoints(connection, {(task.key_id, task.webhook_url or "") for task, _ in wanted}, now)
     kept = results.of_tasks(connection, [task.id for task, status in wanted if status is Status.STORED])
     rows = []
     for task, status in wanted:
         said = _said(task, status, kept, now)
-        rows.append(_row(at[task.key_id, task.notify_url or ""], task.id, status, task.notify_form, said, now))
+        rows.append(_row(at[task.key_id, task.webhook_url or ""], task.id, status, task.webhook_form, said, now))
     deliveries.insert(connection, rows)
     wake(connection, at.values(), now)
 
@@ -51,7 +51,7 @@ def wake(connection: Connection, at: Iterable[Endpoint], now: datetime) -> None:
 
 
 def _wants(task: Task | None, status: Status) -> bool:
-    return task is not None and (status.final or status in (task.notify_events or ()))
+    return task is not None and (status.final or status in (task.webhook_events or ()))
 
 
 def _endpoints(
@@ -63,7 +63,7 @@ def _endpoints(
 
 
 def _said(task: Task, status: Status, kept: Mapping[str, results.Result], now: datetime) -> dict[str, Any]:
-    if task.notify_form == "event":
+    if task.webhook_form == "event":
         return payload.event_form(task, kept.get(task.id), status, now)
     return payload.provider_form(task, status, now)
 

@@ -29,27 +29,27 @@ def columns(
 ) -> dict[str, Any]:
     """What a task's row keeps of this; what was not given is as the API key has it. `origin`: see `submit`."""
     key = api_keys.get(connection, key_id)
-    url = wanted.webhook_url or (key and key.notify_url)
+    url = wanted.webhook_url or (key and key.webhook_url)
     if url is None:
         return {}
-    usual_form, usual_events = (key.notify_form, key.notify_events) if key else (None, None)
+    usual_form, usual_events = (key.webhook_form, key.webhook_events) if key else (None, None)
     events = usual_events if wanted.webhook_events is None else wanted.webhook_events
     return {
-        "notify_url": url,
-        "notify_secret": secret_of(ring, task_id, wanted, key),
-        "notify_form": wanted.webhook_form or usual_form or "provider",
-        "notify_events": list(events or ()),
-        "notify_origin": origin,
+        "webhook_url": url,
+        "webhook_secret": secret_of(ring, task_id, wanted, key),
+        "webhook_form": wanted.webhook_form or usual_form or "provider",
+        "webhook_events": list(events or ()),
+        "webhook_origin": origin,
     }
 
 
 def defaults(ring: KeyRing, key_id: str, wanted: Webhook) -> dict[str, Any]:
     """What a key's row keeps of those fields that were given; a field given as null is forgotten."""
     values = {
-        "notify_url": wanted.webhook_url,
-        "notify_secret": seal(ring, key_id, wanted),
-        "notify_form": wanted.webhook_form,
-        "notify_events": wanted.webhook_events,
+        "webhook_url": wanted.webhook_url,
+        "webhook_secret": seal(ring, key_id, wanted),
+        "webhook_form": wanted.webhook_form,
+        "webhook_events": wanted.webhook_events,
     }
     return {
         name: value for name, value in values.items() if name.replace("notify", "webhook") in wanted.model_fields_set
@@ -71,11 +71,11 @@ def unseal(ring: KeyRing, owner_id: str, sealed: str) -> str | None:
 def secret_of(ring: KeyRing, owner_id: str, wanted: Webhook, key: Key | None) -> str | None:
     """The secret that was given, else the API key's own, sealed for whoever is told."""
     given = seal(ring, owner_id, wanted)
-    if given is not None or key is None or key.notify_secret is None:
+    if given is not None or key is None or key.webhook_secret is None:
         return given
-    plain = unseal(ring, key.id, key.notify_secret)
+    plain = unseal(ring, key.id, key.webhook_secret)
     # One that cannot be read is handed on as it is, so that the deliveries say so.
-    return key.notify_secret if plain is None else _sealed(ring, owner_id, plain)
+    return key.webhook_secret if plain is None else _sealed(ring, owner_id, plain)
 
 
 def _sealed(ring: KeyRing, owner_id: str, plain: str) -> str:

@@ -17,14 +17,14 @@ log = logs.get("heart")
 
 
 @asynccontextmanager
-async def beating(
+async def heartbeats(
     use: Resources, in_hand: Mapping[asyncio.Task[None], Job], every_s: float = _BEAT_S
 ) -> AsyncGenerator[None]:
     """Within it, the jobs in hand are not taken for lost, and no image is forgotten that only this machine has."""
 
     async def beat() -> None:
         if in_hand:
-            await use.db.write(lambda connection: jobs.beat(connection, list(in_hand.values())))
+            await use.db.write(lambda connection: jobs.heartbeat(connection, list(in_hand.values())))
 
     duties = [
         asyncio.create_task(_again_and_again(beat, every_s)),

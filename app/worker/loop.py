@@ -13,7 +13,7 @@ from opentelemetry.trace import Span, SpanKind
 from app import ids, jobs
 from app.collect import collect
 from app.db import Connection
-from app.db.engine.database import insist
+from app.db.engine.database import write_until_available
 from app.db.tables import tasks
 from app.dispatch import dispatch
 from app.errors import FluxhookError, Unavailable
@@ -26,9 +26,9 @@ from app.rules.task import Status
 from app.telemetry import logs, metrics, tracing
 from app.transitions.admit import wake
 from app.transitions.erase import remove_images
-from app.worker.heartbeat import beating
+from app.worker.heartbeat import heartbeats
 from app.worker.sweep import NO_TASK, sweep
-from app.worker.wakeup import Bell
+from app.worker.wakeup import Wakeup
 
 STEPS: Mapping[Step, Callable[[Resources, str], Awaitable[None]]] = {
     Step.DISPATCH: dispatch,
@@ -70,23 +70,23 @@ async def run_once(use: Resources) -> bool:
 
 async def run(use: Resources, *, grace: timedelta = _GRACE) -> None:
     """Do jobs as they fall due, until `use.stopping` is set; then finish what is in hand, for a bounded time."""
-    bell = Bell()
-    use.db.on_signal(bell.ring)
+    wakeup = Wakeup()
+    use.db.on_signal(wakeup.notify)
     in_hand: dict[asyncio.Task[None], Job] = {}
-    async with beating(use, in_hand), bell.rung_by(use.stopping):
+    async with heartbeats(use, in_hand), wakeup.notified_by(use.stopping):
         started = False
         while not use.stopping.is_set():
-            bell.silence()
+            wakeup.clear()
             try:
                 started = started or await start(use)
-                await bell.rest(await _round(use, in_hand, bell) if started else _AWAY_S)
+                await wakeup.wait(await _round(use, in_hand, wakeup) if started else _AWAY_S)
             except Exception:
                 log.exception("round_failed")  # and the next may do better; a worker that ended would do nothing
                 await asyncio.sleep(_AFTER_A_FAULT_S)
         await _finish(use, set(in_hand), grace)
 
 
-async def _round(use: Resources, in_hand: dict[asyncio.Task[None], Job], bell: Bell) -> float:
+async def _round(use: Resources, in_hand: dict[asyncio.Task[None], Job], wakeup: Wakeup) -> float:
     """Begin what is due and there is room for; the seconds until the next look, 0 when something was begun."""
     try:
         due = await use.db.read(jobs.next_due)
@@ -99,7 +99,7 @@ async def _round(use: Resources, in_hand: dict[asyncio.Task[None], Job], bell: B
         task = asyncio.create_task(perform(use, job))
         in_hand[task] = job
         task.add_done_callback(in_hand.pop)
-        task.add_done_callback(lambda _: bell.ring())
+        task.add_done_callback(lambda _: wakeup.notify())
     return 0 if claimed else _SHORTEST_REST_S
 
 
@@ -172,14 +172,14 @@ async def _trace_of(use: Resources, job: Job) -> str | None:
 
 async def _conclude(use: Resources, job: Job, error: Exception | None) -> None:
     """Record how a job ended."""
-    await insist(use.db, lambda connection: _record_end(connection, use.now(), job, error))
+    await write_until_available(use.db, lambda connection: _record_end(connection, use.now(), job, error))
 
 
 def _record_end(connection: Connection, now: datetime, job: Job, error: Exception | None) -> None:
     if error is None:
         jobs.finish(connection, job)
     elif job.failures + 1 >= _MAX_FAILURES and not _passes(error):
-        jobs.hold(connection, job, type(error).__name__)
+        jobs.dead_letter(connection, job, type(error).__name__)
     else:
         wait = STEP_FAILED.wait(job.failures + 1)
         jobs.retry(connection, job, now + wait + ids.jitter(wait / 4), type(error).__name__)

@@ -103,7 +103,7 @@ def _jobs(connection: Connection, now: datetime) -> list[Metric]:
             lambda each: _age(each.oldest_due or now, now),
         )
     )
-    held = {(): jobs.count_held(connection)}
+    held = {(): jobs.count_dead_letters(connection)}
     return [
         _gauge("jobs_waiting", "Waiting jobs, due or not.", ("step",), waiting),
         _gauge("jobs_due", "Waiting jobs that are due.", ("step",), due),

@@ -16,7 +16,7 @@ from app.rules.backoff import Backoff
 _BREATH = Backoff(first=timedelta(milliseconds=2), longest=timedelta(milliseconds=20))
 
 
-class Bell:
+class Wakeup:
     """One for each worker, made on its event loop."""
 
     def __init__(self) -> None:
@@ -24,18 +24,18 @@ class Bell:
         self._rung = asyncio.Event()
         self._in_vain = 0  # looks that found nothing, one right after the other
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """From any thread. Who finds it rung already came before the look that silences it, and is seen by that."""
         if not self._rung.is_set():
             with suppress(RuntimeError):  # the loop is closed: another thread committed for the last time
                 self._loop.call_soon_threadsafe(self._rung.set)
 
-    def silence(self) -> None:
+    def clear(self) -> None:
         """Before a look: what rings from now on may be news."""
         self._rung.clear()
 
     @asynccontextmanager
-    async def rung_by(self, event: asyncio.Event) -> AsyncGenerator[None]:
+    async def notified_by(self, event: asyncio.Event) -> AsyncGenerator[None]:
         """Within it, the bell rings when the event is set."""
 
         async def wait() -> None:
@@ -48,7 +48,7 @@ class Bell:
         finally:
             waiting.cancel()
 
-    async def rest(self, seconds: float) -> None:
+    async def wait(self, seconds: float) -> None:
         """After a look: until it rings or the time is over; 0 when something was found, and the next look is free."""
         if not seconds:
             self._in_vain = 0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from app.db import Connection
 from app.db.engine.database import Database
 from app.db.tables import attempts, evidence, tasks
-from app.db.tables.evidence import Kept
+from app.db.tables.evidence import NewEvidence
 from app.jobs import Step
 from app.provider.messages import read_status
 from app.rules.task import Effect, Outcome, Status, Witness
@@ -85,7 +85,7 @@ async def test_a_seeded_task_is_with_the_provider_and_is_looked_after(database: 
         assert task is not None
         assert attempt is not None
         assert (task.status, task.submission_id) == (Status.SUBMITTED, each.submission_id)
-        assert (attempt.outcome, attempt.called_back) == (Outcome.ACCEPTED, True)
+        assert (attempt.outcome, attempt.callback_requested) == (Outcome.ACCEPTED, True)
         assert attempt.provider_id == read_status(each.body).provider_id
         assert [job.step for job in jobs_left(connection)] == [Step.RECONCILE]
 
@@ -121,7 +121,7 @@ async def test_a_task_that_moved_without_its_job_is_missing(database: Database) 
 async def test_evidence_that_was_kept_without_moving_its_task_is_missing(database: Database) -> None:
     (each,) = await seed(database, KEYS, 1)
     given = evidence_of(each)
-    row = Kept(
+    row = NewEvidence(
         id="ev_1",
         submission_id=each.submission_id,
         witness=Witness.CALLBACK,

@@ -227,11 +227,11 @@ async def test_what_still_needs_each_secret_key_is_told_before_one_is_removed(te
     async with open_database(f"sqlite:///{terminal.folder / 'data' / 'fluxhook.db'}") as database:
 
         def use_both(connection: Connection) -> None:
-            for name, ring_key in (("1", KeyRing((new,)).newest), ("2", only_old.newest), ("3", only_old.newest)):
-                ask(connection, name, utc_now(), ring_key=ring_key)
+            for name, signing_key_id in (("1", KeyRing((new,)).newest), ("2", only_old.newest), ("3", only_old.newest)):
+                ask(connection, name, utc_now(), signing_key_id=signing_key_id)
             sealed = only_old.seal(b"a webhook secret", "a purpose", bytes(12))
-            api_keys.change(connection, api_keys.ADMIN_ID, notify_secret=sealed)
-            plan_task(connection, "4", ring_key=only_old.newest, notify_secret=sealed)
+            api_keys.change(connection, api_keys.ADMIN_ID, webhook_secret=sealed)
+            plan_task(connection, "4", signing_key_id=only_old.newest, webhook_secret=sealed)
 
         await database.write(use_both)
     rotated = await terminal.run("doctor", FLUXHOOK_SECRET_KEYS=f"{new},{old}")
@@ -254,7 +254,7 @@ async def test_jobs_that_were_set_aside_are_listed_and_run_again(terminal: Termi
         def set_aside(connection: Connection) -> None:
             jobs.enqueue(connection, [(Step.RECONCILE, "task_gone", START)])
             for job in jobs.claim(connection, WORKER, START, 1, [Step.RECONCILE]):
-                jobs.hold(connection, job, "KeyError")
+                jobs.dead_letter(connection, job, "KeyError")
 
         await database.write(set_aside)
     listed = await terminal.run("jobs")

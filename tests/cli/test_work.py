@@ -33,11 +33,11 @@ async def test_a_worker_whose_database_answers_keeps_its_heartbeat_fresh(each_wo
     async def is_fresh() -> bool:
         return file.stat().st_mtime > 0
 
-    beating = asyncio.create_task(beat(each_world.use, file, every_s=0.01))
+    heartbeats = asyncio.create_task(beat(each_world.use, file, every_s=0.01))
     await until(is_fresh)
     os.utime(file, (0, 0))
     await until(is_fresh)
-    beating.cancel()
+    heartbeats.cancel()
 
 
 async def test_a_heartbeat_that_cannot_be_written_does_not_end_the_worker(world: World, tmp_path: Path) -> None:
@@ -46,11 +46,11 @@ async def test_a_heartbeat_that_cannot_be_written_does_not_end_the_worker(world:
     async def is_there() -> bool:
         return file.exists()
 
-    beating = asyncio.create_task(beat(world.use, file, every_s=0.01))
+    heartbeats = asyncio.create_task(beat(world.use, file, every_s=0.01))
     await asyncio.sleep(0.05)
     file.parent.mkdir()
     await until(is_there)
-    beating.cancel()
+    heartbeats.cancel()
 
 
 @pytest.mark.parametrize("what", ["heartbeat", "metrics"])

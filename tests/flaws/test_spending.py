@@ -15,8 +15,8 @@ from app.db.queries import apply_changes
 from app.dispatch import dispatch
 from app.jobs import Job, Step
 from app.jobs.sqlite import jobs as jobs_table
-from app.provider import Answer, Order, Promises, Provider, Reference
-from app.rules.task import Decision, Report, Said, Standing, Status, Witness, decide
+from app.provider import Provider, ProviderResponse, ProviderSpec, Reference, SubmitRequest
+from app.rules.task import AttemptState, Decision, Report, Said, Status, Witness, decide
 from app.twin import Faults, Rules
 from tests.calling import caller_of, done, small, submitted
 from tests.flaws.deliveries import Worlds, status_of
@@ -36,7 +36,7 @@ async def what_has_ended_stays_ended(world: World) -> None:
 
 
 def decide_whatever_the_state(
-    standing: Standing, report: Report, witness: Witness, now: datetime, *, proven: bool
+    standing: AttemptState, report: Report, witness: Witness, now: datetime, *, proven: bool
 ) -> Decision:
     open_again = standing._replace(status=Status.SUBMITTED) if standing.status.final else standing
     return decide(open_again, report, witness, now, proven=proven)
@@ -77,17 +77,17 @@ class AsksAgain:
     inner: Provider
 
     @property
-    def promises(self) -> Promises:
-        return self.inner.promises
+    def spec(self) -> ProviderSpec:
+        return self.inner.spec
 
-    async def submit(self, order: Order) -> Answer:
+    async def submit(self, order: SubmitRequest) -> ProviderResponse:
         answer = await self.inner.submit(order)
         return await self.inner.submit(order) if answer.report.said is Said.LOST else answer
 
-    async def fetch(self, reference: Reference) -> Answer:
+    async def fetch(self, reference: Reference) -> ProviderResponse:
         return await self.inner.fetch(reference)
 
-    async def credits(self) -> Answer:
+    async def credits(self) -> ProviderResponse:
         return await self.inner.credits()
 
     async def reachable(self) -> str | None:

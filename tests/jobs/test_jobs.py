@@ -10,7 +10,7 @@ import pytest
 from app import jobs
 from app.db import Connection
 from app.db.engine.database import Database
-from app.jobs import Backlog, Held, Job, Step
+from app.jobs import Backlog, DeadLetter, Job, Step
 from tests.postgres import set_time
 from tests.rows import START, plan_task
 from tests.sockets import signals_to
@@ -225,8 +225,8 @@ async def test_the_task_whose_link_dies_first_comes_first_whenever_its_job_was_l
 async def test_whether_a_task_has_a_job_is_known_whatever_becomes_of_it(database: Database) -> None:
     names = {"task_waiting", "task_running", "task_held", "task_none", "task_other"}
     await database.write(enqueue((Step.COLLECT, "task_running", START), (Step.COLLECT, "task_held", START)))
-    (held,) = [job for job in await claim(database) if job.task_id == "task_held"]
-    await database.write(lambda connection: jobs.hold(connection, held, "KeyError"))
+    (dead_letters,) = [job for job in await claim(database) if job.task_id == "task_held"]
+    await database.write(lambda connection: jobs.dead_letter(connection, dead_letters, "KeyError"))
     await database.write(enqueue((Step.COLLECT, "task_waiting", later(9)), (Step.DISPATCH, "task_other", START)))
 
     found = await database.read(lambda connection: jobs.scheduled(connection, Step.COLLECT, names))
@@ -298,40 +298,45 @@ async def test_asking_again_for_a_job_that_failed_does_not_forget_its_failures(d
 async def test_a_job_set_aside_is_counted_and_does_not_run_but_the_task_goes_on(database: Database) -> None:
     await database.write(enqueue((Step.DISPATCH, "task_1", START)))
     job = await take(database)
-    await database.write(lambda connection: jobs.hold(connection, job, "KeyError"))
+    await database.write(lambda connection: jobs.dead_letter(connection, job, "KeyError"))
     await database.write(release)
     still = await claimed(database, later(999))
     await database.write(enqueue((Step.DISPATCH, "task_1", START)))
 
-    assert len(await database.read(jobs.held)) == 1
+    assert len(await database.read(jobs.dead_letters)) == 1
     assert still == []
     assert await claimed(database) == [(Step.DISPATCH, "task_1")]
 
 
-async def set_aside(database: Database, task_id: str) -> Held:
+async def set_aside(database: Database, task_id: str) -> DeadLetter:
     await database.write(enqueue((Step.DISPATCH, task_id, START)))
     job = await take(database)
-    await database.write(lambda connection: jobs.hold(connection, job, "KeyError"))
-    return (await database.read(jobs.held))[-1]
+    await database.write(lambda connection: jobs.dead_letter(connection, job, "KeyError"))
+    return (await database.read(jobs.dead_letters))[-1]
 
 
 async def test_a_job_set_aside_says_what_it_was_and_why(database: Database) -> None:
     await database.write(enqueue((Step.DISPATCH, "task_1", START)))
     await fail(database, await take(database), START)
     again = await take(database)
-    await database.write(lambda connection: jobs.hold(connection, again, "KeyError"))
-    (held,) = await database.read(jobs.held)
+    await database.write(lambda connection: jobs.dead_letter(connection, again, "KeyError"))
+    (dead_letters,) = await database.read(jobs.dead_letters)
 
-    assert (held.step, held.task_id, held.failures, held.error) == (Step.DISPATCH, "task_1", 2, "KeyError")
+    assert (dead_letters.step, dead_letters.task_id, dead_letters.failures, dead_letters.error) == (
+        Step.DISPATCH,
+        "task_1",
+        2,
+        "KeyError",
+    )
 
 
 async def test_what_is_asked_for_while_the_last_try_fails_is_done_all_the_same(database: Database) -> None:
     await database.write(enqueue((Step.DISPATCH, "task_1", START)))
     job = await take(database)
     await database.write(enqueue((Step.DISPATCH, "task_1", later(1))))
-    await database.write(lambda connection: jobs.hold(connection, job, "KeyError"))
+    await database.write(lambda connection: jobs.dead_letter(connection, job, "KeyError"))
 
-    assert len(await database.read(jobs.held)) == 1
+    assert len(await database.read(jobs.dead_letters)) == 1
     assert await claimed(database, later(1)) == [(Step.DISPATCH, "task_1")]
 
 
@@ -341,13 +346,13 @@ async def test_a_requeued_job_runs_as_if_it_had_never_failed_and_the_others_stay
     again = await take(database)
 
     assert (count, again.task_id, again.failures) == (1, "task_1", 0)
-    assert [held.id for held in await database.read(jobs.held)] == [second.id]
+    assert [dead_letters.id for dead_letters in await database.read(jobs.dead_letters)] == [second.id]
 
 
 async def test_a_job_requeued_where_the_same_waits_already_is_done_once(database: Database) -> None:
-    held = await set_aside(database, "task_1")
+    dead_letters = await set_aside(database, "task_1")
     await database.write(enqueue((Step.DISPATCH, "task_1", later(5))))
-    await database.write(lambda connection: jobs.requeue(connection, [held.id], START))
+    await database.write(lambda connection: jobs.requeue(connection, [dead_letters.id], START))
     job = await take(database)
     await finish(database, [job])
 

@@ -62,7 +62,7 @@ async def test_a_heart_beat_and_who_asks_for_the_same_jobs_again_do_not_wait_for
     with listening_for(database, "handle_error", deadlocks.append):
         asking = asyncio.create_task(database.write(ask_again))
         await asked.wait()
-        await database.write(lambda connection: jobs.beat(connection, in_hand))
+        await database.write(lambda connection: jobs.heartbeat(connection, in_hand))
         await asking
 
     assert len(in_hand) == 2
@@ -83,11 +83,11 @@ async def test_a_worker_that_is_heard_of_keeps_its_jobs(database: Database) -> N
     await leave(database)
     mine = await claim(database)
 
-    def beat(connection: Connection) -> None:
+    def heartbeat(connection: Connection) -> None:
         set_time(connection, SOON)
-        jobs.beat(connection, mine)
+        jobs.heartbeat(connection, mine)
 
-    await database.write(beat)
+    await database.write(heartbeat)
 
     assert await claim(database, OTHER, LAPSED) == []
     assert [job.id for job in await claim(database, OTHER, SOON + LEASE * 1.1)] == [mine[0].id]
@@ -101,7 +101,7 @@ async def test_who_lost_the_lease_ends_nothing_that_another_worker_is_doing(data
     ends = {
         "finish": lambda connection: jobs.finish(connection, lost),
         "retry": lambda connection: jobs.retry(connection, lost, START, "KeyError"),
-        "hold": lambda connection: jobs.hold(connection, lost, "KeyError"),
+        "hold": lambda connection: jobs.dead_letter(connection, lost, "KeyError"),
     }
     await database.write(ends[end])
     still = [(each.step, each.state) for each in await database.read(jobs_left)]

@@ -48,11 +48,11 @@ class Filled:
 
     @property
     def broken(self) -> list[str]:
-        promises = {
+        spec = {
             f"never more than {SLOTS} in flight": self.max_in_flight <= SLOTS,
             f"at least {LEAST_USE:.0%} of what {SLOTS} slots allow": self.in_use >= LEAST_USE,
         }
-        return [promise for promise, kept in promises.items() if not kept]
+        return [promise for promise, kept in spec.items() if not kept]
 
 
 async def fill(folder: Path, tasks: int, ready_after_s: float) -> Filled:

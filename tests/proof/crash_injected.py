@@ -53,7 +53,7 @@ async def crash_at(databases: Databases, name: str, point: Point, usual: End) ->
             end = await world.live(Fuse(armed=False))
     assert end is not None
     # Bytes may have left and nobody can tell any more: not refused, not accepted, or accepted and never called back.
-    lost = fuse.answer_open and not (accepted and scenario.called_back)
+    lost = fuse.answer_open and not (accepted and scenario.callback_requested)
     expected = End(UNKNOWN, None, int(accepted), int(accepted)) if lost else usual
     return Run(
         scenario=name,

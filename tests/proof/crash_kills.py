@@ -33,7 +33,7 @@ class Kill:
     place: str
     gate: str
     blocked: bool = False
-    called_back: bool = True
+    callback_requested: bool = True
     ends: str = "stored"
     charges: int = 1
 
@@ -51,7 +51,7 @@ KILLS = (
         "dispatch",
         "after the provider accepts the task, before it responds; no callbacks",
         "submit: answer",
-        called_back=False,
+        callback_requested=False,
         ends=UNKNOWN,
     ),
     Kill("dispatch", "after the provider responds, before the commit", "submit: answer", blocked=True),
@@ -60,7 +60,10 @@ KILLS = (
     Kill("callback", "after the callback is received, before the commit", "callback: request", blocked=True),
     Kill("callback", "after the callback is committed, before the provider reads the response", "callback: answer"),
     Kill(
-        "reconcile", "while a status request waits for its response; no callbacks", "status: answer", called_back=False
+        "reconcile",
+        "while a status request waits for its response; no callbacks",
+        "status: answer",
+        callback_requested=False,
     ),
     Kill("collect", "after half of the image is downloaded", "download: body"),
     Kill("collect", "after the image is written to disk, before the commit", "download: request", blocked=True),
@@ -145,7 +148,7 @@ def _environment(data: Path, our_address: str, their_address: str, kill: Kill) -
         "FLUXHOOK_BFL_BASE_URL": their_address,
         "FLUXHOOK_BFL_API_KEY": "a-provider-key",
         "FLUXHOOK_ADMIN_KEY": ADMIN_KEY,
-        "FLUXHOOK_PUBLIC_URL": our_address if kill.called_back else "",
+        "FLUXHOOK_PUBLIC_URL": our_address if kill.callback_requested else "",
         "FLUXHOOK_HOLD_SECONDS": "60",  # the contract's own window is a quarter of an hour
     }
 

@@ -15,7 +15,7 @@ class Scenario:
     ends: str  # the outcome without a crash
     asked: Mapping[str, Any] = field(default_factory=lambda: {"prompt": "a red fox"})
     faults: Faults = field(default_factory=Faults)
-    called_back: bool = True
+    callback_requested: bool = True
 
 
 _EDIT = {"prompt": "in winter", "input_image": f"http://{PICTURE_HOST}/fox.png"}
@@ -23,7 +23,7 @@ _EDIT = {"prompt": "in winter", "input_image": f"http://{PICTURE_HOST}/fox.png"}
 SCENARIOS: Mapping[str, Scenario] = {
     "plain": Scenario("text to image with a callback", "stored"),
     "edit": Scenario("edit of an image given by URL", "stored", asked=_EDIT),
-    "polled": Scenario("polling without callbacks", "stored", called_back=False),
+    "polled": Scenario("polling without callbacks", "stored", callback_requested=False),
     # A seed with which the first submit is struck, and the next ones are not.
     "busy": Scenario("429, then accepted", "stored", faults=Faults(submit_429=0.5, seed=33)),
     "lost": Scenario("lost response to the submit request", "stored", faults=Faults(lose_answer_after=1)),

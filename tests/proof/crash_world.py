@@ -106,8 +106,8 @@ class CrashWorld:
     ) -> Resources:
         store = FusedStore(self.folder / "images")
         store.fuse = fuse
-        promises = provider.promises
-        called_back = self.scenario.called_back
+        spec = provider.spec
+        callback_requested = self.scenario.callback_requested
         return Resources(
             db=db,
             store=store,
@@ -118,10 +118,10 @@ class CrashWorld:
             web=web,
             webhooks=web,
             results=downloads,
-            result_hosts=promises.result_hosts,
+            result_hosts=spec.result_hosts,
             provider_origin=TWIN,
-            public_url=GATEWAY if called_back else None,
-            hold_window=promises.slowest_task + promises.callback_window if called_back else timedelta(),
+            public_url=GATEWAY if callback_requested else None,
+            hold_window=spec.slowest_task + spec.callback_window if callback_requested else timedelta(),
             trust_shared_secret=True,
             scratch=self.folder,
         )
@@ -202,8 +202,8 @@ def _app() -> FastAPI:
 def _prepare(connection: Connection, use: Resources) -> None:
     """What every start of the service makes sure of."""
     assert use.provider is not None
-    promises = use.provider.promises
-    provider_accounts.put(connection, use.account_id, promises.name, promises.slots)
+    spec = use.provider.spec
+    provider_accounts.put(connection, use.account_id, spec.name, spec.slots)
     admin = {"id": "key_admin", "name": "admin", "sha256": digest_of(ADMIN_KEY), "scopes": ["*"]}
     api_keys.put(connection, **admin, created_at=use.now())
     if connection.dialect.name == "sqlite":  # elsewhere another process may be answering
@@ -227,7 +227,7 @@ def _outcome(connection: Connection, images: Path) -> tuple[str, str | None, lis
         wrong.append("a task is not final")
     if connection.execute(select(func.count()).select_from(slots)).scalar_one():
         wrong.append("a slot is still held")
-    if jobs.held(connection):
+    if jobs.dead_letters(connection):
         wrong.append("a job was set aside")
     if not found:
         return "no task", None, wrong

@@ -57,7 +57,7 @@ class Figures:
     @property
     def broken(self) -> list[str]:
         """The promises that were not kept, in words."""
-        promises = {
+        spec = {
             "every task is final": self.final == self.tasks,
             "a post that was cut and sent again makes one task": self.posted_twice == 0,
             "nothing is charged twice": self.charged_twice == 0,
@@ -73,7 +73,7 @@ class Figures:
             "nothing is recorded that is not scheduled, and no step breaks": not self.errors_logged.keys()
             - _COUNTED_ERRORS,
         }
-        return [promise for promise, kept in promises.items() if not kept]
+        return [promise for promise, kept in spec.items() if not kept]
 
 
 def judge(seed: int, prompts: Iterable[str], seen: Seen) -> Figures:

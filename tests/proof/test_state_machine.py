@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 from app import callback
 from app.db.tables.tasks import Task, task_of, tasks
 from app.jobs import Step
-from app.provider import Answer
+from app.provider import ProviderResponse
 from app.rules.task import MOVES, Effect, Failure, Report, Said, Status, Witness
 from app.security.sign import bfl_signature
 from app.security.verify import Verdict
@@ -63,11 +63,11 @@ index = st.integers(0, 50)
 class Record(RuleBasedStateMachine):
     """Plays everybody around the service, remembers what was done, and compares it with the record."""
 
-    @initialize(called_back=st.booleans(), trusted=st.booleans())
-    def start(self, called_back: bool, trusted: bool) -> None:
+    @initialize(callback_requested=st.booleans(), trusted=st.booleans())
+    def start(self, callback_requested: bool, trusted: bool) -> None:
         self.logs = capture_logs()
         self.lines = self.logs.__enter__()
-        self.called_back, self.trusted = called_back, trusted
+        self.callback_requested, self.trusted = callback_requested, trusted
         self.posted = 0
         self.attempts: list[tuple[str, str]] = []  # every attempt that was sent: task, submission
         self.delivered: list[tuple[str, bytes, str]] = []
@@ -77,7 +77,7 @@ class Record(RuleBasedStateMachine):
         self.final: dict[str, Task] = {}
         self.slotless: set[str] = set()
         self.unwanted: set[str] = set()
-        self.process = Process(self.sent, called_back=called_back, trust_shared_secret=trusted)
+        self.process = Process(self.sent, callback_requested=callback_requested, trust_shared_secret=trusted)
         for most in (False, False, True):  # there is something to begin with
             self.post("a", most, 0, None)
         self.work((Step.DISPATCH,), 3, None)
@@ -235,7 +235,7 @@ class Record(RuleBasedStateMachine):
     def tell(self, call: Call, witness: Witness, report: Report, death: tuple[int, bool] | None) -> None:
         body = repr(report).encode()
         self.process.db.dies_at = death
-        self.process.answer(call, Answer(report, 200, {}, body))
+        self.process.answer(call, ProviderResponse(report, 200, {}, body))
         if death != (0, False):
             self.count(call.submission_id, witness, Verdict.FETCHED, body)
         self.bury()

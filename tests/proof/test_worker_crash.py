@@ -70,4 +70,4 @@ async def test_a_process_killed_around_any_access_to_the_database_loses_no_task_
         assert (task["failure"]["code"], task["failure"]["money_spent"]) == ("unknown_outcome", "maybe")
     else:
         assert (task["status"], ledger["accepted"], ledger["charged"]) == ("stored", 1, 4)
-    assert await living.db.read(jobs.held) == []
+    assert await living.db.read(jobs.dead_letters) == []

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.provider import Answer, Bfl, Order, Reference
+from app.provider import Bfl, ProviderResponse, Reference, SubmitRequest
 from app.provider.http import client
 from app.rules.task import Failure, Report, Said
 
@@ -54,12 +54,14 @@ class Other:
         return json.loads(self.request.content)
 
 
-def order(model: str = "flux-kontext-pro", **changed: Any) -> Order:
+def order(model: str = "flux-kontext-pro", **changed: Any) -> SubmitRequest:
     given: dict[str, Any] = {"params": PARAMS, "images": {}, "webhook_url": HOOK, "webhook_secret": "s" * 64}
-    return Order(model=model, **given | changed)
+    return SubmitRequest(model=model, **given | changed)
 
 
-async def submit(other: Callable[[httpx.Request], httpx.Response], order: Order, base: str = BASE) -> Answer:
+async def submit(
+    other: Callable[[httpx.Request], httpx.Response], order: SubmitRequest, base: str = BASE
+) -> ProviderResponse:
     async with client(httpx.MockTransport(other)) as http:
         return await Bfl(http, base, KEY).submit(order)
 
@@ -68,7 +70,7 @@ async def submitted(answer: httpx.Response | Exception) -> Report:
     return (await submit(Other(answer), order())).report
 
 
-async def fetch(other: Other, polling_url: str | None = None, base: str = BASE) -> Answer:
+async def fetch(other: Other, polling_url: str | None = None, base: str = BASE) -> ProviderResponse:
     async with client(httpx.MockTransport(other)) as http:
         return await Bfl(http, base, KEY).fetch(Reference("task-1", polling_url))
 
@@ -431,11 +433,11 @@ async def test_a_provider_that_cannot_be_reached_is_named() -> None:
 
 
 def test_the_published_limits_stand_as_data() -> None:
-    assert Bfl.promises.slots == {"account": 24, "flux-kontext-max": 6}
+    assert Bfl.spec.slots == {"account": 24, "flux-kontext-max": 6}
 
 
 def test_a_callback_may_arrive_for_a_few_minutes() -> None:
-    assert Bfl.promises.callback_window == timedelta(seconds=1 + 5 + 30 + 4 * 30)
+    assert Bfl.spec.callback_window == timedelta(seconds=1 + 5 + 30 + 4 * 30)
 
 
 def test_an_order_shows_neither_secret_nor_prompt() -> None:

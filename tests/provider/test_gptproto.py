@@ -7,13 +7,13 @@ from typing import Any
 import httpx
 import pytest
 
-from app.provider import Answer, Gptproto, Order, Reference
+from app.provider import Gptproto, ProviderResponse, Reference, SubmitRequest
 from app.provider.http import client
 from app.rules.task import Failure, Report, Said
 
 BASE, KEY = "https://gptproto.com", "sk-gptproto"
 PARAMS = {"prompt": "a lake", "seed": None, "aspect_ratio": None, "output_format": "png", "safety_tolerance": 2}
-ORDER = Order(
+ORDER = SubmitRequest(
     model="flux-kontext-pro",
     params=PARAMS,
     images={"input_image": BytesIO(b"an image")},
@@ -41,7 +41,7 @@ def refusal(status: int, message: str) -> httpx.Response:
     return httpx.Response(status, json={"error": {"message": message, "type": str(status)}})
 
 
-async def submit(other: Other, base: str = BASE) -> Answer:
+async def submit(other: Other, base: str = BASE) -> ProviderResponse:
     async with client(httpx.MockTransport(other)) as http:
         return await Gptproto(http, base, KEY).submit(ORDER)
 
@@ -55,7 +55,7 @@ async def sent() -> httpx.Request:
     return other.asked[0]
 
 
-async def fetch(other: Other, polling_url: str | None = None, base: str = BASE) -> Answer:
+async def fetch(other: Other, polling_url: str | None = None, base: str = BASE) -> ProviderResponse:
     async with client(httpx.MockTransport(other)) as http:
         return await Gptproto(http, base, KEY).fetch(Reference("task-1", polling_url))
 
@@ -229,7 +229,7 @@ async def test_an_empty_account_is_not_taken_for_a_refused_key() -> None:
 
 
 def test_it_promises_what_bfl_does_under_its_own_name() -> None:
-    assert (Gptproto.promises.name, Gptproto.promises.result_hosts) == ("gptproto", ("bfl.ai", "*.bfl.ai"))
+    assert (Gptproto.spec.name, Gptproto.spec.result_hosts) == ("gptproto", ("bfl.ai", "*.bfl.ai"))
 
 
 async def test_the_balance_is_asked_for_where_its_other_paths_are() -> None:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from app.provider import http as exchange
-from app.provider.contract import Answer
+from app.provider.contract import ProviderResponse
 from app.rules.task import Report, Said
 
 SOON, NEVER = timedelta(milliseconds=20), timedelta(minutes=5)
@@ -51,7 +51,7 @@ async def answering(handler: Handler) -> AsyncGenerator[httpx.AsyncClient]:
         yield http
 
 
-async def ask(answer: httpx.Response | Exception, deadline: timedelta = NEVER) -> Answer:
+async def ask(answer: httpx.Response | Exception, deadline: timedelta = NEVER) -> ProviderResponse:
     def handler(_: httpx.Request) -> httpx.Response:
         if isinstance(answer, Exception):
             raise answer
@@ -105,7 +105,7 @@ async def test_a_redirect_is_an_answer_and_not_followed() -> None:
 async def test_a_request_that_never_left_was_not_heard(error: type[httpx.TransportError]) -> None:
     answer = await ask(error("no way there"))
 
-    assert answer == Answer(Report(Said.DOWN, detail=f"not reached: {error.__name__}"))
+    assert answer == ProviderResponse(Report(Said.DOWN, detail=f"not reached: {error.__name__}"))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ async def test_a_request_that_never_left_was_not_heard(error: type[httpx.Transpo
 async def test_a_request_that_may_have_been_heard_is_lost(error: type[httpx.TransportError]) -> None:
     answer = await ask(error("cut"))
 
-    assert answer == Answer(Report(Said.LOST, detail=f"no answer: {error.__name__}"))
+    assert answer == ProviderResponse(Report(Said.LOST, detail=f"no answer: {error.__name__}"))
 
 
 async def test_a_body_that_breaks_off_is_lost() -> None:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.provider import Bfl, Gptproto, Order
+from app.provider import Bfl, Gptproto, SubmitRequest
 from app.provider.http import client
-from app.provider.request_body import OrderBody
+from app.provider.request_body import RequestBody
 from app.rules.task import Said
 from tests.pictures import in_base64
 
@@ -20,8 +20,10 @@ HOOK = {"webhook_url": "https://fluxhook.example.com/callbacks/sub_1/token", "we
 NO_HOOK = {"webhook_url": None, "webhook_secret": None}
 
 
-def body_of(params: dict[str, Any], images: dict[str, bytes], hook: dict[str, Any]) -> OrderBody:
-    return OrderBody(Order("flux-kontext-pro", params, {name: BytesIO(data) for name, data in images.items()}, **hook))
+def body_of(params: dict[str, Any], images: dict[str, bytes], hook: dict[str, Any]) -> RequestBody:
+    return RequestBody(
+        SubmitRequest("flux-kontext-pro", params, {name: BytesIO(data) for name, data in images.items()}, **hook)
+    )
 
 
 @given(
@@ -37,8 +39,8 @@ async def test_it_is_the_json_of_all_fields_in_their_order_and_as_long_as_it_say
 
     sent = b"".join([piece async for piece in body])
 
-    called_back = hook if hook is HOOK else {}
-    whole = params | {name: in_base64(data) for name, data in images.items()} | called_back
+    callback_requested = hook if hook is HOOK else {}
+    whole = params | {name: in_base64(data) for name, data in images.items()} | callback_requested
     assert sent == json.dumps(whole).encode()
     assert body.headers == {"content-type": "application/json", "content-length": str(len(sent))}
 
@@ -84,7 +86,7 @@ class Cutting(httpx.AsyncBaseTransport):
 async def test_an_order_that_broke_off_before_its_end_was_not_taken(
     adapter: type[Bfl] | type[Gptproto], pieces: int, said: Said
 ) -> None:
-    order = Order("flux-kontext-pro", {"prompt": "a"}, {"input_image": BytesIO(b"an image")}, **HOOK)
+    order = SubmitRequest("flux-kontext-pro", {"prompt": "a"}, {"input_image": BytesIO(b"an image")}, **HOOK)
     async with client(Cutting(pieces)) as http:
         answer = await adapter(http, "https://provider.example", "key").submit(order)
 
@@ -92,7 +94,7 @@ async def test_an_order_that_broke_off_before_its_end_was_not_taken(
 
 
 async def test_an_order_in_one_piece_may_have_been_taken_when_its_answer_is_lost() -> None:
-    order = Order("flux-kontext-pro", {"prompt": "a"}, {}, **HOOK)
+    order = SubmitRequest("flux-kontext-pro", {"prompt": "a"}, {}, **HOOK)
     async with client(Cutting(1)) as http:
         answer = await Bfl(http, "https://provider.example", "key").submit(order)
 

@@ -2,40 +2,40 @@
 
 from datetime import timedelta
 
-from app.rules.sampling import Samples
+from app.rules.sampling import SampleLimit
 from tests.rows import START
 
 
-def taken(samples: Samples, name: str, tries: int, seconds: float = 0) -> int:
+def taken(samples: SampleLimit, name: str, tries: int, seconds: float = 0) -> int:
     """How many of so many forged callbacks of one attempt are kept."""
     return sum(samples.take(name, START + timedelta(seconds=seconds)) for _ in range(tries))
 
 
-def all_taken(samples: Samples, attempts: int, seconds: float = 0, kind: str = "sub") -> int:
+def all_taken(samples: SampleLimit, attempts: int, seconds: float = 0, kind: str = "sub") -> int:
     """The same for one of each of so many attempts."""
     return sum(taken(samples, f"{kind}_{number}", 1, seconds) for number in range(attempts))
 
 
 def test_ten_of_an_attempt_are_kept_however_long_it_goes_on() -> None:
-    samples = Samples()
+    samples = SampleLimit()
 
     assert taken(samples, "sub_1", 25) == 10
     assert taken(samples, "sub_1", 25, seconds=3600) == 0
 
 
 def test_one_attempt_takes_nothing_from_another() -> None:
-    samples = Samples()
+    samples = SampleLimit()
     taken(samples, "sub_1", 1000)
 
     assert [taken(samples, f"sub_{number}", 25) for number in (2, 3)] == [10, 10]
 
 
 def test_a_hundred_of_all_attempts_are_kept_at_once() -> None:
-    assert all_taken(Samples(), 500) == 100
+    assert all_taken(SampleLimit(), 500) == 100
 
 
 def test_ten_a_second_are_kept_after_that() -> None:
-    samples = Samples()
+    samples = SampleLimit()
     all_taken(samples, 500)
 
     assert all_taken(samples, 500, seconds=0.05, kind="early") == 0
@@ -44,14 +44,14 @@ def test_ten_a_second_are_kept_after_that() -> None:
 
 
 def test_a_long_silence_saves_up_no_more_than_a_hundred() -> None:
-    samples = Samples()
+    samples = SampleLimit()
     all_taken(samples, 500)
 
     assert all_taken(samples, 500, seconds=86_400, kind="later") == 100
 
 
 def test_what_is_turned_away_does_not_count_for_its_attempt() -> None:
-    samples = Samples()
+    samples = SampleLimit()
     all_taken(samples, 100)
     taken(samples, "sub_late", 50)
 
@@ -59,7 +59,7 @@ def test_what_is_turned_away_does_not_count_for_its_attempt() -> None:
 
 
 def test_no_more_than_four_thousand_attempts_are_remembered_and_the_oldest_is_forgotten() -> None:
-    samples = Samples()
+    samples = SampleLimit()
     for number in range(4097):  # ten a second, so that each is kept
         assert taken(samples, f"sub_{number}", 10, seconds=number) == 10
 
@@ -69,7 +69,7 @@ def test_no_more_than_four_thousand_attempts_are_remembered_and_the_oldest_is_fo
 
 
 def test_what_was_taken_from_lately_is_not_the_oldest() -> None:
-    samples = Samples()
+    samples = SampleLimit()
     taken(samples, "sub_lasting", 9)
     for number in range(4095):
         taken(samples, f"sub_{number}", 1, seconds=number)
@@ -80,7 +80,7 @@ def test_what_was_taken_from_lately_is_not_the_oldest() -> None:
 
 
 def test_a_clock_that_goes_backwards_gives_nothing_and_takes_nothing() -> None:
-    samples = Samples()
+    samples = SampleLimit()
     all_taken(samples, 60, seconds=3600)
 
     assert all_taken(samples, 500, seconds=0, kind="back") == 40

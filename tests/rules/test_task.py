@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from app.rules.task import (
     MAX_TRIES,
     MOVES,
+    AttemptState,
     Decision,
     Effect,
     Failure,
@@ -15,7 +16,6 @@ from app.rules.task import (
     Outcome,
     Report,
     Said,
-    Standing,
     Status,
     Witness,
     decide,
@@ -47,7 +47,7 @@ ids = st.sampled_from([None, "id-1", "id-2"])
 links = st.sampled_from([None, "https://a.bfl.ai/1", "https://a.bfl.ai/2"])
 ends = st.sampled_from([None, NOW - timedelta(minutes=1), NOW + timedelta(minutes=1), NOW + timedelta(minutes=10)])
 standings = st.builds(
-    Standing,
+    AttemptState,
     status=st.sampled_from(Status),
     current=st.booleans(),
     outcome=st.sampled_from(Outcome),
@@ -72,8 +72,8 @@ reports = st.builds(
 witnesses = st.sampled_from(Witness)
 
 
-def standing(status: Status, outcome: Outcome = Outcome.UNKNOWN, **known: object) -> Standing:
-    return Standing(status, current=True, outcome=outcome)._replace(**known)  # type: ignore[arg-type]
+def standing(status: Status, outcome: Outcome = Outcome.UNKNOWN, **known: object) -> AttemptState:
+    return AttemptState(status, current=True, outcome=outcome)._replace(**known)  # type: ignore[arg-type]
 
 
 # The moves
@@ -313,7 +313,7 @@ def test_a_late_pending_does_not_take_a_result_back() -> None:
 
 @given(about=standings, report=reports, witness=witnesses, proven=st.booleans())
 def test_a_decision_moves_exactly_when_it_says_so(
-    about: Standing, report: Report, witness: Witness, *, proven: bool
+    about: AttemptState, report: Report, witness: Witness, *, proven: bool
 ) -> None:
     decision = decide(about, report, witness, NOW, proven=proven)
 
@@ -322,7 +322,7 @@ def test_a_decision_moves_exactly_when_it_says_so(
 
 @given(about=standings, report=reports, witness=witnesses, proven=st.booleans())
 def test_a_decision_only_makes_moves_that_are_allowed(
-    about: Standing, report: Report, witness: Witness, *, proven: bool
+    about: AttemptState, report: Report, witness: Witness, *, proven: bool
 ) -> None:
     decision = decide(about, report, witness, NOW, proven=proven)
 
@@ -330,17 +330,17 @@ def test_a_decision_only_makes_moves_that_are_allowed(
 
 
 @given(standings, reports, witnesses)
-def test_nothing_unproven_ever_moves(about: Standing, report: Report, witness: Witness) -> None:
+def test_nothing_unproven_ever_moves(about: AttemptState, report: Report, witness: Witness) -> None:
     assert decide(about, report, witness, NOW, proven=False).to is None
 
 
 @given(standings, reports, witnesses)
-def test_no_witness_can_cancel_a_task_or_call_it_stored(about: Standing, report: Report, witness: Witness) -> None:
+def test_no_witness_can_cancel_a_task_or_call_it_stored(about: AttemptState, report: Report, witness: Witness) -> None:
     assert decide(about, report, witness, NOW, proven=True).to not in {Status.CANCELLED, Status.STORED}
 
 
 @given(open_standings, reports, witnesses)
-def test_the_same_report_never_moves_twice(about: Standing, report: Report, witness: Witness) -> None:
+def test_the_same_report_never_moves_twice(about: AttemptState, report: Report, witness: Witness) -> None:
     first = decide(about, report, witness, NOW, proven=True)
     after = about._replace(
         status=first.to or about.status,
@@ -353,7 +353,7 @@ def test_the_same_report_never_moves_twice(about: Standing, report: Report, witn
 
 @given(open_standings, reports, witnesses)
 def test_what_a_task_was_told_once_is_confirmed_the_second_time(
-    about: Standing, report: Report, witness: Witness
+    about: AttemptState, report: Report, witness: Witness
 ) -> None:
     first = decide(about, report, witness, NOW, proven=True)
     after = about._replace(

@@ -3,13 +3,13 @@
 import asyncio
 from contextlib import suppress
 
-from app.rules.weighted_semaphore import Room
+from app.rules.weighted_semaphore import WeightedSemaphore
 
 
 class Guests:
     """Counts how much of a room is taken, and who came in when."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: WeightedSemaphore) -> None:
         self.room = room
         self.inside = self.most = 0
         self.came: list[int] = []
@@ -29,14 +29,14 @@ async def settle() -> None:
 
 
 async def test_no_more_is_let_in_than_there_is_room_for() -> None:
-    guests = Guests(Room(10))
+    guests = Guests(WeightedSemaphore(10))
     await asyncio.gather(*(guests.visit(units) for units in [3, 4, 5, 6, 1] * 20))
 
     assert guests.most == 10
 
 
 async def test_who_needs_more_than_all_has_it_alone() -> None:
-    guests, leave = Guests(Room(10)), asyncio.Event()
+    guests, leave = Guests(WeightedSemaphore(10)), asyncio.Event()
     visits = [asyncio.create_task(guests.visit(units, leave)) for units in (1, 99, 1)]
     await settle()
     before = list(guests.came)
@@ -48,14 +48,14 @@ async def test_who_needs_more_than_all_has_it_alone() -> None:
 
 
 async def test_who_comes_first_is_served_first() -> None:
-    guests = Guests(Room(3))
+    guests = Guests(WeightedSemaphore(3))
     await asyncio.gather(*(guests.visit(units) for units in (3, 2, 1, 3, 1)))
 
     assert guests.came == [3, 2, 1, 3, 1]
 
 
 async def test_who_goes_away_leaves_the_place_to_others() -> None:
-    room, leave = Room(1), asyncio.Event()
+    room, leave = WeightedSemaphore(1), asyncio.Event()
     guests = Guests(room)
     inside, waiting, last = (asyncio.create_task(guests.visit(1, leave)) for _ in range(3))
     await settle()
@@ -71,7 +71,7 @@ async def test_who_goes_away_leaves_the_place_to_others() -> None:
 
 
 async def test_who_goes_away_when_let_in_gives_it_back() -> None:
-    room, leave = Room(1), asyncio.Event()
+    room, leave = WeightedSemaphore(1), asyncio.Event()
     guests = Guests(room)
     inside, waiting = (asyncio.create_task(guests.visit(1, leave)) for _ in range(2))
     await settle()

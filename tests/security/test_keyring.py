@@ -232,12 +232,12 @@ def test_what_was_sealed_for_one_purpose_is_not_unsealed_for_another() -> None:
 
 @given(st.integers(min_value=0))
 def test_one_altered_bit_unseals_nothing(position: int) -> None:
-    ring_key, _, text = ring.seal(b"a webhook secret", "notify", NONCE).partition(".")
+    signing_key_id, _, text = ring.seal(b"a webhook secret", "notify", NONCE).partition(".")
     raw = bytearray(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     bit = position % (len(raw) * 8)
     raw[bit // 8] ^= 1 << bit % 8
 
-    assert ring.unseal(f"{ring_key}.{base64url(bytes(raw))}", "notify") is None
+    assert ring.unseal(f"{signing_key_id}.{base64url(bytes(raw))}", "notify") is None
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from tempfile import TemporaryFile
 
 import pytest
 
-from app.store import Aside
+from app.store import Spool
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BYTES = b"an image"
@@ -15,18 +15,18 @@ DIGEST = sha256(BYTES).hexdigest()
 
 
 @pytest.fixture
-def aside(tmp_path: Path) -> Aside:
-    return Aside(tmp_path)
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path)
 
 
-def keep(aside: Aside, attempt: str, data: bytes = BYTES) -> None:
-    with aside.blank() as file:
+def keep(spool: Spool, attempt: str, data: bytes = BYTES) -> None:
+    with spool.blank() as file:
         file.write(data)
-        aside.keep(attempt, file, sha256(data).hexdigest())
+        spool.keep(attempt, file, sha256(data).hexdigest())
 
 
-def kept(aside: Aside, attempt: str) -> bytes | None:
-    file = aside.open(attempt)
+def kept(spool: Spool, attempt: str) -> bytes | None:
+    file = spool.open(attempt)
     if file is None:
         return None
     with file:
@@ -34,81 +34,81 @@ def kept(aside: Aside, attempt: str) -> bytes | None:
         return file.read()
 
 
-def test_what_was_kept_is_there_until_it_is_discarded(aside: Aside) -> None:
-    keep(aside, "sub_1")
-    keep(aside, "sub_2", b"another")
-    first = kept(aside, "sub_1")
-    aside.discard("sub_1")
+def test_what_was_kept_is_there_until_it_is_discarded(spool: Spool) -> None:
+    keep(spool, "sub_1")
+    keep(spool, "sub_2", b"another")
+    first = kept(spool, "sub_1")
+    spool.discard("sub_1")
 
-    assert (first, kept(aside, "sub_1"), kept(aside, "sub_2")) == (BYTES, None, b"another")
-    assert aside.attempts() == ["sub_2"]
+    assert (first, kept(spool, "sub_1"), kept(spool, "sub_2")) == (BYTES, None, b"another")
+    assert spool.attempts() == ["sub_2"]
 
 
-def test_nothing_is_written_twice_where_a_file_can_be_given_a_name(aside: Aside, tmp_path: Path) -> None:
-    with aside.blank() as file:
+def test_nothing_is_written_twice_where_a_file_can_be_given_a_name(spool: Spool, tmp_path: Path) -> None:
+    with spool.blank() as file:
         file.write(BYTES)
-        aside.keep("sub_1", file, DIGEST)
+        spool.keep("sub_1", file, DIGEST)
         inode = os.fstat(file.fileno()).st_ino
 
     assert (tmp_path / "aside" / f"sub_1.{DIGEST}").stat().st_ino == inode
 
 
-def test_a_file_that_cannot_be_given_a_name_is_copied(aside: Aside, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_given_a_name_is_copied(spool: Spool, tmp_path: Path) -> None:
     with TemporaryFile(dir=tmp_path) as file:
         file.write(BYTES)
-        aside.keep("sub_1", file, DIGEST)
+        spool.keep("sub_1", file, DIGEST)
 
-    assert kept(aside, "sub_1") == BYTES
+    assert kept(spool, "sub_1") == BYTES
 
 
-def test_a_blank_file_is_nowhere_to_be_seen(aside: Aside, tmp_path: Path) -> None:
-    with aside.blank() as file:
+def test_a_blank_file_is_nowhere_to_be_seen(spool: Spool, tmp_path: Path) -> None:
+    with spool.blank() as file:
         file.write(BYTES)
         seen = list(tmp_path.iterdir())
 
     assert seen == []
 
 
-def test_keeping_what_is_kept_changes_nothing(aside: Aside, tmp_path: Path) -> None:
-    keep(aside, "sub_1")
-    found = aside.open("sub_1")
+def test_keeping_what_is_kept_changes_nothing(spool: Spool, tmp_path: Path) -> None:
+    keep(spool, "sub_1")
+    found = spool.open("sub_1")
     assert found is not None
     with found:
-        aside.keep("sub_1", found, DIGEST)
+        spool.keep("sub_1", found, DIGEST)
 
     assert [path.name for path in (tmp_path / "aside").iterdir()] == [f"sub_1.{DIGEST}"]
 
 
-def test_what_does_not_fit_its_name_is_removed(aside: Aside, tmp_path: Path) -> None:
-    keep(aside, "sub_1")
+def test_what_does_not_fit_its_name_is_removed(spool: Spool, tmp_path: Path) -> None:
+    keep(spool, "sub_1")
     (tmp_path / "aside" / f"sub_1.{DIGEST}").write_bytes(BYTES[:-1])
 
-    assert kept(aside, "sub_1") is None
-    assert aside.attempts() == []
+    assert kept(spool, "sub_1") is None
+    assert spool.attempts() == []
 
 
-def test_half_a_copy_that_a_crash_left_is_no_copy_and_goes_with_the_rest(aside: Aside, tmp_path: Path) -> None:
-    keep(aside, "sub_1")
+def test_half_a_copy_that_a_crash_left_is_no_copy_and_goes_with_the_rest(spool: Spool, tmp_path: Path) -> None:
+    keep(spool, "sub_1")
     half = tmp_path / "aside" / f"sub_1.{DIGEST}.x1y2.part"
     half.write_bytes(BYTES[:3])
-    found = kept(aside, "sub_1")
-    aside.discard("sub_1")
+    found = kept(spool, "sub_1")
+    spool.discard("sub_1")
 
     assert found == BYTES
     assert not half.exists()
 
 
 def test_where_little_room_is_left_nothing_is_kept(tmp_path: Path) -> None:
-    aside = Aside(tmp_path, spare=1 << 62)
+    spool = Spool(tmp_path, spare=1 << 62)
 
     with pytest.raises(OSError, match="No space left"):
-        aside.keep("sub_1", BytesIO(BYTES), DIGEST)
+        spool.keep("sub_1", BytesIO(BYTES), DIGEST)
 
 
 def test_a_folder_has_one_name_for_good(tmp_path: Path) -> None:
-    name = Aside(tmp_path).instance(NOW)
+    name = Spool(tmp_path).instance(NOW)
     (tmp_path / "other").mkdir()
 
-    assert Aside(tmp_path).instance(NOW) == name
-    assert Aside(tmp_path / "other").instance(NOW) != name
+    assert Spool(tmp_path).instance(NOW) == name
+    assert Spool(tmp_path / "other").instance(NOW) != name
     assert sorted(path.name for path in tmp_path.iterdir()) == ["instance_id", "other"]

@@ -20,7 +20,7 @@ from app.db.engine.database import Database, open_database
 from app.db.queries import queue
 from app.db.tables import attempts, provider_accounts, tasks
 from app.jobs import Step
-from app.provider import Answer
+from app.provider import ProviderResponse
 from app.rules.task import Failure, MoneySpent, Outcome, Report, Said, Status, Witness
 from app.security.verify import Verdict
 from app.settle import settle
@@ -33,8 +33,8 @@ from tests.rows import START, drop_jobs, jobs_left, plan_task, put_account
 from tests.world import World
 
 PRO, MAX = "flux-kontext-pro", "flux-kontext-max"
-BUSY = Answer(Report(Said.BUSY, detail="Too many active tasks"), 429)
-TAKEN = Answer(Report(Said.PENDING, "p1", cost=4.0), 200, {}, b'{"id": "p1"}')
+BUSY = ProviderResponse(Report(Said.BUSY, detail="Too many active tasks"), 429)
+TAKEN = ProviderResponse(Report(Said.PENDING, "p1", cost=4.0), 200, {}, b'{"id": "p1"}')
 
 
 def admitted(connection: Connection) -> list[str]:
@@ -306,7 +306,7 @@ async def test_on_postgresql_a_slot_that_a_task_gets_just_before_it_leaves_is_fr
 
     def refused(connection: Connection) -> None:
         settle_in(connection, {"account": 1}, [("a", {})])
-        attempts.mark_asked(connection, "sub_a", START, called_back=True)
+        attempts.mark_sent(connection, "sub_a", START, callback_requested=True)
         attempts.learn(connection, {"sub_a": {"outcome": Outcome.REFUSED}})
 
     ready = Report(Said.READY, "p1", sample_url="https://bfl.ai/1")

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from app.db.tables.attempts import Attempt
+from app.db.tables.attempts import AttemptContext
 from app.jobs import Step
 from app.rules.backoff import SUBMIT
-from app.rules.task import Decision, Effect, Failure, MoneySpent, Outcome, Report, Said, Standing, Status, Witness
+from app.rules.task import AttemptState, Decision, Effect, Failure, MoneySpent, Outcome, Report, Said, Status, Witness
 from app.security.verify import Verdict
 from app.transitions.changes import Evidence, given, moved, next_jobs, told
 
@@ -19,9 +19,9 @@ READY = Report(Said.READY, "p1", sample_url="https://bfl.ai/1", sample_expires_a
 TO_READY = Decision(Effect.MOVED, Status.READY)
 
 
-def attempt(outcome: Outcome = Outcome.UNKNOWN, **known: Any) -> Attempt:
-    standing = Standing(status=Status.SUBMITTING, current=True, outcome=outcome, **known)
-    return Attempt("sub_1", "task_1", "account", "key", is_told=True, has_slot=True, standing=standing)
+def attempt(outcome: Outcome = Outcome.UNKNOWN, **known: Any) -> AttemptContext:
+    standing = AttemptState(status=Status.SUBMITTING, current=True, outcome=outcome, **known)
+    return AttemptContext("sub_1", "task_1", "account", "key", is_told=True, has_slot=True, standing=standing)
 
 
 def said(report: Report, witness: Witness = Witness.CALLBACK) -> Evidence:

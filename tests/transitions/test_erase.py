@@ -221,7 +221,7 @@ async def test_removing_what_is_removed_already_does_no_harm(each_world: World, 
     await each_world.use.db.write(lambda connection: jobs.enqueue(connection, again))
     await each_world.work()
 
-    assert await each_world.use.db.read(jobs.count_held) == 0
+    assert await each_world.use.db.read(jobs.count_dead_letters) == 0
 
 
 class Slow(FolderStore):

@@ -65,7 +65,7 @@ async def test_on_postgresql_who_ends_many_tasks_waits_for_nobody_while_it_holds
     def ready(connection: Connection) -> None:
         put_account(connection)
         for number, name in enumerate("ab", 1):
-            plan_task(connection, name, notify_url=f"https://{name}.example", notify_form="event")
+            plan_task(connection, name, webhook_url=f"https://{name}.example", webhook_form="event")
             hold_slot(connection, name, number)
 
     def tell_and_free(connection: Connection) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from app.db.tables import provider_accounts, tasks
 from app.dispatch import dispatch
-from app.provider import Answer
+from app.provider import ProviderResponse
 from app.rules.task import Report, Said, Status
 from app.twin import Faults
 from tests.calling import answering, small
@@ -15,8 +15,8 @@ from tests.rows import put_account
 from tests.world import World
 
 PRO, MAX = "flux-kontext-pro", "flux-kontext-max"
-BUSY = Answer(Report(Said.BUSY, detail="Too many active tasks"), 429)
-TAKEN = Answer(Report(Said.PENDING, "p1", cost=4.0), 200, {}, b'{"id": "p1"}')
+BUSY = ProviderResponse(Report(Said.BUSY, detail="Too many active tasks"), 429)
+TAKEN = ProviderResponse(Report(Said.PENDING, "p1", cost=4.0), 200, {}, b'{"id": "p1"}')
 
 
 async def posted_later(world: World) -> str:
@@ -50,7 +50,7 @@ async def test_a_task_shows_its_place_in_the_queue_until_it_has_a_slot(each_worl
 
 
 async def test_a_429_uses_no_try_and_pauses_the_account_for_as_long_as_it_says(each_world: World) -> None:
-    wait = Answer(BUSY.report._replace(retry_after=timedelta(seconds=40)), 429)
+    wait = ProviderResponse(BUSY.report._replace(retry_after=timedelta(seconds=40)), 429)
     provider = answering(wait, *[replace(TAKEN, report=Report(Said.PENDING, f"p{n}")) for n in range(2)])
     each_world.use = replace(each_world.use, provider=provider)
     first = await each_world.post()
@@ -103,7 +103,7 @@ async def test_tasks_that_were_under_way_together_are_refused_once(each_world: W
 
 
 async def test_a_pause_lasts_though_a_task_that_was_asked_for_before_it_is_taken(world: World) -> None:
-    wait = Answer(BUSY.report._replace(retry_after=timedelta(seconds=40)), 429)
+    wait = ProviderResponse(BUSY.report._replace(retry_after=timedelta(seconds=40)), 429)
     provider = answering(wait, TAKEN)
     world.use = replace(world.use, provider=provider)
     await world.post()
@@ -118,8 +118,8 @@ async def test_a_pause_lasts_though_a_task_that_was_asked_for_before_it_is_taken
 
 async def test_a_longer_pause_is_waited_for_by_whoever_wakes_first(each_world: World) -> None:
     """The task that was refused first wakes into a pause that another refusal has made longer."""
-    short = Answer(BUSY.report._replace(retry_after=timedelta(seconds=5)), 429)
-    long = Answer(BUSY.report._replace(retry_after=timedelta(seconds=20)), 429)
+    short = ProviderResponse(BUSY.report._replace(retry_after=timedelta(seconds=5)), 429)
+    long = ProviderResponse(BUSY.report._replace(retry_after=timedelta(seconds=20)), 429)
     provider = answering(short, long, TAKEN, replace(TAKEN, report=Report(Said.PENDING, "p2")))
     each_world.use = replace(each_world.use, provider=provider)
     posted = [await each_world.post() for _ in range(2)]
@@ -163,7 +163,7 @@ async def test_a_task_without_a_slot_is_never_sent(world: World) -> None:
 
 @pytest.mark.parametrize("outage", [500, 502, 503])
 async def test_an_outage_makes_its_own_task_wait_and_not_the_account(world: World, outage: int) -> None:
-    down = Answer(Report(Said.DOWN, detail=f"HTTP {outage}"), outage)
+    down = ProviderResponse(Report(Said.DOWN, detail=f"HTTP {outage}"), outage)
     provider = answering(down, TAKEN, replace(TAKEN, report=Report(Said.PENDING, "p2")))
     world.use = replace(world.use, provider=provider)
     first, second = await world.post(), await world.post()

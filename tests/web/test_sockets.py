@@ -16,7 +16,7 @@ JSON = "content-type: application/json"
 
 
 @dataclass
-class Answer:
+class ProviderResponse:
     """As much of an HTTP answer as these tests ask for."""
 
     status: int
@@ -40,12 +40,12 @@ class Wire:
         lines = [f"{method} {path} HTTP/1.1", "host: gateway", f"x-key: {ADMIN_KEY}", *headers, "", ""]
         await self.send("\r\n".join(lines).encode("latin-1"))
 
-    async def answer(self) -> Answer:
+    async def answer(self) -> ProviderResponse:
         head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 30)
         first, *lines = head.decode("latin-1").strip().split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
         body = await self.reader.readexactly(int(headers.get("content-length", 0)))
-        return Answer(int(first.split(" ")[1]), headers, body)
+        return ProviderResponse(int(first.split(" ")[1]), headers, body)
 
     async def close(self) -> None:
         self.writer.close()

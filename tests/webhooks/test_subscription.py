@@ -31,16 +31,16 @@ async def test_a_webhook_is_kept_beside_the_task_and_not_in_what_is_sent_on(each
     task_id = await each_world.post(webhook_url=URL, webhook_secret="hush", webhook_events=["submitted"])
     task = await row(each_world, task_id)
 
-    assert (task.notify_url, task.notify_form, task.notify_events) == (URL, "provider", ["submitted"])
-    assert task.notify_origin == "http://gateway"
+    assert (task.webhook_url, task.webhook_form, task.webhook_events) == (URL, "provider", ["submitted"])
+    assert task.webhook_origin == "http://gateway"
     assert not task.request.keys() & set(WEBHOOK_FIELDS)
-    assert subscription.unseal(each_world.use.keys, task_id, task.notify_secret or "") == "hush"
+    assert subscription.unseal(each_world.use.keys, task_id, task.webhook_secret or "") == "hush"
 
 
 async def test_without_an_address_nothing_is_kept(world: World) -> None:
     task = await row(world, await world.post(webhook_secret="hush"))
 
-    assert (task.notify_url, task.notify_secret, task.notify_form, task.notify_events) == (None,) * 4
+    assert (task.webhook_url, task.webhook_secret, task.webhook_form, task.webhook_events) == (None,) * 4
 
 
 async def test_a_secret_is_nowhere_in_the_database_and_never_shown(each_world: World) -> None:
@@ -54,13 +54,13 @@ async def test_a_secret_is_nowhere_in_the_database_and_never_shown(each_world: W
     assert answer.json()["webhook"] == {"url": URL, "form": "provider", "events": []}
     assert secret.encode() not in kept
     assert secret not in answer.text
-    assert (task.notify_secret or "-") not in repr(task)
+    assert (task.webhook_secret or "-") not in repr(task)
 
 
 async def test_a_sealed_secret_opens_for_its_task_alone(world: World) -> None:
     task = await row(world, await world.post(webhook_url=URL, webhook_secret="hush"))
 
-    assert subscription.unseal(world.use.keys, "task_other", task.notify_secret or "") is None
+    assert subscription.unseal(world.use.keys, "task_other", task.webhook_secret or "") is None
 
 
 async def test_form_fields_carry_a_webhook_too(world: World) -> None:

@@ -13,7 +13,7 @@ from app.db import Connection
 from app.db.engine.database import Database
 from app.jobs import LEASE, Step
 from app.resources import Resources
-from app.worker.heartbeat import beating
+from app.worker.heartbeat import heartbeats
 from tests.databases import OneByOne
 from tests.rows import WORKER, claim
 from tests.sockets import until
@@ -51,7 +51,7 @@ async def kept_by_beats(world: World, job: jobs.Job, use: Resources) -> bool:
         return due is not None and due > before
 
     doing: asyncio.Task[None] = asyncio.create_task(asyncio.sleep(600))
-    async with beating(use, {doing: job}, every_s=0.01):
+    async with heartbeats(use, {doing: job}, every_s=0.01):
         await until(beaten)
     doing.cancel()
     world.clock.advance(SECONDS * 0.9)

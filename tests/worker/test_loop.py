@@ -14,7 +14,7 @@ from app.db import Connection
 from app.db.engine.database import Database
 from app.errors import Unavailable
 from app.jobs import Step
-from app.provider import Answer, Order
+from app.provider import ProviderResponse, SubmitRequest
 from app.resources import Resources
 from app.rules.task import Report, Said
 from app.store import FolderStore
@@ -28,7 +28,7 @@ from tests.sockets import until
 from tests.world import World
 
 T = TypeVar("T")
-TAKEN = Answer(Report(Said.PENDING, "p1"), 200, {}, b"{}")
+TAKEN = ProviderResponse(Report(Said.PENDING, "p1"), 200, {}, b"{}")
 
 
 @asynccontextmanager
@@ -74,7 +74,7 @@ async def test_a_step_that_raises_runs_again_and_is_set_aside_after_ten_failures
             world.clock.advance(400)
     lines = [line for line in logs if line["event"] == "job"]
 
-    assert len(await world.use.db.read(jobs.held)) == 1
+    assert len(await world.use.db.read(jobs.dead_letters)) == 1
     assert [(line["log_level"], line["outcome"], line["code"]) for line in lines] == [
         ("error", "failed", "internal_error")
     ] * 10
@@ -140,7 +140,7 @@ async def test_a_worker_takes_up_what_a_dead_one_was_doing(world: World) -> None
 async def test_a_stopping_worker_finishes_what_it_has_in_hand(world: World) -> None:
     asked, may_answer = asyncio.Event(), asyncio.Event()
 
-    async def slowly(_: Order) -> Answer:
+    async def slowly(_: SubmitRequest) -> ProviderResponse:
         asked.set()
         await may_answer.wait()
         return TAKEN
@@ -159,7 +159,7 @@ async def test_a_stopping_worker_finishes_what_it_has_in_hand(world: World) -> N
 async def test_a_stopping_worker_takes_nothing_new(world: World) -> None:
     asked, may_answer = asyncio.Event(), asyncio.Event()
 
-    async def slowly(_: Order) -> Answer:
+    async def slowly(_: SubmitRequest) -> ProviderResponse:
         asked.set()
         await may_answer.wait()
         return TAKEN
@@ -206,7 +206,7 @@ async def test_no_more_jobs_of_a_lane_are_in_hand_at_once_than_it_has_hands(worl
     ((_, hands),) = [lane for lane in loop.LANES if Step.DISPATCH in lane[0]]
     may_answer = asyncio.Event()
 
-    async def slowly(_: Order) -> Answer:
+    async def slowly(_: SubmitRequest) -> ProviderResponse:
         await may_answer.wait()
         return TAKEN
 
@@ -242,9 +242,9 @@ async def test_a_provider_that_hangs_does_not_keep_images_from_being_collected(e
     """All hands of one lane are tied; the other lanes go on."""
     caller = await submitted(each_world)
     await done(each_world)
-    asked: list[Order] = []
+    asked: list[SubmitRequest] = []
 
-    async def never(order: Order) -> Answer:
+    async def never(order: SubmitRequest) -> ProviderResponse:
         asked.append(order)
         await asyncio.Event().wait()
         return TAKEN
@@ -316,7 +316,7 @@ async def test_a_worker_outlives_a_database_that_fails_it_when_it_starts(world: 
 
 
 async def test_answers_in_any_order_do_not_mix_tasks_up(world: World) -> None:
-    provider = answering(*(Answer(Report(Said.PENDING, f"p{number}"), 200, {}, b"{}") for number in range(5)))
+    provider = answering(*(ProviderResponse(Report(Said.PENDING, f"p{number}"), 200, {}, b"{}") for number in range(5)))
     task_ids = [await world.post() for _ in range(5)]
     world.use = replace(world.use, provider=provider)
     await world.work()

@@ -84,7 +84,7 @@ async def test_jobs_are_shown_with_how_long_the_oldest_has_been_due(each_world: 
 async def test_a_job_that_was_set_aside_is_shown(each_world: World) -> None:
     def hold(connection: Connection) -> None:
         jobs.enqueue(connection, [(Step.COLLECT, "a", START)])
-        jobs.hold(connection, claim(connection, START, 1)[0], "Broken")
+        jobs.dead_letter(connection, claim(connection, START, 1)[0], "Broken")
 
     await each_world.use.db.write(hold)
 

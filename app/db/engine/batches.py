@@ -41,7 +41,7 @@ class Waiting(NamedTuple, Generic[T, R]):
     done: "asyncio.Future[R]"
 
 
-class Line(Generic[T, R]):
+class Batcher(Generic[T, R]):
     """Those who wait for the same work. `join` is called on the event loop, the rest by whoever writes."""
 
     def __init__(self, work: Work[T, R], bounds: Bounds) -> None:
@@ -84,21 +84,21 @@ class Line(Generic[T, R]):
                 each.done.set_result(outcome)
 
 
-class Lines:
+class Batchers:
     """The lines of one database, one for each kind of work."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
-        self._lines: dict[Work[Any, Any], Line[Any, Any]] = {}
+        self._lines: dict[Work[Any, Any], Batcher[Any, Any]] = {}
 
-    def of(self, work: Work[T, R]) -> Line[T, R]:
+    def of(self, work: Work[T, R]) -> Batcher[T, R]:
         line = self._lines.get(work)
         if line is None:
-            line = self._lines[work] = Line(work, self._bounds)
+            line = self._lines[work] = Batcher(work, self._bounds)
         return line
 
 
-def halves(items: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
+def bisect(items: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
     """A group that failed, cut in two: so whoever is at fault is found, and the others are done without it."""
     middle = len(items) // 2
     return items[:middle], items[middle:]

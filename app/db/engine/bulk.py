@@ -107,7 +107,7 @@ def _execute(connection: Connection, statement: str, values: Sequence[Any]) -> S
 
 
 @contextmanager
-def together(connection: Connection) -> Generator[None]:
+def deferred_writes(connection: Connection) -> Generator[None]:
     """What is written within it is written at its end: on PostgreSQL as one statement, so in one round trip.
 
     None of them sees what another writes. `flush` ends it early for who has to read.

@@ -1,10 +1,10 @@
 """The tables' common ground: their metadata, and the column types that both databases share."""
 
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, MetaData
+from sqlalchemy import JSON, DateTime, Dialect, MetaData, Row, Table
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator
 
@@ -55,3 +55,14 @@ class Instant(TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         return None if value is None else instant_of(value)
+
+
+def by_key(table: Table, row: Row[Any]) -> dict[str, Any]:
+    """Return the values of a row by the names that Python uses; a driver names columns as SQL does."""
+    keys = _keys(table)
+    return {keys.get(name, name): value for name, value in row._asdict().items()}
+
+
+@cache
+def _keys(table: Table) -> dict[str, str]:
+    return {column.name: column.key for column in table.columns}

@@ -13,7 +13,7 @@ _LEFT = "after_commit"
 Effect = Callable[[], object]
 
 
-class Signals:
+class CommitHooks:
     """The listeners of one database."""
 
     def __init__(self) -> None:
@@ -28,11 +28,11 @@ class Signals:
                 listener()
 
 
-def signal_after_commit(connection: Connection, about: str = JOBS) -> None:
+def notify_after_commit(connection: Connection, about: str = JOBS) -> None:
     connection.info.setdefault(_ASKED, set()).add(about)
 
 
-def was_asked(connection: Connection) -> set[str]:
+def take_notified(connection: Connection) -> set[str]:
     """What units on this connection asked a signal about since the last look."""
     asked: set[str] = connection.info.pop(_ASKED, set())
     return asked
@@ -43,7 +43,7 @@ def after_commit(connection: Connection, effect: Effect) -> None:
     connection.info.setdefault(_LEFT, []).append(effect)
 
 
-def take_effects(connection: Connection) -> list[Effect]:
+def take_hooks(connection: Connection) -> list[Effect]:
     """What a unit on this connection left for the time after its commit, since the last look."""
     left: list[Effect] = connection.info.pop(_LEFT, [])
     return left

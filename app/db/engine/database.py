@@ -39,7 +39,7 @@ class Database(Protocol):
         """Run `work` in a transaction that is durable when this returns."""
         ...
 
-    def write_each(self, work: Work[Item, T], item: Item, size: int = 0) -> "Future[T]":
+    def write_batched(self, work: Work[Item, T], item: Item, size: int = 0) -> "Future[T]":
         """Run `work` on this item together with all that came for it while the last such group was written.
 
         Durable when the future is done. An item whose work fails fails alone: the group is written without it. `size`
@@ -73,7 +73,7 @@ async def open_database(url: str, bounds: Bounds = BOUNDS) -> AsyncGenerator[Dat
         await engine.close()
 
 
-async def insist(database: Database, work: Callable[[Connection], T]) -> T:
+async def write_until_available(database: Database, work: Callable[[Connection], T]) -> T:
     """`write` what would be lost with this process: while the database is away, wait for it."""
     while True:
         try:

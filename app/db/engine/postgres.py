@@ -12,8 +12,8 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.engine.batches import BOUNDS, Bounds, Line, Lines, Work, halves
-from app.db.engine.commit_hooks import Effect, Signals, take_effects, was_asked
+from app.db.engine.batches import BOUNDS, Batcher, Batchers, Bounds, Work, bisect
+from app.db.engine.commit_hooks import CommitHooks, Effect, take_hooks, take_notified
 from app.db.engine.listen import Listening
 from app.db.engine.postgres_url import make_engine
 from app.db.tables import events
@@ -67,10 +67,10 @@ class Postgres:
         event.listen(self._engine.sync_engine, "handle_error", _leave_a_standby)
         # A read sees one instant, as on SQLite, and cannot write.
         self._reading = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        self._signals = Signals()
-        self._lines = Lines(bounds)
+        self._signals = CommitHooks()
+        self._lines = Batchers(bounds)
         self._in_hand: set[asyncio.Task[None]] = set()
-        self._kept: dict[Line[Any, Any], AsyncConnection] = {}  # one for each line's groups
+        self._kept: dict[Batcher[Any, Any], AsyncConnection] = {}  # one for each line's groups
         self._listening = Listening(url)
 
     @property
@@ -97,7 +97,7 @@ class Postgres:
                     raise
         raise AssertionError("unreachable: the last try returns or raises")
 
-    def write_each(self, work: Work[Item, T], item: Item, size: int = 0) -> "asyncio.Future[T]":
+    def write_batched(self, work: Work[Item, T], item: Item, size: int = 0) -> "asyncio.Future[T]":
         line = self._lines.of(work)
         done = line.join(item, size)
         if not line.has_turn:
@@ -144,7 +144,7 @@ class Postgres:
         await self._listening.close()
         await self._engine.dispose()
 
-    async def _write_line(self, line: Line[Any, Any]) -> None:
+    async def _write_line(self, line: Batcher[Any, Any]) -> None:
         """One group after the other, until nobody waits."""
         try:
             while len(line):
@@ -153,17 +153,17 @@ class Postgres:
         finally:
             line.has_turn = False
 
-    async def _outcomes(self, line: Line[Item, T], items: Sequence[Item]) -> list[T | Exception]:
+    async def _outcomes(self, line: Batcher[Item, T], items: Sequence[Item]) -> list[T | Exception]:
         """What came of each: a group that fails is halved until who is at fault stands alone."""
         try:
             return list(await self._write_group(line, lambda connection: line.work(connection, items)))
         except Exception as error:  # noqa: BLE001 - whoever is at fault is told, and nobody else
             if len(items) == 1 or isinstance(error, Unavailable):
                 return [error] * len(items)
-        first, second = halves(items)
+        first, second = bisect(items)
         return await self._outcomes(line, first) + await self._outcomes(line, second)
 
-    async def _write_group(self, line: Line[Any, Any], work: Callable[[Connection], R]) -> R:
+    async def _write_group(self, line: Batcher[Any, Any], work: Callable[[Connection], R]) -> R:
         """On a connection that the line keeps from group to group, so that none begins by asking whether it lives."""
         was_kept = line in self._kept
         begin = partial(self._begin_kept, line)
@@ -175,7 +175,7 @@ class Postgres:
         return await self._write(begin, work)  # the server may have gone and come back since the last group
 
     @asynccontextmanager
-    async def _begin_kept(self, line: Line[Any, Any]) -> AsyncGenerator[AsyncConnection]:
+    async def _begin_kept(self, line: Batcher[Any, Any]) -> AsyncGenerator[AsyncConnection]:
         if line not in self._kept:
             connection = await self._engine.connect()
             await connection.exec_driver_sql(_PLAN_ONCE)
@@ -192,9 +192,9 @@ class Postgres:
 
     async def _transaction(self, begin: _Begin, work: Callable[[Connection], T]) -> T:
         def unit(connection: Connection) -> tuple[T, set[str], list[Effect]]:
-            for forget in (was_asked, take_effects):  # what a unit left that was undone
+            for forget in (take_notified, take_hooks):  # what a unit left that was undone
                 forget(connection)
-            return work(connection), was_asked(connection), take_effects(connection)
+            return work(connection), take_notified(connection), take_hooks(connection)
 
         try:
             async with begin() as connection:

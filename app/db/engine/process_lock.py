@@ -10,7 +10,7 @@ from app.errors import ConfigurationError
 
 
 @contextmanager
-def alone_on(url: str) -> Generator[None]:
+def process_lock(url: str) -> Generator[None]:
     """Keep every other service and worker off this database; on PostgreSQL, which is made for many, do nothing.
 
     A start takes what was in hand for abandoned, and news of a commit stays in its process. Raises

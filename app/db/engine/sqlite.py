@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
-from app.db.engine.batches import BOUNDS, Bounds, Line, Lines, Work
-from app.db.engine.commit_hooks import EVENTS, Signals
-from app.db.engine.units import OUTAGE, Group, Single, stopped
+from app.db.engine.batches import BOUNDS, Batcher, Batchers, Bounds, Work
+from app.db.engine.commit_hooks import EVENTS, CommitHooks
+from app.db.engine.units import OUTAGE, Batch, CallerUnit, stopped
 from app.db.engine.writer import Writer
 from app.errors import ConfigurationError, Unavailable
 
@@ -34,8 +34,8 @@ class Sqlite:
         self._writing = _engine(self._path, "BEGIN IMMEDIATE", synchronous="FULL", query_only="OFF")
         self._reading = _engine(self._path, "BEGIN", synchronous="FULL", query_only="ON")
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="sqlite-reader")
-        self._signals = Signals()
-        self._lines = Lines(bounds)
+        self._signals = CommitHooks()
+        self._lines = Batchers(bounds)
         self._writer = Writer(self._writing, self._signals)
         self._closed = False
 
@@ -51,13 +51,13 @@ class Sqlite:
     async def write(self, work: Callable[[Connection], T]) -> T:
         if self._closed:
             raise Unavailable("the database is closed")
-        unit = Single(work)
+        unit = CallerUnit(work)
         self._writer.add(unit)
         # Shielded: the writer owns the unit now, and a caller that goes away does not undo it.
         result: T = await asyncio.shield(asyncio.wrap_future(unit.done))
         return result
 
-    def write_each(self, work: Work[Item, T], item: Item, size: int = 0) -> "asyncio.Future[T]":
+    def write_batched(self, work: Work[Item, T], item: Item, size: int = 0) -> "asyncio.Future[T]":
         if self._closed:
             raise Unavailable("the database is closed")
         line = self._lines.of(work)
@@ -81,10 +81,10 @@ class Sqlite:
         self._writing.dispose()
         self._reading.dispose()
 
-    def _give_turn(self, loop: asyncio.AbstractEventLoop, line: Line[Any, Any]) -> None:
+    def _give_turn(self, loop: asyncio.AbstractEventLoop, line: Batcher[Any, Any]) -> None:
         if not line.has_turn:
             line.has_turn = True
-            self._writer.add(Group(line, loop, partial(self._give_turn, loop)))
+            self._writer.add(Batch(line, loop, partial(self._give_turn, loop)))
 
     def _read(self, work: Callable[[Connection], T]) -> T:
         try:

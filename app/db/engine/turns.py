@@ -4,7 +4,7 @@ import queue
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from app.db.engine.units import Group, Single, Unit
+from app.db.engine.units import Batch, CallerUnit, Unit
 
 _UNITS = 4  # that one transaction takes at most: past that a group that comes meanwhile waits too long
 
@@ -16,13 +16,13 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self._groups: deque[Group] = deque()
-        self._singles: deque[Single] = deque()
+        self._groups: deque[Batch] = deque()
+        self._singles: deque[CallerUnit] = deque()
         self._was_group = False  # whether a group had the last turn
         self._waiting: queue.SimpleQueue[bool] = queue.SimpleQueue()  # one for each of them; False: no more will come
 
-    def add(self, unit: Group | Single) -> None:
-        if isinstance(unit, Group):
+    def add(self, unit: Batch | CallerUnit) -> None:
+        if isinstance(unit, Batch):
             self._groups.append(unit)
         else:
             self._singles.append(unit)
@@ -39,7 +39,7 @@ class Turns:
     def put_back(self, units: Sequence[Unit]) -> None:
         """Have these single units wait for the next turn, before all that came later."""
         for unit in reversed(units):
-            assert isinstance(unit, Single)  # noqa: S101 - a group is by itself
+            assert isinstance(unit, CallerUnit)  # noqa: S101 - a group is by itself
             self._singles.appendleft(unit)
             self._waiting.put(True)
 

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from app.db.engine.batches import Line, Waiting, halves
-from app.db.engine.commit_hooks import Effect, take_effects, was_asked
+from app.db.engine.batches import Batcher, Waiting, bisect
+from app.db.engine.commit_hooks import Effect, take_hooks, take_notified
 from app.errors import Unavailable
 
 OUTAGE = (OperationalError, sqlite3.OperationalError)  # by itself where it went past SQLAlchemy
@@ -42,7 +42,7 @@ class Unit(Protocol):
         """It is not."""
 
 
-class Single:
+class CallerUnit:
     """One caller's unit of work."""
 
     def __init__(self, work: Callable[[Connection], Any]) -> None:
@@ -61,7 +61,7 @@ class Single:
             self._error = _told(error)
             if alone:
                 raise Undone from error
-        asked, effects = was_asked(connection), take_effects(connection)
+        asked, effects = take_notified(connection), take_hooks(connection)
         if self._error is None:
             self.asked, self._effects = asked, effects
 
@@ -77,11 +77,11 @@ class Single:
         self.done.set_exception(error)
 
 
-class Group:
+class Batch:
     """All that waits in a line by the time that it is its turn."""
 
     def __init__(
-        self, line: Line[Any, Any], loop: asyncio.AbstractEventLoop, give_turn: Callable[[Line[Any, Any]], None]
+        self, line: Batcher[Any, Any], loop: asyncio.AbstractEventLoop, give_turn: Callable[[Batcher[Any, Any]], None]
     ) -> None:
         self.asked: set[str] = set()
         self._line = line
@@ -97,7 +97,7 @@ class Group:
         self.asked, self._effects = set(), []  # nothing of a first run that was undone
         if alone and items:
             self._outcomes = list(self._line.work(connection, items))
-            self.asked, self._effects = was_asked(connection), take_effects(connection)
+            self.asked, self._effects = take_notified(connection), take_hooks(connection)
         else:
             self._outcomes = self._run(connection, items)
 
@@ -127,15 +127,15 @@ class Group:
             with _savepoint(connection):
                 outcomes = list(self._line.work(connection, items))
         except Exception as caught:  # noqa: BLE001 - whoever is at fault is told, and nobody else
-            was_asked(connection)
-            take_effects(connection)
+            take_notified(connection)
+            take_hooks(connection)
             error = _told(caught)
             if len(items) == 1 or isinstance(error, Unavailable):
                 return [error] * len(items)
-            first, second = halves(items)
+            first, second = bisect(items)
             return self._run(connection, first) + self._run(connection, second)
-        self.asked |= was_asked(connection)
-        self._effects += take_effects(connection)
+        self.asked |= take_notified(connection)
+        self._effects += take_hooks(connection)
         return outcomes
 
     def _tell(self) -> None:

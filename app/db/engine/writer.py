@@ -4,16 +4,16 @@ import threading
 
 from sqlalchemy import Connection, Engine
 
-from app.db.engine.commit_hooks import Signals, take_effects, was_asked
+from app.db.engine.commit_hooks import CommitHooks, take_hooks, take_notified
 from app.db.engine.turns import Turns
-from app.db.engine.units import OUTAGE, Group, Single, Undone, Unit, require_transaction
+from app.db.engine.units import OUTAGE, Batch, CallerUnit, Undone, Unit, require_transaction
 from app.errors import Unavailable
 
 
 class Writer:
     """`add` hands it a unit, from any thread. What was added before `close` is written before that returns."""
 
-    def __init__(self, engine: Engine, signals: Signals) -> None:
+    def __init__(self, engine: Engine, signals: CommitHooks) -> None:
         self._engine = engine
         self._signals = signals
         self._turns = Turns()
@@ -21,7 +21,7 @@ class Writer:
         self._thread = threading.Thread(target=self._write_until_closed, name="sqlite-writer", daemon=True)
         self._thread.start()
 
-    def add(self, unit: Group | Single) -> None:
+    def add(self, unit: Batch | CallerUnit) -> None:
         self._turns.add(unit)
 
     def close(self) -> None:
@@ -54,7 +54,7 @@ class Writer:
         try:
             connection = self._kept = self._kept or self._engine.connect()
             with connection.begin():
-                for forget in (was_asked, take_effects):  # what a group left that was undone
+                for forget in (take_notified, take_hooks):  # what a group left that was undone
                     forget(connection)
                 for done, unit in enumerate(units, 1):
                     unit.run(connection, alone=alone)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, select
 
 from app.db.tables.attempts import submissions
-from app.db.tables.evidence import IS_CALLBACK, IS_NOT_SIGNED, SAID, Testimony, evidence, testimony_of
+from app.db.tables.evidence import IS_CALLBACK, IS_NOT_SIGNED, SAID, EvidenceRow, evidence, evidence_row
 from app.security.verify import Verdict
 
 LOOKED = 10_000  # rows that are looked through for one page, at most
@@ -21,7 +21,7 @@ class Wanted:
 
 
 class Page(NamedTuple):
-    found: list[Testimony]
+    found: list[EvidenceRow]
     goes_on: str | None  # what the next page is to come before; None when this was the last
 
 
@@ -46,7 +46,7 @@ def newest(
         query = query.where(evidence.c.verdict == wanted.verdict)
     if before is not None:
         query = query.where(evidence.c.id < before)
-    found = [testimony_of(row) for row in connection.execute(query)]
+    found = [evidence_row(row) for row in connection.execute(query)]
     return Page(found[:limit], found[limit - 1].id if len(found) > limit else floor)
 
 

@@ -11,7 +11,7 @@ _OPEN = tuple(status for status in Status if not status.final)
 
 def of_tasks(connection: Connection) -> list[str]:
     """One for each task that has a secret of its own, and either has not ended or is being told of."""
-    secrets = select(tasks.c.id, tasks.c.notify_secret).where(tasks.c.notify_secret.is_not(None))
+    secrets = select(tasks.c.id, tasks.c.webhook_secret).where(tasks.c.webhook_secret.is_not(None))
     is_told = tasks.c.id.in_(select(deliveries.c.task_id).where(deliveries.c.state == State.WAITING))
     query = union(secrets.where(tasks.c.status.in_(_OPEN)), secrets.where(is_told))
-    return [row.notify_secret for row in connection.execute(query)]
+    return [secret for _, secret in connection.execute(query)]

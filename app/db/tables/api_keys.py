@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Column, Connection, String, Table, Text, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from app.db.engine.columns import Instant, Json, metadata
+from app.db.engine.columns import Instant, Json, by_key, metadata
 
 ADMIN_ID = "key_admin"  # of the operator's own key
 
@@ -22,10 +22,10 @@ keys = Table(
     Column("created_at", Instant, nullable=False),
     Column("disabled_at", Instant),
     # What its tasks are told by where they do not say themselves.
-    Column("notify_url", Text),
-    Column("notify_secret", Text),  # sealed
-    Column("notify_form", String(16)),
-    Column("notify_events", Json),
+    Column("notify_url", Text, key="webhook_url"),
+    Column("notify_secret", Text, key="webhook_secret"),  # sealed
+    Column("notify_form", String(16), key="webhook_form"),
+    Column("notify_events", Json, key="webhook_events"),
 )
 
 
@@ -37,10 +37,10 @@ class Key:
     scopes: Sequence[str]
     created_at: datetime
     disabled_at: datetime | None
-    notify_url: str | None = None
-    notify_secret: str | None = field(default=None, repr=False)
-    notify_form: str | None = None
-    notify_events: Sequence[str] | None = None
+    webhook_url: str | None = None
+    webhook_secret: str | None = field(default=None, repr=False)
+    webhook_form: str | None = None
+    webhook_events: Sequence[str] | None = None
 
 
 def put(connection: Connection, **values: Any) -> None:
@@ -64,7 +64,7 @@ def disable(connection: Connection, key_id: str, now: datetime) -> None:
 def every(connection: Connection) -> list[Key]:
     """All keys, the newest first."""
     query = select(keys).order_by(keys.c.created_at.desc(), keys.c.id.desc())
-    return [Key(**row._asdict()) for row in connection.execute(query)]
+    return [Key(**by_key(keys, row)) for row in connection.execute(query)]
 
 
 _BY_DIGEST = select(keys).where(keys.c.sha256 == bindparam("digest"))
@@ -73,9 +73,9 @@ _GET = select(keys).where(keys.c.id == bindparam("key_id"))
 
 def by_digest(connection: Connection, sha256: str) -> Key | None:
     row = connection.execute(_BY_DIGEST, {"digest": sha256}).one_or_none()
-    return None if row is None else Key(**row._asdict())
+    return None if row is None else Key(**by_key(keys, row))
 
 
 def get(connection: Connection, key_id: str) -> Key | None:
     row = connection.execute(_GET, {"key_id": key_id}).one_or_none()
-    return None if row is None else Key(**row._asdict())
+    return None if row is None else Key(**by_key(keys, row))

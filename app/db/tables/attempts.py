@@ -25,10 +25,10 @@ from sqlalchemy import (
 )
 
 from app.db.engine.bulk import Bulk, BulkRead
-from app.db.engine.columns import Instant, instant_of, metadata
+from app.db.engine.columns import Instant, by_key, instant_of, metadata
 from app.db.tables.provider_accounts import slots
 from app.db.tables.tasks import tasks
-from app.rules.task import Outcome, Standing, Status
+from app.rules.task import AttemptState, Outcome, Status
 
 submissions = Table(
     "submissions",
@@ -38,15 +38,17 @@ submissions = Table(
     Column("number", Integer, nullable=False),
     Column("provider", String(32), nullable=False),
     # Which key of the ring its token and secret are derived from; they themselves are nowhere.
-    Column("ring_key", String(16), nullable=False),
+    Column("ring_key", String(16), nullable=False, key="signing_key_id"),
     Column("outcome", String(16), nullable=False),
-    Column("called_back", Boolean, nullable=False),  # whether the provider was given an address to call
+    Column(
+        "called_back", Boolean, nullable=False, key="callback_requested"
+    ),  # whether the provider was given an address to call
     Column("provider_id", Text),
     Column("polling_url", Text),
     Column("cost", Float),
     Column("detail", Text),
     Column("planned_at", Instant, nullable=False),
-    Column("asked_at", Instant),
+    Column("asked_at", Instant, key="sent_at"),
     Column("answered_at", Instant),
 )
 _IS_NAMED = submissions.c.provider_id.is_not(None)
@@ -54,24 +56,24 @@ Index("ix_submissions_provider_id", submissions.c.provider_id, sqlite_where=_IS_
 
 
 @dataclass(frozen=True, slots=True)
-class Submission:
+class Attempt:
     id: str
     task_id: str
     number: int
     provider: str
-    ring_key: str
+    signing_key_id: str
     outcome: Outcome
-    called_back: bool
+    callback_requested: bool
     provider_id: str | None
     polling_url: str | None
     cost: float | None
     detail: str | None
     planned_at: datetime
-    asked_at: datetime | None
+    sent_at: datetime | None
     answered_at: datetime | None
 
 
-class Attempt(NamedTuple):
+class AttemptContext(NamedTuple):
     """An attempt and its task as they stand: what a decision about either needs."""
 
     submission_id: str
@@ -80,7 +82,7 @@ class Attempt(NamedTuple):
     key_id: str
     is_told: bool  # whether its submitter wants to hear of the task
     has_slot: bool
-    standing: Standing
+    standing: AttemptState
 
 
 _PLAN = submissions.insert()
@@ -89,31 +91,31 @@ _OF_TASK = select(submissions).where(submissions.c.task_id == bindparam("of")).o
 _MARK_ASKED = (
     update(submissions)
     .where(submissions.c.id == bindparam("submission_id"), submissions.c.outcome == Outcome.PLANNED)
-    .values(outcome=Outcome.UNKNOWN, asked_at=bindparam("now"), called_back=bindparam("has_address"))
+    .values(outcome=Outcome.UNKNOWN, sent_at=bindparam("now"), callback_requested=bindparam("has_address"))
 )
 
 
 def plan(connection: Connection, **values: Any) -> None:
-    connection.execute(_PLAN, {"outcome": Outcome.PLANNED, "called_back": False, **values})
+    connection.execute(_PLAN, {"outcome": Outcome.PLANNED, "callback_requested": False, **values})
 
 
-def get(connection: Connection, submission_id: str) -> Submission | None:
+def get(connection: Connection, submission_id: str) -> Attempt | None:
     row = connection.execute(_GET, {"submission_id": submission_id}).one_or_none()
-    return None if row is None else _submission_of(row._asdict())
+    return None if row is None else _submission_of(by_key(submissions, row))
 
 
-def of_task(connection: Connection, task_id: str) -> list[Submission]:
+def of_task(connection: Connection, task_id: str) -> list[Attempt]:
     """Every attempt of a task, the first one first."""
-    return [_submission_of(row._asdict()) for row in connection.execute(_OF_TASK, {"of": task_id})]
+    return [_submission_of(by_key(submissions, row)) for row in connection.execute(_OF_TASK, {"of": task_id})]
 
 
-def mark_asked(connection: Connection, submission_id: str, now: datetime, *, called_back: bool) -> bool:
+def mark_sent(connection: Connection, submission_id: str, now: datetime, *, callback_requested: bool) -> bool:
     """Say that bytes may leave from now on; False when this attempt was asked before."""
-    given = {"submission_id": submission_id, "now": now, "has_address": called_back}
+    given = {"submission_id": submission_id, "now": now, "has_address": callback_requested}
     return connection.execute(_MARK_ASKED, given).rowcount == 1
 
 
-def lock_attempts(connection: Connection, submission_ids: Iterable[str]) -> dict[str, Attempt]:
+def lock_attempts(connection: Connection, submission_ids: Iterable[str]) -> dict[str, AttemptContext]:
     """These attempts with their tasks, by submission id; what is not known is not in it.
 
     Nobody else changes them until the transaction ends: the tasks are locked in one order, so that nobody deadlocks.
@@ -132,7 +134,7 @@ def _attempts(given: FromClause, _dialect: str) -> ClauseElement:
             submissions.c.cost,
             tasks.c.account_id,
             tasks.c.key_id,
-            tasks.c.notify_url.is_not(None),
+            tasks.c.webhook_url.is_not(None),
             tasks.c.status,
             tasks.c.sample_url,
             tasks.c.sample_expires_at,
@@ -168,15 +170,15 @@ def traceparent(connection: Connection, submission_id: str) -> str | None:
     return found
 
 
-def under_way_by_ring_key(connection: Connection) -> dict[str, int]:
+def under_way_by_signing_key(connection: Connection) -> dict[str, int]:
     """How many tasks the provider may still call back about, by the ring key that their attempt was planned with."""
     query = (
-        select(submissions.c.ring_key, func.count().label("tasks"))
+        select(submissions.c.signing_key_id, func.count().label("tasks"))
         .join(tasks, tasks.c.submission_id == submissions.c.id)
         .where(tasks.c.status.in_((Status.SUBMITTING, Status.SUBMITTED)))
-        .group_by(submissions.c.ring_key)
+        .group_by(submissions.c.signing_key_id)
     )
-    return {row.ring_key: row.tasks for row in connection.execute(query)}
+    return {key: count for key, count in connection.execute(query)}  # noqa: C416 - rows are no pairs to the type checker
 
 
 def is_known(connection: Connection, provider_id: str) -> bool:
@@ -202,17 +204,19 @@ def _learn(given: FromClause, _dialect: str) -> ClauseElement:
 _LEARN = Bulk({name: submissions.c[name].type for name in ("id", *_LEARNED)}, _learn)
 
 
-def _submission_of(row: Mapping[str, Any]) -> Submission:
-    return Submission(**{**row, "outcome": Outcome(row["outcome"])})
+def _submission_of(row: Mapping[str, Any]) -> Attempt:
+    return Attempt(**{**row, "outcome": Outcome(row["outcome"])})
 
 
 _STATUS = {status.value: status for status in Status}
 _OUTCOME = {outcome.value: outcome for outcome in Outcome}
 
 
-def _attempt_of(row: Sequence[Any]) -> Attempt:
+def _attempt_of(row: Sequence[Any]) -> AttemptContext:
     submission_id, task_id, outcome, provider_id, cost, *about_task = row
     account_id, key_id, is_told, status, sample, ends, tries, current, has_slot = about_task
     ends_at = None if ends is None else instant_of(ends)
-    standing = Standing(_STATUS[status], bool(current), _OUTCOME[outcome], provider_id, sample, ends_at, cost, tries)
-    return Attempt(submission_id, task_id, account_id, key_id, bool(is_told), bool(has_slot), standing)
+    standing = AttemptState(
+        _STATUS[status], bool(current), _OUTCOME[outcome], provider_id, sample, ends_at, cost, tries
+    )
+    return AttemptContext(submission_id, task_id, account_id, key_id, bool(is_told), bool(has_slot), standing)

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Column, Connection, Integer, String, Table, Text, UniqueConstraint, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from app.db.engine.columns import Instant, metadata
+from app.db.engine.columns import Instant, by_key, metadata
 
 
 class State(StrEnum):
@@ -27,7 +27,7 @@ endpoints = Table(
     Column("state", String(16), nullable=False),
     Column("failures", Integer, nullable=False),  # attempts that failed since the last that did not, without tests
     Column("failing_since_at", Instant),
-    Column("rests_until_at", Instant),  # after a failure, before any delivery is tried again
+    Column("rests_until_at", Instant, key="backoff_until"),  # after a failure, before any delivery is tried again
     Column("stopped_at", Instant),  # since when it is paused or gone
     Column("created_at", Instant, nullable=False),
     UniqueConstraint("key_id", "url"),
@@ -42,7 +42,7 @@ class Endpoint:
     state: State
     failures: int
     failing_since_at: datetime | None
-    rests_until_at: datetime | None
+    backoff_until: datetime | None
     stopped_at: datetime | None
     created_at: datetime
 
@@ -93,7 +93,7 @@ def these(connection: Connection, endpoint_ids: Collection[str]) -> list[Endpoin
 
 def resume(connection: Connection, endpoint_id: str) -> None:
     """Have an endpoint as if it had never failed."""
-    well = {"failures": 0, "failing_since_at": None, "rests_until_at": None, "stopped_at": None}
+    well = {"failures": 0, "failing_since_at": None, "backoff_until": None, "stopped_at": None}
     change(connection, endpoint_id, state=State.ACTIVE, **well)
 
 
@@ -104,4 +104,4 @@ def lock(connection: Connection, endpoint_id: str) -> Endpoint | None:
 
 
 def _endpoint_of(row: Any) -> Endpoint:
-    return Endpoint(**{**row._asdict(), "state": State(row.state)})
+    return Endpoint(**{**by_key(endpoints, row), "state": State(row.state)})

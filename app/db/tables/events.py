@@ -38,7 +38,7 @@ from sqlalchemy import (
 
 from app.db.engine.bulk import Bulk
 from app.db.engine.columns import Instant, Json, metadata
-from app.db.engine.commit_hooks import EVENTS, signal_after_commit
+from app.db.engine.commit_hooks import EVENTS, notify_after_commit
 from app.db.tables.tasks import tasks
 
 CHANNEL = "fluxhook_events"  # on which PostgreSQL tells every process of new ones
@@ -107,7 +107,7 @@ def append(connection: Connection, rows: Sequence[tuple[str, str, str, datetime]
         return
     _APPEND.write(connection, rows)
     if not _shared(connection):
-        signal_after_commit(connection, EVENTS)
+        notify_after_commit(connection, EVENTS)
 
 
 def _append(given: FromClause, dialect: str) -> ClauseElement:

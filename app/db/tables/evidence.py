@@ -71,7 +71,7 @@ SAID = [column for column in evidence.c if column.name not in {"headers", "body"
 
 
 @dataclass(frozen=True, slots=True)
-class Testimony:
+class EvidenceRow:
     """A row of the table without its bytes."""
 
     id: str
@@ -88,7 +88,7 @@ class Testimony:
     last_received_at: datetime
 
 
-class Kept(NamedTuple):
+class NewEvidence(NamedTuple):
     """A row as it is written. Plain text where there is an enum for it: sqlite3 takes longer over a kind of text."""
 
     id: str
@@ -107,7 +107,7 @@ class Kept(NamedTuple):
     body: bytes
 
 
-def keep(connection: Connection, rows: Sequence[Kept]) -> None:
+def keep(connection: Connection, rows: Sequence[NewEvidence]) -> None:
     """Keep these rows; one that is there already is counted as further copies. No two may share their key."""
     _KEEP.write(connection, rows)
 
@@ -115,14 +115,14 @@ def keep(connection: Connection, rows: Sequence[Kept]) -> None:
 def _keep(given: FromClause, dialect: str) -> ClauseElement:
     insert: postgresql.Insert = (postgresql if dialect == "postgresql" else sqlite).insert(evidence)
     # SQLite takes ON CONFLICT for a join's condition where no WHERE stands before it.
-    rows = select(*(given.c[name] for name in Kept._fields)).where(literal_column("true"))
-    statement = insert.from_select(Kept._fields, rows)
+    rows = select(*(given.c[name] for name in NewEvidence._fields)).where(literal_column("true"))
+    statement = insert.from_select(NewEvidence._fields, rows)
     new = statement.excluded
     changed = {"copies": evidence.c.copies + new.copies, "last_received_at": new.last_received_at}
     return statement.on_conflict_do_update(index_elements=_KEY, set_=changed)
 
 
-_KEEP = Bulk({name: evidence.c[name].type for name in Kept._fields}, _keep)
+_KEEP = Bulk({name: evidence.c[name].type for name in NewEvidence._fields}, _keep)
 
 
 def known(connection: Connection, keys: Collection[tuple[str, ...]]) -> set[tuple[str, ...]]:
@@ -194,7 +194,7 @@ def hints(connection: Connection, submission_id: str) -> list[bytes]:
     return list(connection.execute(query).scalars())
 
 
-def called_back_lately(connection: Connection, limit: int) -> list[bool]:
+def callbacks_came_lately(connection: Connection, limit: int) -> list[bool]:
     """For the latest tasks that came out and had an address to call: whether any callback came, proven or not.
 
     One of which nothing is kept any more is left out: nobody knows.
@@ -204,7 +204,7 @@ def called_back_lately(connection: Connection, limit: int) -> list[bool]:
     query = (
         select(said.where(evidence.c.witness == Witness.CALLBACK))
         .join(latest, latest.c.submission_id == submissions.c.id)
-        .where(submissions.c.called_back, said)
+        .where(submissions.c.callback_requested, said)
         .order_by(latest.c.id.desc())
         .limit(limit)
     )
@@ -217,7 +217,7 @@ def _latest(status: Status, limit: int) -> Select[Any]:
     return select(query.order_by(tasks.c.id.desc()).limit(limit).subquery())
 
 
-def of_task(connection: Connection, task_id: str) -> list[Testimony]:
+def of_task(connection: Connection, task_id: str) -> list[EvidenceRow]:
     """All that was said of a task's attempts, the earliest first."""
     query = (
         select(*SAID)
@@ -225,12 +225,12 @@ def of_task(connection: Connection, task_id: str) -> list[Testimony]:
         .where(submissions.c.task_id == task_id)
         .order_by(evidence.c.received_at, evidence.c.id)
     )
-    return [testimony_of(row) for row in connection.execute(query)]
+    return [evidence_row(row) for row in connection.execute(query)]
 
 
-def testimony_of(row: Row[Any]) -> Testimony:
+def evidence_row(row: Row[Any]) -> EvidenceRow:
     values = row._asdict()
     values["witness"] = Witness(values["witness"])
     values["said"] = Said(values["said"])
     values["effect"] = Effect(values["effect"])
-    return Testimony(**values)
+    return EvidenceRow(**values)

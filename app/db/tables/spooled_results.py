@@ -20,7 +20,7 @@ kept_aside = Table(
 
 
 @dataclass(frozen=True, slots=True)
-class Keeper:
+class SpoolHolder:
     """What one machine keeps until the store takes it."""
 
     instance: str
@@ -62,8 +62,8 @@ def store_failed_since(connection: Connection, since: datetime) -> bool:
     return connection.execute(query).one_or_none() is not None
 
 
-def keepers(connection: Connection) -> Sequence[Keeper]:
+def spool_holders(connection: Connection) -> Sequence[SpoolHolder]:
     """What lies where, the longest first."""
     since = func.min(kept_aside.c.kept_at)
     query = select(kept_aside.c.instance, func.count(), since).group_by(kept_aside.c.instance).order_by(since)
-    return [Keeper(*row) for row in connection.execute(query)]
+    return [SpoolHolder(*row) for row in connection.execute(query)]

@@ -30,7 +30,7 @@ from sqlalchemy import (
     update,
 )
 
-from app.db.engine.columns import Instant, Json, metadata
+from app.db.engine.columns import Instant, Json, by_key, metadata
 from app.rules.task import RESUBMITTABLE, Failure, MoneySpent, Status, sources
 
 tasks = Table(
@@ -65,13 +65,15 @@ tasks = Table(
     Column("stored_at", Instant),
     Column("failed_at", Instant),
     Column("cancelled_at", Instant),
-    Column("unwanted_at", Instant),  # cancelled too late: the result is kept all the same
+    Column("unwanted_at", Instant, key="cancel_requested_at"),  # cancelled too late: the result is kept all the same
     Column("traceparent", String(64)),  # of the request that submitted it, as W3C writes it
-    Column("notify_url", Text),
-    Column("notify_secret", Text),  # sealed
-    Column("notify_form", String(16)),
-    Column("notify_events", Json),
-    Column("notify_origin", Text),  # where the submitter reached us, for links where no public address is set
+    Column("notify_url", Text, key="webhook_url"),
+    Column("notify_secret", Text, key="webhook_secret"),  # sealed
+    Column("notify_form", String(16), key="webhook_form"),
+    Column("notify_events", Json, key="webhook_events"),
+    Column(
+        "notify_origin", Text, key="webhook_origin"
+    ),  # where the submitter reached us, for links where no public address is set
 )
 Index("ix_tasks_status_id", tasks.c.status, tasks.c.id)
 Index("ix_tasks_model_status_id", tasks.c.model, tasks.c.status, tasks.c.id)
@@ -131,13 +133,13 @@ class Task:
     stored_at: datetime | None = None
     failed_at: datetime | None = None
     cancelled_at: datetime | None = None
-    unwanted_at: datetime | None = None
+    cancel_requested_at: datetime | None = None
     traceparent: str | None = None
-    notify_url: str | None = None
-    notify_secret: str | None = field(default=None, repr=False)
-    notify_form: str | None = None
-    notify_events: Sequence[str] | None = None
-    notify_origin: str | None = None
+    webhook_url: str | None = None
+    webhook_secret: str | None = field(default=None, repr=False)
+    webhook_form: str | None = None
+    webhook_events: Sequence[str] | None = None
+    webhook_origin: str | None = None
 
 
 _INSERT = tasks.insert()
@@ -157,7 +159,7 @@ def told(connection: Connection, task_ids: Collection[str]) -> dict[str, Task]:
     """Those of these tasks whose submitter wants to be told, by id."""
     if not task_ids:
         return {}
-    query = select(tasks).where(tasks.c.id.in_(task_ids), tasks.c.notify_url.is_not(None))
+    query = select(tasks).where(tasks.c.id.in_(task_ids), tasks.c.webhook_url.is_not(None))
     return {row.id: task_of(row) for row in connection.execute(query)}
 
 
@@ -209,7 +211,7 @@ def reopen(connection: Connection, task_id: str, now: datetime) -> bool:
 
     A deadline that has passed was for the attempts before.
     """
-    ended = ("failure", "failure_detail", "money_spent", "sample_url", "sample_expires_at", "unwanted_at")
+    ended = ("failure", "failure_detail", "money_spent", "sample_url", "sample_expires_at", "cancel_requested_at")
     reached = ("submitting_at", "submitted_at", "ready_at", "failed_at")
     cleared = dict.fromkeys((*ended, *reached))
     deadline = case((tasks.c.deadline_at > now, tasks.c.deadline_at), else_=None)
@@ -221,10 +223,12 @@ def reopen(connection: Connection, task_id: str, now: datetime) -> bool:
     return reopened.rowcount == 1
 
 
-def mark_unwanted(connection: Connection, task_id: str, now: datetime) -> None:
+def request_cancel(connection: Connection, task_id: str, now: datetime) -> None:
     """Note that nobody wants the result any more of a task that the provider has, or may have."""
     connection.execute(
-        update(tasks).where(tasks.c.id == task_id, ~IS_FINAL, tasks.c.unwanted_at.is_(None)).values(unwanted_at=now)
+        update(tasks)
+        .where(tasks.c.id == task_id, ~IS_FINAL, tasks.c.cancel_requested_at.is_(None))
+        .values(cancel_requested_at=now)
     )
 
 
@@ -259,7 +263,7 @@ def lock(connection: Connection, task_ids: Collection[str]) -> None:
 
 
 def task_of(row: Row[Any]) -> Task:
-    values = row._asdict()
+    values = by_key(tasks, row)
     values["status"] = Status(values["status"])
     values["failure"] = values["failure"] and Failure(values["failure"])
     values["money_spent"] = values["money_spent"] and MoneySpent(values["money_spent"])

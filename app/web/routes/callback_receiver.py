@@ -18,7 +18,7 @@ from app.callback import MAX_BYTES, Reply, tell
 from app.errors import FluxhookError, NotFound, TooLarge, Unavailable
 from app.telemetry import logs
 from app.web import problems
-from app.web.auth import Use
+from app.web.auth import ResourcesDep
 from app.web.request_log import Receive
 
 ROUTE = "/callbacks/{submission_id}/{token}"
@@ -52,7 +52,7 @@ _REFUSALS: Mapping[Reply, FluxhookError] = {
         **problems.responses(HTTPStatus.NOT_FOUND, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.SERVICE_UNAVAILABLE),
     },
 )
-async def post_callback(submission_id: str, token: str, request: Request, use: Use) -> Response:
+async def post_callback(submission_id: str, token: str, request: Request, use: ResourcesDep) -> Response:
     """What the provider has to say of one attempt. 200 means kept for good; on 503 it should call again."""
     headers = request.scope["headers"]
     try:

@@ -12,10 +12,10 @@ from app.db import Connection
 from app.db.queries import callbacks
 from app.db.queries.callbacks import LOOKED, Wanted
 from app.db.tables import attempts
-from app.db.tables.evidence import Testimony
+from app.db.tables.evidence import EvidenceRow
 from app.rules.task import Effect, Said
 from app.security.verify import Verdict
-from app.web.auth import Asking, Use
+from app.web.auth import CallerDep, ResourcesDep
 from app.web.problems import responses
 
 router = APIRouter(prefix="/v1/callbacks", tags=["callbacks"])
@@ -54,8 +54,8 @@ class CallbackList(BaseModel):
     responses=responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
 )
 async def list_callbacks(
-    use: Use,
-    _asking: Asking,
+    use: ResourcesDep,
+    _asking: CallerDep,
     task_id: Annotated[str | None, Query(pattern=r"^task_[0-9a-v]{37}$", description="Only of this task.")] = None,
     verdict: Annotated[OfCallback | None, Query(description="Only those with this verdict.")] = None,
     cursor: Annotated[str | None, Query(pattern=r"^ev_[0-9a-v]{37}$")] = None,
@@ -73,5 +73,5 @@ async def list_callbacks(
     return await use.db.read(read)
 
 
-def _view(each: Testimony, task_id: str) -> CallbackView:
+def _view(each: EvidenceRow, task_id: str) -> CallbackView:
     return CallbackView.model_validate({**asdict(each), "task_id": task_id})

@@ -14,7 +14,7 @@ from app.db.tables.deliveries import Delivery, State, Wanted
 from app.db.tables.delivery_attempts import DeliveryAttempt
 from app.errors import NotFound
 from app.params import InstantGiven
-from app.web.auth import Asking, Use
+from app.web.auth import CallerDep, ResourcesDep
 from app.web.body import REFUSALS, described, json_body
 from app.web.problems import responses
 from app.webhooks import outbox
@@ -97,8 +97,8 @@ DeliveryId = Annotated[str, Depends(_known_form)]
 
 @router.get("", responses=_ERRORS)
 async def list_deliveries(
-    use: Use,
-    asking: Asking,
+    use: ResourcesDep,
+    asking: CallerDep,
     state: Annotated[State | None, Query(description="Only those in this state.")] = None,
     task_id: Annotated[str | None, Query(pattern=r"^task_[0-9a-v]{37}$", description="Only of this task.")] = None,
     endpoint_id: Annotated[str | None, Query(pattern=_ENDPOINT_ID, description="Only to this one.")] = None,
@@ -115,7 +115,9 @@ async def list_deliveries(
 @router.post(
     "/replay", status_code=HTTPStatus.ACCEPTED, responses={**_ERRORS, **REFUSALS}, openapi_extra=described(Replay)
 )
-async def replay_failed(use: Use, asking: Asking, given: Annotated[Replay, Depends(json_body(Replay))]) -> Replayed:
+async def replay_failed(
+    use: ResourcesDep, asking: CallerDep, given: Annotated[Replay, Depends(json_body(Replay))]
+) -> Replayed:
     """Try again, from the start of their schedule, all deliveries that were given up in a time."""
     wanted = Wanted(asking.owner, endpoint_id=given.endpoint_id)
 
@@ -129,7 +131,7 @@ async def replay_failed(use: Use, asking: Asking, given: Annotated[Replay, Depen
 
 
 @router.get("/{delivery_id}", responses=_ERRORS_OF_ONE)
-async def get_delivery(use: Use, asking: Asking, delivery_id: DeliveryId) -> DeliveryDetail:
+async def get_delivery(use: ResourcesDep, asking: CallerDep, delivery_id: DeliveryId) -> DeliveryDetail:
     """One delivery with its attempts."""
 
     def read(connection: Connection) -> tuple[Delivery, list[DeliveryAttempt]]:
@@ -142,7 +144,7 @@ async def get_delivery(use: Use, asking: Asking, delivery_id: DeliveryId) -> Del
 
 
 @router.post("/{delivery_id}/replay", status_code=HTTPStatus.ACCEPTED, responses=_ERRORS_OF_ONE)
-async def replay_delivery(use: Use, asking: Asking, delivery_id: DeliveryId) -> DeliveryView:
+async def replay_delivery(use: ResourcesDep, asking: CallerDep, delivery_id: DeliveryId) -> DeliveryView:
     """Try a delivery again from the start of its schedule, also one that arrived; it keeps its id.
 
     While its endpoint is paused or gone it waits until that is resumed.

@@ -15,7 +15,7 @@ from app.db.tables.endpoints import Endpoint, State
 from app.errors import NotFound
 from app.params import Webhook, WebhookForm, WebhookSecret, WebhookUrl
 from app.security import sign
-from app.web.auth import Asking, Use
+from app.web.auth import CallerDep, ResourcesDep
 from app.web.body import REFUSALS, described, json_body
 from app.web.problems import responses
 from app.web.routes.deliveries import DeliveryView, delivery_view
@@ -66,8 +66,8 @@ def _known_form(endpoint_id: Annotated[str, Path(description="The endpoint's id.
 
 @router.get("", responses=_ERRORS)
 async def list_endpoints(
-    use: Use,
-    asking: Asking,
+    use: ResourcesDep,
+    asking: CallerDep,
     state: Annotated[State | None, Query(description="Only those in this state.")] = None,
     cursor: Annotated[str | None, Query(pattern=r"^ep_[0-9a-v]{37}$")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -83,7 +83,7 @@ async def list_endpoints(
 
 
 @router.get("/secret", responses=responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE))
-async def get_signing_secret(use: Use, asking: Asking) -> SigningSecret:
+async def get_signing_secret(use: ResourcesDep, asking: CallerDep) -> SigningSecret:
     """What deliveries of the calling key are signed with where neither the task nor the key has a secret."""
     return SigningSecret(secret=sign.spelled_out(use.keys.webhook_keys(asking.key_id)[0]))
 
@@ -95,7 +95,7 @@ async def get_signing_secret(use: Use, asking: Asking) -> SigningSecret:
     openapi_extra=described(EndpointTest),
 )
 async def test_endpoint(
-    use: Use, asking: Asking, given: Annotated[EndpointTest, Depends(json_body(EndpointTest))]
+    use: ResourcesDep, asking: CallerDep, given: Annotated[EndpointTest, Depends(json_body(EndpointTest))]
 ) -> DeliveryView:
     """Send one delivery that is about nothing, once. If it arrives, an endpoint that was paused or gone goes on.
 
@@ -109,7 +109,7 @@ async def test_endpoint(
     def plan(connection: Connection) -> Delivery | None:
         key = api_keys.get(connection, asking.key_id)
         secret = subscription.secret_of(use.keys, delivery_id, wanted, key)
-        form = given.webhook_form or (key and key.notify_form) or "provider"
+        form = given.webhook_form or (key and key.webhook_form) or "provider"
         outbox.plan_test(connection, delivery_id, asking.key_id, given.webhook_url, form, secret, now)
         return deliveries.get(connection, delivery_id)
 
@@ -123,7 +123,9 @@ async def test_endpoint(
     "/{endpoint_id}/resume",
     responses=responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE),
 )
-async def resume_endpoint(use: Use, asking: Asking, endpoint_id: Annotated[str, Depends(_known_form)]) -> EndpointView:
+async def resume_endpoint(
+    use: ResourcesDep, asking: CallerDep, endpoint_id: Annotated[str, Depends(_known_form)]
+) -> EndpointView:
     """Go on with an endpoint that was paused, is gone or rests: what waits for it is tried at once."""
 
     def resume(connection: Connection) -> Endpoint:
@@ -139,4 +141,5 @@ async def resume_endpoint(use: Use, asking: Asking, endpoint_id: Annotated[str, 
 
 
 def _view(endpoint: Endpoint) -> EndpointView:
-    return EndpointView(**{name: getattr(endpoint, name) for name in EndpointView.model_fields})
+    shown = {name: getattr(endpoint, name) for name in EndpointView.model_fields if name != "rests_until_at"}
+    return EndpointView(**shown, rests_until_at=endpoint.backoff_until)

@@ -14,7 +14,7 @@ from app.db.tables import events, tasks
 from app.db.tables.events import Event, Page, Position
 from app.errors import EventsGone, InvalidRequest, NotFound
 from app.resources import Resources
-from app.web.auth import Asking, Live, Use
+from app.web.auth import CallerDep, FeedDep, ResourcesDep
 from app.web.feed import Ended, Feed, Wanted
 from app.web.problems import responses
 from app.web.schemas.events import EventPage, Kind, event_view
@@ -63,9 +63,9 @@ _REFUSALS = (
     "/events", response_model=EventPage, responses={HTTPStatus.OK: {"content": _STREAM}, **responses(*_REFUSALS)}
 )
 async def get_events(
-    use: Use,
-    feed: Live,
-    _asking: Asking,
+    use: ResourcesDep,
+    feed: FeedDep,
+    _asking: CallerDep,
     after: After = None,
     task_id: Annotated[str | None, Query(pattern=r"^task_[0-9a-v]{37}$", description="Only of this task.")] = None,
     kind: Annotated[list[Kind] | None, Query(description="Only of this kind, or of these.")] = None,
@@ -100,9 +100,9 @@ async def get_events(
     },
 )
 async def get_task_events(
-    use: Use,
-    feed: Live,
-    _asking: Asking,
+    use: ResourcesDep,
+    feed: FeedDep,
+    _asking: CallerDep,
     task_id: TaskId,
     after: After = None,
     last_event_id: LastEventId = None,

@@ -14,7 +14,7 @@ from app.errors import Unavailable
 from app.reconcile import CALLBACKS_MISSING, callbacks_are_missing
 from app.resources import Resources
 from app.telemetry import metrics
-from app.web.auth import Use, caller, digest_of
+from app.web.auth import ResourcesDep, caller, digest_of
 from app.web.problems import responses
 from app.worker import metrics_snapshot
 
@@ -32,7 +32,7 @@ _EXPOSITION: dict[int | str, dict[str, Any]] = {
 }
 
 
-async def scraper(request: Request, use: Use) -> None:
+async def scraper(request: Request, use: ResourcesDep) -> None:
     """Whoever has a key may scrape; while no key can be looked up, whoever could before."""
     presented = request.headers.get("authorization") or request.headers.get("x-key") or ""
     known: set[str] = request.app.state.scrapers
@@ -51,7 +51,7 @@ async def scraper(request: Request, use: Use) -> None:
     responses={**_EXPOSITION, **responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE)},
     dependencies=[Depends(scraper)],
 )
-async def get_metrics(use: Use) -> Response:
+async def get_metrics(use: ResourcesDep) -> Response:
     """What this process counted and what the database knows, for Prometheus; while it is away, the former alone."""
     return Response(metrics.exposition(await metrics_snapshot.read(use)), media_type="text/plain; version=0.0.4")
 
@@ -66,7 +66,7 @@ _CANNOT_WORK = {"model": Readiness, "description": "It cannot work; see `checks`
 
 
 @router.get("/readyz", response_model=Readiness, responses={HTTPStatus.SERVICE_UNAVAILABLE: _CANNOT_WORK})
-async def readyz(use: Use) -> JSONResponse:
+async def readyz(use: ResourcesDep) -> JSONResponse:
     """Database, schema, store and provider key, each `ok` or what is wrong."""
     checks = {
         "database": await _database(use),
@@ -82,16 +82,16 @@ async def readyz(use: Use) -> JSONResponse:
 async def _notes(use: Resources) -> list[str]:
     """What does not stop the service and ought to be known."""
     now = use.now()
-    silent, paused, aside = await use.db.read(
+    silent, paused, spool = await use.db.read(
         lambda connection: (
             callbacks_are_missing(connection),
             provider_accounts.paused(connection, now),
-            spooled_results.keepers(connection),
+            spooled_results.spool_holders(connection),
         )
     )
     notes = [CALLBACKS_MISSING] if silent else []
     notes += [f"no tasks are submitted until {each.paused_until_at}: {each.pause_reason}" for each in paused]
-    notes += [f"{each.instance} keeps images until the store takes them: {each.images}" for each in aside]
+    notes += [f"{each.instance} keeps images until the store takes them: {each.images}" for each in spool]
     return notes
 
 

@@ -14,7 +14,7 @@ from app.resources import Resources
 from app.rules.task import Status
 from app.store import Missing
 from app.web import problems
-from app.web.auth import Asking, Use
+from app.web.auth import CallerDep, ResourcesDep
 from app.web.task_response import TaskId, read_with_result
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
@@ -42,7 +42,7 @@ SERVED: dict[int | str, dict[str, Any]] = {
     responses={**SERVED, **problems.responses(HTTPStatus.UNAUTHORIZED)},
 )
 @router.head("/{task_id}/image", include_in_schema=False)
-async def get_image(request: Request, use: Use, _asking: Asking, task_id: TaskId) -> Response:
+async def get_image(request: Request, use: ResourcesDep, _asking: CallerDep, task_id: TaskId) -> Response:
     """The stored image, from our own store: it does not expire with the provider's link."""
     return await serve(request, use, *await read_with_result(use, task_id))
 

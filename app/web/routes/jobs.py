@@ -10,7 +10,7 @@ from app import jobs
 from app.db import Connection
 from app.errors import NotFound
 from app.jobs import Step
-from app.web.auth import Asking, Use
+from app.web.auth import CallerDep, ResourcesDep
 from app.web.problems import responses
 
 _MAX_ID = 2**63 - 1
@@ -21,7 +21,7 @@ _NO_SUCH_JOB = responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
 _ERRORS = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
-class HeldView(BaseModel):
+class DeadLetterView(BaseModel):
     """A job that failed again and again for a reason that does not pass by itself."""
 
     id: int
@@ -31,8 +31,8 @@ class HeldView(BaseModel):
     error: Annotated[str | None, Field(description="The name of the last exception; the log has the rest.")]
 
 
-class HeldList(BaseModel):
-    jobs: list[HeldView]
+class DeadLetterList(BaseModel):
+    jobs: list[DeadLetterView]
 
 
 class Requeued(BaseModel):
@@ -40,18 +40,18 @@ class Requeued(BaseModel):
 
 
 @router.get("", responses=_ERRORS)
-async def list_held(use: Use, _asking: Asking) -> HeldList:
+async def list_dead_letters(use: ResourcesDep, _asking: CallerDep) -> DeadLetterList:
     """The dead letters, oldest first, a thousand at most."""
-    held = await use.db.read(jobs.held)
-    return HeldList(jobs=[HeldView.model_validate(job, from_attributes=True) for job in held])
+    held = await use.db.read(jobs.dead_letters)
+    return DeadLetterList(jobs=[DeadLetterView.model_validate(job, from_attributes=True) for job in held])
 
 
 @router.post("/requeue", responses=_ERRORS)
-async def requeue_all(use: Use, _asking: Asking) -> Requeued:
+async def requeue_all(use: ResourcesDep, _asking: CallerDep) -> Requeued:
     """Run all of them again, as if they had never failed: after the mend of what made them fail."""
 
     def requeue_some(connection: Connection) -> int:
-        some = [job.id for job in jobs.held(connection, _AT_ONCE)]
+        some = [job.id for job in jobs.dead_letters(connection, _AT_ONCE)]
         return jobs.requeue(connection, some, use.now())
 
     requeued = 0
@@ -61,7 +61,9 @@ async def requeue_all(use: Use, _asking: Asking) -> Requeued:
 
 
 @router.post("/{job_id}/requeue", responses={**_ERRORS, **_NO_SUCH_JOB})
-async def requeue_one(use: Use, _asking: Asking, job_id: Annotated[int, Path(ge=1, le=_MAX_ID)]) -> Requeued:
+async def requeue_one(
+    use: ResourcesDep, _asking: CallerDep, job_id: Annotated[int, Path(ge=1, le=_MAX_ID)]
+) -> Requeued:
     """Run one of them again, as if it had never failed."""
     requeued = await use.db.write(lambda connection: jobs.requeue(connection, [job_id], use.now()))
     if not requeued:

@@ -13,7 +13,7 @@ from app.db.tables import api_keys
 from app.db.tables.api_keys import Key
 from app.errors import Conflict, NotFound
 from app.params import Webhook
-from app.web.auth import Administering, Use, digest_of
+from app.web.auth import AdminDep, ResourcesDep, digest_of
 from app.web.body import REFUSALS, described, json_body
 from app.web.problems import responses
 from app.web.schemas.tasks import WebhookView
@@ -71,13 +71,15 @@ KeyId = Annotated[str, Depends(_known_form)]
 
 
 @router.get("", responses=_ERRORS)
-async def list_keys(use: Use, _asking: Administering) -> KeyList:
+async def list_keys(use: ResourcesDep, _asking: AdminDep) -> KeyList:
     """All keys, newest first, without the keys themselves."""
     return KeyList(keys=[_view(each) for each in await use.db.read(api_keys.every)])
 
 
 @router.post("", status_code=HTTPStatus.CREATED, responses=_REFUSALS, openapi_extra=described(NewKey))
-async def make_key(use: Use, _asking: Administering, given: Annotated[NewKey, Depends(json_body(NewKey))]) -> MadeKey:
+async def make_key(
+    use: ResourcesDep, _asking: AdminDep, given: Annotated[NewKey, Depends(json_body(NewKey))]
+) -> MadeKey:
     """Make a key."""
     subscription.check(use, given)
     now, secret = use.now(), ids.new_key()
@@ -94,7 +96,7 @@ async def make_key(use: Use, _asking: Administering, given: Annotated[NewKey, De
 
 @router.patch("/{key_id}", responses={**_REFUSALS, **_ERRORS_OF_ONE}, openapi_extra=described(KeyChange))
 async def change_key(
-    use: Use, _asking: Administering, key_id: KeyId, given: Annotated[KeyChange, Depends(json_body(KeyChange))]
+    use: ResourcesDep, _asking: AdminDep, key_id: KeyId, given: Annotated[KeyChange, Depends(json_body(KeyChange))]
 ) -> KeyView:
     """Rename a key, or change where it wants to be told."""
     subscription.check(use, given)
@@ -111,7 +113,7 @@ async def change_key(
 
 
 @router.delete("/{key_id}", responses={**_ERRORS_OF_ONE, **responses(HTTPStatus.CONFLICT)})
-async def disable_key(use: Use, asking: Administering, key_id: KeyId) -> KeyView:
+async def disable_key(use: ResourcesDep, asking: AdminDep, key_id: KeyId) -> KeyView:
     """Disable a key for good. It stays in the list, because tasks name it."""
     if key_id in {asking.key_id, api_keys.ADMIN_ID}:
         raise Conflict("neither the key that asks nor the operator's own can be disabled here")
@@ -132,8 +134,8 @@ def _get(connection: Connection, key_id: str) -> Key:
 
 def _view(key: Key) -> KeyView:
     webhook = None
-    if key.notify_url is not None:
-        form, events = key.notify_form or "provider", list(key.notify_events or ())
-        webhook = WebhookView(url=key.notify_url, form=form, events=events)
+    if key.webhook_url is not None:
+        form, events = key.webhook_form or "provider", list(key.webhook_events or ())
+        webhook = WebhookView(url=key.webhook_url, form=form, events=events)
     names = ("id", "name", "scopes", "created_at", "disabled_at")
     return KeyView(**{name: getattr(key, name) for name in names}, webhook=webhook)

@@ -14,7 +14,7 @@ from app.db import Connection
 from app.db.tables import results, tasks
 from app.db.tables.results import Result
 from app.db.tables.tasks import Task
-from app.web.auth import COOKIE, Use, by_secret, find_caller, new_session
+from app.web.auth import COOKIE, ResourcesDep, by_secret, find_caller, new_session
 from app.web.body import bounded
 
 _HERE = Path(__file__).parents[1]
@@ -45,7 +45,7 @@ static = _Static(directory=_HERE / "static")
 
 
 @router.get("/")
-async def page(request: Request, use: Use) -> Response:
+async def page(request: Request, use: ResourcesDep) -> Response:
     """The latest tasks; without a valid key or session, the form that asks for one."""
     if await find_caller(request, use) is None:
         return _render("sign_in.html", HTTPStatus.UNAUTHORIZED, wrong=False)
@@ -59,7 +59,7 @@ async def page(request: Request, use: Use) -> Response:
 
 
 @router.post("/session")
-async def sign_in(request: Request, use: Use) -> Response:
+async def sign_in(request: Request, use: ResourcesDep) -> Response:
     """Turn a key into a session cookie that reads, and only on this site."""
     form = await bounded(request, _MAX_FORM_BYTES, "a key is shorter than this").body()
     key = parse_qs(form.decode(errors="replace")).get("key", [""])[0]

@@ -17,7 +17,7 @@ from app.resources import Resources
 from app.submit import submit
 from app.transitions import idempotency
 from app.transitions.idempotency import Claim
-from app.web.auth import Caller, Use, find_caller
+from app.web.auth import Caller, ResourcesDep, find_caller
 from app.web.problems import responses
 from app.web.provider_form import body_schema, read_submit
 from app.web.routes.results import origin, result_link
@@ -28,7 +28,7 @@ from app.web.task_response import known_form, read_with_result
 _NOT_KEPT = {"cache-control": "no-store"}  # a status changes, and a link in it is as good as a key
 
 
-async def caller(request: Request, use: Use) -> Caller:
+async def caller(request: Request, use: ResourcesDep) -> Caller:
     """The caller of this request. Raises KeyRefused: 403 is what the provider's clients know for a bad key."""
     found = await find_caller(request, use, bare=True)
     if found is None:
@@ -36,25 +36,25 @@ async def caller(request: Request, use: Use) -> Caller:
     return found
 
 
-Asking = Annotated[Caller, Depends(caller)]
+CallerDep = Annotated[Caller, Depends(caller)]
 
 
 async def submit_pro(
-    request: Request, use: Use, asking: Asking, idempotency_key: IdempotencyKey = None
+    request: Request, use: ResourcesDep, asking: CallerDep, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
     """Submit a task for FLUX.1 Kontext [pro]. It queues here: there is no 429."""
     return await _submit(request, use, asking, "flux-kontext-pro", idempotency_key)
 
 
 async def submit_max(
-    request: Request, use: Use, asking: Asking, idempotency_key: IdempotencyKey = None
+    request: Request, use: ResourcesDep, asking: CallerDep, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
     """Submit a task for FLUX.1 Kontext [max]. It queues here: there is no 429."""
     return await _submit(request, use, asking, "flux-kontext-max", idempotency_key)
 
 
 async def get_result(
-    request: Request, use: Use, _asking: Asking, task_id: Annotated[str, Query(alias="id")]
+    request: Request, use: ResourcesDep, _asking: CallerDep, task_id: Annotated[str, Query(alias="id")]
 ) -> Response:
     """Where a task is, and its result: 200 also for one that failed."""
     try:
@@ -65,7 +65,7 @@ async def get_result(
     return JSONResponse(polled(task, sample, camel_case=_mount(request) != ""), headers=_NOT_KEPT)
 
 
-async def get_credits(request: Request, use: Use, _asking: Asking) -> Credits:
+async def get_credits(request: Request, use: ResourcesDep, _asking: CallerDep) -> Credits:
     """What is left on the provider's account, at most ten seconds old."""
     return Credits(credits=await request.app.state.balance.credits(use))
 

@@ -14,7 +14,7 @@ from app.images import signed_links
 from app.images.inspect import EXTENSIONS
 from app.resources import Resources
 from app.settings import names_private_host
-from app.web.auth import Use
+from app.web.auth import ResourcesDep
 from app.web.problems import responses
 from app.web.routes.image import SERVED, serve
 from app.web.task_response import TaskId, read_with_result
@@ -50,7 +50,7 @@ def result_link(request: Request, use: Resources, result: Result) -> str:
 @router.head("/results/{task_id}.{suffix}", include_in_schema=False)
 async def get_result_image(
     request: Request,
-    use: Use,
+    use: ResourcesDep,
     task_id: TaskId,
     suffix: Annotated[str, Path(description="`png`, `jpeg` or `webp`, as the image is.")],
     expires: Annotated[str, Query(description="When the link expires, in seconds since 1970.")] = "",

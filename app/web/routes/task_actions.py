@@ -18,7 +18,7 @@ from app.submit import submit
 from app.transitions import idempotency, moves
 from app.transitions.erase import erase
 from app.transitions.idempotency import Claim
-from app.web.auth import Asking, Live, Use
+from app.web.auth import CallerDep, FeedDep, ResourcesDep
 from app.web.feed import Feed
 from app.web.problems import responses
 from app.web.routes.results import origin
@@ -70,9 +70,9 @@ def _body_schema() -> dict[str, Any]:
 )
 async def post_task(
     request: Request,
-    use: Use,
-    feed: Live,
-    asking: Asking,
+    use: ResourcesDep,
+    feed: FeedDep,
+    asking: CallerDep,
     prefer: Prefer = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
@@ -128,7 +128,7 @@ _ERRORS = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.CO
 
 
 @router.post("/{task_id}/cancel", responses=_ERRORS)
-async def cancel_task(use: Use, _asking: Asking, task_id: TaskId) -> TaskView:
+async def cancel_task(use: ResourcesDep, _asking: CallerDep, task_id: TaskId) -> TaskView:
     """Cancel a task that is queued. What the provider has it cannot give back: that result is kept, as unwanted."""
 
     def cancel(connection: Connection) -> TaskView | None:
@@ -144,7 +144,7 @@ async def cancel_task(use: Use, _asking: Asking, task_id: TaskId) -> TaskView:
 
 
 @router.post("/{task_id}/resubmit", status_code=HTTPStatus.ACCEPTED, responses=_ERRORS)
-async def resubmit_task(use: Use, _asking: Asking, task_id: TaskId) -> TaskView:
+async def resubmit_task(use: ResourcesDep, _asking: CallerDep, task_id: TaskId) -> TaskView:
     """Start a new attempt of a task that failed. It may cost again: the failure's `money_spent` says what is known."""
 
     def resubmit(connection: Connection) -> tuple[bool, TaskView | None]:
@@ -163,7 +163,7 @@ async def resubmit_task(use: Use, _asking: Asking, task_id: TaskId) -> TaskView:
 @router.delete(
     "/{task_id}", status_code=HTTPStatus.NO_CONTENT, responses={**_ERRORS, **responses(HTTPStatus.FORBIDDEN)}
 )
-async def erase_task(use: Use, asking: Asking, task_id: TaskId) -> None:
+async def erase_task(use: ResourcesDep, asking: CallerDep, task_id: TaskId) -> None:
     """Erase a task that has ended, with its images and all that was said of it. What it cost stays in the usage.
 
     By the key that posted it, or one with the scope `*`. What has not been told by then is not told any more.

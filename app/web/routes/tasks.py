@@ -10,7 +10,7 @@ from app.db.tables import attempts as submissions
 from app.db.tables import delivery_attempts, downloads, evidence, tasks
 from app.errors import NotFound
 from app.rules.task import Status
-from app.web.auth import Asking, Live, Use
+from app.web.auth import CallerDep, FeedDep, ResourcesDep
 from app.web.problems import responses
 from app.web.schemas.tasks import TaskList, TaskView
 from app.web.schemas.timeline import Timeline, timeline_view
@@ -24,8 +24,8 @@ router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
     responses=responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
 )
 async def list_tasks(
-    use: Use,
-    _asking: Asking,
+    use: ResourcesDep,
+    _asking: CallerDep,
     status: Annotated[Status | None, Query(description="Only tasks in this state.")] = None,
     model: Annotated[str | None, Query(pattern=r"^[0-9a-z.-]{1,64}$", description="Only tasks of this model.")] = None,
     cursor: Annotated[str | None, Query(pattern=r"^task_[0-9a-v]{37}$")] = None,
@@ -47,7 +47,9 @@ async def list_tasks(
     response_model=TaskView,
     responses=responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE),
 )
-async def get_task(use: Use, feed: Live, _asking: Asking, task_id: TaskId, prefer: Prefer = None) -> Response:
+async def get_task(
+    use: ResourcesDep, feed: FeedDep, _asking: CallerDep, task_id: TaskId, prefer: Prefer = None
+) -> Response:
     """One task."""
     return answer(await view(use, feed, task_id, prefer), HTTPStatus.OK, prefer, {})
 
@@ -56,7 +58,7 @@ async def get_task(use: Use, feed: Live, _asking: Asking, task_id: TaskId, prefe
     "/{task_id}/timeline",
     responses=responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE),
 )
-async def get_timeline(use: Use, _asking: Asking, task_id: TaskId) -> Timeline:
+async def get_timeline(use: ResourcesDep, _asking: CallerDep, task_id: TaskId) -> Timeline:
     """Everything that is known of a task, in order: attempts, evidence with its verdict and effect, downloads."""
 
     def read(connection: Connection) -> Timeline | None:

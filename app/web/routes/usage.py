@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from app.db.queries import usage
 from app.errors import InvalidRequest
 from app.params import InstantGiven
-from app.web.auth import Asking, Use
+from app.web.auth import CallerDep, ResourcesDep
 from app.web.problems import responses
 
 router = APIRouter(prefix="/v1/usage", tags=["usage"])
@@ -51,8 +51,8 @@ class Usage(BaseModel):
     responses=responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
 )
 async def get_usage(
-    use: Use,
-    asking: Asking,
+    use: ResourcesDep,
+    asking: CallerDep,
     begin: Annotated[InstantGiven | None, Query(alias="from", description="Default: 30 days before `to`.")] = None,
     end: Annotated[
         InstantGiven | None, Query(alias="to", description="Not included; at most 366 days after `from`. Default: now.")

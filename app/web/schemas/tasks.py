@@ -107,7 +107,7 @@ def task_view(task: Task, result: Result | None, place: QueueView | None = None)
         deadline_at=task.deadline_at,
         queue=place,
         webhook=_webhook(task),
-        unwanted=task.unwanted_at is not None,
+        unwanted=task.cancel_requested_at is not None,
         seed=task.seed,
         cost=task.cost,
         failure=_failure(task),
@@ -123,9 +123,11 @@ def _failure(task: Task) -> FailureView | None:
 
 
 def _webhook(task: Task) -> WebhookView | None:
-    if task.notify_url is None:
+    if task.webhook_url is None:
         return None
-    return WebhookView(url=task.notify_url, form=task.notify_form or "provider", events=list(task.notify_events or ()))
+    return WebhookView(
+        url=task.webhook_url, form=task.webhook_form or "provider", events=list(task.webhook_events or ())
+    )
 
 
 def _image(result: Result) -> ImageView:

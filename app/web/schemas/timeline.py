@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from app.db.tables.attempts import Submission
+from app.db.tables.attempts import Attempt
 from app.db.tables.delivery_attempts import Told
 from app.db.tables.downloads import Download
-from app.db.tables.evidence import Testimony
+from app.db.tables.evidence import EvidenceRow
 from app.db.tables.tasks import Task
 from app.rules.task import Effect, Outcome, Said, Status, Witness
 
@@ -86,16 +86,16 @@ class Timeline(BaseModel):
 
 def timeline_view(
     task: Task,
-    submissions: Sequence[Submission],
-    testimonies: Sequence[Testimony],
+    submissions: Sequence[Attempt],
+    testimonies: Sequence[EvidenceRow],
     downloads: Sequence[Download],
     told: Sequence[Told] = (),
 ) -> Timeline:
     """Everything that is known of a task, in the order in which it happened."""
     entries: list[Entry] = [PhaseEntry(at=at, status=status) for status, at in _phases(task)]
-    entries += [_submission(each) for each in submissions if each.asked_at is not None]
-    called_back = {each.id for each in submissions if each.called_back}
-    entries += [_evidence(each, called_back) for each in testimonies]
+    entries += [_submission(each) for each in submissions if each.sent_at is not None]
+    callback_requested = {each.id for each in submissions if each.callback_requested}
+    entries += [_evidence(each, callback_requested) for each in testimonies]
     entries += [DownloadEntry.model_validate({**asdict(each), "at": each.started_at}) for each in downloads]
     entries += [
         DeliveryEntry.model_validate({**asdict(each), "about": each.event, "event": "delivery", "at": each.planned_at})
@@ -118,12 +118,12 @@ def _phases(task: Task) -> list[tuple[Status, datetime]]:
     return [(status, at) for status, at in times.items() if at is not None]
 
 
-def _submission(each: Submission) -> SubmissionEntry:
-    return SubmissionEntry.model_validate({**asdict(each), "submission_id": each.id, "at": each.asked_at})
+def _submission(each: Attempt) -> SubmissionEntry:
+    return SubmissionEntry.model_validate({**asdict(each), "submission_id": each.id, "at": each.sent_at})
 
 
-def _evidence(each: Testimony, called_back: set[str]) -> EvidenceEntry:
+def _evidence(each: EvidenceRow, callback_requested: set[str]) -> EvidenceEntry:
     told = each.effect is Effect.MOVED and each.said in {Said.READY, Said.FAILED}
-    repaired = told and each.witness is Witness.POLL and each.submission_id in called_back
+    repaired = told and each.witness is Witness.POLL and each.submission_id in callback_requested
     named = {"sha256": each.digest, "at": each.received_at, "repaired": repaired}
     return EvidenceEntry.model_validate({**asdict(each), **named})

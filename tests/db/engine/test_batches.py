@@ -11,7 +11,7 @@ import pytest
 
 from app.db import Connection
 from app.db.engine.batches import Bounds
-from app.db.engine.commit_hooks import after_commit, signal_after_commit
+from app.db.engine.commit_hooks import after_commit, notify_after_commit
 from app.db.engine.database import Database, open_database
 from app.db.tables import tasks
 from app.errors import Overloaded, Unavailable
@@ -57,7 +57,7 @@ async def kept(database: Database) -> set[str]:
 
 def begin(database: Database, work: Writing, names: Sequence[str], size: int = 0) -> list[asyncio.Task[str]]:
     async def written(name: str) -> str:
-        return await database.write_each(work, name, size)
+        return await database.write_batched(work, name, size)
 
     return [asyncio.create_task(written(name)) for name in names]
 
@@ -87,7 +87,7 @@ async def after_the_first(
 
 async def test_a_lone_item_is_written_alone_and_at_once(database: Database) -> None:
     work = Writing()
-    results = [await database.write_each(work, name) for name in ("a", "b")]
+    results = [await database.write_batched(work, name) for name in ("a", "b")]
 
     assert results == ["wrote a", "wrote b"]
     assert work.groups == [["a"], ["b"]]
@@ -136,9 +136,9 @@ async def test_a_work_that_fails_for_all_fails_for_each_and_leaves_nothing(datab
 
 async def test_a_lone_item_at_fault_is_told_what_was_wrong(database: Database) -> None:
     with pytest.raises(KeyError, match="a"):
-        await database.write_each(Writing("a"), "a")
+        await database.write_batched(Writing("a"), "a")
 
-    assert await database.write_each(Writing(), "a") == "wrote a"
+    assert await database.write_batched(Writing(), "a") == "wrote a"
 
 
 async def test_a_stray_stop_iteration_of_a_group_is_an_error_and_not_an_endless_wait(database: Database) -> None:
@@ -147,7 +147,7 @@ async def test_a_stray_stop_iteration_of_a_group_is_an_error_and_not_an_endless_
 
     async with asyncio.timeout(30):
         with pytest.raises(RuntimeError, match="StopIteration"):
-            await database.write_each(work, "a")
+            await database.write_batched(work, "a")
 
 
 async def test_what_a_group_left_before_it_failed_and_was_run_again_happens_once(database: Database) -> None:
@@ -177,7 +177,7 @@ async def test_on_sqlite_what_a_group_left_whose_commit_failed_and_then_did_not_
 
     await sqlite.write(prepare)
     work = Writing(then=break_the_first_commit)
-    result = await sqlite.write_each(work, "a")
+    result = await sqlite.write_batched(work, "a")
 
     assert (result, work.groups, work.happened) == ("wrote a", [["a"], ["a"]], ["a"])
 
@@ -197,7 +197,7 @@ async def test_on_sqlite_what_a_group_left_that_was_never_committed_is_not_done_
 
     work = Writing(then=take_the_file)
     with pytest.raises(Unavailable):
-        await sqlite.write_each(work, "a")
+        await sqlite.write_batched(work, "a")
     with closing(taken[0]) as other:
         other.rollback()
     await sqlite.write(lambda connection: plan_task(connection, "b"))
@@ -230,7 +230,7 @@ async def test_a_caller_that_goes_away_undoes_nothing_and_hangs_nobody(database:
 
     assert [type(result) for result in results] == [asyncio.CancelledError, str, asyncio.CancelledError, str]
     assert await kept(database) == {"first", "a", "b", "c"}
-    assert await database.write_each(work, "d") == "wrote d"
+    assert await database.write_batched(work, "d") == "wrote d"
 
 
 async def test_different_works_do_not_mix(database: Database) -> None:
@@ -308,7 +308,7 @@ async def test_a_group_that_asks_for_it_is_told_of_once_it_is_committed(database
     during: list[int] = []
 
     def ask(connection: Connection) -> None:
-        signal_after_commit(connection)
+        notify_after_commit(connection)
         during.append(len(seen))
 
     work = Writing(gate=(gate := Gate()), then=ask)
@@ -322,11 +322,11 @@ async def test_a_group_that_asked_and_was_undone_is_not_told_of(database: Databa
     seen = await signals_to(database)
 
     def work(connection: Connection, _: Sequence[str]) -> list[str]:
-        signal_after_commit(connection)
+        notify_after_commit(connection)
         raise KeyError
 
     with pytest.raises(KeyError):
-        await database.write_each(work, "a")
+        await database.write_batched(work, "a")
     await database.write(lambda connection: plan_task(connection, "b"))
     await database.write(lambda _: None)
 
@@ -353,7 +353,7 @@ async def test_on_sqlite_a_closed_database_takes_no_more_items(sqlite_url: str) 
     async with open_database(sqlite_url) as database:
         pass
     with pytest.raises(Unavailable):
-        await database.write_each(Writing(), "a")
+        await database.write_batched(Writing(), "a")
 
 
 async def test_on_sqlite_a_file_that_somebody_else_holds_is_unavailable_to_all_of_a_group(
@@ -385,7 +385,7 @@ async def test_on_sqlite_nobody_in_a_group_is_told_that_is_kept_what_a_full_disk
 
     holding = asyncio.ensure_future(sqlite.write(gate.hold))
     await gate.reached.wait()
-    calls = [asyncio.ensure_future(sqlite.write_each(keep, name)) for name in ("a", "b", "poisoned", "large")]
+    calls = [asyncio.ensure_future(sqlite.write_batched(keep, name)) for name in ("a", "b", "poisoned", "large")]
     await joined()
     with full_disk(4_000_000):
         gate.open()
@@ -406,9 +406,9 @@ async def test_on_postgresql_a_server_that_is_away_is_unavailable_to_all_of_a_gr
 async def test_an_item_that_weighs_more_than_can_be_held_is_turned_away(database: Database) -> None:
     work = Writing()
     with pytest.raises(Overloaded):
-        await database.write_each(work, "a", size=65 * MIB)
+        await database.write_batched(work, "a", size=65 * MIB)
 
-    assert await database.write_each(work, "b", size=MIB) == "wrote b"
+    assert await database.write_batched(work, "b", size=MIB) == "wrote b"
     assert work.groups == [["b"]]
 
 
@@ -429,12 +429,12 @@ async def test_when_so_many_wait_the_next_is_turned_away_at_once_until_some_were
         calls += begin(database, work, "ab")
         await joined()
         with pytest.raises(Overloaded):
-            await database.write_each(work, "c")
+            await database.write_batched(work, "c")
         gate.open()
         results = await all_of(calls)
 
         assert results == ["wrote held", "wrote a", "wrote b"]
-        assert await database.write_each(work, "c") == "wrote c"
+        assert await database.write_batched(work, "c") == "wrote c"
         assert await kept(database) == {"held", "a", "b", "c"}
 
 
@@ -442,15 +442,15 @@ async def test_what_is_being_written_weighs_too_until_it_is_written(database_url
     async with open_database(database_url, Bounds(size=10)) as database:
         work, gate, calls = await held(database, size=6)
         with pytest.raises(Overloaded):
-            await database.write_each(work, "b", 5)
+            await database.write_batched(work, "b", 5)
         calls += begin(database, work, "c", 4)
         await joined()
         with pytest.raises(Overloaded):
-            await database.write_each(work, "d", 1)
+            await database.write_batched(work, "d", 1)
         gate.open()
         await all_of(calls)
 
-        assert await database.write_each(work, "e", 10) == "wrote e"
+        assert await database.write_batched(work, "e", 10) == "wrote e"
         assert await kept(database) == {"held", "c", "e"}
 
 
@@ -461,7 +461,7 @@ async def test_who_was_turned_away_or_went_away_weighs_nothing(database_url: str
         await joined()
         for _ in range(3):
             with pytest.raises(Overloaded):
-                await database.write_each(work, "b", 10)
+                await database.write_batched(work, "b", 10)
         gone.cancel()
         await joined()
         gate.open()
@@ -469,7 +469,7 @@ async def test_who_was_turned_away_or_went_away_weighs_nothing(database_url: str
 
         async def is_taken() -> bool:
             try:
-                return await database.write_each(work, "c", 10) == "wrote c"
+                return await database.write_batched(work, "c", 10) == "wrote c"
             except Overloaded:  # what is left of the one that went away is still being written
                 return False
 

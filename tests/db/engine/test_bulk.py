@@ -14,7 +14,7 @@ from app.db import Connection
 from app.db.engine.database import Database
 from app.db.queries import apply_changes
 from app.db.tables import attempts, events, evidence, provider_accounts, tasks
-from app.db.tables.evidence import Kept
+from app.db.tables.evidence import NewEvidence
 from app.jobs import Step
 from app.rules.task import Effect, Failure, MoneySpent, Outcome, Said, Status, Witness
 from app.security.verify import Verdict
@@ -45,8 +45,8 @@ def every(table: Any, *order: Any) -> Callable[[Connection], list[dict[str, Any]
     return lambda connection: [dict(row._mapping) for row in connection.execute(select(table).order_by(*order))]
 
 
-def kept(number: int) -> Kept:
-    return Kept(
+def kept(number: int) -> NewEvidence:
+    return NewEvidence(
         id=f"ev_{number:03}",
         submission_id=f"sub_{number}",
         witness=pick(list(Witness), number),
@@ -94,7 +94,7 @@ async def test_rows_that_are_there_are_counted_whatever_comes_with_them(database
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_callbacks_are_counted_for_each_of_those_that_are_asked_for(database: Database, size: int) -> None:
-    def callback(number: int, copy: int) -> Kept:
+    def callback(number: int, copy: int) -> NewEvidence:
         digest = f"{number}-{copy}"
         told = kept(number)._replace(witness=Witness.CALLBACK, verdict=Verdict.FORGED)
         return told._replace(id=f"ev_{digest}", digest=digest)
@@ -181,10 +181,10 @@ async def test_attempts_learn_what_they_were_told_and_keep_the_rest(database: Da
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_attempts_are_found_with_their_tasks_and_unknown_ones_are_not(database: Database, size: int) -> None:
-    def unit(connection: Connection) -> dict[str, attempts.Attempt]:
+    def unit(connection: Connection) -> dict[str, attempts.AttemptContext]:
         put_account(connection, account=200)
         for number in range(size):
-            ask(connection, f"{number}", notify_url="https://a.example/" if number % 2 else None)
+            ask(connection, f"{number}", webhook_url="https://a.example/" if number % 2 else None)
             if number % 3 == 0:
                 hold_slot(connection, f"{number}", number + 1)
         apply_changes.learn(connection, {f"task_{number}": {"cost": pick(FLOATS, number)} for number in range(size)})

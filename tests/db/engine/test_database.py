@@ -10,8 +10,8 @@ from sqlalchemy import make_url, text
 from sqlalchemy.util import await_only
 
 from app.db import Connection
-from app.db.engine.bulk import together
-from app.db.engine.commit_hooks import after_commit, signal_after_commit
+from app.db.engine.bulk import deferred_writes
+from app.db.engine.commit_hooks import after_commit, notify_after_commit
 from app.db.engine.database import Database, open_database
 from app.db.tables import tasks
 from app.errors import ConfigurationError, Unavailable
@@ -178,12 +178,12 @@ async def test_on_sqlite_nobody_is_told_that_is_kept_what_a_full_disk_undid(sqli
     holding = asyncio.ensure_future(sqlite.write(gate.hold))
     await gate.reached.wait()
     works: list[Callable[[Connection], object]] = [planned("a"), write_much, planned("b")]
-    together = [asyncio.ensure_future(sqlite.write(work)) for work in works]
+    deferred_writes = [asyncio.ensure_future(sqlite.write(work)) for work in works]
     await asyncio.sleep(0)  # by now they wait
     with full_disk(4_000_000):
         gate.open()
         await holding
-        told = await asyncio.gather(*together, return_exceptions=True)
+        told = await asyncio.gather(*deferred_writes, return_exceptions=True)
 
     assert [type(outcome) for outcome in told] == [Unavailable] * 3
     assert await kept(sqlite) == set()
@@ -331,7 +331,7 @@ async def test_on_postgresql_a_server_that_says_good_bye_between_two_statements_
 
 async def test_on_postgresql_a_server_that_goes_while_a_group_is_written_is_unavailable(postgresql: Database) -> None:
     def unit(connection: Connection) -> None:
-        with together(connection):
+        with deferred_writes(connection):
             connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
     with pytest.raises(Unavailable):
@@ -382,7 +382,7 @@ async def test_a_unit_that_asks_for_it_is_told_of_once_it_is_committed(database:
     seen = await signals_to(database)
 
     def unit(connection: Connection) -> list[bool]:
-        signal_after_commit(connection)
+        notify_after_commit(connection)
         return list(seen)
 
     during = await database.write(unit)
@@ -397,7 +397,7 @@ async def test_a_unit_that_asks_for_nothing_is_not_told_of(database: Database) -
 
 async def test_a_unit_that_asked_and_was_undone_is_not_told_of(database: Database) -> None:
     def unit(connection: Connection) -> None:
-        signal_after_commit(connection)
+        notify_after_commit(connection)
         raise KeyError
 
     assert await signals_after(database, unit, planned("a")) == 0

@@ -4,30 +4,30 @@ from pathlib import Path
 
 import pytest
 
-from app.db.engine.process_lock import alone_on
+from app.db.engine.process_lock import process_lock
 from app.errors import ConfigurationError
 
 
 def test_a_second_process_on_a_sqlite_file_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'new' / 'fluxhook.db'}"
-    with alone_on(url), pytest.raises(ConfigurationError, match="SQLite serves one process"), alone_on(url):
+    with process_lock(url), pytest.raises(ConfigurationError, match="SQLite serves one process"), process_lock(url):
         pass
-    with alone_on(url):
+    with process_lock(url):
         pass
 
 
 def test_processes_on_other_files_do_not_mind_each_other(tmp_path: Path) -> None:
-    with alone_on(f"sqlite:///{tmp_path / 'a.db'}"), alone_on(f"sqlite:///{tmp_path / 'b.db'}"):
+    with process_lock(f"sqlite:///{tmp_path / 'a.db'}"), process_lock(f"sqlite:///{tmp_path / 'b.db'}"):
         pass
 
 
 def test_on_postgresql_there_is_room_for_many() -> None:
     url = "postgresql://fluxhook@localhost/fluxhook"
-    with alone_on(url), alone_on(url):
+    with process_lock(url), process_lock(url):
         pass
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
 def test_a_database_in_memory_is_refused_before_a_lock_is_made(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="needs a file"), alone_on(url):
+    with pytest.raises(ConfigurationError, match="needs a file"), process_lock(url):
         pass

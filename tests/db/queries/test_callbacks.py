@@ -14,7 +14,7 @@ from tests.db.tables.test_evidence import row
 from tests.rows import START, plan_attempt, plan_task
 
 
-def keep(connection: Connection, *rows: evidence.Kept) -> None:
+def keep(connection: Connection, *rows: evidence.NewEvidence) -> None:
     """Keep these beside two tasks, the first of which has two attempts."""
     plan_task(connection)
     plan_task(connection, "2")
@@ -26,7 +26,7 @@ def names(page: callbacks.Page) -> list[str]:
     return [each.id.removeprefix("ev_") for each in page.found]
 
 
-def polled(name: str, **changes: Any) -> evidence.Kept:
+def polled(name: str, **changes: Any) -> evidence.NewEvidence:
     return row(name, Verdict.FETCHED, witness=Witness.POLL, body=name.encode(), **changes)
 
 

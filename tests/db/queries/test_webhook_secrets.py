@@ -26,10 +26,10 @@ def tell(connection: Connection, task_id: str, number: int, state: deliveries.St
 
 async def test_secrets_are_needed_of_tasks_that_are_open_or_being_told_of(database: Database) -> None:
     def prepare(connection: Connection) -> None:
-        plan_task(connection, "open", notify_secret="a.open")
+        plan_task(connection, "open", webhook_secret="a.open")
         plan_task(connection, "plain")
         for name, state in (("waits", deliveries.State.WAITING), ("told", deliveries.State.DELIVERED)):
-            task_id = plan_task(connection, name, status=Status.STORED, notify_secret=f"a.{name}")
+            task_id = plan_task(connection, name, status=Status.STORED, webhook_secret=f"a.{name}")
             tell(connection, task_id, 1, state)
             tell(connection, task_id, 2, state)
 

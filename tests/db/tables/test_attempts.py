@@ -8,14 +8,14 @@ from tests.rows import START, ask, plan_attempt, plan_task
 
 
 async def test_an_attempt_is_planned_before_anything_is_known_of_it(database: Database) -> None:
-    def unit(connection: Connection) -> attempts.Submission | None:
+    def unit(connection: Connection) -> attempts.Attempt | None:
         plan_task(connection)
         return attempts.get(connection, "sub_1")
 
     attempt = await database.write(unit)
 
     assert attempt is not None
-    assert (attempt.outcome, attempt.provider_id, attempt.asked_at) == (Outcome.PLANNED, None, None)
+    assert (attempt.outcome, attempt.provider_id, attempt.sent_at) == (Outcome.PLANNED, None, None)
 
 
 async def test_an_unknown_attempt_is_none(database: Database) -> None:
@@ -25,17 +25,17 @@ async def test_an_unknown_attempt_is_none(database: Database) -> None:
 async def test_an_attempt_is_asked_once(database: Database) -> None:
     later = START + timedelta(seconds=9)
 
-    def unit(connection: Connection) -> tuple[bool, bool, attempts.Submission | None]:
+    def unit(connection: Connection) -> tuple[bool, bool, attempts.Attempt | None]:
         plan_task(connection)
-        first = attempts.mark_asked(connection, "sub_1", START, called_back=True)
-        second = attempts.mark_asked(connection, "sub_1", later, called_back=False)
+        first = attempts.mark_sent(connection, "sub_1", START, callback_requested=True)
+        second = attempts.mark_sent(connection, "sub_1", later, callback_requested=False)
         return first, second, attempts.get(connection, "sub_1")
 
     first, second, attempt = await database.write(unit)
 
     assert (first, second) == (True, False)
     assert attempt is not None
-    assert (attempt.outcome, attempt.asked_at, attempt.called_back) == (Outcome.UNKNOWN, START, True)
+    assert (attempt.outcome, attempt.sent_at, attempt.callback_requested) == (Outcome.UNKNOWN, START, True)
 
 
 async def test_attempts_come_in_the_order_they_were_made(database: Database) -> None:
@@ -50,7 +50,7 @@ async def test_attempts_come_in_the_order_they_were_made(database: Database) -> 
 
 
 async def test_what_is_left_out_stays_as_it_is(database: Database) -> None:
-    def unit(connection: Connection) -> list[attempts.Submission]:
+    def unit(connection: Connection) -> list[attempts.Attempt]:
         for name in ("1", "2"):
             plan_task(connection, name)
         attempts.learn(connection, {"sub_1": {"outcome": Outcome.ACCEPTED, "cost": 4.0}, "sub_2": {"detail": "x"}})
@@ -64,7 +64,7 @@ async def test_what_is_left_out_stays_as_it_is(database: Database) -> None:
 
 
 async def test_an_attempt_stands_with_its_task(database: Database) -> None:
-    def unit(connection: Connection) -> dict[str, attempts.Attempt]:
+    def unit(connection: Connection) -> dict[str, attempts.AttemptContext]:
         plan_task(connection)
         plan_attempt(connection, "sub_2", "task_1", number=2)
         tasks.move(connection, "task_1", Status.SUBMITTING, START, submission_id="sub_2")
@@ -88,11 +88,11 @@ async def test_attempts_name_their_tasks(database: Database) -> None:
 
 async def test_tasks_at_the_provider_are_counted_by_the_ring_key_of_the_attempt_that_counts(database: Database) -> None:
     def unit(connection: Connection) -> dict[str, int]:
-        for name, ring_key in (("1", "new"), ("2", "old"), ("3", "old"), ("4", "old")):
-            ask(connection, name, ring_key=ring_key)
-        plan_attempt(connection, "sub_5", "task_1", number=2, ring_key="older")
-        plan_task(connection, "6", ring_key="planned")
+        for name, signing_key_id in (("1", "new"), ("2", "old"), ("3", "old"), ("4", "old")):
+            ask(connection, name, signing_key_id=signing_key_id)
+        plan_attempt(connection, "sub_5", "task_1", number=2, signing_key_id="older")
+        plan_task(connection, "6", signing_key_id="planned")
         tasks.move(connection, "task_4", Status.FAILED, START)
-        return attempts.under_way_by_ring_key(connection)
+        return attempts.under_way_by_signing_key(connection)
 
     assert await database.write(unit) == {"new": 1, "old": 2}

@@ -8,13 +8,13 @@ from sqlalchemy import select
 from app.db import Connection
 from app.db.engine.database import Database
 from app.db.tables import evidence
-from app.db.tables.evidence import Kept
+from app.db.tables.evidence import NewEvidence
 from app.rules.task import Effect, Said, Witness
 from app.security.verify import Verdict
 from tests.rows import START, plan_attempt, plan_task
 
 
-def row(name: str, verdict: Verdict = Verdict.SIGNED, body: bytes = b"{}", **changes: Any) -> Kept:
+def row(name: str, verdict: Verdict = Verdict.SIGNED, body: bytes = b"{}", **changes: Any) -> NewEvidence:
     """One callback of the attempt `sub_1` as a row."""
     given: dict[str, Any] = {
         "id": f"ev_{name}",
@@ -32,7 +32,7 @@ def row(name: str, verdict: Verdict = Verdict.SIGNED, body: bytes = b"{}", **cha
         "received_at": START,
         "last_received_at": START,
     }
-    return Kept(**{**given, **changes})
+    return NewEvidence(**{**given, **changes})
 
 
 async def test_the_bytes_are_kept_as_they_came(database: Database) -> None:
@@ -51,7 +51,7 @@ async def test_the_bytes_are_kept_as_they_came(database: Database) -> None:
 async def test_a_copy_is_counted_and_what_it_did_first_stays(database: Database) -> None:
     later = START + timedelta(seconds=5)
 
-    def unit(connection: Connection) -> list[evidence.Testimony]:
+    def unit(connection: Connection) -> list[evidence.EvidenceRow]:
         plan_task(connection)
         evidence.keep(connection, [row("1")])
         again: dict[str, Any] = {
@@ -70,7 +70,7 @@ async def test_a_copy_is_counted_and_what_it_did_first_stays(database: Database)
 
 
 async def test_a_forged_copy_that_came_first_does_not_swallow_the_signed_original(database: Database) -> None:
-    def unit(connection: Connection) -> list[evidence.Testimony]:
+    def unit(connection: Connection) -> list[evidence.EvidenceRow]:
         plan_task(connection)
         evidence.keep(connection, [row("1", Verdict.FORGED, effect=Effect.REJECTED)])
         evidence.keep(connection, [row("2", Verdict.SIGNED)])

@@ -3,7 +3,7 @@ from datetime import timedelta
 from app.db import Connection
 from app.db.engine.database import Database
 from app.db.tables import spooled_results
-from app.db.tables.spooled_results import Keeper
+from app.db.tables.spooled_results import SpoolHolder
 from tests.rows import START
 
 SECOND = timedelta(seconds=1)
@@ -35,9 +35,9 @@ async def test_each_note_counts_and_only_a_try_tells_of_the_store(database: Data
 
 
 async def test_what_waits_is_counted_for_each_machine_the_longest_first(database: Database) -> None:
-    def unit(connection: Connection) -> list[Keeper]:
+    def unit(connection: Connection) -> list[SpoolHolder]:
         for later, (attempt, instance) in enumerate((("sub_1", "host_b"), ("sub_2", "host_a"), ("sub_3", "host_b"))):
             spooled_results.note(connection, attempt, instance, START + later * SECOND, tried=True)
-        return list(spooled_results.keepers(connection))
+        return list(spooled_results.spool_holders(connection))
 
-    assert await database.write(unit) == [Keeper("host_b", 2, START), Keeper("host_a", 1, START + SECOND)]
+    assert await database.write(unit) == [SpoolHolder("host_b", 2, START), SpoolHolder("host_a", 1, START + SECOND)]

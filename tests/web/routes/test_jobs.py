@@ -14,7 +14,7 @@ async def set_aside(world: World, *task_ids: str) -> None:
     def unit(connection: Connection) -> None:
         jobs.enqueue(connection, [(Step.COLLECT, task_id, world.clock()) for task_id in task_ids])
         for job in claim(connection, world.clock()):
-            jobs.hold(connection, job, "KeyError")
+            jobs.dead_letter(connection, job, "KeyError")
 
     await world.use.db.write(unit)
 

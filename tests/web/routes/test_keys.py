@@ -101,8 +101,8 @@ async def test_what_a_task_does_not_say_its_key_says(each_world: World) -> None:
         task_id = answer.json()["id"]
         task = await each_world.use.db.read(partial(tasks.get, task_id=task_id))
         assert task is not None
-        secret = subscription.unseal(each_world.use.keys, task.id, task.notify_secret or "")
-        found.append((task.notify_url, task.notify_form, task.notify_events, secret))
+        secret = subscription.unseal(each_world.use.keys, task.id, task.webhook_secret or "")
+        found.append((task.webhook_url, task.webhook_form, task.webhook_events, secret))
 
     assert made["webhook"] == {"url": URL, "form": "event", "events": ["submitted"]}
     assert found == [(URL, "event", ["submitted"], SECRET), (f"{URL}/own", "provider", ["submitted"], SECRET)]
@@ -118,7 +118,7 @@ async def test_a_key_is_changed_in_what_is_given_alone(each_world: World) -> Non
     assert (renamed["name"], renamed["webhook"]["url"]) == ("store", URL)
     assert (silent["name"], silent["webhook"]) == ("store", None)
     assert row is not None
-    assert subscription.unseal(each_world.use.keys, made["id"], row.notify_secret or "") == SECRET
+    assert subscription.unseal(each_world.use.keys, made["id"], row.webhook_secret or "") == SECRET
 
 
 async def test_a_key_s_choice_outlives_the_next_start(each_world: World) -> None:
@@ -128,7 +128,7 @@ async def test_a_key_s_choice_outlives_the_next_start(each_world: World) -> None
     kept = await each_world.use.db.read(lambda connection: api_keys.get(connection, "key_admin"))
 
     assert kept is not None
-    assert kept.notify_url == URL
+    assert kept.webhook_url == URL
 
 
 @pytest.mark.parametrize("key_id", ["key_none", "key_" + "0" * 37, "%00"])

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from app.db.tables import tasks
-from app.provider import Answer
+from app.provider import ProviderResponse
 from app.resources import Resources
 from app.rules.task import Report, Said
 from app.twin import Faults, Rules
@@ -151,8 +151,8 @@ async def test_the_clients_webhook_is_ours_to_call_and_never_goes_upstream(world
     (theirs,) = world.twin.tasks.values()
     assert task is not None
     assert (posted["status"], posted["webhook_url"]) == ("Pending", hook["webhook_url"])
-    assert (task.notify_url, task.notify_form, task.notify_origin) == (hook["webhook_url"], "provider", GATEWAY)
-    assert unseal(world.use.keys, task.id, task.notify_secret or "") == hook["webhook_secret"]
+    assert (task.webhook_url, task.webhook_form, task.webhook_origin) == (hook["webhook_url"], "provider", GATEWAY)
+    assert unseal(world.use.keys, task.id, task.webhook_secret or "") == hook["webhook_secret"]
     assert (theirs.webhook_url or "").startswith(f"{GATEWAY}/callbacks/")
     assert theirs.webhook_secret != hook["webhook_secret"]
 
@@ -377,8 +377,8 @@ async def test_credits_are_the_providers_and_asked_for_once_in_ten_seconds(world
     assert [each.json() for each in (before, at_once, after)] == [{"credits": n} for n in (10_000, 10_000, 9_996)]
 
 
-def heard(status: int | None, body: bytes = b"") -> Answer:
-    return Answer(Report(Said.LOST, detail="not reached: ConnectError"), status, {}, body)
+def heard(status: int | None, body: bytes = b"") -> ProviderResponse:
+    return ProviderResponse(Report(Said.LOST, detail="not reached: ConnectError"), status, {}, body)
 
 
 NO_BALANCE = [

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.db.tables import evidence
-from app.db.tables.attempts import Submission
+from app.db.tables.attempts import Attempt
 from app.db.tables.downloads import Download
 from app.db.tables.results import Result
 from app.db.tables.tasks import Task
@@ -60,13 +60,13 @@ def row(kind: Any, **given: Any) -> Any:
 
 def attempt(**given: Any) -> Any:
     base = {"id": "sub_1", "number": 1, "provider": "bfl", "outcome": Outcome.ACCEPTED}
-    return row(Submission, **base, **given)
+    return row(Attempt, **base, **given)
 
 
 def heard(seconds: float, witness: Witness) -> Any:
     at = START + timedelta(seconds=seconds)
     return row(
-        evidence.Testimony,
+        evidence.EvidenceRow,
         submission_id="sub_1",
         witness=witness,
         verdict="signed",
@@ -123,7 +123,7 @@ def test_the_timeline_is_in_the_order_of_events_and_a_cause_stands_before_its_ef
     download = {"started_at": START + timedelta(seconds=8), "ended_at": START + timedelta(seconds=9)}
     entries = timeline_view(
         TASK,
-        [attempt(asked_at=START + timedelta(seconds=1))],
+        [attempt(sent_at=START + timedelta(seconds=1))],
         told,
         [row(Download, **download, outcome="stored")],
     ).entries
@@ -142,6 +142,6 @@ def test_the_timeline_is_in_the_order_of_events_and_a_cause_stands_before_its_ef
 
 
 def test_an_attempt_that_was_only_planned_did_not_happen() -> None:
-    entries = timeline_view(TASK, [attempt(asked_at=None)], [], []).entries
+    entries = timeline_view(TASK, [attempt(sent_at=None)], [], []).entries
 
     assert {entry.event for entry in entries} == {"phase"}
