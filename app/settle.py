@@ -1,23 +1,25 @@
-"""Evidence in, moves and next jobs out: the one place that changes a task's state by what a witness said.
+"""Turn evidence into moves and jobs. The one place that changes a task's state because of what a witness said.
 
-A group of any size takes a fixed number of statements in one transaction: lock, read, keep the evidence,
-write tasks and attempts, leave the jobs. Doing it twice does nothing more.
+A batch of any size takes a fixed number of statements in one transaction: lock and read, store the evidence, write
+tasks and attempts, enqueue the jobs. Settling the same evidence twice changes nothing more.
 """
 
 import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from app import ids, jobs
 from app.db import Connection
 from app.db.engine.bulk import deferred_writes
-from app.db.queries import apply_changes
-from app.db.tables import attempts as submissions
-from app.db.tables import evidence, provider_accounts
-from app.db.tables.attempts import AttemptContext
+from app.db.queries.apply_changes import TaskChange, apply_changes
+from app.db.tables import attempts as attempts_table
+from app.db.tables import evidence as evidence_table
+from app.db.tables import provider_accounts
+from app.db.tables.attempts import AttemptChange, AttemptContext
 from app.db.tables.evidence import NewEvidence
 from app.jobs import Step
 from app.provider import ProviderResponse
@@ -26,130 +28,137 @@ from app.security.keyring import CallbackProof
 from app.security.verify import Verdict
 from app.transitions.admit import admit, pause, resume
 from app.transitions.announce import Announcement, announce
-from app.transitions.changes import Evidence, link_dies_at, moved, next_jobs, told
+from app.transitions.changes import Evidence, attempt_change, link_dies_at, next_jobs, task_change
 
-# What these say is not known to be true, or not about this attempt: nothing is learned from it.
-_NOT_LEARNED = frozenset({Effect.HINTED, Effect.REJECTED, Effect.CONTRADICTED})
-# Where a task holds no slot of the provider any more.
+# Evidence with these effects is unproven, or about another attempt: it changes no row.
+_NOT_APPLIED = frozenset({Effect.HINTED, Effect.REJECTED, Effect.CONTRADICTED})
+# In these states a task has no slot of the provider.
 _SLOTLESS = frozenset({Status.QUEUED, Status.READY, Status.FAILED})
-_STANDING = frozenset({"outcome", "provider_id", "cost"})
-_SUMMED = frozenset({"cost", "tries"})  # over all attempts of a task
+_NO_ATTEMPT_CHANGE, _NO_TASK_CHANGE = AttemptChange(), TaskChange()
 
 
 def answered(
-    submission_id: str, witness: Witness, answer: ProviderResponse, proof: CallbackProof | None, now: datetime
+    attempt_id: str, witness: Witness, response: ProviderResponse, proof: CallbackProof | None, now: datetime
 ) -> Evidence:
-    """What a request of ours brought, without the attempt's token and secret should the provider echo them."""
-    report, body = answer.report, answer.body
+    """Return the evidence in a response to a request of ours, received at `now`.
+
+    If the provider echoes the attempt's token or secret, they are redacted.
+    """
+    report, body = response.report, response.body
     if proof is not None:
         detail = report.detail and proof.redact_text(report.detail)
         report, body = report._replace(detail=detail), proof.redact(body)
     return Evidence(
-        submission_id=submission_id,
+        submission_id=attempt_id,
         witness=witness,
         verdict=Verdict.FETCHED,
         proven=True,
         report=report,
         body=body,
         received_at=now,
-        headers=json.dumps(dict(answer.headers)),
-        http_status=answer.http_status,
+        headers=json.dumps(dict(response.headers)),
+        http_status=response.http_status,
     )
 
 
-def settle(connection: Connection, group: Sequence[Evidence], *, look_after: timedelta) -> list[Effect | None]:
-    """Keep each piece of evidence and do what follows from it; None for one about an unknown attempt.
+def settle(connection: Connection, batch: Sequence[Evidence], *, look_after: timedelta) -> list[Effect | None]:
+    """Store each piece of evidence and apply what follows from it. Return the effects, in the order of the batch.
 
-    `look_after` is how long a task that is accepted now may be silent before the provider is asked.
+    The effect of evidence about an unknown attempt is None. `look_after` is how long a task that is accepted now may be
+    silent before the provider is polled.
     """
-    if not group:
+    if not batch:
         return []
-    about = Counter(each.submission_id for each in group)
-    attempts = submissions.lock_attempts(connection, about.keys())
-    links = {_key_of(each) for each in group if _may_bring_a_link(attempts.get(each.submission_id), each)}
-    ledger = _Ledger(attempts, about, look_after, evidence.known(connection, links))
-    effects = [ledger.take(each) for each in group]
+    pieces = Counter(evidence.submission_id for evidence in batch)
+    attempts = attempts_table.lock_attempts(connection, pieces.keys())
+    links = {_identity(piece) for piece in batch if _may_bring_a_link(attempts.get(piece.submission_id), piece)}
+    ledger = _Ledger(attempts, pieces, look_after, evidence_table.known(connection, links))
+    effects = [ledger.take(evidence) for evidence in batch]
     ledger.write(connection)
     return effects
 
 
-def hint(connection: Connection, submission_ids: Collection[str], now: datetime) -> Collection[str]:
-    """Have the provider asked about these attempts, without keeping why; which of them are known."""
-    if not submission_ids:
+def hint(connection: Connection, attempt_ids: Collection[str], now: datetime) -> Collection[str]:
+    """Have the provider polled about these attempts without storing the reason. Return the ids that are known."""
+    if not attempt_ids:
         return ()
-    found = submissions.task_ids(connection, submission_ids)
+    found = attempts_table.task_ids(connection, attempt_ids)
     jobs.enqueue(connection, [(Step.RECONCILE, task_id, now) for task_id in sorted(set(found.values()))])
     return found.keys()
 
 
 class _Ledger:
-    """What a group changes, put together in memory before it is written at once."""
+    """The changes of one batch, collected in memory and then written together."""
 
     def __init__(
         self,
         attempts: dict[str, AttemptContext],
-        about: Mapping[str, int],
+        pieces: Mapping[str, int],
         look_after: timedelta,
         copies: Collection[tuple[str, ...]],
     ) -> None:
         self._attempts = attempts
         self._look_after = look_after
-        self._copies = copies  # of callbacks kept before that look as if they brought a better link
-        # A queued one may have been given a slot while its row was waited for.
-        self._holders = {
-            each.task_id for each in attempts.values() if each.has_slot or each.standing.status is Status.QUEUED
+        self._copies = copies  # identities of stored callbacks that look as if they brought a better link
+        # A queued task may have been given a slot while this transaction waited for its row.
+        self._with_slot = {
+            attempt.task_id
+            for attempt in attempts.values()
+            if attempt.has_slot or attempt.standing.status is Status.QUEUED
         }
-        self._of_task: dict[str, list[str]] = defaultdict(list)  # one entry for each piece
+        self._of_task: dict[str, list[str]] = defaultdict(list)  # attempt ids, one entry for each piece of evidence
         for attempt in attempts.values():
-            self._of_task[attempt.task_id] += [attempt.submission_id] * about[attempt.submission_id]
-        self._kept: dict[tuple[str, ...], NewEvidence] = {}
-        self._tasks: dict[str, dict[str, Any]] = {}
-        self._submissions: dict[str, dict[str, Any]] = {}
+            self._of_task[attempt.task_id] += [attempt.submission_id] * pieces[attempt.submission_id]
+        self._evidence: dict[tuple[str, ...], NewEvidence] = {}
+        self._task_changes: dict[str, TaskChange] = {}
+        self._attempt_changes: dict[str, AttemptChange] = {}
         self._jobs: list[tuple[Step, str, datetime]] = []
         self._answers: list[tuple[AttemptContext, Evidence]] = []
         self._moves: list[Announcement] = []
         self._now: datetime | None = None
 
-    def take(self, each: Evidence) -> Effect | None:
-        attempt = self._attempts.get(each.submission_id)
+    def take(self, evidence: Evidence) -> Effect | None:
+        """Judge one piece of evidence, and collect what it changes."""
+        attempt = self._attempts.get(evidence.submission_id)
         if attempt is None:
             return None
-        self._now = each.received_at
-        key = _key_of(each)
-        decision = _judge(attempt, each)
-        if _brings_a_link(each, decision) and (key in self._copies or key in self._kept):
+        self._now = evidence.received_at
+        identity = _identity(evidence)
+        decision = _judge(attempt, evidence)
+        if _brings_a_link(evidence, decision) and (identity in self._copies or identity in self._evidence):
             decision = Decision(Effect.CONFIRMED)
-        self._keep(key, each, decision.effect)
-        if each.proven and decision.effect not in _NOT_LEARNED:
-            self._learn(attempt, each, decision)
-        if each.witness is Witness.SUBMIT:
-            self._answers.append((attempt, each))
-        self._jobs += next_jobs(attempt, each, decision, self._look_after)
+        self._store(identity, evidence, decision.effect)
+        if evidence.proven and decision.effect not in _NOT_APPLIED:
+            self._apply(attempt, evidence, decision)
+        if evidence.witness is Witness.SUBMIT:
+            self._answers.append((attempt, evidence))
+        self._jobs += next_jobs(attempt, evidence, decision, self._look_after)
         return decision.effect
 
     def write(self, connection: Connection) -> None:
+        """Write everything that was collected."""
         with deferred_writes(connection):
-            if self._kept:
-                evidence.keep(connection, list(self._kept.values()))
-            if self._submissions:
-                submissions.learn(connection, self._submissions)
-            if self._tasks:
-                apply_changes.learn(connection, self._tasks)
+            if self._evidence:
+                evidence_table.keep(connection, list(self._evidence.values()))
+            if self._attempt_changes:
+                attempts_table.apply_changes(connection, self._attempt_changes)
+            if self._task_changes:
+                apply_changes(connection, self._task_changes)
             if self._now is not None:
                 announce(connection, self._moves, self._now)
         jobs.enqueue(connection, self._jobs)
         self._hand_on_slots(connection)
 
     def _hand_on_slots(self, connection: Connection) -> None:
-        """Free the slots of tasks that left the provider, heed what it said of the account, admit who is next."""
-        for attempt, each in self._answers:
-            _heed(connection, attempt, each)
-        left = [task_id for task_id, change in self._tasks.items() if change.get("status") in _SLOTLESS]
+        """Pause or resume accounts as the provider answered, free slots that are no longer used, and admit tasks."""
+        for attempt, evidence in self._answers:
+            _pause_or_resume(connection, attempt, evidence)
+        left = {task_id: change for task_id, change in self._task_changes.items() if change.status in _SLOTLESS}
         if left and self._now is not None:
-            self._release(connection, [task_id for task_id in left if task_id in self._holders], self._now)
-            waits = {task_id: self._tasks[task_id].get("dispatch_after_at") for task_id in left}
-            wakes = [(Step.ADMIT, task_id, at) for task_id, at in waits.items() if at and at > self._now]
-            jobs.enqueue(connection, wakes)
+            self._release(connection, [task_id for task_id in left if task_id in self._with_slot], self._now)
+            waits = {task_id: change.dispatch_after_at for task_id, change in left.items()}
+            wakeups = [(Step.ADMIT, task_id, at) for task_id, at in waits.items() if at and at > self._now]
+            jobs.enqueue(connection, wakeups)
 
     @staticmethod
     def _release(connection: Connection, task_ids: Sequence[str], now: datetime) -> None:
@@ -157,89 +166,97 @@ class _Ledger:
             for account_id in sorted(provider_accounts.release(connection, task_ids)):
                 admit(connection, account_id, now)
 
-    def _keep(self, key: tuple[str, ...], each: Evidence, effect: Effect) -> None:
-        known = self._kept.get(key)
+    def _store(self, identity: tuple[str, ...], evidence: Evidence, effect: Effect) -> None:
+        known = self._evidence.get(identity)
         if known is not None:
-            self._kept[key] = known._replace(copies=known.copies + 1, last_received_at=each.received_at)
+            self._evidence[identity] = known._replace(copies=known.copies + 1, last_received_at=evidence.received_at)
             return
-        self._kept[key] = NewEvidence(
-            id=ids.new_id("ev", each.received_at),
-            submission_id=each.submission_id,
-            witness=str(each.witness),
-            verdict=str(each.verdict),
-            digest=key[-1],
-            said=str(each.report.said),
+        self._evidence[identity] = NewEvidence(
+            id=ids.new_id("ev", evidence.received_at),
+            submission_id=evidence.submission_id,
+            witness=str(evidence.witness),
+            verdict=str(evidence.verdict),
+            digest=identity[-1],
+            said=str(evidence.report.said),
             effect=str(effect),
-            detail=each.report.detail,
-            http_status=each.http_status,
-            headers=each.headers,
+            detail=evidence.report.detail,
+            http_status=evidence.http_status,
+            headers=evidence.headers,
             copies=1,
-            received_at=each.received_at,
-            last_received_at=each.received_at,
-            body=each.body,
+            received_at=evidence.received_at,
+            last_received_at=evidence.received_at,
+            body=evidence.body,
         )
 
-    def _learn(self, attempt: AttemptContext, each: Evidence, decision: Decision) -> None:
-        """Note what this tells of the attempt and does to its task, for the rest of the group too."""
-        news = told(attempt, each)
-        if news:
-            self._submissions.setdefault(attempt.submission_id, {}).update(news)
-        change = moved(attempt, each, decision)
-        if "cost" in news:
-            change["cost"] = news["cost"]
-        if change:
-            known = self._tasks.setdefault(attempt.task_id, {})
-            known |= change | {name: known[name] + change[name] for name in _SUMMED & known.keys() & change.keys()}
+    def _apply(self, attempt: AttemptContext, evidence: Evidence, decision: Decision) -> None:
+        """Collect what this changes, and let the rest of the batch see it."""
+        of_attempt = attempt_change(attempt, evidence)
+        of_task = replace(task_change(attempt, evidence, decision), cost=of_attempt.cost)
+        if of_attempt != _NO_ATTEMPT_CHANGE:
+            known = self._attempt_changes.get(attempt.submission_id, _NO_ATTEMPT_CHANGE)
+            self._attempt_changes[attempt.submission_id] = known.followed_by(of_attempt)
+        if of_task != _NO_TASK_CHANGE:
+            before = self._task_changes.get(attempt.task_id, _NO_TASK_CHANGE)
+            self._task_changes[attempt.task_id] = before.followed_by(of_task)
         if decision.to is not None:
-            failure = change.get("failure")
-            self._moves.append(Announcement(attempt.task_id, decision.to, failure, is_told=attempt.is_told))
-        self._advance(attempt, news, change)
+            move = Announcement(attempt.task_id, decision.to, of_task.failure, is_told=attempt.is_told)
+            self._moves.append(move)
+        self._advance(attempt, of_attempt, of_task)
 
-    def _advance(self, attempt: AttemptContext, news: Mapping[str, Any], change: Mapping[str, Any]) -> None:
+    def _advance(self, attempt: AttemptContext, of_attempt: AttemptChange, of_task: TaskChange) -> None:
         pieces = self._of_task[attempt.task_id]
         if len(pieces) == 1:
-            return  # nothing else in this group is about the task
-        learned = {name: news[name] for name in news if name in _STANDING}
-        moved_to = {name: change[name] for name in ("status", "sample_url", "sample_expires_at") if change.get(name)}
-        for each_id in set(pieces):
-            each = self._attempts[each_id]
-            now = moved_to | (learned if each_id == attempt.submission_id else {})
-            self._attempts[each_id] = each._replace(standing=each.standing._replace(**now))
+            return  # nothing else in this batch is about the task
+        for_all = _set(of_task, "status", "sample_url", "sample_expires_at")
+        for_one = _set(of_attempt, "outcome", "provider_id", "cost")
+        for attempt_id in set(pieces):
+            other = self._attempts[attempt_id]
+            known = for_all | (for_one if attempt_id == attempt.submission_id else {})
+            self._attempts[attempt_id] = other._replace(standing=other.standing._replace(**known))
 
 
-def _judge(attempt: AttemptContext, each: Evidence) -> Decision:
-    if each.verdict is Verdict.FORGED:
+def _set(change: TaskChange | AttemptChange, *names: str) -> dict[str, Any]:
+    """Return those of these members that the change sets."""
+    return {name: value for name in names if (value := getattr(change, name)) is not None}
+
+
+def _judge(attempt: AttemptContext, evidence: Evidence) -> Decision:
+    if evidence.verdict is Verdict.FORGED:
         return Decision(Effect.REJECTED)
-    report = each.report
+    report = evidence.report
     if report.said is Said.READY and report.sample_expires_at is None:
-        report = report._replace(sample_expires_at=link_dies_at(each))
-    return decide(attempt.standing, report, each.witness, each.received_at, proven=each.proven)
+        report = report._replace(sample_expires_at=link_dies_at(evidence))
+    return decide(attempt.standing, report, evidence.witness, evidence.received_at, proven=evidence.proven)
 
 
-def _may_bring_a_link(attempt: AttemptContext | None, each: Evidence) -> bool:
-    """Whether this looks like a better link for a task that has one; usually the first look says no."""
+def _may_bring_a_link(attempt: AttemptContext | None, evidence: Evidence) -> bool:
+    """Return whether this looks like a better link for a task that has one. The first check usually says no."""
     if attempt is None or attempt.standing.status is not Status.READY:
         return False
-    return _brings_a_link(each, _judge(attempt, each))
+    return _brings_a_link(evidence, _judge(attempt, evidence))
 
 
-def _brings_a_link(each: Evidence, decision: Decision) -> bool:
-    """Whether a callback gives a ready task another link: a copy must not, for it looks as fresh as it is late."""
+def _brings_a_link(evidence: Evidence, decision: Decision) -> bool:
+    """Return whether a callback gives a ready task another link.
+
+    A copy of a callback must not: it looks fresh, but its link is as old as the original.
+    """
     adopted = decision.effect is Effect.ADOPTED
-    return adopted and each.witness is Witness.CALLBACK and each.report.said is Said.READY
+    return adopted and evidence.witness is Witness.CALLBACK and evidence.report.said is Said.READY
 
 
-def _key_of(each: Evidence) -> tuple[str, ...]:
-    """What a copy has in common with its original."""
-    return each.submission_id, each.witness, each.verdict, hashlib.sha256(each.body).hexdigest()
+def _identity(evidence: Evidence) -> tuple[str, ...]:
+    """Return what a copy has in common with its original."""
+    return evidence.submission_id, evidence.witness, evidence.verdict, hashlib.sha256(evidence.body).hexdigest()
 
 
-def _heed(connection: Connection, attempt: AttemptContext, each: Evidence) -> None:
-    """What the answer to a submit means for all of its account."""
-    match each.report.said:
+def _pause_or_resume(connection: Connection, attempt: AttemptContext, evidence: Evidence) -> None:
+    """Apply the answer to a submit to its account."""
+    match evidence.report.said:
         case Said.PENDING:
-            resume(connection, attempt.account_id, each.received_at)
+            resume(connection, attempt.account_id, evidence.received_at)
         case Said.BUSY:
-            pause(connection, attempt, provider_accounts.NO_FREE_SLOT, each.report.retry_after, each.received_at)
+            reason, wait = provider_accounts.NO_FREE_SLOT, evidence.report.retry_after
+            pause(connection, attempt, reason, wait, evidence.received_at)
         case Said.UNPAID:
-            pause(connection, attempt, provider_accounts.OUT_OF_CREDITS, None, each.received_at)
+            pause(connection, attempt, provider_accounts.OUT_OF_CREDITS, None, evidence.received_at)

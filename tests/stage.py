@@ -6,10 +6,10 @@ from pathlib import Path
 
 from app.cli.serve import prepare
 from app.main import create_app
-from app.resources import open_resources
 from app.settings import Settings
 from app.twin import build
 from app.twin.rules import Profile
+from app.wiring import open_resources
 from tests.sockets import listening, serving
 from tests.world import ADMIN_KEY
 

@@ -10,10 +10,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.provider import ProviderResponse, messages
-from app.resources import results_client
 from app.rules.task import Report, Said
 from app.telemetry import metrics
 from app.twin import Faults
+from app.wiring import results_client
 from app.worker import loop
 from tests.calling import Caller, Scripted, answering, done, small, submitted
 from tests.pictures import picture

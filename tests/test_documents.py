@@ -117,6 +117,16 @@ def test_the_architecture_names_every_package_and_module_at_the_top() -> None:
     assert {name for name in there if not re.search(rf"\b{name}\b", text)} <= {"__init__"}
 
 
+def test_the_direction_of_imports_in_the_architecture_is_the_one_that_is_checked() -> None:
+    checked = re.search(r"layers = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL)
+    assert checked is not None
+    layers = [sorted(layer.split(" | ")) for layer in re.findall(r'"(.*?)"', checked[1])]
+    section = ARCHITECTURE.read_text().partition("## The direction of imports")[2].partition("\n## ")[0]
+    shown = [re.sub(r"\(.*\)", "", line) for line in re.findall(r"^\d+\. (.*)$", section, re.MULTILINE)]
+
+    assert [sorted(re.findall(r"`(\w+)`", line)) for line in shown] == layers
+
+
 def test_compose_hands_on_every_setting_that_the_image_does_not_fix() -> None:
     fixed = {"HOST", "PORT", "DATA_DIR"}
     wanted = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields if name.upper() not in fixed}

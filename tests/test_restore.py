@@ -17,9 +17,9 @@ import pytest
 from app.cli.serve import prepare
 from app.clock import utc_now
 from app.main import create_app
-from app.resources import open_resources
 from app.settings import Settings
 from app.twin import Rules, Twin, create_twin_app
+from app.wiring import open_resources
 from benchmarks.postgres_server import client_programs
 from tests.conftest import skip_or_fail
 from tests.guide import block

@@ -15,12 +15,13 @@ from app.db.tables import api_keys, provider_accounts
 from app.main import create_app
 from app.provider import Bfl, Gptproto
 from app.provider.http import client as provider_client
-from app.resources import Resources, results_client
+from app.resources import Resources
 from app.security import ssrf
 from app.security.keyring import KeyRing
 from app.store import FolderStore
 from app.twin import Rules, Twin, create_twin_app
 from app.web.auth import digest_of
+from app.wiring import results_client
 from app.worker import loop
 from tests.postgres import keep_time
 

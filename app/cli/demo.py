@@ -22,10 +22,10 @@ from app.cli.serve import prepare, server
 from app.cli.timeline_printer import tell
 from app.db.engine.process_lock import process_lock
 from app.main import create_app
-from app.resources import database_url, kept_secret, open_resources
 from app.settings import Settings, from_environment
 from app.telemetry import logs
 from app.twin import build
+from app.wiring import database_url, kept_secret, open_resources
 
 _READY_AFTER_S = 1.5
 _START_S = 20

@@ -22,9 +22,9 @@ from app.db.tables import api_keys, attempts, provider_accounts, spooled_results
 from app.errors import ConfigurationError, FluxhookError
 from app.provider import http as exchange
 from app.reconcile import CALLBACKS_MISSING, callbacks_are_missing
-from app.resources import build_provider, database_url, key_ring, open_store, provider_base, store_folder
 from app.security.keyring import KeyRing, sealed_with
 from app.settings import PREFIX, Settings, from_environment
+from app.wiring import build_provider, database_url, key_ring, open_store, provider_base, store_folder
 
 _LONG_ENOUGH = 16  # characters of an admin key: 64 bits even of hex digits
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import ConfigurationError, Unavailable
-from app.resources import key_ring, open_store
 from app.settings import Settings
+from app.wiring import key_ring, open_store
 
 
 def require(settings: Settings) -> None:

@@ -20,11 +20,11 @@ from app.db.migrations.catching_up import catch_up
 from app.db.tables import api_keys, idempotency_keys, provider_accounts
 from app.errors import ConfigurationError
 from app.main import create_app
-from app.resources import account_id, database_url, kept_secret, open_resources, promises_of
 from app.settings import Settings, from_environment
 from app.telemetry import logs, tracing
 from app.web.auth import digest_of
 from app.web.protocol import Protocol, resources_of
+from app.wiring import account_id, database_url, kept_secret, open_resources, provider_spec
 
 # What a stopping server gives the requests in hand, before it closes them.
 _GRACE_S = 8
@@ -150,7 +150,7 @@ def _admin_key(settings: Settings) -> tuple[str, bool]:
 
 
 async def _put_account(database: Database, settings: Settings) -> None:
-    limits = promises_of(settings).slots
+    limits = provider_spec(settings).slots
     await database.write(
         lambda connection: provider_accounts.put(connection, account_id(settings), settings.provider, limits)
     )

@@ -16,9 +16,10 @@ from app.cli.serve import announce, give_back_large_blocks, prepare, settle_down
 from app.db.engine.process_lock import process_lock
 from app.db.migrations.revision import is_current
 from app.errors import ConfigurationError, Unavailable
-from app.resources import Resources, database_url, open_resources
+from app.resources import Resources
 from app.settings import Settings, from_environment
 from app.telemetry import logs, metrics, tracing
+from app.wiring import database_url, open_resources
 from app.worker import loop as worker
 
 _BEAT_S = 5.0

@@ -1,14 +1,15 @@
-"""What follows from a judged piece of evidence, as data: what is learned, what moves, what is to be done next. Pure.
+"""What follows from a judged piece of evidence, as data: changes to the attempt and the task, and the next jobs. Pure.
 
-`settle` puts these together for a group and writes them at once.
+`settle` collects these for a batch and writes them together.
 """
 
-from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from app import ids
-from app.db.tables.attempts import AttemptContext
+from app.db.queries.apply_changes import TaskChange
+from app.db.tables.attempts import AttemptChange, AttemptContext
 from app.jobs import Step
 from app.provider.contract import LINK_LIFE
 from app.rules.backoff import SUBMIT
@@ -30,7 +31,10 @@ _NEW = frozenset({Effect.MOVED, Effect.ADOPTED})
 
 
 class Evidence(NamedTuple):
-    """What one witness said of one attempt, raw and read. What it says shows nowhere: it is not in its `repr`."""
+    """What one witness said about one attempt: the raw bytes, and the report read from them.
+
+    Its `repr` shows none of that, so that no log line can.
+    """
 
     submission_id: str
     witness: Witness
@@ -46,81 +50,92 @@ class Evidence(NamedTuple):
         return f"<evidence about {self.submission_id}>"
 
 
-def told(attempt: AttemptContext, each: Evidence) -> dict[str, Any]:
-    """What a proven report tells of its attempt. That it was accepted, its id and its cost are not taken back.
+def attempt_change(attempt: AttemptContext, evidence: Evidence) -> AttemptChange:
+    """Return what a proven report adds to its attempt. That it was accepted, its id and its cost are never taken back.
 
-    Once the task has ended, a callback tells nothing more. An answer to a request of ours still says what its id is and
-    what it cost, but not how it went.
+    Once the task is final, a callback adds nothing. An answer to a request of ours still adds the id and the cost, but
+    not how the attempt went.
     """
-    report, standing = each.report, attempt.standing
-    late = standing.status.final
-    if late and each.witness is Witness.CALLBACK:
-        return {}
-    values: dict[str, Any] = {"polling_url": report.polling_url, "detail": None if late else report.detail}
-    if standing.outcome is not Outcome.ACCEPTED:
-        values["outcome"] = _OUTCOMES.get(report.said)
-    if standing.provider_id is None or each.witness is Witness.SUBMIT:
-        values["provider_id"] = report.provider_id
-    if standing.cost is None:
-        values["cost"] = report.cost
-    if each.witness is Witness.SUBMIT:
-        values["answered_at"] = each.received_at
-    return given(values)
+    report, state = evidence.report, attempt.standing
+    is_late, is_answer = state.status.final, evidence.witness is Witness.SUBMIT
+    if is_late and evidence.witness is Witness.CALLBACK:
+        return AttemptChange()
+    return AttemptChange(
+        outcome=None if state.outcome is Outcome.ACCEPTED else _OUTCOMES.get(report.said),
+        provider_id=report.provider_id if state.provider_id is None or is_answer else None,
+        polling_url=report.polling_url,
+        cost=report.cost if state.cost is None else None,
+        detail=None if is_late else report.detail,
+        answered_at=evidence.received_at if is_answer else None,
+    )
 
 
-def link_dies_at(each: Evidence) -> datetime:
-    """When the link in a result dies: what it says itself, else the contract's ten minutes."""
-    return each.report.sample_expires_at or each.received_at + LINK_LIFE
+def link_dies_at(evidence: Evidence) -> datetime:
+    """Return when the link in a result expires: as the link says, else after the provider's ten minutes."""
+    return evidence.report.sample_expires_at or evidence.received_at + LINK_LIFE
 
 
-def moved(attempt: AttemptContext, each: Evidence, decision: Decision) -> dict[str, Any]:
-    """What the decision changes about the task."""
-    report, now = each.report, each.received_at
-    change: dict[str, Any] = {}
+def task_change(attempt: AttemptContext, evidence: Evidence, decision: Decision) -> TaskChange:
+    """Return what the decision changes about the task. The cost is not part of it: it comes with the attempt."""
+    report = evidence.report
+    change = TaskChange() if decision.to is None else _move(attempt, evidence, decision.to)
     if report.said is Said.READY and decision.effect in _NEW:
-        # Always both: a fresh link that does not say when it dies must not inherit the old one's end.
-        change |= {"sample_url": report.sample_url, "sample_expires_at": link_dies_at(each)}
-        change["seed"] = None if report.seed is None else str(report.seed)
-    if decision.to is not None:
-        change["status"] = decision.to
-        change[f"{decision.to}_at"] = now
-        change["tries"] = 1 if report.said is Said.DOWN else 0
-    if decision.to is Status.QUEUED and report.said is Said.DOWN:
-        # Out of order: this task waits. Out of slots or credits: the account does, and the task keeps its place.
-        change["dispatch_after_at"] = now + _wait(attempt, report)
-    if decision.to is Status.FAILED:
-        change["failure"] = report.failure or Failure.PROVIDER_ERROR
-        change["failure_detail"] = report.detail
-        change["money_spent"] = money_spent(attempt.standing.outcome, report.said)
-    return given(change)
+        # Always both: a new link without an expiry must not inherit the expiry of the old one.
+        change = replace(
+            change,
+            sample_url=report.sample_url,
+            sample_expires_at=link_dies_at(evidence),
+            seed=None if report.seed is None else str(report.seed),
+        )
+    return change
+
+
+def _move(attempt: AttemptContext, evidence: Evidence, to: Status) -> TaskChange:
+    report, now = evidence.report, evidence.received_at
+    is_down = report.said is Said.DOWN
+    moved = TaskChange(status=to, tries=1 if is_down else 0)
+    match to:
+        case Status.SUBMITTED:
+            return replace(moved, submitted_at=now)
+        case Status.READY:
+            return replace(moved, ready_at=now)
+        case Status.FAILED:
+            return replace(
+                moved,
+                failed_at=now,
+                failure=report.failure or Failure.PROVIDER_ERROR,
+                failure_detail=report.detail,
+                money_spent=money_spent(attempt.standing.outcome, report.said),
+            )
+        case Status.QUEUED if is_down:
+            # An outage makes this task wait. Without a slot or credits the account waits, and the task keeps its place.
+            return replace(moved, dispatch_after_at=now + _wait(attempt, report))
+        case _:
+            return moved
 
 
 def next_jobs(
-    attempt: AttemptContext, each: Evidence, decision: Decision, look_after: timedelta
+    attempt: AttemptContext, evidence: Evidence, decision: Decision, look_after: timedelta
 ) -> list[tuple[Step, str, datetime]]:
-    """The jobs that the decision leaves; `look_after` is how long an accepted task may be silent."""
-    now, task_id = each.received_at, attempt.task_id
+    """Return the jobs that the decision needs. `look_after` is how long an accepted task may be silent."""
+    now, task_id = evidence.received_at, attempt.task_id
+    said, witness = evidence.report.said, evidence.witness
     match decision:
         case Decision(effect=Effect.MOVED, to=Status.READY):
             return [(Step.COLLECT, task_id, now)]
-        case Decision(effect=Effect.ADOPTED) if each.report.said is Said.READY:
+        case Decision(effect=Effect.ADOPTED) if said is Said.READY:
             return [(Step.COLLECT, task_id, now)]
         case Decision(effect=Effect.MOVED, to=Status.SUBMITTED):
             return [(Step.RECONCILE, task_id, now + look_after)]
-        case Decision(effect=Effect.HELD) if each.report.said is Said.LOST and each.witness is Witness.SUBMIT:
-            return [(Step.RECONCILE, task_id, now)]  # which knows for how long it may be held
-        case Decision(effect=Effect.HINTED | Effect.CONTRADICTED) if each.witness is Witness.CALLBACK:
+        case Decision(effect=Effect.HELD) if said is Said.LOST and witness is Witness.SUBMIT:
+            return [(Step.RECONCILE, task_id, now)]  # it knows how long to wait for evidence
+        case Decision(effect=Effect.HINTED | Effect.CONTRADICTED) if witness is Witness.CALLBACK:
             return [(Step.RECONCILE, task_id, now)]
         case _:
             return []
 
 
-def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of these values that are not None."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
 def _wait(attempt: AttemptContext, report: Report) -> timedelta:
-    """How long before a task is submitted again: what the provider asked for, else backoff."""
+    """Return how long to wait before the task is submitted again: as the provider asked, else backoff."""
     wait = report.retry_after or SUBMIT.wait(attempt.standing.tries + 1)
     return wait + ids.jitter(wait / 4)

@@ -22,10 +22,10 @@ from app.db.engine.database import open_database
 from app.db.tables import api_keys
 from app.jobs import Step
 from app.main import create_app
-from app.resources import open_resources
 from app.security.keyring import KeyRing
 from app.settings import Settings
 from app.twin import build
+from app.wiring import open_resources
 from tests.pictures import picture
 from tests.rows import START, WORKER, ask, plan_task
 from tests.sockets import listening, serving

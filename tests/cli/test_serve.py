@@ -18,9 +18,9 @@ from app.db.engine.database import Database, open_database
 from app.db.migrations.revision import is_current
 from app.db.tables import api_keys, idempotency_keys
 from app.errors import ConfigurationError
-from app.resources import database_url
 from app.settings import Settings
 from app.web.auth import digest_of
+from app.wiring import database_url
 from tests.postgres import Postgres
 from tests.rows import START
 from tests.sockets import listening

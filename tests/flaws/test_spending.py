@@ -49,8 +49,8 @@ async def test_a_missing_fence_around_what_is_final_is_caught(worlds: Worlds, mo
     async with worlds() as world:  # the fence in SQL still stands
         await what_has_ended_stays_ended(world)
     monkeypatch.setattr(apply_changes, "IS_FINAL", false())
-    apply_changes._learning.cache_clear()
-    monkeypatch.setattr(apply_changes, "_learning", apply_changes._learning.__wrapped__)
+    apply_changes._statement.cache_clear()
+    monkeypatch.setattr(apply_changes, "_statement", apply_changes._statement.__wrapped__)
     async with worlds() as world:
         with pytest.raises(AssertionError, match="stored"):
             await what_has_ended_stays_ended(world)

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from app.images.download import check, download
-from app.resources import Resources, results_client
+from app.resources import Resources
+from app.wiring import results_client
 from tests.world import TWIN, World
 
 MB = 1024 * 1024

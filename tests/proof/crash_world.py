@@ -24,13 +24,14 @@ from app.db.tables.provider_accounts import slots
 from app.main import create_app
 from app.provider import Bfl
 from app.provider.http import client as provider_client
-from app.resources import Resources, results_client
+from app.resources import Resources
 from app.security import ssrf
 from app.security.keyring import KeyRing
 from app.telemetry import metrics
 from app.twin import Rules, Twin, create_twin_app
 from app.web.auth import digest_of
 from app.web.feed import Feed
+from app.wiring import results_client
 from app.worker import loop
 from app.worker.sweep import EVERY
 from tests.pictures import picture

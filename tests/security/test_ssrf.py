@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.provider import http
-from app.resources import results_client
 from app.security import ssrf
 from app.security.ssrf import EgressRefused, Network, guarded_client, is_permitted, may_hold_result
+from app.wiring import results_client
 
 PHONE_BOOK = {
     "images.example.com": ["93.184.216.34"],

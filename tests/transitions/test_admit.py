@@ -307,7 +307,7 @@ async def test_on_postgresql_a_slot_that_a_task_gets_just_before_it_leaves_is_fr
     def refused(connection: Connection) -> None:
         settle_in(connection, {"account": 1}, [("a", {})])
         attempts.mark_sent(connection, "sub_a", START, callback_requested=True)
-        attempts.learn(connection, {"sub_a": {"outcome": Outcome.REFUSED}})
+        attempts.apply_changes(connection, {"sub_a": attempts.AttemptChange(outcome=Outcome.REFUSED)})
 
     ready = Report(Said.READY, "p1", sample_url="https://bfl.ai/1")
     proof = Evidence("sub_a", Witness.CALLBACK, Verdict.SIGNED, proven=True, report=ready, body=b"", received_at=START)

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
+from app.db.queries.apply_changes import TaskChange
 from app.db.tables.attempts import AttemptContext
 from app.jobs import Step
 from app.rules.backoff import SUBMIT
 from app.rules.task import AttemptState, Decision, Effect, Failure, MoneySpent, Outcome, Report, Said, Status, Witness
 from app.security.verify import Verdict
-from app.transitions.changes import Evidence, given, moved, next_jobs, told
+from app.transitions.changes import Evidence, attempt_change, next_jobs, task_change
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 EXPIRES = NOW + timedelta(minutes=10)
@@ -48,95 +49,99 @@ def said(report: Report, witness: Witness = Witness.CALLBACK) -> Evidence:
     ],
 )
 def test_each_report_tells_whether_the_attempt_was_taken(kind: Said, outcome: Outcome | None) -> None:
-    assert told(attempt(), said(Report(kind), Witness.SUBMIT)).get("outcome") == outcome
+    assert attempt_change(attempt(), said(Report(kind), Witness.SUBMIT)).outcome == outcome
 
 
 @pytest.mark.parametrize("kind", list(Said))
 def test_that_an_attempt_was_taken_is_never_taken_back(kind: Said) -> None:
-    assert "outcome" not in told(attempt(Outcome.ACCEPTED), said(Report(kind), Witness.SUBMIT))
+    assert attempt_change(attempt(Outcome.ACCEPTED), said(Report(kind), Witness.SUBMIT)).outcome is None
 
 
 def test_an_id_that_is_known_stays_unless_the_submits_own_answer_names_it() -> None:
     known = attempt(provider_id="p0")
 
-    assert "provider_id" not in told(known, said(READY))
-    assert told(known, said(READY, Witness.SUBMIT))["provider_id"] == "p1"
-    assert told(attempt(), said(READY))["provider_id"] == "p1"
+    assert attempt_change(known, said(READY)).provider_id is None
+    assert attempt_change(known, said(READY, Witness.SUBMIT)).provider_id == "p1"
+    assert attempt_change(attempt(), said(READY)).provider_id == "p1"
 
 
 def test_a_cost_is_learned_once() -> None:
     report = Report(Said.PENDING, cost=4.0)
 
-    assert told(attempt(), said(report))["cost"] == 4.0
-    assert "cost" not in told(attempt(cost=4.0), said(report))
+    assert attempt_change(attempt(), said(report)).cost == 4.0
+    assert attempt_change(attempt(cost=4.0), said(report)).cost is None
 
 
 def test_only_the_answer_to_the_submit_says_when_it_was_answered() -> None:
-    assert told(attempt(), said(READY, Witness.SUBMIT))["answered_at"] == NOW
-    assert "answered_at" not in told(attempt(), said(READY))
+    assert attempt_change(attempt(), said(READY, Witness.SUBMIT)).answered_at == NOW
+    assert attempt_change(attempt(), said(READY)).answered_at is None
 
 
 # What moves
 
 
 def test_a_result_brings_its_link_with_its_end_and_its_seed() -> None:
-    assert moved(attempt(), said(READY), TO_READY) == {
-        "status": Status.READY,
-        "ready_at": NOW,
-        "tries": 0,
-        "sample_url": "https://bfl.ai/1",
-        "sample_expires_at": EXPIRES,
-        "seed": str(2**70),
-    }
+    assert task_change(attempt(), said(READY), TO_READY) == TaskChange(
+        status=Status.READY,
+        ready_at=NOW,
+        tries=0,
+        sample_url="https://bfl.ai/1",
+        sample_expires_at=EXPIRES,
+        seed=str(2**70),
+    )
 
 
 def test_a_link_that_does_not_say_when_it_dies_has_the_life_that_the_contract_gives() -> None:
-    assert moved(attempt(), said(Report(Said.READY, sample_url="x")), TO_READY)["sample_expires_at"] == EXPIRES
+    assert task_change(attempt(), said(Report(Said.READY, sample_url="x")), TO_READY).sample_expires_at == EXPIRES
 
 
 def test_a_fresh_link_is_taken_over_and_a_contradiction_is_not() -> None:
-    assert moved(attempt(), said(READY), Decision(Effect.ADOPTED))["sample_url"] == READY.sample_url
+    assert task_change(attempt(), said(READY), Decision(Effect.ADOPTED)).sample_url == READY.sample_url
     for effect in (Effect.CONTRADICTED, Effect.LATE, Effect.SUPERSEDED, Effect.HINTED, Effect.REJECTED):
-        assert moved(attempt(), said(READY), Decision(effect)) == {}
+        assert task_change(attempt(), said(READY), Decision(effect)) == TaskChange()
 
 
 @pytest.mark.parametrize("kind", [Said.BUSY, Said.UNPAID])
 def test_where_the_account_has_to_wait_the_task_keeps_its_place_and_its_tries(kind: Said) -> None:
     report = Report(kind, retry_after=timedelta(seconds=40))
-    change = moved(attempt(), said(report, Witness.SUBMIT), Decision(Effect.MOVED, Status.QUEUED))
+    change = task_change(attempt(), said(report, Witness.SUBMIT), Decision(Effect.MOVED, Status.QUEUED))
 
-    assert change == {"status": Status.QUEUED, "queued_at": NOW, "tries": 0}
+    assert change == TaskChange(status=Status.QUEUED, tries=0)
 
 
 @pytest.mark.parametrize(("tries", "wait"), [(0, SUBMIT.wait(1)), (3, SUBMIT.wait(4)), (19, SUBMIT.longest)])
 def test_an_outage_uses_a_try_and_waits_longer_each_time(tries: int, wait: timedelta) -> None:
-    change = moved(attempt(tries=tries), said(Report(Said.DOWN), Witness.SUBMIT), Decision(Effect.MOVED, Status.QUEUED))
+    change = task_change(
+        attempt(tries=tries), said(Report(Said.DOWN), Witness.SUBMIT), Decision(Effect.MOVED, Status.QUEUED)
+    )
 
-    assert change["tries"] == 1
-    assert wait <= change["dispatch_after_at"] - NOW <= wait * 1.25
+    assert change.tries == 1
+    assert change.dispatch_after_at is not None
+    assert wait <= change.dispatch_after_at - NOW <= wait * 1.25
 
 
 def test_an_outage_that_says_how_long_is_believed() -> None:
     report = Report(Said.DOWN, retry_after=timedelta(seconds=90))
-    change = moved(attempt(), said(report, Witness.SUBMIT), Decision(Effect.MOVED, Status.QUEUED))
+    change = task_change(attempt(), said(report, Witness.SUBMIT), Decision(Effect.MOVED, Status.QUEUED))
 
-    assert timedelta(seconds=90) <= change["dispatch_after_at"] - NOW <= timedelta(seconds=90) * 1.25
+    assert change.dispatch_after_at is not None
+    assert timedelta(seconds=90) <= change.dispatch_after_at - NOW <= timedelta(seconds=90) * 1.25
 
 
 def test_a_failure_says_why_and_what_it_cost() -> None:
     failed = Decision(Effect.MOVED, Status.FAILED)
     report = Report(Said.FAILED, failure=Failure.CONTENT_MODERATED, detail="NSFW")
-    nameless = moved(attempt(), said(Report(Said.REFUSED)), failed)
+    nameless = task_change(attempt(), said(Report(Said.REFUSED)), failed)
 
-    assert moved(attempt(), said(report), failed) == {
-        "status": Status.FAILED,
-        "failed_at": NOW,
-        "tries": 0,
-        "failure": Failure.CONTENT_MODERATED,
-        "failure_detail": "NSFW",
-        "money_spent": MoneySpent.MAYBE,
-    }
-    assert (nameless["failure"], nameless["money_spent"]) == (Failure.PROVIDER_ERROR, MoneySpent.NO)
+    assert task_change(attempt(), said(report), failed) == TaskChange(
+        status=Status.FAILED,
+        failed_at=NOW,
+        tries=0,
+        failure=Failure.CONTENT_MODERATED,
+        failure_detail="NSFW",
+        money_spent=MoneySpent.MAYBE,
+    )
+    assert (nameless.failure, nameless.money_spent) == (Failure.PROVIDER_ERROR, MoneySpent.NO)
 
 
 # What is to be done next
@@ -173,7 +178,3 @@ def test_each_decision_leaves_its_jobs(
     left = next_jobs(attempt(), said(report, witness), decision, LOOK_AFTER)
 
     assert left == [(step, "task_1", at) for step, at in jobs]
-
-
-def test_given_is_what_is_not_none() -> None:
-    assert given({"a": None, "b": 0, "c": "", "d": False}) == {"b": 0, "c": "", "d": False}

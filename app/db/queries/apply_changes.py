@@ -1,6 +1,8 @@
-"""What evidence changes of tasks, for a whole group in one statement."""
+"""What evidence changes about tasks, and the one statement that writes it for a whole batch."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -8,40 +10,54 @@ from sqlalchemy import ClauseElement, ColumnElement, Connection, FromClause, cas
 
 from app.db.engine.bulk import Bulk
 from app.db.tables.tasks import IS_FINAL, tasks
-
-# What evidence may change; a column that a change leaves out, or gives as None, stays as it is.
-_LEARNED = (
-    "status",
-    "failure",
-    "failure_detail",
-    "money_spent",
-    "seed",
-    "sample_url",
-    "sample_expires_at",
-    "submitted_at",
-    "ready_at",
-    "failed_at",
-    "dispatch_after_at",
-    "tries",
-    "cost",
-)
-_ADDED = frozenset({"tries", "cost"})  # to what is there
+from app.rules.task import Failure, MoneySpent, Status
 
 
-def learn(connection: Connection, changes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write what evidence changed, by task id. `cost` and `tries` are added to what is there.
+@dataclass(frozen=True, slots=True)
+class TaskChange:
+    """A change to one task. None leaves a column as it is; `tries` and `cost` are added to what the task has."""
 
-    The tasks must be locked by this transaction. A final one keeps its state all the same; what it cost may
-    still come to light.
+    status: Status | None = None
+    failure: Failure | None = None
+    failure_detail: str | None = None
+    money_spent: MoneySpent | None = None
+    seed: str | None = None
+    sample_url: str | None = None
+    sample_expires_at: datetime | None = None
+    submitted_at: datetime | None = None
+    ready_at: datetime | None = None
+    failed_at: datetime | None = None
+    dispatch_after_at: datetime | None = None
+    tries: int | None = None
+    cost: float | None = None
+
+    def followed_by(self, later: "TaskChange") -> "TaskChange":
+        """Return one change that does what this one and then `later` would do."""
+        values = {name: value for name in _COLUMNS if (value := getattr(later, name)) is not None}
+        for name in _ADDED:
+            if name in values:
+                values[name] += getattr(self, name) or 0
+        return replace(self, **values)
+
+
+_COLUMNS = tuple(field.name for field in fields(TaskChange))
+_ADDED = frozenset({"tries", "cost"})
+
+
+def apply_changes(connection: Connection, changes: Mapping[str, TaskChange]) -> None:
+    """Write changes by task id. The caller must hold the tasks' locks.
+
+    A final task keeps its state; its cost may still be added.
     """
-    names = tuple(name for name in _LEARNED if any(name in change for change in changes.values()))
-    rows = [(task_id, *map(change.get, names)) for task_id, change in changes.items()]
-    _learning(names).write(connection, rows)
+    names = tuple(name for name in _COLUMNS if any(getattr(change, name) is not None for change in changes.values()))
+    rows = [(task_id, *(getattr(change, name) for name in names)) for task_id, change in changes.items()]
+    if names:
+        _statement(names).write(connection, rows)
 
 
 @cache
-def _learning(names: tuple[str, ...]) -> Bulk:
-    """The statement that changes these columns: a narrow one, because most groups say the same few things."""
+def _statement(names: tuple[str, ...]) -> Bulk:
+    """The statement that changes these columns only: most batches change the same few."""
 
     def build(given: FromClause, _dialect: str) -> ClauseElement:
         values = {name: _changed(name, given) for name in names}

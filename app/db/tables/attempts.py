@@ -1,7 +1,7 @@
 """The table `submissions`: one row for each attempt to submit a task, recorded before the attempt is made."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -187,21 +187,37 @@ def is_known(connection: Connection, provider_id: str) -> bool:
     return connection.execute(query).one_or_none() is not None
 
 
-_LEARNED = ("outcome", "provider_id", "polling_url", "cost", "detail", "answered_at")
+@dataclass(frozen=True, slots=True)
+class AttemptChange:
+    """What evidence adds to one attempt. None leaves a column as it is."""
+
+    outcome: Outcome | None = None
+    provider_id: str | None = None
+    polling_url: str | None = None
+    cost: float | None = None
+    detail: str | None = None
+    answered_at: datetime | None = None
+
+    def followed_by(self, later: "AttemptChange") -> "AttemptChange":
+        """Return one change that does what this one and then `later` would do."""
+        return replace(self, **{name: value for name in _COLUMNS if (value := getattr(later, name)) is not None})
 
 
-def learn(connection: Connection, changes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write what evidence told about attempts, by submission id; what is left out or None stays as it is."""
-    rows = [(submission_id, *map(change.get, _LEARNED)) for submission_id, change in changes.items()]
-    _LEARN.write(connection, rows)
+_COLUMNS = tuple(field.name for field in fields(AttemptChange))
 
 
-def _learn(given: FromClause, _dialect: str) -> ClauseElement:
-    values = {name: func.coalesce(given.c[name], submissions.c[name]) for name in _LEARNED}
+def apply_changes(connection: Connection, changes: Mapping[str, AttemptChange]) -> None:
+    """Write changes by attempt id."""
+    rows = [(attempt_id, *(getattr(change, name) for name in _COLUMNS)) for attempt_id, change in changes.items()]
+    _APPLY.write(connection, rows)
+
+
+def _apply(given: FromClause, _dialect: str) -> ClauseElement:
+    values = {name: func.coalesce(given.c[name], submissions.c[name]) for name in _COLUMNS}
     return update(submissions).where(submissions.c.id == given.c.id).values(values)
 
 
-_LEARN = Bulk({name: submissions.c[name].type for name in ("id", *_LEARNED)}, _learn)
+_APPLY = Bulk({name: submissions.c[name].type for name in ("id", *_COLUMNS)}, _apply)
 
 
 def _submission_of(row: Mapping[str, Any]) -> Attempt:

@@ -12,7 +12,7 @@ from sqlalchemy import event, select
 from app import jobs
 from app.db import Connection
 from app.db.engine.database import Database
-from app.db.queries import apply_changes
+from app.db.queries.apply_changes import TaskChange, apply_changes
 from app.db.tables import attempts, events, evidence, provider_accounts, tasks
 from app.db.tables.evidence import NewEvidence
 from app.jobs import Step
@@ -126,7 +126,7 @@ async def test_tasks_learn_what_they_were_told_and_keep_the_rest(database: Datab
     def unit(connection: Connection) -> None:
         for number in range(size + 1):
             ask(connection, f"{number}")
-        apply_changes.learn(connection, changes)
+        apply_changes(connection, {task_id: TaskChange(**values) for task_id, values in changes.items()})
 
     await database.write(unit)
     found = {row["id"]: row for row in await database.read(every(tasks.tasks, tasks.tasks.c.id))}
@@ -144,8 +144,8 @@ async def test_what_a_task_costs_is_added_and_a_row_that_says_nothing_of_it_adds
     def unit(connection: Connection) -> None:
         for name in "ab":
             ask(connection, name)
-        apply_changes.learn(connection, {"task_a": {"cost": 4.5, "tries": 1}, "task_b": {"cost": 1.0}})
-        apply_changes.learn(connection, {"task_a": {"cost": 0.25}, "task_b": {"tries": 2}})
+        apply_changes(connection, {"task_a": TaskChange(cost=4.5, tries=1), "task_b": TaskChange(cost=1.0)})
+        apply_changes(connection, {"task_a": TaskChange(cost=0.25), "task_b": TaskChange(tries=2)})
 
     await database.write(unit)
     found = await database.read(every(tasks.tasks, tasks.tasks.c.id))
@@ -168,7 +168,7 @@ async def test_attempts_learn_what_they_were_told_and_keep_the_rest(database: Da
     def unit(connection: Connection) -> None:
         for number in range(size + 1):
             ask(connection, f"{number}")
-        attempts.learn(connection, changes)
+        attempts.apply_changes(connection, {name: attempts.AttemptChange(**values) for name, values in changes.items()})
 
     await database.write(unit)
     found = {row["id"]: row for row in await database.read(every(attempts.submissions))}
@@ -187,8 +187,10 @@ async def test_attempts_are_found_with_their_tasks_and_unknown_ones_are_not(data
             ask(connection, f"{number}", webhook_url="https://a.example/" if number % 2 else None)
             if number % 3 == 0:
                 hold_slot(connection, f"{number}", number + 1)
-        apply_changes.learn(connection, {f"task_{number}": {"cost": pick(FLOATS, number)} for number in range(size)})
-        attempts.learn(connection, {f"sub_{number}": {"cost": pick(FLOATS, number)} for number in range(size)})
+        apply_changes(connection, {f"task_{number}": TaskChange(cost=pick(FLOATS, number)) for number in range(size)})
+        attempts.apply_changes(
+            connection, {f"sub_{number}": attempts.AttemptChange(cost=pick(FLOATS, number)) for number in range(size)}
+        )
         wanted = [name for number in range(size) for name in (f"sub_{number}", f"sub_unknown_{number}")]
         return attempts.lock_attempts(connection, wanted)
 

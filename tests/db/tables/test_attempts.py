@@ -53,8 +53,14 @@ async def test_what_is_left_out_stays_as_it_is(database: Database) -> None:
     def unit(connection: Connection) -> list[attempts.Attempt]:
         for name in ("1", "2"):
             plan_task(connection, name)
-        attempts.learn(connection, {"sub_1": {"outcome": Outcome.ACCEPTED, "cost": 4.0}, "sub_2": {"detail": "x"}})
-        attempts.learn(connection, {"sub_1": {"provider_id": "abc", "cost": None}})
+        attempts.apply_changes(
+            connection,
+            {
+                "sub_1": attempts.AttemptChange(outcome=Outcome.ACCEPTED, cost=4.0),
+                "sub_2": attempts.AttemptChange(detail="x"),
+            },
+        )
+        attempts.apply_changes(connection, {"sub_1": attempts.AttemptChange(provider_id="abc", cost=None)})
         return [*attempts.of_task(connection, "task_1"), *attempts.of_task(connection, "task_2")]
 
     first, second = await database.write(unit)

@@ -4,7 +4,7 @@ import pytest
 
 from app.db import Connection
 from app.db.engine.database import Database
-from app.db.queries import apply_changes
+from app.db.queries.apply_changes import TaskChange, apply_changes
 from app.db.tables import tasks
 from app.rules.task import Failure, MoneySpent, Status, sources
 from tests.rows import START, plan_task
@@ -77,8 +77,8 @@ async def test_of_two_that_move_a_task_one_does(database: Database) -> None:
 async def test_what_evidence_does_not_tell_stays_as_it_is(database: Database) -> None:
     def unit(connection: Connection) -> tasks.Task | None:
         plan_task(connection)
-        apply_changes.learn(connection, {"task_1": {"sample_url": "https://x/1", "seed": "7", "cost": 4.0}})
-        apply_changes.learn(connection, {"task_1": {"status": Status.READY, "seed": None, "cost": 0.5, "tries": 1}})
+        apply_changes(connection, {"task_1": TaskChange(sample_url="https://x/1", seed="7", cost=4.0)})
+        apply_changes(connection, {"task_1": TaskChange(status=Status.READY, seed=None, cost=0.5, tries=1)})
         return tasks.get(connection, "task_1")
 
     task = await database.write(unit)
@@ -94,8 +94,8 @@ async def test_a_final_task_keeps_its_state_but_may_still_learn_what_it_cost(
 ) -> None:
     def unit(connection: Connection) -> tasks.Task | None:
         plan_task(connection, status=status)
-        apply_changes.learn(connection, {"task_1": {"status": Status.READY, "cost": 1.0}})
-        apply_changes.learn(connection, {"task_1": {"cost": 4.0}})
+        apply_changes(connection, {"task_1": TaskChange(status=Status.READY, cost=1.0)})
+        apply_changes(connection, {"task_1": TaskChange(cost=4.0)})
         return tasks.get(connection, "task_1")
 
     task = await database.write(unit)
@@ -108,7 +108,7 @@ async def test_a_final_task_keeps_its_state_but_may_still_learn_what_it_cost(
 async def test_a_seed_of_any_size_is_kept(database: Database, seed: int) -> None:
     def unit(connection: Connection) -> tasks.Task | None:
         plan_task(connection)
-        apply_changes.learn(connection, {"task_1": {"seed": str(seed)}})
+        apply_changes(connection, {"task_1": TaskChange(seed=str(seed))})
         return tasks.get(connection, "task_1")
 
     task = await database.write(unit)

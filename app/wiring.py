@@ -1,0 +1,161 @@
+"""Build what the steps are handed from the settings: connections, policy and limits of this process."""
+
+import hashlib
+import os
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from app import clock, ids
+from app.db.engine.database import open_database
+from app.errors import ConfigurationError
+from app.provider import Bfl, Gptproto, Provider, ProviderSpec
+from app.provider import http as provider_http
+from app.resources import Resources
+from app.security import ssrf
+from app.security.keyring import KeyRing
+from app.settings import Settings
+from app.store import BUCKETS, FolderStore, Store
+
+
+@asynccontextmanager
+async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> AsyncGenerator[Resources]:
+    """Connect to everything that the settings name; close the connections at the end."""
+    async with AsyncExitStack() as stack:
+        db = await stack.enter_async_context(open_database(database_url(settings)))
+        http = await stack.enter_async_context(provider_http.client())
+        provider = build_provider(settings, http)
+        yield Resources(
+            db=db,
+            store=open_store(settings),
+            keys=key_ring(settings),
+            now=now,
+            account_id=account_id(settings),
+            provider=provider,
+            web=await stack.enter_async_context(ssrf.guarded_client(settings.egress_allow)),
+            webhooks=await stack.enter_async_context(ssrf.guarded_client(settings.egress_allow, plain_http=False)),
+            results=await stack.enter_async_context(results_client()),
+            result_hosts=(*(provider.spec.result_hosts if provider else ()), *settings.result_hosts),
+            provider_origin=provider_base(settings),
+            public_url=settings.public_url,
+            trust_shared_secret=settings.shared_secret_callbacks == "accept",  # noqa: S105
+            hold_window=hold_window(settings, provider),
+            scratch=settings.data_dir,
+            egress_allow=settings.egress_allow,
+            evidence_kept=None if settings.evidence_days is None else timedelta(days=settings.evidence_days),
+            link_life=timedelta(days=settings.link_days),
+        )
+
+
+def results_client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
+    """Return a client for the provider's links: no key, no cookies, no redirects, no content encoding."""
+    return httpx.AsyncClient(
+        transport=transport,
+        verify=ssrf.tls(),
+        trust_env=False,
+        follow_redirects=False,
+        cookies=ssrf.no_cookies(),
+        headers={"accept-encoding": "identity"},
+        timeout=httpx.Timeout(30, connect=10),
+    )
+
+
+def provider_base(settings: Settings) -> str:
+    return settings.bfl_base_url if settings.provider == "bfl" else settings.gptproto_base_url
+
+
+def provider_spec(settings: Settings) -> ProviderSpec:
+    return Bfl.spec if settings.provider == "bfl" else Gptproto.spec
+
+
+def build_provider(settings: Settings, http: httpx.AsyncClient) -> Provider | None:
+    if settings.provider_key is None:
+        return None
+    adapter = Bfl if settings.provider == "bfl" else Gptproto
+    return adapter(http, provider_base(settings), settings.provider_key)
+
+
+def hold_window(settings: Settings, provider: Provider | None) -> timedelta:
+    """Return how long a callback may still prove an attempt: as configured, else the sum of the provider's times.
+
+    Without a public URL it is zero: no callback can come.
+    """
+    if settings.public_url is None or provider is None:
+        return timedelta()
+    if settings.hold_seconds is not None:
+        return timedelta(seconds=settings.hold_seconds)
+    return provider.spec.slowest_task + provider.spec.callback_window
+
+
+def account_id(settings: Settings) -> str:
+    """Return an id for the account that the provider key belongs to; it does not reveal the key."""
+    digest = hashlib.sha256((settings.provider_key or "").encode()).hexdigest()[:12]
+    return f"{settings.provider}:{digest}"
+
+
+def database_url(settings: Settings) -> str:
+    return settings.database_url or f"sqlite:///{settings.data_dir / 'fluxhook.db'}"
+
+
+def open_store(settings: Settings) -> Store:
+    """Return the store that the settings name: a bucket or a folder."""
+    folder = store_folder(settings)
+    if folder is not None:
+        return FolderStore(folder)
+    from app.store.bucket import ObjectStore  # noqa: PLC0415 - its library is loaded only if it is needed
+
+    return ObjectStore(settings.store_url or "")
+
+
+def store_folder(settings: Settings) -> Path | None:
+    """Return the folder that holds the images, or None if a bucket does. Raises ConfigurationError."""
+    url = settings.store_url
+    if url is None:
+        return settings.data_dir / "images"
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError as error:
+        raise ConfigurationError(f"FLUXHOOK_STORE_URL: not a valid URL: {error}") from error
+    if scheme in BUCKETS:
+        return None
+    if scheme not in {"", "file"}:
+        raise ConfigurationError(
+            f"FLUXHOOK_STORE_URL: must be a folder or begin with s3://, gs:// or az://, not {scheme}://"
+        )
+    return Path(url.removeprefix("file://"))
+
+
+def key_ring(settings: Settings) -> KeyRing:
+    """Return the configured keys, else the key that the first start created in DATA_DIR."""
+    configured = tuple(key.get_secret_value() for key in settings.secret_keys)
+    return KeyRing(configured or (kept_secret(settings.data_dir / "secret_keys")[0],))
+
+
+def kept_secret(path: Path) -> tuple[str, bool]:
+    """Return the secret in this file, and whether this call created it. Raises ConfigurationError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return _read_secret(path), False
+    with os.fdopen(handle, "w") as file:
+        secret = ids.new_key()
+        file.write(secret + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return secret, True
+
+
+def _read_secret(path: Path) -> str:
+    try:
+        secret = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigurationError(f"{path} cannot be read: {why}; it is in FLUXHOOK_DATA_DIR") from error
+    if not secret:
+        raise ConfigurationError(f"{path} is empty: remove it to create a new secret, or restore it from a backup")
+    return secret
