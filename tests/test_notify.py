@@ -211,7 +211,7 @@ async def test_a_test_that_failed_does_not_pause_an_endpoint_that_fails_once_day
     heard.answers = [Response()]
     await each_world.go_on(60, 10)
 
-    assert (tested["failures"], tested["failing_since_at"], tested["backoff_until"]) == (0, None, None)
+    assert (tested["failures"], tested["failing_since_at"], tested["rests_until_at"]) == (0, None, None)
     assert (failing["state"], failing["failures"]) == ("active", 1)
     assert [each["state"] for each in await listed(each_world)] == ["delivered", "failed"]
 
@@ -253,7 +253,7 @@ async def test_an_endpoint_that_fails_rests_and_no_try_of_the_others_is_used_up(
     found = await listed(world)
     resting = await endpoint(world)
 
-    assert datetime.fromisoformat(resting["backoff_until"]) > world.clock.at - timedelta(minutes=6)
+    assert datetime.fromisoformat(resting["rests_until_at"]) > world.clock.at - timedelta(minutes=6)
     assert sum(each["tries"] for each in found) == len(heard.heard)
     heard.answers = [Response()]
     await world.go_on(3600, 60)
