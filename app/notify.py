@@ -18,7 +18,7 @@ from app import ids, jobs
 from app.db import Connection
 from app.db.tables import deliveries, delivery_attempts, endpoints, results, tasks
 from app.db.tables.deliveries import TEST, Delivery
-from app.db.tables.endpoints import Endpoint, State
+from app.db.tables.endpoints import Endpoint, EndpointState
 from app.jobs import Step
 from app.resources import Resources
 from app.rules.backoff import ENDPOINT_REST, WEBHOOK_WAITS, webhook_wait
@@ -34,7 +34,7 @@ _HOPELESS = sum(WEBHOOK_WAITS, timedelta())  # when the first delivery that fail
 # Known from the start: a series that begins at 1 shows no rise.
 for _kind in ("delivered", "refused", UNREACHABLE, TIMEOUT, BROKEN, SEALED):
     metrics.webhook_attempts.labels(_kind)
-for _state in (State.PAUSED, State.GONE):
+for _state in (EndpointState.PAUSED, EndpointState.GONE):
     metrics.endpoints_stopped.labels(_state)
 
 log = logs.get("notify")
@@ -97,7 +97,7 @@ def _read(connection: Connection, endpoint_id: str, now: datetime) -> tuple[Endp
 
 def _only_tests(endpoint: Endpoint, now: datetime) -> bool:
     rests = endpoint.backoff_until is not None and endpoint.backoff_until > now
-    return rests or endpoint.state is not State.ACTIVE
+    return rests or endpoint.state is not EndpointState.ACTIVE
 
 
 def _letter(connection: Connection, delivery: Delivery) -> OutgoingWebhook:
@@ -123,7 +123,7 @@ async def _try_now(use: Resources, letter: OutgoingWebhook) -> _Tried:
     return _Tried(letter, began_at, outcome)
 
 
-def _keep(connection: Connection, endpoint_id: str, tried: Sequence[_Tried], now: datetime) -> State | None:
+def _keep(connection: Connection, endpoint_id: str, tried: Sequence[_Tried], now: datetime) -> EndpointState | None:
     """Record what came of a round and leave the next; the state to which it brought the endpoint to a stop, if so."""
     endpoint = endpoints.lock(connection, endpoint_id)
     if endpoint is None:
@@ -135,10 +135,10 @@ def _keep(connection: Connection, endpoint_id: str, tried: Sequence[_Tried], now
         change = _standing(endpoint, tried, now)
         endpoints.change(connection, endpoint_id, **change)
         stopped = change["state"] if change["state"] is not endpoint.state else None
-        if stopped is State.GONE:
+        if stopped is EndpointState.GONE:
             deliveries.end_waiting(connection, endpoint_id, "the endpoint answered 410 to another delivery", now)
     _leave_next(connection, endpoint_id, now)
-    return None if stopped is State.ACTIVE else stopped
+    return None if stopped is EndpointState.ACTIVE else stopped
 
 
 def _end(each: _Tried, now: datetime) -> dict[str, Any]:
@@ -149,11 +149,11 @@ def _end(each: _Tried, now: datetime) -> dict[str, Any]:
     begun = {"id": delivery.id, "was_tries": delivery.tries, "was_due_at": delivery.due_at}
     end = {**begun, "tries": tries, "detail": _detail(outcome), "due_at": delivery.due_at, "ended_at": now}
     if outcome.delivered:
-        return {**end, "state": deliveries.State.DELIVERED, "detail": None}
+        return {**end, "state": deliveries.DeliveryState.DELIVERED, "detail": None}
     if wait is None:
-        return {**end, "state": deliveries.State.FAILED}
+        return {**end, "state": deliveries.DeliveryState.FAILED}
     due_at = now + wait + ids.jitter(wait / 10)
-    return {**end, "state": deliveries.State.WAITING, "due_at": due_at, "ended_at": None}
+    return {**end, "state": deliveries.DeliveryState.WAITING, "due_at": due_at, "ended_at": None}
 
 
 def _detail(outcome: Outcome) -> str:
@@ -171,11 +171,11 @@ def _standing(endpoint: Endpoint, tried: Sequence[_Tried], now: datetime) -> dic
     because nothing follows a test: the failure would count until something arrives, however much later.
     """
     if any(each.outcome.gone for each in tried):
-        return {"state": State.GONE, "stopped_at": endpoint.stopped_at or now}
+        return {"state": EndpointState.GONE, "stopped_at": endpoint.stopped_at or now}
     if any(each.outcome.delivered for each in tried):
         tested = any(each.outcome.delivered and each.letter.delivery.event == TEST for each in tried)
-        state = State.ACTIVE if tested else endpoint.state
-        stopped_at = None if state is State.ACTIVE else endpoint.stopped_at
+        state = EndpointState.ACTIVE if tested else endpoint.state
+        stopped_at = None if state is EndpointState.ACTIVE else endpoint.stopped_at
         well = {"failures": 0, "failing_since_at": None, "backoff_until": None}
         return {"state": state, "stopped_at": stopped_at, **well}
     failed = [each for each in tried if each.letter.delivery.event != TEST]
@@ -184,9 +184,9 @@ def _standing(endpoint: Endpoint, tried: Sequence[_Tried], now: datetime) -> dic
     failures, since = endpoint.failures + len(failed), endpoint.failing_since_at or now
     wishes = [each.outcome.retry_after for each in failed if each.outcome.retry_after is not None]
     rest = max(ENDPOINT_REST.wait(failures), min(max(wishes, default=timedelta()), _LONGEST_REST))
-    pausing = endpoint.state is State.ACTIVE and now - since >= _HOPELESS
+    pausing = endpoint.state is EndpointState.ACTIVE and now - since >= _HOPELESS
     return {
-        "state": State.PAUSED if pausing else endpoint.state,
+        "state": EndpointState.PAUSED if pausing else endpoint.state,
         "stopped_at": now if pausing else endpoint.stopped_at,
         "failures": failures,
         "failing_since_at": since,
@@ -199,7 +199,7 @@ def _leave_next(connection: Connection, endpoint_id: str, now: datetime) -> None
     if endpoint is None:
         return
     test_due = deliveries.next_due(connection, endpoint_id, tests=True)
-    next_due = deliveries.next_due(connection, endpoint_id) if endpoint.state is State.ACTIVE else None
+    next_due = deliveries.next_due(connection, endpoint_id) if endpoint.state is EndpointState.ACTIVE else None
     if next_due is not None:
         next_due = max(next_due, endpoint.backoff_until or next_due)
     wanted = [(Step.NOTIFY, endpoint_id, max(due, now)) for due in (test_due, next_due) if due is not None]
@@ -219,7 +219,7 @@ def _attempt(each: _Tried) -> dict[str, Any]:
     }
 
 
-def _say(tried: Sequence[_Tried], endpoint_id: str, stopped: State | None) -> None:
+def _say(tried: Sequence[_Tried], endpoint_id: str, stopped: EndpointState | None) -> None:
     for each in tried:
         delivery, outcome = each.letter.delivery, each.outcome
         kind = "delivered" if outcome.delivered else outcome.error or "refused"

@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from app.db import Connection
 from app.db.engine.database import open_database
-from app.db.tables.attempts import submissions
+from app.db.tables.attempts import attempts
 from benchmarks.figures import percentile
 from benchmarks.played import played
 from benchmarks.stage import Stage
@@ -38,7 +38,7 @@ def dispatch(stage: Stage) -> dict[str, float]:
 
 
 async def _answer_times_ms(url: str) -> list[float]:
-    query = select(submissions.c.sent_at, submissions.c.answered_at).where(submissions.c.answered_at.is_not(None))
+    query = select(attempts.c.sent_at, attempts.c.answered_at).where(attempts.c.answered_at.is_not(None))
 
     def read(connection: Connection) -> list[float]:
         return [

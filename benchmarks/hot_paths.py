@@ -10,6 +10,7 @@ from app.db import Connection
 from app.db.queries import callbacks, queue, usage
 from app.db.tables import (
     api_keys,
+    attempts,
     deliveries,
     delivery_attempts,
     downloads,
@@ -20,7 +21,6 @@ from app.db.tables import (
     spooled_results,
     tasks,
 )
-from app.db.tables import attempts as submissions
 from app.jobs import Step
 from app.reconcile import callbacks_are_missing
 from app.rules.task import Report, Said, Status, Witness
@@ -63,16 +63,16 @@ def reads(known: Sequence[str], now: datetime) -> Mapping[str, Path]:
         "metrics": lambda connection: metrics_snapshot.families(connection, now),
         "readiness": lambda connection: _notes(connection, now),
         "how long tasks took": lambda connection: tasks.lately(connection, PRO, 20),
-        "is a provider's id known": lambda connection: submissions.is_known(connection, "no such id"),
-        "tasks by ring key": submissions.under_way_by_signing_key,
+        "is a provider's id known": lambda connection: attempts.is_known(connection, "no such id"),
+        "tasks by ring key": attempts.under_way_by_signing_key,
         "key by digest": lambda connection: api_keys.by_digest(connection, "no such digest"),
         "next due job": jobs.next_due,
         "who is next": lambda connection: queue.next_tasks(connection, ACCOUNT, now, (), 24),
         "what has no job": sweep.unscheduled,
-        "deliveries": lambda connection: deliveries.newest(connection, deliveries.Wanted(), limit=_PAGE),
+        "deliveries": lambda connection: deliveries.newest(connection, deliveries.DeliveryFilter(), limit=_PAGE),
         "deliveries of a key": lambda connection: _deliveries(connection, key_id=KEY),
-        "deliveries that wait": lambda connection: _deliveries(connection, state=deliveries.State.WAITING),
-        "deliveries that failed": lambda connection: _deliveries(connection, state=deliveries.State.FAILED),
+        "deliveries that wait": lambda connection: _deliveries(connection, state=deliveries.DeliveryState.WAITING),
+        "deliveries that failed": lambda connection: _deliveries(connection, state=deliveries.DeliveryState.FAILED),
         "deliveries of a task": lambda connection: _deliveries(connection, task_id=next(each)),
         "callbacks": _callbacks,
         "callbacks, deep": lambda connection: _callbacks(connection, before=ids.first_at("ev", now - _DEEP)),
@@ -132,7 +132,7 @@ def _dashboard(connection: Connection) -> object:
 def _timeline(connection: Connection, task_id: str) -> object:
     return (
         tasks.get(connection, task_id),
-        submissions.of_task(connection, task_id),
+        attempts.of_task(connection, task_id),
         evidence.of_task(connection, task_id),
         downloads.of_task(connection, task_id),
         delivery_attempts.told_of(connection, task_id),
@@ -148,11 +148,11 @@ def _notes(connection: Connection, now: datetime) -> object:
 
 
 def _deliveries(connection: Connection, **wanted: Any) -> object:
-    return deliveries.newest(connection, deliveries.Wanted(**wanted), limit=_PAGE)
+    return deliveries.newest(connection, deliveries.DeliveryFilter(**wanted), limit=_PAGE)
 
 
 def _callbacks(connection: Connection, before: str | None = None, **wanted: Any) -> object:
-    return callbacks.newest(connection, callbacks.Wanted(**wanted), limit=_PAGE, before=before)
+    return callbacks.newest(connection, callbacks.CallbackFilter(**wanted), limit=_PAGE, before=before)
 
 
 def _task(connection: Connection, now: datetime, **changes: Any) -> tuple[str, str]:
@@ -161,7 +161,7 @@ def _task(connection: Connection, now: datetime, **changes: Any) -> tuple[str, s
     own = {"id": task_id, "submission_id": submission_id, "dispatch_after_at": now, "created_at": now}
     tasks.insert(connection, **{**_TASK, **own, **changes})
     planned = {"number": 1, "provider": "bfl", "signing_key_id": "ring", "planned_at": now}
-    submissions.plan(connection, id=submission_id, task_id=task_id, **planned)
+    attempts.plan(connection, id=submission_id, task_id=task_id, **planned)
     return task_id, submission_id
 
 
@@ -188,7 +188,7 @@ _TASK: Mapping[str, Any] = {
 def _asked(connection: Connection, now: datetime) -> tuple[str, str]:
     """A task that the provider has, and its attempt."""
     task_id, submission_id = _task(connection, now, status=Status.SUBMITTED, submitting_at=now, submitted_at=now)
-    submissions.mark_sent(connection, submission_id, now, callback_requested=True)
+    attempts.mark_sent(connection, submission_id, now, callback_requested=True)
     return task_id, submission_id
 
 

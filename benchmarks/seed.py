@@ -10,7 +10,7 @@ from urllib.parse import quote
 from app import clock, ids, jobs
 from app.db import Connection
 from app.db.engine.database import Database
-from app.db.tables.attempts import submissions
+from app.db.tables.attempts import attempts
 from app.db.tables.tasks import tasks
 from app.jobs import Step, sqlite
 from app.rules.task import Outcome, Status
@@ -76,7 +76,7 @@ def _recorder(group: list[Callback], signing_key_id: str) -> Callable[[Connectio
     def record(connection: Connection) -> None:
         now = clock.utc_now()
         connection.execute(tasks.insert(), [_task(each, now) for each in group])
-        connection.execute(submissions.insert(), [_submission(each, signing_key_id, now) for each in group])
+        connection.execute(attempts.insert(), [_submission(each, signing_key_id, now) for each in group])
         _leave_jobs(connection, group, now + _LOOK_AFTER)
 
     return record

@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 from app import jobs
 from app.db import Connection
 from app.db.engine.database import Database
-from app.db.tables.attempts import submissions
+from app.db.tables.attempts import attempts
 from app.db.tables.evidence import evidence
 from app.db.tables.tasks import tasks
 from app.jobs import Step
@@ -37,18 +37,18 @@ def forgeries(connection: Connection) -> int:
 def _kept(connection: Connection, group: Sequence[Callback]) -> int:
     """How many of these are kept once as evidence that moved the task, which is ready and has its job."""
     query = (
-        select(submissions.c.id, submissions.c.task_id)
-        .join(tasks, tasks.c.id == submissions.c.task_id)
-        .join(evidence, evidence.c.submission_id == submissions.c.id)
+        select(attempts.c.id, attempts.c.task_id)
+        .join(tasks, tasks.c.id == attempts.c.task_id)
+        .join(evidence, evidence.c.submission_id == attempts.c.id)
         .where(
-            submissions.c.id.in_([each.submission_id for each in group]),
+            attempts.c.id.in_([each.submission_id for each in group]),
             tasks.c.status == Status.READY,
             tasks.c.sample_url.is_not(None),
             evidence.c.witness == Witness.CALLBACK,
             evidence.c.verdict == Verdict.SIGNED,
             evidence.c.effect == Effect.MOVED,
         )
-        .group_by(submissions.c.id, submissions.c.task_id)
+        .group_by(attempts.c.id, attempts.c.task_id)
         .having(func.count() == 1)
     )
     settled = {row.task_id for row in connection.execute(query)}

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import Connection, select
 
 from app.db.tables import provider_accounts
-from app.db.tables.attempts import submissions
+from app.db.tables.attempts import attempts
 from app.db.tables.evidence import evidence
 from app.db.tables.provider_accounts import Account, slots
 from app.db.tables.results import results
@@ -50,7 +50,7 @@ def look(connection: Connection) -> Found:
         key = (row.submission_id, row.witness, row.verdict, row.digest)
         told[key], effects[key] = row.copies, Effect(row.effect)
     costs: Counter[Any] = Counter()
-    for task_id, cost in connection.execute(select(submissions.c.task_id, submissions.c.cost)):
+    for task_id, cost in connection.execute(select(attempts.c.task_id, attempts.c.cost)):
         costs[task_id] += cost or 0
     account = provider_accounts.get(connection, "account")
     assert account is not None

@@ -77,7 +77,7 @@ def rarely(connection: Connection) -> None:
     deliveries.due(connection, endpoint.id, now, 4)
     deliveries.next_due(connection, endpoint.id)
     deliveries.end_waiting(connection, endpoint.id, "gone", now)
-    deliveries.failed_between(connection, now - timedelta(minutes=1), now, deliveries.Wanted(), 10)
+    deliveries.failed_between(connection, now - timedelta(minutes=1), now, deliveries.DeliveryFilter(), 10)
     deliveries.restart(connection, ["dlv_none"], now)
     for forget in (retention.forget_evidence, retention.forget_downloads, retention.forget_deliveries):
         forget(connection, now - timedelta(days=3650), "", 1000)

@@ -12,7 +12,7 @@ from sqlalchemy.util import await_only
 
 from app import jobs
 from app.db import Connection
-from app.db.tables import attempts as submissions
+from app.db.tables import attempts as attempts_table
 from app.db.tables import tasks
 from app.dispatch import dispatch
 from app.errors import Unavailable
@@ -37,7 +37,7 @@ async def test_task_attempt_and_next_look_are_recorded_before_the_provider_hears
     async def look(_: SubmitRequest) -> ProviderResponse:
         def read(connection: Connection) -> tuple[object, ...]:
             task = tasks.get(connection, task_id)
-            attempts = submissions.of_task(connection, task_id)
+            attempts = attempts_table.of_task(connection, task_id)
             left = [job for job in jobs_left(connection) if job.state == "waiting"]
             assert task is not None
             return task.status, [each.outcome for each in attempts], [job.step for job in left]

@@ -78,6 +78,10 @@ async def test_every_reference_leads_somewhere_and_every_schema_is_used(openapi:
     assert {f"#/components/schemas/{name}" for name in openapi["components"]["schemas"]} == found
 
 
+def test_no_schema_is_named_after_a_python_module(openapi: dict[str, Any]) -> None:
+    assert [name for name in openapi["components"]["schemas"] if "__" in name] == []
+
+
 async def test_every_operation_of_the_api_needs_a_key_and_the_others_do_not(openapi: dict[str, Any]) -> None:
     guarded = {path for path, _, operation in operations(openapi) if operation.get("security")}
 

@@ -374,7 +374,7 @@ async def test_a_refusal_for_now_puts_the_task_back_and_leaves_the_next_try(
             task_of(connection),
             waiting(connection),
             provider_accounts.get(connection, "account"),
-            provider_accounts.held(connection, "account"),
+            provider_accounts.slots_taken(connection, "account"),
         )
     )
 

@@ -30,7 +30,7 @@ def admit(connection: Connection, account_id: str, now: datetime) -> list[str]:
     if account is None or account.paused(now):
         return []
     admitted: list[str] = []
-    held = provider_accounts.held(connection, account_id)
+    held = provider_accounts.slots_taken(connection, account_id)
     in_flight = Counter(slot.model for slot in held)
     free = sorted(set(range(1, account.limits[IN_ALL] + 1)) - {slot.number for slot in held})
     taken: set[str] = set()  # by somebody else
@@ -60,7 +60,7 @@ def _taken(connection: Connection, waiting: Sequence[Candidate], now: datetime) 
     What became of them is looked at soon; waiting for them here, we might wait for each other.
     """
     ids = {task.id for task in waiting}
-    taken = ids - queue.hold(connection, ids) if ids else ids
+    taken = ids - queue.lock_rows(connection, ids) if ids else ids
     jobs.enqueue(connection, [(Step.ADMIT, task_id, now + _SOON) for task_id in sorted(taken)])
     return taken
 

@@ -53,7 +53,7 @@ def expire(
     connection: Connection, task_ids: Collection[str], failure: Failure, detail: str, now: datetime
 ) -> list[str]:
     """Give up those of these tasks that the provider has not been asked for; the others are in somebody's hands."""
-    ended = sorted(queue.hold(connection, task_ids))
+    ended = sorted(queue.lock_rows(connection, task_ids))
     if not ended:
         return []
     reason = {"failure": failure, "money_spent": MoneySpent.NO, "failure_detail": detail}

@@ -7,7 +7,7 @@ from typing import Any
 from app import ids, jobs
 from app.db import Connection
 from app.db.tables import deliveries, endpoints, results, tasks
-from app.db.tables.endpoints import Endpoint, State
+from app.db.tables.endpoints import Endpoint, EndpointState
 from app.db.tables.tasks import Task
 from app.jobs import Step
 from app.rules.task import Status
@@ -39,14 +39,20 @@ def plan_test(
     """Plan one delivery that is about nothing, to see whether it arrives; also at an endpoint that is paused."""
     at = _endpoints(connection, {(key_id, url)}, now)[key_id, url]
     said = payload.test_form(form, delivery_id, now)
-    row = {"id": delivery_id, "secret": secret, "state": deliveries.State.WAITING, "detail": None, "ended_at": None}
+    row = {
+        "id": delivery_id,
+        "secret": secret,
+        "state": deliveries.DeliveryState.WAITING,
+        "detail": None,
+        "ended_at": None,
+    }
     deliveries.insert(connection, [{**_row(at, None, deliveries.TEST, form, said, now), **row}])
     jobs.enqueue(connection, [(Step.NOTIFY, at.id, now)])
 
 
 def wake(connection: Connection, at: Iterable[Endpoint], now: datetime) -> None:
     """Leave the job that delivers, for each endpoint that may be sent to."""
-    active = sorted(each.id for each in at if each.state is State.ACTIVE)
+    active = sorted(each.id for each in at if each.state is EndpointState.ACTIVE)
     jobs.enqueue(connection, [(Step.NOTIFY, endpoint_id, now) for endpoint_id in active])
 
 
@@ -71,7 +77,7 @@ def _said(task: Task, status: Status, kept: Mapping[str, results.Result], now: d
 def _row(
     at: Endpoint, task_id: str | None, event: str, form: str | None, said: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
-    gone = at.state is State.GONE
+    gone = at.state is EndpointState.GONE
     return {
         "id": ids.new_id("dlv", now),
         "endpoint_id": at.id,
@@ -80,7 +86,7 @@ def _row(
         "form": form or "provider",
         "payload": said,
         "secret": None,
-        "state": deliveries.State.FAILED if gone else deliveries.State.WAITING,
+        "state": deliveries.DeliveryState.FAILED if gone else deliveries.DeliveryState.WAITING,
         "detail": _GONE if gone else None,
         "planned_at": now,
         "due_at": now,

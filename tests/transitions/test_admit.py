@@ -39,7 +39,7 @@ TAKEN = ProviderResponse(Report(Said.PENDING, "p1", cost=4.0), 200, {}, b'{"id":
 
 def admitted(connection: Connection) -> list[str]:
     """The tasks that hold a slot, by name, in the order in which they would run."""
-    found = provider_accounts.held(connection, "account")
+    found = provider_accounts.slots_taken(connection, "account")
     return [slot.task_id.removeprefix("task_") for slot in sorted(found, key=lambda slot: slot.number)]
 
 
@@ -147,7 +147,7 @@ async def test_accounts_do_not_take_each_others_slots(database: Database) -> Non
                 plan_task(connection, f"{name}{number}", account_id=name)
         for name in ("account", "other"):
             admit(connection, name, START)
-        return {name: len(provider_accounts.held(connection, name)) for name in ("account", "other")}
+        return {name: len(provider_accounts.slots_taken(connection, name)) for name in ("account", "other")}
 
     assert await database.write(unit) == {"account": 2, "other": 2}
 
@@ -221,7 +221,7 @@ def _happen(connection: Connection, number: int, happening: tuple[object, ...]) 
 
 
 def _check_limits(connection: Connection, most: int, most_max: int) -> None:
-    held = provider_accounts.held(connection, "account")
+    held = provider_accounts.slots_taken(connection, "account")
     of_max = sum(slot.model == MAX for slot in held)
     queued = tasks.newest(connection, limit=100, status=Status.QUEUED)
     waiting = [task for task in queued if not queue.is_admitted(connection, task.id)]

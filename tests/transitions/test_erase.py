@@ -11,7 +11,7 @@ import pytest
 from app import jobs
 from app.collect import collect, tend
 from app.db import Connection
-from app.db.tables import attempts as submissions
+from app.db.tables import attempts as attempts_table
 from app.db.tables import erased_tasks, results
 from app.errors import Unavailable
 from app.jobs import Step
@@ -164,9 +164,9 @@ async def test_a_callback_for_an_erased_task_is_unknown_and_leaves_nothing(each_
 
 async def test_what_the_attempts_were_stays_without_what_was_said_of_them(each_world: World) -> None:
     task_id = await stored(each_world)
-    (before,) = await each_world.use.db.read(lambda connection: submissions.of_task(connection, task_id))
+    (before,) = await each_world.use.db.read(lambda connection: attempts_table.of_task(connection, task_id))
     await erase(each_world, task_id)
-    (after,) = await each_world.use.db.read(lambda connection: submissions.of_task(connection, task_id))
+    (after,) = await each_world.use.db.read(lambda connection: attempts_table.of_task(connection, task_id))
 
     assert after == replace(before, detail=None, polling_url=None)
 

@@ -89,7 +89,7 @@ async def test_on_postgresql_who_ends_many_tasks_waits_for_nobody_while_it_holds
 
         assert ended == both
         assert deadlocks == []
-        assert await database.read(lambda connection: provider_accounts.held(connection, "account")) == []
+        assert await database.read(lambda connection: provider_accounts.slots_taken(connection, "account")) == []
 
 
 async def test_beginning_names_the_attempt_that_counts_from_now_on(database: Database) -> None:

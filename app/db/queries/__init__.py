@@ -1,1 +1,1 @@
-"""Statements that span tables."""
+"""Statements over several tables."""

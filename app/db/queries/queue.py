@@ -1,4 +1,4 @@
-"""The queue is the queued tasks that hold no slot: who comes next, and who stands where."""
+"""The queue: the queued tasks without a slot, their order and their positions."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from app.db.tables.tasks import IS_QUEUED, is_queued, tasks
 from app.rules.task import Status
 
 _ACCOUNT: BindParameter[str] = bindparam("account_id")
-_LOCK_WAIT = timedelta(seconds=10)  # how long a transaction may have waited, or the clocks of two hosts differ
+_MAX_SKEW = timedelta(seconds=10)  # the longest wait for a lock, or the largest difference between two hosts' clocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,50 +41,53 @@ def _has_slot() -> Exists:
 
 
 def _waiting_keys() -> CTE:
-    """Whose tasks are queued. Each is found in the index by the one before, so no other row is read; NULL ends them."""
-    each = tasks.alias("each")
-    theirs = select(func.min(each.c.key_id).label("key_id")).where(each.c.account_id == _ACCOUNT, is_queued(each))
-    found = theirs.cte("waiting_keys", recursive=True)
-    following = theirs.where(each.c.key_id > found.c.key_id).correlate(found).scalar_subquery()
-    return found.union_all(select(following).where(found.c.key_id.is_not(None)))
+    """Select the API keys with queued tasks, one index lookup for each key; the last row is NULL.
+
+    Each step of the recursion finds the next higher key id in the index, so no other row is read.
+    """
+    queued = tasks.alias("queued_task")
+    lowest = select(func.min(queued.c.key_id).label("key_id")).where(queued.c.account_id == _ACCOUNT, is_queued(queued))
+    keys = lowest.cte("waiting_keys", recursive=True)
+    following = lowest.where(queued.c.key_id > keys.c.key_id).correlate(keys).scalar_subquery()
+    return keys.union_all(select(following).where(keys.c.key_id.is_not(None)))
 
 
 def _first_of(key_id: ColumnElement[str]) -> Select[Any]:
-    """The tasks of a key that may go now, as many as there is room for: none behind them is next."""
-    mine = tasks.alias("mine")
+    """Select the first tasks of one key that may start now, `limit` at most: no later task of the key can be next."""
+    of_key = tasks.alias("of_key")
     return (
-        select(mine.c.id)
+        select(of_key.c.id)
         .where(
-            mine.c.account_id == _ACCOUNT,
-            mine.c.key_id == key_id,
-            is_queued(mine),
+            of_key.c.account_id == _ACCOUNT,
+            of_key.c.key_id == key_id,
+            is_queued(of_key),
             or_(
-                mine.c.dispatch_after_at <= bindparam("now"),
-                # One that never had to wait may be newer than `now`, which was read before the account was locked.
-                and_(mine.c.dispatch_after_at <= mine.c.created_at, mine.c.created_at <= bindparam("soon")),
+                of_key.c.dispatch_after_at <= bindparam("now"),
+                # A task without a delay may be newer than `now`, which was read before the account was locked.
+                and_(of_key.c.dispatch_after_at <= of_key.c.created_at, of_key.c.created_at <= bindparam("soon")),
             ),
-            mine.c.model.not_in(bindparam("full_models", expanding=True)),
-            ~exists().where(slots.c.task_id == mine.c.id),
+            of_key.c.model.not_in(bindparam("full_models", expanding=True)),
+            ~exists().where(slots.c.task_id == of_key.c.id),
         )
-        .order_by(mine.c.priority.desc(), mine.c.id)
-        .limit(bindparam("most"))
+        .order_by(of_key.c.priority.desc(), of_key.c.id)
+        .limit(bindparam("limit"))
     )
 
 
 def _next(dialect: str) -> Select[Any]:
     keys = _waiting_keys()
     first = _first_of(keys.c.key_id).correlate(keys)
-    of_these: ColumnElement[bool] = tasks.c.id.in_(first)
+    is_first: ColumnElement[bool] = tasks.c.id.in_(first)
     if dialect == "postgresql":
-        # It would run what stands behind IN for every task. SQLite has no arrays.
-        of_these = tasks.c.id == any_(func.array(first.scalar_subquery()))
+        # PostgreSQL would run the subquery of an IN for every task. SQLite has no arrays.
+        is_first = tasks.c.id == any_(func.array(first.scalar_subquery()))
     turn = func.row_number().over(partition_by=tasks.c.key_id, order_by=(tasks.c.priority.desc(), tasks.c.id))
     waiting = (
         select(tasks.c.id, tasks.c.key_id, tasks.c.model, tasks.c.priority, turn.label("turn"))
-        .join_from(keys, tasks, of_these)
+        .join_from(keys, tasks, is_first)
         .subquery()
     )
-    held = (
+    running = (
         select(slots.c.key_id, func.count().label("in_flight"))
         .where(slots.c.account_id == _ACCOUNT)
         .group_by(slots.c.key_id)
@@ -92,36 +95,39 @@ def _next(dialect: str) -> Select[Any]:
     )
     return (
         select(waiting.c.id, waiting.c.key_id, waiting.c.model)
-        .outerjoin(held, held.c.key_id == waiting.c.key_id)
+        .outerjoin(running, running.c.key_id == waiting.c.key_id)
         .order_by(
             waiting.c.priority.desc(),
-            func.coalesce(held.c.in_flight, 0) + waiting.c.turn,
+            func.coalesce(running.c.in_flight, 0) + waiting.c.turn,
             waiting.c.id,
         )
-        .limit(bindparam("most"))
+        .limit(bindparam("limit"))
     )
 
 
 def _positions() -> Select[Any]:
-    """Counted in the index that has the queue in its order; nobody else's row is read but of those that hold slots."""
+    """Select the positions of tasks, counted in the index that has the order of the queue.
+
+    Queued tasks that have a slot are then subtracted; no other task's row is read.
+    """
     ahead = tasks.alias("ahead")
     more_urgent = ahead.c.priority > tasks.c.priority
-    came_before = (ahead.c.priority == tasks.c.priority) & (ahead.c.id < tasks.c.id)
+    earlier = (ahead.c.priority == tasks.c.priority) & (ahead.c.id < tasks.c.id)
     queued = (ahead.c.account_id == tasks.c.account_id) & is_queued(ahead)
-    leaving = exists().where(ahead.c.id == slots.c.task_id, queued, more_urgent | came_before).correlate(slots, tasks)
+    has_slot = exists().where(ahead.c.id == slots.c.task_id, queued, more_urgent | earlier).correlate(slots, tasks)
 
-    def count(*which: ColumnElement[bool]) -> ColumnElement[int]:
-        return select(func.count()).where(*which).scalar_subquery()
+    def count(*conditions: ColumnElement[bool]) -> ColumnElement[int]:
+        return select(func.count()).where(*conditions).scalar_subquery()
 
-    waiting = count(queued, more_urgent) + count(queued, came_before)
-    position = 1 + waiting - count(slots.c.account_id == tasks.c.account_id, leaving)
-    these = tasks.c.id.in_(bindparam("task_ids", expanding=True))
-    return select(tasks.c.id, position.label("position")).where(these, IS_QUEUED, ~_has_slot())
+    queued_ahead = count(queued, more_urgent) + count(queued, earlier)
+    position = 1 + queued_ahead - count(slots.c.account_id == tasks.c.account_id, has_slot)
+    requested = tasks.c.id.in_(bindparam("task_ids", expanding=True))
+    return select(tasks.c.id, position.label("position")).where(requested, IS_QUEUED, ~_has_slot())
 
 
 _NEXT = {dialect: _next(dialect) for dialect in ("sqlite", "postgresql")}
 _POSITIONS = _positions()
-_HOLD = (
+_LOCK_ROWS = (
     select(tasks.c.id)
     .where(tasks.c.id.in_(bindparam("task_ids", expanding=True)), IS_QUEUED)
     .with_for_update(skip_locked=True)
@@ -132,21 +138,27 @@ _SLOT = select(slots.c.number).where(slots.c.task_id == bindparam("task_id"))
 def next_tasks(
     connection: Connection, account_id: str, now: datetime, full_models: Collection[str], limit: int
 ) -> list[Candidate]:
-    """Who is admitted next. Among equals in priority, a key's turn comes after what it has in flight already."""
-    instants = {"now": now, "soon": now + _LOCK_WAIT}
-    given = {"account_id": account_id, "full_models": list(full_models), "most": limit, **instants}
-    rows = connection.execute(_NEXT[connection.dialect.name], given)
+    """Return the tasks to admit next, in order, `limit` at most, without tasks of `full_models`.
+
+    Higher priority comes first. Within a priority, keys take turns; slots that a key already has count as turns.
+    """
+    instants = {"now": now, "soon": now + _MAX_SKEW}
+    parameters = {"account_id": account_id, "full_models": list(full_models), "limit": limit, **instants}
+    rows = connection.execute(_NEXT[connection.dialect.name], parameters)
     return [Candidate(*row) for row in rows]
 
 
-def hold(connection: Connection, task_ids: Collection[str]) -> set[str]:
-    """Those of these that are queued and that nobody else is about to move; nor will, until the transaction ends."""
-    return set(connection.execute(_HOLD, {"task_ids": list(task_ids)}).scalars())
+def lock_rows(connection: Connection, task_ids: Collection[str]) -> set[str]:
+    """Lock those of these tasks that are queued and not locked by another transaction. Return their ids.
+
+    The locks last until the transaction ends.
+    """
+    return set(connection.execute(_LOCK_ROWS, {"task_ids": list(task_ids)}).scalars())
 
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """The queued tasks of one model in one account that hold no slot; `since` is when the first of them joined."""
+    """The queue of one account for one model: its length, and when the task that has waited longest joined it."""
 
     account_id: str
     model: str
@@ -155,7 +167,7 @@ class Depth:
 
 
 def depths(connection: Connection) -> list[Depth]:
-    """Where tasks wait for a slot, and how many."""
+    """Return the length of each queue in which tasks wait for a slot."""
     query = (
         select(tasks.c.account_id, tasks.c.model, func.count(), func.min(tasks.c.dispatch_after_at))
         .where(tasks.c.status == Status.QUEUED, ~_has_slot())
@@ -165,23 +177,27 @@ def depths(connection: Connection) -> list[Depth]:
 
 
 def positions(connection: Connection, task_ids: Collection[str]) -> dict[str, int]:
-    """Where these tasks stand in their queue, counted from 1, by priority and arrival; admitted ones are not in it."""
+    """Return the positions of these tasks in their accounts' queues, by task id: from 1, by priority, then arrival.
+
+    Tasks that are not queued or that have a slot are left out.
+    """
     rows = connection.execute(_POSITIONS, {"task_ids": list(task_ids)})
     return {row.id: row.position for row in rows}
 
 
 def admitted(connection: Connection) -> set[str]:
-    """The queued tasks that hold a slot: they are about to be dispatched."""
+    """Return the ids of queued tasks that have a slot and wait only for their dispatch job."""
     query = select(tasks.c.id).where(tasks.c.status == Status.QUEUED, _has_slot())
     return set(connection.execute(query).scalars())
 
 
 def is_admitted(connection: Connection, task_id: str) -> bool:
+    """Return whether a task has a slot, in whatever state."""
     return connection.execute(_SLOT, {"task_id": task_id}).one_or_none() is not None
 
 
 def past_deadline(connection: Connection, now: datetime, among: Collection[str] | None = None) -> list[str]:
-    """The tasks, or those of some, whose deadline has passed in the queue."""
+    """Return the ids of queued tasks whose deadline has passed; with `among`, only those of these tasks."""
     query = select(tasks.c.id).where(tasks.c.status == Status.QUEUED, tasks.c.deadline_at <= now, *_among(among))
     return list(connection.execute(query).scalars())
 
@@ -189,11 +205,14 @@ def past_deadline(connection: Connection, now: datetime, among: Collection[str] 
 def waiting_since(
     connection: Connection, account_ids: Collection[str], since: datetime, among: Collection[str] | None = None
 ) -> list[str]:
-    """The tasks of these accounts, or those of some, that have waited since then or for longer."""
+    """Return the ids of queued tasks of these accounts that have been due since `since` or longer.
+
+    With `among`, only those of these tasks.
+    """
     query = select(tasks.c.id).where(
         tasks.c.status == Status.QUEUED,
         tasks.c.account_id.in_(account_ids),
-        tasks.c.dispatch_after_at <= since,  # since it was asked for, or asked for again
+        tasks.c.dispatch_after_at <= since,  # creation, `resubmit` or the end of the last delay
         *_among(among),
     )
     return list(connection.execute(query).scalars())

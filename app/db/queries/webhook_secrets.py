@@ -1,8 +1,8 @@
-"""Which sealed webhook secrets are still needed: by tasks that somebody is being told of, or will be."""
+"""The sealed webhook secrets that are still needed to sign deliveries."""
 
 from sqlalchemy import Connection, select, union
 
-from app.db.tables.deliveries import State, deliveries
+from app.db.tables.deliveries import DeliveryState, deliveries
 from app.db.tables.tasks import tasks
 from app.rules.task import Status
 
@@ -10,8 +10,8 @@ _OPEN = tuple(status for status in Status if not status.final)
 
 
 def of_tasks(connection: Connection) -> list[str]:
-    """One for each task that has a secret of its own, and either has not ended or is being told of."""
+    """Return the sealed secret of each task that has one and is either not final or has waiting deliveries."""
     secrets = select(tasks.c.id, tasks.c.webhook_secret).where(tasks.c.webhook_secret.is_not(None))
-    is_told = tasks.c.id.in_(select(deliveries.c.task_id).where(deliveries.c.state == State.WAITING))
-    query = union(secrets.where(tasks.c.status.in_(_OPEN)), secrets.where(is_told))
+    has_waiting = tasks.c.id.in_(select(deliveries.c.task_id).where(deliveries.c.state == DeliveryState.WAITING))
+    query = union(secrets.where(tasks.c.status.in_(_OPEN)), secrets.where(has_waiting))
     return [secret for _, secret in connection.execute(query)]

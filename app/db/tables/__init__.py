@@ -1,1 +1,1 @@
-"""One module for each table: its columns, its statements, its rows as frozen values."""
+"""One module per table: its columns, its statements, and its rows as frozen dataclasses."""

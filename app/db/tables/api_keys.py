@@ -1,4 +1,4 @@
-"""The table `keys`: who may ask, by the SHA-256 of the key; the key itself is nowhere."""
+"""The table `keys`: the API keys, found by their SHA-256. The keys themselves are not stored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from app.db.engine.columns import Instant, Json, by_key, metadata
 
-ADMIN_ID = "key_admin"  # of the operator's own key
+ADMIN_ID = "key_admin"  # the id of the operator's own key
 
 keys = Table(
     "keys",
@@ -21,7 +21,7 @@ keys = Table(
     Column("scopes", Json, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("disabled_at", Instant),
-    # What its tasks are told by where they do not say themselves.
+    # The webhook settings of its tasks, unless a task brings its own.
     Column("notify_url", Text, key="webhook_url"),
     Column("notify_secret", Text, key="webhook_secret"),  # sealed
     Column("notify_form", String(16), key="webhook_form"),
@@ -44,12 +44,15 @@ class Key:
 
 
 def put(connection: Connection, **values: Any) -> None:
-    """Write a key, in place of one with the same id, which keeps where it wants to be told."""
+    """Insert a key, or overwrite the key with the same id.
+
+    Without `disabled_at` in `values` the key is enabled. Stored webhook settings that are not in `values` stay.
+    """
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    anew = {"disabled_at": None, **values}
-    # In one statement: replicas that start at once all put the operator's key.
-    statement = dialect.insert(keys).values(anew)
-    connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=anew))
+    row = {"disabled_at": None, **values}
+    # One statement, because replicas that start at the same time all write the operator's key.
+    statement = dialect.insert(keys).values(row)
+    connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=row))
 
 
 def change(connection: Connection, key_id: str, **values: Any) -> None:
@@ -57,12 +60,12 @@ def change(connection: Connection, key_id: str, **values: Any) -> None:
 
 
 def disable(connection: Connection, key_id: str, now: datetime) -> None:
-    """Disable a key; of one that is disabled it stays known since when."""
+    """Disable a key. A key that is already disabled keeps its first `disabled_at`."""
     connection.execute(update(keys).where(keys.c.id == key_id, keys.c.disabled_at.is_(None)).values(disabled_at=now))
 
 
 def every(connection: Connection) -> list[Key]:
-    """All keys, the newest first."""
+    """Return all keys, newest first."""
     query = select(keys).order_by(keys.c.created_at.desc(), keys.c.id.desc())
     return [Key(**by_key(keys, row)) for row in connection.execute(query)]
 

@@ -1,4 +1,4 @@
-"""The table `submissions`: one row for each attempt to submit a task, recorded before the attempt is made."""
+"""The table `submissions`: one row for each attempt to submit a task, written before the request is sent."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -30,19 +30,18 @@ from app.db.tables.provider_accounts import slots
 from app.db.tables.tasks import tasks
 from app.rules.task import AttemptState, Outcome, Status
 
-submissions = Table(
+attempts = Table(
     "submissions",
     metadata,
     Column("id", String(48), primary_key=True),
     Column("task_id", String(48), nullable=False, index=True),
     Column("number", Integer, nullable=False),
     Column("provider", String(32), nullable=False),
-    # Which key of the ring its token and secret are derived from; they themselves are nowhere.
+    # The key of the keyring that its callback token and secret are derived from. Neither of them is stored.
     Column("ring_key", String(16), nullable=False, key="signing_key_id"),
     Column("outcome", String(16), nullable=False),
-    Column(
-        "called_back", Boolean, nullable=False, key="callback_requested"
-    ),  # whether the provider was given an address to call
+    # Whether the provider was given a callback address.
+    Column("called_back", Boolean, nullable=False, key="callback_requested"),
     Column("provider_id", Text),
     Column("polling_url", Text),
     Column("cost", Float),
@@ -51,8 +50,13 @@ submissions = Table(
     Column("asked_at", Instant, key="sent_at"),
     Column("answered_at", Instant),
 )
-_IS_NAMED = submissions.c.provider_id.is_not(None)
-Index("ix_submissions_provider_id", submissions.c.provider_id, sqlite_where=_IS_NAMED, postgresql_where=_IS_NAMED)
+_HAS_PROVIDER_ID = attempts.c.provider_id.is_not(None)
+Index(
+    "ix_submissions_provider_id",
+    attempts.c.provider_id,
+    sqlite_where=_HAS_PROVIDER_ID,
+    postgresql_where=_HAS_PROVIDER_ID,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +78,23 @@ class Attempt:
 
 
 class AttemptContext(NamedTuple):
-    """An attempt and its task as they stand: what a decision about either needs."""
+    """The current state of an attempt and its task, as a decision about evidence needs it."""
 
     submission_id: str
     task_id: str
     account_id: str
     key_id: str
-    is_told: bool  # whether its submitter wants to hear of the task
+    is_told: bool  # whether the task has a webhook
     has_slot: bool
     standing: AttemptState
 
 
-_PLAN = submissions.insert()
-_GET = select(submissions).where(submissions.c.id == bindparam("submission_id"))
-_OF_TASK = select(submissions).where(submissions.c.task_id == bindparam("of")).order_by(submissions.c.number)
-_MARK_ASKED = (
-    update(submissions)
-    .where(submissions.c.id == bindparam("submission_id"), submissions.c.outcome == Outcome.PLANNED)
+_PLAN = attempts.insert()
+_GET = select(attempts).where(attempts.c.id == bindparam("submission_id"))
+_OF_TASK = select(attempts).where(attempts.c.task_id == bindparam("task_id")).order_by(attempts.c.number)
+_MARK_SENT = (
+    update(attempts)
+    .where(attempts.c.id == bindparam("submission_id"), attempts.c.outcome == Outcome.PLANNED)
     .values(outcome=Outcome.UNKNOWN, sent_at=bindparam("now"), callback_requested=bindparam("has_address"))
 )
 
@@ -101,37 +105,37 @@ def plan(connection: Connection, **values: Any) -> None:
 
 def get(connection: Connection, submission_id: str) -> Attempt | None:
     row = connection.execute(_GET, {"submission_id": submission_id}).one_or_none()
-    return None if row is None else _submission_of(by_key(submissions, row))
+    return None if row is None else _attempt_of(by_key(attempts, row))
 
 
 def of_task(connection: Connection, task_id: str) -> list[Attempt]:
-    """Every attempt of a task, the first one first."""
-    return [_submission_of(by_key(submissions, row)) for row in connection.execute(_OF_TASK, {"of": task_id})]
+    """Return all attempts of a task, first attempt first."""
+    return [_attempt_of(by_key(attempts, row)) for row in connection.execute(_OF_TASK, {"task_id": task_id})]
 
 
 def mark_sent(connection: Connection, submission_id: str, now: datetime, *, callback_requested: bool) -> bool:
-    """Say that bytes may leave from now on; False when this attempt was asked before."""
-    given = {"submission_id": submission_id, "now": now, "has_address": callback_requested}
-    return connection.execute(_MARK_ASKED, given).rowcount == 1
+    """Record that the request may reach the provider from now on. Return False unless the attempt is still planned."""
+    parameters = {"submission_id": submission_id, "now": now, "has_address": callback_requested}
+    return connection.execute(_MARK_SENT, parameters).rowcount == 1
 
 
 def lock_attempts(connection: Connection, submission_ids: Iterable[str]) -> dict[str, AttemptContext]:
-    """These attempts with their tasks, by submission id; what is not known is not in it.
+    """Lock these attempts and their tasks until the end of the transaction. Return them by attempt id.
 
-    Nobody else changes them until the transaction ends: the tasks are locked in one order, so that nobody deadlocks.
+    Unknown ids are left out. Tasks are locked in the order of their ids, so concurrent callers do not deadlock.
     """
     rows = [(submission_id,) for submission_id in submission_ids]
-    return {row[0]: _attempt_of(row) for row in _LOCK_ATTEMPTS.find(connection, rows)}
+    return {row[0]: _context_of(row) for row in _LOCK_ATTEMPTS.find(connection, rows)}
 
 
-def _attempts(given: FromClause, _dialect: str) -> ClauseElement:
+def _select_contexts(relation: FromClause, _dialect: str) -> ClauseElement:
     return (
         select(
-            submissions.c.id,
-            submissions.c.task_id,
-            submissions.c.outcome,
-            submissions.c.provider_id,
-            submissions.c.cost,
+            attempts.c.id,
+            attempts.c.task_id,
+            attempts.c.outcome,
+            attempts.c.provider_id,
+            attempts.c.cost,
             tasks.c.account_id,
             tasks.c.key_id,
             tasks.c.webhook_url.is_not(None),
@@ -139,51 +143,51 @@ def _attempts(given: FromClause, _dialect: str) -> ClauseElement:
             tasks.c.sample_url,
             tasks.c.sample_expires_at,
             tasks.c.tries,
-            tasks.c.submission_id == submissions.c.id,
+            tasks.c.submission_id == attempts.c.id,
             exists().where(slots.c.task_id == tasks.c.id),
         )
-        .select_from(given)
-        .join(submissions, submissions.c.id == given.c.id)
-        .join(tasks, tasks.c.id == submissions.c.task_id)
+        .select_from(relation)
+        .join(attempts, attempts.c.id == relation.c.id)
+        .join(tasks, tasks.c.id == attempts.c.task_id)
         .order_by(tasks.c.id)
-        .with_for_update(of=[tasks, submissions])
+        .with_for_update(of=[tasks, attempts])
     )
 
 
-_LOCK_ATTEMPTS = BulkRead({"id": submissions.c.id.type}, _attempts)
+_LOCK_ATTEMPTS = BulkRead({"id": attempts.c.id.type}, _select_contexts)
 
 
 def task_ids(connection: Connection, submission_ids: Collection[str]) -> dict[str, str]:
-    """The tasks of these attempts, by submission id; what is not known is not in it."""
-    query = select(submissions.c.id, submissions.c.task_id).where(submissions.c.id.in_(submission_ids))
+    """Return the task ids of these attempts, by attempt id. Unknown ids are left out."""
+    query = select(attempts.c.id, attempts.c.task_id).where(attempts.c.id.in_(submission_ids))
     return {row.id: row.task_id for row in connection.execute(query)}
 
 
 def traceparent(connection: Connection, submission_id: str) -> str | None:
-    """The trace of the task that an attempt belongs to."""
+    """Return the W3C `traceparent` of an attempt's task."""
     query = (
         select(tasks.c.traceparent)
-        .join(submissions, submissions.c.task_id == tasks.c.id)
-        .where(submissions.c.id == submission_id)
+        .join(attempts, attempts.c.task_id == tasks.c.id)
+        .where(attempts.c.id == submission_id)
     )
-    found: str | None = connection.execute(query).scalar_one_or_none()
-    return found
+    stored: str | None = connection.execute(query).scalar_one_or_none()
+    return stored
 
 
 def under_way_by_signing_key(connection: Connection) -> dict[str, int]:
-    """How many tasks the provider may still call back about, by the ring key that their attempt was planned with."""
+    """Count the tasks that may still receive a callback, by the signing key id of their current attempt."""
     query = (
-        select(submissions.c.signing_key_id, func.count().label("tasks"))
-        .join(tasks, tasks.c.submission_id == submissions.c.id)
+        select(attempts.c.signing_key_id, func.count().label("tasks"))
+        .join(tasks, tasks.c.submission_id == attempts.c.id)
         .where(tasks.c.status.in_((Status.SUBMITTING, Status.SUBMITTED)))
-        .group_by(submissions.c.signing_key_id)
+        .group_by(attempts.c.signing_key_id)
     )
     return {key: count for key, count in connection.execute(query)}  # noqa: C416 - rows are no pairs to the type checker
 
 
 def is_known(connection: Connection, provider_id: str) -> bool:
-    """Whether the provider's task of this id belongs to an attempt of ours already."""
-    query = select(submissions.c.id).where(submissions.c.provider_id == provider_id).limit(1)
+    """Return whether an attempt with this provider id is stored."""
+    query = select(attempts.c.id).where(attempts.c.provider_id == provider_id).limit(1)
     return connection.execute(query).one_or_none() is not None
 
 
@@ -213,14 +217,14 @@ def apply_changes(connection: Connection, changes: Mapping[str, AttemptChange]) 
 
 
 def _apply(given: FromClause, _dialect: str) -> ClauseElement:
-    values = {name: func.coalesce(given.c[name], submissions.c[name]) for name in _COLUMNS}
-    return update(submissions).where(submissions.c.id == given.c.id).values(values)
+    values = {name: func.coalesce(given.c[name], attempts.c[name]) for name in _COLUMNS}
+    return update(attempts).where(attempts.c.id == given.c.id).values(values)
 
 
-_APPLY = Bulk({name: submissions.c[name].type for name in ("id", *_COLUMNS)}, _apply)
+_APPLY = Bulk({name: attempts.c[name].type for name in ("id", *_COLUMNS)}, _apply)
 
 
-def _submission_of(row: Mapping[str, Any]) -> Attempt:
+def _attempt_of(row: Mapping[str, Any]) -> Attempt:
     return Attempt(**{**row, "outcome": Outcome(row["outcome"])})
 
 
@@ -228,11 +232,11 @@ _STATUS = {status.value: status for status in Status}
 _OUTCOME = {outcome.value: outcome for outcome in Outcome}
 
 
-def _attempt_of(row: Sequence[Any]) -> AttemptContext:
-    submission_id, task_id, outcome, provider_id, cost, *about_task = row
-    account_id, key_id, is_told, status, sample, ends, tries, current, has_slot = about_task
-    ends_at = None if ends is None else instant_of(ends)
+def _context_of(row: Sequence[Any]) -> AttemptContext:
+    submission_id, task_id, outcome, provider_id, cost, *task_columns = row
+    account_id, key_id, is_told, status, sample_url, expires_at, tries, current, has_slot = task_columns
+    sample_expires_at = None if expires_at is None else instant_of(expires_at)
     standing = AttemptState(
-        _STATUS[status], bool(current), _OUTCOME[outcome], provider_id, sample, ends_at, cost, tries
+        _STATUS[status], bool(current), _OUTCOME[outcome], provider_id, sample_url, sample_expires_at, cost, tries
     )
     return AttemptContext(submission_id, task_id, account_id, key_id, bool(is_told), bool(has_slot), standing)

@@ -1,4 +1,4 @@
-"""The table `deliveries`: what an application is to be told of, once for each thing, and how far that has come."""
+"""The table `deliveries`: one row for each webhook of an endpoint, with its state."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,14 +28,14 @@ from app.db.engine.columns import Instant, Json, metadata
 from app.db.tables.endpoints import endpoints
 
 
-class State(StrEnum):
-    WAITING = "waiting"  # for its next try
+class DeliveryState(StrEnum):
+    WAITING = "waiting"  # for its first or next attempt
     DELIVERED = "delivered"
-    FAILED = "failed"  # given up
+    FAILED = "failed"  # no further attempt unless it is replayed
 
 
-_FEW = 30  # endpoints, each of which is looked at by itself
-TEST = "test"  # an event that is about no task
+_MAX_ENDPOINTS = 30  # up to this number, a page of deliveries is read endpoint by endpoint
+TEST = "test"  # the event of a test delivery, which has no task
 
 deliveries = Table(
     "deliveries",
@@ -45,10 +45,10 @@ deliveries = Table(
     Column("task_id", String(48)),
     Column("event", String(16), nullable=False),
     Column("form", String(16), nullable=False),
-    Column("payload", Json, nullable=False),  # as it was when the event happened; links are made when it is sent
-    Column("secret", Text),  # sealed; for a test alone, others have their task's
+    Column("payload", Json, nullable=False),  # as of the event; image links are added when it is sent
+    Column("secret", Text),  # sealed; only of a test, other deliveries use the secret of their task
     Column("state", String(16), nullable=False),
-    Column("tries", Integer, nullable=False),  # since it was planned, or last replayed
+    Column("tries", Integer, nullable=False),  # since it was planned or last replayed
     Column("detail", Text),
     Column("planned_at", Instant, nullable=False),
     Column("due_at", Instant, nullable=False),
@@ -59,9 +59,9 @@ Index("ix_deliveries_endpoint_id_state_id", deliveries.c.endpoint_id, deliveries
 Index("ix_deliveries_state_id", deliveries.c.state, deliveries.c.id)
 Index("ix_deliveries_task_id", deliveries.c.task_id)
 Index("ix_deliveries_state_ended_at", deliveries.c.state, deliveries.c.ended_at)
-# Written out, because a partial index is not found by a parameter.
+# A literal, because the planner does not match a bound parameter with the condition of a partial index.
 _IS_TEST = deliveries.c.event == literal_column(f"'{TEST}'")
-# Looked for in each round of an endpoint that rests, where any number of others may wait.
+# Each round of an endpoint in backoff looks for tests, among any number of other waiting deliveries.
 Index(
     "ix_deliveries_tests",
     *(deliveries.c.endpoint_id, deliveries.c.state, deliveries.c.due_at),
@@ -72,7 +72,7 @@ Index(
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A row, and of its endpoint the address and whose it is."""
+    """A row with the API key and the URL of its endpoint."""
 
     id: str
     endpoint_id: str
@@ -81,7 +81,7 @@ class Delivery:
     form: str
     payload: Mapping[str, Any]
     secret: str | None
-    state: State
+    state: DeliveryState
     tries: int
     detail: str | None
     planned_at: datetime
@@ -92,65 +92,72 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which deliveries are looked for; None means any."""
+class DeliveryFilter:
+    """Conditions for deliveries; None matches any."""
 
     key_id: str | None = None
-    state: State | None = None
+    state: DeliveryState | None = None
     task_id: str | None = None
     endpoint_id: str | None = None
 
 
 def insert(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    connection.execute(deliveries.insert(), [{"state": State.WAITING, "tries": 0, **row} for row in rows])
+    connection.execute(deliveries.insert(), [{"state": DeliveryState.WAITING, "tries": 0, **row} for row in rows])
 
 
 def get(connection: Connection, delivery_id: str) -> Delivery | None:
-    row = connection.execute(_rows().where(deliveries.c.id == delivery_id)).one_or_none()
+    row = connection.execute(_select_rows().where(deliveries.c.id == delivery_id)).one_or_none()
     return None if row is None else _delivery_of(row)
 
 
-def newest(connection: Connection, wanted: Wanted, *, limit: int, before: str | None = None) -> list[Delivery]:
-    """Deliveries, newest first, those planned before the delivery `before` alone."""
-    query = _only(_rows(), wanted).order_by(deliveries.c.id.desc()).limit(limit)
+def newest(
+    connection: Connection, delivery_filter: DeliveryFilter, *, limit: int, before: str | None = None
+) -> list[Delivery]:
+    """Return deliveries, newest first; with `before`, only those planned before the delivery with this id."""
+    query = _filtered(_select_rows(), delivery_filter).order_by(deliveries.c.id.desc()).limit(limit)
     if before is not None:
         query = query.where(deliveries.c.id < before)
-    if wanted.task_id is None and (of := _endpoints_of(connection, wanted)):
-        query = query.where(deliveries.c.id.in_(_newest_at(of, wanted.state, limit, before)))
+    if delivery_filter.task_id is None and (endpoint_ids := _endpoint_ids(connection, delivery_filter)):
+        query = query.where(deliveries.c.id.in_(_newest_ids(endpoint_ids, delivery_filter.state, limit, before)))
     return [_delivery_of(row) for row in connection.execute(query)]
 
 
-def _endpoints_of(connection: Connection, wanted: Wanted) -> list[str]:
-    """The endpoints that these deliveries go to; none where that says little: all, or those of a key with very many."""
-    if wanted.endpoint_id is not None:
-        return [wanted.endpoint_id]
-    if wanted.key_id is None:
+def _endpoint_ids(connection: Connection, delivery_filter: DeliveryFilter) -> list[str]:
+    """Return the only endpoints that can match, or an empty list if there is no such limit or there are too many."""
+    if delivery_filter.endpoint_id is not None:
+        return [delivery_filter.endpoint_id]
+    if delivery_filter.key_id is None:
         return []
-    query = select(endpoints.c.id).where(endpoints.c.key_id == wanted.key_id).limit(_FEW + 1)
-    found = list(connection.execute(query).scalars())
-    return found if len(found) <= _FEW else []
+    query = select(endpoints.c.id).where(endpoints.c.key_id == delivery_filter.key_id).limit(_MAX_ENDPOINTS + 1)
+    endpoint_ids = list(connection.execute(query).scalars())
+    return endpoint_ids if len(endpoint_ids) <= _MAX_ENDPOINTS else []
 
 
-def _newest_at(endpoint_ids: Collection[str], state: State | None, limit: int, before: str | None) -> Select[Any]:
-    """The ids of the newest deliveries to these: an index has them in order for each endpoint and state."""
-    beginning = [deliveries.c.id < before] if before is not None else []
-    places = [(at, each) for at in endpoint_ids for each in ([state] if state else State)]
-    found = [
+def _newest_ids(
+    endpoint_ids: Collection[str], state: DeliveryState | None, limit: int, before: str | None
+) -> Select[Any]:
+    """Select the ids of the newest deliveries to these endpoints.
+
+    An index has them in this order for each pair of endpoint and state, so each pair is read by itself.
+    """
+    older = [deliveries.c.id < before] if before is not None else []
+    pages = [
         select(deliveries.c.id)
-        .where(deliveries.c.endpoint_id == at, deliveries.c.state == each, *beginning)
+        .where(deliveries.c.endpoint_id == endpoint_id, deliveries.c.state == one_state, *older)
         .order_by(deliveries.c.id.desc())
         .limit(limit)
         .subquery()
-        for at, each in places
+        for endpoint_id in endpoint_ids
+        for one_state in ([state] if state else DeliveryState)
     ]
-    every = union_all(*(select(each.c.id) for each in found)).subquery()
-    return select(every.c.id).order_by(every.c.id.desc()).limit(limit)
+    merged = union_all(*(select(page.c.id) for page in pages)).subquery()
+    return select(merged.c.id).order_by(merged.c.id.desc()).limit(limit)
 
 
 def due(connection: Connection, endpoint_id: str, now: datetime, limit: int, *, tests: bool = False) -> list[Delivery]:
-    """What waits for an endpoint and is due, the longest first; only its tests, if asked so."""
-    query = _rows().where(
-        deliveries.c.endpoint_id == endpoint_id, deliveries.c.state == State.WAITING, deliveries.c.due_at <= now
+    """Return the due deliveries of an endpoint, earliest due first; with `tests`, only tests."""
+    query = _select_rows().where(
+        deliveries.c.endpoint_id == endpoint_id, deliveries.c.state == DeliveryState.WAITING, deliveries.c.due_at <= now
     )
     if tests:
         query = query.where(_IS_TEST)
@@ -159,64 +166,67 @@ def due(connection: Connection, endpoint_id: str, now: datetime, limit: int, *, 
 
 
 def next_due(connection: Connection, endpoint_id: str, *, tests: bool = False) -> datetime | None:
-    """When the earliest delivery, or test, that waits for an endpoint is due."""
+    """Return when the next waiting delivery of an endpoint is due; with `tests`, the next test. None if none waits."""
     query = (
         select(deliveries.c.due_at)
-        .where(deliveries.c.endpoint_id == endpoint_id, deliveries.c.state == State.WAITING)
+        .where(deliveries.c.endpoint_id == endpoint_id, deliveries.c.state == DeliveryState.WAITING)
         .order_by(deliveries.c.due_at)
         .limit(1)
     )
     if tests:
         query = query.where(_IS_TEST)
-    found: datetime | None = connection.execute(query).scalar_one_or_none()
-    return found
+    due_at: datetime | None = connection.execute(query).scalar_one_or_none()
+    return due_at
 
 
 def conclude(connection: Connection, changes: Sequence[Mapping[str, Any]]) -> None:
-    """Write how tries ended: `id`, `state`, `tries`, `detail`, `due_at` and `ended_at` of each.
+    """Write the outcome of attempts: `id`, `state`, `tries`, `detail`, `due_at` and `ended_at` of each delivery.
 
-    `was_tries` and `was_due_at` say how each stood when its try began: one that was replayed meanwhile stays replayed.
+    `was_tries` and `was_due_at` are the values from before the attempt. A row that no longer has them, because it was
+    replayed during the attempt, does not change.
     """
     names = ("state", "tries", "detail", "due_at", "ended_at")
     values = {name: bindparam(f"new_{name}", type_=deliveries.c[name].type) for name in names}
-    as_it_was = (
+    unchanged = (
         deliveries.c.id == bindparam("of_id"),
-        deliveries.c.state == State.WAITING,
+        deliveries.c.state == DeliveryState.WAITING,
         deliveries.c.tries == bindparam("was_tries"),
         deliveries.c.due_at == bindparam("was_due_at"),
     )
-    given = {
+    sources = {
         "of_id": "id",
         "was_tries": "was_tries",
         "was_due_at": "was_due_at",
         **{f"new_{name}": name for name in names},
     }
-    rows = [{parameter: each[name] for parameter, name in given.items()} for each in changes]
-    connection.execute(update(deliveries).where(*as_it_was).values(values), rows)
+    rows = [{parameter: change[name] for parameter, name in sources.items()} for change in changes]
+    connection.execute(update(deliveries).where(*unchanged).values(values), rows)
 
 
 def end_waiting(connection: Connection, endpoint_id: str, detail: str, now: datetime) -> None:
-    """Give up all that waits for an endpoint."""
-    waiting = (deliveries.c.endpoint_id == endpoint_id, deliveries.c.state == State.WAITING)
-    connection.execute(update(deliveries).where(*waiting).values(state=State.FAILED, detail=detail, ended_at=now))
+    """Mark all waiting deliveries of an endpoint as failed."""
+    waiting = (deliveries.c.endpoint_id == endpoint_id, deliveries.c.state == DeliveryState.WAITING)
+    connection.execute(
+        update(deliveries).where(*waiting).values(state=DeliveryState.FAILED, detail=detail, ended_at=now)
+    )
 
 
 def restart(connection: Connection, delivery_ids: Collection[str], now: datetime) -> None:
-    """Have these tried again from the start of their schedule."""
+    """Make these deliveries wait again, due at once, at the start of their retry schedule."""
     connection.execute(
         update(deliveries)
         .where(deliveries.c.id.in_(delivery_ids))
-        .values(state=State.WAITING, tries=0, detail=None, due_at=now, ended_at=None)
+        .values(state=DeliveryState.WAITING, tries=0, detail=None, due_at=now, ended_at=None)
     )
 
 
 def failed_between(
-    connection: Connection, begin: datetime, end: datetime, wanted: Wanted, limit: int
+    connection: Connection, begin: datetime, end: datetime, delivery_filter: DeliveryFilter, limit: int
 ) -> list[tuple[str, str]]:
-    """Ids, and those of their endpoints, of deliveries that were given up in this time; the earliest first."""
+    """Return (id, endpoint id) of deliveries that failed from `begin` up to, not including, `end`; earliest first."""
     query = (
-        _only(select(deliveries.c.id, deliveries.c.endpoint_id).join(endpoints, _BELONGS), wanted)
-        .where(deliveries.c.state == State.FAILED, deliveries.c.ended_at >= begin, deliveries.c.ended_at < end)
+        _filtered(select(deliveries.c.id, deliveries.c.endpoint_id).join(endpoints, _OF_ENDPOINT), delivery_filter)
+        .where(deliveries.c.state == DeliveryState.FAILED, deliveries.c.ended_at >= begin, deliveries.c.ended_at < end)
         .order_by(deliveries.c.ended_at, deliveries.c.id)
         .limit(limit)
     )
@@ -224,28 +234,28 @@ def failed_between(
 
 
 def awaited(connection: Connection) -> set[str]:
-    """The active endpoints for which something waits. What waits for a paused one, however much, is not read."""
-    waits = exists().where(_BELONGS, deliveries.c.state == State.WAITING)
+    """Return the ids of active endpoints with waiting deliveries. Rows of paused endpoints are not read."""
+    waits = exists().where(_OF_ENDPOINT, deliveries.c.state == DeliveryState.WAITING)
     query = select(endpoints.c.id).where(endpoints.c.state == "active", waits)
     return set(connection.execute(query).scalars())
 
 
-_BELONGS = endpoints.c.id == deliveries.c.endpoint_id
+_OF_ENDPOINT = endpoints.c.id == deliveries.c.endpoint_id
 
 
-def _rows() -> Select[Any]:
-    return select(deliveries, endpoints.c.key_id, endpoints.c.url).join(endpoints, _BELONGS)
+def _select_rows() -> Select[Any]:
+    return select(deliveries, endpoints.c.key_id, endpoints.c.url).join(endpoints, _OF_ENDPOINT)
 
 
-def _only(query: Select[Any], wanted: Wanted) -> Select[Any]:
-    asked = {
-        endpoints.c.key_id: wanted.key_id,
-        deliveries.c.state: wanted.state,
-        deliveries.c.task_id: wanted.task_id,
-        deliveries.c.endpoint_id: wanted.endpoint_id,
+def _filtered(query: Select[Any], delivery_filter: DeliveryFilter) -> Select[Any]:
+    values = {
+        endpoints.c.key_id: delivery_filter.key_id,
+        deliveries.c.state: delivery_filter.state,
+        deliveries.c.task_id: delivery_filter.task_id,
+        deliveries.c.endpoint_id: delivery_filter.endpoint_id,
     }
-    return query.where(*(column == value for column, value in asked.items() if value is not None))
+    return query.where(*(column == value for column, value in values.items() if value is not None))
 
 
 def _delivery_of(row: Row[Any]) -> Delivery:
-    return Delivery(**{**row._asdict(), "state": State(row.state)})
+    return Delivery(**{**row._asdict(), "state": DeliveryState(row.state)})

@@ -1,4 +1,4 @@
-"""The table `delivery_attempts`: every request that was made to deliver something, and what was answered."""
+"""The table `delivery_attempts`: one row for each request to an endpoint, with the response."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from app.db.engine.columns import Instant, metadata
 from app.db.tables.deliveries import deliveries
 from app.db.tables.endpoints import endpoints
 
-attempts = Table(
+delivery_attempts = Table(
     "delivery_attempts",
     metadata,
     Column("id", String(48), primary_key=True),
@@ -19,10 +19,10 @@ attempts = Table(
     Column("http_status", Integer),
     Column("error", String(16)),
     Column("latency_ms", Integer),
-    Column("answer", LargeBinary, nullable=False),  # how its body begins
+    Column("answer", LargeBinary, nullable=False),  # the beginning of the response body
     Column("began_at", Instant, nullable=False),
 )
-Index("ix_delivery_attempts_delivery_id_id", attempts.c.delivery_id, attempts.c.id)
+Index("ix_delivery_attempts_delivery_id_id", delivery_attempts.c.delivery_id, delivery_attempts.c.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class DeliveryAttempt:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A delivery of a task as its timeline has it."""
+    """A delivery of a task, as the timeline shows it."""
 
     delivery_id: str
     event: str
@@ -51,22 +51,24 @@ class Told:
 
 
 def insert(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Those of deliveries that are still there: they go with an erased task, also while one is sent."""
-    named = {row["delivery_id"] for row in rows}
-    there = set(connection.execute(select(deliveries.c.id).where(deliveries.c.id.in_(named))).scalars())
-    if there:
-        connection.execute(attempts.insert(), [row for row in rows if row["delivery_id"] in there])
+    """Insert attempts, except those of deliveries that were deleted, which erasing a task may do during an attempt."""
+    delivery_ids = {row["delivery_id"] for row in rows}
+    existing = set(connection.execute(select(deliveries.c.id).where(deliveries.c.id.in_(delivery_ids))).scalars())
+    if existing:
+        connection.execute(delivery_attempts.insert(), [row for row in rows if row["delivery_id"] in existing])
 
 
 def of_delivery(connection: Connection, delivery_id: str) -> list[DeliveryAttempt]:
-    """All attempts of a delivery, the earliest first."""
-    query = select(attempts).where(attempts.c.delivery_id == delivery_id).order_by(attempts.c.id)
+    """Return all attempts of a delivery, earliest first."""
+    query = (
+        select(delivery_attempts).where(delivery_attempts.c.delivery_id == delivery_id).order_by(delivery_attempts.c.id)
+    )
     return [DeliveryAttempt(**row._asdict()) for row in connection.execute(query)]
 
 
 def told_of(connection: Connection, task_id: str) -> list[Told]:
-    """The deliveries of a task, the earliest first, with the number of their attempts."""
-    made = select(func.count()).where(attempts.c.delivery_id == deliveries.c.id).scalar_subquery()
+    """Return the deliveries of a task, earliest first, with the number of their attempts."""
+    attempt_count = select(func.count()).where(delivery_attempts.c.delivery_id == deliveries.c.id).scalar_subquery()
     query = (
         select(
             deliveries.c.id.label("delivery_id"),
@@ -76,7 +78,7 @@ def told_of(connection: Connection, task_id: str) -> list[Told]:
             deliveries.c.planned_at,
             deliveries.c.ended_at,
             endpoints.c.state.label("endpoint_state"),
-            made.label("attempts"),
+            attempt_count.label("attempts"),
         )
         .join(endpoints, endpoints.c.id == deliveries.c.endpoint_id)
         .where(deliveries.c.task_id == task_id)

@@ -1,4 +1,4 @@
-"""The table `downloads`: every attempt to bring a result home, and how it went."""
+"""The table `downloads`: every attempt to download a result, with its outcome."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,7 +31,7 @@ class Download:
 
 
 _INSERT = downloads.insert()
-_COUNT = select(func.count()).where(downloads.c.task_id == bindparam("of"))
+_COUNT = select(func.count()).where(downloads.c.task_id == bindparam("task_id"))
 
 
 def insert(connection: Connection, **values: Any) -> None:
@@ -39,11 +39,11 @@ def insert(connection: Connection, **values: Any) -> None:
 
 
 def count(connection: Connection, task_id: str) -> int:
-    return connection.execute(_COUNT, {"of": task_id}).scalar_one()
+    return connection.execute(_COUNT, {"task_id": task_id}).scalar_one()
 
 
 def first_since(connection: Connection, task_id: str, instant: datetime) -> datetime | None:
-    """When the first attempt since then was begun."""
+    """Return when the first download that started at or after `instant` started, or None."""
     query = select(func.min(downloads.c.started_at)).where(
         downloads.c.task_id == task_id, downloads.c.started_at >= instant
     )
@@ -52,6 +52,6 @@ def first_since(connection: Connection, task_id: str, instant: datetime) -> date
 
 
 def of_task(connection: Connection, task_id: str) -> list[Download]:
-    """Every attempt, the earliest first."""
+    """Return all downloads of a task, earliest first."""
     query = select(downloads).where(downloads.c.task_id == task_id).order_by(downloads.c.id)
     return [Download(**row._asdict()) for row in connection.execute(query)]

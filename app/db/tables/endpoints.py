@@ -1,4 +1,4 @@
-"""The table `endpoints`: each address that an API key has had tasks told to, and how it fares."""
+"""The table `endpoints`: the webhook URLs of each API key, with their state and their failures."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from app.db.engine.columns import Instant, by_key, metadata
 
 
-class State(StrEnum):
+class EndpointState(StrEnum):
     ACTIVE = "active"
-    PAUSED = "paused"  # it kept failing: nothing is sent until somebody resumes it
-    GONE = "gone"  # it answered 410: it wants nothing any more
+    PAUSED = "paused"  # it failed for three days; only tests are sent
+    GONE = "gone"  # it answered 410; only tests are sent
 
 
 endpoints = Table(
@@ -25,10 +25,10 @@ endpoints = Table(
     Column("key_id", String(48), nullable=False),
     Column("url", Text, nullable=False),
     Column("state", String(16), nullable=False),
-    Column("failures", Integer, nullable=False),  # attempts that failed since the last that did not, without tests
+    Column("failures", Integer, nullable=False),  # consecutive failed attempts, tests excluded
     Column("failing_since_at", Instant),
-    Column("rests_until_at", Instant, key="backoff_until"),  # after a failure, before any delivery is tried again
-    Column("stopped_at", Instant),  # since when it is paused or gone
+    Column("rests_until_at", Instant, key="backoff_until"),  # no delivery is attempted before
+    Column("stopped_at", Instant),  # when it became paused or gone
     Column("created_at", Instant, nullable=False),
     UniqueConstraint("key_id", "url"),
 )
@@ -39,7 +39,7 @@ class Endpoint:
     id: str
     key_id: str
     url: str
-    state: State
+    state: EndpointState
     failures: int
     failing_since_at: datetime | None
     backoff_until: datetime | None
@@ -47,20 +47,25 @@ class Endpoint:
     created_at: datetime
 
 
-def ensure(connection: Connection, wanted: Sequence[dict[str, Any]]) -> None:
-    """Have an endpoint for each `key_id` and `url` of these; `id` and `created_at` count for those that are new."""
+def ensure(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert an endpoint for each `key_id` and `url` that has none. Existing endpoints do not change.
+
+    Each row has `id`, `key_id`, `url` and `created_at`.
+    """
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    rows = [{"state": State.ACTIVE, "failures": 0, **row} for row in sorted(wanted, key=lambda row: row["url"])]
-    statement = dialect.insert(endpoints).values(rows)
+    new_rows = [
+        {"state": EndpointState.ACTIVE, "failures": 0, **row} for row in sorted(rows, key=lambda row: row["url"])
+    ]
+    statement = dialect.insert(endpoints).values(new_rows)
     connection.execute(statement.on_conflict_do_nothing(index_elements=["key_id", "url"]))
 
 
-def named(connection: Connection, places: Collection[tuple[str, str]]) -> dict[tuple[str, str], Endpoint]:
-    """The endpoints with these keys and addresses, by both."""
-    key_ids, urls = {key_id for key_id, _ in places}, {url for _, url in places}
+def named(connection: Connection, keys_and_urls: Collection[tuple[str, str]]) -> dict[tuple[str, str], Endpoint]:
+    """Return the endpoints of these pairs of `key_id` and `url`, by pair."""
+    key_ids, urls = {key_id for key_id, _ in keys_and_urls}, {url for _, url in keys_and_urls}
     query = select(endpoints).where(endpoints.c.key_id.in_(key_ids), endpoints.c.url.in_(urls))
     found = {(row.key_id, row.url): _endpoint_of(row) for row in connection.execute(query)}
-    return {place: endpoint for place, endpoint in found.items() if place in places}
+    return {pair: endpoint for pair, endpoint in found.items() if pair in keys_and_urls}
 
 
 def get(connection: Connection, endpoint_id: str) -> Endpoint | None:
@@ -69,9 +74,9 @@ def get(connection: Connection, endpoint_id: str) -> Endpoint | None:
 
 
 def newest(
-    connection: Connection, *, limit: int, before: str | None, state: State | None, key_id: str | None
+    connection: Connection, *, limit: int, before: str | None, state: EndpointState | None, key_id: str | None
 ) -> list[Endpoint]:
-    """Endpoints, newest first, those created before the endpoint `before` alone."""
+    """Return endpoints, newest first; with `before`, only those created before the endpoint with this id."""
     query = select(endpoints).order_by(endpoints.c.id.desc()).limit(limit)
     if before is not None:
         query = query.where(endpoints.c.id < before)
@@ -92,16 +97,16 @@ def these(connection: Connection, endpoint_ids: Collection[str]) -> list[Endpoin
 
 
 def resume(connection: Connection, endpoint_id: str) -> None:
-    """Have an endpoint as if it had never failed."""
-    well = {"failures": 0, "failing_since_at": None, "backoff_until": None, "stopped_at": None}
-    change(connection, endpoint_id, state=State.ACTIVE, **well)
+    """Make an endpoint active and clear its failures."""
+    no_failures = {"failures": 0, "failing_since_at": None, "backoff_until": None, "stopped_at": None}
+    change(connection, endpoint_id, state=EndpointState.ACTIVE, **no_failures)
 
 
 def lock(connection: Connection, endpoint_id: str) -> Endpoint | None:
-    """The endpoint, which nobody else changes until the transaction ends."""
+    """Return the endpoint, locked until the transaction ends."""
     row = connection.execute(select(endpoints).where(endpoints.c.id == endpoint_id).with_for_update()).one_or_none()
     return None if row is None else _endpoint_of(row)
 
 
 def _endpoint_of(row: Any) -> Endpoint:
-    return Endpoint(**{**by_key(endpoints, row), "state": State(row.state)})
+    return Endpoint(**{**by_key(endpoints, row), "state": EndpointState(row.state)})

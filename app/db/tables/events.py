@@ -1,9 +1,9 @@
-"""The table `events`: what became of tasks, as a feed that is only ever appended to.
+"""The table `events`: the append-only feed of what happens to tasks.
 
-A number alone is no place in a feed that many transactions write: the lower one may be committed after a reader has
-passed it. On PostgreSQL an event also carries its transaction's id, and is settled, that is seen by readers, once
-every transaction with a lower or equal id has ended: in the order of (xid, sequence) nothing comes behind it then.
-SQLite has one writer; there `xid` is 0, and whatever is committed is settled.
+A sequence number is not a safe cursor: a lower number can commit after a reader has passed it. On PostgreSQL an event
+also carries the id of its transaction (`xid`) and is settled, that is visible to readers, once every transaction with a
+lower or equal id has ended. From then on no event can appear before it in the order of (xid, sequence). SQLite has one
+writer; there `xid` is 0 and every committed event is settled.
 """
 
 import re
@@ -41,9 +41,9 @@ from app.db.engine.columns import Instant, Json, metadata
 from app.db.engine.commit_hooks import EVENTS, notify_after_commit
 from app.db.tables.tasks import tasks
 
-CHANNEL = "fluxhook_events"  # on which PostgreSQL tells every process of new ones
-_FLOOR = "feed.floor"  # the kind of the one row that stands for what was pruned; no reader sees it
-_FORM = re.compile(r"([0-9a-f]{1,16})-([0-9a-f]{1,16})")
+CHANNEL = "fluxhook_events"  # the PostgreSQL channel that notifies every process of new events
+_FLOOR = "feed.floor"  # the kind of the one row that marks the end of the pruned part; readers never see it
+_CURSOR = re.compile(r"([0-9a-f]{1,16})-([0-9a-f]{1,16})")
 _LARGEST = 2**63 - 1
 
 events = Table(
@@ -64,7 +64,7 @@ _position = tuple_(events.c.xid, events.c.sequence)
 
 
 class Position(NamedTuple):
-    """A place in the feed: everything up to it was seen. Written as text it is a cursor, whose form is nobody's."""
+    """A place in the feed: everything up to it has been read. Its text form is an opaque cursor."""
 
     xid: int
     sequence: int
@@ -74,7 +74,8 @@ class Position(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> "Position | None":
-        match = _FORM.fullmatch(text)
+        """Parse a cursor; None if the text is not one."""
+        match = _CURSOR.fullmatch(text)
         position = cls(*(int(part, 16) for part in match.groups())) if match else None
         return position if position is not None and max(position) <= _LARGEST else None
 
@@ -93,34 +94,34 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Settled events, the oldest first."""
+    """Settled events, oldest first."""
 
     events: Sequence[Event]
-    end: Position  # where the next page begins
-    full: bool  # there may be more at once
-    pending: bool  # others are committed and not settled yet: nobody will say when they are
+    end: Position  # the position to continue after
+    full: bool  # more events may be settled already
+    pending: bool  # others are committed but not settled yet, and no notification follows when they are
 
 
 def append(connection: Connection, rows: Sequence[tuple[str, str, str, datetime]]) -> None:
-    """Add to the feed, in this order: kind, task id, data as JSON, and time. Readers are told after the commit."""
+    """Append events, as rows of kind, task id, data as JSON text, and time. Readers are notified after the commit."""
     if not rows:
         return
     _APPEND.write(connection, rows)
-    if not _shared(connection):
+    if not _is_shared(connection):
         notify_after_commit(connection, EVENTS)
 
 
-def _append(given: FromClause, dialect: str) -> ClauseElement:
-    """In the order of the rows: neither relation is sorted or joined, so each is read as it came."""
+def _insert_events(relation: FromClause, dialect: str) -> ClauseElement:
+    """Insert in the order of the rows. A scalar subquery finds the key, because a join could change that order."""
     shared = dialect == "postgresql"
-    key_id = select(tasks.c.key_id).where(tasks.c.id == given.c.task_id).scalar_subquery()
+    key_id = select(tasks.c.key_id).where(tasks.c.id == relation.c.task_id).scalar_subquery()
     xid = _number(func.pg_current_xact_id()) if shared else literal_column("0", Integer)
-    columns = [*(given.c[name] for name in _GIVEN), key_id, xid]
-    return events.insert().from_select([*_GIVEN, "key_id", "xid"], select(*columns))
+    columns = [*(relation.c[name] for name in _ROW), key_id, xid]
+    return events.insert().from_select([*_ROW, "key_id", "xid"], select(*columns))
 
 
-_GIVEN = ("kind", "task_id", "data", "at")
-_APPEND = Bulk({name: events.c[name].type for name in _GIVEN}, _append, then=f"pg_notify('{CHANNEL}', '')")
+_ROW = ("kind", "task_id", "data", "at")
+_APPEND = Bulk({name: events.c[name].type for name in _ROW}, _insert_events, then=f"pg_notify('{CHANNEL}', '')")
 
 
 def following(
@@ -131,10 +132,10 @@ def following(
     task_id: str | None = None,
     kinds: Collection[str] = (),
 ) -> Page:
-    """The settled events after a position: all, or those of a task or of some kinds."""
+    """Return settled events after a position: all, or only those of one task or of some kinds."""
     query = (
         select(events, _is_settled(connection).label("settled"))
-        .where(_position > _place(after), events.c.kind != _FLOOR)
+        .where(_position > _literal(after), events.c.kind != _FLOOR)
         .order_by(events.c.xid, events.c.sequence)
         .limit(limit)
     )
@@ -143,22 +144,22 @@ def following(
     if kinds:
         query = query.where(events.c.kind.in_(kinds))
     rows = connection.execute(query).all()
-    found = [_event_of(row._asdict()) for row in rows if row.settled]
-    full = len(found) == limit
-    end = found[-1].position if found else after
+    settled = [_event_of(row._asdict()) for row in rows if row.settled]
+    full = len(settled) == limit
+    end = settled[-1].position if settled else after
     if not full and (task_id is not None or kinds):
-        end = max(end, head(connection))  # what was left out need not be looked through again
-    return Page(found, end, full=full, pending=len(found) < len(rows))
+        end = max(end, head(connection))  # events that the filter left out are not read again
+    return Page(settled, end, full=full, pending=len(settled) < len(rows))
 
 
 def head(connection: Connection) -> Position:
-    """The end of what is settled."""
+    """Return the position of the last settled event."""
     query = select(events.c.xid, events.c.sequence).where(_is_settled(connection))
     return _first(connection, query.order_by(events.c.xid.desc(), events.c.sequence.desc())) or START
 
 
 def last_of_task(connection: Connection, task_id: str) -> Event | None:
-    """The newest event of a task, settled or not."""
+    """Return the newest event of a task, settled or not."""
     newest_first = (events.c.xid.desc(), events.c.sequence.desc())
     query = select(events).where(events.c.task_id == task_id, events.c.kind != _FLOOR).order_by(*newest_first).limit(1)
     row = connection.execute(query).one_or_none()
@@ -166,38 +167,41 @@ def last_of_task(connection: Connection, task_id: str) -> Event | None:
 
 
 def is_kept(connection: Connection, after: Position) -> bool:
-    """Whether everything that came after this position is still there. A position past the end is of another feed."""
+    """Return whether all events after this position are still stored.
+
+    False also for a position past the end, which belongs to another feed.
+    """
     return beginning(connection) <= after <= head(connection)
 
 
 def beginning(connection: Connection) -> Position:
-    """The place before the oldest event that is kept."""
+    """Return the position before the oldest stored event."""
     query = select(events.c.xid, events.c.sequence, events.c.kind).order_by(events.c.xid, events.c.sequence).limit(1)
     oldest = connection.execute(query).one_or_none()
     return START if oldest is None or oldest.kind != _FLOOR else Position(oldest.xid, oldest.sequence)
 
 
 def starts_at(connection: Connection) -> datetime | None:
-    """When the oldest event that is kept was written."""
+    """Return when the oldest stored event was written."""
     query = select(events.c.at).where(events.c.kind != _FLOOR).order_by(events.c.xid, events.c.sequence).limit(1)
     at: datetime | None = connection.execute(query).scalar_one_or_none()
     return at
 
 
 def prune(connection: Connection, before: datetime) -> None:
-    """Forget what is older. Call it before anything is appended in this transaction."""
-    if _shared(connection):
-        _forget_other_server(connection, before)
+    """Delete events older than `before`. Call it before the transaction appends any."""
+    if _is_shared(connection):
+        _restart_after_server_change(connection, before)
     query = select(events.c.xid, events.c.sequence, events.c.kind).where(events.c.at < before)
     newest = connection.execute(query.order_by(events.c.at.desc(), events.c.sequence.desc()).limit(1)).one_or_none()
     if newest is None or newest.kind == _FLOOR:
         return
-    connection.execute(delete(events).where(_position < _place(Position(newest.xid, newest.sequence))))
+    connection.execute(delete(events).where(_position < _literal(Position(newest.xid, newest.sequence))))
     connection.execute(update(events).where(events.c.sequence == newest.sequence).values(kind=_FLOOR))
 
 
-def _forget_other_server(connection: Connection, at: datetime) -> None:
-    """Begin anew when rows came with a dump from a server that counted its transactions further than this one."""
+def _restart_after_server_change(connection: Connection, at: datetime) -> None:
+    """Empty the feed if it was restored from a server whose transaction ids are ahead of this server's."""
     next_xid = _number(func.pg_snapshot_xmax(func.pg_current_snapshot()))
     if _first(connection, select(events.c.xid, events.c.sequence).where(events.c.xid >= next_xid)) is None:
         return
@@ -206,7 +210,7 @@ def _forget_other_server(connection: Connection, at: datetime) -> None:
     connection.execute(events.insert().values(xid=_own_xid(connection), **row))
 
 
-def _place(position: Position) -> ColumnElement[Any]:
+def _literal(position: Position) -> ColumnElement[Any]:
     return tuple_(*(literal(number, BigInteger) for number in position))
 
 
@@ -219,21 +223,22 @@ def _event_of(row: Mapping[str, Any]) -> Event:
     return Event(Position(row["xid"], row["sequence"]), row["kind"], row["task_id"], row["at"], row["data"])
 
 
-def _shared(connection: Connection) -> bool:
+def _is_shared(connection: Connection) -> bool:
+    """Whether several processes can write to the feed at the same time."""
     return connection.dialect.name == "postgresql"
 
 
 def _own_xid(connection: Connection) -> ColumnElement[int]:
-    return _number(func.pg_current_xact_id()) if _shared(connection) else literal_column("0", Integer)
+    return _number(func.pg_current_xact_id()) if _is_shared(connection) else literal_column("0", Integer)
 
 
 def _is_settled(connection: Connection) -> ColumnElement[bool]:
-    """Whether every transaction up to an event's own has ended; those that wrote nothing do not count."""
-    if not _shared(connection):
+    """Whether every transaction with an id up to the event's has ended. Transactions without writes have no id."""
+    if not _is_shared(connection):
         return true()
     return events.c.xid < _number(func.pg_snapshot_xmin(func.pg_current_snapshot()))
 
 
 def _number(xid: ColumnElement[Any]) -> ColumnElement[int]:
-    """A transaction's id as a plain number: there is no shorter cast."""
+    """Cast a transaction id to bigint. PostgreSQL has no direct cast."""
     return cast(cast(xid, Text), BigInteger)

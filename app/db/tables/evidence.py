@@ -1,4 +1,4 @@
-"""The table `evidence`: what each witness said of an attempt, raw, once, with its verdict and its effect."""
+"""The table `evidence`: each report of a witness about an attempt, stored raw and once, with verdict and effect."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from app.db.engine.bulk import Bulk, BulkRead
 from app.db.engine.columns import Instant, Json, metadata
-from app.db.tables.attempts import submissions
+from app.db.tables.attempts import attempts
 from app.db.tables.tasks import tasks
 from app.rules.task import Effect, Said, Status, Witness
 from app.security.verify import Verdict
@@ -52,27 +52,27 @@ evidence = Table(
     Column("copies", Integer, nullable=False),
     Column("received_at", Instant, nullable=False),
     Column("last_received_at", Instant, nullable=False),
-    # The verdict belongs to it: a forged copy that came first must not swallow the signed original.
+    # The verdict is part of the key: a forged copy that arrives first must not hide the signed original.
     UniqueConstraint("submission_id", "witness", "verdict", "digest"),
 )
 _KEY = ("submission_id", "witness", "verdict", "digest")
-# Written out: a partial index is not found by a parameter.
+# Literals, because the planner does not match a bound parameter with the condition of a partial index.
 IS_CALLBACK = evidence.c.witness == literal_column(f"'{Witness.CALLBACK}'")
 IS_NOT_SIGNED = and_(IS_CALLBACK, evidence.c.verdict != literal_column(f"'{Verdict.SIGNED}'"))
-# The usual callback is signed, and has nothing to pay for this.
+# Signed callbacks, the usual case, are not in this index, so it costs them nothing.
 Index(
     "ix_evidence_not_signed",
     *(evidence.c.verdict, evidence.c.id),
     sqlite_where=IS_NOT_SIGNED,
     postgresql_where=IS_NOT_SIGNED,
 )
-# Bytes and headers are for whoever looks at one.
+# Headers and body are read only for a single row.
 SAID = [column for column in evidence.c if column.name not in {"headers", "body"}]
 
 
 @dataclass(frozen=True, slots=True)
 class EvidenceRow:
-    """A row of the table without its bytes."""
+    """A row of the table without headers and body."""
 
     id: str
     submission_id: str
@@ -89,7 +89,7 @@ class EvidenceRow:
 
 
 class NewEvidence(NamedTuple):
-    """A row as it is written. Plain text where there is an enum for it: sqlite3 takes longer over a kind of text."""
+    """A row to be written. Enums are passed as plain strings, because sqlite3 is slower with subclasses of `str`."""
 
     id: str
     submission_id: str
@@ -108,60 +108,62 @@ class NewEvidence(NamedTuple):
 
 
 def keep(connection: Connection, rows: Sequence[NewEvidence]) -> None:
-    """Keep these rows; one that is there already is counted as further copies. No two may share their key."""
+    """Insert rows. If a row is already stored, add to its copies instead. No two of these rows may share a key."""
     _KEEP.write(connection, rows)
 
 
-def _keep(given: FromClause, dialect: str) -> ClauseElement:
+def _upsert(relation: FromClause, dialect: str) -> ClauseElement:
     insert: postgresql.Insert = (postgresql if dialect == "postgresql" else sqlite).insert(evidence)
-    # SQLite takes ON CONFLICT for a join's condition where no WHERE stands before it.
-    rows = select(*(given.c[name] for name in NewEvidence._fields)).where(literal_column("true"))
+    # Without a WHERE before it, SQLite parses ON CONFLICT as a join condition.
+    rows = select(*(relation.c[name] for name in NewEvidence._fields)).where(literal_column("true"))
     statement = insert.from_select(NewEvidence._fields, rows)
     new = statement.excluded
-    changed = {"copies": evidence.c.copies + new.copies, "last_received_at": new.last_received_at}
-    return statement.on_conflict_do_update(index_elements=_KEY, set_=changed)
+    changes = {"copies": evidence.c.copies + new.copies, "last_received_at": new.last_received_at}
+    return statement.on_conflict_do_update(index_elements=_KEY, set_=changes)
 
 
-_KEEP = Bulk({name: evidence.c[name].type for name in NewEvidence._fields}, _keep)
+_KEEP = Bulk({name: evidence.c[name].type for name in NewEvidence._fields}, _upsert)
 
 
 def known(connection: Connection, keys: Collection[tuple[str, ...]]) -> set[tuple[str, ...]]:
-    """Those of these keys (submission, witness, verdict, digest) that a row is kept under."""
+    """Return those of these keys (attempt id, witness, verdict, digest) that have a row."""
     return {tuple(row) for row in _KNOWN.find(connection, list(keys))} if keys else set()
 
 
-def _known(given: FromClause, _dialect: str) -> ClauseElement:
-    same = and_(*(evidence.c[name] == given.c[name] for name in _KEY))
-    return select(*(given.c[name] for name in _KEY)).join_from(given, evidence, same)
+def _select_known(relation: FromClause, _dialect: str) -> ClauseElement:
+    same_key = and_(*(evidence.c[name] == relation.c[name] for name in _KEY))
+    return select(*(relation.c[name] for name in _KEY)).join_from(relation, evidence, same_key)
 
 
-_KNOWN = BulkRead({name: evidence.c[name].type for name in _KEY}, _known)
+_KNOWN = BulkRead({name: evidence.c[name].type for name in _KEY}, _select_known)
 
 
-def count_callbacks(connection: Connection, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
-    """How many different callbacks are kept for each of these attempts with that verdict."""
-    if not wanted:
+def count_callbacks(connection: Connection, pairs: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """Count the distinct stored callbacks for each pair of attempt id and verdict."""
+    if not pairs:
         return {}
-    found = {(row[0], row[1]): row[2] for row in _COUNT.find(connection, list(wanted))}
-    return {each: found.get(each, 0) for each in wanted}
+    counts = {(row[0], row[1]): row[2] for row in _COUNT.find(connection, list(pairs))}
+    return {pair: counts.get(pair, 0) for pair in pairs}
 
 
-def _count(given: FromClause, _dialect: str) -> ClauseElement:
-    of_these = (
-        (evidence.c.submission_id == given.c.submission_id) & IS_CALLBACK & (evidence.c.verdict == given.c.verdict)
+def _select_counts(relation: FromClause, _dialect: str) -> ClauseElement:
+    of_pair = (
+        (evidence.c.submission_id == relation.c.submission_id)
+        & IS_CALLBACK
+        & (evidence.c.verdict == relation.c.verdict)
     )
     return (
-        select(given.c.submission_id, given.c.verdict, func.count())
-        .join_from(given, evidence, of_these)
-        .group_by(given.c.submission_id, given.c.verdict)
+        select(relation.c.submission_id, relation.c.verdict, func.count())
+        .join_from(relation, evidence, of_pair)
+        .group_by(relation.c.submission_id, relation.c.verdict)
     )
 
 
-_COUNT = BulkRead({name: evidence.c[name].type for name in ("submission_id", "verdict")}, _count)
+_COUNT = BulkRead({name: evidence.c[name].type for name in ("submission_id", "verdict")}, _select_counts)
 
 
 def last_polled_at(connection: Connection, submission_id: str) -> datetime | None:
-    """When the provider was last asked about this attempt, whatever came of it."""
+    """Return when the provider was last polled for this attempt, whatever the result, or None."""
     query = select(func.max(evidence.c.last_received_at)).where(
         evidence.c.submission_id == submission_id, evidence.c.witness == Witness.POLL
     )
@@ -170,7 +172,7 @@ def last_polled_at(connection: Connection, submission_id: str) -> datetime | Non
 
 
 def answered_since(connection: Connection, submission_id: str, instant: datetime) -> bool:
-    """Whether the provider gave a usable answer about this attempt since then."""
+    """Return whether a poll for this attempt has had a usable answer at or after `instant`."""
     query = select(evidence.c.id).where(
         evidence.c.submission_id == submission_id,
         evidence.c.witness == Witness.POLL,
@@ -181,7 +183,7 @@ def answered_since(connection: Connection, submission_id: str, instant: datetime
 
 
 def hints(connection: Connection, submission_id: str) -> list[bytes]:
-    """What callbacks said of this attempt that proved nothing and were not refused, the latest first."""
+    """Return the bodies of the callbacks stored as hints for this attempt, latest first."""
     query = (
         select(evidence.c.body)
         .where(
@@ -195,16 +197,16 @@ def hints(connection: Connection, submission_id: str) -> list[bytes]:
 
 
 def callbacks_came_lately(connection: Connection, limit: int) -> list[bool]:
-    """For the latest tasks that came out and had an address to call: whether any callback came, proven or not.
+    """For each of the latest successful tasks with a callback address, newest first: did any callback arrive?
 
-    One of which nothing is kept any more is left out: nobody knows.
+    A callback counts whether it is proven or not. Tasks whose evidence was deleted are left out, because it is unknown.
     """
-    said = exists().where(evidence.c.submission_id == submissions.c.id)
+    has_evidence = exists().where(evidence.c.submission_id == attempts.c.id)
     latest = union_all(*(_latest(status, limit) for status in (Status.READY, Status.STORED))).subquery()
     query = (
-        select(said.where(evidence.c.witness == Witness.CALLBACK))
-        .join(latest, latest.c.submission_id == submissions.c.id)
-        .where(submissions.c.callback_requested, said)
+        select(has_evidence.where(evidence.c.witness == Witness.CALLBACK))
+        .join(latest, latest.c.submission_id == attempts.c.id)
+        .where(attempts.c.callback_requested, has_evidence)
         .order_by(latest.c.id.desc())
         .limit(limit)
     )
@@ -212,17 +214,17 @@ def callbacks_came_lately(connection: Connection, limit: int) -> list[bool]:
 
 
 def _latest(status: Status, limit: int) -> Select[Any]:
-    """The newest tasks in one state: an index has them in this order, whatever else there is."""
+    """Select the newest tasks in one state: an index has them in this order, so no other rows are read."""
     query = select(tasks.c.id, tasks.c.submission_id).where(tasks.c.status == status)
     return select(query.order_by(tasks.c.id.desc()).limit(limit).subquery())
 
 
 def of_task(connection: Connection, task_id: str) -> list[EvidenceRow]:
-    """All that was said of a task's attempts, the earliest first."""
+    """Return all evidence about a task's attempts, earliest first."""
     query = (
         select(*SAID)
-        .join(submissions, submissions.c.id == evidence.c.submission_id)
-        .where(submissions.c.task_id == task_id)
+        .join(attempts, attempts.c.id == evidence.c.submission_id)
+        .where(attempts.c.task_id == task_id)
         .order_by(evidence.c.received_at, evidence.c.id)
     )
     return [evidence_row(row) for row in connection.execute(query)]

@@ -1,4 +1,4 @@
-"""The table `idempotency`: which request an `Idempotency-Key` stood for, and how it was answered."""
+"""The table `idempotency`: the first request with each `Idempotency-Key`, and the answer to it."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,10 +12,10 @@ from app.db.engine.columns import Instant, Json, metadata
 idempotency = Table(
     "idempotency",
     metadata,
-    Column("key_id", String(48), primary_key=True),  # scoped to the API key that sent it
+    Column("key_id", String(48), primary_key=True),  # an Idempotency-Key belongs to one API key
     Column("idempotency_key", String(255), primary_key=True),
     Column("digest", String(64), nullable=False),
-    Column("answer", Json),  # null while the first request is being worked on
+    Column("answer", Json),  # NULL while the first request is in progress
     Column("began_at", Instant, nullable=False, index=True),
 )
 
@@ -28,7 +28,7 @@ class Remembered:
 
 
 def begin(connection: Connection, key_id: str, idempotency_key: str, digest: str, now: datetime) -> bool:
-    """Note that this request is being worked on; False when the key stands for a request already."""
+    """Record that a request is in progress. Return False if the Idempotency-Key is already in use."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     statement = dialect.insert(idempotency).values(
         key_id=key_id, idempotency_key=idempotency_key, digest=digest, began_at=now
@@ -38,44 +38,46 @@ def begin(connection: Connection, key_id: str, idempotency_key: str, digest: str
 
 def get(connection: Connection, key_id: str, idempotency_key: str) -> Remembered | None:
     query = select(idempotency.c.digest, idempotency.c.answer, idempotency.c.began_at).where(
-        *_is(key_id, idempotency_key)
+        *_of_request(key_id, idempotency_key)
     )
     row = connection.execute(query).one_or_none()
     return None if row is None else Remembered(**row._asdict())
 
 
 def answer(
-    connection: Connection, key_id: str, idempotency_key: str, began_at: datetime, given: dict[str, Any]
+    connection: Connection, key_id: str, idempotency_key: str, began_at: datetime, content: dict[str, Any]
 ) -> bool:
-    """Keep the answer of the request that began then; False when another one has the key now."""
-    kept = connection.execute(
+    """Store the answer to the request that began at `began_at`. Return False if the key is no longer its key."""
+    updated = connection.execute(
         update(idempotency)
-        .where(*_is(key_id, idempotency_key), idempotency.c.began_at == began_at)
-        .values(answer=given)
+        .where(*_of_request(key_id, idempotency_key), idempotency.c.began_at == began_at)
+        .values(answer=content)
     )
-    return kept.rowcount == 1
+    return updated.rowcount == 1
 
 
 def forget(connection: Connection, key_id: str, idempotency_key: str, began_at: datetime) -> None:
-    """Forget the request that began then, and no other."""
-    connection.execute(delete(idempotency).where(*_is(key_id, idempotency_key), idempotency.c.began_at == began_at))
+    """Delete the row if it belongs to the request that began at `began_at`."""
+    connection.execute(
+        delete(idempotency).where(*_of_request(key_id, idempotency_key), idempotency.c.began_at == began_at)
+    )
 
 
 def release(connection: Connection, key_id: str, idempotency_key: str, began_at: datetime) -> None:
-    """Forget the request that began then, unless it has an answer."""
+    """Delete the row if it belongs to the request that began at `began_at` and has no answer."""
     unanswered = idempotency.c.began_at == began_at, idempotency.c.answer.is_(None)
-    connection.execute(delete(idempotency).where(*_is(key_id, idempotency_key), *unanswered))
+    connection.execute(delete(idempotency).where(*_of_request(key_id, idempotency_key), *unanswered))
 
 
 def forget_unanswered(connection: Connection) -> None:
-    """Forget what nobody works on any more, because no process lives that began it."""
+    """Delete all rows without an answer. Call it only if no process that could still answer is running."""
     connection.execute(delete(idempotency).where(idempotency.c.answer.is_(None)))
 
 
 def forget_before(connection: Connection, instant: datetime) -> int:
-    """Forget what began before `instant`; how many there were."""
+    """Delete the rows of requests that began before `instant`. Return their number."""
     return connection.execute(delete(idempotency).where(idempotency.c.began_at < instant)).rowcount
 
 
-def _is(key_id: str, idempotency_key: str) -> tuple[Any, ...]:
+def _of_request(key_id: str, idempotency_key: str) -> tuple[Any, ...]:
     return idempotency.c.key_id == key_id, idempotency.c.idempotency_key == idempotency_key

@@ -1,7 +1,7 @@
-"""The tables `accounts` and `slots`: what a provider lets one of its accounts have in flight, and what is.
+"""The tables `accounts` and `slots`: the limits of provider accounts for tasks in flight, and the slots taken.
 
-A slot is a row while a task holds it. Whoever gives slots out holds the account's row locked, so two processes
-never give out the same one, and neither misses what the other has just freed.
+A taken slot is a row. Slots are given out under the lock of the account's row, so two processes never give out the same
+slot, and each sees the slots that the other has just freed.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -33,21 +33,21 @@ from app.db.engine.columns import Instant, Json, metadata
 from app.db.tables.tasks import tasks
 from app.rules.task import Status
 
-# Why an account is paused: shown to people, and looked for by the sweeper.
+# Reasons for a pause, shown to users. The sweep compares with them.
 OUT_OF_CREDITS = "out of credits"
 NO_FREE_SLOT = "the provider has no free slot"
 
-_HOLDERS = (Status.QUEUED, Status.SUBMITTING, Status.SUBMITTED)  # in any other state a task has no slot
+_SLOT_STATES = (Status.QUEUED, Status.SUBMITTING, Status.SUBMITTED)  # in any other state a task has no slot
 
-IN_ALL = "account"  # names the limit of all models together
+IN_ALL = "account"  # the name of the limit for all models together
 
 accounts = Table(
     "accounts",
     metadata,
     Column("id", String(48), primary_key=True),
     Column("provider", String(32), nullable=False),
-    Column("limits", Json, nullable=False),  # "account": in all; a model's name: of that model
-    Column("refusals", Integer, nullable=False),  # in a row: what the length of a pause grows by
+    Column("limits", Json, nullable=False),  # by model name; "account" is the limit for all models together
+    Column("refusals", Integer, nullable=False),  # consecutive; the length of a pause grows with them
     Column("refused_since_at", Instant),
     Column("paused_until_at", Instant),
     Column("pause_reason", Text),
@@ -86,7 +86,7 @@ class Slot(NamedTuple):
 
 
 def put(connection: Connection, account_id: str, provider: str, limits: Mapping[str, int]) -> None:
-    """Make the account known, or bring its limits up to date."""
+    """Insert an account, or update the limits of an existing one."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     statement = dialect.insert(accounts).values(id=account_id, provider=provider, limits=dict(limits), refusals=0)
     connection.execute(
@@ -96,7 +96,9 @@ def put(connection: Connection, account_id: str, provider: str, limits: Mapping[
 
 _GET = select(accounts).where(accounts.c.id == bindparam("account_id"))
 _LOCK = _GET.with_for_update()
-_HELD = select(slots.c.number, slots.c.task_id, slots.c.model).where(slots.c.account_id == bindparam("of"))
+_SLOTS_TAKEN = select(slots.c.number, slots.c.task_id, slots.c.model).where(
+    slots.c.account_id == bindparam("account_id")
+)
 _TAKE = slots.insert()
 
 
@@ -114,25 +116,25 @@ def everyone(connection: Connection) -> list[Account]:
 
 
 def in_use(connection: Connection) -> dict[tuple[str, str], int]:
-    """How many slots are held, by account and model."""
+    """Return the number of taken slots, by account id and model."""
     query = select(slots.c.account_id, slots.c.model, func.count()).group_by(slots.c.account_id, slots.c.model)
-    return {(account_id, model): held for account_id, model, held in connection.execute(query)}
+    return {(account_id, model): count for account_id, model, count in connection.execute(query)}
 
 
 def paused(connection: Connection, now: datetime) -> list[Account]:
-    """The accounts that give out no slots now."""
+    """Return the accounts that are paused at `now`."""
     query = select(accounts).where(accounts.c.paused_until_at > now).order_by(accounts.c.id)
     return [Account(**row._asdict()) for row in connection.execute(query)]
 
 
 def lock(connection: Connection, account_id: str) -> Account | None:
-    """The account, held by this transaction until it ends."""
+    """Return the account, locked until the transaction ends."""
     row = connection.execute(_LOCK, {"account_id": account_id}).one_or_none()
     return None if row is None else Account(**row._asdict())
 
 
 def pause(connection: Connection, account_id: str, now: datetime, until: datetime, reason: str, refusals: int) -> None:
-    """Give out no slots of this account until then, after so many refusals in a row."""
+    """Pause an account: none of its slots are given out until `until`. `refusals` counts consecutive refusals."""
     since = func.coalesce(accounts.c.refused_since_at, literal(now, Instant))
     connection.execute(
         update(accounts)
@@ -142,7 +144,10 @@ def pause(connection: Connection, account_id: str, now: datetime, until: datetim
 
 
 def resume(connection: Connection, account_id: str, now: datetime) -> None:
-    """The provider took a task: a pause that is over leaves no trace, and the next one is a short one."""
+    """Clear the refusals of an account, because the provider has accepted a task, unless a pause is still running.
+
+    The next pause is then short again.
+    """
     connection.execute(
         update(accounts)
         .where(accounts.c.id == account_id, accounts.c.refusals > 0, accounts.c.paused_until_at <= now)
@@ -150,28 +155,29 @@ def resume(connection: Connection, account_id: str, now: datetime) -> None:
     )
 
 
-def held(connection: Connection, account_id: str) -> list[Slot]:
-    return [Slot(*row) for row in connection.execute(_HELD, {"of": account_id})]
+def slots_taken(connection: Connection, account_id: str) -> list[Slot]:
+    """Return the taken slots of an account, in no particular order."""
+    return [Slot(*row) for row in connection.execute(_SLOTS_TAKEN, {"account_id": account_id})]
 
 
 def take(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Hand out slots. The primary key refuses one that is held: a second line behind the account's lock."""
+    """Take slots. The primary key rejects a slot that is already taken, as a safeguard beside the account's lock."""
     connection.execute(_TAKE, list(rows))
 
 
 def release(connection: Connection, task_ids: Collection[str]) -> set[str]:
-    """Free the slots of these tasks; the accounts in which there is room now."""
+    """Free the slots of these tasks. Return the ids of the accounts that had them."""
     return {row[0] for row in _RELEASE.run(connection, [(task_id,) for task_id in task_ids])}
 
 
 def reclaim(connection: Connection) -> set[str]:
-    """Free the slots of tasks that can have none any more; whose they were."""
-    holders = exists().where(tasks.c.id == slots.c.task_id, tasks.c.status.in_(_HOLDERS))
-    return set(connection.execute(delete(slots).where(~holders).returning(slots.c.task_id)).scalars())
+    """Free the slots of tasks that do not exist or whose state allows no slot. Return the ids of these tasks."""
+    may_have_slot = exists().where(tasks.c.id == slots.c.task_id, tasks.c.status.in_(_SLOT_STATES))
+    return set(connection.execute(delete(slots).where(~may_have_slot).returning(slots.c.task_id)).scalars())
 
 
-def _release(given: FromClause, _dialect: str) -> ClauseElement:
-    return delete(slots).where(slots.c.task_id.in_(select(given.c.task_id))).returning(slots.c.account_id)
+def _delete_slots(relation: FromClause, _dialect: str) -> ClauseElement:
+    return delete(slots).where(slots.c.task_id.in_(select(relation.c.task_id))).returning(slots.c.account_id)
 
 
-_RELEASE = Bulk({"task_id": slots.c.task_id.type}, _release)
+_RELEASE = Bulk({"task_id": slots.c.task_id.type}, _delete_slots)

@@ -1,4 +1,4 @@
-"""The table `results`: where a task's image is kept and what it is. A row means the bytes are on disk."""
+"""The table `results`: a task's image and its place in the store. A row exists only if the bytes are in the store."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ def insert(connection: Connection, **values: Any) -> None:
 
 
 def of_tasks(connection: Connection, task_ids: Collection[str]) -> dict[str, Result]:
-    """The results of those of these tasks that have one, by task id."""
+    """Return the results of these tasks, by task id. Tasks without a result are left out."""
     if not task_ids:
         return {}
     rows = connection.execute(_OF_TASKS, {"task_ids": list(task_ids)})

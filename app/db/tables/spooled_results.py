@@ -1,4 +1,7 @@
-"""The table `kept_aside`: which machine keeps checked bytes on its own disk, because the store could not take them."""
+"""The table `kept_aside`: the instances whose spools hold the verified image bytes of an attempt.
+
+The bytes are spooled because the store could not take them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,16 +15,16 @@ kept_aside = Table(
     "kept_aside",
     metadata,
     Column("submission_id", String(48), primary_key=True),
-    Column("instance", String(48), primary_key=True),  # the DATA_DIR that they lie in
+    Column("instance", String(48), primary_key=True),  # names the DATA_DIR that holds the bytes
     Column("tries", Integer, nullable=False),
-    Column("tried_at", Instant),  # when the store last failed to take them
+    Column("tried_at", Instant),  # when the store last refused them
     Column("kept_at", Instant, nullable=False),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class SpoolHolder:
-    """What one machine keeps until the store takes it."""
+    """An instance whose spool holds images, their number, and when the oldest was spooled."""
 
     instance: str
     images: int
@@ -29,12 +32,15 @@ class SpoolHolder:
 
 
 def note(connection: Connection, submission_id: str, instance: str, now: datetime, *, tried: bool) -> int:
-    """That this machine keeps these bytes still; how often that was noted by now. The task must be locked."""
-    again = {"tries": kept_aside.c.tries + 1, "tried_at": now if tried else kept_aside.c.tried_at}
+    """Record that this instance still holds the bytes. Return how often it has been recorded.
+
+    `tried`: the store has just failed to take them. The caller must hold the task's lock.
+    """
+    changes = {"tries": kept_aside.c.tries + 1, "tried_at": now if tried else kept_aside.c.tried_at}
     tries: int | None = connection.execute(
         update(kept_aside)
         .where(kept_aside.c.submission_id == submission_id, kept_aside.c.instance == instance)
-        .values(again)
+        .values(changes)
         .returning(kept_aside.c.tries)
     ).scalar_one_or_none()
     if tries is not None:
@@ -45,25 +51,25 @@ def note(connection: Connection, submission_id: str, instance: str, now: datetim
 
 
 def instances(connection: Connection, submission_id: str) -> set[str]:
-    """Who keeps the bytes of this attempt."""
+    """Return the instances that hold the bytes of this attempt."""
     query = select(kept_aside.c.instance).where(kept_aside.c.submission_id == submission_id)
     return set(connection.execute(query).scalars())
 
 
 def forget(connection: Connection, submission_id: str, instance: str | None = None) -> None:
-    """One machine's copy of an attempt's bytes, or all of them, are of no use any more."""
+    """Delete the record of one instance for an attempt, or of all instances if `instance` is None."""
     statement = delete(kept_aside).where(kept_aside.c.submission_id == submission_id)
     connection.execute(statement if instance is None else statement.where(kept_aside.c.instance == instance))
 
 
 def store_failed_since(connection: Connection, since: datetime) -> bool:
-    """Whether the store has failed to take anything since then."""
+    """Return whether the store has failed to take any image after `since`."""
     query = select(kept_aside.c.instance).where(kept_aside.c.tried_at > since).limit(1)
     return connection.execute(query).one_or_none() is not None
 
 
 def spool_holders(connection: Connection) -> Sequence[SpoolHolder]:
-    """What lies where, the longest first."""
+    """Return all instances with spooled images, the one with the oldest image first."""
     since = func.min(kept_aside.c.kept_at)
     query = select(kept_aside.c.instance, func.count(), since).group_by(kept_aside.c.instance).order_by(since)
     return [SpoolHolder(*row) for row in connection.execute(query)]

@@ -1,4 +1,4 @@
-"""The table `tasks`: one row for each task, and every statement that moves one."""
+"""The table `tasks`: one row for each task, and the statements that change one task's state."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,17 +45,17 @@ tasks = Table(
     Column("failure", String(32)),
     Column("failure_detail", Text),
     Column("money_spent", String(8)),
-    # What was asked, with references to the images instead of the images.
+    # The request, with references to its images instead of their bytes.
     Column("request", Json, nullable=False),
     Column("warnings", Json, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("deadline_at", Instant),
     Column("dispatch_after_at", Instant, nullable=False),
-    # The attempt that counts now; an id without a foreign key, because each row names the other.
+    # The current attempt. Not a foreign key, because each row refers to the other.
     Column("submission_id", String(48), nullable=False),
     Column("tries", Integer, nullable=False),
     Column("cost", Float),
-    Column("seed", Text),  # an integer of any size: the provider states no bounds
+    Column("seed", Text),  # an integer of any size, because the provider states no bounds
     Column("sample_url", Text),
     Column("sample_expires_at", Instant),
     Column("created_at", Instant, nullable=False),
@@ -65,22 +65,24 @@ tasks = Table(
     Column("stored_at", Instant),
     Column("failed_at", Instant),
     Column("cancelled_at", Instant),
-    Column("unwanted_at", Instant, key="cancel_requested_at"),  # cancelled too late: the result is kept all the same
-    Column("traceparent", String(64)),  # of the request that submitted it, as W3C writes it
+    Column("unwanted_at", Instant, key="cancel_requested_at"),  # too late to cancel; the result is still stored
+    Column("traceparent", String(64)),  # W3C trace context of the request that created the task
     Column("notify_url", Text, key="webhook_url"),
     Column("notify_secret", Text, key="webhook_secret"),  # sealed
     Column("notify_form", String(16), key="webhook_form"),
     Column("notify_events", Json, key="webhook_events"),
-    Column(
-        "notify_origin", Text, key="webhook_origin"
-    ),  # where the submitter reached us, for links where no public address is set
+    # The origin that the client used to reach this service, for links if no public URL is configured.
+    Column("notify_origin", Text, key="webhook_origin"),
 )
 Index("ix_tasks_status_id", tasks.c.status, tasks.c.id)
 Index("ix_tasks_model_status_id", tasks.c.model, tasks.c.status, tasks.c.id)
 
 
 def is_queued(table: FromClause) -> ColumnElement[bool]:
-    """Of the tasks or an alias of them. Written out: a partial index is not found by a parameter."""
+    """The condition of the partial indexes, for `tasks` or an alias of it.
+
+    The state is a literal, because the planner does not match a bound parameter with such a condition.
+    """
     return table.c.status == literal_column(f"'{Status.QUEUED}'")
 
 
@@ -91,7 +93,7 @@ Index(
     sqlite_where=IS_QUEUED,
     postgresql_where=IS_QUEUED,
 )
-# What follows the id is there to pass over those that may not go yet without reading their rows.
+# The columns after the id let the query skip tasks that may not start yet without reading their rows.
 Index(
     "ix_tasks_turns",
     *(tasks.c.account_id, tasks.c.key_id, tasks.c.priority.desc(), tasks.c.id),
@@ -100,7 +102,7 @@ Index(
     postgresql_where=IS_QUEUED,
 )
 
-# Written out: this is a part of statements that are compiled once, for any rows.
+# Literals, because the bulk statements that contain this have no parameters but their rows.
 IS_FINAL = or_(*(tasks.c.status == literal_column(f"'{status}'") for status in Status if status.final))
 
 
@@ -156,7 +158,7 @@ def get(connection: Connection, task_id: str) -> Task | None:
 
 
 def told(connection: Connection, task_ids: Collection[str]) -> dict[str, Task]:
-    """Those of these tasks whose submitter wants to be told, by id."""
+    """Return those of these tasks that have a webhook, by id."""
     if not task_ids:
         return {}
     query = select(tasks).where(tasks.c.id.in_(task_ids), tasks.c.webhook_url.is_not(None))
@@ -171,45 +173,46 @@ def newest(
     status: Status | None = None,
     model: str | None = None,
 ) -> list[Task]:
-    """Tasks, newest first, those created before the task `before` alone."""
-    wanted = [tasks.c.id < before] if before is not None else []
+    """Return tasks, newest first; with `before`, only those created before the task with this id."""
+    conditions = [tasks.c.id < before] if before is not None else []
     if status is not None:
-        wanted.append(tasks.c.status == status)
+        conditions.append(tasks.c.status == status)
     if model is not None:
-        wanted.append(tasks.c.model == model)
+        conditions.append(tasks.c.model == model)
     if model is not None and status is None:
-        # The index has the tasks of a model in order within each state: no state's are looked through for another's.
-        each = union_all(*(_ids(limit, *wanted, tasks.c.status == one) for one in Status)).subquery()
-        wanted = [tasks.c.id.in_(select(each.c.id).order_by(each.c.id.desc()).limit(limit))]
-    query = select(tasks).where(*wanted).order_by(tasks.c.id.desc()).limit(limit)
+        # The index has the tasks of a model in order within each state, so each state is read by itself.
+        pages = (_newest_ids(limit, *conditions, tasks.c.status == one_status) for one_status in Status)
+        merged = union_all(*pages).subquery()
+        conditions = [tasks.c.id.in_(select(merged.c.id).order_by(merged.c.id.desc()).limit(limit))]
+    query = select(tasks).where(*conditions).order_by(tasks.c.id.desc()).limit(limit)
     return [task_of(row) for row in connection.execute(query)]
 
 
-def _ids(limit: int, *wanted: ColumnElement[bool]) -> Select[Any]:
-    newest_first = select(tasks.c.id).where(*wanted).order_by(tasks.c.id.desc())
+def _newest_ids(limit: int, *conditions: ColumnElement[bool]) -> Select[Any]:
+    newest_first = select(tasks.c.id).where(*conditions).order_by(tasks.c.id.desc())
     return select(newest_first.limit(limit).subquery())
 
 
 def move(connection: Connection, task_id: str, to: Status, now: datetime, **values: Any) -> bool:
-    """Move one task from any state that may come before `to`; False when it is in none of them."""
-    changed = {"status": to, f"{to}_at": now, **values}
-    given = {_NEW + name: value for name, value in changed.items()}
-    return connection.execute(_moving(to, tuple(changed)), {"task_id": task_id, **given}).rowcount == 1
+    """Move one task to `to` if its current state allows it, and write `values` with it. Return False if not moved."""
+    changes = {"status": to, f"{to}_at": now, **values}
+    parameters = {_NEW + name: value for name, value in changes.items()}
+    return connection.execute(_update_status(to, tuple(changes)), {"task_id": task_id, **parameters}).rowcount == 1
 
 
-_NEW = "new_"  # before a column's name: a parameter that is named as the column would be taken for one of SQLAlchemy's
+_NEW = "new_"  # prefix of parameter names, because SQLAlchemy reserves the plain column names in an UPDATE
 
 
 @cache
-def _moving(to: Status, names: tuple[str, ...]) -> Update:
-    moving = update(tasks).where(tasks.c.id == bindparam("task_id"), tasks.c.status.in_(sources(to)))
-    return moving.values({name: bindparam(_NEW + name, type_=tasks.c[name].type) for name in names})
+def _update_status(to: Status, names: tuple[str, ...]) -> Update:
+    statement = update(tasks).where(tasks.c.id == bindparam("task_id"), tasks.c.status.in_(sources(to)))
+    return statement.values({name: bindparam(_NEW + name, type_=tasks.c[name].type) for name in names})
 
 
 def reopen(connection: Connection, task_id: str, now: datetime) -> bool:
-    """Queue a task again that had ended so that a person may ask for it; False for any other.
+    """Queue an ended task again. Return False if its state does not allow `resubmit`.
 
-    A deadline that has passed was for the attempts before.
+    A deadline that has passed is removed, because it applied to the earlier attempts.
     """
     ended = ("failure", "failure_detail", "money_spent", "sample_url", "sample_expires_at", "cancel_requested_at")
     reached = ("submitting_at", "submitted_at", "ready_at", "failed_at")
@@ -224,7 +227,7 @@ def reopen(connection: Connection, task_id: str, now: datetime) -> bool:
 
 
 def request_cancel(connection: Connection, task_id: str, now: datetime) -> None:
-    """Note that nobody wants the result any more of a task that the provider has, or may have."""
+    """Record that cancellation of a task was requested when it could no longer be cancelled. Ignores final tasks."""
     connection.execute(
         update(tasks)
         .where(tasks.c.id == task_id, ~IS_FINAL, tasks.c.cancel_requested_at.is_(None))
@@ -233,32 +236,34 @@ def request_cancel(connection: Connection, task_id: str, now: datetime) -> None:
 
 
 def ids_in(connection: Connection, status: Status) -> set[str]:
+    """Return the ids of all tasks in this state."""
     return set(connection.execute(select(tasks.c.id).where(tasks.c.status == status)).scalars())
 
 
 def count_open(connection: Connection) -> dict[Status, int]:
-    """How many tasks are in each state that is not final; read from the index, however many have ended."""
+    """Count the tasks in each state that is not final. Reads only the index, so finished tasks cost nothing."""
     open_states = [status for status in Status if not status.final]
     query = select(tasks.c.status, func.count()).where(tasks.c.status.in_(open_states)).group_by(tasks.c.status)
-    found = {Status(status): count for status, count in connection.execute(query)}
-    return {status: found.get(status, 0) for status in open_states}
+    counts = {Status(status): count for status, count in connection.execute(query)}
+    return {status: counts.get(status, 0) for status in open_states}
 
 
 def lately(connection: Connection, model: str, limit: int) -> list[timedelta]:
-    """How long the provider took for the latest tasks of a model whose images were stored."""
-    return [row.ready_at - row.submitted_at for row in connection.execute(_LATELY, {"of": model, "most": limit})]
+    """Return the provider's processing times of a model's latest stored tasks, newest first, `limit` at most."""
+    rows = connection.execute(_LATELY, {"model": model, "limit": limit})
+    return [row.ready_at - row.submitted_at for row in rows]
 
 
 _LATELY = (
     select(tasks.c.submitted_at, tasks.c.ready_at)
-    .where(tasks.c.model == bindparam("of"), tasks.c.status == Status.STORED, tasks.c.submitted_at.is_not(None))
+    .where(tasks.c.model == bindparam("model"), tasks.c.status == Status.STORED, tasks.c.submitted_at.is_not(None))
     .order_by(tasks.c.id.desc())
-    .limit(bindparam("most"))
+    .limit(bindparam("limit"))
 )
 
 
 def lock(connection: Connection, task_ids: Collection[str]) -> None:
-    """Let nobody else move these tasks until the transaction ends; in one order, so that nobody deadlocks."""
+    """Lock these tasks until the transaction ends, in the order of their ids, so concurrent callers do not deadlock."""
     connection.execute(select(tasks.c.id).where(tasks.c.id.in_(task_ids)).order_by(tasks.c.id).with_for_update())
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from app.db import Connection
 from app.db.queries import callbacks
-from app.db.queries.callbacks import LOOKED, Wanted
+from app.db.queries.callbacks import LOOKED, CallbackFilter
 from app.db.tables import attempts
 from app.db.tables.evidence import EvidenceRow
 from app.rules.task import Effect, Said
@@ -62,7 +62,7 @@ async def list_callbacks(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> CallbackList:
     """Callbacks that are kept, newest first. Copies count as one; of the forged and the unproven ten an attempt."""
-    wanted = Wanted(task_id, verdict)
+    wanted = CallbackFilter(task_id, verdict)
 
     def read(connection: Connection) -> CallbackList:
         page = callbacks.newest(connection, wanted, limit=limit, before=cursor)

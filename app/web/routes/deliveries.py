@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, model_validator
 from app import ids
 from app.db import Connection
 from app.db.tables import deliveries, delivery_attempts, endpoints
-from app.db.tables.deliveries import Delivery, State, Wanted
+from app.db.tables.deliveries import Delivery, DeliveryFilter, DeliveryState
 from app.db.tables.delivery_attempts import DeliveryAttempt
 from app.errors import NotFound
 from app.params import InstantGiven
@@ -36,7 +36,7 @@ class DeliveryView(BaseModel):
     task_id: Annotated[str | None, Field(description="Null for a test.")]
     about: Annotated[str, Field(description="The state that the task had come to, or `test`.")]
     form: str
-    state: State
+    state: DeliveryState
     detail: Annotated[str | None, Field(description="What was wrong with the last attempt.")]
     tries: Annotated[int, Field(description="Since it was planned, or last replayed.")]
     planned_at: datetime
@@ -99,14 +99,14 @@ DeliveryId = Annotated[str, Depends(_known_form)]
 async def list_deliveries(
     use: ResourcesDep,
     asking: CallerDep,
-    state: Annotated[State | None, Query(description="Only those in this state.")] = None,
+    state: Annotated[DeliveryState | None, Query(description="Only those in this state.")] = None,
     task_id: Annotated[str | None, Query(pattern=r"^task_[0-9a-v]{37}$", description="Only of this task.")] = None,
     endpoint_id: Annotated[str | None, Query(pattern=_ENDPOINT_ID, description="Only to this one.")] = None,
     cursor: Annotated[str | None, Query(pattern=r"^dlv_[0-9a-v]{37}$")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> DeliveryList:
     """Deliveries, newest first: those of the calling key, or of all keys for one with the scope `*`."""
-    wanted = Wanted(asking.owner, state, task_id, endpoint_id)
+    wanted = DeliveryFilter(asking.owner, state, task_id, endpoint_id)
     found = await use.db.read(lambda each: deliveries.newest(each, wanted, limit=limit + 1, before=cursor))
     page = [delivery_view(each) for each in found[:limit]]
     return DeliveryList(deliveries=page, next_cursor=page[-1].id if len(found) > limit else None)
@@ -119,7 +119,7 @@ async def replay_failed(
     use: ResourcesDep, asking: CallerDep, given: Annotated[Replay, Depends(json_body(Replay))]
 ) -> Replayed:
     """Try again, from the start of their schedule, all deliveries that were given up in a time."""
-    wanted = Wanted(asking.owner, endpoint_id=given.endpoint_id)
+    wanted = DeliveryFilter(asking.owner, endpoint_id=given.endpoint_id)
 
     def restart(connection: Connection) -> list[tuple[str, str]]:
         found = deliveries.failed_between(connection, given.begin, given.end, wanted, MAX_REPLAYED + 1)
@@ -160,7 +160,7 @@ async def replay_delivery(use: ResourcesDep, asking: CallerDep, delivery_id: Del
 
 def delivery_view(delivery: Delivery) -> DeliveryView:
     names = ("id", "endpoint_id", "url", "task_id", "form", "state", "detail", "tries", "planned_at", "ended_at")
-    due_at = delivery.due_at if delivery.state is State.WAITING else None
+    due_at = delivery.due_at if delivery.state is DeliveryState.WAITING else None
     return DeliveryView(**{name: getattr(delivery, name) for name in names}, about=delivery.event, due_at=due_at)
 
 

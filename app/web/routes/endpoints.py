@@ -11,7 +11,7 @@ from app import ids
 from app.db import Connection
 from app.db.tables import api_keys, deliveries, endpoints
 from app.db.tables.deliveries import Delivery
-from app.db.tables.endpoints import Endpoint, State
+from app.db.tables.endpoints import Endpoint, EndpointState
 from app.errors import NotFound
 from app.params import Webhook, WebhookForm, WebhookSecret, WebhookUrl
 from app.security import sign
@@ -31,7 +31,7 @@ class EndpointView(BaseModel):
 
     id: str
     url: str
-    state: Annotated[State, Field(description="`paused`: it failed for three days. `gone`: it answered 410.")]
+    state: Annotated[EndpointState, Field(description="`paused`: it failed for three days. `gone`: it answered 410.")]
     failures: Annotated[int, Field(description="Attempts that failed since the last that did not, without tests.")]
     failing_since_at: datetime | None
     rests_until_at: Annotated[datetime | None, Field(description="After a failure nothing is tried before this.")]
@@ -68,7 +68,7 @@ def _known_form(endpoint_id: Annotated[str, Path(description="The endpoint's id.
 async def list_endpoints(
     use: ResourcesDep,
     asking: CallerDep,
-    state: Annotated[State | None, Query(description="Only those in this state.")] = None,
+    state: Annotated[EndpointState | None, Query(description="Only those in this state.")] = None,
     cursor: Annotated[str | None, Query(pattern=r"^ep_[0-9a-v]{37}$")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> EndpointList:

@@ -6,8 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from app.db import Connection
-from app.db.tables import attempts as submissions
-from app.db.tables import delivery_attempts, downloads, evidence, tasks
+from app.db.tables import attempts, delivery_attempts, downloads, evidence, tasks
 from app.errors import NotFound
 from app.rules.task import Status
 from app.web.auth import CallerDep, FeedDep, ResourcesDep
@@ -67,7 +66,7 @@ async def get_timeline(use: ResourcesDep, _asking: CallerDep, task_id: TaskId) -
             return None
         return timeline_view(
             task,
-            submissions.of_task(connection, task_id),
+            attempts.of_task(connection, task_id),
             evidence.of_task(connection, task_id),
             downloads.of_task(connection, task_id),
             delivery_attempts.told_of(connection, task_id),

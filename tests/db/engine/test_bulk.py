@@ -171,7 +171,7 @@ async def test_attempts_learn_what_they_were_told_and_keep_the_rest(database: Da
         attempts.apply_changes(connection, {name: attempts.AttemptChange(**values) for name, values in changes.items()})
 
     await database.write(unit)
-    found = {row["id"]: row for row in await database.read(every(attempts.submissions))}
+    found = {row["id"]: row for row in await database.read(every(attempts.attempts))}
     untouched = found.pop(f"sub_{size}")
 
     assert {name: {of: row[of] for of in changes[name]} for name, row in found.items()} == changes
@@ -250,7 +250,7 @@ async def test_as_many_slots_are_freed_as_are_named(database: Database, size: in
         for number in range(size + 1):
             hold_slot(connection, f"{number}", number + 1)
         provider_accounts.release(connection, [f"task_{number}" for number in range(size)])
-        return list(provider_accounts.held(connection, "account"))
+        return list(provider_accounts.slots_taken(connection, "account"))
 
     assert len(await database.write(unit)) == 1
 

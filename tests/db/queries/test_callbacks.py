@@ -6,7 +6,7 @@ from typing import Any
 from app.db import Connection
 from app.db.engine.database import Database
 from app.db.queries import callbacks
-from app.db.queries.callbacks import Wanted
+from app.db.queries.callbacks import CallbackFilter
 from app.db.tables import evidence
 from app.rules.task import Witness
 from app.security.verify import Verdict
@@ -33,8 +33,8 @@ def polled(name: str, **changes: Any) -> evidence.NewEvidence:
 async def test_only_callbacks_are_found_and_the_newest_first_in_pages(database: Database) -> None:
     def unit(connection: Connection) -> list[Any]:
         keep(connection, row("1"), polled("2"), row("3", body=b"3"), polled("4"), row("5", Verdict.FORGED))
-        first = callbacks.newest(connection, Wanted(), limit=2)
-        return [first, callbacks.newest(connection, Wanted(), limit=2, before=first.goes_on)]
+        first = callbacks.newest(connection, CallbackFilter(), limit=2)
+        return [first, callbacks.newest(connection, CallbackFilter(), limit=2, before=first.goes_on)]
 
     first, second = await database.write(unit)
 
@@ -44,13 +44,13 @@ async def test_only_callbacks_are_found_and_the_newest_first_in_pages(database: 
 
 async def test_they_are_found_by_verdict_and_by_task_over_all_its_attempts(database: Database) -> None:
     asked = [
-        Wanted(verdict=Verdict.SIGNED),
-        Wanted(verdict=Verdict.FORGED),
-        Wanted(verdict=Verdict.UNPROVEN),
-        Wanted(verdict=Verdict.FETCHED),
-        Wanted(task_id="task_1"),
-        Wanted(task_id="task_1", verdict=Verdict.FORGED),
-        Wanted(task_id="task_none"),
+        CallbackFilter(verdict=Verdict.SIGNED),
+        CallbackFilter(verdict=Verdict.FORGED),
+        CallbackFilter(verdict=Verdict.UNPROVEN),
+        CallbackFilter(verdict=Verdict.FETCHED),
+        CallbackFilter(task_id="task_1"),
+        CallbackFilter(task_id="task_1", verdict=Verdict.FORGED),
+        CallbackFilter(task_id="task_none"),
     ]
 
     def unit(connection: Connection) -> list[list[str]]:
@@ -72,7 +72,7 @@ async def test_they_are_found_by_verdict_and_by_task_over_all_its_attempts(datab
 async def test_a_page_of_those_not_signed_goes_on_where_it_ended(database: Database) -> None:
     def unit(connection: Connection) -> list[callbacks.Page]:
         keep(connection, *(row(str(number), Verdict.FORGED, b"%d" % number) for number in range(1, 4)))
-        wanted = Wanted(verdict=Verdict.FORGED)
+        wanted = CallbackFilter(verdict=Verdict.FORGED)
         first = callbacks.newest(connection, wanted, limit=2)
         return [first, callbacks.newest(connection, wanted, limit=2, before=first.goes_on)]
 
@@ -89,7 +89,7 @@ async def test_where_few_are_callbacks_a_page_ends_after_so_many_rows_and_the_ne
         keep(connection, row("1"), polled("2"), polled("3", **later), polled("4"), row("5", body=b"5"), polled("6"))
         pages, before = [], None
         for _ in range(4):
-            pages.append(callbacks.newest(connection, Wanted(), limit=5, before=before, most=2))
+            pages.append(callbacks.newest(connection, CallbackFilter(), limit=5, before=before, most=2))
             before = pages[-1].goes_on
         return pages
 

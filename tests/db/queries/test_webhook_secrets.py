@@ -8,7 +8,7 @@ from app.rules.task import Status
 from tests.rows import START, plan_task
 
 
-def tell(connection: Connection, task_id: str, number: int, state: deliveries.State) -> None:
+def tell(connection: Connection, task_id: str, number: int, state: deliveries.DeliveryState) -> None:
     row = {
         "id": f"dlv_{task_id}_{number}",
         "endpoint_id": "ep_1",
@@ -28,7 +28,7 @@ async def test_secrets_are_needed_of_tasks_that_are_open_or_being_told_of(databa
     def prepare(connection: Connection) -> None:
         plan_task(connection, "open", webhook_secret="a.open")
         plan_task(connection, "plain")
-        for name, state in (("waits", deliveries.State.WAITING), ("told", deliveries.State.DELIVERED)):
+        for name, state in (("waits", deliveries.DeliveryState.WAITING), ("told", deliveries.DeliveryState.DELIVERED)):
             task_id = plan_task(connection, name, status=Status.STORED, webhook_secret=f"a.{name}")
             tell(connection, task_id, 1, state)
             tell(connection, task_id, 2, state)

@@ -6,7 +6,7 @@ from typing import Any
 from app.db import Connection
 from app.db.engine.database import Database, open_database
 from app.db.tables import deliveries, endpoints
-from app.db.tables.endpoints import State
+from app.db.tables.endpoints import EndpointState
 from tests.rows import START
 
 _PLANNED: dict[str, Any] = {
@@ -19,7 +19,7 @@ _PLANNED: dict[str, Any] = {
 }
 
 
-def put_endpoint(connection: Connection, name: str, state: State = State.ACTIVE) -> str:
+def put_endpoint(connection: Connection, name: str, state: EndpointState = EndpointState.ACTIVE) -> str:
     endpoint_id = f"ep_{name}"
     row = {"id": endpoint_id, "key_id": "key_1", "url": f"https://{name}.example.com", "created_at": START}
     endpoints.ensure(connection, [row])
@@ -35,8 +35,8 @@ def plan(connection: Connection, endpoint_id: str, *names: str, **changes: Any) 
 async def test_only_active_endpoints_with_something_that_waits_are_awaited(database: Database) -> None:
     def prepare(connection: Connection) -> None:
         plan(connection, put_endpoint(connection, "busy"), "1", "2")
-        plan(connection, put_endpoint(connection, "paused", State.PAUSED), "3")
-        plan(connection, put_endpoint(connection, "told"), "4", state=deliveries.State.DELIVERED)
+        plan(connection, put_endpoint(connection, "paused", EndpointState.PAUSED), "3")
+        plan(connection, put_endpoint(connection, "told"), "4", state=deliveries.DeliveryState.DELIVERED)
         put_endpoint(connection, "idle")
 
     await database.write(prepare)
@@ -46,7 +46,7 @@ async def test_only_active_endpoints_with_something_that_waits_are_awaited(datab
 
 async def test_how_much_waits_for_a_paused_endpoint_costs_nothing(sqlite_url: str) -> None:
     def prepare(connection: Connection) -> None:
-        plan(connection, put_endpoint(connection, "paused", State.PAUSED), "1")
+        plan(connection, put_endpoint(connection, "paused", EndpointState.PAUSED), "1")
 
     async with open_database(sqlite_url) as database:
         await database.write(prepare)
@@ -78,7 +78,7 @@ async def test_a_test_is_found_among_what_else_waits(database: Database) -> None
     def prepare(connection: Connection) -> None:
         plan(connection, put_endpoint(connection, "dead"), *map(str, range(20)))
         plan(connection, "ep_dead", "test", event=deliveries.TEST)
-        plan(connection, "ep_dead", "tested", event=deliveries.TEST, state=deliveries.State.FAILED)
+        plan(connection, "ep_dead", "tested", event=deliveries.TEST, state=deliveries.DeliveryState.FAILED)
 
     await database.write(prepare)
     found = await database.read(lambda connection: deliveries.due(connection, "ep_dead", START, 9, tests=True))

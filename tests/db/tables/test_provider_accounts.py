@@ -71,10 +71,10 @@ async def test_a_slot_is_a_row_while_it_is_held(database: Database) -> None:
         for number, name in enumerate("abc", 1):
             hold_slot(connection, name, number)
         hold_slot(connection, "d", 1, account_id="other")
-        before = provider_accounts.held(connection, "account")
+        before = provider_accounts.slots_taken(connection, "account")
         freed = provider_accounts.release(connection, ["task_a", "task_d", "task_none"])
         again = provider_accounts.release(connection, ["task_a"])
-        return before, freed, again, provider_accounts.held(connection, "account")
+        return before, freed, again, provider_accounts.slots_taken(connection, "account")
 
     before, freed, again, after = await database.write(unit)
 

@@ -29,7 +29,7 @@ async def resubmit(world: World, task_id: str) -> httpx.Response:
 
 
 async def held(world: World) -> int:
-    return len(await world.use.db.read(lambda connection: provider_accounts.held(connection, "account")))
+    return len(await world.use.db.read(lambda connection: provider_accounts.slots_taken(connection, "account")))
 
 
 async def in_state(world: World, status: Status) -> str:
