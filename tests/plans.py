@@ -1,6 +1,6 @@
-"""How the database would find what statements ask for: a story that sends them, and what their plans say.
+"""Query plans: a scenario that sends the service's statements, and a check of how the database would run them.
 
-Statements are not listed here: they are caught on their way to the database, and then explained.
+The statements are not listed here: they are captured on their way to the database and then explained.
 """
 
 import json
@@ -23,15 +23,15 @@ from tests.databases import listening_for
 from tests.world import World
 
 GROWING = {"tasks", "submissions", "evidence", "events", "results", "deliveries", "delivery_attempts", "downloads"}
-GROWN_TASKS = 20_000  # so many that an index is worth more to PostgreSQL than to read the whole
+GROWN_TASKS = 20_000  # enough for PostgreSQL to prefer an index to a sequential scan
 
-_SOON = 100.0  # in PostgreSQL's units of cost; to read a whole table costs thousands
+_SOON = 100.0  # in PostgreSQL's cost units; a scan of a whole table costs thousands
 
-Sent = dict[str, Any]  # statements, and the parameters that each had first
+Sent = dict[str, Any]  # the first parameters of each statement, by its text
 
 
-async def tell(world: World) -> None:
-    """What happens in a life: tasks that end in every way, whoever looks at them, upkeep."""
+async def run_scenario(world: World) -> None:
+    """Run the scenario: tasks that end in every way, requests of clients, maintenance."""
     hook = {"webhook_url": "https://app.example.com/hooks/1", "webhook_events": ["submitted"]}
     await world.post(**hook)
     await world.work()
@@ -44,15 +44,15 @@ async def tell(world: World) -> None:
     world.twin.faults = Faults()
     queued = [await world.post() for _ in range(8)]
     await world.api.post(f"/v1/tasks/{queued[-1]}/cancel")
-    await look_around(world, queued[-1])
+    await send_client_requests(world, queued[-1])
     assert (await world.api.delete(f"/v1/tasks/{queued[-1]}")).status_code == 204
     await world.work()
     await sweep(world.use, NO_TASK)
     await world.go_on(30, 10)
-    await world.use.db.write(rarely)
+    await world.use.db.write(send_rare_statements)
 
 
-async def look_around(world: World, task_id: str) -> None:
+async def send_client_requests(world: World, task_id: str) -> None:
     filters = ("", "&status=stored", "&status=queued", "&model=flux-kontext-max", "&status=failed&model=none")
     pages = [f"/v1/tasks?limit=20{filter_}&cursor={task_id}" for filter_ in filters]
     pages += [f"/v1/tasks?limit=20{filter_}" for filter_ in filters]
@@ -67,11 +67,11 @@ async def look_around(world: World, task_id: str) -> None:
         assert (await world.api.get(page)).status_code == 200, page
 
 
-def rarely(connection: Connection) -> None:
-    """What the story does not come to by itself."""
+def send_rare_statements(connection: Connection) -> None:
+    """Send the statements that the rest of the scenario does not reach."""
     now = clock.utc_now()
-    some = tasks.newest(connection, limit=3, status=Status.QUEUED)
-    queue.positions(connection, [task.id for task in some])
+    queued = tasks.newest(connection, limit=3, status=Status.QUEUED)
+    queue.positions(connection, [task.id for task in queued])
     tasks.reopen(connection, "task_none", now)
     endpoint = endpoints.newest(connection, limit=1, before=None, state=None, key_id=None)[0]
     deliveries.due(connection, endpoint.id, now, 4)
@@ -84,8 +84,8 @@ def rarely(connection: Connection) -> None:
 
 
 @contextmanager
-def caught(database: Database) -> Iterator[Sent]:
-    """What is sent to the database meanwhile."""
+def captured_statements(database: Database) -> Iterator[Sent]:
+    """Collect the statements that are sent to the database within the block."""
     sent: Sent = {}
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
@@ -95,30 +95,36 @@ def caught(database: Database) -> Iterator[Sent]:
         yield sent
 
 
-async def offences(database: Database, sent: Sent) -> list[tuple[str, str]]:
-    """The statements that read the whole of a growing table, each with what its plan says."""
+async def full_scans(database: Database, sent: Sent) -> list[tuple[str, str]]:
+    """Return the statements that read a growing table from end to end, each with the node of its plan."""
     judge = _judge_sqlite if database.dialect.name == "sqlite" else _judge_postgres
-    explained = {
-        each: given for each, given in sent.items() if re.match(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)", each)
+    explainable = {
+        statement: parameters
+        for statement, parameters in sent.items()
+        if re.match(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)", statement)
     }
 
     def explain(connection: Connection) -> list[tuple[str, str]]:
-        return [(each, why) for each, given in explained.items() for why in judge(connection, each, given)]
+        return [
+            (statement, node)
+            for statement, parameters in explainable.items()
+            for node in judge(connection, statement, parameters)
+        ]
 
     return await database.write(explain)
 
 
-def _judge_sqlite(connection: Connection, statement: str, given: Any) -> list[str]:
-    rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", given).all()
+def _judge_sqlite(connection: Connection, statement: str, parameters: Any) -> list[str]:
+    rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
     scanned = [match for row in rows if (match := re.match(r"SCAN (\w+)( USING)?", row[3])) and match[1] in GROWING]
     if "LIMIT" in statement and re.search(r"WHERE(?! 1 = 1| events\.kind != \?)", statement) is None:
-        # The first of all, or of all but the feed's floor, in the order of an index.
+        # The first rows in the order of an index, of the whole table or of all events but the feed's floor.
         scanned = [match for match in scanned if match[2] is None]
     return [match.string for match in scanned]
 
 
-def _judge_postgres(connection: Connection, statement: str, given: Any) -> list[str]:
-    plan = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", given).scalar_one()
+def _judge_postgres(connection: Connection, statement: str, parameters: Any) -> list[str]:
+    plan = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters).scalar_one()
     (whole,) = json.loads(plan) if isinstance(plan, str) else plan
     return [
         f"{node['Node Type']} of {node['Relation Name']}"
@@ -128,7 +134,7 @@ def _judge_postgres(connection: Connection, statement: str, given: Any) -> list[
 
 
 def _nodes(node: dict[str, Any], cost: float) -> Iterator[tuple[dict[str, Any], float]]:
-    """The parts of a plan, each with what it is expected to cost at most: its LIMIT may end it."""
+    """Yield the nodes of a plan, each with its maximum expected cost: a LIMIT above it may end it early."""
     cost = node["Total Cost"] if node["Node Type"] == "Limit" else cost
     yield node, cost
     for inner in node.get("Plans", ()):
@@ -136,9 +142,9 @@ def _nodes(node: dict[str, Any], cost: float) -> Iterator[tuple[dict[str, Any], 
 
 
 def _reads_all(node: dict[str, Any], cost: float) -> bool:
-    """Whether a node reads its table, or an index of it, from end to end.
+    """Return whether a node reads its table, or an index of it, from end to end.
 
-    To walk along an index until enough is found is well where that is expected soon, because most rows will do.
+    Following an index until enough rows match is accepted if PostgreSQL expects that soon, because most rows match.
     """
-    walks = "Index" in node["Node Type"] and "Index Cond" not in node and "Filter" in node
-    return node["Node Type"].endswith("Seq Scan") or (walks and cost > _SOON)
+    follows_index = "Index" in node["Node Type"] and "Index Cond" not in node and "Filter" in node
+    return node["Node Type"].endswith("Seq Scan") or (follows_index and cost > _SOON)

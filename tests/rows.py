@@ -1,4 +1,4 @@
-"""Rows as `submit` leaves them, for tests that begin in the middle."""
+"""Rows as `submit` writes them, for tests that start from a later step."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,24 +16,24 @@ START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
 
 def put_account(connection: Connection, account_id: str = "account", **limits: int) -> str:
-    """An account of the provider: 24 tasks in flight in all and 6 of Kontext Max, unless a test says otherwise."""
-    given = {"account": 24, "flux-kontext-max": 6} | {name.replace("_", "-"): most for name, most in limits.items()}
-    provider_accounts.put(connection, account_id, "bfl", given)
+    """Insert a provider account. Its limits are 24 slots, and 6 for Kontext Max, unless `limits` replace them."""
+    overrides = {name.replace("_", "-"): limit for name, limit in limits.items()}
+    provider_accounts.put(connection, account_id, "bfl", {"account": 24, "flux-kontext-max": 6} | overrides)
     return account_id
 
 
 def hold_slot(connection: Connection, name: str = "1", number: int = 1, **changes: Any) -> None:
-    """Have `task_NAME` hold a slot, whatever else is true of it."""
-    given = {"key_id": "key_admin", "model": "flux-kontext-pro", "account_id": "account"}
-    row = {"task_id": f"task_{name}", "number": number, "taken_at": START, **given, **changes}
+    """Give a slot to `task_NAME`, whatever its state, and even if it does not exist."""
+    defaults = {"key_id": "key_admin", "model": "flux-kontext-pro", "account_id": "account"}
+    row = {"task_id": f"task_{name}", "number": number, "taken_at": START, **defaults, **changes}
     provider_accounts.take(connection, [row])
 
 
 def plan_task(
     connection: Connection, name: str = "1", at: datetime = START, signing_key_id: str = "ring", **changes: Any
 ) -> str:
-    """The task `task_NAME` and its first attempt `sub_NAME`, nothing sent yet; returns the task's id."""
-    given = {
+    """Insert the task `task_NAME` and its planned attempt `sub_NAME`. Return the task's id."""
+    values = {
         "id": f"task_{name}",
         "key_id": "key_admin",
         "provider": "bfl",
@@ -47,7 +47,7 @@ def plan_task(
         "submission_id": f"sub_{name}",
         "created_at": at,
     }
-    tasks.insert(connection, **{**given, **changes})
+    tasks.insert(connection, **{**values, **changes})
     plan_attempt(connection, f"sub_{name}", f"task_{name}", at, signing_key_id=signing_key_id)
     return f"task_{name}"
 
@@ -72,7 +72,7 @@ def plan_attempt(
 
 
 def ask(connection: Connection, name: str = "1", at: datetime = START, **changes: Any) -> str:
-    """A task whose only attempt is on its way to the provider."""
+    """Insert a task whose only attempt has been sent to the provider. Return the task's id."""
     task_id = plan_task(connection, name, at, **changes)
     tasks.move(connection, task_id, Status.SUBMITTING, at)
     attempts.mark_sent(connection, f"sub_{name}", at, callback_requested=True)
@@ -84,7 +84,7 @@ WORKER = "1" * 32
 
 @dataclass(frozen=True)
 class Left:
-    """A job as the engine of the database keeps it."""
+    """A job as stored, on either engine."""
 
     step: Step
     task_id: str
@@ -96,21 +96,21 @@ _STATES = {"queued": "waiting", "picked": "running", "failed": "held"}
 
 
 def jobs_left(connection: Connection) -> list[Left]:
-    """All jobs there are, in the order in which they fall due."""
+    """Return all jobs, earliest due first."""
     if connection.dialect.name == "postgresql":
-        kept = "SELECT entrypoint, convert_from(payload, 'UTF8'), status::text, execute_after FROM pgqueuer"
-        rows = [(step, task_id, _STATES[state], at) for step, task_id, state, at in connection.execute(text(kept))]
+        query = "SELECT entrypoint, convert_from(payload, 'UTF8'), status::text, execute_after FROM pgqueuer"
+        rows = [(step, task_id, _STATES[state], at) for step, task_id, state, at in connection.execute(text(query))]
     else:
         table = sqlite.jobs.c
         rows = [tuple(row) for row in connection.execute(select(table.step, table.task_id, table.state, table.run_at))]
-    found = [Left(Step(step), task_id, state, run_at) for step, task_id, state, run_at in rows]
-    return sorted(found, key=lambda each: (each.run_at, each.step, each.task_id))
+    jobs_found = [Left(Step(step), task_id, state, run_at) for step, task_id, state, run_at in rows]
+    return sorted(jobs_found, key=lambda job: (job.run_at, job.step, job.task_id))
 
 
 def drop_jobs(connection: Connection) -> None:
-    """All jobs are gone, as no event of ours could ever bring about."""
-    table = text("DELETE FROM pgqueuer") if connection.dialect.name == "postgresql" else delete(sqlite.jobs)
-    connection.execute(table)
+    """Delete all jobs, which the service itself never does."""
+    statement = text("DELETE FROM pgqueuer") if connection.dialect.name == "postgresql" else delete(sqlite.jobs)
+    connection.execute(statement)
 
 
 def claim(connection: Connection, now: datetime, limit: int = 99) -> list[Job]:

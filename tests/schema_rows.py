@@ -1,4 +1,4 @@
-"""Rows for the tables as a database has them, whatever its revision: made up from the columns that it tells of."""
+"""Made-up rows for the tables of a database at any revision, from its reflected columns."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -19,20 +19,20 @@ Rows = dict[str, list[dict[str, Any]]]
 
 
 def reach(connection: Connection, revision: str) -> None:
-    """Take a database up, or down, to this revision; `base` is nothing at all."""
+    """Migrate a database up or down to this revision; `base` is the empty schema."""
     down = revision == "base" or revision < (reached(connection) or "")
     migrate.run(connection, command.downgrade if down else command.upgrade, revision)
 
 
 def found_tables(connection: Connection) -> list[Table]:
-    """Our tables as they are, those that others are made from first."""
-    found = MetaData()
-    found.reflect(connection, only=lambda name, _: name in all_tables.metadata.tables)
-    return found.sorted_tables
+    """Return the service's tables as the database has them, in dependency order."""
+    reflected = MetaData()
+    reflected.reflect(connection, only=lambda name, _: name in all_tables.metadata.tables)
+    return reflected.sorted_tables
 
 
 def shape(connection: Connection) -> dict[str, Any]:
-    """Columns, keys and indexes of each table, fit to be compared."""
+    """Return the columns, keys and indexes of each table in a form that can be compared."""
     return {
         table.name: (
             sorted((column.name, str(column.type), column.nullable, column.primary_key) for column in table.columns),
@@ -43,7 +43,7 @@ def shape(connection: Connection) -> dict[str, Any]:
 
 
 def made_up(table: Table, number: int) -> dict[str, Any]:
-    """A row with a value in every column, unlike that of any other number."""
+    """Return a row with a value in every column. Rows of different numbers differ."""
     return {column.name: _value(column, number) for column in table.columns}
 
 
@@ -65,7 +65,7 @@ def fill(connection: Connection, rows: int = 3) -> None:
 
 
 def rows_of(connection: Connection, tables: list[Table]) -> Rows:
-    """What these columns of these tables hold."""
+    """Return the rows of these tables, by table name, with only the columns that the given tables have."""
     return {table.name: list(_dicts(connection, table)) for table in tables}
 
 

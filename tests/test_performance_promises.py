@@ -1,7 +1,7 @@
-"""What is promised of the cost of things: statements, index plans, reads, memory, modules that are loaded.
+"""Promises about cost: numbers of statements and reads, query plans, memory, loaded modules.
 
-None of this is behaviour. A change that costs more without doing anything else fails here and nowhere else; whether the
-price is worth it is then a decision. No test here measures time.
+None of this is behaviour: a change that only makes something more expensive fails here and in no other test, so that
+the price becomes a decision. No test here measures time.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ from benchmarks import growth, hot_paths
 from benchmarks.hot_paths import Undone
 from tests.databases import Gate, statements
 from tests.db.engine.test_batches import MIB, Writing, after_the_first
-from tests.plans import GROWN_TASKS, caught, offences, tell
+from tests.plans import GROWN_TASKS, captured_statements, full_scans, run_scenario
 from tests.postgres import Postgres, set_time
 from tests.rows import START, ask, hold_slot, put_account
 from tests.sockets import listening, serving, until
@@ -53,7 +53,7 @@ from tests.world import RING_KEY, World, open_world
 
 WRONG = (b"x-bfl-signature", b"sha256=" + b"0" * 64)
 
-# Index plans: what is asked of a database that has grown is answered by indexes, on both engines.
+# Query plans: on both engines, a database that has grown answers from indexes.
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def grown_postgres(postgres: Postgres, postgres_template: str) -> Generator[str]
 
 
 def multiply(connection: Connection) -> None:
-    """Few tasks are told of: have ten times as many deliveries, for the same reason."""
+    """Make ten deliveries of one, because few of the grown tasks have a webhook and the plans need many rows."""
     columns = ", ".join(column.name for column in deliveries.deliveries.columns if column.name != "id")
     for digit in range(1, 10):
         copied = f"SELECT overlay(id placing '{digit}' from 41), {columns} FROM deliveries WHERE id LIKE '%00'"  # noqa: S608
@@ -103,19 +103,19 @@ async def grown(grown_url: str, tmp_path: Path) -> AsyncGenerator[World]:
         yield opened
 
 
-async def test_whatever_a_story_asks_is_found_by_an_index(grown: World) -> None:
-    with caught(grown.use.db) as sent:
-        await tell(grown)
+async def test_every_statement_of_the_scenario_uses_an_index(grown: World) -> None:
+    with captured_statements(grown.use.db) as sent:
+        await run_scenario(grown)
 
     assert len(sent) > 50
-    assert await offences(grown.use.db, sent) == []
+    assert await full_scans(grown.use.db, sent) == []
 
 
-async def test_the_hot_paths_are_found_by_an_index(grown: World) -> None:
+async def test_every_statement_of_the_hot_paths_uses_an_index(grown: World) -> None:
     now, db = grown.clock(), grown.use.db
     known = [task.id for task in await db.read(lambda connection: tasks.newest(connection, limit=5))]
     group = next(await db.write(lambda connection: hot_paths.prepare(connection, now, 1)))
-    with caught(db) as sent:
+    with captured_statements(db) as sent:
         for path in hot_paths.reads(known, now).values():
             await db.read(path)
         for path in hot_paths.writes(now).values():
@@ -124,11 +124,11 @@ async def test_the_hot_paths_are_found_by_an_index(grown: World) -> None:
         await db.write(lambda connection: hot_paths.take(connection, group))
     await db.write(lambda connection: hot_paths.clean(connection, now))
 
-    assert await offences(db, sent) == []
+    assert await full_scans(db, sent) == []
 
 
 @pytest.mark.parametrize(
-    "careless",
+    "full_scan",
     [
         "SELECT id FROM tasks WHERE failure_detail = 'moderated'",
         "SELECT count(*) FROM evidence WHERE verdict = 'forged'",
@@ -137,14 +137,14 @@ async def test_the_hot_paths_are_found_by_an_index(grown: World) -> None:
         "SELECT id FROM tasks WHERE failure_detail = 'none' ORDER BY id DESC LIMIT 1",
     ],
 )
-async def test_a_statement_that_reads_a_whole_table_is_caught(grown: World, careless: str) -> None:
-    with caught(grown.use.db) as sent:
-        await grown.use.db.write(lambda connection: connection.execute(text(careless)))
+async def test_a_statement_that_reads_a_whole_table_is_found(grown: World, full_scan: str) -> None:
+    with captured_statements(grown.use.db) as sent:
+        await grown.use.db.write(lambda connection: connection.execute(text(full_scan)))
 
-    assert await offences(grown.use.db, sent) != []
+    assert await full_scans(grown.use.db, sent) != []
 
 
-async def test_open_tasks_are_counted_from_the_index_without_a_look_at_those_that_ended(world: World) -> None:
+async def test_open_tasks_are_counted_from_the_index_without_reading_final_ones(world: World) -> None:
     def plan(connection: Connection) -> str:
         with statements(world.use.db) as seen:
             tasks.count_open(connection)
@@ -160,7 +160,9 @@ _ROWS_READ = "SELECT sum(idx_tup_fetch + seq_tup_read) FROM pg_stat_xact_user_ta
 
 
 @pytest.mark.parametrize("analyzed", [True, False])
-async def test_a_hundred_thousand_parked_jobs_are_not_looked_at_to_claim_one(postgres_url: str, analyzed: bool) -> None:
+async def test_claiming_a_job_does_not_read_a_hundred_thousand_jobs_that_are_not_due(
+    postgres_url: str, analyzed: bool
+) -> None:
     def park(connection: Connection) -> None:
         connection.execute(
             text("""
@@ -183,25 +185,25 @@ async def test_a_hundred_thousand_parked_jobs_are_not_looked_at_to_claim_one(pos
 
     async with open_database(postgres_url) as database:
         await database.write(park)
-        looked_at = []
-        for _ in range(10):  # a statement is planned for good the sixth time
+        rows_read = []
+        for _ in range(10):  # PostgreSQL may switch to a generic plan at the sixth execution
             await database.write(lambda connection: jobs.enqueue(connection, [(Step.COLLECT, "task_1", START)]))
-            looked_at.append(await database.write(look))
+            rows_read.append(await database.write(look))
 
-    assert max(looked_at) < 100
+    assert max(rows_read) < 100
 
 
-# Statements: how many a unit takes, and how many callbacks that prove nothing take.
+# Statements: the number for a unit of work, and for callbacks without proof.
 
 
 async def settling(database: Database, group: Sequence[Evidence]) -> list[str]:
-    """The statements that it takes to settle a group."""
+    """Settle a group of evidence and return the statements that were sent."""
     with statements(database) as seen:
         await database.write(lambda connection: settle(connection, group, look_after=LOOK_AFTER))
     return seen
 
 
-async def test_a_group_takes_the_same_number_of_statements_whatever_its_size(database: Database) -> None:
+async def test_settling_takes_the_same_number_of_statements_for_any_group_size(database: Database) -> None:
     sizes = (1, 2, 100)
 
     def prepare(connection: Connection) -> None:
@@ -218,21 +220,23 @@ async def test_a_group_takes_the_same_number_of_statements_whatever_its_size(dat
         counts.append(len(await settling(database, group)))
 
     assert len(set(counts)) == 1
-    assert counts[0] <= (14 if database.dialect.name == "postgresql" else 13)  # a job is left and then scheduled
+    assert counts[0] <= (
+        14 if database.dialect.name == "postgresql" else 13
+    )  # PostgreSQL inserts a job and then schedules it
 
 
-async def test_only_a_callback_with_a_better_link_is_looked_for_among_those_kept(database: Database) -> None:
+async def test_only_callbacks_with_a_better_link_are_looked_up_among_stored_ones(database: Database) -> None:
     await database.write(ask)
     await settling(database, [told(READY)])
 
     async def looks(group: Sequence[Evidence]) -> int:
-        return sum("evidence.digest = " in each for each in await settling(database, group))
+        return sum("evidence.digest = " in statement for statement in await settling(database, group))
 
     assert await looks([told(READY), told(result(2, 5)), polled(result(3, 20))]) == 0
     assert await looks([told(result(number, 20 + number)) for number in range(9)]) == 1
 
 
-async def test_a_backlog_of_deliveries_that_wait_is_not_walked_through_to_prune(each_world: World) -> None:
+async def test_pruning_does_not_read_a_backlog_of_waiting_deliveries(each_world: World) -> None:
     use = replace(each_world.use, evidence_kept=timedelta(days=30))
     receiver(each_world, 500)
 
@@ -260,7 +264,7 @@ async def test_a_backlog_of_deliveries_that_wait_is_not_walked_through_to_prune(
 
 @asynccontextmanager
 async def served(app: Any) -> AsyncGenerator[httpx.AsyncClient]:
-    """A client of an application on a socket, where callbacks go the short way."""
+    """Serve an application on a socket, where callbacks take the short way, and yield a client."""
     bound, address = listening()
     async with serving(app, bound), httpx.AsyncClient(base_url=address, timeout=30) as outsider:
         yield outsider
@@ -268,7 +272,7 @@ async def served(app: Any) -> AsyncGenerator[httpx.AsyncClient]:
 
 @pytest.fixture(params=["short", "application"])
 async def called(request: pytest.FixtureRequest, world: World) -> AsyncGenerator[Called]:
-    """A task whose callbacks come over a socket of our server, or straight into the application."""
+    """A submitted task whose callbacks arrive over a socket of the server, or directly at the ASGI application."""
     called = await submitted(world)
     if request.param == "application":
         yield called
@@ -277,11 +281,11 @@ async def called(request: pytest.FixtureRequest, world: World) -> AsyncGenerator
         yield called
 
 
-async def test_a_flood_of_forged_callbacks_costs_the_database_nothing_after_the_tenth(called: Called) -> None:
+async def test_forged_callbacks_after_the_tenth_cause_no_statement(called: Called) -> None:
     with statements(called.world.use.db) as first:
         for number in range(10):
             await called.call(b'{"n": %d}' % number, WRONG)
-        await called.call_signed(called.body())  # is written after them
+        await called.call_signed(called.body())  # written after the forged ones
     with statements(called.world.use.db) as after:
         for number in range(10, 60):
             await called.call(b'{"n": %d}' % number, WRONG)
@@ -290,7 +294,7 @@ async def test_a_flood_of_forged_callbacks_costs_the_database_nothing_after_the_
     assert after == []
 
 
-async def test_a_flood_at_unknown_addresses_costs_the_database_nothing(called: Called) -> None:
+async def test_callbacks_to_unknown_addresses_cause_no_statement(called: Called) -> None:
     start = called.path.rpartition("/")[0]
     with statements(called.world.use.db) as seen:
         for number in range(20):
@@ -300,8 +304,8 @@ async def test_a_flood_at_unknown_addresses_costs_the_database_nothing(called: C
     assert seen == []
 
 
-class Noting:
-    """An application that notes the paths that it is asked for."""
+class PathRecorder:
+    """An ASGI application that records the requested paths."""
 
     def __init__(self, app: Any) -> None:
         self.state = app.state
@@ -314,8 +318,8 @@ class Noting:
         await self._app(scope, receive, send)
 
 
-async def test_a_usual_callback_costs_no_cycle_of_the_application(world: World) -> None:
-    called, app = await submitted(world), Noting(create_app(nullcontext(world.use), with_worker=False))
+async def test_usual_callbacks_do_not_reach_the_asgi_application(world: World) -> None:
+    called, app = await submitted(world), PathRecorder(create_app(nullcontext(world.use), with_worker=False))
     async with served(app) as world.outsider:
         answers = [
             await called.call_signed(called.body()),
@@ -330,13 +334,13 @@ async def test_a_usual_callback_costs_no_cycle_of_the_application(world: World) 
     assert app.paths == ["/healthz"]
 
 
-async def test_who_waits_for_a_task_asks_the_database_only_when_something_happened(world: World) -> None:
+async def test_waiting_for_a_task_reads_the_database_only_after_an_event(world: World) -> None:
     called = await submitted(world)
     with statements(world.use.db) as seen:
         answer = await world.api.get(f"/v1/tasks/{called.task_id}", headers={"prefer": "wait=1"})
 
     assert answer.json()["status"] == "submitted"
-    # Its key, a look, where the feed ends, a look, the reader's, and a last look.
+    # The API key, the task, the end of the feed, the task again, the feed's reader, and the task a last time.
     assert len(seen) <= 12
 
 
@@ -347,14 +351,14 @@ async def is_idle(feed: Feed) -> bool:
     return not feed.is_reading
 
 
-async def test_a_thousand_listeners_cost_the_database_as_much_as_one(database: Database) -> None:
+async def test_a_thousand_listeners_cause_as_many_reads_as_one(database: Database) -> None:
     await database.write(planned(1))
     counted = Counted(database)
 
     async def reads_for(listeners: int) -> int:
         async with AsyncExitStack() as stack, Feed(counted, asyncio.Event()) as feed:
-            all_of_them = [await stack.enter_async_context(feed.listen(None)) for _ in range(listeners)]
-            waiting = [asyncio.create_task(heard(listener, 1)) for listener in all_of_them]
+            all_listeners = [await stack.enter_async_context(feed.listen(None)) for _ in range(listeners)]
+            waiting = [asyncio.create_task(heard(listener, 1)) for listener in all_listeners]
             await asyncio.sleep(0)
             before = counted.reads
             await database.write(ready(0))
@@ -362,11 +366,11 @@ async def test_a_thousand_listeners_cost_the_database_as_much_as_one(database: D
             return counted.reads - before
 
     await reads_for(1)
-    # The one that finds it, and one that was under way; on PostgreSQL it may be looked for until it is settled.
+    # The read that finds the event, and one already in progress; PostgreSQL repeats reads until the event is settled.
     assert await reads_for(1000) <= 20
 
 
-async def test_nothing_is_read_while_nobody_listens(database: Database) -> None:
+async def test_the_feed_is_not_read_without_listeners(database: Database) -> None:
     await database.write(planned(1))
     counted = Counted(database)
     async with Feed(counted, asyncio.Event()) as feed:
@@ -383,10 +387,10 @@ async def test_nothing_is_read_while_nobody_listens(database: Database) -> None:
         assert feed.listeners == 0
 
 
-# Groups: how long the first ones in a group wait for the last
+# Batches: bounds for how long the first write of a batch waits for the last
 
 
-async def test_a_group_is_bounded(database: Database) -> None:
+async def test_a_batch_has_a_maximum_number_of_writes(database: Database) -> None:
     work = Writing(gate=(gate := Gate()))
     names = [f"{number:04}" for number in range(600)]
     await after_the_first(database, work, gate, names)
@@ -394,17 +398,17 @@ async def test_a_group_is_bounded(database: Database) -> None:
     assert work.groups == [["first"], names[:512], names[512:]]
 
 
-async def test_a_group_is_bounded_by_what_it_weighs_too(database: Database) -> None:
+async def test_a_batch_has_a_maximum_size_in_bytes(database: Database) -> None:
     work = Writing(gate=(gate := Gate()))
     await after_the_first(database, work, gate, "abcde", size=5 * MIB)
 
     assert work.groups == [["first"], ["a", "b"], ["c", "d"], ["e"]]
 
 
-# Time that a stopping service gives, which the README promises and containers count on
+# The time for a graceful stop, which the README promises and containers rely on
 
 
-async def test_what_is_in_hand_when_a_service_stops_has_less_than_ten_seconds(world: World) -> None:
+async def test_a_graceful_stop_takes_less_than_ten_seconds(world: World) -> None:
     serving_for = server(create_app(nullcontext(world.use)), "127.0.0.1", 0).config.timeout_graceful_shutdown
     working_for: timedelta = signature(loop.run).parameters["grace"].default
 
@@ -416,7 +420,7 @@ async def test_what_is_in_hand_when_a_service_stops_has_less_than_ten_seconds(wo
 
 
 def remembered(work: Callable[[], None]) -> int:
-    """How many bytes are still there after this that were not there before."""
+    """Return the number of bytes that `work` allocates and that are still in use after it."""
     tracemalloc.start()
     try:
         work()
@@ -430,7 +434,7 @@ def guess(ring: KeyRing, names: Iterable[str]) -> None:
         assert ring.prove_token(name, "x") is None
 
 
-def test_a_flood_of_guessed_addresses_is_not_remembered_without_bound() -> None:
+def test_the_cache_for_guessed_addresses_is_bounded() -> None:
     ring = KeyRing((RING_KEY,))
     guess(ring, (f"sub_before_{number}" for number in range(5000)))
     flood = (f"sub_flood_{number}" for number in range(10_000))
@@ -438,7 +442,7 @@ def test_a_flood_of_guessed_addresses_is_not_remembered_without_bound() -> None:
     assert remembered(partial(guess, ring, flood)) < 1_500_000
 
 
-def test_a_flood_of_guessed_addresses_drives_out_no_proof_that_is_in_use() -> None:
+def test_guessed_addresses_do_not_evict_a_proof_in_use() -> None:
     ring = KeyRing((RING_KEY,))
     proof = ring.callback_proof("sub_1", ring.newest)
     guess(ring, (f"sub_flood_{number}" for number in range(5000)))
@@ -446,15 +450,15 @@ def test_a_flood_of_guessed_addresses_drives_out_no_proof_that_is_in_use() -> No
     assert ring.callback_proof("sub_1", ring.newest) is proof
 
 
-def test_an_address_that_is_longer_than_any_of_ours_is_not_remembered() -> None:
+def test_an_address_longer_than_any_real_one_is_not_cached() -> None:
     names = (f"{number}".zfill(100_000) for number in range(50))
 
     assert remembered(partial(guess, KeyRing((RING_KEY,)), names)) < 1_000_000
 
 
-# Modules that a command loads before it is there
+# Modules that a command loads
 
-# What the service itself needs only for some settings, or not at all.
+# Modules that the service needs only with some settings, or never.
 _HEAVY = (
     "alembic",
     "asyncpg",
@@ -469,8 +473,8 @@ _LOADED = "import json, sys; from app.cli import commands; commands({!r}); print
 
 
 def loaded_for(command: str) -> list[str]:
-    """The modules of a process that is about to run this command."""
-    ran = subprocess.run(  # noqa: S603 - our own code
+    """Return the modules that a process has loaded before it runs this command."""
+    ran = subprocess.run(  # noqa: S603 - runs this interpreter
         [sys.executable, "-c", _LOADED.format(command)], check=True, capture_output=True, text=True
     )
     modules: list[str] = json.loads(ran.stdout)
@@ -478,16 +482,16 @@ def loaded_for(command: str) -> list[str]:
 
 
 @pytest.mark.parametrize("command", ["serve", "work"])
-def test_the_service_starts_without_what_it_does_not_need(command: str) -> None:
+def test_the_service_starts_without_modules_that_it_does_not_need(command: str) -> None:
     assert [name for name in loaded_for(command) if name.startswith(_HEAVY)] == []
 
 
-@pytest.mark.parametrize("asked", ["version", "--version"])
-def test_the_version_is_told_without_loading_any_command(asked: str) -> None:
-    assert [name for name in loaded_for(asked) if name.startswith(("app.cli.", "sqlalchemy", "httpx"))] == []
+@pytest.mark.parametrize("argument", ["version", "--version"])
+def test_the_version_is_printed_without_loading_any_command(argument: str) -> None:
+    assert [name for name in loaded_for(argument) if name.startswith(("app.cli.", "sqlalchemy", "httpx"))] == []
 
 
-def test_a_client_of_the_service_is_not_the_service() -> None:
-    needless = ("sqlalchemy", "fastapi", "PIL", *_HEAVY)
+def test_a_client_command_does_not_load_the_service() -> None:
+    service_modules = ("sqlalchemy", "fastapi", "PIL", *_HEAVY)
 
-    assert [name for name in loaded_for("watch") if name.startswith(needless)] == []
+    assert [name for name in loaded_for("watch") if name.startswith(service_modules)] == []

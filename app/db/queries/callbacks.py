@@ -31,12 +31,12 @@ def newest(
     *,
     limit: int,
     before: str | None = None,
-    most: int = LOOKED,
+    max_rows: int = LOOKED,
 ) -> Page:
     """Return callbacks, newest first; with `before`, only those stored before the callback with this id.
 
-    If no index has the matching rows in order, only the newest `most` rows of evidence are examined, so a page may be
-    short or empty and still continue. Otherwise an installation that only polls would read the whole table for nothing.
+    If no index has the matching rows in order, only the newest `max_rows` rows are examined, so a page may be short or
+    empty and still continue. Otherwise an installation that only polls would read the whole table for nothing.
     """
     query, floor = select(*SAID).order_by(evidence.c.id.desc()).limit(limit + 1), None
     if callback_filter.task_id is not None:
@@ -45,7 +45,7 @@ def newest(
     elif callback_filter.verdict not in {None, Verdict.SIGNED}:
         query = query.where(IS_NOT_SIGNED)
     else:
-        floor = _floor(connection, before, most)
+        floor = _floor(connection, before, max_rows)
         query = query.where(IS_CALLBACK, evidence.c.id >= (floor or ""))
     if callback_filter.verdict is not None:
         query = query.where(evidence.c.verdict == callback_filter.verdict)
@@ -55,9 +55,9 @@ def newest(
     return Page(rows[:limit], rows[limit - 1].id if len(rows) > limit else floor)
 
 
-def _floor(connection: Connection, before: str | None, most: int) -> str | None:
-    """Return the lowest id among the newest `most` rows; None if there are fewer. Reads only the primary key."""
-    query = select(evidence.c.id).order_by(evidence.c.id.desc()).offset(most - 1).limit(1)
+def _floor(connection: Connection, before: str | None, max_rows: int) -> str | None:
+    """Return the lowest id among the newest `max_rows` rows; None if there are fewer. Reads only the primary key."""
+    query = select(evidence.c.id).order_by(evidence.c.id.desc()).offset(max_rows - 1).limit(1)
     if before is not None:
         query = query.where(evidence.c.id < before)
     lowest_id: str | None = connection.execute(query).scalar_one_or_none()

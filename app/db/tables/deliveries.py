@@ -123,7 +123,7 @@ def newest(
 
 
 def _endpoint_ids(connection: Connection, delivery_filter: DeliveryFilter) -> list[str]:
-    """Return the only endpoints that can match, or an empty list if there is no such limit or there are too many."""
+    """Return the endpoints that the filter allows, or an empty list if they are not limited to `_MAX_ENDPOINTS`."""
     if delivery_filter.endpoint_id is not None:
         return [delivery_filter.endpoint_id]
     if delivery_filter.key_id is None:

@@ -64,8 +64,8 @@ def named(connection: Connection, keys_and_urls: Collection[tuple[str, str]]) ->
     """Return the endpoints of these pairs of `key_id` and `url`, by pair."""
     key_ids, urls = {key_id for key_id, _ in keys_and_urls}, {url for _, url in keys_and_urls}
     query = select(endpoints).where(endpoints.c.key_id.in_(key_ids), endpoints.c.url.in_(urls))
-    found = {(row.key_id, row.url): _endpoint_of(row) for row in connection.execute(query)}
-    return {pair: endpoint for pair, endpoint in found.items() if pair in keys_and_urls}
+    by_pair = {(row.key_id, row.url): _endpoint_of(row) for row in connection.execute(query)}
+    return {pair: endpoint for pair, endpoint in by_pair.items() if pair in keys_and_urls}
 
 
 def get(connection: Connection, endpoint_id: str) -> Endpoint | None:

@@ -98,7 +98,7 @@ class Page:
 
     events: Sequence[Event]
     end: Position  # the position to continue after
-    full: bool  # more events may be settled already
+    full: bool  # more settled events may follow
     pending: bool  # others are committed but not settled yet, and no notification follows when they are
 
 

@@ -1,4 +1,4 @@
-"""Callbacks as they are listed: which, in what order, and how much is looked through for one page."""
+"""Lists of callbacks: their order, their filters, and the number of rows that one page examines."""
 
 from datetime import timedelta
 from typing import Any
@@ -15,7 +15,7 @@ from tests.rows import START, plan_attempt, plan_task
 
 
 def keep(connection: Connection, *rows: evidence.NewEvidence) -> None:
-    """Keep these beside two tasks, the first of which has two attempts."""
+    """Store these rows, and two tasks, the first of them with two attempts."""
     plan_task(connection)
     plan_task(connection, "2")
     plan_attempt(connection, "sub_1b", "task_1", number=2)
@@ -23,14 +23,14 @@ def keep(connection: Connection, *rows: evidence.NewEvidence) -> None:
 
 
 def names(page: callbacks.Page) -> list[str]:
-    return [each.id.removeprefix("ev_") for each in page.found]
+    return [row.id.removeprefix("ev_") for row in page.found]
 
 
 def polled(name: str, **changes: Any) -> evidence.NewEvidence:
     return row(name, Verdict.FETCHED, witness=Witness.POLL, body=name.encode(), **changes)
 
 
-async def test_only_callbacks_are_found_and_the_newest_first_in_pages(database: Database) -> None:
+async def test_only_callbacks_are_listed_newest_first_in_pages(database: Database) -> None:
     def unit(connection: Connection) -> list[Any]:
         keep(connection, row("1"), polled("2"), row("3", body=b"3"), polled("4"), row("5", Verdict.FORGED))
         first = callbacks.newest(connection, CallbackFilter(), limit=2)
@@ -42,8 +42,8 @@ async def test_only_callbacks_are_found_and_the_newest_first_in_pages(database: 
     assert (names(second), second.goes_on) == (["1"], None)
 
 
-async def test_they_are_found_by_verdict_and_by_task_over_all_its_attempts(database: Database) -> None:
-    asked = [
+async def test_callbacks_are_filtered_by_verdict_and_by_task_over_all_attempts(database: Database) -> None:
+    filters = [
         CallbackFilter(verdict=Verdict.SIGNED),
         CallbackFilter(verdict=Verdict.FORGED),
         CallbackFilter(verdict=Verdict.UNPROVEN),
@@ -62,19 +62,19 @@ async def test_they_are_found_by_verdict_and_by_task_over_all_its_attempts(datab
             row("4", submission_id="sub_1b"),
             polled("5"),
         )
-        return [names(callbacks.newest(connection, wanted, limit=9)) for wanted in asked]
+        return [names(callbacks.newest(connection, callback_filter, limit=9)) for callback_filter in filters]
 
     found = await database.write(unit)
 
     assert found == [["4", "1"], ["3", "2"], [], [], ["4", "2", "1"], ["2"], []]
 
 
-async def test_a_page_of_those_not_signed_goes_on_where_it_ended(database: Database) -> None:
+async def test_the_next_page_of_unsigned_callbacks_starts_after_the_last(database: Database) -> None:
     def unit(connection: Connection) -> list[callbacks.Page]:
         keep(connection, *(row(str(number), Verdict.FORGED, b"%d" % number) for number in range(1, 4)))
-        wanted = CallbackFilter(verdict=Verdict.FORGED)
-        first = callbacks.newest(connection, wanted, limit=2)
-        return [first, callbacks.newest(connection, wanted, limit=2, before=first.goes_on)]
+        forged = CallbackFilter(verdict=Verdict.FORGED)
+        first = callbacks.newest(connection, forged, limit=2)
+        return [first, callbacks.newest(connection, forged, limit=2, before=first.goes_on)]
 
     first, second = await database.write(unit)
 
@@ -82,14 +82,14 @@ async def test_a_page_of_those_not_signed_goes_on_where_it_ended(database: Datab
     assert (names(second), second.goes_on) == (["1"], None)
 
 
-async def test_where_few_are_callbacks_a_page_ends_after_so_many_rows_and_the_next_goes_on(database: Database) -> None:
+async def test_a_page_ends_after_the_maximum_of_rows_and_the_next_page_continues(database: Database) -> None:
     later = {"received_at": START + timedelta(seconds=1)}
 
     def unit(connection: Connection) -> list[callbacks.Page]:
         keep(connection, row("1"), polled("2"), polled("3", **later), polled("4"), row("5", body=b"5"), polled("6"))
         pages, before = [], None
         for _ in range(4):
-            pages.append(callbacks.newest(connection, CallbackFilter(), limit=5, before=before, most=2))
+            pages.append(callbacks.newest(connection, CallbackFilter(), limit=5, before=before, max_rows=2))
             before = pages[-1].goes_on
         return pages
 

@@ -12,7 +12,7 @@ from tests.rows import START, hold_slot, plan_task
 LATER = START + timedelta(hours=1)
 
 
-async def test_the_queue_has_a_position_for_each_task_that_waits_for_a_slot(database: Database) -> None:
+async def test_each_task_that_waits_for_a_slot_has_a_position(database: Database) -> None:
     def unit(connection: Connection) -> dict[str, int]:
         for name, priority in (("a", 0), ("b", 0), ("c", 5), ("d", 0)):
             plan_task(connection, name, priority=priority)
@@ -24,7 +24,7 @@ async def test_the_queue_has_a_position_for_each_task_that_waits_for_a_slot(data
     assert await database.write(unit) == {"task_c": 1, "task_b": 2, "task_d": 3, "task_f": 1}
 
 
-async def test_who_holds_a_slot_keeps_nobody_waiting_wherever_he_stands(database: Database) -> None:
+async def test_queued_tasks_with_a_slot_do_not_count_in_positions(database: Database) -> None:
     def unit(connection: Connection) -> dict[str, int]:
         for name in "abcd":
             plan_task(connection, name, priority=1 if name == "a" else 0)
@@ -38,7 +38,7 @@ async def test_who_holds_a_slot_keeps_nobody_waiting_wherever_he_stands(database
     assert await database.write(unit) == {"task_b": 1, "task_d": 2, "task_y": 1}
 
 
-async def test_a_position_is_the_same_whoever_else_is_asked_for(database: Database) -> None:
+async def test_a_position_does_not_depend_on_the_other_requested_tasks(database: Database) -> None:
     def unit(connection: Connection) -> list[dict[str, int]]:
         for name in "abc":
             plan_task(connection, name)
@@ -51,7 +51,7 @@ async def test_a_position_is_the_same_whoever_else_is_asked_for(database: Databa
     assert await database.write(unit) == [{"task_c": 3}, {}, {}]
 
 
-async def test_only_queued_tasks_are_next_and_full_models_are_left_out(database: Database) -> None:
+async def test_only_queued_tasks_are_next_without_those_of_full_models(database: Database) -> None:
     def unit(connection: Connection) -> list[list[str]]:
         plan_task(connection, "a")
         plan_task(connection, "b", model="flux-kontext-max")
@@ -59,13 +59,13 @@ async def test_only_queued_tasks_are_next_and_full_models_are_left_out(database:
         plan_task(connection, "d", dispatch_after_at=LATER)
         plan_task(connection, "e")
         hold_slot(connection, "e")
-        asked = [(START, set()), (START, {"flux-kontext-max"}), (LATER, {"flux-kontext-pro"})]
-        return [[task.id for task in queue.next_tasks(connection, "account", now, full, 9)] for now, full in asked]
+        cases = [(START, set()), (START, {"flux-kontext-max"}), (LATER, {"flux-kontext-pro"})]
+        return [[task.id for task in queue.next_tasks(connection, "account", now, full, 9)] for now, full in cases]
 
     assert await database.write(unit) == [["task_a", "task_b"], ["task_a"], ["task_b"]]
 
 
-async def test_no_more_come_than_there_is_room_for(database: Database) -> None:
+async def test_no_more_tasks_are_next_than_the_limit(database: Database) -> None:
     def unit(connection: Connection) -> list[str]:
         for name in "abcd":
             plan_task(connection, name)
@@ -74,36 +74,36 @@ async def test_no_more_come_than_there_is_room_for(database: Database) -> None:
     assert await database.write(unit) == ["task_a", "task_b"]
 
 
-@pytest.mark.parametrize(("urgent", "held"), [(2, 3), (3, 20), (4, 5), (7, 9), (50, 2)])
-async def test_who_is_next_is_the_first_of_the_whole_queue_in_its_order(
-    database: Database, urgent: int, held: int
+@pytest.mark.parametrize(("urgent", "slot_every"), [(2, 3), (3, 20), (4, 5), (7, 9), (50, 2)])
+async def test_the_next_tasks_are_the_first_of_the_sorted_queue(
+    database: Database, urgent: int, slot_every: int
 ) -> None:
     names = [f"{number:02}" for number in range(40)]
-    of = {name: (f"key_{int(name) % 5 % 3}", 5 if int(name) % urgent == 1 else 0) for name in names}
-    holding = {name: number for number, name in enumerate(names[::held], 1)}
+    keys_and_priorities = {name: (f"key_{int(name) % 5 % 3}", 5 if int(name) % urgent == 1 else 0) for name in names}
+    slot_numbers = {name: number for number, name in enumerate(names[::slot_every], 1)}
 
     def unit(connection: Connection) -> list[list[str]]:
-        for name, (key_id, priority) in of.items():
+        for name, (key_id, priority) in keys_and_priorities.items():
             plan_task(connection, name, key_id=key_id, priority=priority)
-        for name, number in holding.items():
-            hold_slot(connection, name, number, key_id=of[name][0])
-        return [[each.id for each in queue.next_tasks(connection, "account", START, (), most)] for most in (1, 7, 99)]
+        for name, number in slot_numbers.items():
+            hold_slot(connection, name, number, key_id=keys_and_priorities[name][0])
+        return [[task.id for task in queue.next_tasks(connection, "account", START, (), limit)] for limit in (1, 7, 99)]
 
-    turns = Counter(of[name][0] for name in holding)
+    turns = Counter(keys_and_priorities[name][0] for name in slot_numbers)
 
     def place(name: str) -> tuple[int, int, str]:
-        key_id, priority = of[name]
+        key_id, priority = keys_and_priorities[name]
         turns[key_id] += 1
         return -priority, turns[key_id], name
 
-    by_arrival = sorted(names, key=lambda name: (-of[name][1], name))
-    places = sorted(place(name) for name in by_arrival if name not in holding)
-    whole = [f"task_{name}" for *_, name in places]
+    by_arrival = sorted(names, key=lambda name: (-keys_and_priorities[name][1], name))
+    places = sorted(place(name) for name in by_arrival if name not in slot_numbers)
+    expected = [f"task_{name}" for *_, name in places]
 
-    assert await database.write(unit) == [whole[:1], whole[:7], whole]
+    assert await database.write(unit) == [expected[:1], expected[:7], expected]
 
 
-async def test_finding_who_is_next_takes_no_more_steps_in_a_longer_queue(sqlite_url: str) -> None:
+async def test_finding_the_next_tasks_takes_no_more_steps_in_a_longer_queue(sqlite_url: str) -> None:
     def fill(connection: Connection, names: range) -> None:
         for number in names:
             plan_task(connection, f"{number:04}", key_id=f"key_{number % 2}", model=f"model-{number % 3}")
@@ -128,7 +128,7 @@ async def test_finding_who_is_next_takes_no_more_steps_in_a_longer_queue(sqlite_
     assert long < 1.2 * short
 
 
-async def test_an_admitted_task_is_queued_and_holds_a_slot(database: Database) -> None:
+async def test_an_admitted_task_is_queued_and_has_a_slot(database: Database) -> None:
     def unit(connection: Connection) -> tuple[set[str], list[bool]]:
         for name, status in (("a", Status.QUEUED), ("b", Status.SUBMITTED), ("c", Status.QUEUED)):
             plan_task(connection, name, status=status)
@@ -139,7 +139,7 @@ async def test_an_admitted_task_is_queued_and_holds_a_slot(database: Database) -
     assert await database.write(unit) == ({"task_a"}, [True, True, False, False])
 
 
-async def test_a_deadline_passes_for_tasks_that_are_still_queued(database: Database) -> None:
+async def test_only_queued_tasks_can_be_past_their_deadline(database: Database) -> None:
     def unit(connection: Connection) -> list[list[str]]:
         plan_task(connection, "a", deadline_at=LATER)
         plan_task(connection, "b", deadline_at=LATER, status=Status.SUBMITTING)
@@ -149,7 +149,7 @@ async def test_a_deadline_passes_for_tasks_that_are_still_queued(database: Datab
     assert await database.write(unit) == [[], ["task_a"]]
 
 
-async def test_who_has_waited_since_then_is_told_by_account(database: Database) -> None:
+async def test_tasks_that_have_waited_long_are_found_by_account(database: Database) -> None:
     def unit(connection: Connection) -> list[list[str]]:
         for name in ("account", "other"):
             plan_task(connection, f"{name}_old", START, account_id=name)

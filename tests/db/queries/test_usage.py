@@ -1,4 +1,4 @@
-"""Tasks of a time, counted by key and model."""
+"""The tasks of a time span, counted by key and model."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,11 +16,11 @@ MINUTE = timedelta(minutes=1)
 
 
 def post(connection: Connection, at: datetime = START, **changes: Any) -> None:
-    """A task whose id is of that instant."""
+    """Insert a task created at `at`, with an id of that time."""
     plan_task(connection, ids.new_id("task", at).removeprefix("task_"), at, **changes)
 
 
-async def test_tasks_are_counted_by_how_they_stand_and_their_costs_added_up(database: Database) -> None:
+async def test_tasks_are_counted_by_state_and_their_costs_are_added(database: Database) -> None:
     def unit(connection: Connection) -> list[Used]:
         post(connection, status=Status.STORED, cost=4.0)
         post(connection, status=Status.STORED, cost=2.5)
@@ -40,7 +40,7 @@ async def test_tasks_are_counted_by_how_they_stand_and_their_costs_added_up(data
     assert found.cost_unknown == 5  # one stored, one failed, and three whose cost is still to come
 
 
-async def test_keys_and_models_are_told_apart_and_keys_have_their_names(database: Database) -> None:
+async def test_usage_is_listed_by_key_and_model_with_the_names_of_keys(database: Database) -> None:
     key = {"sha256": "0", "scopes": [], "created_at": START}
 
     def unit(connection: Connection) -> list[list[Used]]:
@@ -50,17 +50,17 @@ async def test_keys_and_models_are_told_apart_and_keys_have_their_names(database
         span = (START, START + MINUTE)
         return [usage.between(connection, *span), usage.between(connection, *span, "key_2")]
 
-    everybody, one = await database.write(unit)
+    all_keys, one_key = await database.write(unit)
 
-    assert [(each.key_id, each.key_name, each.model, each.posted) for each in everybody] == [
+    assert [(used.key_id, used.key_name, used.model, used.posted) for used in all_keys] == [
         ("key_1", "shop", "max", 1),
         ("key_1", "shop", "pro", 2),
         ("key_2", None, "pro", 1),
     ]
-    assert one == everybody[2:]
+    assert one_key == all_keys[2:]
 
 
-async def test_a_task_counts_where_it_was_posted_from_the_first_instant_up_to_the_last(database: Database) -> None:
+async def test_a_time_span_includes_its_beginning_and_excludes_its_end(database: Database) -> None:
     tick = timedelta(microseconds=1)
 
     def unit(connection: Connection) -> list[int]:
@@ -71,6 +71,6 @@ async def test_a_task_counts_where_it_was_posted_from_the_first_instant_up_to_th
             (START + MINUTE, START + 2 * MINUTE),
             (START + 2 * MINUTE, START + 3 * MINUTE),
         ]
-        return [sum(each.posted for each in usage.between(connection, *span)) for span in spans]
+        return [sum(used.posted for used in usage.between(connection, *span)) for span in spans]
 
     assert await database.write(unit) == [2, 1, 0]

@@ -1,4 +1,4 @@
-"""Which sealed secrets of tasks something is still to be signed with, on both engines."""
+"""The sealed webhook secrets that are still needed, on both engines."""
 
 from app.db import Connection
 from app.db.engine.database import Database
@@ -8,7 +8,7 @@ from app.rules.task import Status
 from tests.rows import START, plan_task
 
 
-def tell(connection: Connection, task_id: str, number: int, state: deliveries.DeliveryState) -> None:
+def plan_delivery(connection: Connection, task_id: str, number: int, state: deliveries.DeliveryState) -> None:
     row = {
         "id": f"dlv_{task_id}_{number}",
         "endpoint_id": "ep_1",
@@ -24,14 +24,17 @@ def tell(connection: Connection, task_id: str, number: int, state: deliveries.De
     deliveries.insert(connection, [row])
 
 
-async def test_secrets_are_needed_of_tasks_that_are_open_or_being_told_of(database: Database) -> None:
+async def test_secrets_of_open_tasks_and_tasks_with_waiting_deliveries_are_needed(database: Database) -> None:
     def prepare(connection: Connection) -> None:
         plan_task(connection, "open", webhook_secret="a.open")
         plan_task(connection, "plain")
-        for name, state in (("waits", deliveries.DeliveryState.WAITING), ("told", deliveries.DeliveryState.DELIVERED)):
+        for name, state in (
+            ("waits", deliveries.DeliveryState.WAITING),
+            ("delivered", deliveries.DeliveryState.DELIVERED),
+        ):
             task_id = plan_task(connection, name, status=Status.STORED, webhook_secret=f"a.{name}")
-            tell(connection, task_id, 1, state)
-            tell(connection, task_id, 2, state)
+            plan_delivery(connection, task_id, 1, state)
+            plan_delivery(connection, task_id, 2, state)
 
     await database.write(prepare)
 

@@ -8,8 +8,8 @@ from tests.rows import START
 
 
 def put(connection: Connection, sha256: str, key_id: str = "key_1", **changes: Any) -> None:
-    given = {"name": "admin", "scopes": ["*"], "created_at": START}
-    api_keys.put(connection, id=key_id, sha256=sha256, **{**given, **changes})
+    values = {"name": "admin", "scopes": ["*"], "created_at": START}
+    api_keys.put(connection, id=key_id, sha256=sha256, **{**values, **changes})
 
 
 async def test_a_key_is_found_by_its_digest_and_by_its_id(database: Database) -> None:
@@ -28,7 +28,7 @@ async def test_a_key_is_found_by_its_digest_and_by_its_id(database: Database) ->
     assert found[2:] == [None, None]
 
 
-async def test_a_key_is_disabled_once_and_no_other_with_it(database: Database) -> None:
+async def test_disabling_a_key_keeps_its_first_time_and_no_other_key_changes(database: Database) -> None:
     def unit(connection: Connection) -> list[datetime | None]:
         put(connection, "aa")
         put(connection, "bb", "key_2")
@@ -41,7 +41,7 @@ async def test_a_key_is_disabled_once_and_no_other_with_it(database: Database) -
     assert await database.write(unit) == [START + timedelta(seconds=1), None]
 
 
-async def test_a_key_that_is_put_again_replaces_the_one_with_its_id(database: Database) -> None:
+async def test_putting_a_key_again_replaces_the_key_with_the_same_id(database: Database) -> None:
     def unit(connection: Connection) -> list[api_keys.Key | None]:
         put(connection, "aa")
         put(connection, "cc", "key_2")

@@ -7,7 +7,7 @@ from app.rules.task import Outcome, Status
 from tests.rows import START, ask, plan_attempt, plan_task
 
 
-async def test_an_attempt_is_planned_before_anything_is_known_of_it(database: Database) -> None:
+async def test_a_planned_attempt_has_no_provider_id_and_was_not_sent(database: Database) -> None:
     def unit(connection: Connection) -> attempts.Attempt | None:
         plan_task(connection)
         return attempts.get(connection, "sub_1")
@@ -22,7 +22,7 @@ async def test_an_unknown_attempt_is_none(database: Database) -> None:
     assert await database.read(lambda connection: attempts.get(connection, "sub_none")) is None
 
 
-async def test_an_attempt_is_asked_once(database: Database) -> None:
+async def test_an_attempt_is_marked_as_sent_only_once(database: Database) -> None:
     later = START + timedelta(seconds=9)
 
     def unit(connection: Connection) -> tuple[bool, bool, attempts.Attempt | None]:
@@ -38,7 +38,7 @@ async def test_an_attempt_is_asked_once(database: Database) -> None:
     assert (attempt.outcome, attempt.sent_at, attempt.callback_requested) == (Outcome.UNKNOWN, START, True)
 
 
-async def test_attempts_come_in_the_order_they_were_made(database: Database) -> None:
+async def test_the_attempts_of_a_task_are_sorted_by_number(database: Database) -> None:
     def unit(connection: Connection) -> list[str]:
         plan_task(connection)
         plan_attempt(connection, "sub_0", "task_1", number=3)
@@ -49,7 +49,7 @@ async def test_attempts_come_in_the_order_they_were_made(database: Database) -> 
     assert await database.write(unit) == ["sub_1", "sub_z", "sub_0"]
 
 
-async def test_what_is_left_out_stays_as_it_is(database: Database) -> None:
+async def test_columns_without_a_new_value_do_not_change(database: Database) -> None:
     def unit(connection: Connection) -> list[attempts.Attempt]:
         for name in ("1", "2"):
             plan_task(connection, name)
@@ -69,7 +69,7 @@ async def test_what_is_left_out_stays_as_it_is(database: Database) -> None:
     assert (second.outcome, second.detail) == (Outcome.PLANNED, "x")
 
 
-async def test_an_attempt_stands_with_its_task(database: Database) -> None:
+async def test_locking_attempts_returns_them_with_the_state_of_their_task(database: Database) -> None:
     def unit(connection: Connection) -> dict[str, attempts.AttemptContext]:
         plan_task(connection)
         plan_attempt(connection, "sub_2", "task_1", number=2)
@@ -83,7 +83,7 @@ async def test_an_attempt_stands_with_its_task(database: Database) -> None:
     assert {attempt.standing.status for attempt in found.values()} == {Status.SUBMITTING}
 
 
-async def test_attempts_name_their_tasks(database: Database) -> None:
+async def test_task_ids_are_found_by_attempt_id(database: Database) -> None:
     def unit(connection: Connection) -> dict[str, str]:
         plan_task(connection)
         plan_attempt(connection, "sub_2", "task_1", number=2)
@@ -92,7 +92,9 @@ async def test_attempts_name_their_tasks(database: Database) -> None:
     assert await database.write(unit) == {"sub_1": "task_1", "sub_2": "task_1"}
 
 
-async def test_tasks_at_the_provider_are_counted_by_the_ring_key_of_the_attempt_that_counts(database: Database) -> None:
+async def test_tasks_at_the_provider_are_counted_by_the_signing_key_of_their_current_attempt(
+    database: Database,
+) -> None:
     def unit(connection: Connection) -> dict[str, int]:
         for name, signing_key_id in (("1", "new"), ("2", "old"), ("3", "old"), ("4", "old")):
             ask(connection, name, signing_key_id=signing_key_id)

@@ -1,4 +1,4 @@
-"""What applications are to be told: which endpoints something waits for."""
+"""Deliveries: which endpoints have waiting ones, and which are due."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from app.db.tables import deliveries, endpoints
 from app.db.tables.endpoints import EndpointState
 from tests.rows import START
 
-_PLANNED: dict[str, Any] = {
+_ROW: dict[str, Any] = {
     "task_id": None,
     "event": "stored",
     "form": "event",
@@ -28,15 +28,15 @@ def put_endpoint(connection: Connection, name: str, state: EndpointState = Endpo
 
 
 def plan(connection: Connection, endpoint_id: str, *names: str, **changes: Any) -> None:
-    rows = [{"id": f"dlv_{name}", "endpoint_id": endpoint_id, **_PLANNED, **changes} for name in names]
+    rows = [{"id": f"dlv_{name}", "endpoint_id": endpoint_id, **_ROW, **changes} for name in names]
     deliveries.insert(connection, rows)
 
 
-async def test_only_active_endpoints_with_something_that_waits_are_awaited(database: Database) -> None:
+async def test_only_active_endpoints_with_waiting_deliveries_are_awaited(database: Database) -> None:
     def prepare(connection: Connection) -> None:
         plan(connection, put_endpoint(connection, "busy"), "1", "2")
         plan(connection, put_endpoint(connection, "paused", EndpointState.PAUSED), "3")
-        plan(connection, put_endpoint(connection, "told"), "4", state=deliveries.DeliveryState.DELIVERED)
+        plan(connection, put_endpoint(connection, "served"), "4", state=deliveries.DeliveryState.DELIVERED)
         put_endpoint(connection, "idle")
 
     await database.write(prepare)
@@ -44,7 +44,7 @@ async def test_only_active_endpoints_with_something_that_waits_are_awaited(datab
     assert await database.read(deliveries.awaited) == {"ep_busy"}
 
 
-async def test_how_much_waits_for_a_paused_endpoint_costs_nothing(sqlite_url: str) -> None:
+async def test_waiting_deliveries_of_a_paused_endpoint_are_not_read(sqlite_url: str) -> None:
     def prepare(connection: Connection) -> None:
         plan(connection, put_endpoint(connection, "paused", EndpointState.PAUSED), "1")
 
@@ -57,7 +57,7 @@ async def test_how_much_waits_for_a_paused_endpoint_costs_nothing(sqlite_url: st
     assert after == before
 
 
-async def test_tests_are_looked_for_among_tests_alone_however_much_waits(sqlite_url: str) -> None:
+async def test_finding_due_tests_does_not_read_other_waiting_deliveries(sqlite_url: str) -> None:
     looks: dict[str, Callable[[Connection], object]] = {
         "due": lambda connection: deliveries.due(connection, "ep_dead", START, 1, tests=True),
         "next": lambda connection: deliveries.next_due(connection, "ep_dead", tests=True),
@@ -74,7 +74,7 @@ async def test_tests_are_looked_for_among_tests_alone_however_much_waits(sqlite_
         assert await steps() == before
 
 
-async def test_a_test_is_found_among_what_else_waits(database: Database) -> None:
+async def test_a_waiting_test_is_found_among_other_waiting_deliveries(database: Database) -> None:
     def prepare(connection: Connection) -> None:
         plan(connection, put_endpoint(connection, "dead"), *map(str, range(20)))
         plan(connection, "ep_dead", "test", event=deliveries.TEST)
@@ -83,12 +83,12 @@ async def test_a_test_is_found_among_what_else_waits(database: Database) -> None
     await database.write(prepare)
     found = await database.read(lambda connection: deliveries.due(connection, "ep_dead", START, 9, tests=True))
 
-    assert [each.id for each in found] == ["dlv_test"]
+    assert [delivery.id for delivery in found] == ["dlv_test"]
     assert await database.read(lambda connection: deliveries.next_due(connection, "ep_dead", tests=True)) == START
 
 
 def counting_steps(work: Callable[[Connection], object]) -> Callable[[Connection], int]:
-    """How many steps of its machine SQLite takes for this."""
+    """Return a unit that counts the steps of SQLite's virtual machine for `work`."""
 
     def counted(connection: Connection) -> int:
         steps: list[None] = []

@@ -19,7 +19,7 @@ def note(connection: Connection, name: str, task_id: str, outcome: str = "failed
     )
 
 
-async def test_every_download_is_kept_in_order_and_counted(database: Database) -> None:
+async def test_downloads_are_stored_in_order_and_counted_for_each_task(database: Database) -> None:
     def unit(connection: Connection) -> tuple[list[downloads.Download], int, int]:
         note(connection, "1", "task_1", detail="HTTP 403")
         note(connection, "2", "task_2")
@@ -30,7 +30,7 @@ async def test_every_download_is_kept_in_order_and_counted(database: Database) -
             downloads.count(connection, "task_none"),
         )
 
-    found, count, none = await database.write(unit)
+    found, count, count_of_unknown = await database.write(unit)
 
-    assert [(each.outcome, each.detail) for each in found] == [("failed", "HTTP 403"), ("stored", None)]
-    assert (count, none) == (2, 0)
+    assert [(download.outcome, download.detail) for download in found] == [("failed", "HTTP 403"), ("stored", None)]
+    assert (count, count_of_unknown) == (2, 0)

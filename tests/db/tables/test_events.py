@@ -1,4 +1,4 @@
-"""The feed as rows: one order for everybody, whoever commits first; and what is forgotten says so."""
+"""The feed as rows: all readers see one order, whatever the order of commits, and can tell what was pruned."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -19,7 +19,7 @@ DAY = timedelta(days=1)
 
 
 def happened(*names: str, kind: str = "task.ready", at: datetime = NOON) -> Callable[[Connection], None]:
-    """A unit that adds one event for each of these tasks."""
+    """Return a unit that appends one event for each of these tasks."""
 
     def unit(connection: Connection) -> None:
         rows = [(kind, f"task_{name}", "{}", at) for name in names]
@@ -36,8 +36,8 @@ def with_tasks(*names: str) -> Callable[[Connection], None]:
     return unit
 
 
-async def page(database: Database, after: Position = START, limit: int = 100, **wanted: object) -> Page:
-    return await database.read(lambda connection: events.following(connection, after, limit, **wanted))  # type: ignore[arg-type]
+async def page(database: Database, after: Position = START, limit: int = 100, **filters: object) -> Page:
+    return await database.read(lambda connection: events.following(connection, after, limit, **filters))  # type: ignore[arg-type]
 
 
 def names(found: Page) -> str:
@@ -45,7 +45,7 @@ def names(found: Page) -> str:
 
 
 async def settled(database: Database, expected: str) -> Page:
-    """The feed, once all of it is settled: another test's transaction on the server may hold it back for a moment."""
+    """Return the feed once all of it is settled: another test's transaction on the same server may delay that."""
 
     async def is_there() -> bool:
         return names(await page(database)) == expected
@@ -54,7 +54,7 @@ async def settled(database: Database, expected: str) -> Page:
     return await page(database)
 
 
-async def test_events_are_read_in_their_order_page_by_page(database: Database) -> None:
+async def test_events_are_read_in_order_page_by_page(database: Database) -> None:
     await database.write(with_tasks(*"abc"))
     await database.write(happened(*"abc"))
     await database.write(happened(*"ca"))
@@ -64,12 +64,12 @@ async def test_events_are_read_in_their_order_page_by_page(database: Database) -
     second = await page(database, first.end, limit=2)
     third = await page(database, second.end, limit=2)
 
-    assert [names(each) for each in (first, second, third)] == ["ab", "cc", "a"]
-    assert [each.full for each in (first, second, third)] == [True, True, False]
+    assert [names(part) for part in (first, second, third)] == ["ab", "cc", "a"]
+    assert [part.full for part in (first, second, third)] == [True, True, False]
     assert (await page(database, third.end)).end == third.end
 
 
-async def test_a_filtered_page_ends_where_the_feed_does(database: Database) -> None:
+async def test_a_filtered_page_ends_at_the_end_of_the_feed(database: Database) -> None:
     await database.write(with_tasks(*"ab"))
     await database.write(happened(*"ab"))
     await database.write(happened("b", kind="task.failed"))
@@ -79,26 +79,26 @@ async def test_a_filtered_page_ends_where_the_feed_does(database: Database) -> N
     of_kind = await page(database, kinds={"task.failed"})
     of_none = await page(database, kinds={"task.stored"})
 
-    assert [names(each) for each in (of_task, of_kind, of_none)] == ["a", "b", ""]
-    assert {each.end for each in (of_task, of_kind, of_none)} == {whole.end}
+    assert [names(part) for part in (of_task, of_kind, of_none)] == ["a", "b", ""]
+    assert {part.end for part in (of_task, of_kind, of_none)} == {whole.end}
 
 
-async def test_an_empty_feed_has_an_end(database: Database) -> None:
+async def test_an_empty_feed_ends_at_its_start(database: Database) -> None:
     assert await database.read(events.head) == START
     assert (await page(database)).end == START
     assert await database.read(lambda connection: events.is_kept(connection, START))
 
 
 @pytest.mark.parametrize("text", ["", "1", "1-", "-1", "1-2-3", "x-1", "1-ffffffffffffffff", "1" * 17 + "-1", "A-1"])
-def test_what_is_no_position_is_none(text: str) -> None:
+def test_text_that_is_no_cursor_is_parsed_as_none(text: str) -> None:
     assert Position.of(text) is None
 
 
-def test_a_position_is_itself_again_after_being_text() -> None:
+def test_a_position_survives_the_conversion_to_text_and_back() -> None:
     assert Position.of(str(Position(2**63 - 1, 31))) == Position(2**63 - 1, 31)
 
 
-async def test_who_commits_last_is_not_missed_though_it_came_first(postgres_url: str) -> None:
+async def test_an_event_that_commits_after_a_later_one_is_not_missed(postgres_url: str) -> None:
     async with open_database(postgres_url) as database:
         await database.write(with_tasks(*"ab"))
         async with connection_to(postgres_url) as first:
@@ -112,7 +112,7 @@ async def test_who_commits_last_is_not_missed_though_it_came_first(postgres_url:
     assert after.events[0].position < after.events[1].position
 
 
-async def test_a_transaction_that_is_undone_holds_nothing_back_for_longer(postgres_url: str) -> None:
+async def test_a_rolled_back_transaction_no_longer_delays_the_feed(postgres_url: str) -> None:
     async with open_database(postgres_url) as database:
         await database.write(with_tasks(*"ab"))
         async with connection_to(postgres_url) as first:
@@ -124,7 +124,7 @@ async def test_a_transaction_that_is_undone_holds_nothing_back_for_longer(postgr
         assert names(await settled(database, "b")) == "b"
 
 
-async def test_what_is_pruned_is_gone_and_older_cursors_are_told(database: Database) -> None:
+async def test_pruned_events_are_gone_and_older_cursors_are_recognised(database: Database) -> None:
     await database.write(with_tasks(*"abcd"))
     for days, name in enumerate("abcd"):
         await database.write(happened(name, at=NOON + days * DAY))
@@ -145,7 +145,7 @@ async def test_what_is_pruned_is_gone_and_older_cursors_are_told(database: Datab
     assert await database.read(events.starts_at) == NOON + 2 * DAY
 
 
-async def test_a_feed_that_is_pruned_to_its_end_goes_on(database: Database) -> None:
+async def test_a_feed_that_was_pruned_to_its_end_continues(database: Database) -> None:
     await database.write(with_tasks(*"ab"))
     await database.write(happened("a"))
     last = (await settled(database, "a")).end
@@ -160,7 +160,7 @@ async def test_a_feed_that_is_pruned_to_its_end_goes_on(database: Database) -> N
     assert names(await page(database, last)) == "b"
 
 
-async def test_a_place_past_the_end_is_of_another_feed(database: Database) -> None:
+async def test_a_position_past_the_end_belongs_to_another_feed(database: Database) -> None:
     await database.write(with_tasks("a"))
     await database.write(happened("a"))
     last = (await settled(database, "a")).end
@@ -171,7 +171,7 @@ async def test_a_place_past_the_end_is_of_another_feed(database: Database) -> No
     assert names(await page(database, Position(2**63 - 1, 2**63 - 1))) == ""
 
 
-async def test_a_feed_that_came_with_a_dump_from_a_server_further_on_begins_anew(postgres_url: str) -> None:
+async def test_a_feed_restored_from_a_server_with_higher_transaction_ids_starts_again(postgres_url: str) -> None:
     def from_elsewhere(connection: Connection) -> None:
         happened("a")(connection)
         connection.execute(update(events.events).values(xid=2**40))
@@ -189,4 +189,4 @@ async def test_a_feed_that_came_with_a_dump_from_a_server_further_on_begins_anew
         rows = await database.read(
             lambda connection: connection.execute(select(func.count()).select_from(events.events)).scalar_one()
         )
-        assert rows == 2  # what stands for the pruned ones, and b
+        assert rows == 2  # the floor of the feed, and b

@@ -15,8 +15,8 @@ from tests.rows import START, plan_attempt, plan_task
 
 
 def row(name: str, verdict: Verdict = Verdict.SIGNED, body: bytes = b"{}", **changes: Any) -> NewEvidence:
-    """One callback of the attempt `sub_1` as a row."""
-    given: dict[str, Any] = {
+    """Return a row with a callback for the attempt `sub_1`."""
+    values: dict[str, Any] = {
         "id": f"ev_{name}",
         "submission_id": "sub_1",
         "witness": Witness.CALLBACK,
@@ -32,10 +32,10 @@ def row(name: str, verdict: Verdict = Verdict.SIGNED, body: bytes = b"{}", **cha
         "received_at": START,
         "last_received_at": START,
     }
-    return NewEvidence(**{**given, **changes})
+    return NewEvidence(**{**values, **changes})
 
 
-async def test_the_bytes_are_kept_as_they_came(database: Database) -> None:
+async def test_body_and_headers_are_stored_unchanged(database: Database) -> None:
     body, headers = bytes(range(256)), {"x-odd": 'ü"\\'}
 
     def unit(connection: Connection) -> Any:
@@ -48,7 +48,7 @@ async def test_the_bytes_are_kept_as_they_came(database: Database) -> None:
     assert (kept.body, kept.headers) == (body, headers)
 
 
-async def test_a_copy_is_counted_and_what_it_did_first_stays(database: Database) -> None:
+async def test_a_copy_is_counted_and_the_first_effect_stays(database: Database) -> None:
     later = START + timedelta(seconds=5)
 
     def unit(connection: Connection) -> list[evidence.EvidenceRow]:
@@ -69,7 +69,7 @@ async def test_a_copy_is_counted_and_what_it_did_first_stays(database: Database)
     assert (kept.received_at, kept.last_received_at) == (START, later)
 
 
-async def test_a_forged_copy_that_came_first_does_not_swallow_the_signed_original(database: Database) -> None:
+async def test_a_forged_copy_that_arrives_first_does_not_hide_the_signed_original(database: Database) -> None:
     def unit(connection: Connection) -> list[evidence.EvidenceRow]:
         plan_task(connection)
         evidence.keep(connection, [row("1", Verdict.FORGED, effect=Effect.REJECTED)])
@@ -78,13 +78,13 @@ async def test_a_forged_copy_that_came_first_does_not_swallow_the_signed_origina
 
     kept = await database.write(unit)
 
-    assert [(each.verdict, each.effect, each.copies) for each in kept] == [
+    assert [(stored.verdict, stored.effect, stored.copies) for stored in kept] == [
         (Verdict.FORGED, Effect.REJECTED, 1),
         (Verdict.SIGNED, Effect.MOVED, 1),
     ]
 
 
-async def test_other_bytes_another_witness_or_another_attempt_are_no_copy(database: Database) -> None:
+async def test_another_body_witness_or_attempt_makes_a_row_of_its_own(database: Database) -> None:
     def unit(connection: Connection) -> int:
         plan_task(connection)
         plan_attempt(connection, "sub_2", "task_1", number=2)
@@ -100,26 +100,26 @@ async def test_other_bytes_another_witness_or_another_attempt_are_no_copy(databa
     assert await database.write(unit) == 4
 
 
-async def test_evidence_comes_in_the_order_it_arrived(database: Database) -> None:
+async def test_evidence_is_sorted_by_arrival(database: Database) -> None:
     def unit(connection: Connection) -> list[str]:
         plan_task(connection)
         plan_task(connection, "2")
         early = START - timedelta(seconds=1)
         evidence.keep(connection, [row("1"), row("2", body=b"2", received_at=early)])
         evidence.keep(connection, [row("3", submission_id="sub_2")])
-        return [each.id for each in evidence.of_task(connection, "task_1")]
+        return [stored.id for stored in evidence.of_task(connection, "task_1")]
 
     assert await database.write(unit) == ["ev_2", "ev_1"]
 
 
-async def test_what_is_not_trusted_is_counted_by_verdict_and_by_attempt(database: Database) -> None:
+async def test_untrusted_callbacks_are_counted_by_attempt_and_verdict(database: Database) -> None:
     def unit(connection: Connection) -> list[int]:
         plan_task(connection)
         rows = [row(f"{number}", Verdict.FORGED, b"%d" % number) for number in range(3)]
         rows += [row("4", Verdict.UNPROVEN), row("5", Verdict.FORGED, submission_id="sub_2")]
         evidence.keep(connection, rows)
-        wanted = [("sub_1", Verdict.FORGED), ("sub_1", Verdict.UNPROVEN), ("sub_none", Verdict.FORGED)]
-        found = evidence.count_callbacks(connection, wanted)
-        return [found[each] for each in wanted]
+        pairs = [("sub_1", Verdict.FORGED), ("sub_1", Verdict.UNPROVEN), ("sub_none", Verdict.FORGED)]
+        counts = evidence.count_callbacks(connection, pairs)
+        return [counts[pair] for pair in pairs]
 
     assert await database.write(unit) == [3, 1, 0]

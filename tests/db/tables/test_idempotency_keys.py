@@ -9,7 +9,7 @@ from tests.rows import START
 KEY = ("key_1", "k")
 
 
-async def test_a_key_is_begun_once(database: Database) -> None:
+async def test_a_key_is_taken_only_once_by_each_api_key(database: Database) -> None:
     def unit(connection: Connection) -> list[bool]:
         keys = [KEY, KEY, ("key_2", "k"), ("key_1", "K")]
         return [idempotency_keys.begin(connection, *key, "d", START) for key in keys]
@@ -17,7 +17,7 @@ async def test_a_key_is_begun_once(database: Database) -> None:
     assert await database.write(unit) == [True, False, True, True]
 
 
-async def test_what_is_begun_has_no_answer_and_what_is_answered_has_it(database: Database) -> None:
+async def test_a_request_has_no_answer_until_one_is_stored(database: Database) -> None:
     def unit(connection: Connection) -> list[Remembered | None]:
         before = idempotency_keys.get(connection, *KEY)
         idempotency_keys.begin(connection, *KEY, "d", START)
@@ -32,17 +32,17 @@ async def test_what_is_begun_has_no_answer_and_what_is_answered_has_it(database:
     ]
 
 
-async def test_only_whoever_holds_the_key_may_answer_or_forget(database: Database) -> None:
+async def test_only_the_request_that_has_the_key_may_answer_or_forget(database: Database) -> None:
     def unit(connection: Connection) -> tuple[bool, Remembered | None]:
         idempotency_keys.begin(connection, *KEY, "d", START)
-        stranger = START + timedelta(seconds=1)
-        idempotency_keys.forget(connection, *KEY, stranger)
-        return idempotency_keys.answer(connection, *KEY, stranger, {}), idempotency_keys.get(connection, *KEY)
+        other_began_at = START + timedelta(seconds=1)
+        idempotency_keys.forget(connection, *KEY, other_began_at)
+        return idempotency_keys.answer(connection, *KEY, other_began_at, {}), idempotency_keys.get(connection, *KEY)
 
     assert await database.write(unit) == (False, Remembered("d", None, START))
 
 
-async def test_what_is_older_than_that_is_forgotten_and_nothing_else(database: Database) -> None:
+async def test_only_keys_from_before_the_given_time_are_forgotten(database: Database) -> None:
     def unit(connection: Connection) -> tuple[int, list[bool]]:
         for seconds in range(4):
             idempotency_keys.begin(connection, "key_1", f"{seconds}", "d", START + timedelta(seconds=seconds))

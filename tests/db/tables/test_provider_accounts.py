@@ -12,7 +12,7 @@ from tests.rows import START, hold_slot, put_account
 LATER = START + timedelta(seconds=30)
 
 
-async def test_an_account_is_made_once_and_its_limits_follow_what_is_published(database: Database) -> None:
+async def test_putting_an_account_again_updates_its_limits_only(database: Database) -> None:
     def unit(connection: Connection) -> Account | None:
         put_account(connection)
         provider_accounts.pause(connection, "account", START, LATER, provider_accounts.NO_FREE_SLOT, 3)
@@ -24,14 +24,14 @@ async def test_an_account_is_made_once_and_its_limits_follow_what_is_published(d
     )
 
 
-async def test_an_account_that_nobody_has_is_none(database: Database) -> None:
+async def test_an_unknown_account_is_none(database: Database) -> None:
     def unit(connection: Connection) -> list[Account | None]:
         return [provider_accounts.get(connection, "x"), provider_accounts.lock(connection, "x")]
 
     assert await database.write(unit) == [None, None]
 
 
-async def test_a_pause_ends_by_itself(database: Database) -> None:
+async def test_a_pause_ends_at_its_time(database: Database) -> None:
     def unit(connection: Connection) -> list[bool]:
         put_account(connection)
         provider_accounts.pause(connection, "account", START, LATER, provider_accounts.OUT_OF_CREDITS, 1)
@@ -41,7 +41,7 @@ async def test_a_pause_ends_by_itself(database: Database) -> None:
     assert await database.write(unit) == [True, True, False]
 
 
-async def test_a_taken_task_clears_a_pause_that_is_over_and_leaves_one_that_is_not(database: Database) -> None:
+async def test_resuming_clears_a_pause_that_is_over_and_keeps_one_that_is_not(database: Database) -> None:
     def unit(connection: Connection) -> list[int]:
         put_account(connection)
         provider_accounts.pause(connection, "account", START, LATER, provider_accounts.NO_FREE_SLOT, 2)
@@ -57,7 +57,7 @@ async def test_a_taken_task_clears_a_pause_that_is_over_and_leaves_one_that_is_n
 
 
 @pytest.mark.parametrize("again", [{"number": 2}, {"name": "2"}], ids=["one task twice", "one slot twice"])
-async def test_the_database_itself_refuses_a_slot_too_many(database: Database, again: dict[str, object]) -> None:
+async def test_the_database_rejects_a_slot_that_is_taken_twice(database: Database, again: dict[str, object]) -> None:
     def unit(connection: Connection) -> None:
         hold_slot(connection)
         hold_slot(connection, **again)  # type: ignore[arg-type]
@@ -66,7 +66,7 @@ async def test_the_database_itself_refuses_a_slot_too_many(database: Database, a
         await database.write(unit)
 
 
-async def test_a_slot_is_a_row_while_it_is_held(database: Database) -> None:
+async def test_a_slot_is_a_row_while_it_is_taken(database: Database) -> None:
     def unit(connection: Connection) -> tuple[list[Slot], set[str], set[str], list[Slot]]:
         for number, name in enumerate("abc", 1):
             hold_slot(connection, name, number)
@@ -83,7 +83,7 @@ async def test_a_slot_is_a_row_while_it_is_held(database: Database) -> None:
     assert sorted(slot.task_id for slot in after) == ["task_b", "task_c"]
 
 
-async def test_all_accounts_are_known_by_name(database: Database) -> None:
+async def test_the_ids_of_all_accounts_are_sorted(database: Database) -> None:
     def unit(connection: Connection) -> list[str]:
         for name in "ba":
             put_account(connection, name)

@@ -27,11 +27,11 @@ async def test_a_result_is_found_by_its_task(database: Database) -> None:
     assert await database.write(unit) == {"task_1": results.Result(task_id="task_1", stored_at=START, **IMAGE)}
 
 
-async def test_no_tasks_have_no_results(database: Database) -> None:
+async def test_an_empty_list_of_tasks_has_no_results(database: Database) -> None:
     assert await database.read(lambda connection: results.of_tasks(connection, [])) == {}
 
 
-async def test_a_task_has_one_result(database: Database) -> None:
+async def test_a_second_result_of_a_task_is_rejected(database: Database) -> None:
     def unit(connection: Connection) -> None:
         for _ in range(2):
             results.insert(connection, task_id="task_1", stored_at=START, **IMAGE)

@@ -9,7 +9,7 @@ from tests.rows import START
 SECOND = timedelta(seconds=1)
 
 
-async def test_it_is_known_who_keeps_what_until_it_is_forgotten(database: Database) -> None:
+async def test_the_instances_that_hold_an_image_are_known_until_forgotten(database: Database) -> None:
     def unit(connection: Connection) -> list[set[str]]:
         for attempt, instance in (("sub_1", "host_a"), ("sub_1", "host_b"), ("sub_2", "host_a")):
             spooled_results.note(connection, attempt, instance, START, tried=True)
@@ -22,7 +22,7 @@ async def test_it_is_known_who_keeps_what_until_it_is_forgotten(database: Databa
     assert await database.write(unit) == [{"host_a", "host_b"}, {"host_b"}, set(), {"host_a"}]
 
 
-async def test_each_note_counts_and_only_a_try_tells_of_the_store(database: Database) -> None:
+async def test_each_record_counts_and_only_a_try_marks_the_store_as_failing(database: Database) -> None:
     def unit(connection: Connection) -> tuple[list[int], list[bool]]:
         counts = [spooled_results.note(connection, "sub_1", "host_a", START, tried=False)]
         failed = [spooled_results.store_failed_since(connection, START - SECOND)]
@@ -34,7 +34,7 @@ async def test_each_note_counts_and_only_a_try_tells_of_the_store(database: Data
     assert await database.write(unit) == ([1, 2, 3], [False, True, False])
 
 
-async def test_what_waits_is_counted_for_each_machine_the_longest_first(database: Database) -> None:
+async def test_spooled_images_are_counted_by_instance_oldest_first(database: Database) -> None:
     def unit(connection: Connection) -> list[SpoolHolder]:
         for later, (attempt, instance) in enumerate((("sub_1", "host_b"), ("sub_2", "host_a"), ("sub_3", "host_b"))):
             spooled_results.note(connection, attempt, instance, START + later * SECOND, tried=True)

@@ -10,7 +10,7 @@ from app.rules.task import Failure, MoneySpent, Status, sources
 from tests.rows import START, plan_task
 
 
-async def test_a_task_comes_back_as_it_was_written(database: Database) -> None:
+async def test_a_task_is_read_as_it_was_written(database: Database) -> None:
     await database.write(
         lambda connection: plan_task(connection, request={"prompt": "Füchse 🦊", "images": [{"bytes": 3}]})
     )
@@ -26,7 +26,7 @@ async def test_an_unknown_task_is_none(database: Database) -> None:
     assert await database.read(lambda connection: tasks.get(connection, "task_none")) is None
 
 
-async def test_a_move_is_made_exactly_when_the_table_of_moves_has_it(database: Database) -> None:
+async def test_a_task_moves_exactly_if_the_table_of_moves_allows_it(database: Database) -> None:
     pairs = [(source, target) for source in Status for target in Status if target is not Status.QUEUED]
 
     def unit(connection: Connection) -> list[tuple[bool, Status]]:
@@ -43,7 +43,7 @@ async def test_a_move_is_made_exactly_when_the_table_of_moves_has_it(database: D
     assert await database.write(unit) == expected
 
 
-async def test_a_move_notes_when_and_what_came_with_it(database: Database) -> None:
+async def test_a_move_writes_its_time_and_its_values(database: Database) -> None:
     later = START + timedelta(seconds=3)
 
     def unit(connection: Connection) -> tasks.Task | None:
@@ -65,7 +65,7 @@ async def test_a_move_notes_when_and_what_came_with_it(database: Database) -> No
     assert (task.failed_at, task.failure, task.money_spent) == (later, Failure.ASSET_LOST, MoneySpent.YES)
 
 
-async def test_of_two_that_move_a_task_one_does(database: Database) -> None:
+async def test_only_one_of_two_equal_moves_succeeds(database: Database) -> None:
     await database.write(plan_task)
 
     async def begin() -> bool:
@@ -74,7 +74,7 @@ async def test_of_two_that_move_a_task_one_does(database: Database) -> None:
     assert sorted([await begin(), await begin()]) == [False, True]
 
 
-async def test_what_evidence_does_not_tell_stays_as_it_is(database: Database) -> None:
+async def test_columns_without_a_new_value_do_not_change(database: Database) -> None:
     def unit(connection: Connection) -> tasks.Task | None:
         plan_task(connection)
         apply_changes(connection, {"task_1": TaskChange(sample_url="https://x/1", seed="7", cost=4.0)})
@@ -89,9 +89,7 @@ async def test_what_evidence_does_not_tell_stays_as_it_is(database: Database) ->
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status.final])
-async def test_a_final_task_keeps_its_state_but_may_still_learn_what_it_cost(
-    database: Database, status: Status
-) -> None:
+async def test_a_final_task_keeps_its_state_but_its_cost_may_still_be_added(database: Database, status: Status) -> None:
     def unit(connection: Connection) -> tasks.Task | None:
         plan_task(connection, status=status)
         apply_changes(connection, {"task_1": TaskChange(status=Status.READY, cost=1.0)})
@@ -105,7 +103,7 @@ async def test_a_final_task_keeps_its_state_but_may_still_learn_what_it_cost(
 
 
 @pytest.mark.parametrize("seed", [0, -1, 2**63, 2**80])
-async def test_a_seed_of_any_size_is_kept(database: Database, seed: int) -> None:
+async def test_a_seed_of_any_size_is_stored(database: Database, seed: int) -> None:
     def unit(connection: Connection) -> tasks.Task | None:
         plan_task(connection)
         apply_changes(connection, {"task_1": TaskChange(seed=str(seed))})
@@ -117,7 +115,7 @@ async def test_a_seed_of_any_size_is_kept(database: Database, seed: int) -> None
     assert task.seed == seed
 
 
-async def test_the_newest_tasks_come_first_and_filters_and_cursor_hold(database: Database) -> None:
+async def test_tasks_are_listed_newest_first_with_filters_and_a_cursor(database: Database) -> None:
     def unit(connection: Connection) -> list[list[str]]:
         for name, status, model in (
             ("1", Status.STORED, "flux-kontext-pro"),
