@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from app.db.engine.database import open_database
-from app.db.migrations.catching_up import catch_up
+from app.db.migrations.migrate import catch_up
 from app.errors import ConfigurationError
 from benchmarks.figures import median
 from benchmarks.growing import Compared, Figures, compare, measure

@@ -16,7 +16,7 @@ from app import __version__, clock
 from app.cli.preflight import require, require_address, require_data_dir
 from app.db.engine.database import Database, open_database
 from app.db.engine.process_lock import process_lock
-from app.db.migrations.catching_up import catch_up
+from app.db.migrations.migrate import catch_up
 from app.db.tables import api_keys, idempotency_keys, provider_accounts
 from app.errors import ConfigurationError
 from app.main import create_app

@@ -1,8 +1,8 @@
-"""What the database knows, and the only SQL of the house: one file for each table, rows as frozen values.
+"""The database: tables, queries, migrations and the two engines. Outside this package, only `app.jobs` contains SQL.
 
-Every function takes the connection of a unit of work: `await use.db.write(fn)` or `.read(fn)`. The statements that
-requests and steps send all the time are made once, as constants of their file: making one anew takes longer than
-running it.
+`tables/` has one file for each table; rows are read as frozen values. A function takes the connection of a unit of
+work: `await use.db.write(fn)` or `use.db.read(fn)`. Statements that requests and steps send all the time are constants
+of their file, because building one takes longer than running it.
 """
 
 from sqlalchemy import Connection

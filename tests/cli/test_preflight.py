@@ -40,7 +40,7 @@ def refusal(command: str, env: dict[str, str]) -> str:
             {"FLUXHOOK_DATABASE_URL": "sqlite:///{file}/below.db"},
             "FLUXHOOK_DATABASE_URL: {file}/below.db cannot be used",
         ),
-        ({"FLUXHOOK_DATABASE_URL": "sqlite:///{file}"}, "the database's file is damaged, or none of SQLite's"),
+        ({"FLUXHOOK_DATABASE_URL": "sqlite:///{file}"}, "the database's file is damaged or is not a SQLite file"),
         ({"FLUXHOOK_DATABASE_URL": "sqlite:fluxhook.db"}, "FLUXHOOK_DATABASE_URL: SQLite needs a file"),
     ],
 )

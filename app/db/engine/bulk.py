@@ -1,8 +1,8 @@
-"""One statement for any number of rows: they come as one relation, `given`, which the statement reads.
+"""Statements over any number of rows, which they read from a relation named `given`.
 
-A group is one call of the engine then, and not one for each row. On PostgreSQL the relation is an `unnest` of one array
-for each column. On SQLite it is a `VALUES` with room for the next power of two of rows, so that few texts have to be
-prepared; rows that are only there to fill it have no first column, and are passed over.
+Any number of rows is then one call of the database. On PostgreSQL the relation is an `unnest` of one array for each
+column. On SQLite it is a `VALUES` whose number of rows is rounded up to a power of two, so that few statements are
+prepared; in the padding rows the first column is NULL, and they are skipped.
 """
 
 import json
@@ -35,98 +35,99 @@ from app.db.engine.columns import Instant, sortable
 
 Row = Sequence[Any]
 Types = Mapping[str, TypeEngine[Any]]
-_TOGETHER = "written_together"
+_DEFERRED = "deferred_writes"
 _PARAMETER = re.compile(r"\$(\d+)")
 
 
 class Bulk:
-    """A statement over rows of these columns; `build` writes it, given the relation and the database's name.
+    """A statement over rows of `columns`. `build` returns it for a relation and the name of a dialect.
 
-    The first column is never NULL. JSON is given as text. The statement has no parameters but the rows.
+    The first column of a row must not be NULL. JSON values are text. The rows are the only parameters.
     """
 
     def __init__(self, columns: Types, build: Callable[[FromClause, str], ClauseElement], then: str = "NULL") -> None:
         self.columns = columns
-        self.then = then  # what PostgreSQL evaluates when it is done
+        self.then = then  # the SQL expression that PostgreSQL evaluates at the end of `deferred_writes`
         self._build = build
-        self._texts: dict[int, str] = {}  # by the room for rows; 0: on PostgreSQL, where it does not matter
-        self._instants = [place for place, kind in enumerate(columns.values()) if isinstance(kind, Instant)]
+        self._texts: dict[int, str] = {}  # by the number of rows, 0 on PostgreSQL
+        self._instants = [index for index, kind in enumerate(columns.values()) if isinstance(kind, Instant)]
 
     def run(self, connection: Connection, rows: Sequence[Row]) -> Sequence[Row]:
-        """Run it on rows of values in the order of the columns. What it returns is as the driver gives it."""
+        """Run it on rows of values in the order of the columns. Returns the driver's rows, unconverted."""
         dialect = connection.dialect
         if dialect.name == "postgresql":
             result = connection.exec_driver_sql(self.text(dialect), self.arrays(rows))
             return [tuple(row) for row in result] if result.returns_rows else []
-        room = 1 << (len(rows) - 1).bit_length()
-        filling = [None] * (len(self.columns) * (room - len(rows)))
-        bound = map(self._bound, rows) if self._instants else rows
-        values = (*chain.from_iterable(bound), *filling)
-        return _execute(connection, self.text(dialect, room), values)
+        size = 1 << (len(rows) - 1).bit_length()
+        padding = [None] * (len(self.columns) * (size - len(rows)))
+        converted = map(self._converted, rows) if self._instants else rows
+        values = (*chain.from_iterable(converted), *padding)
+        return _execute(connection, self.text(dialect, size), values)
 
     def write(self, connection: Connection, rows: Sequence[Row]) -> None:
-        """Run it for its effect: at once, or where `together` ends."""
-        waiting = connection.info.get(_TOGETHER)
-        if waiting is None:
+        """Run it and ignore its rows: at once, or at the end of a surrounding `deferred_writes`."""
+        deferred = connection.info.get(_DEFERRED)
+        if deferred is None:
             _write(connection, [(self, rows)])
         else:
-            waiting.append((self, rows))
+            deferred.append((self, rows))
 
-    def text(self, dialect: Dialect, room: int = 0) -> str:
-        """The statement; `room` is for how many rows, on SQLite."""
-        found = self._texts.get(room)
-        if found is None:
-            found = self._texts[room] = str(self._statement(dialect, room).compile(dialect=dialect))
-        return found
+    def text(self, dialect: Dialect, size: int = 0) -> str:
+        """Return the SQL of the statement. `size` is the number of rows on SQLite, and 0 on PostgreSQL."""
+        sql = self._texts.get(size)
+        if sql is None:
+            sql = self._texts[size] = str(self._statement(dialect, size).compile(dialect=dialect))
+        return sql
 
-    def _statement(self, dialect: Dialect, room: int) -> ClauseElement:
-        return self._build(_values(self.columns, room) if room else _unnested(self.columns), dialect.name)
+    def _statement(self, dialect: Dialect, size: int) -> ClauseElement:
+        return self._build(_values(self.columns, size) if size else _unnested(self.columns), dialect.name)
 
     def arrays(self, rows: Sequence[Row]) -> tuple[list[Any], ...]:
+        """Return one array for each column: the parameters on PostgreSQL."""
         return tuple(list(values) for values in zip(*rows, strict=True))
 
-    def _bound(self, row: Row) -> list[Any]:
-        """As SQLite keeps what it has no type for."""
+    def _converted(self, row: Row) -> list[Any]:
+        """Return the row with its instants as text, because SQLite has no type for them."""
         values = list(row)
-        for place in self._instants:
-            if values[place] is not None:
-                values[place] = sortable(values[place])
+        for index in self._instants:
+            if values[index] is not None:
+                values[index] = sortable(values[index])
         return values
 
 
 def _execute(connection: Connection, statement: str, values: Sequence[Any]) -> Sequence[Row]:
-    """On SQLite, past SQLAlchemy, which takes as long for a statement as SQLite does.
+    """Run a statement of SQLite without SQLAlchemy, which takes as long for a statement as SQLite does.
 
-    Who listens to the statements of the engine hears of it. What fails is as the driver raises it.
+    The engine's listeners for `before_cursor_execute` are called. Errors are those of the driver.
     """
     for listener in connection.dispatch.before_cursor_execute:
         listener(connection, None, statement, values, None, False)
     driver: Any = connection.connection.driver_connection
-    found: Sequence[Row] = driver.execute(statement, values).fetchall()
-    return found
+    rows: Sequence[Row] = driver.execute(statement, values).fetchall()
+    return rows
 
 
 @contextmanager
 def deferred_writes(connection: Connection) -> Generator[None]:
-    """What is written within it is written at its end: on PostgreSQL as one statement, so in one round trip.
+    """Send each `Bulk.write` of the block at its end: on PostgreSQL as one statement, so in one round trip.
 
-    None of them sees what another writes. `flush` ends it early for who has to read.
+    On PostgreSQL no write of the block sees the others. Call `flush` before a read that must see them.
     """
-    noted = connection.info  # a connection that is lost has none to give, and would say so in place of its loss
-    noted[_TOGETHER] = []
+    info = connection.info  # read once: a lost connection has no `info`, and that error would hide the loss
+    info[_DEFERRED] = []
     try:
         yield
         flush(connection)
     finally:
-        noted.pop(_TOGETHER, None)
+        info.pop(_DEFERRED, None)
 
 
 def flush(connection: Connection) -> None:
-    """Write what waits for the end of `together`."""
-    waiting = connection.info.get(_TOGETHER)
-    if waiting:
-        connection.info[_TOGETHER] = []
-        _write(connection, waiting)
+    """Send the writes of the surrounding `deferred_writes` now. Without one, do nothing."""
+    deferred = connection.info.get(_DEFERRED)
+    if deferred:
+        connection.info[_DEFERRED] = []
+        _write(connection, deferred)
 
 
 def _write(connection: Connection, statements: Sequence[tuple[Bulk, Sequence[Row]]]) -> None:
@@ -134,60 +135,61 @@ def _write(connection: Connection, statements: Sequence[tuple[Bulk, Sequence[Row
         for bulk, rows in statements:
             bulk.run(connection, rows)
         return
-    text = _combined(connection.dialect, tuple(bulk for bulk, _ in statements))
-    connection.exec_driver_sql(text, tuple(chain.from_iterable(bulk.arrays(rows) for bulk, rows in statements)))
+    sql = _combined(connection.dialect, tuple(bulk for bulk, _ in statements))
+    connection.exec_driver_sql(sql, tuple(chain.from_iterable(bulk.arrays(rows) for bulk, rows in statements)))
 
 
 @lru_cache(maxsize=256)
 def _combined(dialect: Dialect, bulks: tuple[Bulk, ...]) -> str:
-    """One statement of PostgreSQL that does what all of these do, with their parameters one after the other."""
-    parts, used = [], 0
+    """Return one statement for PostgreSQL that runs all of these; its parameters are theirs, one after the other."""
+    parts, offset = [], 0
     for number, bulk in enumerate(bulks):
-        shifted = partial(_shifted, by=used)
+        shifted = partial(_shifted, offset=offset)
         parts.append(f"s{number} AS ({_PARAMETER.sub(shifted, bulk.text(dialect))})")
-        used += len(bulk.columns)
+        offset += len(bulk.columns)
     return f"WITH {', '.join(parts)} SELECT {', '.join(bulk.then for bulk in bulks)}"
 
 
-def _shifted(parameter: re.Match[str], by: int) -> str:
-    return f"${int(parameter[1]) + by}"
+def _shifted(parameter: re.Match[str], offset: int) -> str:
+    return f"${int(parameter[1]) + offset}"
 
 
 class BulkRead(Bulk):
-    """A statement that reads, for any number of rows; nothing that it finds is bytes.
+    """A SELECT over any number of rows. It cannot return bytes.
 
-    On SQLite all that it finds is one document, because each row would be a step of the engine.
+    On SQLite the whole result is one JSON document, because each row of a result would be a step of the engine.
     """
 
     def find(self, connection: Connection, rows: Sequence[Row]) -> Sequence[Row]:
-        """What it finds, as the driver gives it; instants and JSON are text on SQLite."""
-        found = self.run(connection, rows)
+        """Return the rows of the driver, unconverted: on SQLite instants and JSON are text."""
+        result = self.run(connection, rows)
         if connection.dialect.name == "postgresql":
-            return found
-        document: Sequence[Row] = json.loads(found[0][0])
+            return result
+        document: Sequence[Row] = json.loads(result[0][0])
         return document
 
-    def _statement(self, dialect: Dialect, room: int) -> ClauseElement:
-        statement = super()._statement(dialect, room)
-        if not room:
+    def _statement(self, dialect: Dialect, size: int) -> ClauseElement:
+        statement = super()._statement(dialect, size)
+        if not size:
             return statement
-        assert isinstance(statement, Select)  # noqa: S101 - it reads
-        found = statement.subquery()
-        return select(func.json_group_array(func.json_array(*found.c)))
+        assert isinstance(statement, Select)  # noqa: S101 - `build` returns a SELECT
+        result = statement.subquery()
+        return select(func.json_group_array(func.json_array(*result.c)))
 
 
-def _values(columns: Types, room: int) -> FromClause:
+def _values(columns: Types, size: int) -> FromClause:
+    """Return the relation on SQLite, for `size` rows."""
     row = f"({', '.join('?' * len(columns))})"
     named = ", ".join(f"column{number} AS {name}" for number, name in enumerate(columns, 1))
-    relation = f"SELECT {named} FROM (VALUES {', '.join([row] * room)}) WHERE column1 IS NOT NULL"  # noqa: S608
+    relation = f"SELECT {named} FROM (VALUES {', '.join([row] * size)}) WHERE column1 IS NOT NULL"  # noqa: S608
     typed = [column(name, kind) for name, kind in columns.items()]
     return text(relation).columns(*typed).subquery("given")
 
 
 def _unnested(columns: Types) -> FromClause:
-    """JSON comes as text, which is cast."""
-    arrays = [bindparam(name, type_=ARRAY(_sent(kind))) for name, kind in columns.items()]
-    named = [column(name, _sent(kind)) for name, kind in columns.items()]
+    """Return the relation on PostgreSQL. JSON is sent as text and cast."""
+    arrays = [bindparam(name, type_=ARRAY(_wire_type(kind))) for name, kind in columns.items()]
+    named = [column(name, _wire_type(kind)) for name, kind in columns.items()]
     raw = func.unnest(*arrays).table_valued(*named, name="raw").render_derived()
     typed = [
         cast(raw.c[name], kind).label(name) if isinstance(kind, JSON) else raw.c[name] for name, kind in columns.items()
@@ -195,5 +197,5 @@ def _unnested(columns: Types) -> FromClause:
     return select(*typed).subquery("given")
 
 
-def _sent(kind: TypeEngine[Any]) -> TypeEngine[Any]:
+def _wire_type(kind: TypeEngine[Any]) -> TypeEngine[Any]:
     return Text() if isinstance(kind, JSON) else kind

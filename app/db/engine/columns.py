@@ -1,4 +1,4 @@
-"""The tables' common ground: their metadata, and the column types that both databases share."""
+"""The metadata of the tables, and the column types that both databases share."""
 
 from datetime import UTC, datetime
 from functools import cache, lru_cache
@@ -19,14 +19,13 @@ metadata = MetaData(
 
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
-
-_NO_ZONE = "an instant needs a time zone"
+_NO_ZONE = "a datetime without a time zone cannot be stored"
 _WITHOUT_ZONE = len("0001-01-01 00:00:00.000000")
 
 
 @lru_cache(maxsize=256)
 def sortable(instant: datetime) -> str:
-    """As SQLite keeps it: text in UTC."""
+    """Return the text in UTC that SQLite stores; it sorts by time. Raises ValueError if there is no time zone."""
     if instant.tzinfo is None:
         raise ValueError(_NO_ZONE)
     in_utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
@@ -34,10 +33,10 @@ def sortable(instant: datetime) -> str:
 
 
 def instant_of(value: str | datetime) -> datetime:
-    """An instant as a driver gives it: text of SQLite, or what asyncpg makes of PostgreSQL's."""
-    given = datetime.fromisoformat(value) if isinstance(value, str) else value
-    # asyncpg gives the calendar's first and last instant, which are its infinities, without a zone.
-    return given.replace(tzinfo=UTC) if given.tzinfo is None else given.astimezone(UTC)
+    """Return the instant in UTC for a driver's value: text from SQLite, a datetime from asyncpg."""
+    instant = datetime.fromisoformat(value) if isinstance(value, str) else value
+    # asyncpg returns `datetime.min` and `datetime.max`, for the infinities of PostgreSQL, without a time zone.
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
 
 
 class Instant(TypeDecorator[datetime]):
@@ -58,7 +57,7 @@ class Instant(TypeDecorator[datetime]):
 
 
 def by_key(table: Table, row: Row[Any]) -> dict[str, Any]:
-    """Return the values of a row by the names that Python uses; a driver names columns as SQL does."""
+    """Return the values of a row by the column keys of Python; a driver uses the names of SQL."""
     keys = _keys(table)
     return {keys.get(name, name): value for name, value in row._asdict().items()}
 

@@ -1,49 +1,54 @@
-"""How a unit of work says what is to happen once it is committed, and how an engine keeps that promise."""
+"""Commit hooks: functions that run after a transaction has committed, and not after a rollback.
+
+A unit of work registers them on its connection; the engine takes them and runs them after the commit.
+"""
 
 from collections.abc import Callable, Collection
 
 from sqlalchemy import Connection
 
-# What a signal may be about.
+# The topics that listeners subscribe to.
 JOBS, EVENTS = "jobs", "events"
 
-_ASKED = "signal_after_commit"
-_LEFT = "after_commit"
+_TOPICS = "notify_after_commit"
+_HOOKS = "after_commit"
 
-Effect = Callable[[], object]
+Hook = Callable[[], object]
 
 
 class CommitHooks:
-    """The listeners of one database."""
+    """The listeners of one database, by topic."""
 
     def __init__(self) -> None:
         self._listeners: list[tuple[str, Callable[[], None]]] = []
 
-    def add(self, listener: Callable[[], None], about: str = JOBS) -> None:
-        self._listeners.append((about, listener))
+    def add(self, listener: Callable[[], None], topic: str = JOBS) -> None:
+        self._listeners.append((topic, listener))
 
-    def send(self, asked: Collection[str]) -> None:
-        for about, listener in self._listeners:
-            if about in asked:
+    def notify(self, topics: Collection[str]) -> None:
+        """Call the listeners of these topics."""
+        for topic, listener in self._listeners:
+            if topic in topics:
                 listener()
 
 
-def notify_after_commit(connection: Connection, about: str = JOBS) -> None:
-    connection.info.setdefault(_ASKED, set()).add(about)
+def notify_after_commit(connection: Connection, topic: str = JOBS) -> None:
+    """Call the listeners of `topic` once this unit of work is durable, and never if it is rolled back."""
+    connection.info.setdefault(_TOPICS, set()).add(topic)
 
 
-def take_notified(connection: Connection) -> set[str]:
-    """What units on this connection asked a signal about since the last look."""
-    asked: set[str] = connection.info.pop(_ASKED, set())
-    return asked
+def take_topics(connection: Connection) -> set[str]:
+    """Remove and return the topics that units on this connection have registered since the last call."""
+    topics: set[str] = connection.info.pop(_TOPICS, set())
+    return topics
 
 
-def after_commit(connection: Connection, effect: Effect) -> None:
-    """Have `effect` called once this unit is durable; never for one that was undone. It must not fail or wait."""
-    connection.info.setdefault(_LEFT, []).append(effect)
+def after_commit(connection: Connection, hook: Hook) -> None:
+    """Call `hook` once this unit of work is durable, and never if it is rolled back. It must not fail or block."""
+    connection.info.setdefault(_HOOKS, []).append(hook)
 
 
-def take_hooks(connection: Connection) -> list[Effect]:
-    """What a unit on this connection left for the time after its commit, since the last look."""
-    left: list[Effect] = connection.info.pop(_LEFT, [])
-    return left
+def take_hooks(connection: Connection) -> list[Hook]:
+    """Remove and return the hooks that units on this connection have registered since the last call."""
+    hooks: list[Hook] = connection.info.pop(_HOOKS, [])
+    return hooks

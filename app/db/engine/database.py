@@ -1,9 +1,9 @@
-"""Units of work: plain functions of a synchronous connection, each one transaction.
+"""Units of work: plain functions of a synchronous connection, each run in one transaction.
 
-On SQLite one writer thread takes all that waits, runs each in a savepoint and commits them together; on
-PostgreSQL each is a transaction of its own on asyncpg. The functions cannot tell the difference.
+On PostgreSQL each unit has a transaction of its own, on asyncpg. On SQLite one writer thread runs up to four waiting
+units in one transaction, each in a savepoint. The functions need not know which.
 
-What comes in bursts is written by `write_each`: one unit for all that waits, with as many statements as for one.
+Writes that arrive in bursts use `write_batched`: one unit writes all waiting items, with as many statements as for one.
 """
 
 import asyncio
@@ -24,47 +24,47 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Item = TypeVar("Item")
-_AGAIN_S = 0.5
-READ_ONLY = "the database is read-only: a standby, or its host keeps it from filling up"
+_RETRY_S = 0.5
+READ_ONLY = "the database is read-only: it is a standby, or its host has locked it before the disk is full"
 _CANNOT_WRITE = text("SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean")
 
 
 class Database(Protocol):
-    """One of the two engines. Both raise `errors.Unavailable` when the database cannot do its part now."""
+    """One of the two engines. Both raise `errors.Unavailable` if the database cannot serve a call now."""
 
     @property
     def dialect(self) -> Dialect: ...
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` in a transaction that is durable when this returns."""
+        """Run `work` in a transaction and return its result. The transaction is durable when this returns."""
         ...
 
     def write_batched(self, work: Work[Item, T], item: Item, size: int = 0) -> "Future[T]":
-        """Run `work` on this item together with all that came for it while the last such group was written.
+        """Add `item` to the next batch of `work`, and return a future of its result.
 
-        Durable when the future is done. An item whose work fails fails alone: the group is written without it. `size`
-        is what the item weighs in bytes; past what can be held, `errors.Overloaded` is raised at once.
+        The write is durable when the future is done. A batch that fails is bisected, so that only the items at fault
+        fail. `size` is the size of the item in bytes. Raises `errors.Overloaded` at once if too much waits already.
         """
         ...
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` on a snapshot; it must not write."""
+        """Run `work` on a snapshot and return its result. It must not write."""
         ...
 
     def on_signal(self, listener: Callable[[], None]) -> None:
-        """Call `listener`, from whatever thread, when there may be work: after a commit here, or in any process."""
+        """Call `listener`, from any thread, when there may be new jobs: after a commit of this or another process."""
         ...
 
     def on_event(self, listener: Callable[[], None]) -> None:
-        """Call `listener`, from whatever thread, when the feed may have new events, whichever process wrote them."""
+        """Call `listener`, from any thread, when the feed may have new events, written by any process."""
         ...
 
 
 @asynccontextmanager
 async def open_database(url: str, bounds: Bounds = BOUNDS) -> AsyncGenerator[Database]:
-    """Connect to `sqlite:///PATH` or `postgresql://...`, and let go at the end.
+    """Open `sqlite:///PATH` or `postgresql://...`, and close it at the end. Raises ConfigurationError for a wrong URL.
 
-    `bounds` limit what may wait in `write_each`.
+    `bounds` limits what may wait in `write_batched`, for each `work`.
     """
     engine = _engine(url, bounds)
     try:
@@ -74,22 +74,22 @@ async def open_database(url: str, bounds: Bounds = BOUNDS) -> AsyncGenerator[Dat
 
 
 async def write_until_available(database: Database, work: Callable[[Connection], T]) -> T:
-    """`write` what would be lost with this process: while the database is away, wait for it."""
+    """Write, and retry every half second until the database is available: for what is lost if it is not written."""
     while True:
         try:
             return await database.write(work)
         except Unavailable:
-            await asyncio.sleep(_AGAIN_S)
+            await asyncio.sleep(_RETRY_S)
 
 
 def is_read_only(connection: Connection) -> bool:
-    """Whether a PostgreSQL answers and takes nothing: a standby, or one that its host keeps from filling up."""
+    """Whether this is a PostgreSQL that accepts no writes: a standby, or one that its host has made read-only."""
     return connection.dialect.name == "postgresql" and bool(connection.scalar(_CANNOT_WRITE))
 
 
 def _engine(url: str, bounds: Bounds) -> "Sqlite | Postgres":
     if url.startswith("sqlite:"):
         return Sqlite(url, bounds)
-    from app.db.engine.postgres import Postgres  # noqa: PLC0415 - asyncpg takes long to load, and SQLite needs none
+    from app.db.engine.postgres import Postgres  # noqa: PLC0415 - asyncpg takes long to load, and SQLite does not need it
 
     return Postgres(url, bounds)

@@ -1,4 +1,4 @@
-"""A connection that does nothing but listen: PostgreSQL's NOTIFY, from whatever process, calls our listeners."""
+"""Calls listeners for each NOTIFY of PostgreSQL, from any process, on a connection that does nothing else."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -13,33 +13,33 @@ from app.db.engine.postgres_url import make_engine
 from app.rules.backoff import LISTENING
 from app.telemetry import logs
 
-_LOOK_EVERY_S = 30.0  # a connection that is quiet and one that is gone look the same until it is asked
-_ANSWER_S = 10.0
+_CHECK_EVERY_S = 30.0  # without a query, a lost connection cannot be told from an idle one
+_CHECK_TIMEOUT_S = 10.0
 _LOST = (OSError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 log = logs.get("listening")
 
 
 class Listening:
-    """One connection for all channels, made when the first listener comes, and made anew when it is lost.
+    """One connection for all channels, opened with the first listener and reopened after it is lost.
 
-    A listener is also called each time its channel is heard anew: it may have missed something before.
+    A listener is also called each time its channel is subscribed, because notifications may have been missed before.
     """
 
     def __init__(self, url: str) -> None:
-        # Not from the pool: a listener is never given back.
+        # Without a pool: the connection is never returned to one.
         self._engine = make_engine(url, poolclass=NullPool)
         self._listeners: dict[str, list[tuple[str, Callable[[], None]]]] = {}
-        self._woken = asyncio.Event()
+        self._changed = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
 
     def add(self, channel: str, listener: Callable[[], None], holding: str = "") -> None:
-        """Call `listener`, on the event loop, for each NOTIFY on this channel whose payload holds this text.
+        """Call `listener`, on the event loop, for each NOTIFY on `channel` whose payload contains `holding`.
 
-        It must neither block nor raise.
+        The listener must neither block nor raise.
         """
         self._listeners.setdefault(channel, []).append((holding, listener))
-        self._woken.set()
+        self._changed.set()
         if self._running is None:
             self._running = asyncio.get_running_loop().create_task(self._run())
 
@@ -68,27 +68,27 @@ class Listening:
             try:
                 yield driver
             finally:
-                await connection.invalidate()  # with what it listens to; nobody waits for a server that is gone
+                await connection.invalidate()  # drops its subscriptions, without waiting for the server
 
     async def _listen(self, connection: Any) -> None:
-        """Until the connection ends."""
-        connection.add_termination_listener(lambda _: self._woken.set())
-        heard: set[str] = set()
+        """Pass on notifications until the connection is closed."""
+        connection.add_termination_listener(lambda _: self._changed.set())
+        subscribed: set[str] = set()
         while not connection.is_closed():
-            self._woken.clear()
-            for channel in self._listeners.keys() - heard:
-                await connection.add_listener(channel, self._hear)
-                heard.add(channel)
-                self._tell(channel, None)
+            self._changed.clear()
+            for channel in self._listeners.keys() - subscribed:
+                await connection.add_listener(channel, self._receive)
+                subscribed.add(channel)
+                self._call_listeners(channel, None)
             try:
-                await asyncio.wait_for(self._woken.wait(), _LOOK_EVERY_S)
+                await asyncio.wait_for(self._changed.wait(), _CHECK_EVERY_S)
             except TimeoutError:
-                await connection.execute("SELECT 1", timeout=_ANSWER_S)
+                await connection.execute("SELECT 1", timeout=_CHECK_TIMEOUT_S)
 
-    def _hear(self, _connection: Any, _pid: int, channel: str, payload: str) -> None:
-        self._tell(channel, payload)
+    def _receive(self, _connection: Any, _pid: int, channel: str, payload: str) -> None:
+        self._call_listeners(channel, payload)
 
-    def _tell(self, channel: str, payload: str | None) -> None:
+    def _call_listeners(self, channel: str, payload: str | None) -> None:
         for holding, listener in self._listeners[channel]:
             if payload is None or holding in payload:
                 listener()

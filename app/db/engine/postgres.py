@@ -1,4 +1,4 @@
-"""The shared engine: asyncpg, one transaction for each unit of work."""
+"""The PostgreSQL engine: asyncpg, with one transaction for each unit of work."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -12,49 +12,48 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db.engine.batches import BOUNDS, Batcher, Batchers, Bounds, Work, bisect
-from app.db.engine.commit_hooks import CommitHooks, Effect, take_hooks, take_notified
+from app.db.engine.batches import BOUNDS, Batcher, Batchers, Bisection, Bounds, Work
+from app.db.engine.commit_hooks import CommitHooks, Hook, take_hooks, take_topics
 from app.db.engine.listen import Listening
 from app.db.engine.postgres_url import make_engine
 from app.db.tables import events
 from app.errors import Unavailable
 
 T = TypeVar("T")
-R = TypeVar("R")
 Item = TypeVar("Item")
 _Begin = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
 
 _POOL = 10
-# A group's statements are made for any number of rows. To plan them for each group takes as long as to run them.
+# The statements of a batch take any number of rows. Planning them for each batch takes as long as running them.
 _PLAN_ONCE = "SET plan_cache_mode = force_generic_plan"
-# A transaction that a hanging process leaves open would keep the feed's later events from everybody.
+# A transaction that a hanging process leaves open keeps all later events from the readers of the feed.
 _IDLE_IN_TRANSACTION = "60s"
-# What our statements do is done before the server could have compiled them; a wrong estimate would have it try.
+# JIT compilation takes longer than any statement of ours, and a wrong estimate would start it.
 _SETTINGS = (f"SET idle_in_transaction_session_timeout = '{_IDLE_IN_TRANSACTION}'", "SET jit = off")
-_JOBS_CHANNEL = "ch_pgqueuer"  # PgQueuer tells there of each change of its table; a job that is new concerns all
+_JOBS_CHANNEL = "ch_pgqueuer"  # PgQueuer notifies it of each change of its table; only an insert matters here
 _DEADLOCK_OR_CONFLICT = {"40001", "40P01"}
-_LOCKED = "55P03"  # for longer than the operator lets anybody wait
+_LOCKED = "55P03"  # a lock was not granted within the lock_timeout
 _READ_ONLY = "25006"
-_TRIES = 3
-_BUILDING = 0x666C7578  # names the lock of who makes indexes, among all advisory locks of the database
+_MAX_TRIES = 3
+_INDEX_LOCK = 0x666C7578  # the key of the advisory lock of the process that builds indexes
 _IS_UNFINISHED = "SELECT NOT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"
 _AWAY = "the database cannot be reached at the moment"
-# What passes, or is mended at the server while we wait: how its SQLSTATE begins, and what is said of it.
+# Errors that pass, or that an operator can repair at the server: the prefix of the SQLSTATE, and the message.
 _OUTAGES = {
     "08": _AWAY,
-    _READ_ONLY: "the database is read-only at the moment",  # a standby, or one that its host keeps from filling up
+    _READ_ONLY: "the database is read-only at the moment",  # a standby, or set by its host before the disk is full
     "28": "the database refuses the user or the password in FLUXHOOK_DATABASE_URL",
     "3D": "the server has no database of the name in FLUXHOOK_DATABASE_URL",
-    "53": "the database has no room at the moment",  # for one more connection, or on its disk
-    "57": _AWAY,  # ended from outside, or still starting
+    "53": "the database is out of connections or disk space at the moment",
+    "57": _AWAY,  # the server ended the session, or is still starting
 }
 
 
 class Postgres:
-    """`postgresql://...`; a transaction that loses a race for its rows is run again."""
+    """The database at `postgresql://...`. A transaction that ends in a deadlock or a conflict is run again."""
 
     def __init__(self, url: str, bounds: Bounds = BOUNDS) -> None:
-        # Errors must not show prompts. A connection that died with the server is found before it is used.
+        # Parameters are hidden because errors must not show prompts. A dead connection is found before it is used.
         self._engine = make_engine(
             url,
             hide_parameters=True,
@@ -65,12 +64,12 @@ class Postgres:
         )
         event.listen(self._engine.sync_engine, "connect", _set_up)
         event.listen(self._engine.sync_engine, "handle_error", _leave_a_standby)
-        # A read sees one instant, as on SQLite, and cannot write.
+        # A read has one snapshot, as on SQLite, and cannot write.
         self._reading = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        self._signals = CommitHooks()
-        self._lines = Batchers(bounds)
-        self._in_hand: set[asyncio.Task[None]] = set()
-        self._kept: dict[Batcher[Any, Any], AsyncConnection] = {}  # one for each line's groups
+        self._hooks = CommitHooks()
+        self._batchers = Batchers(bounds)
+        self._writing: set[asyncio.Task[None]] = set()
+        self._connections: dict[Batcher[Any, Any], AsyncConnection] = {}  # one for each batcher
         self._listening = Listening(url)
 
     @property
@@ -79,141 +78,147 @@ class Postgres:
 
     @property
     def engines(self) -> tuple[Engine, ...]:
-        """SQLAlchemy's engines behind it, for listeners to their events."""
+        """The engines of SQLAlchemy that it uses, for listeners to their events."""
         return (self._engine.sync_engine,)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         return await self._write(self._engine.begin, work)
 
     async def _write(self, begin: _Begin, work: Callable[[Connection], T]) -> T:
-        for attempt in range(1, _TRIES + 1):
+        for attempt in range(1, _MAX_TRIES + 1):
             try:
                 return await self._transaction(begin, work)
             except DBAPIError as error:
                 state = _sqlstate(error)
-                if state == _LOCKED or (state in _DEADLOCK_OR_CONFLICT and attempt == _TRIES):
+                if state == _LOCKED or (state in _DEADLOCK_OR_CONFLICT and attempt == _MAX_TRIES):
                     raise Unavailable("the database cannot be written at the moment") from error
                 if state not in _DEADLOCK_OR_CONFLICT:
                     raise
         raise AssertionError("unreachable: the last try returns or raises")
 
     def write_batched(self, work: Work[Item, T], item: Item, size: int = 0) -> "asyncio.Future[T]":
-        line = self._lines.of(work)
-        done = line.join(item, size)
-        if not line.has_turn:
-            line.has_turn = True
-            writing = asyncio.create_task(self._write_line(line))
-            self._in_hand.add(writing)
-            writing.add_done_callback(self._in_hand.discard)
+        batcher = self._batchers.get(work)
+        done = batcher.add(item, size)
+        if not batcher.is_scheduled:
+            batcher.is_scheduled = True
+            writing = asyncio.create_task(self._write_batches(batcher))
+            self._writing.add(writing)
+            writing.add_done_callback(self._writing.discard)
         return done
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         return await self._transaction(self._reading.begin, work)
 
-    async def build(self, indexes: Mapping[str, str]) -> bool:
-        """Make these indexes without a lock that anybody would wait for; False while another process does it.
+    async def build_indexes(self, definitions: Mapping[str, str]) -> bool:
+        """Create indexes concurrently, without blocking writes. Return False if another process is building indexes.
 
-        `indexes` says by name what follows ON. It waits for the transactions that are open, and takes as long as it
-        takes. What an earlier try left unfinished is made anew.
+        `definitions` maps the name of an index to the SQL after ON. This waits for all open transactions, without a
+        time limit. An invalid index, left by an earlier try, is created again.
         """
         engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         async with engine.connect() as connection:
-            # Tried, not waited for: who waits in a statement would itself be waited for by CREATE INDEX.
-            if not await connection.scalar(text(f"SELECT pg_try_advisory_lock({_BUILDING})")):
+            # Not a blocking lock: CREATE INDEX CONCURRENTLY would wait for the transaction that waits for the lock.
+            if not await connection.scalar(text(f"SELECT pg_try_advisory_lock({_INDEX_LOCK})")):
                 return False
             try:
-                for name, what in indexes.items():
+                for name, definition in definitions.items():
                     if await connection.scalar(text(_IS_UNFINISHED), {"name": name}):
                         await connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY {name}")
-                    await connection.exec_driver_sql(f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {what}")
+                    await connection.exec_driver_sql(f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {definition}")
             finally:
-                await connection.scalar(text(f"SELECT pg_advisory_unlock({_BUILDING})"))
+                await connection.scalar(text(f"SELECT pg_advisory_unlock({_INDEX_LOCK})"))
         return True
 
     def on_signal(self, listener: Callable[[], None]) -> None:
-        self._signals.add(listener)
+        self._hooks.add(listener)
         self._listening.add(_JOBS_CHANNEL, listener, holding='"insert"')
 
     def on_event(self, listener: Callable[[], None]) -> None:
         self._listening.add(events.CHANNEL, listener)
 
     async def close(self) -> None:
-        await asyncio.gather(*self._in_hand, return_exceptions=True)
-        for connection in self._kept.values():
+        await asyncio.gather(*self._writing, return_exceptions=True)
+        for connection in self._connections.values():
             await connection.close()
         await self._listening.close()
         await self._engine.dispose()
 
-    async def _write_line(self, line: Batcher[Any, Any]) -> None:
-        """One group after the other, until nobody waits."""
+    async def _write_batches(self, batcher: Batcher[Any, Any]) -> None:
+        """Write one batch after the other, until no item waits."""
         try:
-            while len(line):
-                group = line.take()
-                line.release(group, await self._outcomes(line, [each.item for each in group]))
+            while len(batcher):
+                batch = batcher.take()
+                batcher.resolve(batch, await self._outcomes(batcher, [waiting.item for waiting in batch]))
         finally:
-            line.has_turn = False
+            batcher.is_scheduled = False
 
-    async def _outcomes(self, line: Batcher[Item, T], items: Sequence[Item]) -> list[T | Exception]:
-        """What came of each: a group that fails is halved until who is at fault stands alone."""
-        try:
-            return list(await self._write_group(line, lambda connection: line.work(connection, items)))
-        except Exception as error:  # noqa: BLE001 - whoever is at fault is told, and nobody else
-            if len(items) == 1 or isinstance(error, Unavailable):
-                return [error] * len(items)
-        first, second = bisect(items)
-        return await self._outcomes(line, first) + await self._outcomes(line, second)
+    async def _outcomes(self, batcher: Batcher[Item, T], items: Sequence[Item]) -> list[T | Exception]:
+        """Write the items, and return a result or an error for each. A batch that fails is bisected."""
+        bisection = Bisection[Item, T](items)
+        for part in bisection:
+            try:
+                results = await self._write_part(batcher, part)
+            except Exception as error:  # noqa: BLE001 - passed to the callers of the items that fail
+                bisection.failed(part, error)
+            else:
+                bisection.succeeded(results)
+        return bisection.outcomes
 
-    async def _write_group(self, line: Batcher[Any, Any], work: Callable[[Connection], R]) -> R:
-        """On a connection that the line keeps from group to group, so that none begins by asking whether it lives."""
-        was_kept = line in self._kept
-        begin = partial(self._begin_kept, line)
+    async def _write_part(self, batcher: Batcher[Item, T], part: Sequence[Item]) -> Sequence[T]:
+        """Write on the connection that the batcher keeps, which saves the check of a pooled connection."""
+
+        def work(connection: Connection) -> Sequence[T]:
+            return batcher.work(connection, part)
+
+        was_connected = batcher in self._connections
+        begin = partial(self._begin, batcher)
         try:
             return await self._write(begin, work)
         except Unavailable:
-            if not was_kept:
+            if not was_connected:
                 raise
-        return await self._write(begin, work)  # the server may have gone and come back since the last group
+        return await self._write(begin, work)  # the server may have restarted since the last batch
 
     @asynccontextmanager
-    async def _begin_kept(self, line: Batcher[Any, Any]) -> AsyncGenerator[AsyncConnection]:
-        if line not in self._kept:
+    async def _begin(self, batcher: Batcher[Any, Any]) -> AsyncGenerator[AsyncConnection]:
+        if batcher not in self._connections:
             connection = await self._engine.connect()
             await connection.exec_driver_sql(_PLAN_ONCE)
             await connection.commit()
-            self._kept[line] = connection
+            self._connections[batcher] = connection
         try:
-            async with self._kept[line].begin():
-                yield self._kept[line]
+            async with self._connections[batcher].begin():
+                yield self._connections[batcher]
         except BaseException:
-            broken = self._kept.pop(line)
+            broken = self._connections.pop(batcher)
             await broken.invalidate()
             await broken.close()
             raise
 
     async def _transaction(self, begin: _Begin, work: Callable[[Connection], T]) -> T:
-        def unit(connection: Connection) -> tuple[T, set[str], list[Effect]]:
-            for forget in (take_notified, take_hooks):  # what a unit left that was undone
-                forget(connection)
-            return work(connection), take_notified(connection), take_hooks(connection)
+        def unit(connection: Connection) -> tuple[T, set[str], list[Hook]]:
+            for discard in (take_topics, take_hooks):  # those of a unit that was rolled back
+                discard(connection)
+            return work(connection), take_topics(connection), take_hooks(connection)
 
         try:
             async with begin() as connection:
-                result, asked, effects = await connection.run_sync(unit)
+                result, topics, hooks = await connection.run_sync(unit)
         except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
             raise Unavailable(_AWAY) from error
         except DBAPIError as error:
-            outage = _AWAY if _is_the_drivers(error) else _outage(error)
+            outage = _AWAY if _is_driver_fault(error) else _outage(error)
             if outage is None:
                 raise
             raise Unavailable(outage) from error
-        for effect in effects:
-            effect()
-        self._signals.send(asked)
+        for hook in hooks:
+            hook()
+        self._hooks.notify(topics)
         return result
 
 
 def _set_up(connection: Any, _record: Any) -> None:
-    """By a statement: poolers between us and the server refuse to be told so when they are connected to."""
+    """Send the settings as statements, because connection poolers refuse them as parameters of the connection."""
     cursor = connection.cursor()
     for setting in _SETTINGS:
         cursor.execute(setting)
@@ -222,19 +227,19 @@ def _set_up(connection: Any, _record: Any) -> None:
 
 
 def _outage(error: DBAPIError) -> str | None:
-    """What is wrong with the server; None where it is the statement."""
+    """Return the message for an error of the server, or None for an error of the statement."""
     state = str(_sqlstate(error))
-    return next((said for begins, said in _OUTAGES.items() if state.startswith(begins)), None)
+    return next((message for prefix, message in _OUTAGES.items() if state.startswith(prefix)), None)
 
 
 def _leave_a_standby(context: Any) -> None:
-    """A server that was the primary lets us stay: the next unit must look for the one that is it now."""
+    """Drop the connection to a server that is no longer the primary, so that the next unit looks for the new one."""
     if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
         context.is_disconnect = True
 
 
-def _is_the_drivers(error: DBAPIError) -> bool:
-    """Whether the driver lost track of its connection, as when the server says good-bye between two messages."""
+def _is_driver_fault(error: DBAPIError) -> bool:
+    """Whether asyncpg lost the state of its connection, as when the server ends it between two messages."""
     return isinstance(getattr(error.orig, "__cause__", None), asyncpg.InternalClientError)
 
 

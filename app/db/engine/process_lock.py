@@ -1,4 +1,4 @@
-"""One process on a SQLite file: it holds a lock beside the file, which the system takes back however it ends."""
+"""The lock that keeps a second process away from a SQLite file. The system releases it however the process ends."""
 
 import fcntl
 from collections.abc import Generator
@@ -11,10 +11,10 @@ from app.errors import ConfigurationError
 
 @contextmanager
 def process_lock(url: str) -> Generator[None]:
-    """Keep every other service and worker off this database; on PostgreSQL, which is made for many, do nothing.
+    """Lock `FILE.lock` beside the SQLite file at `url`; on PostgreSQL, which serves many processes, do nothing.
 
-    A start takes what was in hand for abandoned, and news of a commit stays in its process. Raises
-    ConfigurationError when another process is there.
+    Needed because a start treats running jobs as abandoned, and because commit notifications do not leave the process.
+    Raises ConfigurationError if another process has the lock, or the file cannot be used.
     """
     if not url.startswith("sqlite:"):
         yield
@@ -25,7 +25,7 @@ def process_lock(url: str) -> Generator[None]:
         lock = database.with_name(f"{database.name}.lock").open("a")
     except OSError as error:
         raise ConfigurationError(
-            f"FLUXHOOK_DATABASE_URL: {database} cannot be used: {error.strerror}. Without it the file is in "
+            f"FLUXHOOK_DATABASE_URL: {database} cannot be used: {error.strerror}. If it is not set, the file is in "
             "FLUXHOOK_DATA_DIR"
         ) from error
     with lock:
@@ -33,7 +33,7 @@ def process_lock(url: str) -> Generator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigurationError(
-                f"another Fluxhook runs on {database}, and SQLite serves one process: end that one, "
+                f"another Fluxhook process uses {database}, and SQLite serves one process: stop that process, "
                 "or use PostgreSQL for several"
             ) from None
         yield

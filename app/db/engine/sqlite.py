@@ -1,4 +1,4 @@
-"""The embedded engine: one thread that writes, a few read-only connections."""
+"""The SQLite engine: one writer thread and a few read-only connections."""
 
 import asyncio
 import sqlite3
@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
 from app.db.engine.batches import BOUNDS, Batcher, Batchers, Bounds, Work
 from app.db.engine.commit_hooks import EVENTS, CommitHooks
-from app.db.engine.units import OUTAGE, Batch, CallerUnit, stopped
+from app.db.engine.units import OUTAGE, Batch, CallerUnit, stop_iteration_error
 from app.db.engine.writer import Writer
 from app.errors import ConfigurationError, Unavailable
 
@@ -22,11 +22,11 @@ Item = TypeVar("Item")
 
 _READERS = 4
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-_BUSY_MS = 5000  # another process (a backup, `fluxhook migrate`) may hold the file this long
+_BUSY_MS = 5000  # another process (a backup, `fluxhook migrate`) may lock the file this long
 
 
 class Sqlite:
-    """`sqlite:///PATH`: WAL, every commit synced to disk."""
+    """The database at `sqlite:///PATH`, in WAL mode; each commit is synced to disk."""
 
     def __init__(self, url: str, bounds: Bounds = BOUNDS) -> None:
         self._path = file_of(url)
@@ -34,9 +34,9 @@ class Sqlite:
         self._writing = _engine(self._path, "BEGIN IMMEDIATE", synchronous="FULL", query_only="OFF")
         self._reading = _engine(self._path, "BEGIN", synchronous="FULL", query_only="ON")
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="sqlite-reader")
-        self._signals = CommitHooks()
-        self._lines = Batchers(bounds)
-        self._writer = Writer(self._writing, self._signals)
+        self._hooks = CommitHooks()
+        self._batchers = Batchers(bounds)
+        self._writer = Writer(self._writing, self._hooks)
         self._closed = False
 
     @property
@@ -45,7 +45,7 @@ class Sqlite:
 
     @property
     def engines(self) -> tuple[Engine, ...]:
-        """SQLAlchemy's engines behind it, for listeners to their events."""
+        """The engines of SQLAlchemy that it uses, for listeners to their events."""
         return self._writing, self._reading
 
     async def write(self, work: Callable[[Connection], T]) -> T:
@@ -53,26 +53,26 @@ class Sqlite:
             raise Unavailable("the database is closed")
         unit = CallerUnit(work)
         self._writer.add(unit)
-        # Shielded: the writer owns the unit now, and a caller that goes away does not undo it.
+        # Shielded: the writer owns the unit now, so a cancelled caller does not roll it back.
         result: T = await asyncio.shield(asyncio.wrap_future(unit.done))
         return result
 
     def write_batched(self, work: Work[Item, T], item: Item, size: int = 0) -> "asyncio.Future[T]":
         if self._closed:
             raise Unavailable("the database is closed")
-        line = self._lines.of(work)
-        done = line.join(item, size)
-        self._give_turn(asyncio.get_running_loop(), line)
+        batcher = self._batchers.get(work)
+        done = batcher.add(item, size)
+        self._schedule(asyncio.get_running_loop(), batcher)
         return done
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
 
     def on_signal(self, listener: Callable[[], None]) -> None:
-        self._signals.add(listener)
+        self._hooks.add(listener)
 
     def on_event(self, listener: Callable[[], None]) -> None:
-        self._signals.add(listener, EVENTS)
+        self._hooks.add(listener, EVENTS)
 
     async def close(self) -> None:
         self._closed = True
@@ -81,10 +81,10 @@ class Sqlite:
         self._writing.dispose()
         self._reading.dispose()
 
-    def _give_turn(self, loop: asyncio.AbstractEventLoop, line: Batcher[Any, Any]) -> None:
-        if not line.has_turn:
-            line.has_turn = True
-            self._writer.add(Batch(line, loop, partial(self._give_turn, loop)))
+    def _schedule(self, loop: asyncio.AbstractEventLoop, batcher: Batcher[Any, Any]) -> None:
+        if not batcher.is_scheduled:
+            batcher.is_scheduled = True
+            self._writer.add(Batch(batcher, loop, partial(self._schedule, loop)))
 
     def _read(self, work: Callable[[Connection], T]) -> T:
         try:
@@ -95,13 +95,13 @@ class Sqlite:
         except DatabaseError as error:
             if getattr(error.orig, "sqlite_errorcode", None) not in _DAMAGED:
                 raise
-            raise Unavailable("the database's file is damaged, or none of SQLite's: restore a backup") from error
+            raise Unavailable("the database's file is damaged or is not a SQLite file: restore a backup") from error
         except StopIteration as error:
-            raise stopped() from error
+            raise stop_iteration_error() from error
 
 
 def file_of(url: str) -> str:
-    """The path of the file in `sqlite:///PATH`."""
+    """Return the path in `sqlite:///PATH`. Raises ConfigurationError if there is none."""
     try:
         path = make_url(url).database
     except ArgumentError:
@@ -114,7 +114,7 @@ def file_of(url: str) -> str:
 def _engine(path: str, begin: str, **pragmas: str) -> Engine:
     engine = create_engine(
         f"sqlite:///{path}",
-        # Errors must not show prompts; a thread pool hands connections from thread to thread.
+        # Parameters are hidden because errors must not show prompts. Connections move between the threads of a pool.
         hide_parameters=True,
         connect_args={"check_same_thread": False, "timeout": _BUSY_MS / 1000},
         pool_size=_READERS,
@@ -122,11 +122,11 @@ def _engine(path: str, begin: str, **pragmas: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver leaves BEGIN to us
+        connection.isolation_level = None  # the driver must not send BEGIN itself
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
-        # What a statement needs to undo itself it would write into a file of its own, from 64 KiB on.
+        # Without this, SQLite writes a statement journal of 64 KiB or more to a temporary file.
         connection.execute("PRAGMA temp_store=MEMORY")
         for name, value in pragmas.items():
             connection.execute(f"PRAGMA {name}={value}")

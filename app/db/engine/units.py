@@ -1,7 +1,7 @@
-"""What the writer thread of SQLite is handed: one caller's unit of work, or a group that is written at once.
+"""Units of work for the writer thread of SQLite: the unit of one caller, or a batch.
 
-Each runs in a savepoint of its own: its failure undoes it and leaves its neighbours alone. One without neighbours does
-without: a savepoint takes longer than most statements.
+Each runs in a savepoint: its failure rolls it back and does not affect the other units of the transaction. The only
+unit of a transaction runs without one, because a savepoint takes longer than most statements.
 """
 
 import asyncio
@@ -9,66 +9,69 @@ import sqlite3
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from app.db.engine.batches import Batcher, Waiting, bisect
-from app.db.engine.commit_hooks import Effect, take_hooks, take_notified
+from app.db.engine.batches import Batcher, Bisection, Waiting
+from app.db.engine.commit_hooks import Hook, take_hooks, take_topics
 from app.errors import Unavailable
 
-OUTAGE = (OperationalError, sqlite3.OperationalError)  # by itself where it went past SQLAlchemy
+E = TypeVar("E", bound=BaseException)
+OUTAGE = (OperationalError, sqlite3.OperationalError)  # the driver's own error if a statement bypassed SQLAlchemy
 
 
-class Undone(Exception):
-    """The only unit of a transaction has failed, and knows why."""
+class RolledBack(Exception):
+    """The only unit of a transaction has failed, and has recorded its error."""
 
 
 class Unit(Protocol):
-    """Run in a transaction, then told how that ended."""
+    """Runs in a transaction; then either `resolve` or `fail` is called."""
 
-    asked: set[str]  # what a signal is to be sent about
+    topics: set[str]  # whose listeners are notified after the commit
 
-    def run(self, connection: Connection, *, alone: bool) -> None:
-        """`alone`: the transaction is for nobody else, so what fails undoes it. A single unit raises Undone then; a
-        group raises what its work raises: it is to be run again, not alone.
+    def run(self, connection: Connection, *, owns_transaction: bool) -> None:
+        """Run in the open transaction.
+
+        `owns_transaction`: this is the only unit, so a failure rolls back the transaction. A single unit then raises
+        RolledBack. A batch raises the error of its work, and is run again without owning the transaction.
         """
 
-    def release(self) -> None:
-        """The transaction is durable."""
+    def resolve(self) -> None:
+        """Pass the outcome to the callers. The transaction is durable."""
 
     def fail(self, error: Exception) -> None:
-        """It is not."""
+        """Pass `error` to the callers. The transaction is rolled back."""
 
 
 class CallerUnit:
-    """One caller's unit of work."""
+    """The unit of work of one caller."""
 
     def __init__(self, work: Callable[[Connection], Any]) -> None:
         self.done: Future[Any] = Future()
-        self.asked: set[str] = set()
+        self.topics: set[str] = set()
         self._work = work
         self._result: Any = None
         self._error: BaseException | None = None
-        self._effects: list[Effect] = []
+        self._hooks: list[Hook] = []
 
-    def run(self, connection: Connection, *, alone: bool) -> None:
+    def run(self, connection: Connection, *, owns_transaction: bool) -> None:
         try:
-            with nullcontext() if alone else _savepoint(connection):
+            with nullcontext() if owns_transaction else _savepoint(connection):
                 self._result = self._work(connection)
-        except BaseException as error:  # handed to the caller; the writer lives on
-            self._error = _told(error)
-            if alone:
-                raise Undone from error
-        asked, effects = take_notified(connection), take_hooks(connection)
+        except BaseException as error:  # passed to the caller; the writer thread must survive
+            self._error = _caller_error(error)
+            if owns_transaction:
+                raise RolledBack from error
+        topics, hooks = take_topics(connection), take_hooks(connection)
         if self._error is None:
-            self.asked, self._effects = asked, effects
+            self.topics, self._hooks = topics, hooks
 
-    def release(self) -> None:
+    def resolve(self) -> None:
         if self._error is None:
-            for effect in self._effects:
-                effect()
+            for hook in self._hooks:
+                hook()
             self.done.set_result(self._result)
         else:
             self.done.set_exception(self._error)
@@ -78,110 +81,114 @@ class CallerUnit:
 
 
 class Batch:
-    """All that waits in a line by the time that it is its turn."""
+    """A batch of one batcher, taken from it when the unit runs."""
 
     def __init__(
-        self, line: Batcher[Any, Any], loop: asyncio.AbstractEventLoop, give_turn: Callable[[Batcher[Any, Any]], None]
+        self,
+        batcher: Batcher[Any, Any],
+        loop: asyncio.AbstractEventLoop,
+        schedule_next: Callable[[Batcher[Any, Any]], None],
     ) -> None:
-        self.asked: set[str] = set()
-        self._line = line
+        self.topics: set[str] = set()
+        self._batcher = batcher
         self._loop = loop
-        self._give_turn = give_turn
+        self._schedule_next = schedule_next
         self._taken: list[Waiting[Any, Any]] = []
         self._outcomes: list[Any] = []
-        self._effects: list[Effect] = []
+        self._hooks: list[Hook] = []
 
-    def run(self, connection: Connection, *, alone: bool) -> None:
+    def run(self, connection: Connection, *, owns_transaction: bool) -> None:
         self._take()
-        items = [each.item for each in self._taken]
-        self.asked, self._effects = set(), []  # nothing of a first run that was undone
-        if alone and items:
-            self._outcomes = list(self._line.work(connection, items))
-            self.asked, self._effects = take_notified(connection), take_hooks(connection)
+        items = [waiting.item for waiting in self._taken]
+        self.topics, self._hooks = set(), []  # discards those of a first run that was rolled back
+        if owns_transaction and items:
+            self._outcomes = list(self._batcher.work(connection, items))
+            self._take_hooks(connection)
         else:
-            self._outcomes = self._run(connection, items)
+            self._outcomes = self._bisect(connection, items)
 
-    def release(self) -> None:
-        for effect in self._effects:
-            effect()
-        self._tell()
+    def resolve(self) -> None:
+        for hook in self._hooks:
+            hook()
+        self._resolve_callers()
 
     def fail(self, error: Exception) -> None:
-        self._take()  # nothing is, where the transaction could not even begin
+        self._take()  # if the transaction could not begin, nothing is taken yet
         self._outcomes = [error] * len(self._taken)
-        self._tell()
+        self._resolve_callers()
 
     def _take(self) -> None:
         if self._taken:
             return
-        # First: whoever joins from now on asks for the next turn.
-        self._line.has_turn = False
-        self._taken = self._line.take()
-        if len(self._line):
-            self._give_turn(self._line)
+        # Cleared before the items are taken: an item that is added from now on schedules the next batch.
+        self._batcher.is_scheduled = False
+        self._taken = self._batcher.take()
+        if len(self._batcher):
+            self._schedule_next(self._batcher)
 
-    def _run(self, connection: Connection, items: Sequence[Any]) -> list[Any]:
-        if not items:
-            return []
-        try:
-            with _savepoint(connection):
-                outcomes = list(self._line.work(connection, items))
-        except Exception as caught:  # noqa: BLE001 - whoever is at fault is told, and nobody else
-            take_notified(connection)
-            take_hooks(connection)
-            error = _told(caught)
-            if len(items) == 1 or isinstance(error, Unavailable):
-                return [error] * len(items)
-            first, second = bisect(items)
-            return self._run(connection, first) + self._run(connection, second)
-        self.asked |= take_notified(connection)
-        self._effects += take_hooks(connection)
-        return outcomes
+    def _bisect(self, connection: Connection, items: Sequence[Any]) -> list[Any]:
+        bisection = Bisection[Any, Any](items)
+        for part in bisection:
+            try:
+                with _savepoint(connection):
+                    results = list(self._batcher.work(connection, part))
+            except Exception as error:  # noqa: BLE001 - passed to the callers of the items that fail
+                take_topics(connection)
+                take_hooks(connection)
+                bisection.failed(part, _caller_error(error))
+            else:
+                bisection.succeeded(results)
+                self._take_hooks(connection)
+        return bisection.outcomes
 
-    def _tell(self) -> None:
-        """In one call of the loop, however many there are."""
-        self._loop.call_soon_threadsafe(self._line.release, self._taken, self._outcomes)
+    def _take_hooks(self, connection: Connection) -> None:
+        self.topics |= take_topics(connection)
+        self._hooks += take_hooks(connection)
+
+    def _resolve_callers(self) -> None:
+        """Use one call of the event loop for all of them."""
+        self._loop.call_soon_threadsafe(self._batcher.resolve, self._taken, self._outcomes)
 
 
 def require_transaction(connection: Connection) -> None:
-    """Raises sqlite3.OperationalError where SQLite has undone the whole transaction by itself, as on a full disk.
+    """Raise sqlite3.OperationalError if SQLite has rolled back the whole transaction by itself, as on a full disk.
 
-    What is done from then on would be done at once and for itself, and a commit would find nothing to complain of.
+    Without this check the statements that follow would commit one by one, and the final commit would not fail.
     """
     driver: Any = connection.connection.driver_connection
     if not driver.in_transaction:
-        raise sqlite3.OperationalError("the transaction is undone")
+        raise sqlite3.OperationalError("SQLite has rolled back the transaction")
 
 
 @contextmanager
 def _savepoint(connection: Connection) -> Generator[None]:
-    """Undo what is done within it when that fails. Past SQLAlchemy, which takes longer for one than for a statement."""
+    """Roll back the block if it fails. Bypasses SQLAlchemy, whose savepoint takes longer than a statement."""
     require_transaction(connection)
     driver: Any = connection.connection.driver_connection
     driver.execute("SAVEPOINT unit")
     try:
         yield
     except BaseException:
-        with suppress(sqlite3.OperationalError):  # where the whole transaction is undone already
+        with suppress(sqlite3.OperationalError):  # if the whole transaction is rolled back already
             driver.execute("ROLLBACK TO unit")
             driver.execute("RELEASE unit")
         raise
     driver.execute("RELEASE unit")
 
 
-def _told(error: BaseException) -> BaseException:
-    """What the caller of a failed unit learns."""
+def _caller_error(error: E) -> E | Exception:
+    """Return the error that the caller of a failed unit receives."""
     if isinstance(error, OUTAGE):
         outage = Unavailable("the database cannot be written at the moment")
         outage.__cause__ = error
         return outage
     if isinstance(error, StopIteration):
-        ended = stopped()
-        ended.__cause__ = error
-        return ended
+        stopped = stop_iteration_error()
+        stopped.__cause__ = error
+        return stopped
     return error
 
 
-def stopped() -> RuntimeError:
-    """In place of a StopIteration, which no future can carry: its caller would wait for ever (as in PEP 479)."""
+def stop_iteration_error() -> RuntimeError:
+    """Return the replacement of a StopIteration, as in PEP 479. A future cannot carry that: its caller would hang."""
     return RuntimeError("a unit of work raised StopIteration")

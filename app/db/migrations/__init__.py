@@ -1,1 +1,1 @@
-"""The schema: how far a database is, and how it reaches this version."""
+"""The schema: its current revision, and the migrations to that of this version."""

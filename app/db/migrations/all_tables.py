@@ -1,4 +1,4 @@
-"""All tables in one place, for migrations and their test."""
+"""Imports all tables, so that their metadata is complete for migrations and their tests."""
 
 from app.db.engine.columns import metadata
 from app.db.tables import (

@@ -1,6 +1,6 @@
-"""Where the migration steps are, and how far the schema of a database has come by their numbers.
+"""The folder of the migrations, and the revision of a database.
 
-Read without Alembic, which takes long to load and is needed only to run a step.
+It works without Alembic, which takes long to load and is needed only to run a migration.
 """
 
 from functools import cache
@@ -13,31 +13,31 @@ _VERSIONS = table("alembic_version", column("version_num"))
 
 
 def is_current(connection: Connection) -> bool:
-    """Whether no step is missing."""
+    """Whether the schema has all migrations of this version."""
     return reached(connection) == newest() or is_newer(connection)
 
 
 def is_newer(connection: Connection) -> bool:
-    """Whether a version that knows more steps than this one has migrated it. Their numbers rise."""
-    found = reached(connection)
-    return found is not None and found > newest()
+    """Whether a newer version has migrated the database: its revision is greater than the newest of this version."""
+    revision = reached(connection)
+    return revision is not None and revision > newest()
 
 
 def reached(connection: Connection) -> str | None:
-    """The last step that a database has been through; None where it has no tables of ours."""
+    """Return the revision of the database, or None if it has no tables of Fluxhook."""
     if not inspect(connection).has_table(_VERSIONS.name):
         return None
-    found: str | None = connection.execute(select(_VERSIONS.c.version_num)).scalar_one_or_none()
-    return found
+    revision: str | None = connection.execute(select(_VERSIONS.c.version_num)).scalar_one_or_none()
+    return revision
 
 
 @cache
 def newest() -> str:
-    """The last step that this version knows."""
+    """Return the newest revision of this version."""
     return max(file.name.partition("_")[0] for file in steps_folder().glob("versions/[0-9]*_*.py"))
 
 
 def steps_folder(package: Path = _PACKAGE) -> Path:
-    """The folder with the steps: inside the installed package, or beside `app/` in a checkout."""
+    """Return the folder of the migrations: in the installed package, or beside `app/` in a checkout."""
     packaged = package / "_migrations"
     return packaged if packaged.is_dir() else package.parent / "migrations"

@@ -276,7 +276,7 @@ async def test_on_postgresql_a_unit_that_loses_a_deadlock_runs_again(postgresql:
     [
         pytest.param("57P03", "cannot be reached", id="starting"),
         pytest.param("57P01", "cannot be reached", id="stopping"),
-        pytest.param("53300", "has no room", id="full"),
+        pytest.param("53300", "out of connections", id="full"),
         pytest.param("08006", "cannot be reached", id="gone"),
         pytest.param("25006", "is read-only", id="standby"),
         pytest.param("55P03", "cannot be written", id="locked by somebody"),

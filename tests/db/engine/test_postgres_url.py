@@ -61,8 +61,8 @@ async def test_what_the_driver_and_sqlalchemy_know_by_themselves_goes_on_working
     [
         ("sslmode=very", "sslmode must be one of disable, allow"),
         ("sslmode=verify-full", "sslmode=verify-full needs sslrootcert"),
-        ("sslmode=verify-full&sslrootcert=/nowhere.pem", "sslrootcert names no file"),
-        ("pgbouncer=true&schema=public", "no parameter pgbouncer, schema"),
+        ("sslmode=verify-full&sslrootcert=/nowhere.pem", "the file of sslrootcert does not exist"),
+        ("pgbouncer=true&schema=public", "unknown parameter pgbouncer, schema"),
         ("channel_binding=require", "leave channel_binding out"),
         ("connect_timeout=soon", "connect_timeout must be a number"),
     ],
@@ -79,7 +79,7 @@ async def test_what_cannot_be_done_is_said(query: str, said: str) -> None:
 
 
 async def test_an_address_that_is_none_is_said_without_showing_it() -> None:
-    with pytest.raises(ConfigurationError, match="no address of a database") as refused:
+    with pytest.raises(ConfigurationError, match="is not a database URL") as refused:
         async with open_database(f"postgresql://fluxhook:{HIDDEN}@db:none/fluxhook"):
             raise AssertionError("it must not be opened")
 

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from app.db import Connection
 from app.db.engine.database import Database, open_database
 from app.db.migrations import all_tables, migrate
-from app.db.migrations.catching_up import catch_up
+from app.db.migrations.migrate import catch_up
 from app.db.migrations.revision import is_current, newest
 from app.errors import ConfigurationError
 from app.jobs import sqlite

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from app.db import Connection
 from app.db.engine.database import Database, open_database
 from app.db.migrations import migrate
-from app.db.migrations.catching_up import catch_up
+from app.db.migrations.migrate import catch_up
 from app.db.migrations.revision import is_current
 from app.errors import Unavailable
 from tests.databases import connection_to
