@@ -1,7 +1,7 @@
-"""Jobs: "do step S of task T, not before time X". The task's row is the truth; any job may run twice.
+"""Jobs: "run step S of task T, not before time X". The task's row decides what is done; any job may run twice.
 
-A job is enqueued in the transaction that needs it, so it is there exactly when its reason is. The database decides
-which engine does this; `contract.py` says what each function promises.
+A job is enqueued in the transaction that makes it necessary, so one is never stored without the other. The dialect of
+the connection selects the engine; `contract.py` documents the functions.
 """
 
 from collections.abc import Collection, Sequence
@@ -39,13 +39,13 @@ __all__ = [
 def _engine(connection: Connection) -> Engine:
     if connection.dialect.name != "postgresql":
         return sqlite
-    from app.jobs import postgres  # noqa: PLC0415 - PgQueuer takes a third of a second that SQLite need not wait
+    from app.jobs import postgres  # noqa: PLC0415 - PgQueuer takes a third of a second to load, and SQLite does not need it
 
     return postgres
 
 
-def enqueue(connection: Connection, wanted: Sequence[tuple[Step, str, datetime]]) -> None:
-    _engine(connection).enqueue(connection, wanted)
+def enqueue(connection: Connection, new_jobs: Sequence[tuple[Step, str, datetime]]) -> None:
+    _engine(connection).enqueue(connection, new_jobs)
 
 
 def next_due(connection: Connection) -> datetime | None:
@@ -58,8 +58,8 @@ def claim(
     return _engine(connection).claim(connection, holder, now, limit, steps)
 
 
-def heartbeat(connection: Connection, in_hand: Collection[Job]) -> None:
-    _engine(connection).heartbeat(connection, in_hand)
+def heartbeat(connection: Connection, running: Collection[Job]) -> None:
+    _engine(connection).heartbeat(connection, running)
 
 
 def finish(connection: Connection, job: Job) -> None:

@@ -1,8 +1,7 @@
-"""What an engine of jobs offers: the same words on SQLite and on PostgreSQL, kept by one conformance suite.
+"""The interface of a job engine. One conformance suite tests it on SQLite and on PostgreSQL.
 
-At most one job of a step waits for a task: asking again brings it forward, never puts it off. A job that is being
-done does not count as waiting, so that what happens meanwhile is not lost; and no other job of that step and task
-is claimed until it ends.
+At most one job waits for a step of a task: enqueuing it again may make it earlier, never later. A running job does not
+count as waiting, so a job that is enqueued meanwhile is not lost; it is not claimed before the running one ends.
 """
 
 from collections.abc import Collection, Sequence
@@ -13,7 +12,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
-# A claim is a lease: whoever is not heard of for this long has died, and others do its jobs.
+# A claim is a lease: if a worker sends no heartbeat for this long, other workers claim its jobs.
 LEASE = timedelta(seconds=30)
 
 
@@ -22,25 +21,25 @@ class Step(StrEnum):
     RECONCILE = "reconcile"
     COLLECT = "collect"
     ADMIT = "admit"
-    NOTIFY = "notify"  # of an endpoint, not of a task
+    NOTIFY = "notify"  # `task_id` is the id of an endpoint
     SWEEP = "sweep"
     ERASE = "erase"
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job in hand."""
+    """A claimed job."""
 
     id: int
     step: Step
     task_id: str
     failures: int
-    holder: str  # the worker that claimed it, a UUID
+    holder: str  # the worker that claimed it: a UUID
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A job that was set aside after its last try: a dead letter."""
+    """A job that has used up its tries and waits for an operator."""
 
     id: int
     step: Step
@@ -51,7 +50,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """The waiting jobs of one step: how many there are, how many of them are due, and since when the oldest is."""
+    """The waiting jobs of one step: their number, the number that is due, and the time at which the oldest fell due."""
 
     waiting: int = 0
     due: int = 0
@@ -59,51 +58,54 @@ class Backlog:
 
 
 class Engine(Protocol):
-    """Each function joins the transaction of `connection`. Modules of functions keep this, not classes."""
+    """Implemented by modules, not classes. Each function runs in the transaction of `connection`."""
 
-    def enqueue(self, connection: Connection, wanted: Sequence[tuple[Step, str, datetime]]) -> None:
-        """Leave jobs (step, task, not before). One that waits already is brought forward, never put off."""
+    def enqueue(self, connection: Connection, new_jobs: Sequence[tuple[Step, str, datetime]]) -> None:
+        """Add jobs of (step, task id, earliest time). A job that waits already keeps the earlier of the two times."""
 
     def next_due(self, connection: Connection) -> datetime | None:
-        """When the next job may be claimed."""
+        """Return the earliest time at which a job may be claimed, or None if there is no such time."""
 
     def claim(
         self, connection: Connection, holder: str, now: datetime, limit: int, steps: Collection[Step]
     ) -> list[Job]:
-        """Take up to `limit` due jobs of these steps, those of a task whose link dies first before the others."""
+        """Claim up to `limit` due jobs of these steps, earliest first.
 
-    def heartbeat(self, connection: Connection, in_hand: Collection[Job]) -> None:
-        """Say that these are still being done."""
+        The time of a job is when the image link of its task expires or, without a link, when the job falls due.
+        """
+
+    def heartbeat(self, connection: Connection, running: Collection[Job]) -> None:
+        """Renew the leases of running jobs."""
 
     def finish(self, connection: Connection, job: Job) -> None:
-        """Let go of a job that was done; one that lost its lease belongs to somebody else and stays."""
+        """End a job that has succeeded. If its lease is lost it belongs to another worker, and nothing changes."""
 
     def retry(self, connection: Connection, job: Job, run_at: datetime, error: str) -> None:
-        """Have a failed job run again; where the same step waits already, the earlier time counts."""
+        """Run a failed job again at `run_at`, or earlier if the same job waits already. Counts the failure."""
 
     def dead_letter(self, connection: Connection, job: Job, error: str) -> None:
-        """Set a job aside after its last try, for a person to look at."""
+        """Make a job that failed its last try a dead letter."""
 
     def release(self, connection: Connection, holder: str) -> None:
-        """Make runnable what this worker has in hand, without counting it as a failure."""
+        """Make the running jobs of this worker claimable again, without counting a failure."""
 
     def dead_letters(self, connection: Connection, limit: int) -> list[DeadLetter]:
-        """The jobs that were set aside, oldest first."""
+        """Return up to `limit` dead letters, the oldest first."""
 
     def count_dead_letters(self, connection: Connection) -> int:
-        """How many jobs were set aside."""
+        """Return the number of dead letters."""
 
     def requeue(self, connection: Connection, ids: Collection[int], now: datetime) -> int:
-        """Have held jobs run again, as if they had never failed; how many there were."""
+        """Run these dead letters again, with no failures counted. Returns the number that existed."""
 
     def scheduled(self, connection: Connection, step: Step, task_ids: Collection[str]) -> set[str]:
-        """Which of these tasks have a job of this step, in whatever state."""
+        """Return those of the tasks that have a job of this step, in any state."""
 
     def backlogs(self, connection: Connection, now: datetime) -> dict[Step, Backlog]:
-        """How the jobs of every step stand."""
+        """Return the backlog of every step."""
 
     def overdue(self, connection: Connection, step: Step, now: datetime) -> bool:
-        """Whether any job of this step is due or being done."""
+        """Whether any job of this step is due or running."""
 
     def prune(self, connection: Connection, before: datetime) -> None:
-        """Forget what the engine noted of jobs that ended before then."""
+        """Delete the engine's log of jobs that ended before this time."""

@@ -1,10 +1,10 @@
-"""How PgQueuer's objects are called here, and the statements that make and remove them."""
+"""The names of PgQueuer's objects in the database, and the scripts that create and remove them."""
 
 from pgqueuer.adapters.persistence.qb import QueryBuilderEnvironment
 from pgqueuer.domain.settings import DBSettings, Durability
 from pgqueuer.domain.types import Channel
 
-# Each name is given: PgQueuer would read those left out from variables as common as FUNCTION and CHANNEL.
+# All names are set: PgQueuer reads any other from environment variables as common as FUNCTION and CHANNEL.
 SETTINGS = DBSettings(
     prefix="",
     db_schema=None,
@@ -16,14 +16,15 @@ SETTINGS = DBSettings(
     queue_table_log="pgqueuer_log",
     trigger="tg_pgqueuer_changed",
     schedules_table="pgqueuer_schedules",
-    durability=Durability.balanced,  # jobs are kept through a crash of the server, the log of past ones is not
+    durability=Durability.balanced,  # jobs survive a crash of the server, the log of past jobs does not
 )
 
 
 def install() -> str:
-    """A script that makes the schema of the installed version."""
+    """Return a script that creates the schema of the installed version of PgQueuer."""
     return QueryBuilderEnvironment(SETTINGS).build_install_query()
 
 
 def uninstall() -> str:
+    """Return a script that removes the schema."""
     return QueryBuilderEnvironment(SETTINGS).build_uninstall_query()

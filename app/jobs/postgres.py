@@ -1,8 +1,8 @@
-"""The distributed engine: PgQueuer's table and statements, in our own transactions, for any number of workers.
+"""The job engine on PostgreSQL, for any number of workers: PgQueuer's table and statements, in our transactions.
 
-What it adds is what the contract asks beyond PgQueuer: a wish for a job that is in hand is noted on that job
-(`again`) and makes it run once more; one that waits is brought forward; and a worker whose lease went to another
-ends nothing. A job falls due by the clock of the database.
+It adds what the contract requires beyond PgQueuer. A job that is enqueued while it runs is recorded on the running job
+(`again`), which then runs once more. A waiting job can be made earlier. A worker that has lost its lease cannot end the
+job. A job falls due by the clock of the database.
 """
 
 import json
@@ -19,18 +19,18 @@ from app.jobs.contract import LEASE, Backlog, DeadLetter, Job, Step
 from app.jobs.pgqueuer_schema import SETTINGS
 
 _STATEMENTS = QueryQueueBuilder(SETTINGS)
-_PRIORITY_ZERO = datetime(2020, 1, 1, tzinfo=UTC)  # a priority is the seconds before this, which fit until 2088
+_PRIORITY_ZERO = datetime(2020, 1, 1, tzinfo=UTC)  # a priority is this minus the job's time, in seconds; until 2088
 
-# The states are written out in all of these, because PgQueuer's indexes are partial.
-# One statement and one version of each row. PgQueuer's own enqueue also notes each new job in its log, which nobody
-# reads here, and would have to be followed by a second one that says when. In the order of the wishes, so that two who
-# leave the same jobs do not wait for each other.
+# All statements contain the states as literals, because PgQueuer's indexes are partial.
+# One statement, which writes each row once. PgQueuer's own enqueue also writes its log, which is not read here, and
+# would need a second statement for the time. The rows are sorted by key, so that two transactions that enqueue the
+# same jobs do not deadlock.
 _ENQUEUE = """
 INSERT INTO pgqueuer AS job (entrypoint, payload, dedupe_key, execute_after, priority, status)
-SELECT wish.step, convert_to(wish.task_id, 'UTF8'), wish.key, wish.run_at, least(greatest($5 - extract(epoch FROM
-    coalesce((SELECT sample_expires_at FROM tasks WHERE id = wish.task_id), wish.run_at)), -2147483648), 2147483647),
+SELECT new.step, convert_to(new.task_id, 'UTF8'), new.key, new.run_at, least(greatest($5 - extract(epoch FROM
+    coalesce((SELECT sample_expires_at FROM tasks WHERE id = new.task_id), new.run_at)), -2147483648), 2147483647),
     'queued'
-FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS wish (key, step, task_id, run_at)
+FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS new (key, step, task_id, run_at)
 ON CONFLICT (dedupe_key) WHERE status IN ('queued', 'picked') AND dedupe_key IS NOT NULL DO UPDATE
 SET execute_after = CASE job.status
         WHEN 'queued' THEN least(job.execute_after, excluded.execute_after) ELSE job.execute_after END,
@@ -56,15 +56,15 @@ SELECT (SELECT count(*) FROM unnest($1::text[]) AS step (name) CROSS JOIN LATERA
         ORDER BY heartbeat LIMIT $2) AS lapsed)
     AS due
 """
-# PgQueuer's own takes the rows as they lie; this one in the order of the wishes.
-_BEAT = """
+# PgQueuer's own statement locks the rows in no certain order; this one locks them in the order of `enqueue`.
+_HEARTBEAT = """
 UPDATE pgqueuer SET heartbeat = now() WHERE id IN (SELECT id FROM pgqueuer WHERE id = ANY ($1::bigint[])
     ORDER BY dedupe_key COLLATE "C" FOR UPDATE)
 """
-_LOCK_MINE = """
+_LOCK_OWN = """
 SELECT headers FROM pgqueuer WHERE id = $1 AND status = 'picked' AND queue_manager_id = $2 FOR UPDATE
 """
-# Its turn is that of its new time: one that kept the first would go before all others for ever.
+# Its priority is that of its new time: with the old one it would always come before all other jobs.
 _PUT_BACK = """
 UPDATE pgqueuer
 SET status = 'queued', execute_after = $2, attempts = $3, headers = $4::jsonb, queue_manager_id = NULL, updated = now(),
@@ -72,18 +72,18 @@ SET status = 'queued', execute_after = $2, attempts = $3, headers = $4::jsonb, q
         (SELECT sample_expires_at FROM tasks WHERE id = $6), $2)), -2147483648), 2147483647)
 WHERE id = $1
 """
-_NOTE_FAILURE = "UPDATE pgqueuer SET attempts = $2, headers = $3::jsonb WHERE id = $1"
+_SET_FAILURE = "UPDATE pgqueuer SET attempts = $2, headers = $3::jsonb WHERE id = $1"
 _RELEASE = """
 UPDATE pgqueuer
 SET status = 'queued', headers = NULL, queue_manager_id = NULL, updated = now()
 WHERE queue_manager_id = $1 AND status = 'picked'
 """
-_HELD = """
+_DEAD_LETTERS = """
 SELECT id, entrypoint, convert_from(payload, 'UTF8') AS task_id, attempts, headers
 FROM pgqueuer WHERE status = 'failed' ORDER BY id LIMIT $1
 """
-_COUNT_HELD = "SELECT count(*) AS held FROM pgqueuer WHERE status = 'failed'"
-_TAKE_HELD = """
+_COUNT_DEAD_LETTERS = "SELECT count(*) FROM pgqueuer WHERE status = 'failed'"
+_TAKE_DEAD_LETTERS = """
 DELETE FROM pgqueuer WHERE status = 'failed' AND id = ANY ($1::bigint[])
 RETURNING entrypoint, convert_from(payload, 'UTF8') AS task_id
 """
@@ -91,7 +91,7 @@ _SCHEDULED = """
 SELECT dedupe_key FROM pgqueuer WHERE status IN ('queued', 'picked') AND dedupe_key = ANY ($1::text[])
 UNION SELECT dedupe_key FROM pgqueuer WHERE status = 'failed' AND dedupe_key = ANY ($1::text[])
 """
-_STANDING = """
+_BACKLOGS = """
 SELECT entrypoint, count(*) AS waiting, count(*) FILTER (WHERE execute_after <= $1) AS due,
     min(execute_after) FILTER (WHERE execute_after <= $1) AS oldest_due
 FROM pgqueuer WHERE status = 'queued' GROUP BY entrypoint
@@ -103,20 +103,20 @@ SELECT EXISTS (SELECT FROM pgqueuer WHERE entrypoint = $1 AND status = 'queued' 
 _PRUNE = "DELETE FROM pgqueuer_log WHERE created < $1"
 
 
-def enqueue(connection: Connection, wanted: Sequence[tuple[Step, str, datetime]]) -> None:
+def enqueue(connection: Connection, new_jobs: Sequence[tuple[Step, str, datetime]]) -> None:
     earliest: dict[tuple[Step, str], datetime] = {}
-    for step, task_id, run_at in wanted:
+    for step, task_id, run_at in new_jobs:
         earliest[step, task_id] = min(run_at, earliest.get((step, task_id), run_at))
     if not earliest:
         return
-    wishes = [(step, task_id, earliest[step, task_id]) for step, task_id in sorted(earliest)]
+    rows = [(step, task_id, earliest[step, task_id]) for step, task_id in sorted(earliest)]
     _run(
         connection,
         _ENQUEUE,
-        [_key(step, task_id) for step, task_id, _ in wishes],
-        [step.value for step, _, _ in wishes],
-        [task_id for _, task_id, _ in wishes],
-        [run_at for _, _, run_at in wishes],
+        [_key(step, task_id) for step, task_id, _ in rows],
+        [step.value for step, _, _ in rows],
+        [task_id for _, task_id, _ in rows],
+        [run_at for _, _, run_at in rows],
         int(_PRIORITY_ZERO.timestamp()),
     )
     notify_after_commit(connection)
@@ -130,12 +130,12 @@ def next_due(connection: Connection) -> datetime | None:
 def claim(
     connection: Connection,
     holder: str,
-    now: datetime,  # noqa: ARG001 - the database says what time it is
+    now: datetime,  # noqa: ARG001 - the clock of the database decides
     limit: int,
     steps: Collection[Step] = tuple(Step),
 ) -> list[Job]:
-    # Jobs are taken in the order of their priority, and those that are due have the highest: whoever asks for more
-    # than there are reads all that are parked behind them.
+    # PgQueuer reads jobs by priority, the due ones first. With a limit above their number it would also read all jobs
+    # that are not due yet.
     due = _run(connection, _COUNT_DUE, list(steps), limit, LEASE)[0]["due"]
     if not due:
         return []
@@ -153,37 +153,37 @@ def claim(
     ]
 
 
-def heartbeat(connection: Connection, in_hand: Collection[Job]) -> None:
-    _run(connection, _BEAT, [job.id for job in in_hand])
+def heartbeat(connection: Connection, running: Collection[Job]) -> None:
+    _run(connection, _HEARTBEAT, [job.id for job in running])
 
 
 def finish(connection: Connection, job: Job) -> None:
-    noted = _lock_mine(connection, job)
-    if noted is None:
+    headers = _lock_own(connection, job)
+    if headers is None:
         return
-    if "again" in noted:
-        _put_back(connection, job, datetime.fromisoformat(noted["again"]), failures=0, error=None)
+    if "again" in headers:
+        _put_back(connection, job, datetime.fromisoformat(headers["again"]), failures=0, error=None)
     else:
         _end(connection, job, "successful")
     notify_after_commit(connection)
 
 
 def retry(connection: Connection, job: Job, run_at: datetime, error: str) -> None:
-    noted = _lock_mine(connection, job)
-    if noted is not None:
-        again = datetime.fromisoformat(noted["again"]) if "again" in noted else run_at
+    headers = _lock_own(connection, job)
+    if headers is not None:
+        again = datetime.fromisoformat(headers["again"]) if "again" in headers else run_at
         _put_back(connection, job, min(run_at, again), failures=job.failures + 1, error=error)
     notify_after_commit(connection)
 
 
 def dead_letter(connection: Connection, job: Job, error: str) -> None:
-    noted = _lock_mine(connection, job)
-    if noted is None:
+    headers = _lock_own(connection, job)
+    if headers is None:
         return
     _end(connection, job, "failed")
-    _run(connection, _NOTE_FAILURE, job.id, job.failures + 1, json.dumps({"error": error}))
-    if "again" in noted:
-        enqueue(connection, [(job.step, job.task_id, datetime.fromisoformat(noted["again"]))])
+    _run(connection, _SET_FAILURE, job.id, job.failures + 1, json.dumps({"error": error}))
+    if "again" in headers:
+        enqueue(connection, [(job.step, job.task_id, datetime.fromisoformat(headers["again"]))])
 
 
 def release(connection: Connection, holder: str) -> None:
@@ -195,19 +195,19 @@ def dead_letters(connection: Connection, limit: int) -> list[DeadLetter]:
         DeadLetter(
             row["id"], Step(row["entrypoint"]), row["task_id"], row["attempts"], (row["headers"] or {}).get("error")
         )
-        for row in _run(connection, _HELD, limit)
+        for row in _run(connection, _DEAD_LETTERS, limit)
     ]
 
 
 def count_dead_letters(connection: Connection) -> int:
-    (row,) = _run(connection, _COUNT_HELD)
-    return int(row["held"])
+    (row,) = _run(connection, _COUNT_DEAD_LETTERS)
+    return int(row["count"])
 
 
 def requeue(connection: Connection, ids: Collection[int], now: datetime) -> int:
-    taken = _run(connection, _TAKE_HELD, list(ids))
-    enqueue(connection, [(Step(row["entrypoint"]), row["task_id"], now) for row in taken])
-    return len(taken)
+    rows = _run(connection, _TAKE_DEAD_LETTERS, list(ids))
+    enqueue(connection, [(Step(row["entrypoint"]), row["task_id"], now) for row in rows])
+    return len(rows)
 
 
 def scheduled(connection: Connection, step: Step, task_ids: Collection[str]) -> set[str]:
@@ -216,9 +216,9 @@ def scheduled(connection: Connection, step: Step, task_ids: Collection[str]) -> 
 
 
 def backlogs(connection: Connection, now: datetime) -> dict[Step, Backlog]:
-    rows = _run(connection, _STANDING, now)
-    found = {Step(row["entrypoint"]): Backlog(row["waiting"], row["due"], row["oldest_due"]) for row in rows}
-    return {step: found.get(step, Backlog()) for step in Step}
+    rows = _run(connection, _BACKLOGS, now)
+    by_step = {Step(row["entrypoint"]): Backlog(row["waiting"], row["due"], row["oldest_due"]) for row in rows}
+    return {step: by_step.get(step, Backlog()) for step in Step}
 
 
 def overdue(connection: Connection, step: Step, now: datetime) -> bool:
@@ -234,15 +234,15 @@ def _key(step: Step, task_id: str) -> str:
     return f"{step}:{task_id}"
 
 
-def _lock_mine(connection: Connection, job: Job) -> Mapping[str, Any] | None:
-    """What is noted on a job that its holder still has, locked; None when the lease went to somebody else."""
-    rows = _run(connection, _LOCK_MINE, job.id, job.holder)
+def _lock_own(connection: Connection, job: Job) -> Mapping[str, Any] | None:
+    """Lock the job and return its headers, or None if its holder has lost the lease."""
+    rows = _run(connection, _LOCK_OWN, job.id, job.holder)
     return (rows[0]["headers"] or {}) if rows else None
 
 
 def _put_back(connection: Connection, job: Job, run_at: datetime, *, failures: int, error: str | None) -> None:
-    noted = None if error is None else json.dumps({"error": error})
-    _run(connection, _PUT_BACK, job.id, run_at, failures, noted, int(_PRIORITY_ZERO.timestamp()), job.task_id)
+    headers = None if error is None else json.dumps({"error": error})
+    _run(connection, _PUT_BACK, job.id, run_at, failures, headers, int(_PRIORITY_ZERO.timestamp()), job.task_id)
 
 
 def _end(connection: Connection, job: Job, status: str) -> None:

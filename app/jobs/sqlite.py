@@ -1,6 +1,6 @@
-"""The embedded engine: a small table in SQLite, one process that claims from it.
+"""The job engine on SQLite: a table from which one process claims.
 
-There is one worker, so a claim needs no lease: when it starts, what was running is runnable again.
+There is one worker, so a claim needs no lease: its start makes jobs that were running claimable again (`release`).
 """
 
 from collections.abc import Collection, Sequence
@@ -40,7 +40,7 @@ jobs = Table(
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("step", String(16), nullable=False),
     Column("task_id", String(48), nullable=False),
-    Column("state", String(16), nullable=False),  # waiting, running, held
+    Column("state", String(16), nullable=False),  # waiting, running, or held: a dead letter
     Column("run_at", Instant, nullable=False),
     Column("failures", Integer, nullable=False),
     Column("last_error", Text),
@@ -57,13 +57,13 @@ Index(
 Index("ix_jobs_state_run_at", jobs.c.state, jobs.c.run_at)
 
 
-# Written out, because a partial index is not found by a parameter.
+# A literal, because SQLite does not use a partial index for a parameter.
 _IS_WAITING = jobs.c.state == literal_column("'waiting'")
 
 
-def enqueue(connection: Connection, wanted: Sequence[tuple[Step, str, datetime]]) -> None:
+def enqueue(connection: Connection, new_jobs: Sequence[tuple[Step, str, datetime]]) -> None:
     earliest: dict[tuple[Step, str], datetime] = {}
-    for step, task_id, run_at in wanted:
+    for step, task_id, run_at in new_jobs:
         known = earliest.get((step, task_id))
         earliest[step, task_id] = run_at if known is None else min(known, run_at)
     if not earliest:
@@ -72,18 +72,18 @@ def enqueue(connection: Connection, wanted: Sequence[tuple[Step, str, datetime]]
 
 
 def _put(connection: Connection, rows: Sequence[tuple[str, str, datetime, int, str | None]]) -> None:
-    """Have these jobs wait, rows of `_WISHED`; one that waits already gets the earlier time and the longer record of
+    """Add waiting jobs, as rows of `_NEW`. A job that waits already keeps the earlier time and the higher count of
     failures.
     """
     _PUT.run(connection, rows)
     notify_after_commit(connection)
 
 
-def _statement(given: FromClause, _dialect: str) -> ClauseElement:
-    columns = [*(given.c[name] for name in _WISHED), literal_column("'waiting'")]
-    # SQLite takes ON CONFLICT for a join's condition where no WHERE stands before it.
-    wishes = select(*columns).where(literal_column("true"))
-    statement = insert(jobs).from_select([*_WISHED, "state"], wishes)
+def _statement(relation: FromClause, _dialect: str) -> ClauseElement:
+    columns = [*(relation.c[name] for name in _NEW), literal_column("'waiting'")]
+    # Without a WHERE, SQLite reads the ON of ON CONFLICT as the condition of a join.
+    rows = select(*columns).where(literal_column("true"))
+    statement = insert(jobs).from_select([*_NEW, "state"], rows)
     new = statement.excluded
     return statement.on_conflict_do_update(
         index_elements=["step", "task_id"],
@@ -96,11 +96,11 @@ def _statement(given: FromClause, _dialect: str) -> ClauseElement:
     )
 
 
-_WISHED = ("step", "task_id", "run_at", "failures", "last_error")
-_PUT = Bulk({name: jobs.c[name].type for name in _WISHED}, _statement)
+_NEW = ("step", "task_id", "run_at", "failures", "last_error")
+_PUT = Bulk({name: jobs.c[name].type for name in _NEW}, _statement)
 
 
-# An idle worker's, made once as those of `app.db`.
+# Constants, because building a statement takes longer than running it.
 _NEXT_DUE = select(jobs.c.run_at).where(jobs.c.state == "waiting").order_by(jobs.c.run_at).limit(1)
 
 
@@ -110,7 +110,7 @@ def next_due(connection: Connection) -> datetime | None:
 
 
 _running = jobs.alias("running")
-_IN_HAND = exists().where(
+_IS_RUNNING = exists().where(
     _running.c.state == "running", _running.c.step == jobs.c.step, _running.c.task_id == jobs.c.task_id
 )
 _DUE = (
@@ -120,10 +120,10 @@ _DUE = (
         jobs.c.state == "waiting",
         jobs.c.run_at <= bindparam("now"),
         jobs.c.step.in_(bindparam("steps", expanding=True)),
-        ~_IN_HAND,
+        ~_IS_RUNNING,
     )
     .order_by(func.coalesce(tasks.c.sample_expires_at, jobs.c.run_at), jobs.c.id)
-    .limit(bindparam("most"))
+    .limit(bindparam("max_jobs"))
 )
 _TAKE = (
     update(jobs)
@@ -139,22 +139,22 @@ _FINISH = delete(jobs).where(jobs.c.id == bindparam("job_id"))
 def claim(
     connection: Connection, holder: str, now: datetime, limit: int, steps: Collection[Step] = tuple(Step)
 ) -> list[Job]:
-    """Those of a task whose link dies first come first, the others in the order in which they fell due."""
-    order = list(connection.execute(_DUE, {"now": now, "steps": list(steps), "most": limit}).scalars())
+    """Claim in the order that the contract describes; the jobs are returned in it too."""
+    order = list(connection.execute(_DUE, {"now": now, "steps": list(steps), "max_jobs": limit}).scalars())
     if not order:
         return []
-    taken = connection.execute(_TAKE, {"ids": order})
-    claimed = [Job(row.id, Step(row.step), row.task_id, row.failures, holder) for row in taken]
+    rows = connection.execute(_TAKE, {"ids": order})
+    claimed = [Job(row.id, Step(row.step), row.task_id, row.failures, holder) for row in rows]
     return sorted(claimed, key=lambda job: order.index(job.id))
 
 
-def heartbeat(connection: Connection, in_hand: Collection[Job]) -> None:
-    """Nobody else could have them."""
+def heartbeat(connection: Connection, running: Collection[Job]) -> None:
+    """Do nothing: there is no other worker."""
 
 
 def finish(connection: Connection, job: Job) -> None:
     connection.execute(_FINISH, {"job_id": job.id})
-    notify_after_commit(connection)  # another job of the task may have waited for this one
+    notify_after_commit(connection)  # the same job may have waited for this one to end
 
 
 def retry(connection: Connection, job: Job, run_at: datetime, error: str) -> None:
@@ -168,12 +168,12 @@ def dead_letter(connection: Connection, job: Job, error: str) -> None:
     )
 
 
-def release(connection: Connection, holder: str) -> None:  # noqa: ARG001 - there is no other
-    kept = (jobs.c.step, jobs.c.task_id, jobs.c.run_at, jobs.c.failures, jobs.c.last_error)
-    running = connection.execute(select(*kept).where(jobs.c.state == "running")).all()
+def release(connection: Connection, holder: str) -> None:  # noqa: ARG001 - there is one worker
+    columns = (jobs.c.step, jobs.c.task_id, jobs.c.run_at, jobs.c.failures, jobs.c.last_error)
+    rows = connection.execute(select(*columns).where(jobs.c.state == "running")).all()
     connection.execute(delete(jobs).where(jobs.c.state == "running"))
-    if running:
-        _put(connection, [tuple(row) for row in running])
+    if rows:
+        _put(connection, [tuple(row) for row in rows])
 
 
 def dead_letters(connection: Connection, limit: int) -> list[DeadLetter]:
@@ -189,11 +189,11 @@ def count_dead_letters(connection: Connection) -> int:
 
 
 def requeue(connection: Connection, ids: Collection[int], now: datetime) -> int:
-    taken = connection.execute(
+    rows = connection.execute(
         delete(jobs).where(jobs.c.state == "held", jobs.c.id.in_(ids)).returning(jobs.c.step, jobs.c.task_id)
     ).all()
-    enqueue(connection, [(Step(row.step), row.task_id, now) for row in taken])
-    return len(taken)
+    enqueue(connection, [(Step(row.step), row.task_id, now) for row in rows])
+    return len(rows)
 
 
 def scheduled(connection: Connection, step: Step, task_ids: Collection[str]) -> set[str]:
@@ -213,8 +213,8 @@ def backlogs(connection: Connection, now: datetime) -> dict[Step, Backlog]:
         .where(jobs.c.state == "waiting")
         .group_by(jobs.c.step)
     )
-    found = {Step(step): Backlog(*counts) for step, *counts in connection.execute(query)}
-    return {step: found.get(step, Backlog()) for step in Step}
+    by_step = {Step(step): Backlog(*counts) for step, *counts in connection.execute(query)}
+    return {step: by_step.get(step, Backlog()) for step in Step}
 
 
 def overdue(connection: Connection, step: Step, now: datetime) -> bool:
@@ -223,4 +223,4 @@ def overdue(connection: Connection, step: Step, now: datetime) -> bool:
 
 
 def prune(connection: Connection, before: datetime) -> None:
-    """A job that ended leaves nothing behind."""
+    """Do nothing: a job that has ended leaves no row."""
