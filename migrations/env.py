@@ -1,9 +1,9 @@
-"""Alembic's entry: runs the steps on the connection it is handed (see `app/db/migrations/migrate.py`)."""
+"""The entry point of Alembic: runs the migrations on the connection of `app/db/migrations/migrate.py`."""
 
 from alembic import context
 
 from app.db.migrations import all_tables
-from app.jobs import sqlite  # noqa: F401 - its table joins the metadata
+from app.jobs import sqlite  # noqa: F401 - adds its table to the metadata
 
 connection = context.config.attributes["connection"]
 context.configure(

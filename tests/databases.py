@@ -1,4 +1,4 @@
-"""What tests of any part need of a database: its engines, a unit that waits, a stand-in that writes alone."""
+"""Database helpers for all tests: the engines, statements, a unit that waits, and a database without batches."""
 
 import asyncio
 import threading
@@ -22,14 +22,14 @@ T = TypeVar("T")
 
 
 def engines(database: Database) -> tuple[Engine, ...]:
-    """SQLAlchemy's engines behind a database, for listeners to their events."""
+    """Return the engines of SQLAlchemy that a database uses, for listeners to their events."""
     assert isinstance(database, Sqlite | Postgres)
     return database.engines
 
 
 @contextmanager
 def listening_for(database: Database, name: str, listener: Callable[..., object]) -> Generator[None]:
-    """Within it, the listener hears each event of this name of the database's engines."""
+    """Call the listener for each event of this name of the engines, for the duration of the block."""
     for engine in engines(database):
         event.listen(engine, name, listener)
     try:
@@ -41,19 +41,19 @@ def listening_for(database: Database, name: str, listener: Callable[..., object]
 
 @contextmanager
 def statements(database: Database) -> Generator[list[str]]:
-    """Every statement that is run while this lasts, on whichever connection."""
-    seen: list[str] = []
+    """Collect the SQL of all statements that run during the block, on any connection."""
+    collected: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        seen.append(statement)
+        collected.append(statement)
 
     with listening_for(database, "before_cursor_execute", note):
-        yield seen
+        yield collected
 
 
 @asynccontextmanager
 async def connection_to(postgres_url: str) -> AsyncGenerator[AsyncConnection]:
-    """A connection of somebody else to a PostgreSQL database, whose transactions the test ends itself."""
+    """Open another connection to a PostgreSQL database; the test ends its transactions itself."""
     engine = make_engine(postgres_url)
     try:
         async with engine.connect() as connection:
@@ -63,7 +63,7 @@ async def connection_to(postgres_url: str) -> AsyncGenerator[AsyncConnection]:
 
 
 class Gate:
-    """Holds the unit of work that comes to it until the test opens it."""
+    """Blocks the unit of work that calls `hold` until the test opens the gate."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -72,7 +72,7 @@ class Gate:
 
     def hold(self, connection: Connection) -> None:
         self._loop.call_soon_threadsafe(self.reached.set)
-        if connection.dialect.name == "postgresql":  # whose units run on the event loop
+        if connection.dialect.name == "postgresql":  # its units run on the event loop
             await_only(self._opened.wait())
         else:
             self._opened_to_threads.wait(60)
@@ -83,14 +83,14 @@ class Gate:
 
 
 class OneByOne:
-    """What would be written in groups is written alone, by this database's own `write`."""
+    """A database whose `write_batched` writes each item in a unit of its own, with `write`."""
 
     async def write(self, work: Callable[[Connection], Any]) -> Any:
         raise NotImplementedError
 
     def write_batched(self, work: Work[Item, T], item: Item, size: int = 0) -> "asyncio.Future[T]":  # noqa: ARG002
-        def alone(connection: Connection) -> T:
+        def unit(connection: Connection) -> T:
             return work(connection, [item])[0]
 
-        alone.__module__ = work.__module__  # whose unit of work it is
-        return asyncio.ensure_future(self.write(alone))
+        unit.__module__ = work.__module__  # names the step that the unit belongs to
+        return asyncio.ensure_future(self.write(unit))

@@ -1,6 +1,6 @@
-"""A PostgreSQL server for the tests, and a database of its own for each of them.
+"""A PostgreSQL server for the tests, with a database for each test.
 
-It must not decide what a test does without one: it gives the reason, and the caller skips or fails.
+If there is no server it returns the reason, and the caller decides to skip or to fail.
 """
 
 import os
@@ -17,23 +17,23 @@ from app.db.engine.database import Database
 from app.db.engine.postgres import Postgres as Engine
 from benchmarks.postgres_server import Server, running
 
-# Small tables are emptied ten times sooner by DELETE than by TRUNCATE, and that sooner than a database is made.
+# For small tables DELETE is ten times faster than TRUNCATE, and that is faster than creating a database.
 _EMPTY = """
 DO $$
 DECLARE
-    each text;
+    name text;
 BEGIN
     PERFORM pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend';
-    FOR each IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version' LOOP
-        EXECUTE format('DELETE FROM %I', each);
+    FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version' LOOP
+        EXECUTE format('DELETE FROM %I', name);
     END LOOP;
 END $$
 """
 
 
-# A database on which `now()` is what the session says: so that PgQueuer, too, keeps a test's time. Its comparisons
-# are strict, hence the microsecond.
+# Replaces `now()` by the time that a transaction sets, so that PgQueuer follows the clock of a test. PgQueuer compares
+# with `<`, hence the microsecond.
 _FROZEN_NOW = """
 CREATE SCHEMA frozen;
 CREATE FUNCTION frozen.now() RETURNS timestamptz STABLE LANGUAGE sql AS $$
@@ -43,13 +43,13 @@ $$;
 
 
 def set_time(connection: Connection, now: datetime) -> None:
-    """Have the rest of this transaction see this time, where the database has a clock of its own."""
+    """Set the time for the rest of this transaction. Does nothing on SQLite, which has no clock of its own."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("SELECT set_config('frozen.now', $1, true)", (now.isoformat(),))
 
 
 def keep_time(database: Database, now: Callable[[], datetime]) -> None:
-    """Have every transaction of this database see the time of a test's clock."""
+    """Set the time of each transaction of this database from the clock of a test."""
     if isinstance(database, Engine):
         (engine,) = database.engines
         event.listen(engine, "begin", lambda connection: set_time(connection, now()))
@@ -57,42 +57,42 @@ def keep_time(database: Database, now: Callable[[], datetime]) -> None:
 
 @dataclass(frozen=True)
 class Postgres:
-    """A running server, by the address of its maintenance database."""
+    """A running server; `dsn` is the URL of its maintenance database."""
 
     dsn: str
-    process: Server | None = None  # None: somebody else's, which is not ours to kill
+    process: Server | None = None  # None: not started by the tests, so they must not kill it
 
     def address(self, database: str) -> str:
-        """The address of another database of this server, as asyncpg and SQLAlchemy read it."""
+        """Return the URL of a database of this server, for asyncpg and SQLAlchemy."""
         return urlunsplit(urlsplit(self.dsn)._replace(path=f"/{database}"))
 
     async def create(self, database: str, template: str = "template0") -> str:
-        """Makes a database and gives its address; nobody may be connected to the template meanwhile."""
+        """Create a database and return its URL. The template must not have any connections."""
         await _execute(self.dsn, f'CREATE DATABASE "{database}" TEMPLATE "{template}"')
         return self.address(database)
 
     async def use_clock(self, database: str) -> None:
-        """Lets `set_time` say what time it is in this database."""
+        """Prepare this database for `set_time`."""
         await _execute(self.address(database), _FROZEN_NOW)
         await _execute(self.dsn, f'ALTER DATABASE "{database}" SET search_path = frozen, pg_catalog, public')
 
     async def empty(self, database: str) -> None:
-        """Takes every row out of a migrated database, and ends what still holds a connection to it."""
+        """Delete all rows of a migrated database, and end all other connections to it."""
         await _execute(self.address(database), _EMPTY)
 
     async def drop(self, database: str) -> None:
-        """Drops a database, and whatever still holds a connection to it."""
+        """Drop a database, and end all connections to it."""
         await _execute(self.dsn, f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
 
 
 @contextmanager
 def start_postgres(*, durable: bool = False) -> Generator[Postgres | str]:
-    """The server of TEST_POSTGRES_DSN, else one started from installed binaries, else why there is none.
+    """Yield the server of TEST_POSTGRES_DSN, else one started from installed binaries, else the reason for its lack.
 
-    A durable one syncs its commits to disk and may be killed.
+    With `durable`, a started server syncs its commits to disk, so that a test may kill it.
     """
-    if given := os.environ.get("TEST_POSTGRES_DSN"):
-        yield Postgres(given)
+    if dsn := os.environ.get("TEST_POSTGRES_DSN"):
+        yield Postgres(dsn)
         return
     with running(durable=durable) as server:
         yield server if isinstance(server, str) else Postgres(server.dsn, server)

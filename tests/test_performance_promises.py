@@ -395,14 +395,14 @@ async def test_a_batch_has_a_maximum_number_of_writes(database: Database) -> Non
     names = [f"{number:04}" for number in range(600)]
     await after_the_first(database, work, gate, names)
 
-    assert work.groups == [["first"], names[:512], names[512:]]
+    assert work.batches == [["first"], names[:512], names[512:]]
 
 
 async def test_a_batch_has_a_maximum_size_in_bytes(database: Database) -> None:
     work = Writing(gate=(gate := Gate()))
     await after_the_first(database, work, gate, "abcde", size=5 * MIB)
 
-    assert work.groups == [["first"], ["a", "b"], ["c", "d"], ["e"]]
+    assert work.batches == [["first"], ["a", "b"], ["c", "d"], ["e"]]
 
 
 # The time for a graceful stop, which the README promises and containers rely on

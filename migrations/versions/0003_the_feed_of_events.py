@@ -1,4 +1,4 @@
-"""The feed of events."""
+"""Add the event feed."""
 
 import sqlalchemy as sa
 from alembic import op

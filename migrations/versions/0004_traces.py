@@ -1,4 +1,4 @@
-"""The trace that a task belongs to."""
+"""Add the trace of a task."""
 
 import sqlalchemy as sa
 from alembic import op

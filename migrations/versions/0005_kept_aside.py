@@ -1,4 +1,4 @@
-"""Which machine keeps bytes aside that the store could not take."""
+"""Add the record of which instance spools the bytes of an attempt."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Where to tell of a task."""
+"""Add the webhook settings of a task."""
 
 from typing import Any
 

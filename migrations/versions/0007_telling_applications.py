@@ -1,4 +1,4 @@
-"""Telling applications: endpoints, deliveries and their attempts; what an API key wants where a task does not say."""
+"""Add endpoints, deliveries and delivery attempts, and the default webhook settings of an API key."""
 
 from typing import Any
 

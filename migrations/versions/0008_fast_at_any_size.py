@@ -1,4 +1,4 @@
-"""Indexes that keep reads as fast as they were, however many tasks have ended."""
+"""Add indexes that keep reads fast for any number of ended tasks."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,7 +9,7 @@ branch_labels = None
 depends_on = None
 
 NAMED = sa.text("provider_id IS NOT NULL")
-# Made before the step where the tables may be large: no table is locked meanwhile.
+# Created concurrently before the migration, which would lock tables that may be large.
 AHEAD = {
     "ix_submissions_provider_id": "submissions (provider_id) WHERE provider_id IS NOT NULL",
     "ix_tasks_model_status_id": "tasks (model, status, id)",
@@ -31,7 +31,7 @@ def upgrade() -> None:
     by_place = ["endpoint_id", "state", "id"]
     op.create_index("ix_deliveries_endpoint_id_state_id", "deliveries", by_place, if_not_exists=True)
     op.create_index("ix_deliveries_state_id", "deliveries", ["state", "id"], if_not_exists=True)
-    op.drop_index("ix_tasks_model_id", "tasks")  # the version before finds its tasks without it
+    op.drop_index("ix_tasks_model_id", "tasks")  # the previous version finds its tasks without it
 
 
 def downgrade() -> None:

@@ -1,4 +1,4 @@
-"""An index that has the queue in its order, for the place of one task in it."""
+"""Add an index in the order of the queue, to find the position of a task."""
 
 import sqlalchemy as sa
 from alembic import op

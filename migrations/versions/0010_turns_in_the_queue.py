@@ -1,4 +1,4 @@
-"""An index that has the queue by keys, for whose turn it is."""
+"""Add an index of the queue by API key, to find the key whose task is admitted next."""
 
 import sqlalchemy as sa
 from alembic import op

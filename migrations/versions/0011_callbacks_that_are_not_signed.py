@@ -1,4 +1,4 @@
-"""An index of the callbacks that are not signed, for whoever looks for those."""
+"""Add an index of the unsigned callbacks, for the list of them."""
 
 import sqlalchemy as sa
 from alembic import op

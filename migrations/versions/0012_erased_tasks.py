@@ -1,4 +1,4 @@
-"""What is left of tasks that were erased."""
+"""Add the record of erased tasks."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""An index of the deliveries that are tests, for the rounds of an endpoint that rests."""
+"""Add an index of the test deliveries, for the rounds of an endpoint that is backing off."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What every engine of jobs has to keep: the conformance suite, on both databases."""
+"""The conformance suite of the job engines, on both databases."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -22,8 +22,8 @@ def later(seconds: float) -> datetime:
     return START + timedelta(seconds=seconds)
 
 
-def enqueue(*wanted: tuple[Step, str, datetime]) -> Callable[[Connection], None]:
-    return lambda connection: jobs.enqueue(connection, wanted)
+def enqueue(*new_jobs: tuple[Step, str, datetime]) -> Callable[[Connection], None]:
+    return lambda connection: jobs.enqueue(connection, new_jobs)
 
 
 async def claim(database: Database, now: datetime = START, limit: int = 10, holder: str = ME) -> list[Job]:
@@ -43,7 +43,7 @@ def release(connection: Connection) -> None:
 
 
 async def take(database: Database, now: datetime = START) -> Job:
-    """The only job that is due."""
+    """Claim and return the only due job."""
     (job,) = await claim(database, now)
     return job
 
@@ -53,7 +53,7 @@ async def finish(database: Database, found: Sequence[Job]) -> None:
         await database.write(lambda connection, job=job: jobs.finish(connection, job))  # type: ignore[misc]
 
 
-async def test_a_job_is_there_exactly_when_its_reason_is(database: Database) -> None:
+async def test_a_job_is_stored_only_if_its_transaction_commits(database: Database) -> None:
     def unit(connection: Connection, *, fails: bool) -> None:
         jobs.enqueue(connection, [(Step.DISPATCH, plan_task(connection, f"{fails}"), START)])
         if fails:
@@ -68,7 +68,7 @@ async def test_a_job_is_there_exactly_when_its_reason_is(database: Database) -> 
     assert await claimed(database) == [(Step.DISPATCH, "task_False")]
 
 
-async def test_a_rollback_drops_jobs_that_were_the_units_first_statement(database: Database) -> None:
+async def test_a_rollback_drops_jobs_enqueued_by_the_first_statement(database: Database) -> None:
     def unit(connection: Connection) -> None:
         jobs.enqueue(connection, [(Step.DISPATCH, "task_1", START)])
         raise KeyError
@@ -79,7 +79,7 @@ async def test_a_rollback_drops_jobs_that_were_the_units_first_statement(databas
     assert await claimed(database) == []
 
 
-async def test_nothing_to_enqueue_is_fine(database: Database) -> None:
+async def test_enqueuing_no_jobs_does_nothing(database: Database) -> None:
     await database.write(enqueue())
 
     assert await database.read(jobs.next_due) is None
@@ -94,7 +94,7 @@ async def test_a_job_does_not_run_before_its_time(database: Database) -> None:
 
 
 @pytest.mark.parametrize(("first", "second", "due"), [(10, 5, 5), (5, 10, 5)])
-async def test_asking_again_brings_a_job_forward_and_never_puts_it_off(
+async def test_enqueuing_a_waiting_job_again_keeps_the_earlier_time(
     database: Database, first: float, second: float, due: float
 ) -> None:
     for seconds in (first, second):
@@ -107,7 +107,7 @@ async def test_asking_again_brings_a_job_forward_and_never_puts_it_off(
     assert await database.read(jobs.next_due) is None
 
 
-async def test_the_earliest_of_several_wishes_in_one_call_counts(database: Database) -> None:
+async def test_enqueuing_a_job_several_times_in_one_call_keeps_the_earliest_time(database: Database) -> None:
     times = [later(7), later(3), later(9)]
     await database.write(enqueue(*((Step.COLLECT, "task_1", at) for at in times)))
 
@@ -115,8 +115,8 @@ async def test_the_earliest_of_several_wishes_in_one_call_counts(database: Datab
     assert len(await claim(database, later(10))) == 1
 
 
-async def test_a_job_that_is_to_run_again_has_its_turn_behind_those_that_fell_due_before(database: Database) -> None:
-    """Else those that never come to an end would leave nothing to the others."""
+async def test_a_job_that_runs_again_comes_after_the_jobs_that_fell_due_before(database: Database) -> None:
+    """Otherwise a job that always runs again would block the others."""
     await database.write(enqueue((Step.NOTIFY, "ep_busy", START)))
     busy = await take(database)
     await database.write(enqueue((Step.NOTIFY, "ep_new", later(1))))
@@ -126,7 +126,7 @@ async def test_a_job_that_is_to_run_again_has_its_turn_behind_those_that_fell_du
     assert await claimed(database, later(3), limit=1) == [(Step.NOTIFY, "ep_new")]
 
 
-async def test_a_job_that_failed_has_its_turn_behind_those_that_fell_due_before(database: Database) -> None:
+async def test_a_failed_job_comes_after_the_jobs_that_fell_due_before(database: Database) -> None:
     await database.write(enqueue((Step.NOTIFY, "ep_failed", START)))
     failed = await take(database)
     await database.write(enqueue((Step.NOTIFY, "ep_new", later(1))))
@@ -135,7 +135,7 @@ async def test_a_job_that_failed_has_its_turn_behind_those_that_fell_due_before(
     assert await claimed(database, later(3), limit=1) == [(Step.NOTIFY, "ep_new")]
 
 
-async def test_asking_for_the_same_job_many_times_leaves_one(database: Database) -> None:
+async def test_enqueuing_a_job_many_times_leaves_one(database: Database) -> None:
     for seconds in range(20):
         await database.write(enqueue((Step.COLLECT, "task_1", later(seconds))))
 
@@ -145,7 +145,7 @@ async def test_asking_for_the_same_job_many_times_leaves_one(database: Database)
     assert await database.read(jobs.next_due) is None
 
 
-async def test_other_steps_and_other_tasks_wait_beside_each_other(database: Database) -> None:
+async def test_jobs_of_different_steps_and_tasks_wait_independently(database: Database) -> None:
     wanted = [(Step.COLLECT, "task_1", START), (Step.RECONCILE, "task_1", later(1)), (Step.COLLECT, "task_2", later(2))]
     await database.write(enqueue(*wanted))
     done = []
@@ -156,7 +156,7 @@ async def test_other_steps_and_other_tasks_wait_beside_each_other(database: Data
     assert done == [(step, task_id) for step, task_id, _ in wanted]
 
 
-async def test_what_is_asked_for_while_a_job_runs_waits_for_another_run(database: Database) -> None:
+async def test_a_job_enqueued_while_it_runs_runs_again(database: Database) -> None:
     await database.write(enqueue((Step.COLLECT, "task_1", START)))
     running = await claim(database)
     await database.write(enqueue((Step.COLLECT, "task_1", START)))
@@ -167,7 +167,7 @@ async def test_what_is_asked_for_while_a_job_runs_waits_for_another_run(database
     assert await claimed(database) == [(Step.COLLECT, "task_1")]
 
 
-async def test_the_longest_due_come_first_and_no_more_than_asked_for(database: Database) -> None:
+async def test_a_claim_takes_the_longest_due_jobs_up_to_its_limit(database: Database) -> None:
     order = ["task_c", "task_a", "task_d", "task_b"]
     await database.write(enqueue(*((Step.DISPATCH, task_id, later(order.index(task_id))) for task_id in sorted(order))))
 
@@ -177,8 +177,8 @@ async def test_the_longest_due_come_first_and_no_more_than_asked_for(database: D
     assert [task_id for _, task_id in first + second] == order
 
 
-async def test_different_steps_of_one_task_may_be_done_at_once(database: Database) -> None:
-    """A download that hangs must not keep the provider from being asked for a fresh link."""
+async def test_different_steps_of_one_task_may_run_at_once(database: Database) -> None:
+    """A download that hangs must not delay the request for a fresh link."""
     await database.write(enqueue((Step.COLLECT, "task_1", START), (Step.RECONCILE, "task_1", later(1))))
     first = await claimed(database, START)
     second = await claimed(database, later(2))
@@ -186,7 +186,7 @@ async def test_different_steps_of_one_task_may_be_done_at_once(database: Databas
     assert (first, second) == ([(Step.COLLECT, "task_1")], [(Step.RECONCILE, "task_1")])
 
 
-async def test_a_step_in_hand_does_not_hold_up_the_other_tasks(database: Database) -> None:
+async def test_a_running_step_does_not_delay_other_tasks(database: Database) -> None:
     await database.write(enqueue((Step.COLLECT, "task_1", START)))
     await claim(database)
     await database.write(enqueue((Step.COLLECT, "task_1", START), (Step.COLLECT, "task_2", later(1))))
@@ -194,7 +194,7 @@ async def test_a_step_in_hand_does_not_hold_up_the_other_tasks(database: Databas
     assert await claimed(database, later(1), 1) == [(Step.COLLECT, "task_2")]
 
 
-async def test_a_lane_takes_its_own_steps_alone(database: Database) -> None:
+async def test_a_claim_takes_only_the_requested_steps(database: Database) -> None:
     await database.write(enqueue(*((step, "task_1", START) for step in Step)))
     lane = {Step.DISPATCH, Step.SWEEP}
 
@@ -209,7 +209,7 @@ async def test_a_lane_takes_its_own_steps_alone(database: Database) -> None:
     assert {step for step, _ in rest} == set(Step) - lane
 
 
-async def test_the_task_whose_link_dies_first_comes_first_whenever_its_job_was_left(database: Database) -> None:
+async def test_jobs_are_claimed_in_the_order_in_which_their_links_expire(database: Database) -> None:
     def unit(connection: Connection) -> None:
         for number, expires in enumerate((90, 30, 60)):
             plan_task(connection, f"{number}", sample_expires_at=later(expires))
@@ -222,11 +222,11 @@ async def test_the_task_whose_link_dies_first_comes_first_whenever_its_job_was_l
     assert [task_id for _, task_id in found] == ["task_1", "task_2", "task_0"]
 
 
-async def test_whether_a_task_has_a_job_is_known_whatever_becomes_of_it(database: Database) -> None:
+async def test_jobs_in_all_states_are_scheduled(database: Database) -> None:
     names = {"task_waiting", "task_running", "task_held", "task_none", "task_other"}
     await database.write(enqueue((Step.COLLECT, "task_running", START), (Step.COLLECT, "task_held", START)))
-    (dead_letters,) = [job for job in await claim(database) if job.task_id == "task_held"]
-    await database.write(lambda connection: jobs.dead_letter(connection, dead_letters, "KeyError"))
+    (failed,) = [job for job in await claim(database) if job.task_id == "task_held"]
+    await database.write(lambda connection: jobs.dead_letter(connection, failed, "KeyError"))
     await database.write(enqueue((Step.COLLECT, "task_waiting", later(9)), (Step.DISPATCH, "task_other", START)))
 
     found = await database.read(lambda connection: jobs.scheduled(connection, Step.COLLECT, names))
@@ -243,7 +243,7 @@ async def test_many_claims_at_once_take_each_job_once(database: Database) -> Non
             taken += some
         return taken
 
-    # Who meets only locked jobs takes none and looks again when it is woken.
+    # A claim that finds only locked jobs returns none; a worker would claim again at the next wakeup.
     found = [job for batch in await asyncio.gather(*(take_all() for _ in range(20))) for job in batch]
     found += await claim(database, limit=60)
 
@@ -275,7 +275,7 @@ async def test_a_failed_job_runs_again_and_remembers_how_often_it_failed(databas
     assert await claimed(database, later(2.5)) == []
 
 
-async def test_a_failed_job_whose_successor_waits_leaves_it_the_count(database: Database) -> None:
+async def test_a_failed_job_passes_its_count_to_the_same_job_that_waits(database: Database) -> None:
     await database.write(enqueue((Step.DISPATCH, "task_1", START)))
     job = await take(database)
     await database.write(enqueue((Step.DISPATCH, "task_1", later(1))))
@@ -287,7 +287,7 @@ async def test_a_failed_job_whose_successor_waits_leaves_it_the_count(database: 
     assert await claimed(database, later(999)) == []
 
 
-async def test_asking_again_for_a_job_that_failed_does_not_forget_its_failures(database: Database) -> None:
+async def test_enqueuing_a_failed_job_again_keeps_its_count_of_failures(database: Database) -> None:
     await database.write(enqueue((Step.DISPATCH, "task_1", START)))
     await fail(database, await take(database), later(60))
     await database.write(enqueue((Step.DISPATCH, "task_1", later(1))))
@@ -295,34 +295,34 @@ async def test_asking_again_for_a_job_that_failed_does_not_forget_its_failures(d
     assert (await take(database, later(1))).failures == 1
 
 
-async def test_a_job_set_aside_is_counted_and_does_not_run_but_the_task_goes_on(database: Database) -> None:
+async def test_a_dead_letter_is_counted_and_does_not_run_but_the_same_job_may(database: Database) -> None:
     await database.write(enqueue((Step.DISPATCH, "task_1", START)))
     job = await take(database)
     await database.write(lambda connection: jobs.dead_letter(connection, job, "KeyError"))
     await database.write(release)
-    still = await claimed(database, later(999))
+    claimable = await claimed(database, later(999))
     await database.write(enqueue((Step.DISPATCH, "task_1", START)))
 
     assert len(await database.read(jobs.dead_letters)) == 1
-    assert still == []
+    assert claimable == []
     assert await claimed(database) == [(Step.DISPATCH, "task_1")]
 
 
-async def set_aside(database: Database, task_id: str) -> DeadLetter:
+async def make_dead_letter(database: Database, task_id: str) -> DeadLetter:
     await database.write(enqueue((Step.DISPATCH, task_id, START)))
     job = await take(database)
     await database.write(lambda connection: jobs.dead_letter(connection, job, "KeyError"))
     return (await database.read(jobs.dead_letters))[-1]
 
 
-async def test_a_job_set_aside_says_what_it_was_and_why(database: Database) -> None:
+async def test_a_dead_letter_has_its_step_task_failures_and_error(database: Database) -> None:
     await database.write(enqueue((Step.DISPATCH, "task_1", START)))
     await fail(database, await take(database), START)
     again = await take(database)
     await database.write(lambda connection: jobs.dead_letter(connection, again, "KeyError"))
-    (dead_letters,) = await database.read(jobs.dead_letters)
+    (letter,) = await database.read(jobs.dead_letters)
 
-    assert (dead_letters.step, dead_letters.task_id, dead_letters.failures, dead_letters.error) == (
+    assert (letter.step, letter.task_id, letter.failures, letter.error) == (
         Step.DISPATCH,
         "task_1",
         2,
@@ -330,7 +330,7 @@ async def test_a_job_set_aside_says_what_it_was_and_why(database: Database) -> N
     )
 
 
-async def test_what_is_asked_for_while_the_last_try_fails_is_done_all_the_same(database: Database) -> None:
+async def test_a_job_enqueued_during_the_last_try_runs_after_its_failure(database: Database) -> None:
     await database.write(enqueue((Step.DISPATCH, "task_1", START)))
     job = await take(database)
     await database.write(enqueue((Step.DISPATCH, "task_1", later(1))))
@@ -340,19 +340,19 @@ async def test_what_is_asked_for_while_the_last_try_fails_is_done_all_the_same(d
     assert await claimed(database, later(1)) == [(Step.DISPATCH, "task_1")]
 
 
-async def test_a_requeued_job_runs_as_if_it_had_never_failed_and_the_others_stay_aside(database: Database) -> None:
-    first, second = [await set_aside(database, task_id) for task_id in ("task_1", "task_2")]
+async def test_a_requeued_job_has_no_failures_and_the_other_dead_letters_stay(database: Database) -> None:
+    first, second = [await make_dead_letter(database, task_id) for task_id in ("task_1", "task_2")]
     count = await database.write(lambda connection: jobs.requeue(connection, [first.id, 999_999], START))
     again = await take(database)
 
     assert (count, again.task_id, again.failures) == (1, "task_1", 0)
-    assert [dead_letters.id for dead_letters in await database.read(jobs.dead_letters)] == [second.id]
+    assert [letter.id for letter in await database.read(jobs.dead_letters)] == [second.id]
 
 
-async def test_a_job_requeued_where_the_same_waits_already_is_done_once(database: Database) -> None:
-    dead_letters = await set_aside(database, "task_1")
+async def test_a_requeued_job_that_already_waits_runs_once(database: Database) -> None:
+    letter = await make_dead_letter(database, "task_1")
     await database.write(enqueue((Step.DISPATCH, "task_1", later(5))))
-    await database.write(lambda connection: jobs.requeue(connection, [dead_letters.id], START))
+    await database.write(lambda connection: jobs.requeue(connection, [letter.id], START))
     job = await take(database)
     await finish(database, [job])
 
@@ -361,12 +361,12 @@ async def test_a_job_requeued_where_the_same_waits_already_is_done_once(database
 
 async def test_a_waiting_job_is_not_requeued(database: Database) -> None:
     await database.write(enqueue((Step.DISPATCH, "task_1", later(5))))
-    (left,) = [job.id for job in await claim(database, later(5))]
+    (job_id,) = [job.id for job in await claim(database, later(5))]
 
-    assert await database.write(lambda connection: jobs.requeue(connection, [left], START)) == 0
+    assert await database.write(lambda connection: jobs.requeue(connection, [job_id], START)) == 0
 
 
-async def test_how_the_jobs_of_each_step_stand(database: Database) -> None:
+async def test_the_backlog_of_each_step_is_counted(database: Database) -> None:
     await database.write(
         enqueue(
             (Step.COLLECT, "a", later(-9)),
@@ -385,7 +385,7 @@ async def test_how_the_jobs_of_each_step_stand(database: Database) -> None:
     assert backlogs[Step.DISPATCH] == Backlog()
 
 
-async def test_what_a_dead_process_was_running_is_runnable_again_with_its_failures(database: Database) -> None:
+async def test_released_jobs_run_again_with_their_count_of_failures(database: Database) -> None:
     await database.write(enqueue((Step.DISPATCH, "task_1", START), (Step.COLLECT, "task_2", START)))
     for job in await claim(database):
         await fail(database, job, later(1))
@@ -407,8 +407,8 @@ async def test_releasing_with_nothing_running_changes_nothing(database: Database
     assert await database.read(jobs.next_due) == later(1)
 
 
-@pytest.mark.parametrize("what", ["enqueue", "finish", "retry"])
-async def test_whoever_waits_for_work_is_told_when_there_may_be_some(database: Database, what: str) -> None:
+@pytest.mark.parametrize("call", ["enqueue", "finish", "retry"])
+async def test_listeners_are_called_when_there_may_be_jobs(database: Database, call: str) -> None:
     await database.write(enqueue((Step.DISPATCH, "task_1", START)))
     job = await take(database)
     units: dict[str, Callable[[Connection], Any]] = {
@@ -416,8 +416,8 @@ async def test_whoever_waits_for_work_is_told_when_there_may_be_some(database: D
         "finish": lambda connection: jobs.finish(connection, job),
         "retry": lambda connection: jobs.retry(connection, job, START, "KeyError"),
     }
-    told = await signals_to(database)
-    await database.write(units[what])
+    calls = await signals_to(database)
+    await database.write(units[call])
     await database.write(lambda _: None)
 
-    assert told
+    assert calls

@@ -1,4 +1,4 @@
-"""Rows of every type, in any number, come back as they were given: through the tables that are written in bulk."""
+"""Rows of all types, in any number, are read back as they were written, through the tables that use `Bulk`."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ def pick(values: Sequence[T], number: int) -> T:
 
 
 def instant(number: int) -> datetime:
-    """One in some zone, to the microsecond; each is later than the one before."""
+    """Return an instant with microseconds in one of several zones, later than that of the number before."""
     at = START + timedelta(seconds=number, microseconds=pick(MICROSECONDS, number))
     return at.astimezone(pick(ZONES, number))
 
@@ -45,7 +45,7 @@ def every(table: Any, *order: Any) -> Callable[[Connection], list[dict[str, Any]
     return lambda connection: [dict(row._mapping) for row in connection.execute(select(table).order_by(*order))]
 
 
-def kept(number: int) -> NewEvidence:
+def new_evidence(number: int) -> NewEvidence:
     return NewEvidence(
         id=f"ev_{number:03}",
         submission_id=f"sub_{number}",
@@ -65,8 +65,8 @@ def kept(number: int) -> NewEvidence:
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_evidence_comes_back_as_it_was_given(database: Database, size: int) -> None:
-    rows = [kept(number) for number in range(size)]
+async def test_evidence_is_read_back_as_it_was_written(database: Database, size: int) -> None:
+    rows = [new_evidence(number) for number in range(size)]
     await database.write(lambda connection: evidence.keep(connection, rows))
     found = await database.read(every(evidence.evidence, evidence.evidence.c.id))
 
@@ -74,8 +74,8 @@ async def test_evidence_comes_back_as_it_was_given(database: Database, size: int
     assert {row["received_at"].tzinfo for row in found} == {UTC}
 
 
-async def test_instants_of_whatever_zone_are_kept_in_their_order(database: Database) -> None:
-    rows = [kept(number) for number in range(17)]
+async def test_instants_of_different_zones_sort_by_time(database: Database) -> None:
+    rows = [new_evidence(number) for number in range(17)]
     await database.write(lambda connection: evidence.keep(connection, rows))
     found = await database.read(every(evidence.evidence, evidence.evidence.c.received_at))
 
@@ -83,8 +83,8 @@ async def test_instants_of_whatever_zone_are_kept_in_their_order(database: Datab
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_rows_that_are_there_are_counted_whatever_comes_with_them(database: Database, size: int) -> None:
-    rows = [kept(number) for number in range(size)]
+async def test_existing_evidence_counts_its_copies_among_new_rows(database: Database, size: int) -> None:
+    rows = [new_evidence(number) for number in range(size)]
     await database.write(lambda connection: evidence.keep(connection, rows[::2]))
     await database.write(lambda connection: evidence.keep(connection, rows))
     found = await database.read(every(evidence.evidence, evidence.evidence.c.id))
@@ -93,10 +93,10 @@ async def test_rows_that_are_there_are_counted_whatever_comes_with_them(database
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_callbacks_are_counted_for_each_of_those_that_are_asked_for(database: Database, size: int) -> None:
+async def test_callbacks_are_counted_for_each_requested_attempt(database: Database, size: int) -> None:
     def callback(number: int, copy: int) -> NewEvidence:
         digest = f"{number}-{copy}"
-        told = kept(number)._replace(witness=Witness.CALLBACK, verdict=Verdict.FORGED)
+        told = new_evidence(number)._replace(witness=Witness.CALLBACK, verdict=Verdict.FORGED)
         return told._replace(id=f"ev_{digest}", digest=digest)
 
     rows = [callback(number, copy) for number in range(size) for copy in range((number + 1) % 3)]
@@ -108,7 +108,7 @@ async def test_callbacks_are_counted_for_each_of_those_that_are_asked_for(databa
 
 
 def learned_of_task(number: int) -> dict[str, Any]:
-    """What one piece of evidence may tell of a task; some of it each time, some of it never of every third."""
+    """Return the changes to a task from one piece of evidence: some columns always, others only for some numbers."""
     told: dict[str, Any] = {"cost": pick(FLOATS, number), "tries": number % 2}
     if number % 3:
         told |= {"seed": str(10 ** (number % 40)), "sample_url": pick(TEXTS, number)}
@@ -120,7 +120,7 @@ def learned_of_task(number: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_tasks_learn_what_they_were_told_and_keep_the_rest(database: Database, size: int) -> None:
+async def test_changes_of_tasks_leave_the_other_columns_unchanged(database: Database, size: int) -> None:
     changes = {f"task_{number}": learned_of_task(number) for number in range(size)}
 
     def unit(connection: Connection) -> None:
@@ -140,7 +140,7 @@ async def test_tasks_learn_what_they_were_told_and_keep_the_rest(database: Datab
     assert (untouched["cost"], untouched["status"], untouched["tries"]) == (None, Status.SUBMITTING, 0)
 
 
-async def test_what_a_task_costs_is_added_and_a_row_that_says_nothing_of_it_adds_nothing(database: Database) -> None:
+async def test_the_cost_of_a_task_is_added_and_a_missing_cost_adds_nothing(database: Database) -> None:
     def unit(connection: Connection) -> None:
         for name in "ab":
             ask(connection, name)
@@ -162,7 +162,7 @@ def learned_of_attempt(number: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_attempts_learn_what_they_were_told_and_keep_the_rest(database: Database, size: int) -> None:
+async def test_changes_of_attempts_leave_the_other_columns_unchanged(database: Database, size: int) -> None:
     changes = {f"sub_{number}": learned_of_attempt(number) for number in range(size)}
 
     def unit(connection: Connection) -> None:
@@ -180,7 +180,7 @@ async def test_attempts_learn_what_they_were_told_and_keep_the_rest(database: Da
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_attempts_are_found_with_their_tasks_and_unknown_ones_are_not(database: Database, size: int) -> None:
+async def test_attempts_are_found_with_their_tasks_and_unknown_ids_are_skipped(database: Database, size: int) -> None:
     def unit(connection: Connection) -> dict[str, attempts.AttemptContext]:
         put_account(connection, account=200)
         for number in range(size):
@@ -196,21 +196,21 @@ async def test_attempts_are_found_with_their_tasks_and_unknown_ones_are_not(data
 
     found = await database.write(unit)
 
-    assert {name: (each.task_id, each.is_told, each.has_slot) for name, each in found.items()} == {
+    assert {name: (attempt.task_id, attempt.is_told, attempt.has_slot) for name, attempt in found.items()} == {
         f"sub_{number}": (f"task_{number}", number % 2 == 1, number % 3 == 0) for number in range(size)
     }
-    # What SQLite finds is a document with fifteen digits of each; all that matters here is whether a cost is known.
-    assert {name: each.standing.cost for name, each in found.items()} == {
+    # The JSON document of SQLite has fifteen digits; the code only checks whether a cost is known.
+    assert {name: attempt.standing.cost for name, attempt in found.items()} == {
         f"sub_{number}": pytest.approx(pick(FLOATS, number), rel=1e-14) for number in range(size)
     }
-    assert {(each.standing.status, each.standing.outcome) for each in found.values()} == {
+    assert {(attempt.standing.status, attempt.standing.outcome) for attempt in found.values()} == {
         (Status.SUBMITTING, Outcome.UNKNOWN)
     }
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_events_come_back_as_they_were_given_and_in_their_order(database: Database, size: int) -> None:
-    given = [
+async def test_events_are_read_back_as_they_were_written_and_in_order(database: Database, size: int) -> None:
+    rows = [
         (f"kind.{number * 7 % 100}", f"task_{number % 2}", json.dumps(pick(DOCUMENTS, number)), instant(size - number))
         for number in range(size)
     ]
@@ -218,33 +218,33 @@ async def test_events_come_back_as_they_were_given_and_in_their_order(database: 
     def unit(connection: Connection) -> None:
         for name in "01":
             ask(connection, name, key_id=f"key_{name}")
-        events.append(connection, given)
+        events.append(connection, rows)
 
     await database.write(unit)
     page = await database.read(lambda connection: events.following(connection, events.START, 1000))
     owners = await database.read(every(events.events, events.events.c.sequence))
 
-    found = [(each.kind, each.task_id, each.data, each.at) for each in page.events]
-    assert found == [(kind, task_id, json.loads(data), at) for kind, task_id, data, at in given]
+    found = [(event.kind, event.task_id, event.data, event.at) for event in page.events]
+    assert found == [(kind, task_id, json.loads(data), at) for kind, task_id, data, at in rows]
     assert [row["key_id"] for row in owners] == [f"key_{number % 2}" for number in range(size)]
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_jobs_wait_as_they_were_left_and_the_earliest_wish_counts(database: Database, size: int) -> None:
-    wanted = [(pick(list(Step), number), f"task_{number}", instant(number)) for number in range(size)]
-    earlier = [(step, task_id, at - timedelta(days=1)) for step, task_id, at in wanted[::2]]
-    later = [(step, task_id, at + timedelta(days=1)) for step, task_id, at in wanted]
-    for wishes in (wanted, earlier, later):
-        await database.write(lambda connection, wishes=wishes: jobs.enqueue(connection, wishes))  # type: ignore[misc]
+async def test_a_job_that_is_enqueued_repeatedly_keeps_the_earliest_time(database: Database, size: int) -> None:
+    new_jobs = [(pick(list(Step), number), f"task_{number}", instant(number)) for number in range(size)]
+    earlier = [(step, task_id, at - timedelta(days=1)) for step, task_id, at in new_jobs[::2]]
+    later = [(step, task_id, at + timedelta(days=1)) for step, task_id, at in new_jobs]
+    for rows in (new_jobs, earlier, later):
+        await database.write(lambda connection, rows=rows: jobs.enqueue(connection, rows))  # type: ignore[misc]
     found = await database.read(jobs_left)
 
-    expected = {(step, task_id): at for step, task_id, at in [*wanted, *earlier]}
-    assert {(each.step, each.task_id): each.run_at for each in found} == expected
-    assert (len(found), {each.state for each in found}) == (size, {"waiting"})
+    expected = {(step, task_id): at for step, task_id, at in [*new_jobs, *earlier]}
+    assert {(job.step, job.task_id): job.run_at for job in found} == expected
+    assert (len(found), {job.state for job in found}) == (size, {"waiting"})
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_as_many_slots_are_freed_as_are_named(database: Database, size: int) -> None:
+async def test_only_the_slots_of_the_listed_tasks_are_freed(database: Database, size: int) -> None:
     def unit(connection: Connection) -> list[Any]:
         put_account(connection, account=200)
         for number in range(size + 1):
@@ -255,7 +255,7 @@ async def test_as_many_slots_are_freed_as_are_named(database: Database, size: in
     assert len(await database.write(unit)) == 1
 
 
-async def test_who_listens_to_the_statements_hears_of_those_over_rows(database: Database) -> None:
+async def test_statement_listeners_are_called_for_bulk_statements(database: Database) -> None:
     heard: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:

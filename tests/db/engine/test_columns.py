@@ -23,11 +23,11 @@ INSTANTS = [
 
 
 def instants(connection: Connection) -> list[datetime]:
-    """What is kept, in the order of the instants."""
+    """Return the stored instants in the order of the database."""
     return list(connection.execute(select(tasks.c.created_at).order_by(tasks.c.created_at)).scalars())
 
 
-async def test_instants_of_any_zone_come_back_in_utc_and_sort_by_time(database: Database) -> None:
+async def test_instants_of_any_zone_are_read_back_in_utc_and_sort_by_time(database: Database) -> None:
     def write(connection: Connection) -> None:
         for number, at in enumerate(INSTANTS):
             plan_task(connection, str(number), at)
@@ -39,7 +39,7 @@ async def test_instants_of_any_zone_come_back_in_utc_and_sort_by_time(database: 
     assert {at.tzinfo for at in found} == {UTC}
 
 
-async def test_no_instant_stays_none(database: Database) -> None:
+async def test_a_missing_instant_is_none(database: Database) -> None:
     await database.write(plan_task)
 
     assert await database.read(lambda connection: connection.execute(select(tasks.c.ready_at)).scalar_one()) is None
@@ -52,13 +52,13 @@ async def test_an_instant_without_a_zone_is_refused(database: Database) -> None:
 
 
 @pytest.mark.parametrize("at", INSTANTS)
-def test_what_many_rows_are_written_with_is_what_one_is_written_with(at: datetime) -> None:
+def test_sortable_returns_the_same_text_as_the_column_type(at: datetime) -> None:
     dialect = sqlite.dialect()
-    kept = Instant().dialect_impl(dialect).bind_processor(dialect)
-    assert kept is not None
-    assert sortable(at) == kept(at)
+    convert = Instant().dialect_impl(dialect).bind_processor(dialect)
+    assert convert is not None
+    assert sortable(at) == convert(at)
 
 
-def test_many_rows_take_no_instant_without_a_zone_either() -> None:
+def test_sortable_refuses_an_instant_without_a_zone() -> None:
     with pytest.raises(ValueError, match="zone"):
         sortable(START.replace(tzinfo=None))

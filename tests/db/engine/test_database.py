@@ -1,4 +1,4 @@
-"""Units of work, on both engines unless the name says otherwise."""
+"""Units of work on both engines, unless the name of a test says otherwise."""
 
 import asyncio
 import sqlite3
@@ -37,71 +37,71 @@ def failing(name: str, error: BaseException) -> Callable[[Connection], None]:
     return unit
 
 
-async def kept(database: Database) -> set[str]:
+async def stored(database: Database) -> set[str]:
     """The names of all tasks in the database."""
     found = await database.read(lambda connection: tasks.newest(connection, limit=1000))
     return {task.id.removeprefix("task_") for task in found}
 
 
-async def test_what_a_unit_wrote_is_there_when_it_returns(database: Database) -> None:
+async def test_a_unit_is_committed_when_write_returns(database: Database) -> None:
     result = await database.write(planned("a"))
 
     assert result == "task_a"
-    assert await kept(database) == {"a"}
+    assert await stored(database) == {"a"}
 
 
-async def test_what_was_committed_is_there_after_closing_and_opening(database_url: str) -> None:
+async def test_committed_rows_survive_closing_and_reopening(database_url: str) -> None:
     async with open_database(database_url) as first:
         await first.write(planned("a"))
     async with open_database(database_url) as second:
-        assert await kept(second) == {"a"}
+        assert await stored(second) == {"a"}
 
 
-async def test_a_unit_that_raises_leaves_nothing_and_its_neighbours_everything(database: Database) -> None:
+async def test_a_unit_that_raises_is_rolled_back_without_its_neighbours(database: Database) -> None:
     units: list[Callable[[Connection], str | None]] = [planned("a"), failing("b", KeyError("no")), planned("c")]
     results = await asyncio.gather(*map(database.write, units), return_exceptions=True)
 
     assert [type(result) for result in results] == [str, KeyError, str]
-    assert await kept(database) == {"a", "c"}
+    assert await stored(database) == {"a", "c"}
 
 
 @pytest.mark.parametrize("error", [ValueError("wrong"), LookupError(), MemoryError(), asyncio.CancelledError("odd")])
-async def test_whatever_a_unit_raises_reaches_its_caller_and_stops_nothing_else(
+async def test_an_error_of_a_unit_reaches_its_caller_and_later_units_run(
     database: Database, error: BaseException
 ) -> None:
     with pytest.raises(type(error)):
         await database.write(failing("a", error))
     await database.write(planned("b"))
 
-    assert await kept(database) == {"b"}
+    assert await stored(database) == {"b"}
 
 
-@pytest.mark.parametrize("way", ["read", "write"])
-async def test_a_stray_stop_iteration_is_an_error_and_not_an_endless_wait(database: Database, way: str) -> None:
+@pytest.mark.parametrize("method", ["read", "write"])
+async def test_a_stop_iteration_reaches_the_caller_as_a_runtime_error(database: Database, method: str) -> None:
     def unit(_: Connection) -> None:
         next(iter(()))
 
     async with asyncio.timeout(30):
         with pytest.raises(RuntimeError, match="StopIteration"):
-            await getattr(database, way)(unit)
+            await getattr(database, method)(unit)
 
 
-async def test_a_broken_rule_of_the_schema_undoes_its_own_unit_alone(database: Database) -> None:
+async def test_a_violated_constraint_rolls_back_only_its_unit(database: Database) -> None:
     await database.write(planned("a"))
     results = await asyncio.gather(*(database.write(planned(name)) for name in ("b", "a", "c")), return_exceptions=True)
 
     assert isinstance(results[1], Exception)
-    assert await kept(database) == {"a", "b", "c"}
+    assert await stored(database) == {"a", "b", "c"}
 
 
-async def test_five_hundred_concurrent_writes_all_land(database: Database) -> None:
+async def test_five_hundred_concurrent_writes_are_all_stored(database: Database) -> None:
     names = [f"{number:03}" for number in range(500)]
     await asyncio.gather(*(database.write(planned(name)) for name in names))
 
-    assert await kept(database) == set(names)
+    assert await stored(database) == set(names)
 
 
-async def test_a_read_sees_nothing_that_is_not_committed(database: Database) -> None:
+async def test_a_read_does_not_see_uncommitted_rows(database: Database) -> None:
     gate = Gate()
 
     def unit(connection: Connection) -> None:
@@ -110,14 +110,14 @@ async def test_a_read_sees_nothing_that_is_not_committed(database: Database) -> 
 
     writing = asyncio.create_task(database.write(unit))
     await gate.reached.wait()
-    before = await kept(database)
+    before = await stored(database)
     gate.open()
     await writing
 
-    assert (before, await kept(database)) == (set(), {"a"})
+    assert (before, await stored(database)) == (set(), {"a"})
 
 
-async def test_a_read_sees_one_instant_however_many_statements_it_has(database: Database) -> None:
+async def test_all_statements_of_a_read_see_the_same_snapshot(database: Database) -> None:
     gate = Gate()
 
     def unit(connection: Connection) -> tuple[int, int]:
@@ -131,7 +131,7 @@ async def test_a_read_sees_one_instant_however_many_statements_it_has(database: 
     gate.open()
 
     assert await reading == (0, 0)
-    assert await kept(database) == {"a"}
+    assert await stored(database) == {"a"}
 
 
 async def test_a_read_cannot_write(database: Database) -> None:
@@ -139,10 +139,10 @@ async def test_a_read_cannot_write(database: Database) -> None:
         await database.read(planned("a"))
     await database.write(planned("b"))
 
-    assert await kept(database) == {"b"}
+    assert await stored(database) == {"b"}
 
 
-async def test_on_sqlite_a_caller_that_goes_away_does_not_undo_its_unit(sqlite: Database) -> None:
+async def test_on_sqlite_a_cancelled_caller_does_not_roll_back_its_unit(sqlite: Database) -> None:
     gate = Gate()
 
     def unit(connection: Connection) -> None:
@@ -157,10 +157,10 @@ async def test_on_sqlite_a_caller_that_goes_away_does_not_undo_its_unit(sqlite: 
     gate.open()
     await sqlite.write(planned("b"))
 
-    assert await kept(sqlite) == {"a", "b"}
+    assert await stored(sqlite) == {"a", "b"}
 
 
-async def test_on_sqlite_the_writer_outlives_a_disk_that_takes_neither_commit_nor_rollback(sqlite: Database) -> None:
+async def test_on_sqlite_the_writer_survives_a_disk_that_fails_commit_and_rollback(sqlite: Database) -> None:
     def fail(_: Connection) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
@@ -169,30 +169,30 @@ async def test_on_sqlite_the_writer_outlives_a_disk_that_takes_neither_commit_no
             await sqlite.write(planned("a"))
         await sqlite.write(planned("b"))
 
-    assert await kept(sqlite) == {"b"}
+    assert await stored(sqlite) == {"b"}
 
 
-async def test_on_sqlite_nobody_is_told_that_is_kept_what_a_full_disk_undid(sqlite: Database) -> None:
+async def test_on_sqlite_all_units_of_a_transaction_fail_if_a_full_disk_rolls_it_back(sqlite: Database) -> None:
     await sqlite.write(make_large)
     gate = Gate()
-    holding = asyncio.ensure_future(sqlite.write(gate.hold))
+    blocked = asyncio.ensure_future(sqlite.write(gate.hold))
     await gate.reached.wait()
     works: list[Callable[[Connection], object]] = [planned("a"), write_much, planned("b")]
-    deferred_writes = [asyncio.ensure_future(sqlite.write(work)) for work in works]
+    writing = [asyncio.ensure_future(sqlite.write(work)) for work in works]
     await asyncio.sleep(0)  # by now they wait
     with full_disk(4_000_000):
         gate.open()
-        await holding
-        told = await asyncio.gather(*deferred_writes, return_exceptions=True)
+        await blocked
+        outcomes = await asyncio.gather(*writing, return_exceptions=True)
 
-    assert [type(outcome) for outcome in told] == [Unavailable] * 3
-    assert await kept(sqlite) == set()
+    assert [type(outcome) for outcome in outcomes] == [Unavailable] * 3
+    assert await stored(sqlite) == set()
     await sqlite.write(planned("c"))
-    assert await kept(sqlite) == {"c"}
+    assert await stored(sqlite) == {"c"}
 
 
 @pytest.mark.parametrize("access", ["read", "write"])
-async def test_on_sqlite_an_outage_is_one_also_past_sqlalchemy(sqlite: Database, access: str) -> None:
+async def test_on_sqlite_an_outage_in_a_driver_call_is_unavailable(sqlite: Database, access: str) -> None:
     def fail(_: Connection) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
@@ -200,7 +200,7 @@ async def test_on_sqlite_an_outage_is_one_also_past_sqlalchemy(sqlite: Database,
         await getattr(sqlite, access)(fail)
 
 
-async def test_a_caller_that_goes_away_never_leaves_half_a_unit(database: Database) -> None:
+async def test_a_cancelled_caller_never_leaves_half_a_unit(database: Database) -> None:
     def unit(connection: Connection) -> None:
         plan_task(connection, "a")
         plan_task(connection, "b")
@@ -211,10 +211,10 @@ async def test_a_caller_that_goes_away_never_leaves_half_a_unit(database: Databa
     await asyncio.wait([calling])
     await database.write(planned("c"))
 
-    assert await kept(database) in ({"c"}, {"a", "b", "c"})
+    assert await stored(database) in ({"c"}, {"a", "b", "c"})
 
 
-async def test_closing_finishes_what_waits(database_url: str) -> None:
+async def test_closing_the_database_runs_all_waiting_units(database_url: str) -> None:
     async with open_database(database_url) as database:
         writing = [asyncio.create_task(database.write(planned(f"{number}"))) for number in range(20)]
         await asyncio.sleep(0)
@@ -223,17 +223,17 @@ async def test_closing_finishes_what_waits(database_url: str) -> None:
     await asyncio.gather(*writing)
 
     async with open_database(database_url) as again:
-        assert len(await kept(again)) == 20
+        assert len(await stored(again)) == 20
 
 
-async def test_on_sqlite_a_closed_database_says_so_and_does_not_hang(sqlite_url: str) -> None:
+async def test_on_sqlite_a_closed_database_is_unavailable(sqlite_url: str) -> None:
     async with open_database(sqlite_url) as database:
         pass
     with pytest.raises(Unavailable):
         await database.write(planned("a"))
 
 
-async def test_on_sqlite_a_full_disk_is_unavailable_until_there_is_room(sqlite: Database) -> None:
+async def test_on_sqlite_a_full_disk_is_unavailable_until_there_is_space(sqlite: Database) -> None:
     await sqlite.write(planned("before"))
     await sqlite.write(lambda connection: connection.exec_driver_sql("PRAGMA max_page_count=1").close())
 
@@ -245,7 +245,7 @@ async def test_on_sqlite_a_full_disk_is_unavailable_until_there_is_room(sqlite: 
     await sqlite.write(lambda connection: connection.exec_driver_sql("PRAGMA max_page_count=1000000").close())
     await sqlite.write(planned("after"))
 
-    assert await kept(sqlite) == {"before", "after"}
+    assert await stored(sqlite) == {"before", "after"}
 
 
 async def test_on_postgresql_a_unit_that_loses_a_deadlock_runs_again(postgresql: Database) -> None:
@@ -258,8 +258,8 @@ async def test_on_postgresql_a_unit_that_loses_a_deadlock_runs_again(postgresql:
             connection.exec_driver_sql("set local deadlock_timeout = '50ms'").close()
             connection.exec_driver_sql(f"select pg_advisory_xact_lock({first})").close()
             has_first[name].set()
-            for each in has_first.values():
-                await_only(each.wait())
+            for event in has_first.values():
+                await_only(event.wait())
             connection.exec_driver_sql(f"select pg_advisory_xact_lock({second})").close()
             plan_task(connection, name)
 
@@ -268,7 +268,7 @@ async def test_on_postgresql_a_unit_that_loses_a_deadlock_runs_again(postgresql:
     await asyncio.gather(postgresql.write(locks("a", "1", "2")), postgresql.write(locks("b", "2", "1")))
 
     assert len(tries) == 3
-    assert await kept(postgresql) == {"a", "b"}
+    assert await stored(postgresql) == {"a", "b"}
 
 
 @pytest.mark.parametrize(
@@ -277,25 +277,23 @@ async def test_on_postgresql_a_unit_that_loses_a_deadlock_runs_again(postgresql:
         pytest.param("57P03", "cannot be reached", id="starting"),
         pytest.param("57P01", "cannot be reached", id="stopping"),
         pytest.param("53300", "out of connections", id="full"),
-        pytest.param("08006", "cannot be reached", id="gone"),
+        pytest.param("08006", "cannot be reached", id="connection lost"),
         pytest.param("25006", "is read-only", id="standby"),
-        pytest.param("55P03", "cannot be written", id="locked by somebody"),
-        pytest.param("40P01", "cannot be written", id="a deadlock each time"),
-        pytest.param("28P01", "user or the password", id="locked"),
-        pytest.param("3D000", "no database of the name", id="dropped"),
+        pytest.param("55P03", "cannot be written", id="lock timeout"),
+        pytest.param("40P01", "cannot be written", id="deadlock each time"),
+        pytest.param("28P01", "user or the password", id="refused login"),
+        pytest.param("3D000", "no database of the name", id="no such database"),
     ],
 )
-async def test_on_postgresql_a_server_that_cannot_serve_just_now_is_unavailable(
-    postgresql: Database, state: str, said: str
-) -> None:
+async def test_on_postgresql_an_error_of_the_server_is_unavailable(postgresql: Database, state: str, said: str) -> None:
     refusal = text(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}'; END $$")
 
     with pytest.raises(Unavailable, match=said):
         await postgresql.write(lambda connection: connection.execute(refusal))
 
 
-async def test_on_postgresql_no_connection_stays_with_a_server_that_takes_no_writes(postgresql: Database) -> None:
-    """As after a failover: the address leads to another server by then, and the old one still answers."""
+async def test_on_postgresql_a_connection_to_a_read_only_server_is_dropped(postgresql: Database) -> None:
+    """As after a failover: the host name leads to the new server, while the old one still answers."""
 
     def server(connection: Connection) -> int:
         found: int = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
@@ -312,24 +310,24 @@ async def test_on_postgresql_no_connection_stays_with_a_server_that_takes_no_wri
     assert await postgresql.write(server) != old
 
 
-async def test_on_postgresql_a_server_that_says_good_bye_between_two_statements_is_unavailable(
+async def test_on_postgresql_a_session_that_the_server_ends_between_two_statements_is_unavailable(
     postgresql: Database,
 ) -> None:
     fields = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
-    good_bye = b"E" + (len(fields) + 4).to_bytes(4) + fields
+    farewell = b"E" + (len(fields) + 4).to_bytes(4) + fields
 
     def unit(connection: Connection) -> None:
-        connection.connection.driver_connection._protocol.data_received(good_bye)  # type: ignore[union-attr]
+        connection.connection.driver_connection._protocol.data_received(farewell)  # type: ignore[union-attr]
         connection.execute(text("SELECT 1"))
 
     with pytest.raises(Unavailable):
         await postgresql.write(unit)
     await postgresql.write(planned("after"))
 
-    assert await kept(postgresql) == {"after"}
+    assert await stored(postgresql) == {"after"}
 
 
-async def test_on_postgresql_a_server_that_goes_while_a_group_is_written_is_unavailable(postgresql: Database) -> None:
+async def test_on_postgresql_a_connection_lost_within_deferred_writes_is_unavailable(postgresql: Database) -> None:
     def unit(connection: Connection) -> None:
         with deferred_writes(connection):
             connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
@@ -338,18 +336,18 @@ async def test_on_postgresql_a_server_that_goes_while_a_group_is_written_is_unav
         await postgresql.write(unit)
 
 
-async def test_on_postgresql_a_server_that_is_away_is_unavailable() -> None:
-    async with open_database("postgresql://nobody@/none?host=/nowhere") as database:
+async def test_on_postgresql_an_unreachable_server_is_unavailable() -> None:
+    async with open_database("postgresql://absent@/none?host=/nowhere") as database:
         with pytest.raises(Unavailable):
             await database.read(lambda _: None)
 
 
 @pytest.mark.parametrize(
     ("user", "database", "said"),
-    [("postgres", "none", "no database of the name"), ("nobody", "postgres", "user or the password")],
+    [("postgres", "none", "no database of the name"), ("absent", "postgres", "user or the password")],
     ids=["no-such-database", "no-such-user"],
 )
-async def test_on_postgresql_a_server_that_does_not_let_us_in_is_unavailable_and_says_why(
+async def test_on_postgresql_a_refused_login_is_unavailable_with_the_reason(
     postgres: Postgres, user: str, database: str, said: str
 ) -> None:
     address = make_url(postgres.dsn).set(username=user, database=database).render_as_string(hide_password=False)
@@ -369,16 +367,16 @@ async def _opened(url: str) -> None:
         pass
 
 
-async def signals_after(database: Database, *units: Callable[[Connection], object]) -> int:
-    """How often the listeners are called for these units, done one after another."""
+async def notifications_after(database: Database, *units: Callable[[Connection], object]) -> int:
+    """Return the number of calls of the listeners for these units, run one after another."""
     heard = await signals_to(database)
     for unit in units:
         await asyncio.gather(database.write(unit), return_exceptions=True)
-    await database.write(lambda _: None)  # the writer has sent its signals before it takes this
+    await database.write(lambda _: None)  # the writer calls the listeners before it takes this unit
     return len(heard)
 
 
-async def test_a_unit_that_asks_for_it_is_told_of_once_it_is_committed(database: Database) -> None:
+async def test_listeners_are_called_once_for_a_unit_after_its_commit(database: Database) -> None:
     seen = await signals_to(database)
 
     def unit(connection: Connection) -> list[bool]:
@@ -391,38 +389,38 @@ async def test_a_unit_that_asks_for_it_is_told_of_once_it_is_committed(database:
     assert (during, seen) == ([], [True])
 
 
-async def test_a_unit_that_asks_for_nothing_is_not_told_of(database: Database) -> None:
-    assert await signals_after(database, planned("a"), planned("b")) == 0
+async def test_listeners_are_not_called_for_a_unit_that_does_not_notify(database: Database) -> None:
+    assert await notifications_after(database, planned("a"), planned("b")) == 0
 
 
-async def test_a_unit_that_asked_and_was_undone_is_not_told_of(database: Database) -> None:
+async def test_listeners_are_not_called_for_a_unit_that_is_rolled_back(database: Database) -> None:
     def unit(connection: Connection) -> None:
         notify_after_commit(connection)
         raise KeyError
 
-    assert await signals_after(database, unit, planned("a")) == 0
-    assert await kept(database) == {"a"}
+    assert await notifications_after(database, unit, planned("a")) == 0
+    assert await stored(database) == {"a"}
 
 
-async def test_what_a_unit_left_happens_once_after_its_commit(database: Database) -> None:
-    happened: list[str] = []
+async def test_a_hook_runs_once_after_the_commit_of_its_unit(database: Database) -> None:
+    hooks_run: list[str] = []
 
     def unit(connection: Connection) -> list[str]:
-        after_commit(connection, lambda: happened.append("a"))
-        return list(happened)
+        after_commit(connection, lambda: hooks_run.append("a"))
+        return list(hooks_run)
 
     during = await database.write(unit)
-    before = list(happened)
+    before = list(hooks_run)
     await database.write(planned("b"))
 
-    assert (during, before, happened) == ([], ["a"], ["a"])
+    assert (during, before, hooks_run) == ([], ["a"], ["a"])
 
 
-async def test_what_a_unit_left_that_was_undone_never_happens(database: Database) -> None:
-    happened: list[str] = []
+async def test_a_hook_of_a_unit_that_is_rolled_back_never_runs(database: Database) -> None:
+    hooks_run: list[str] = []
 
     def unit(connection: Connection, name: str, *, fails: bool) -> None:
-        after_commit(connection, lambda: happened.append(name))
+        after_commit(connection, lambda: hooks_run.append(name))
         if fails:
             raise KeyError
 
@@ -430,11 +428,11 @@ async def test_what_a_unit_left_that_was_undone_never_happens(database: Database
     await asyncio.gather(*map(database.write, units), return_exceptions=True)
     await database.write(planned("c"))
 
-    assert happened == ["b"]
+    assert hooks_run == ["b"]
 
 
 @pytest.mark.parametrize(("setting", "value"), [("idle_in_transaction_session_timeout", "1min"), ("jit", "off")])
-async def test_a_transaction_that_idles_is_bounded_and_none_is_compiled_on_postgresql(
+async def test_on_postgresql_idle_transactions_are_bounded_and_jit_is_off(
     postgres_url: str, setting: str, value: str
 ) -> None:
     async with open_database(postgres_url) as opened:

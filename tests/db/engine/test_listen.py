@@ -1,4 +1,4 @@
-"""NOTIFY from other connections reaches our listeners, also after the connection was lost."""
+"""Listeners are called for NOTIFY from other connections, also after the connection was lost."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -11,7 +11,7 @@ from tests.sockets import until
 
 
 class Heard:
-    """Counts how often it was called."""
+    """A listener that counts its calls."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -35,13 +35,13 @@ async def listening(postgres_url: str) -> AsyncGenerator[Listening]:
 
 @pytest.fixture
 async def other(postgres_url: str) -> AsyncGenerator[asyncpg.Connection]:
-    """Somebody else's connection to the same database."""
+    """Another connection to the same database."""
     connection = await asyncpg.connect(postgres_url)
     yield connection
     await connection.close()
 
 
-async def test_a_listener_is_called_once_its_channel_is_heard_and_for_each_notification(
+async def test_a_listener_is_called_when_its_channel_is_subscribed_and_for_each_notification(
     listening: Listening, other: asyncpg.Connection
 ) -> None:
     heard = Heard()
@@ -53,7 +53,7 @@ async def test_a_listener_is_called_once_its_channel_is_heard_and_for_each_notif
     await heard.more_than(1)
 
 
-async def test_each_channel_has_its_own_listeners_and_one_may_come_later(
+async def test_each_channel_has_its_own_listeners_which_may_be_added_later(
     listening: Listening, other: asyncpg.Connection
 ) -> None:
     first, second, both = Heard(), Heard(), Heard()
@@ -69,7 +69,7 @@ async def test_each_channel_has_its_own_listeners_and_one_may_come_later(
     assert (first.times, both.times) == (1, 2)
 
 
-async def test_who_listens_is_told_after_the_connection_was_lost(
+async def test_a_listener_is_called_again_after_a_lost_connection(
     listening: Listening, other: asyncpg.Connection
 ) -> None:
     heard = Heard()
@@ -83,9 +83,9 @@ async def test_who_listens_is_told_after_the_connection_was_lost(
     await heard.more_than(2)
 
 
-async def test_a_server_that_is_away_is_tried_again_and_closing_does_not_wait_for_it() -> None:
+async def test_closing_does_not_wait_for_an_unreachable_server() -> None:
     heard = Heard()
-    listening = Listening("postgresql://nobody@127.0.0.1:1/nothing")
+    listening = Listening("postgresql://absent@127.0.0.1:1/nothing")
     listening.add("one", heard)
     await asyncio.sleep(0)
 
@@ -95,21 +95,21 @@ async def test_a_server_that_is_away_is_tried_again_and_closing_does_not_wait_fo
     assert heard.times == 0
 
 
-async def test_a_connection_that_listens_is_gone_after_closing(postgres_url: str, other: asyncpg.Connection) -> None:
+async def test_closing_ends_the_listening_connection(postgres_url: str, other: asyncpg.Connection) -> None:
     heard, listening = Heard(), Listening(postgres_url)
     listening.add("one", heard)
     await heard.more_than(0)
 
     await listening.close()
 
-    async def gone() -> bool:
+    async def is_ended() -> bool:
         query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query ILIKE 'listen%'"
         return bool(await other.fetchval(query) == 0)
 
-    await until(gone)
+    await until(is_ended)
 
 
-async def test_a_listener_may_care_for_some_payloads_only(listening: Listening, other: asyncpg.Connection) -> None:
+async def test_a_listener_may_filter_by_payload(listening: Listening, other: asyncpg.Connection) -> None:
     some, every = Heard(), Heard()
     listening.add("one", some, holding="insert")
     listening.add("one", every)

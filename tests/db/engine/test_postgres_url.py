@@ -1,4 +1,4 @@
-"""Addresses of PostgreSQL as hosts hand them out: what they say about the connection is done, or refused clearly."""
+"""URLs of PostgreSQL as hosting providers write them: each parameter is applied, or refused with a clear error."""
 
 import asyncio
 
@@ -13,24 +13,24 @@ from app.db.engine.postgres_url import without_secrets
 from app.errors import ConfigurationError, Unavailable
 
 HIDDEN = "hunter2"
-_ASKS_FOR_TLS = bytes.fromhex("00000008 04d2162f")  # PostgreSQL's SSLRequest
+_SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
 
 
 def with_query(url: str, query: str) -> str:
     return f"{url}{'&' if '?' in url else '?'}{query}"
 
 
-async def asked(url: str, question: str) -> object:
+async def query(url: str, sql: str) -> object:
     async with open_database(url) as database:
-        return await database.read(lambda connection: connection.execute(text(question)).scalar_one())
+        return await database.read(lambda connection: connection.execute(text(sql)).scalar_one())
 
 
 @pytest.mark.parametrize("mode", ["disable", "prefer", "require"])
-async def test_encryption_is_asked_for_as_the_address_says(mode: str) -> None:
-    heard: list[bytes] = []
+async def test_sslmode_decides_whether_encryption_is_requested(mode: str) -> None:
+    received: list[bytes] = []
 
     async def refuse_encryption(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.append(await reader.readexactly(8))
+        received.append(await reader.readexactly(8))
         writer.write(b"N")
         writer.close()
 
@@ -38,26 +38,26 @@ async def test_encryption_is_asked_for_as_the_address_says(mode: str) -> None:
     address = "postgresql://fluxhook@{}:{}/fluxhook".format(*server.sockets[0].getsockname())
     async with server:
         with pytest.raises(Unavailable):
-            await asked(f"{address}?sslmode={mode}", "SELECT 1")
+            await query(f"{address}?sslmode={mode}", "SELECT 1")
 
-    assert (heard[0] == _ASKS_FOR_TLS) == (mode != "disable")
+    assert (received[0] == _SSL_REQUEST) == (mode != "disable")
 
 
-async def test_what_is_for_the_server_reaches_it(postgres_url: str) -> None:
+async def test_parameters_for_the_server_reach_it(postgres_url: str) -> None:
     address = with_query(postgres_url, "application_name=the%20gateway&options=-c%20work_mem%3D5MB&connect_timeout=10")
 
-    assert await asked(address, "SHOW application_name") == "the gateway"
-    assert await asked(address, "SHOW work_mem") == "5MB"
+    assert await query(address, "SHOW application_name") == "the gateway"
+    assert await query(address, "SHOW work_mem") == "5MB"
 
 
-async def test_what_the_driver_and_sqlalchemy_know_by_themselves_goes_on_working(postgres_url: str) -> None:
+async def test_parameters_of_the_driver_and_of_sqlalchemy_are_passed_on(postgres_url: str) -> None:
     address = with_query(postgres_url, "ssl=disable&prepared_statement_cache_size=0&channel_binding=prefer")
 
-    assert await asked(address, "SELECT 1") == 1
+    assert await query(address, "SELECT 1") == 1
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query_string", "message"),
     [
         ("sslmode=very", "sslmode must be one of disable, allow"),
         ("sslmode=verify-full", "sslmode=verify-full needs sslrootcert"),
@@ -67,21 +67,21 @@ async def test_what_the_driver_and_sqlalchemy_know_by_themselves_goes_on_working
         ("connect_timeout=soon", "connect_timeout must be a number"),
     ],
 )
-async def test_what_cannot_be_done_is_said(query: str, said: str) -> None:
-    address = f"postgresql://fluxhook:{HIDDEN}@db.example.com/fluxhook?{query}"
-    with pytest.raises(ConfigurationError, match=said) as refused:
+async def test_an_unsupported_parameter_is_refused(query_string: str, message: str) -> None:
+    address = f"postgresql://fluxhook:{HIDDEN}@db.example.com/fluxhook?{query_string}"
+    with pytest.raises(ConfigurationError, match=message) as refused:
         async with open_database(address):
-            raise AssertionError("it must not be opened")
-    with pytest.raises(ConfigurationError, match=said):
+            raise AssertionError("it must not open")
+    with pytest.raises(ConfigurationError, match=message):
         Listening(address)
 
     assert HIDDEN not in refused.value.detail
 
 
-async def test_an_address_that_is_none_is_said_without_showing_it() -> None:
+async def test_an_invalid_url_is_refused_without_showing_it() -> None:
     with pytest.raises(ConfigurationError, match="is not a database URL") as refused:
         async with open_database(f"postgresql://fluxhook:{HIDDEN}@db:none/fluxhook"):
-            raise AssertionError("it must not be opened")
+            raise AssertionError("it must not open")
 
     assert HIDDEN not in refused.value.detail
 
@@ -100,12 +100,12 @@ async def test_an_address_that_is_none_is_said_without_showing_it() -> None:
         ("sqlite:////data/fluxhook.db", "sqlite:////data/fluxhook.db"),
     ],
 )
-def test_an_address_is_shown_without_its_password_wherever_that_stands(address: str, shown: str | None) -> None:
+def test_a_url_is_shown_without_its_password_in_any_place(address: str, shown: str | None) -> None:
     assert without_secrets(address) == shown
 
 
 @given(st.text(st.sampled_from("@/:?#&=[]% a")))
-def test_a_password_is_never_shown_however_it_is_written(between: str) -> None:
+def test_no_form_of_a_password_is_shown(between: str) -> None:
     shown = without_secrets(f"postgresql://fluxhook:{HIDDEN}{between}{HIDDEN}@db/fluxhook")
 
     assert HIDDEN not in (shown or "")

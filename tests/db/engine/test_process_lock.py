@@ -1,4 +1,4 @@
-"""One process on a SQLite file, any number on PostgreSQL."""
+"""One process uses a SQLite file; any number uses PostgreSQL."""
 
 from pathlib import Path
 
@@ -16,18 +16,18 @@ def test_a_second_process_on_a_sqlite_file_is_refused_until_the_first_has_ended(
         pass
 
 
-def test_processes_on_other_files_do_not_mind_each_other(tmp_path: Path) -> None:
+def test_processes_on_different_files_do_not_conflict(tmp_path: Path) -> None:
     with process_lock(f"sqlite:///{tmp_path / 'a.db'}"), process_lock(f"sqlite:///{tmp_path / 'b.db'}"):
         pass
 
 
-def test_on_postgresql_there_is_room_for_many() -> None:
+def test_on_postgresql_several_processes_are_allowed() -> None:
     url = "postgresql://fluxhook@localhost/fluxhook"
     with process_lock(url), process_lock(url):
         pass
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
-def test_a_database_in_memory_is_refused_before_a_lock_is_made(url: str) -> None:
+def test_a_database_in_memory_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="needs a file"), process_lock(url):
         pass

@@ -1,4 +1,4 @@
-"""The numbered steps and the tables say the same, on both databases."""
+"""The migrations create exactly the declared tables, on both databases."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -27,7 +27,7 @@ from tests.schema_rows import REVISIONS, STEPS, fill, found_tables, reach, rows_
 
 @pytest.fixture(params=["sqlite", "postgres"])
 async def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[str]:
-    """The address of a database with nothing in it."""
+    """The URL of an empty database."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'empty.db'}"
         return
@@ -39,13 +39,13 @@ async def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGene
 
 @pytest.fixture
 async def empty(empty_url: str) -> AsyncGenerator[Database]:
-    """The same, opened."""
+    """The empty database, opened."""
     async with open_database(empty_url) as database:
         yield database
 
 
 def differences(connection: Connection) -> list[Any]:
-    """What Alembic would change to turn the migrated tables into the declared ones."""
+    """Return the changes with which Alembic would turn the migrated tables into the declared ones."""
     opts = {"compare_type": True, "include_name": lambda name, *_: not (name or "").startswith("pgqueuer")}
     context = MigrationContext.configure(connection, opts=opts)
     found: list[Any] = compare_metadata(context, all_tables.metadata)
@@ -53,7 +53,7 @@ def differences(connection: Connection) -> list[Any]:
 
 
 def tables(connection: Connection) -> set[str]:
-    """Those that are declared here; PgQueuer declares its own."""
+    """Return the names of the tables, without those of PgQueuer, which declares its own."""
     found = set(inspect(connection).get_table_names()) - {"alembic_version", "sqlite_sequence"}
     return {name for name in found if not name.startswith("pgqueuer")}
 
@@ -62,12 +62,12 @@ def downgrade(connection: Connection) -> None:
     reach(connection, "base")
 
 
-def claim_revision(connection: Connection, revision: str) -> None:
-    """Have the database say that it was left by another version."""
+def set_revision(connection: Connection, revision: str) -> None:
+    """Store another revision, as if another version had migrated the database."""
     connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
 
 
-async def test_the_steps_lead_from_nothing_to_the_tables_as_they_are_declared(empty: Database) -> None:
+async def test_the_migrations_create_the_declared_tables(empty: Database) -> None:
     await empty.write(migrate.upgrade)
 
     assert await empty.read(differences) == []
@@ -75,7 +75,7 @@ async def test_the_steps_lead_from_nothing_to_the_tables_as_they_are_declared(em
     assert sqlite.jobs.name in all_tables.metadata.tables
 
 
-async def test_the_steps_lead_back_to_nothing_and_up_again(empty: Database) -> None:
+async def test_the_migrations_can_be_reverted_and_run_again(empty: Database) -> None:
     await empty.write(migrate.upgrade)
     await empty.write(downgrade)
     down = await empty.read(tables)
@@ -85,8 +85,8 @@ async def test_the_steps_lead_back_to_nothing_and_up_again(empty: Database) -> N
     assert await empty.read(differences) == []
 
 
-async def test_each_step_leads_back_and_up_again_and_what_was_there_before_it_survives(empty: Database) -> None:
-    """Also with rows in the tables, and rows that were written between."""
+async def test_each_migration_can_be_reverted_and_run_again_without_a_loss_of_rows(empty: Database) -> None:
+    """The rows of the tables that exist before a migration survive, also those written after it."""
 
     def there_and_back(connection: Connection, before: str, after: str) -> None:
         reach(connection, before)
@@ -108,27 +108,27 @@ async def test_each_step_leads_back_and_up_again_and_what_was_there_before_it_su
     assert await empty.read(differences) == []
 
 
-async def test_ten_that_start_at_once_migrate_once(empty_url: str) -> None:
+async def test_ten_processes_that_start_at_once_migrate_once(empty_url: str) -> None:
     async with AsyncExitStack() as stack:
         starting = [await stack.enter_async_context(open_database(empty_url)) for _ in range(10)]
-        await starting[0].read(is_current)  # SQLite waits for no other connection when it turns a new file to WAL
+        await starting[0].read(is_current)  # SQLite does not wait for a lock when it sets a new file to WAL mode
         await asyncio.gather(*map(catch_up, starting))
 
-        assert [await each.read(differences) for each in starting[:2]] == [[], []]
+        assert [await database.read(differences) for database in starting[:2]] == [[], []]
 
 
-async def test_a_migrated_database_has_nothing_left_to_do(empty: Database) -> None:
+async def test_a_second_migration_changes_nothing(empty: Database) -> None:
     await empty.write(migrate.upgrade)
     await empty.write(migrate.upgrade)
 
     assert await empty.read(differences) == []
 
 
-def test_the_newest_step_is_the_one_that_alembic_ends_with() -> None:
+def test_the_newest_revision_is_the_head_of_alembic() -> None:
     assert newest() == STEPS.get_current_head()
 
 
-async def test_a_database_is_current_only_when_no_step_is_missing(empty: Database) -> None:
+async def test_a_database_is_current_only_if_no_migration_is_missing(empty: Database) -> None:
     before = await empty.read(is_current)
     await empty.write(migrate.upgrade)
     after = await empty.read(is_current)
@@ -137,26 +137,26 @@ async def test_a_database_is_current_only_when_no_step_is_missing(empty: Databas
     assert (before, after, await empty.read(is_current)) == (False, True, False)
 
 
-async def test_a_database_that_a_newer_version_left_is_taken_as_it_is(empty: Database) -> None:
+async def test_a_database_of_a_newer_version_is_left_unchanged(empty: Database) -> None:
     await empty.write(migrate.upgrade)
-    await empty.write(lambda connection: claim_revision(connection, "9999"))
-    with capture_logs() as told:
+    await empty.write(lambda connection: set_revision(connection, "9999"))
+    with capture_logs() as logged:
         await catch_up(empty)
 
     assert await empty.read(is_current)
     assert await empty.read(differences) == []
-    assert [(line["log_level"], line["event"]) for line in told] == [("warning", "schema_is_newer")]
+    assert [(line["log_level"], line["event"]) for line in logged] == [("warning", "schema_is_newer")]
 
 
-async def test_a_database_of_no_version_at_all_is_refused(empty: Database) -> None:
+async def test_a_database_with_an_unknown_revision_is_refused(empty: Database) -> None:
     await empty.write(migrate.upgrade)
-    await empty.write(lambda connection: claim_revision(connection, "0000"))
+    await empty.write(lambda connection: set_revision(connection, "0000"))
 
     with pytest.raises(ConfigurationError, match="0000"):
         await catch_up(empty)
 
 
-async def test_a_step_that_fails_leaves_the_database_as_it_was(empty: Database) -> None:
+async def test_a_migration_that_fails_is_rolled_back(empty: Database) -> None:
     def fails(connection: Connection) -> None:
         migrate.upgrade(connection)
         raise KeyError
@@ -167,9 +167,9 @@ async def test_a_step_that_fails_leaves_the_database_as_it_was(empty: Database) 
     assert await empty.read(tables) == set()
 
 
-async def test_jobs_that_the_version_before_left_on_postgresql_are_taken_over(empty: Database) -> None:
+async def test_on_postgresql_the_jobs_of_the_previous_version_are_kept(empty: Database) -> None:
     if empty.dialect.name != "postgresql":
-        pytest.skip("SQLite keeps them where they are")
+        pytest.skip("on SQLite the jobs stay in their table")
 
     def before(connection: Connection) -> None:
         reach(connection, "0001")

@@ -1,4 +1,4 @@
-"""Steps on a PostgreSQL that is in use: by the version before, and by somebody who does not let go."""
+"""Migrations of a PostgreSQL in use: by the previous version, and by a long transaction."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -24,7 +24,7 @@ from tests.sockets import until
 
 @pytest.fixture
 async def address(postgres: Postgres) -> AsyncGenerator[str]:
-    """A database with nothing in it."""
+    """The URL of an empty database."""
     name = f"test_{uuid4().hex}"
     yield await postgres.create(name)
     await postgres.drop(name)
@@ -37,7 +37,7 @@ async def live(address: str) -> AsyncGenerator[Database]:
 
 
 def use(connection: Connection, table: Table, number: int) -> None:
-    """What a version does that knows the table in this form: write a row, change it, read it, delete it."""
+    """Write, change, read and delete a row, as a version does that knows this form of the table."""
     row = made_up(table, number)
     mine = [column == row[column.name] for column in table.primary_key.columns]
     connection.execute(table.insert(), row)
@@ -48,7 +48,7 @@ def use(connection: Connection, table: Table, number: int) -> None:
 
 @asynccontextmanager
 async def used(address: str, tables: list[Table]) -> AsyncGenerator[None]:
-    """Another process at work with these tables; it is seen to work before the block and after it."""
+    """Use these tables from another connection during the block, and check that this works before and after it."""
     done = 0
 
     async def work(other: Database) -> None:
@@ -61,23 +61,23 @@ async def used(address: str, tables: list[Table]) -> AsyncGenerator[None]:
     async def rounds(more: int) -> None:
         wanted = done + more
 
-        async def over() -> bool:
+        async def done_or_failed() -> bool:
             return working.done() or done >= wanted
 
-        await until(over)
+        await until(done_or_failed)
 
     async with open_database(address) as other:
         working = asyncio.create_task(work(other))
         await rounds(1)
         yield
-        await rounds(2)  # one of them began after the block
+        await rounds(2)  # the second of them begins after the block
         working.cancel()
         with pytest.raises(asyncio.CancelledError):
             await working
 
 
 @pytest.mark.parametrize("before", REVISIONS[:-1])
-async def test_the_version_before_goes_on_working_while_the_schema_moves_on_and_after_it(
+async def test_the_previous_version_keeps_working_during_and_after_a_migration(
     before: str, live: Database, address: str
 ) -> None:
     await live.write(lambda connection: reach(connection, before))
@@ -98,8 +98,8 @@ async def waits_for_a_lock(database: Database) -> bool:
     return bool(await database.read(lambda connection: connection.scalar(blocked)))
 
 
-async def test_indexes_of_large_tables_are_made_while_others_hold_and_write_them(live: Database, address: str) -> None:
-    """An index that is made in the step itself would have everybody wait behind whoever writes at the moment."""
+async def test_indexes_of_large_tables_are_built_while_the_tables_are_written(live: Database, address: str) -> None:
+    """An index created in the migration itself would block all writers until the open transaction ends."""
     await live.write(lambda connection: reach(connection, "0007"))
     await live.write(fill)
     wrote, ends = asyncio.Event(), asyncio.Event()
@@ -128,7 +128,7 @@ async def test_indexes_of_large_tables_are_made_while_others_hold_and_write_them
 
 
 @pytest.mark.parametrize(("revision", "name"), LARGE)
-async def test_an_index_that_was_left_unfinished_is_made_anew(revision: str, name: str, live: Database) -> None:
+async def test_an_invalid_index_is_built_again(revision: str, name: str, live: Database) -> None:
     valid = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
 
     def leave_unfinished(connection: Connection) -> None:
@@ -149,7 +149,7 @@ async def test_an_index_that_was_left_unfinished_is_made_anew(revision: str, nam
     assert "(id)" not in str(columns)
 
 
-async def test_processes_that_start_at_once_make_an_index_once(live: Database, address: str) -> None:
+async def test_processes_that_start_at_once_build_an_index_once(live: Database, address: str) -> None:
     await live.write(lambda connection: reach(connection, "0007"))
     async with open_database(address) as other:
         await asyncio.gather(catch_up(live), catch_up(other))
@@ -159,7 +159,7 @@ async def test_processes_that_start_at_once_make_an_index_once(live: Database, a
 
 @asynccontextmanager
 async def locked(address: str) -> AsyncGenerator[asyncio.Event]:
-    """A long transaction on a table that every step writes to, until the event is set."""
+    """Lock a table that every migration writes, until the event is set."""
     held, released = asyncio.Event(), asyncio.Event()
 
     async def hold() -> None:
@@ -177,29 +177,29 @@ async def locked(address: str) -> AsyncGenerator[asyncio.Event]:
 
 @pytest.fixture
 async def behind(live: Database) -> Database:
-    """A database that lacks every step."""
+    """A database without any migration but with the table of revisions."""
     await live.write(migrate.upgrade)
     await live.write(lambda connection: reach(connection, "base"))
     return live
 
 
-async def test_a_step_lets_go_of_the_queue_for_a_locked_table_and_comes_back(behind: Database, address: str) -> None:
-    with capture_logs() as told:
+async def test_a_migration_gives_up_a_locked_table_and_retries(behind: Database, address: str) -> None:
+    with capture_logs() as logged:
         async with locked(address) as released:
             migrating = asyncio.create_task(migrate.run_missing(behind, [0.01] * 1000, lock_timeout_ms=20))
 
-            async def has_given_way() -> bool:
-                return bool(told)
+            async def has_given_up() -> bool:
+                return bool(logged)
 
-            await until(has_given_way)
+            await until(has_given_up)
             released.set()
             await migrating
 
     assert await behind.read(is_current)
-    assert told[0]["event"] == "migration_waiting"
+    assert logged[0]["event"] == "migration_waiting"
 
 
-async def test_a_table_that_stays_locked_ends_the_start_with_a_reason_and_changes_nothing(
+async def test_a_table_that_stays_locked_makes_the_migration_unavailable_and_changes_nothing(
     behind: Database, address: str
 ) -> None:
     async with locked(address):
