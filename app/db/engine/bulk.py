@@ -1,6 +1,6 @@
 """Statements over any number of rows, which they read from a relation named `given`.
 
-Any number of rows is then one call of the database. On PostgreSQL the relation is an `unnest` of one array for each
+So a call of the database takes any number of rows. On PostgreSQL the relation is an `unnest` of one array for each
 column. On SQLite it is a `VALUES` whose number of rows is rounded up to a power of two, so that few statements are
 prepared; in the padding rows the first column is NULL, and they are skipped.
 """

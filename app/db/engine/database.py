@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Item = TypeVar("Item")
 _RETRY_S = 0.5
-READ_ONLY = "the database is read-only: it is a standby, or its host has locked it before the disk is full"
+READ_ONLY = "the database is read-only: a standby, or set to read-only by its host because the disk is nearly full"
 _CANNOT_WRITE = text("SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean")
 
 
@@ -74,7 +74,7 @@ async def open_database(url: str, bounds: Bounds = BOUNDS) -> AsyncGenerator[Dat
 
 
 async def write_until_available(database: Database, work: Callable[[Connection], T]) -> T:
-    """Write, and retry every half second until the database is available: for what is lost if it is not written."""
+    """Write what exists only in this process: retry every half second until the database is available."""
     while True:
         try:
             return await database.write(work)

@@ -41,7 +41,7 @@ _AWAY = "the database cannot be reached at the moment"
 # Errors that pass, or that an operator can repair at the server: the prefix of the SQLSTATE, and the message.
 _OUTAGES = {
     "08": _AWAY,
-    _READ_ONLY: "the database is read-only at the moment",  # a standby, or set by its host before the disk is full
+    _READ_ONLY: "the database is read-only at the moment",  # a standby, or a nearly full disk
     "28": "the database refuses the user or the password in FLUXHOOK_DATABASE_URL",
     "3D": "the server has no database of the name in FLUXHOOK_DATABASE_URL",
     "53": "the database is out of connections or disk space at the moment",
