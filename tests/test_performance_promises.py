@@ -25,7 +25,7 @@ import pytest
 from sqlalchemy import text
 
 from app import clock, jobs
-from app.cli.serve import server
+from app.cli.process import server
 from app.db import Connection
 from app.db.engine.database import Database, open_database
 from app.db.tables import deliveries, tasks

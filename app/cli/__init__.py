@@ -1,4 +1,4 @@
-"""The command `fluxhook`: one file for each kind of command, put together here."""
+"""The command line `fluxhook`. Related commands share a file; `commands` assembles them."""
 
 import gc
 import signal
@@ -12,7 +12,7 @@ import typer
 from app import __version__
 from app.errors import ConfigurationError, FluxhookError
 
-# Each brings in what it needs, so only the one that was asked for is loaded: `serve` starts in half the time.
+# The file of each command. Only that of the requested command is imported: `serve` starts in half the time.
 _FILES: Mapping[str, str] = {
     "serve": "serve",
     "work": "work",
@@ -32,26 +32,26 @@ _FILES: Mapping[str, str] = {
 _NEED_NO_FILE = ("version", "--version")
 
 
-def commands(asked: str | None = None) -> typer.Typer:
-    """The command line: with the command that was asked for, or with all when that is none of them."""
+def commands(requested: str | None = None) -> typer.Typer:
+    """Return the command line with the requested command only, or with all commands if the name is unknown."""
     cli = typer.Typer(
         name="fluxhook",
-        help="A job gateway for FLUX Kontext image tasks.",
+        help="A self-hosted job gateway for FLUX Kontext image tasks.",
         no_args_is_help=True,
         add_completion=False,
         context_settings={"help_option_names": ["-h", "--help"]},
-        # A traceback with local variables would show keys.
+        # A traceback with local variables could show keys.
         pretty_exceptions_enable=False,
     )
     cli.callback()(_options)
     for name, file in _FILES.items():
-        if asked in _NEED_NO_FILE or (asked in _FILES and name != asked):
+        if requested in _NEED_NO_FILE or (requested in _FILES and name != requested):
             continue
-        found = getattr(import_module(f"app.cli.{file}"), name)
-        if isinstance(found, typer.Typer):
-            cli.add_typer(found, name=name)
+        command = getattr(import_module(f"app.cli.{file}"), name)
+        if isinstance(command, typer.Typer):
+            cli.add_typer(command, name=name)
         else:
-            cli.command()(found)
+            cli.command()(command)
     cli.command()(version)
     return cli
 
@@ -61,8 +61,8 @@ def version() -> None:
     typer.echo(__version__)
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         version()
         raise typer.Exit
 
@@ -72,14 +72,14 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Declare the options that stand before a command."""
+    """Declare the options that precede a command."""
 
 
 def main() -> int:
-    """Run a command; settings that cannot work end it with their mend and exit code 2."""
-    # The first process of a container has no default that ends it; serving and working set their own later.
+    """Run a command. Return exit code 2 for invalid settings, whose error names the remedy, and 1 for other errors."""
+    # Without a handler, process 1 of a container ignores SIGTERM. `serve` and `work` install their own later.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    gc.disable()  # what is loaded stays, and looking for garbage in it takes a tenth of the start
+    gc.disable()  # imported modules stay, and looking for garbage among them takes a tenth of the start
     cli = commands(next(iter(sys.argv[1:]), None))
     gc.enable()
     try:

@@ -1,4 +1,4 @@
-"""`callbacks`, `deliveries`, `replay` and `keys`: what providers told us and we told applications, from a terminal."""
+"""`callbacks`, `deliveries`, `replay` and `keys`: inspection and administration from a terminal."""
 
 import json
 from typing import Annotated, Any
@@ -13,14 +13,16 @@ from app.settings import from_environment
 
 _WIDTH = 180
 
-keys = typer.Typer(help="List, add and disable API keys.", no_args_is_help=True)
-AsJson = Annotated[bool, typer.Option("--json", help="Print them as JSON.")]
-OfTask = Annotated[str | None, typer.Option(help="Only those of this task.")]
-Limit = Annotated[int, typer.Option(min=1, max=100, help="How many.")]
+keys = typer.Typer(help="List, create and disable API keys.", no_args_is_help=True)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+OfTask = Annotated[str | None, typer.Option(help="Show only this task, by its ID.")]
+Limit = Annotated[int, typer.Option(min=1, max=100, help="The maximum number of rows.")]
 
 
 def callbacks(
-    verdict: Annotated[str | None, typer.Option(help="Only those signed, shared_secret, unproven or forged.")] = None,
+    verdict: Annotated[
+        str | None, typer.Option(help="Show only one verdict: signed, shared_secret, unproven or forged.")
+    ] = None,
     task: OfTask = None,
     limit: Limit = 20,
     *,
@@ -28,7 +30,7 @@ def callbacks(
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """List what the provider called back with, newest first."""
+    """List callbacks of the provider, newest first."""
     query = {"verdict": verdict, "task_id": task, "limit": limit}
     with connect(from_environment(), url, key) as client:
         page = ask_for_page(client, "/v1/callbacks", query)
@@ -38,12 +40,14 @@ def callbacks(
         as_json=as_json,
     )
     if page["next_cursor"] is not None and len(page["callbacks"]) < limit:
-        typer.echo(f"there may be older ones: GET /v1/callbacks?cursor={page['next_cursor']}", err=True)
+        typer.echo(f"older callbacks may exist: GET /v1/callbacks?cursor={page['next_cursor']}", err=True)
 
 
 def deliveries(
-    delivery_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="One, with its attempts.")] = None,
-    state: Annotated[str | None, typer.Option(help="Only those waiting, delivered or failed.")] = None,
+    delivery_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="Show this delivery with its attempts.")
+    ] = None,
+    state: Annotated[str | None, typer.Option(help="Show only one state: waiting, delivered or failed.")] = None,
     task: OfTask = None,
     limit: Limit = 20,
     *,
@@ -51,80 +55,83 @@ def deliveries(
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """List what applications were told, newest first."""
+    """List webhook deliveries, newest first, or show one with its attempts."""
     query = {"state": state, "task_id": task, "limit": limit}
     with connect(from_environment(), url, key) as client:
         if delivery_id is not None:
             typer.echo(json.dumps(ask(client, "GET", f"/v1/deliveries/{delivery_id}").json(), indent=2))
             return
-        found = ask_for_page(client, "/v1/deliveries", query)["deliveries"]
-    _print(found, ("planned_at", "id", "state", "about", "tries", "detail"), as_json=as_json)
+        rows = ask_for_page(client, "/v1/deliveries", query)["deliveries"]
+    _print(rows, ("planned_at", "id", "state", "about", "tries", "detail"), as_json=as_json)
 
 
 def replay(
-    delivery_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="A delivery's id.")] = None,
-    begin: Annotated[str | None, typer.Option("--from", help="An instant: all given up since then.")] = None,
-    end: Annotated[str | None, typer.Option("--to", help="An instant: all given up before it.")] = None,
-    endpoint: Annotated[str | None, typer.Option(help="Only those to this endpoint.")] = None,
+    delivery_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="The ID of a delivery.")] = None,
+    begin: Annotated[
+        str | None, typer.Option("--from", help="The start of a time range, such as 2026-01-31T12:00:00Z.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", help="The end of the time range, not included.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Replay only deliveries to this endpoint, by its ID.")] = None,
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Tell again: one delivery, or all that were given up in a time."""
+    """Send webhooks again: one delivery, or all that failed in a time range."""
     if (delivery_id is None) == (begin is None or end is None):
-        typer.echo("fluxhook: give a delivery's id, or --from and --to", err=True)
+        typer.echo("fluxhook: give either the ID of a delivery, or --from and --to", err=True)
         raise typer.Exit(1)
     with connect(from_environment(), url, key) as client:
         if delivery_id is not None:
             ask(client, "POST", f"/v1/deliveries/{delivery_id}/replay")
-            typer.echo("1 will be tried again")
+            typer.echo("1 delivery will be sent again")
             return
         window = {"from": begin, "to": end, **({"endpoint_id": endpoint} if endpoint else {})}
         answer = ask(client, "POST", "/v1/deliveries/replay", json=window).json()
-    more = ", and there are more: ask again" if answer["more"] else ""
-    typer.echo(f"{answer['replayed']} will be tried again{more}")
+    more = "; there are more: repeat the command" if answer["more"] else ""
+    deliveries = "1 delivery" if answer["replayed"] == 1 else f"{answer['replayed']} deliveries"
+    typer.echo(f"{deliveries} will be sent again{more}")
 
 
 @keys.command("list")
 def list_keys(*, as_json: AsJson = False, url: Url = None, key: Key = None) -> None:
-    """List the keys, without the keys themselves."""
+    """List API keys by ID and name. The keys themselves are never shown."""
     with connect(from_environment(), url, key) as client:
-        found = ask(client, "GET", "/v1/keys").json()["keys"]
-    _print(found, ("created_at", "id", "name", "scopes", "disabled_at"), as_json=as_json)
+        rows = ask(client, "GET", "/v1/keys").json()["keys"]
+    _print(rows, ("created_at", "id", "name", "scopes", "disabled_at"), as_json=as_json)
 
 
 @keys.command("add")
 def add_key(
-    name: Annotated[str, typer.Argument(help="Whose it is.")],
-    webhook_url: Annotated[str | None, typer.Option(help="Where its tasks are told that do not say.")] = None,
+    name: Annotated[str, typer.Argument(help="A name for the key, such as that of the application.")],
+    webhook_url: Annotated[str | None, typer.Option(help="The webhook URL for tasks that name none.")] = None,
     *,
-    admin: Annotated[bool, typer.Option("--admin", help="It may do everything.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="Give the key full access.")] = False,
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Make a key, and print its id and, this once, the key itself."""
-    given = {"name": name, "scopes": ["*"] if admin else [], **({"webhook_url": webhook_url} if webhook_url else {})}
+    """Create an API key and print its ID and the key, which is not shown again."""
+    body = {"name": name, "scopes": ["*"] if admin else [], **({"webhook_url": webhook_url} if webhook_url else {})}
     with connect(from_environment(), url, key) as client:
-        made = ask(client, "POST", "/v1/keys", json=given).json()
-    typer.echo(f"{made['id']} {made['key']}")
+        created = ask(client, "POST", "/v1/keys", json=body).json()
+    typer.echo(f"{created['id']} {created['key']}")
 
 
 @keys.command("disable")
 def disable_key(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id.")], url: Url = None, key: Key = None
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The ID of the key.")], url: Url = None, key: Key = None
 ) -> None:
-    """Disable a key for good."""
+    """Disable an API key permanently."""
     with connect(from_environment(), url, key) as client:
         ask(client, "DELETE", f"/v1/keys/{key_id}")
 
 
-def _print(found: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool) -> None:
+def _print(rows: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(rows, indent=2))
         return
     table = Table(*columns, box=None, pad_edge=False)
-    for each in found:
-        table.add_row(*(_cell(each[name]) for name in columns))
-    # As wide as it has to be: an id that is cut cannot be copied.
+    for row in rows:
+        table.add_row(*(_cell(row[name]) for name in columns))
+    # A fixed width, because an ID that the terminal's width truncates cannot be copied.
     Console(width=_WIDTH, highlight=False).print(table)
 
 

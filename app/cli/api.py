@@ -1,4 +1,4 @@
-"""Calling a running service as any application would, for the commands that do."""
+"""HTTP calls of the client commands to a running service, through its public API."""
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,12 +11,12 @@ import typer
 from app.params import IMAGE_FIELDS
 from app.settings import Settings
 
-_EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognised, not listened on
+_ALL_INTERFACES = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognised, not listened on
 
 
 @contextmanager
 def connect(settings: Settings, url: str | None, key: str | None) -> Generator[httpx.Client]:
-    """A client for the service at `url`, else at the configured host and port, with the admin key."""
+    """Yield a client for `url`, by default the configured host and port, with `key`, by default the admin key."""
     with httpx.Client(
         base_url=url or local_url(settings),
         headers={"authorization": f"Bearer {key or _own_key(settings)}"},
@@ -27,16 +27,16 @@ def connect(settings: Settings, url: str | None, key: str | None) -> Generator[h
 
 
 def local_url(settings: Settings) -> str:
-    host = "127.0.0.1" if settings.host in _EVERYWHERE else settings.host
+    host = "127.0.0.1" if settings.host in _ALL_INTERFACES else settings.host
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 def ask(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.Response:
-    """One request; what goes wrong ends the command with a sentence and exit code 1."""
+    """Send one request. A failure prints one sentence and ends the command with exit code 1."""
     try:
         response = client.request(method, path, **options)
     except httpx.HTTPError as error:
-        typer.echo(f"fluxhook: no service answers at {client.base_url}: {type(error).__name__}", err=True)
+        typer.echo(f"fluxhook: no response from {client.base_url}: {type(error).__name__}", err=True)
         raise typer.Exit(1) from error
     if response.is_error:
         typer.echo(f"fluxhook: {_reason(response)}", err=True)
@@ -45,16 +45,16 @@ def ask(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.R
 
 
 def ask_for_page(client: httpx.Client, path: str, query: Mapping[str, object]) -> dict[str, Any]:
-    """A page of a list; what is None is not asked for."""
-    given = {name: str(value) for name, value in query.items() if value is not None}
-    page: dict[str, Any] = ask(client, "GET", path, params=given).json()
+    """Return one page of a list. Filters that are None are left out."""
+    params = {name: str(value) for name, value in query.items() if value is not None}
+    page: dict[str, Any] = ask(client, "GET", path, params=params).json()
     return page
 
 
 def post_task(client: httpx.Client, fields: dict[str, str], files: Sequence[Path]) -> dict[str, Any]:
-    """Submit a task, with images from files."""
+    """Submit a task with images from files, and return it."""
     if len(files) > len(IMAGE_FIELDS):
-        typer.echo(f"fluxhook: at most {len(IMAGE_FIELDS)} images", err=True)
+        typer.echo(f"fluxhook: a task takes at most {len(IMAGE_FIELDS)} images", err=True)
         raise typer.Exit(1)
     with ExitStack() as stack:
         parts: list[tuple[str, Any]] = [(name, (None, value)) for name, value in fields.items()]
@@ -71,8 +71,8 @@ def _own_key(settings: Settings) -> str:
         return settings.admin_key.get_secret_value()
     try:
         return (settings.data_dir / "admin_key").read_text().strip()
-    except (OSError, UnicodeDecodeError):  # not there, not ours to read, or not what was made
-        typer.echo("fluxhook: no key: give --key, or set FLUXHOOK_ADMIN_KEY or FLUXHOOK_DATA_DIR", err=True)
+    except (OSError, UnicodeDecodeError):  # missing, not readable, or not a generated key
+        typer.echo("fluxhook: no API key found: give --key, or set FLUXHOOK_ADMIN_KEY or FLUXHOOK_DATA_DIR", err=True)
         raise typer.Exit(1) from None
 
 

@@ -1,4 +1,4 @@
-"""`submit`, `watch` and `tasks`: the API from a terminal."""
+"""`submit`, `watch` and `tasks`: tasks from a terminal."""
 
 import json
 from pathlib import Path
@@ -9,30 +9,38 @@ from rich.console import Console
 from rich.table import Table
 
 from app.cli.api import ask, ask_for_page, connect, post_task
-from app.cli.timeline_printer import tell
+from app.cli.timeline_printer import print_timelines
 from app.settings import from_environment
 
 _WIDTH = 160
 
-Url = Annotated[str | None, typer.Option(help="The service. Default: the configured host and port.")]
+Url = Annotated[str | None, typer.Option(help="The URL of the service. Default: the configured host and port.")]
 Key = Annotated[str | None, typer.Option(help="An API key. Default: the admin key.")]
-Image = Annotated[list[Path] | None, typer.Option("--image", exists=True, dir_okay=False, help="Up to four images.")]
+Image = Annotated[
+    list[Path] | None,
+    typer.Option("--image", exists=True, dir_okay=False, help="An input image; repeat it for up to 4."),
+]
 
 
 def submit(
-    prompt: Annotated[str, typer.Argument(help="What to draw, or what to change.")],
+    prompt: Annotated[str, typer.Argument(help="What to draw, or what to change in the input images.")],
     image: Image = None,
-    model: Annotated[str, typer.Option(help="flux-kontext-pro or flux-kontext-max.")] = "flux-kontext-pro",
-    seed: Annotated[int | None, typer.Option(help="For a result that can be had again.")] = None,
-    aspect_ratio: Annotated[str | None, typer.Option(help="W:H, between 21:9 and 9:21.")] = None,
-    output_format: Annotated[str, typer.Option(help="png, jpeg or webp.")] = "png",
+    model: Annotated[str, typer.Option(help="The model: flux-kontext-pro or flux-kontext-max.")] = "flux-kontext-pro",
+    seed: Annotated[int | None, typer.Option(help="The random seed, for a reproducible result.")] = None,
+    aspect_ratio: Annotated[str | None, typer.Option(help="Width to height, from 21:9 to 9:21.")] = None,
+    output_format: Annotated[str, typer.Option(help="The image format: png, jpeg or webp.")] = "png",
     *,
-    wait: Annotated[bool, typer.Option("--wait", help="Tell what happens until the task is final.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the image here; waits for it.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the task is final, and print its timeline.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Wait until the task is final, and write the image to this file."),
+    ] = None,
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Submit a task and print its id."""
+    """Submit a task and print its ID. With --wait or --out, the exit code is 1 unless the image is stored."""
+    if out is not None and not out.parent.is_dir():
+        raise typer.BadParameter(f"the folder {out.parent} does not exist", param_hint="--out")
     fields = {"prompt": prompt, "model": model, "output_format": output_format}
     fields |= {"seed": str(seed)} if seed is not None else {}
     fields |= {"aspect_ratio": aspect_ratio} if aspect_ratio is not None else {}
@@ -44,43 +52,43 @@ def submit(
         typer.echo(task["id"])
         if not wait and out is None:
             return
-        task = tell(console, client, {"task": task})["task"]
+        task = print_timelines(console, client, {"task": task})["task"]
         _require_stored(task)
         if out is not None:
             out.write_bytes(ask(client, "GET", task["image"]["url"]).content)
 
 
 def watch(
-    task_id: Annotated[str, typer.Argument(metavar="ID", help="A task's id.")],
+    task_id: Annotated[str, typer.Argument(metavar="ID", help="The ID of a task.")],
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Tell what happens to a task until it is final; exit code 1 unless its image is stored."""
+    """Print the timeline of a task until it is final. The exit code is 1 unless its image is stored."""
     with connect(from_environment(), url, key) as client:
         task = ask(client, "GET", f"/v1/tasks/{task_id}").json()
-        _require_stored(tell(Console(soft_wrap=True), client, {"task": task})["task"])
+        _require_stored(print_timelines(Console(soft_wrap=True), client, {"task": task})["task"])
 
 
 def tasks(
-    status: Annotated[str | None, typer.Option(help="Only tasks in this state.")] = None,
-    model: Annotated[str | None, typer.Option(help="Only tasks of this model.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100, help="How many.")] = 20,
+    status: Annotated[str | None, typer.Option(help="Show only tasks in this state.")] = None,
+    model: Annotated[str | None, typer.Option(help="Show only tasks of this model.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="The maximum number of rows.")] = 20,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """List the latest tasks."""
+    """List tasks, newest first."""
     query = {"status": status, "model": model, "limit": limit}
     with connect(from_environment(), url, key) as client:
-        found = ask_for_page(client, "/v1/tasks", query)["tasks"]
+        rows = ask_for_page(client, "/v1/tasks", query)["tasks"]
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(rows, indent=2))
         return
     table = Table("created", "id", "state", "prompt", box=None, pad_edge=False)
-    for task in found:
+    for task in rows:
         table.add_row(*_row(task))
-    # As wide as it has to be: an id that is cut cannot be copied.
+    # A fixed width, because an ID that the terminal's width truncates cannot be copied.
     Console(width=_WIDTH, highlight=False).print(table)
 
 

@@ -1,4 +1,4 @@
-"""`demo`: the whole job for real, on this machine: the service, the twin as the provider, HTTP between them."""
+"""`demo`: the service and the twin as its provider on this machine, connected by real HTTP."""
 
 import asyncio
 import hashlib
@@ -18,8 +18,9 @@ from rich.console import Console
 from app.cli.api import ask, connect, local_url, post_task
 from app.cli.picture import draw_landscape
 from app.cli.preflight import require_data_dir
-from app.cli.serve import prepare, server
-from app.cli.timeline_printer import tell
+from app.cli.process import server
+from app.cli.serve import prepare
+from app.cli.timeline_printer import print_timelines
 from app.db.engine.process_lock import process_lock
 from app.main import create_app
 from app.settings import Settings, from_environment
@@ -35,12 +36,15 @@ Labelled = dict[str, dict[str, Any]]
 
 def demo(
     image: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="The picture to edit. Default: one that is drawn.")
+        Path | None, typer.Option(exists=True, dir_okay=False, help="The image to edit. Default: a generated one.")
     ] = None,
     *,
-    once: Annotated[bool, typer.Option("--once", help="End when both images are stored and verified.")] = False,
+    once: Annotated[
+        bool,
+        typer.Option("--once", help="Exit when both tasks are final, with code 0 if both images are verified, else 1."),
+    ] = False,
 ) -> None:
-    """Submit two tasks to the twin, watch callbacks being proven and images being kept. Needs no key."""
+    """Run the service with a stand-in for the provider, and show two tasks. Needs no API key."""
     configured = from_environment()
     folder = configured.data_dir / "demo"
     require_data_dir(configured.model_copy(update={"data_dir": folder}))
@@ -70,43 +74,43 @@ def _settings(folder: Path, port: int, twin_url: str) -> Settings:
 
 
 def _show(console: Console, settings: Settings, twin_url: str, picture: Path) -> bool:
-    """Do the two tasks, tell what happens, and say where everything is; whether both were stored and verified."""
+    """Submit two tasks and print their timelines and the paths of the images. Return whether both are verified."""
     with connect(settings, None, None) as client:
         posted = {
             "text to image": post_task(client, {"prompt": "a lighthouse above the sea at dawn"}, []),
             "edit": post_task(client, {"prompt": "make it sepia", "output_format": "jpeg"}, [picture]),
         }
-        console.print(f"The service is {local_url(settings)}, the provider is its twin at {twin_url}.", highlight=False)
-        ended = tell(console, client, posted)
+        console.print(f"The service is at {local_url(settings)}, the provider's twin at {twin_url}.", highlight=False)
+        ended = print_timelines(console, client, posted)
         verified = {label: _verify(client, twin_url, task) for label, task in ended.items()}
         for label, path in ((label, _path(settings, client, task)) for label, task in ended.items()):
             mark = "[green]verified[/]" if verified[label] else "[red]not verified[/]"
             console.print(f"{mark}  {label}: {path}", highlight=False)
     key = kept_secret(settings.data_dir / "admin_key")[0]
-    console.print(f"Look at {local_url(settings)}/ with the key {key}", highlight=False)
+    console.print(f"Open {local_url(settings)}/ with the API key {key}", highlight=False)
     return all(verified.values())
 
 
 def _verify(client: httpx.Client, twin_url: str, task: dict[str, Any]) -> bool:
-    """Whether our image is stored, is what it says it is, and is what the provider's own ledger says it sent."""
+    """Whether the image is stored and its digest is both the recorded one and one in the twin's ledger."""
     if task["image"] is None:
         return False
     ours = hashlib.sha256(ask(client, "GET", task["image"]["url"]).content).hexdigest()
     with httpx.Client(trust_env=False) as provider:
-        theirs = {each["sha256"] for each in provider.get(f"{twin_url}/twin/ledger").json()["tasks"]}
+        theirs = {entry["sha256"] for entry in provider.get(f"{twin_url}/twin/ledger").json()["tasks"]}
     return ours == task["image"]["sha256"] and ours in theirs
 
 
 def _path(settings: Settings, client: httpx.Client, task: dict[str, Any]) -> str:
     if task["image"] is None:
-        return f"{client.base_url}/v1/tasks/{task['id']}/timeline says why there is no image"
+        return f"{client.base_url}/v1/tasks/{task['id']}/timeline shows why there is no image"
     found = (settings.data_dir / "images").rglob(f"{task['image']['sha256']}.*")
-    return str(next(found, "nowhere"))
+    return str(next(found, "not found"))
 
 
 @contextmanager
 def _running(settings: Settings, ours: socket.socket, twins: socket.socket) -> Generator[None]:
-    """Both servers, in a thread of their own, until the block ends."""
+    """Run both servers in a separate thread until the block ends."""
     asyncio.run(prepare(settings))
     servers = {
         server(create_app(open_resources(settings)), settings.host, settings.port): ours,
@@ -118,25 +122,27 @@ def _running(settings: Settings, ours: socket.socket, twins: socket.socket) -> G
         _await_start(servers, thread)
         yield
     finally:
-        for each in servers:
-            each.should_exit = True
+        for running in servers:
+            running.should_exit = True
         thread.join()
 
 
 async def _serve(servers: dict[uvicorn.Server, socket.socket]) -> None:
-    await asyncio.gather(*(each.serve(sockets=[listening]) for each, listening in servers.items()))
+    await asyncio.gather(*(running.serve(sockets=[listening]) for running, listening in servers.items()))
 
 
 def _await_start(servers: dict[uvicorn.Server, socket.socket], thread: threading.Thread) -> None:
-    until = time.monotonic() + _START_S
-    while not all(each.started for each in servers):
-        if time.monotonic() > until or not thread.is_alive():
-            raise RuntimeError("the servers of the demo did not start; see fluxhook.log in its folder")
+    deadline = time.monotonic() + _START_S
+    while not all(starting.started for starting in servers):
+        if time.monotonic() > deadline or not thread.is_alive():
+            raise RuntimeError(
+                "the servers of the demo did not start; see fluxhook.log in the folder `demo` of FLUXHOOK_DATA_DIR"
+            )
         time.sleep(0.02)
 
 
 def _listen(port: int) -> socket.socket:
-    """The wanted port on loopback, else a free one."""
+    """Listen on this port of the loopback interface, or on a free port if it is taken."""
     try:
         return socket.create_server(("127.0.0.1", port))
     except OSError:
@@ -144,7 +150,7 @@ def _listen(port: int) -> socket.socket:
 
 
 def _stay(console: Console) -> None:
-    console.print("Serving until Ctrl-C.")
+    console.print("Serving until you press Ctrl-C.")
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

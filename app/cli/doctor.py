@@ -1,4 +1,4 @@
-"""`doctor`: what is configured, what is missing, and whether everything around the service answers."""
+"""`doctor`: reports the configuration, missing parts, and whether everything that the service depends on answers."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from app import clock, jobs
-from app.cli.preflight import is_writable, me
+from app.cli.preflight import current_user, is_writable
 from app.db.engine.database import READ_ONLY, is_read_only, open_database
 from app.db.engine.postgres_url import without_secrets
 from app.db.migrations.revision import is_current, is_newer
@@ -26,38 +26,39 @@ from app.security.keyring import KeyRing, sealed_with
 from app.settings import PREFIX, Settings, from_environment
 from app.wiring import build_provider, database_url, key_ring, open_store, provider_base, store_folder
 
-_LONG_ENOUGH = 16  # characters of an admin key: 64 bits even of hex digits
+_MIN_ADMIN_KEY = 16  # characters: 64 bits even if they are hex digits
+_SET, _OK, _UNHEALTHY = "[dim]set[/]      ", "[green]ok[/]       ", "[red]unhealthy[/]"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. `wrong` findings make the exit code 1."""
+    """The result of one check. An unhealthy finding makes the exit code 1."""
 
     name: str
     text: str
-    wrong: bool = False
-    current: bool = False  # of the database: it can be read
+    unhealthy: bool = False
+    readable: bool = False  # of the database: its schema can be read by this version
 
 
 def doctor() -> None:
-    """Say what is configured, what is missing and what does not answer; exit code 1 when something is wrong."""
+    """Check the configuration and what the service depends on. The exit code is 1 if a finding is unhealthy."""
     console = Console(soft_wrap=True, highlight=False)
     try:
         settings = from_environment()
     except ConfigurationError as error:
-        console.print(f"[red]wrong[/]  settings: {escape(error.detail)}")
+        console.print(f"{_UNHEALTHY}  settings: {escape(error.detail)}")
         raise typer.Exit(1) from None
     for name, value in describe(settings).items():
-        console.print(f"[dim]set[/]    {PREFIX}{name}: {escape(value)}")
+        console.print(f"{_SET}  {PREFIX}{name}: {escape(value)}")
     findings = asyncio.run(_examine(settings))
-    for each in findings:
-        mark = "[red]wrong[/]" if each.wrong else "[green]ok[/]   "
-        console.print(f"{mark}  {each.name}: {escape(each.text)}")
-    raise typer.Exit(1 if any(each.wrong for each in findings) else 0)
+    for finding in findings:
+        mark = _UNHEALTHY if finding.unhealthy else _OK
+        console.print(f"{mark}  {finding.name}: {escape(finding.text)}")
+    raise typer.Exit(1 if any(finding.unhealthy for finding in findings) else 0)
 
 
 def describe(settings: Settings) -> dict[str, str]:
-    """Every setting by name, secrets hidden."""
+    """Return every setting by name, as text without secrets."""
     shown = {}
     for name in Settings.model_fields:
         value = getattr(settings, name)
@@ -80,88 +81,93 @@ async def _findings(settings: Settings) -> AsyncGenerator[Finding]:
     while not os.access(folder, os.F_OK):
         folder = folder.parent
     if not is_writable(folder):
-        yield Finding("data folder", f"{folder} cannot be written by {me()}", wrong=True)
+        yield Finding("data folder", f"{folder} cannot be written by {current_user()}", unhealthy=True)
     database = await _database(settings)
     yield database
-    if database.current:
-        for finding in await _work(settings):
+    if database.readable:
+        for finding in await _records(settings):
             yield finding
-    if settings.admin_key is not None and len(settings.admin_key.get_secret_value()) < _LONG_ENOUGH:
-        text = f"it has fewer than {_LONG_ENOUGH} characters and may be guessed; make one with `openssl rand -hex 24`"
-        yield Finding("admin key", text, wrong=True)
+    if settings.admin_key is not None and len(settings.admin_key.get_secret_value()) < _MIN_ADMIN_KEY:
+        text = f"shorter than {_MIN_ADMIN_KEY} characters, so it may be guessed; create one with `openssl rand -hex 24`"
+        yield Finding("admin key", text, unhealthy=True)
     yield await _store(settings)
     yield await _provider(settings)
-    yield await _public_address(settings)
+    yield await _public_url(settings)
 
 
 async def _database(settings: Settings) -> Finding:
     name = "database"
     url = database_url(settings)
     if settings.embedded and not _exists(url):
-        return Finding(name, "not there yet; `fluxhook serve` makes it")
+        return Finding(name, "does not exist yet; `fluxhook serve` creates it")
     try:
         async with open_database(url) as database:
             current, newer, read_only = await database.read(
                 lambda connection: (is_current(connection), is_newer(connection), is_read_only(connection))
             )
     except FluxhookError as error:
-        why = f": {error.__cause__}" if isinstance(error.__cause__, OSError) else ""  # an address, or what TLS lacks
-        return Finding(name, f"{error.detail}{why}", wrong=True)
+        # The cause names the address, or what TLS lacks.
+        cause = f": {error.__cause__}" if isinstance(error.__cause__, OSError) else ""
+        return Finding(name, f"{error.detail}{cause}", unhealthy=True)
     if read_only:
-        return Finding(name, READ_ONLY, wrong=True, current=current)
+        return Finding(name, READ_ONLY, unhealthy=True, readable=current)
     if not current:
-        return Finding(name, "it answers, its schema is not this version's yet; `fluxhook serve` mends that")
-    whose = "that of a newer version, which this one can work with" if newer else "this version's"
-    return Finding(name, f"it answers, its schema is {whose}", current=True)
+        return Finding(name, "it answers, but its schema is not up to date; `fluxhook serve` updates it")
+    schema = "from a newer version, which this version can use" if newer else "up to date"
+    return Finding(name, f"it answers, and its schema is {schema}", readable=True)
 
 
-async def _work(settings: Settings) -> list[Finding]:
-    """What the records of past work tell about the surroundings."""
+async def _records(settings: Settings) -> list[Finding]:
+    """Return what the stored tasks, jobs and keys show about the installation."""
     now = clock.utc_now()
     async with open_database(database_url(settings)) as database:
         silent = settings.public_url is not None and await database.read(callbacks_are_missing)
         paused = await database.read(lambda connection: provider_accounts.paused(connection, now))
-        held = await database.read(jobs.count_dead_letters)
-        spool = await database.read(spooled_results.spool_holders)
-        under_way = Counter(await database.read(attempts.under_way_by_signing_key))
-        askers = await database.read(api_keys.every)
+        dead_letters = await database.read(jobs.count_dead_letters)
+        spool_holders = await database.read(spooled_results.spool_holders)
+        in_flight = Counter(await database.read(attempts.under_way_by_signing_key))
+        keys = await database.read(api_keys.every)
         of_tasks = Counter(map(sealed_with, await database.read(webhook_secrets.of_tasks)))
-    of_keys = Counter(sealed_with(key.webhook_secret) for key in askers if key.webhook_secret and not key.disabled_at)
-    findings = [Finding("callbacks", CALLBACKS_MISSING, wrong=True)] if silent else []
-    findings += [Finding("account", f"paused until {each.paused_until_at}: {each.pause_reason}") for each in paused]
-    if held:
-        findings.append(Finding("jobs", f"{held} were set aside after their last try: see `fluxhook jobs`", wrong=True))
-    findings += [Finding("kept aside", _told(each), wrong=True) for each in spool]
-    if under_way or of_keys or of_tasks or len(settings.secret_keys) > 1:
-        findings.append(_secret_keys(key_ring(settings), under_way, of_keys, of_tasks))
+    of_keys = Counter(sealed_with(key.webhook_secret) for key in keys if key.webhook_secret and not key.disabled_at)
+    findings = [Finding("callbacks", CALLBACKS_MISSING, unhealthy=True)] if silent else []
+    findings += [
+        Finding("account", f"paused until {account.paused_until_at}: {account.pause_reason}") for account in paused
+    ]
+    if dead_letters:
+        text = f"{_counted(dead_letters, 'dead letter')}; `fluxhook jobs` lists them"
+        findings.append(Finding("jobs", text, unhealthy=True))
+    findings += [Finding("spool", _spooled(holder), unhealthy=True) for holder in spool_holders]
+    if in_flight or of_keys or of_tasks or len(settings.secret_keys) > 1:
+        findings.append(_secret_keys(key_ring(settings), in_flight, of_keys, of_tasks))
     return findings
 
 
-def _secret_keys(ring: KeyRing, *needs: Counter[str]) -> Finding:
-    """What needs each key of the ring, and what needs one that is gone."""
+def _secret_keys(ring: KeyRing, *uses: Counter[str]) -> Finding:
+    """Report the uses of each key of the ring, or of keys that were removed from it.
+
+    `uses` count tasks at the provider, webhook secrets of API keys and those of tasks, each by the ID of the key.
+    """
 
     def needed(names: Iterable[str]) -> str:
-        at_provider, of_keys, of_tasks = (sum(each[name] for name in names) for each in needs)
+        at_provider, of_keys, of_tasks = (sum(counts[name] for name in names) for counts in uses)
         secrets = f"{_counted(of_keys, 'webhook secret')} of API keys and {of_tasks} of tasks"
         return f"{_counted(at_provider, 'task')} at the provider, {secrets}"
 
-    gone = {name for each in needs for name in each} - set(ring)
-    if gone:
-        text = f"a key was removed from the ring that is needed by {needed(gone)}"
-        return Finding("secret keys", f"{text}: their callbacks are refused, their webhooks not sent", wrong=True)
+    removed = {name for counts in uses for name in counts} - set(ring)
+    if removed:
+        text = f"a removed key is needed by {needed(removed)}: these callbacks are refused, these webhooks are not sent"
+        return Finding("secret keys", text, unhealthy=True)
     by_key = (f"key {number} is needed by {needed([name])}" for number, name in enumerate(ring, 1))
     return Finding("secret keys", "; ".join(by_key))
 
 
-def _told(each: spooled_results.SpoolHolder) -> str:
-    images = _counted(each.images, "image")
-    return (
-        f"{images} since {each.since}, until the store takes them, on the machine whose instance_id is {each.instance}"
-    )
+def _spooled(holder: spooled_results.SpoolHolder) -> str:
+    images = _counted(holder.images, "image")
+    return f"{images} since {holder.since}, waiting for the store, on the machine with instance_id {holder.instance}"
 
 
-def _counted(number: int, what: str) -> str:
-    return f"1 {what}" if number == 1 else f"{number} {what}s"
+def _counted(number: int, noun: str) -> str:
+    return f"1 {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _exists(sqlite_url: str) -> bool:
@@ -172,11 +178,11 @@ async def _store(settings: Settings) -> Finding:
     try:
         folder = store_folder(settings)
         if folder is not None and not os.access(folder, os.F_OK):
-            return Finding("store", f"{folder} is not there yet; `fluxhook serve` makes it")
+            return Finding("store", f"{folder} does not exist yet; `fluxhook serve` creates it")
         await open_store(settings).check()
     except FluxhookError as error:
-        return Finding("store", error.detail, wrong=True)
-    return Finding("store", f"{folder or settings.store_url} can be written")
+        return Finding("store", error.detail, unhealthy=True)
+    return Finding("store", f"{folder or settings.store_url} is writable")
 
 
 async def _provider(settings: Settings) -> Finding:
@@ -185,25 +191,25 @@ async def _provider(settings: Settings) -> Finding:
         provider = build_provider(settings, http)
         if provider is None:
             missing = f"{PREFIX}{settings.provider.upper()}_API_KEY is not set: no task can be submitted"
-            return Finding("provider", missing, wrong=True)
-        trouble = await provider.reachable()
-    if trouble is not None:
-        return Finding("provider", f"{base}: {trouble}", wrong=True)
-    return Finding("provider", f"{base} answers and takes the key")
+            return Finding("provider", missing, unhealthy=True)
+        problem = await provider.reachable()
+    if problem is not None:
+        return Finding("provider", f"{base}: {problem}", unhealthy=True)
+    return Finding("provider", f"{base} answers and accepts the API key")
 
 
-async def _public_address(settings: Settings) -> Finding:
-    name = "public address"
+async def _public_url(settings: Settings) -> Finding:
+    name = "public URL"
     if settings.public_url is None:
-        return Finding(name, "not set: no callbacks, results are polled")
+        return Finding(name, "not set: no callbacks arrive, results are polled")
     try:
         async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
             answer = await http.get(f"{settings.public_url}/healthz")
             ours = answer.json() == {"status": "ok"}
     except (httpx.HTTPError, ValueError) as error:
-        text = f"{settings.public_url}/healthz does not answer from here: {type(error).__name__}"
-        return Finding(name, f"{text}. Is the service running, and the proxy in front of it?", wrong=True)
+        text = f"{settings.public_url}/healthz cannot be reached from this machine: {type(error).__name__}"
+        return Finding(name, f"{text}. Check that the service and its proxy are running", unhealthy=True)
     if not ours:
-        text = f"{settings.public_url}/healthz answers with HTTP {answer.status_code}, but it is not Fluxhook"
-        return Finding(name, text, wrong=True)
+        text = f"{settings.public_url}/healthz answers with HTTP {answer.status_code}, but is not Fluxhook"
+        return Finding(name, text, unhealthy=True)
     return Finding(name, f"{settings.public_url} leads to Fluxhook")

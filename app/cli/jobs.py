@@ -1,4 +1,4 @@
-"""`jobs`: what was set aside after its last try, and having it run again."""
+"""`jobs`: lists dead letters and returns them to the queue."""
 
 from typing import Annotated
 
@@ -12,20 +12,21 @@ from app.settings import from_environment
 
 
 def jobs(
-    requeue: Annotated[int | None, typer.Option(metavar="ID", help="Have this one run again.")] = None,
+    requeue: Annotated[int | None, typer.Option(metavar="ID", help="Return this dead letter to the queue.")] = None,
     *,
-    requeue_all: Annotated[bool, typer.Option("--requeue-all", help="Have all of them run again.")] = False,
+    requeue_all: Annotated[bool, typer.Option("--requeue-all", help="Return all dead letters to the queue.")] = False,
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """List the jobs that were set aside after their last try, or have them run again."""
+    """List dead letters, the jobs that have used up their tries, or return them to the queue."""
     with connect(from_environment(), url, key) as client:
         if requeue_all or requeue is not None:
             path = "/v1/jobs/held/requeue" if requeue is None else f"/v1/jobs/held/{requeue}/requeue"
-            typer.echo(f"{ask(client, 'POST', path).json()['requeued']} run again")
+            count = ask(client, "POST", path).json()["requeued"]
+            typer.echo("1 job is queued again" if count == 1 else f"{count} jobs are queued again")
             return
-        found = ask(client, "GET", "/v1/jobs/held").json()["jobs"]
+        dead_letters = ask(client, "GET", "/v1/jobs/held").json()["jobs"]
     table = Table("id", "step", "task", "failures", "error", box=None, pad_edge=False)
-    for job in found:
+    for job in dead_letters:
         table.add_row(str(job["id"]), job["step"], job["task_id"], str(job["failures"]), job["error"] or "")
     Console(width=120, highlight=False).print(table)

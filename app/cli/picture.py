@@ -1,4 +1,4 @@
-"""A picture to edit, for those who brought none."""
+"""A default input image for the demo."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ _HILLS = (((20, 83, 90), 430, 150), ((16, 62, 72), 520, 110), ((12, 42, 52), 620
 
 
 def draw_landscape(path: Path) -> Path:
-    """Draw hills under an evening sky into a PNG file."""
+    """Draw hills under an evening sky, write them to `path` as PNG, and return `path`."""
     image = Image.new("RGB", (_WIDTH, _HEIGHT))
     pen = ImageDraw.Draw(image)
     for y in range(_HEIGHT):
@@ -19,7 +19,7 @@ def draw_landscape(path: Path) -> Path:
         pen.line([(0, y), (_WIDTH, y)], fill=shade)
     pen.ellipse((640, 250, 800, 410), fill=(255, 223, 160))
     for fill, base, swing in _HILLS:
-        # Parabolas side by side look enough like hills.
+        # A row of parabolas looks enough like hills.
         ridge = [(x, base - swing * (1 - ((x + base) % 400 / 200 - 1) ** 2)) for x in range(0, _WIDTH + 1, 8)]
         pen.polygon([*ridge, (_WIDTH, _HEIGHT), (0, _HEIGHT)], fill=fill)
     image.save(path)

@@ -1,4 +1,4 @@
-"""What a start needs around it, looked at first: what is missing ends it with one sentence that names the setting."""
+"""Checks before a start: a missing resource ends the command with one sentence that names the setting."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from app.wiring import key_ring, open_store
 
 
 def require(settings: Settings) -> None:
-    """See that DATA_DIR, the secret keys and the store can be used, made if need be. Raises ConfigurationError."""
+    """Check DATA_DIR, the secret keys and the store, and create them if missing. Raises ConfigurationError."""
     require_data_dir(settings)
     key_ring(settings)
     try:
@@ -23,37 +23,42 @@ def require(settings: Settings) -> None:
 
 
 def require_data_dir(settings: Settings) -> None:
-    """Make DATA_DIR, if need be. Raises ConfigurationError."""
+    """Create DATA_DIR if it is missing, and check that it is writable. Raises ConfigurationError."""
     folder = settings.data_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(f"FLUXHOOK_DATA_DIR: {folder} cannot be made by {me()}: {error.strerror}") from error
+        raise ConfigurationError(
+            f"FLUXHOOK_DATA_DIR: {folder} cannot be created by {current_user()}: {error.strerror}"
+        ) from error
     if not is_writable(folder):
-        raise ConfigurationError(f"FLUXHOOK_DATA_DIR: {folder} cannot be written by {me()}")
+        raise ConfigurationError(f"FLUXHOOK_DATA_DIR: {folder} cannot be written by {current_user()}")
 
 
 def require_address(settings: Settings) -> None:
-    """See that HOST and PORT can be listened on, before a worker has begun to work. Raises ConfigurationError."""
-    why = _refusal(settings.host, settings.port)
-    if why is not None:
-        where = f"{settings.host}:{settings.port}"
-        raise ConfigurationError(f"FLUXHOOK_HOST, FLUXHOOK_PORT: {where} cannot be listened on: {why}")
+    """Check that HOST and PORT can be listened on, before a worker starts. Raises ConfigurationError."""
+    reason = _listen_error(settings.host, settings.port)
+    if reason is not None:
+        address = f"{settings.host}:{settings.port}"
+        raise ConfigurationError(f"FLUXHOOK_HOST, FLUXHOOK_PORT: cannot listen on {address}: {reason}")
 
 
-def _refusal(host: str, port: int) -> str | None:
+def _listen_error(host: str, port: int) -> str | None:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        bound = [_can_be_bound(family, address) for family, _, _, _, address in found]
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        bound = [_can_be_bound(family, address) for family, _, _, _, address in addresses]
     except OSError as error:
         return error.strerror
     except UnicodeError:
-        return "that is no name of a host"
+        return "not a valid host name"
     return None if any(bound) else os.strerror(errno.EADDRNOTAVAIL)
 
 
 def _can_be_bound(family: int, address: Any) -> bool:
-    """As the server will bind it; False for an address that this machine does not have, as `::1` without IPv6."""
+    """Bind as the server does. Return False if this machine lacks the address, such as `::1` without IPv6.
+
+    Raises OSError for any other failure.
+    """
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -68,10 +73,10 @@ def _can_be_bound(family: int, address: Any) -> bool:
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether files can be made in it; also False when it is no folder."""
+    """Whether files can be created in `folder`; False if it is not a folder."""
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
-def me() -> str:
-    """Who this process is: a number, as a container's user has no name, and as `chown` takes it."""
+def current_user() -> str:
+    """Return the effective user by number: a container's user may have no name, and `chown` takes the number."""
     return f"user {os.geteuid()}"

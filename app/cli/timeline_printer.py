@@ -1,4 +1,4 @@
-"""Telling what happens to tasks, a line for each entry of their timelines as it appears."""
+"""Prints the timelines of running tasks, one line per entry as it appears."""
 
 import time
 from collections.abc import Mapping
@@ -12,77 +12,82 @@ from rich.markup import escape
 
 from app.cli.api import ask
 
-_LOOK_EVERY_S = 0.15
+_POLL_EVERY_S = 0.15
 _FINAL = frozenset({"stored", "failed", "cancelled"})
 _VERDICTS = {
-    "signed": "its signature is right",
-    "shared_secret": "it knows the secret",
-    "unproven": "nothing proves it: the provider is asked",
-    "forged": "its signature is wrong: refused",
+    "signed": "its signature is valid",
+    "shared_secret": "it has the shared secret",
+    "unproven": "without a proof: the provider is polled",
+    "forged": "its proof is wrong: rejected",
 }
 
 
 @dataclass(slots=True)
-class _Story:
+class _TaskTimeline:
     task: dict[str, Any]
-    told: set[str] = field(default_factory=set)
+    printed: set[str] = field(default_factory=set)
 
     @property
-    def over(self) -> bool:
+    def is_final(self) -> bool:
         return self.task["status"] in _FINAL
 
-    def news(self, client: httpx.Client) -> list[dict[str, Any]]:
-        """The entries that were not told yet. The task is read first: what follows its end is in its timeline."""
+    def take_new_entries(self, client: httpx.Client) -> list[dict[str, Any]]:
+        """Return the entries that have appeared since the last call.
+
+        The task is read before its timeline, so the timeline of a final task is complete.
+        """
         path = f"/v1/tasks/{self.task['id']}"
         self.task = ask(client, "GET", path).json()
         entries = ask(client, "GET", f"{path}/timeline").json()["entries"]
-        new = [entry for entry in entries if _name(entry) not in self.told]
-        self.told |= {_name(entry) for entry in new}
+        new = [entry for entry in entries if _identity(entry) not in self.printed]
+        self.printed |= {_identity(entry) for entry in new}
         return new
 
 
-def tell(console: Console, client: httpx.Client, tasks: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Print what happens to tasks, given by label, until all are final; return them as they ended."""
-    stories = {label: _Story(task) for label, task in tasks.items()}
+def print_timelines(
+    console: Console, client: httpx.Client, tasks: Mapping[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Print the timelines of the tasks until all are final. Takes tasks by label, returns the final tasks by label."""
+    timelines = {label: _TaskTimeline(task) for label, task in tasks.items()}
     began = min(datetime.fromisoformat(task["created_at"]) for task in tasks.values())
-    width = max(map(len, stories))
-    going_on = dict(stories)
-    while going_on:
-        for label, story in list(going_on.items()):
-            for entry in story.news(client):
+    width = max(map(len, timelines))
+    unfinished = dict(timelines)
+    while unfinished:
+        for label, timeline in list(unfinished.items()):
+            for entry in timeline.take_new_entries(client):
                 seconds = (datetime.fromisoformat(entry["at"]) - began).total_seconds()
-                if text := _words(entry):
+                if text := _text(entry):
                     console.print(f"[dim]{seconds:6.2f} s[/]  [bold]{label:{width}}[/]  {text}", highlight=False)
-            if story.over:
-                del going_on[label]
-        time.sleep(_LOOK_EVERY_S if going_on else 0)
-    return {label: story.task for label, story in stories.items()}
+            if timeline.is_final:
+                del unfinished[label]
+        time.sleep(_POLL_EVERY_S if unfinished else 0)
+    return {label: timeline.task for label, timeline in timelines.items()}
 
 
-def _name(entry: dict[str, Any]) -> str:
-    """What tells entries apart; an attempt is told again when its outcome is known."""
+def _identity(entry: dict[str, Any]) -> str:
+    """Return a key that identifies an entry. An attempt gets a new key, and a new line, when its outcome is known."""
     parts = ("event", "at", "status", "submission_id", "outcome", "witness", "verdict", "sha256")
     return "|".join(str(entry.get(part)) for part in parts)
 
 
-def _words(entry: dict[str, Any]) -> str:
+def _text(entry: dict[str, Any]) -> str:
     match entry:
         case {"event": "phase", "status": "queued"}:
-            return "recorded, with an attempt and a secret of its own"
+            return "recorded, with an attempt and its own callback secret"
         case {"event": "submission", "outcome": "accepted"}:
-            return f"submitted: the provider took it as {escape(str(entry['provider_id']))}"
+            return f"submitted: the provider accepted it as {escape(str(entry['provider_id']))}"
         case {"event": "submission", "outcome": "refused"}:
-            return f"the provider refused: {escape(str(entry['detail']))}"
+            return f"the provider refused it: {escape(str(entry['detail']))}"
         case {"event": "evidence", "witness": "callback"}:
             return f"a callback arrived, {_VERDICTS.get(entry['verdict'], entry['verdict'])}"
         case {"event": "evidence", "witness": "poll"}:
-            return f"asked the provider: {entry['said']}"
+            return f"polled the provider: {entry['said']}"
         case {"event": "download", "outcome": "failed"}:
             return f"the download failed: {escape(str(entry['detail']))}"
         case {"event": "download", "outcome": "kept_aside"}:
-            return f"downloaded and kept on this machine until the store is back: {escape(str(entry['detail']))}"
+            return f"downloaded into the spool until the store is available: {escape(str(entry['detail']))}"
         case {"event": "phase", "status": "stored"}:
-            return "[green]stored[/]: downloaded, decoded, synced to disk"
+            return "[green]stored[/]: downloaded, decoded, synced"
         case {"event": "phase", "status": "failed" | "cancelled"}:
             return f"[red]{entry['status']}[/]"
     return ""

@@ -1,10 +1,10 @@
-"""`twin`: the provider, played here."""
+"""`twin`: a stand-in for the provider."""
 
 from typing import Annotated
 
 import typer
 
-from app.cli.serve import server
+from app.cli.process import server
 from app.twin import build
 from app.twin.rules import Profile
 
@@ -12,12 +12,12 @@ from app.twin.rules import Profile
 def twin(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on.", min=0, max=65535)] = 8090,
-    ready_after: Annotated[float, typer.Option(help="Seconds until an image is ready.", min=0)] = 2.0,
+    ready_after: Annotated[float, typer.Option(help="The seconds until an image is ready.", min=0)] = 2.0,
     profile: Annotated[
-        Profile, typer.Option(help="How callbacks are signed: a (HMAC), b or c (plain secret), none.")
+        Profile, typer.Option(help="The proof of callbacks: a (HMAC), b or c (plain secret), or none.")
     ] = "a",
-    seed: Annotated[int | None, typer.Option(help="Makes a run repeatable.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The seed of task IDs and of images, for a repeatable run.")] = None,
 ) -> None:
-    """Play the provider: BFL under /v1, GPTProto under /flux/v1, any key but `bad`."""
-    typer.echo(f"The twin on http://{host}:{port}")
+    """Run a stand-in for the provider: BFL at /v1, GPTProto at /flux/v1, with any API key except `bad`."""
+    typer.echo(f"Fluxhook twin on http://{host}:{port}")
     server(build(ready_after, profile, seed), host, port).run()

@@ -1,4 +1,4 @@
-"""The commands from a terminal, against a real service: what they print, and how they exit."""
+"""Output and exit codes of the commands, run against a real service."""
 
 import asyncio
 import hashlib
@@ -34,41 +34,43 @@ from tests.world import ADMIN_KEY
 
 @dataclass
 class Terminal:
-    """A terminal whose environment leads to a service that runs."""
+    """A terminal whose environment points to a running service."""
 
     env: dict[str, str]
     folder: Path
 
     async def run(self, *arguments: str, **env: str) -> Result:
-        with capture_logs():  # the service's lines are not the command's output, and share its stdout here
+        with (
+            capture_logs()
+        ):  # the service shares stdout with the command here, and its log lines are not the command's output
             return await asyncio.to_thread(CliRunner().invoke, commands(), arguments, env={**self.env, **env})
 
 
 @pytest.fixture
 async def terminal(tmp_path: Path) -> AsyncGenerator[Terminal]:
-    theirs, their_address = listening()
-    ours, our_address = listening()
+    twin_socket, twin_url = listening()
+    service_socket, service_url = listening()
     env = {
         "FLUXHOOK_DATA_DIR": str(tmp_path / "data"),
         "FLUXHOOK_HOST": "127.0.0.1",
-        "FLUXHOOK_PORT": our_address.rpartition(":")[2],
-        "FLUXHOOK_PUBLIC_URL": our_address,
-        "FLUXHOOK_BFL_BASE_URL": their_address,
+        "FLUXHOOK_PORT": service_url.rpartition(":")[2],
+        "FLUXHOOK_PUBLIC_URL": service_url,
+        "FLUXHOOK_BFL_BASE_URL": twin_url,
         "FLUXHOOK_BFL_API_KEY": "a-provider-key",
         "FLUXHOOK_ADMIN_KEY": ADMIN_KEY,
     }
     settings = Settings.from_env(env)
     await prepare(settings)
     async with (
-        serving(build(ready_after_s=0.1, seed=1), theirs),
-        serving(create_app(open_resources(settings)), ours),
-        httpx.AsyncClient(base_url=their_address) as twin,
+        serving(build(ready_after_s=0.1, seed=1), twin_socket),
+        serving(create_app(open_resources(settings)), service_socket),
+        httpx.AsyncClient(base_url=twin_url) as twin,
     ):
         (await twin.put("/twin/rules", json={"megapixels": 0.05})).raise_for_status()
         yield Terminal(env, tmp_path)
 
 
-async def test_a_task_is_submitted_told_and_its_image_written(terminal: Terminal) -> None:
+async def test_submit_with_out_prints_the_timeline_and_writes_the_image(terminal: Terminal) -> None:
     photo, out = terminal.folder / "in.png", terminal.folder / "out.png"
     photo.write_bytes(picture())
     done = await terminal.run("submit", "make it sepia", "--image", str(photo), "--seed", "7", "--out", str(out))
@@ -77,24 +79,24 @@ async def test_a_task_is_submitted_told_and_its_image_written(terminal: Terminal
 
     assert done.exit_code == 0, done.output
     assert done.stdout.strip() == task["id"]
-    assert "its signature is right" in done.stderr
+    assert "its signature is valid" in done.stderr
     assert "stored" in done.stderr
     assert task["params"]["seed"] == 7
     assert hashlib.sha256(out.read_bytes()).hexdigest() == task["image"]["sha256"]
 
 
-async def test_without_waiting_only_the_id_is_printed_and_watching_it_tells_the_rest(terminal: Terminal) -> None:
+async def test_submit_prints_only_the_id_and_watch_prints_the_timeline(terminal: Terminal) -> None:
     posted = await terminal.run("submit", "a lighthouse")
     watched = await terminal.run("watch", posted.stdout.strip())
     table = await terminal.run("tasks")
 
     assert (posted.exit_code, watched.exit_code) == (0, 0)
-    assert "submitted: the provider took it" in watched.stdout
+    assert "submitted: the provider accepted it" in watched.stdout
     assert posted.stdout.strip() in table.stdout
     assert "a lighthouse" in table.stdout
 
 
-async def test_a_task_that_fails_says_why_and_exits_with_1(terminal: Terminal) -> None:
+async def test_a_failed_task_prints_its_failure_and_exits_with_1(terminal: Terminal) -> None:
     done = await terminal.run("submit", "an unsafe result", "--wait")
 
     assert done.exit_code == 1
@@ -108,13 +110,13 @@ async def test_a_task_that_fails_says_why_and_exits_with_1(terminal: Terminal) -
         (["submit", " "], {}, "HTTP 422"),
         (["tasks", "--key", "wrong"], {}, "HTTP 401"),
         (["watch", "task_none"], {}, "there is no such task (HTTP 404)"),
-        (["tasks", "--url", "http://127.0.0.1:9"], {}, "no service answers at http://127.0.0.1:9"),
-        (["tasks"], {"FLUXHOOK_ADMIN_KEY": "", "FLUXHOOK_DATA_DIR": "/nowhere"}, "no key: give --key"),
-        (["tasks"], {"FLUXHOOK_ADMIN_KEY": "", "FLUXHOOK_DATA_DIR": "/dev/null"}, "no key: give --key"),
+        (["tasks", "--url", "http://127.0.0.1:9"], {}, "no response from http://127.0.0.1:9"),
+        (["tasks"], {"FLUXHOOK_ADMIN_KEY": "", "FLUXHOOK_DATA_DIR": "/nowhere"}, "no API key found: give --key"),
+        (["tasks"], {"FLUXHOOK_ADMIN_KEY": "", "FLUXHOOK_DATA_DIR": "/dev/null"}, "no API key found: give --key"),
     ],
-    ids=["refused", "wrong key", "unknown", "nobody there", "no key", "no folder"],
+    ids=["refused", "wrong key", "unknown", "no service", "no key", "no folder"],
 )
-async def test_what_goes_wrong_ends_a_command_with_one_sentence(
+async def test_an_error_ends_a_command_with_one_sentence(
     terminal: Terminal, arguments: list[str], env: dict[str, str], reason: str
 ) -> None:
     done = await terminal.run(*arguments, **env)
@@ -125,23 +127,33 @@ async def test_what_goes_wrong_ends_a_command_with_one_sentence(
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-async def test_five_images_are_too_many_before_anything_is_sent(terminal: Terminal) -> None:
+async def test_five_images_are_refused_before_anything_is_sent(terminal: Terminal) -> None:
     photo = terminal.folder / "in.png"
     photo.write_bytes(picture())
     done = await terminal.run("submit", "x", *["--image", str(photo)] * 5)
 
-    assert (done.exit_code, done.stderr) == (1, "fluxhook: at most 4 images\n")
+    assert (done.exit_code, done.stderr) == (1, "fluxhook: a task takes at most 4 images\n")
+
+
+@pytest.mark.parametrize("name", ["missing/out.png", "."], ids=["missing folder", "a folder"])
+async def test_an_unusable_output_path_is_refused_before_anything_is_sent(terminal: Terminal, name: str) -> None:
+    done = await terminal.run("submit", "a fox", "--out", str(terminal.folder / name))
+    listed = await terminal.run("tasks", "--json")
+
+    assert done.exit_code == 2
+    assert "--out" in done.stderr
+    assert json.loads(listed.stdout) == []
 
 
 # doctor
 
 
-async def test_a_healthy_service_has_nothing_wrong_and_no_secret_is_shown(terminal: Terminal) -> None:
+async def test_a_healthy_service_has_no_unhealthy_finding_and_no_secret_is_shown(terminal: Terminal) -> None:
     done = await terminal.run("doctor")
 
     assert done.exit_code == 0, done.output
-    assert "wrong" not in done.stdout
-    assert "it answers, its schema is this version's" in done.stdout
+    assert "unhealthy" not in done.stdout
+    assert "it answers, and its schema is up to date" in done.stdout
     assert "leads to Fluxhook" in done.stdout
     assert "a-provider-key" not in done.output
     assert ADMIN_KEY not in done.output
@@ -153,34 +165,34 @@ async def test_a_healthy_service_has_nothing_wrong_and_no_secret_is_shown(termin
         ({"FLUXHOOK_BFL_API_KEY": ""}, "FLUXHOOK_BFL_API_KEY is not set"),
         ({"FLUXHOOK_BFL_API_KEY": "bad"}, "it refuses the API key"),
         ({"FLUXHOOK_BFL_BASE_URL": "http://127.0.0.1:9"}, "http://127.0.0.1:9"),
-        ({"FLUXHOOK_PUBLIC_URL": "http://127.0.0.1:9"}, "does not answer from here"),
-        ({"FLUXHOOK_ADMIN_KEY": "0123456789abcde"}, "it has fewer than 16 characters"),
+        ({"FLUXHOOK_PUBLIC_URL": "http://127.0.0.1:9"}, "cannot be reached from this machine"),
+        ({"FLUXHOOK_ADMIN_KEY": "0123456789abcde"}, "shorter than 16 characters"),
         ({"FLUXHOOK_NO_SUCH_THING": "1"}, "FLUXHOOK_NO_SUCH_THING"),
         ({"FLUXHOOK_DATA_DIR": "/dev/null/data"}, "data folder: /dev/null cannot be written by user"),
     ],
     ids=["no key", "bad key", "no provider", "no callbacks", "short admin key", "unknown setting", "no folder"],
 )
-async def test_what_is_wrong_is_named_and_makes_the_exit_code_1(
+async def test_an_unhealthy_finding_is_named_and_makes_the_exit_code_1(
     terminal: Terminal, env: dict[str, str], reason: str
 ) -> None:
     done = await terminal.run("doctor", **env)
 
     assert done.exit_code == 1
-    assert "wrong" in done.stdout
+    assert "unhealthy" in done.stdout
     assert reason in done.stdout
 
 
-async def test_before_the_first_start_nothing_is_wrong_with_what_is_not_there_yet(
+async def test_before_the_first_start_a_missing_database_and_store_are_not_unhealthy(
     terminal: Terminal, tmp_path: Path
 ) -> None:
     done = await terminal.run("doctor", FLUXHOOK_DATA_DIR=str(tmp_path / "new"), FLUXHOOK_PUBLIC_URL="")
 
     assert done.exit_code == 0, done.output
-    assert done.stdout.count("not there yet") == 2
-    assert "no callbacks, results are polled" in done.stdout
+    assert done.stdout.count("does not exist yet") == 2
+    assert "no callbacks arrive, results are polled" in done.stdout
 
 
-async def test_a_schema_that_a_newer_version_left_is_called_that(terminal: Terminal) -> None:
+async def test_the_schema_of_a_newer_version_is_reported(terminal: Terminal) -> None:
     async with open_database(f"sqlite:///{terminal.folder / 'data' / 'fluxhook.db'}") as database:
         await database.write(
             lambda connection: connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'").close()
@@ -188,10 +200,10 @@ async def test_a_schema_that_a_newer_version_left_is_called_that(terminal: Termi
     done = await terminal.run("doctor")
 
     assert done.exit_code == 0, done.output
-    assert "its schema is that of a newer version" in done.stdout
+    assert "its schema is from a newer version" in done.stdout
 
 
-async def test_a_database_that_takes_no_writes_is_wrong(terminal: Terminal, postgres_url: str) -> None:
+async def test_a_read_only_database_is_unhealthy(terminal: Terminal, postgres_url: str) -> None:
     address = make_url(postgres_url).update_query_dict({"options": "-c default_transaction_read_only=on"})
     done = await terminal.run(
         "doctor",
@@ -203,7 +215,7 @@ async def test_a_database_that_takes_no_writes_is_wrong(terminal: Terminal, post
     assert "database: the database is read-only" in done.stdout
 
 
-async def test_why_a_database_cannot_be_reached_is_told(terminal: Terminal) -> None:
+async def test_the_cause_of_an_unreachable_database_is_shown(terminal: Terminal) -> None:
     address = "postgresql://fluxhook:hunter2@127.0.0.1:9/fluxhook"
     done = await terminal.run("doctor", FLUXHOOK_DATABASE_URL=address, FLUXHOOK_SECRET_KEYS="n" * 40)
 
@@ -213,7 +225,7 @@ async def test_why_a_database_cannot_be_reached_is_told(terminal: Terminal) -> N
     assert "hunter2" not in done.output
 
 
-async def test_a_password_in_the_address_of_the_database_is_not_shown(terminal: Terminal) -> None:
+async def test_a_password_in_the_database_url_is_not_shown(terminal: Terminal) -> None:
     address = "postgresql:///fluxhook?host=127.0.0.1&port=9&user=fluxhook&password=hunter2"
     done = await terminal.run("doctor", FLUXHOOK_DATABASE_URL=address, FLUXHOOK_SECRET_KEYS="n" * 40)
 
@@ -221,7 +233,7 @@ async def test_a_password_in_the_address_of_the_database_is_not_shown(terminal: 
     assert "hunter2" not in done.output
 
 
-async def test_what_still_needs_each_secret_key_is_told_before_one_is_removed(terminal: Terminal) -> None:
+async def test_the_uses_of_each_secret_key_are_shown_before_and_after_one_is_removed(terminal: Terminal) -> None:
     new, old = "n" * 40, "o" * 40
     only_old = KeyRing((old,))
     async with open_database(f"sqlite:///{terminal.folder / 'data' / 'fluxhook.db'}") as database:
@@ -243,32 +255,36 @@ async def test_what_still_needs_each_secret_key_is_told_before_one_is_removed(te
     assert new not in rotated.output
     assert too_soon.exit_code == 1
     assert (
-        "removed from the ring that is needed by 2 tasks at the provider, 1 webhook secret of API keys and 1 of tasks"
+        "a removed key is needed by 2 tasks at the provider, 1 webhook secret of API keys and 1 of tasks"
         in too_soon.stdout
     )
 
 
-async def test_jobs_that_were_set_aside_are_listed_and_run_again(terminal: Terminal) -> None:
+async def test_dead_letters_are_listed_and_requeued(terminal: Terminal) -> None:
     async with open_database(f"sqlite:///{terminal.folder / 'data' / 'fluxhook.db'}") as database:
 
-        def set_aside(connection: Connection) -> None:
+        def add_dead_letter(connection: Connection) -> None:
             jobs.enqueue(connection, [(Step.RECONCILE, "task_gone", START)])
             for job in jobs.claim(connection, WORKER, START, 1, [Step.RECONCILE]):
                 jobs.dead_letter(connection, job, "KeyError")
 
-        await database.write(set_aside)
+        await database.write(add_dead_letter)
+    examined = await terminal.run("doctor")
     listed = await terminal.run("jobs")
     (number,) = [line.split()[0] for line in listed.stdout.splitlines() if "task_gone" in line]
     unknown = await terminal.run("jobs", "--requeue", "4711")
     again = await terminal.run("jobs", "--requeue", number)
     all_of_them = await terminal.run("jobs", "--requeue-all")
 
+    assert examined.exit_code == 1
+    assert "jobs: 1 dead letter; `fluxhook jobs` lists them" in examined.stdout
     assert "KeyError" in listed.stdout
-    assert (again.stdout, all_of_them.stdout) == ("1 run again\n", "0 run again\n")
+    assert (again.stdout, all_of_them.stdout) == ("1 job is queued again\n", "0 jobs are queued again\n")
     assert (unknown.exit_code, "no such job" in unknown.stderr) == (1, True)
 
 
-def test_whoever_asks_for_nothing_known_is_shown_all_commands() -> None:
-    names = [each.name or each.callback.__name__ for each in commands().registered_commands if each.callback]
+def test_an_unknown_command_loads_all_commands() -> None:
+    registered = commands().registered_commands
+    names = [command.name or command.callback.__name__ for command in registered if command.callback]
 
     assert {"serve", "work", "migrate", "twin", "demo", "submit", "doctor", "version"} <= set(names)

@@ -1,4 +1,4 @@
-"""`fluxhook demo --once` as a person runs it: a child process with nothing configured."""
+"""`fluxhook demo --once` in a child process without any configuration."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ async def test_the_demo_stores_and_verifies_both_images_and_exits_with_0(tmp_pat
             await process.wait()
 
     assert process.returncode == 0, output
-    assert output.count("its signature is right") == 2
+    assert output.count("its signature is valid") == 2
     assert output.count("verified  ") == 2
     assert "not verified" not in output
     assert len(list((tmp_path / "demo" / "images" / "results").rglob("*.*"))) == 2

@@ -1,4 +1,4 @@
-"""What a process that serves or works has of the system's memory once the large things are done."""
+"""Memory that a process still uses after its large objects are freed."""
 
 import platform
 import subprocess
@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-# Twelve threads hold 2 MB each at once, three times, and let go; then the process says how much more it has, in MB.
-_STORY = """
+# Twelve threads each allocate 2 MB at the same time and free it, three times. Prints the growth of the process in MB.
+_PROGRAM = """
 import threading
 from pathlib import Path
-from app.cli.serve import give_back_large_blocks
+from app.cli.process import give_back_large_blocks
 
-def held():
+def resident_mb():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 
 def use():
@@ -25,25 +25,25 @@ def use():
 
 {}
 together, over = threading.Barrier(13), threading.Event()
-before = held()
+before = resident_mb()
 threads = [threading.Thread(target=use) for _ in range(12)]
 for thread in threads:
     thread.start()
 for _ in range(4):
     together.wait()
-print(held() - before)
+print(resident_mb() - before)
 over.set()
 """
 
 
-def kept_after(beginning: str) -> float:
+def growth_after(setup: str) -> float:
     ran = subprocess.run(  # noqa: S603 - our own code
-        [sys.executable, "-c", _STORY.format(beginning)], check=True, capture_output=True, text=True
+        [sys.executable, "-c", _PROGRAM.format(setup)], check=True, capture_output=True, text=True
     )
     return float(ran.stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries have their own ways")
-def test_what_large_things_took_of_memory_is_given_back() -> None:
-    assert kept_after("pass") > 10  # what would be kept: this is measured rightly
-    assert kept_after("give_back_large_blocks()") < 5
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries manage memory in other ways")
+def test_memory_of_large_objects_is_returned_to_the_system() -> None:
+    assert growth_after("pass") > 10  # without the tuning: proves that the measurement works
+    assert growth_after("give_back_large_blocks()") < 5

@@ -1,4 +1,4 @@
-"""What a start needs and does not find ends it with one sentence that names the setting, and no traceback."""
+"""A start without a resource that it needs ends with one sentence that names the setting, without a traceback."""
 
 import asyncio
 from collections.abc import Generator
@@ -20,7 +20,7 @@ from tests.sockets import listening
 
 
 def refusal(command: str, env: dict[str, str]) -> str:
-    """What this command ends with."""
+    """Return the error that ends this command."""
     with capture_logs():
         ended = CliRunner().invoke(commands(), [command], env=env)
     assert isinstance(ended.exception, FluxhookError), ended.exception
@@ -28,10 +28,10 @@ def refusal(command: str, env: dict[str, str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("env", "told"),
+    ("env", "expected"),
     [
-        ({"FLUXHOOK_DATA_DIR": "{file}"}, "FLUXHOOK_DATA_DIR: {file} cannot be made by user"),
-        ({"FLUXHOOK_DATA_DIR": "{file}/below"}, "FLUXHOOK_DATA_DIR: {file}/below cannot be made by user"),
+        ({"FLUXHOOK_DATA_DIR": "{file}"}, "FLUXHOOK_DATA_DIR: {file} cannot be created by user"),
+        ({"FLUXHOOK_DATA_DIR": "{file}/below"}, "FLUXHOOK_DATA_DIR: {file}/below cannot be created by user"),
         ({"FLUXHOOK_STORE_URL": "{file}/below"}, "FLUXHOOK_STORE_URL: the image store cannot be made"),
         ({"FLUXHOOK_STORE_URL": "ftp://images"}, "FLUXHOOK_STORE_URL: not a folder, s3://"),
         ({"FLUXHOOK_STORE_URL": "s3://[images"}, "FLUXHOOK_STORE_URL: is no address of a bucket"),
@@ -45,48 +45,51 @@ def refusal(command: str, env: dict[str, str]) -> str:
     ],
 )
 @pytest.mark.parametrize("command", ["serve", "work"])
-def test_what_a_start_cannot_use_is_named_in_one_sentence(
-    tmp_path: Path, command: str, env: dict[str, str], told: str
+def test_an_unusable_resource_is_named_in_one_sentence(
+    tmp_path: Path, command: str, env: dict[str, str], expected: str
 ) -> None:
     file = tmp_path / "file"
-    file.write_text("no folder, and no database of any kind")
-    given = {"FLUXHOOK_DATA_DIR": str(tmp_path / "data")} | {name: each.format(file=file) for name, each in env.items()}
+    file.write_text("neither a folder nor a database")
+    env = {name: value.format(file=file) for name, value in env.items()}
+    detail = refusal(command, {"FLUXHOOK_DATA_DIR": str(tmp_path / "data"), **env})
 
-    assert refusal(command, given).startswith(told.format(file=file))
+    assert detail.startswith(expected.format(file=file))
 
 
-def test_a_demo_that_has_no_place_says_so(tmp_path: Path) -> None:
+def test_a_demo_without_a_usable_folder_names_the_setting(tmp_path: Path) -> None:
     (tmp_path / "data").touch()
 
-    told = refusal("demo", {"FLUXHOOK_DATA_DIR": str(tmp_path / "data")})
+    detail = refusal("demo", {"FLUXHOOK_DATA_DIR": str(tmp_path / "data")})
 
-    assert told.startswith(f"FLUXHOOK_DATA_DIR: {tmp_path / 'data' / 'demo'} cannot be made by user")
+    assert detail.startswith(f"FLUXHOOK_DATA_DIR: {tmp_path / 'data' / 'demo'} cannot be created by user")
 
 
 @pytest.mark.parametrize("name", ["admin_key", "secret_keys"])
-def test_a_kept_key_that_is_no_text_is_named(tmp_path: Path, name: str) -> None:
+def test_a_saved_key_that_is_not_text_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\xff\xfe")
 
-    told = refusal("serve", {"FLUXHOOK_DATA_DIR": str(tmp_path)})
+    detail = refusal("serve", {"FLUXHOOK_DATA_DIR": str(tmp_path)})
 
-    assert told == f"{tmp_path / name} cannot be read: it holds no text; it is in FLUXHOOK_DATA_DIR"
+    assert detail == f"{tmp_path / name} cannot be read: it holds no text; it is in FLUXHOOK_DATA_DIR"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid", "192.0.2.1", "a..b"])
-def test_an_address_that_cannot_be_listened_on_is_named_before_anything_is_done(tmp_path: Path, host: str) -> None:
+def test_an_address_that_cannot_be_listened_on_is_named_before_the_database_is_created(
+    tmp_path: Path, host: str
+) -> None:
     bound, address = listening()
     port = address.rpartition(":")[2]
     env = {"FLUXHOOK_DATA_DIR": str(tmp_path), "FLUXHOOK_HOST": host, "FLUXHOOK_PORT": port}
     with bound:
-        told = refusal("serve", env)
+        detail = refusal("serve", env)
 
-    assert told.startswith(f"FLUXHOOK_HOST, FLUXHOOK_PORT: {host}:{port} cannot be listened on: ")
+    assert detail.startswith(f"FLUXHOOK_HOST, FLUXHOOK_PORT: cannot listen on {host}:{port}: ")
     assert not (tmp_path / "fluxhook.db").exists()
 
 
 @pytest.fixture
 def postgres_guest_url(postgres: Postgres) -> Generator[str]:
-    """An empty PostgreSQL database, for a user who may connect to it and no more."""
+    """The URL of an empty PostgreSQL database, for a role that may only connect to it."""
     name = f"test_{uuid4().hex}"
     address = asyncio.run(postgres.create(name))
     asyncio.run(_do(address, "REVOKE CREATE ON SCHEMA public FROM PUBLIC", f"CREATE ROLE {name} LOGIN"))
@@ -104,7 +107,9 @@ async def _do(address: str, *statements: str) -> None:
         await database.write(unit)
 
 
-def test_a_user_who_may_not_change_the_schema_is_told_so(tmp_path: Path, postgres_guest_url: str) -> None:
+def test_a_database_user_without_the_right_to_change_the_schema_is_reported(
+    tmp_path: Path, postgres_guest_url: str
+) -> None:
     env = {
         "FLUXHOOK_DATA_DIR": str(tmp_path),
         "FLUXHOOK_DATABASE_URL": postgres_guest_url,
@@ -115,7 +120,7 @@ def test_a_user_who_may_not_change_the_schema_is_told_so(tmp_path: Path, postgre
     assert "FLUXHOOK_DATABASE_URL: its user may not change the schema" in refusal("migrate", env)
 
 
-def test_a_file_is_no_folder_that_can_be_written(tmp_path: Path) -> None:
+def test_a_file_is_not_a_writable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     assert is_writable(tmp_path)

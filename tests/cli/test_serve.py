@@ -1,4 +1,4 @@
-"""What a start makes ready, on both databases."""
+"""The preparation of a start, on both databases."""
 
 import asyncio
 import gc
@@ -13,7 +13,8 @@ import pytest
 import uvicorn
 from starlette.responses import PlainTextResponse
 
-from app.cli.serve import prepare, server, settle_down
+from app.cli.process import server, settle_down
+from app.cli.serve import prepare
 from app.db.engine.database import Database, open_database
 from app.db.migrations.revision import is_current
 from app.db.tables import api_keys, idempotency_keys
@@ -43,7 +44,7 @@ def shared(tmp_path: Path, postgres: Postgres) -> Generator[Settings]:
 
 
 async def half_answered(database: Database) -> None:
-    """Two requests that began: one is answered, one was cut off."""
+    """Store two idempotent requests: one is answered, one was interrupted."""
     await database.write(lambda connection: idempotency_keys.begin(connection, "key", "cut", "d", START))
     await database.write(lambda connection: idempotency_keys.begin(connection, "key", "answered", "d", START))
     await database.write(lambda connection: idempotency_keys.answer(connection, "key", "answered", START, {"id": "t"}))
@@ -51,26 +52,26 @@ async def half_answered(database: Database) -> None:
 
 @pytest.fixture(params=["embedded", "shared"])
 def settings(request: pytest.FixtureRequest) -> Settings:
-    """A first start on each engine in turn."""
-    found: Settings = request.getfixturevalue(request.param)
-    return found
+    """A first start on each engine."""
+    settings: Settings = request.getfixturevalue(request.param)
+    return settings
 
 
-async def test_a_start_migrates_and_a_further_one_finds_it_done(settings: Settings) -> None:
+async def test_a_start_migrates_and_a_second_start_changes_nothing(settings: Settings) -> None:
     await prepare(settings)
     await prepare(settings)
 
     async with open_database(database_url(settings)) as database:
         assert await database.read(is_current)
-        found = await database.read(lambda connection: api_keys.by_digest(connection, digest_of(ADMIN_KEY)))
-    assert found is not None
+        admin = await database.read(lambda connection: api_keys.by_digest(connection, digest_of(ADMIN_KEY)))
+    assert admin is not None
 
 
 async def test_ten_replicas_that_start_at_once_on_an_empty_database_all_start(shared: Settings) -> None:
     await asyncio.gather(*(prepare(shared) for _ in range(10)))
 
 
-async def test_a_start_forgets_the_requests_that_died_unanswered_with_the_last_process(embedded: Settings) -> None:
+async def test_a_start_deletes_idempotency_keys_that_the_previous_process_left_unanswered(embedded: Settings) -> None:
     await prepare(embedded)
     async with open_database(database_url(embedded)) as database:
         await half_answered(database)
@@ -86,7 +87,7 @@ async def test_a_start_forgets_the_requests_that_died_unanswered_with_the_last_p
     assert kept.answer == {"id": "t"}
 
 
-async def test_a_replica_that_starts_leaves_alone_what_another_one_is_answering(shared: Settings) -> None:
+async def test_a_starting_replica_keeps_the_unanswered_idempotency_keys_of_other_replicas(shared: Settings) -> None:
     await prepare(shared)
     async with open_database(database_url(shared)) as database:
         await half_answered(database)
@@ -99,12 +100,12 @@ async def test_a_replica_that_starts_leaves_alone_what_another_one_is_answering(
     assert kept.answer is None
 
 
-async def test_on_postgresql_the_admin_key_is_given_and_not_made(shared: Settings) -> None:
+async def test_on_postgresql_the_admin_key_is_required_and_never_generated(shared: Settings) -> None:
     with pytest.raises(ConfigurationError, match="FLUXHOOK_ADMIN_KEY"):
         await prepare(shared.model_copy(update={"admin_key": None}))
 
 
-def test_what_a_start_has_made_is_not_looked_at_by_the_collector_again() -> None:
+def test_objects_of_the_start_are_excluded_from_garbage_collection() -> None:
     try:
         settle_down()
 
@@ -121,7 +122,7 @@ HANDSHAKE = {
 }
 
 
-async def test_a_websocket_handshake_is_a_request_like_any_other_and_its_address_is_not_logged(
+async def test_a_websocket_handshake_is_an_ordinary_request_and_its_url_is_not_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -1,4 +1,4 @@
-"""SIGTERM: a real child process says goodbye to everybody and ends with exit code 0."""
+"""SIGTERM and SIGINT: a real child process answers the requests in progress and exits with code 0."""
 
 import asyncio
 import os
@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @asynccontextmanager
 async def child(folder: Path, provider: str) -> AsyncGenerator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
-    """`fluxhook serve`, once it answers."""
+    """Run `fluxhook serve`, and yield it with a client once it answers."""
     bound, address = listening()
-    bound.close()  # its port is the child's now
+    bound.close()  # frees the port for the child process
     env = {name: value for name, value in os.environ.items() if not name.startswith("FLUXHOOK_")} | {
         "FLUXHOOK_DATA_DIR": str(folder / "data"),
         "FLUXHOOK_HOST": "127.0.0.1",
@@ -48,7 +48,7 @@ async def child(folder: Path, provider: str) -> AsyncGenerator[tuple[asyncio.sub
         async with httpx.AsyncClient(base_url=address, headers=headers, timeout=30) as api:
 
             async def answers() -> bool:
-                assert process.returncode is None, "the service ended by itself"
+                assert process.returncode is None, "the service exited"
                 try:
                     return (await api.get("/healthz")).status_code == httpx.codes.OK
                 except httpx.TransportError:
@@ -62,9 +62,9 @@ async def child(folder: Path, provider: str) -> AsyncGenerator[tuple[asyncio.sub
         await process.wait()
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-async def test_a_stopped_service_answers_who_waits_before_their_time_is_over_and_exits_with_0(
-    how: signal.Signals, tmp_path: Path
+@pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+async def test_a_stopping_service_answers_waiting_requests_at_once_and_exits_with_0(
+    stop_signal: signal.Signals, tmp_path: Path
 ) -> None:
     theirs, their_address = listening()
     async with (
@@ -75,12 +75,12 @@ async def test_a_stopped_service_answers_who_waits_before_their_time_is_over_and
             api.post("/v1/tasks", json={"prompt": "a red fox"}, headers={"prefer": "wait=60"})
         )
 
-        async def taken() -> bool:
+        async def submitted() -> bool:
             return bool((await api.get("/v1/tasks", params={"status": "submitted"})).json()["tasks"])
 
-        await until(taken)
-        process.send_signal(how)
-        async with asyncio.timeout(30):  # of the 60 s that would be waited
+        await until(submitted)
+        process.send_signal(stop_signal)
+        async with asyncio.timeout(30):  # the request would wait for 60 s
             answer = await posting
             code = await process.wait()
 

@@ -1,4 +1,4 @@
-"""`fluxhook work`: processes of their own that share a PostgreSQL, and what a supervisor sees of them."""
+"""`fluxhook work`: separate processes that share a PostgreSQL database, and their heartbeat and exit codes."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from app.cli import commands
-from app.cli.work import beat, can_work
+from app.cli.work import can_work, touch_heartbeat
 from app.db.engine.database import open_database
 from app.errors import ConfigurationError
 from app.twin import build
@@ -33,7 +33,7 @@ async def test_a_worker_whose_database_answers_keeps_its_heartbeat_fresh(each_wo
     async def is_fresh() -> bool:
         return file.stat().st_mtime > 0
 
-    heartbeats = asyncio.create_task(beat(each_world.use, file, every_s=0.01))
+    heartbeats = asyncio.create_task(touch_heartbeat(each_world.use, file, every_s=0.01))
     await until(is_fresh)
     os.utime(file, (0, 0))
     await until(is_fresh)
@@ -43,33 +43,35 @@ async def test_a_worker_whose_database_answers_keeps_its_heartbeat_fresh(each_wo
 async def test_a_heartbeat_that_cannot_be_written_does_not_end_the_worker(world: World, tmp_path: Path) -> None:
     file = tmp_path / "gone" / "heartbeat"
 
-    async def is_there() -> bool:
+    async def exists() -> bool:
         return file.exists()
 
-    heartbeats = asyncio.create_task(beat(world.use, file, every_s=0.01))
+    heartbeats = asyncio.create_task(touch_heartbeat(world.use, file, every_s=0.01))
     await asyncio.sleep(0.05)
     file.parent.mkdir()
-    await until(is_there)
+    await until(exists)
     heartbeats.cancel()
 
 
-@pytest.mark.parametrize("what", ["heartbeat", "metrics"])
-def test_what_a_worker_cannot_have_is_named_in_one_sentence(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("missing", ["heartbeat", "metrics"])
+def test_a_worker_without_its_heartbeat_file_or_metrics_port_ends_with_one_sentence(
+    tmp_path: Path, missing: str
+) -> None:
     bound, address = listening()
     env = {"FLUXHOOK_DATA_DIR": str(tmp_path / "data"), "FLUXHOOK_METRICS_PORT": ""}
     arguments = ["work", "--heartbeat", str(tmp_path / "none" / "heartbeat")]
-    if what == "metrics":
+    if missing == "metrics":
         env["FLUXHOOK_METRICS_PORT"], arguments = address.rpartition(":")[2], ["work"]
     with bound, capture_logs():
         ended = CliRunner().invoke(commands(), arguments, env=env)
 
     assert isinstance(ended.exception, ConfigurationError)
-    told = {"heartbeat": "--heartbeat: ", "metrics": "FLUXHOOK_METRICS_PORT: "}
-    assert ended.exception.detail.startswith(told[what])
+    prefix = {"heartbeat": "--heartbeat: ", "metrics": "FLUXHOOK_METRICS_PORT: "}[missing]
+    assert ended.exception.detail.startswith(prefix)
 
 
 async def test_a_worker_without_its_database_has_no_heartbeat(world: World) -> None:
-    async with open_database("postgresql://nobody@127.0.0.1:9/nothing") as away:
+    async with open_database("postgresql://unknown@127.0.0.1:9/nothing") as away:
         assert not await can_work(replace(world.use, db=away))
 
 
@@ -81,7 +83,7 @@ async def test_a_worker_whose_schema_is_behind_has_no_heartbeat(world: World) ->
 
 @dataclass
 class Replicas:
-    """Processes on one database, and a client for the API among them."""
+    """Processes that share one database, and a client for their API."""
 
     env: dict[str, str]
     log: Path
@@ -113,8 +115,8 @@ class Replicas:
 @asynccontextmanager
 async def replicas(folder: Path, provider: str, **env: str) -> AsyncGenerator[Replicas]:
     bound, address = listening()
-    bound.close()  # its port is the child's now
-    given = {
+    bound.close()  # frees the port for the child process
+    all_env = {
         "FLUXHOOK_DATA_DIR": str(folder / "data"),
         "FLUXHOOK_PORT": address.rpartition(":")[2],
         "FLUXHOOK_BFL_BASE_URL": provider,
@@ -125,11 +127,11 @@ async def replicas(folder: Path, provider: str, **env: str) -> AsyncGenerator[Re
     }
     headers = {"authorization": f"Bearer {ADMIN_KEY}"}
     async with AsyncExitStack() as stack, httpx.AsyncClient(base_url=address, headers=headers, timeout=30) as api:
-        yield Replicas(given, folder / "log", api, stack)
+        yield Replicas(all_env, folder / "log", api, stack)
 
 
 @pytest.mark.proof
-async def test_an_api_and_two_workers_share_a_database_and_end_with_0_when_they_are_asked_to(
+async def test_an_api_and_two_workers_share_a_database_and_exit_with_0_on_sigterm(
     tmp_path: Path, postgres_url: str
 ) -> None:
     theirs, provider = listening()
@@ -141,24 +143,24 @@ async def test_an_api_and_two_workers_share_a_database_and_end_with_0_when_they_
         await until(ours.healthy, 60)
         await ours.post()
         waiting = await ours.has("queued")
-        heart = tmp_path / "heartbeat"
-        processes += [await ours.start("work", "--heartbeat", str(heart)), await ours.start("work")]
+        heartbeat = tmp_path / "heartbeat"
+        processes += [await ours.start("work", "--heartbeat", str(heartbeat)), await ours.start("work")]
         await until(lambda: ours.has("stored"), 60)
-        for each in processes:
-            each.send_signal(signal.SIGTERM)
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(30):
-            codes = [await each.wait() for each in processes]
+            codes = [await process.wait() for process in processes]
 
     assert waiting
-    assert heart.exists()
+    assert heartbeat.exists()
     assert codes == [0, 0, 0], ours.log.read_text()
 
 
 @pytest.mark.proof
-async def test_a_worker_gives_what_is_in_hand_its_time_and_a_second_signal_gives_it_none(
+async def test_a_stopping_worker_finishes_its_job_and_a_second_signal_ends_it_at_once(
     tmp_path: Path, postgres_url: str
 ) -> None:
-    silent, provider = listening()  # takes connections and never says a word
+    silent, provider = listening()  # accepts connections and sends nothing
     async with replicas(tmp_path, provider, FLUXHOOK_DATABASE_URL=postgres_url) as ours:
         api = await ours.start("serve", "--no-worker")
         await until(ours.healthy, 60)

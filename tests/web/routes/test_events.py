@@ -15,7 +15,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.cli.serve import Server, server
+from app.cli.process import Server, server
 from app.db.tables import events
 from app.main import create_app
 from app.rules.task import Status
