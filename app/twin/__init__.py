@@ -1,8 +1,8 @@
-"""The provider twin: BFL and GPTProto as the contract has them, played over HTTP from memory alone.
+"""The twin: a stand-in for BFL and GPTProto that follows their contract over HTTP and keeps everything in memory.
 
-It edits real pictures, signs and retries real callbacks, and keeps a ledger of what it accepted, charged
-and sent, so that a test can compare our record with the provider's. It shares nothing with the gateway but
-the signature scheme: two readings of the contract that must agree.
+It edits images, signs and retries callbacks, and keeps a ledger of what it accepted, charged and sent, so that a test
+can compare the records of Fluxhook with those of the provider. It shares only the signature scheme with Fluxhook: both
+implement the contract independently and have to agree.
 """
 
 from app.twin.engine import Twin

@@ -1,11 +1,11 @@
-"""Slots and credits. An account is an API key, named by a digest of it; any key has one."""
+"""Slots and credits of accounts. Each API key has an account of its own, named by a digest of the key."""
 
 import hashlib
 from collections import defaultdict
 from datetime import datetime
 
-from app.twin.orders import Refusal
 from app.twin.rules import Rules
+from app.twin.submit_request import Refusal
 from app.twin.task import Task
 
 
@@ -17,25 +17,25 @@ class Accounts:
     def __init__(self) -> None:
         self._spent: defaultdict[str, float] = defaultdict(float)
         self._active: defaultdict[str, list[Task]] = defaultdict(list)
-        # The most that any one account had in flight: of a model, and in all under "account".
+        # The highest number of tasks in flight of any one account: by model, and in total under "account".
         self.max_in_flight: defaultdict[str, int] = defaultdict(int)
 
     @property
     def charged(self) -> float:
-        """Credits, over all accounts."""
+        """The credits charged to all accounts together."""
         return sum(self._spent.values())
 
     def balance(self, account: str, rules: Rules) -> float:
         return rules.credits - self._spent[account]
 
     def active(self, account: str, now: datetime) -> list[Task]:
-        """Tasks that hold a slot. At most 24 or so, hence a list and no index."""
-        left = [task for task in self._active[account] if task.outcome_at(now) is None]
-        self._active[account] = left
-        return left
+        """Return the tasks that take a slot. They are few (24 by default), so a list is enough."""
+        active = [task for task in self._active[account] if task.outcome_at(now) is None]
+        self._active[account] = active
+        return active
 
     def refusal(self, account: str, model: str, cost: float, rules: Rules, now: datetime) -> Refusal | None:
-        """402 or 429 if this account cannot start one more task of this model."""
+        """Return the refusal, 402 or 429, if the account cannot start another task of this model."""
         active = self.active(account, now)
         of_model = sum(task.model == model for task in active)
         if len(active) >= rules.account_slots or of_model >= rules.slots[model]:
@@ -54,6 +54,6 @@ class Accounts:
         self.max_in_flight["account"] = max(self.max_in_flight["account"], len(active))
 
     def next_ready_at(self, now: datetime) -> datetime | None:
-        """When the next active task of any account ends."""
+        """Return when the next active task of any account ends, or None."""
         tasks = (task for account in list(self._active) for task in self.active(account, now))
         return min((task.ready_at for task in tasks if task.ready_at is not None), default=None)

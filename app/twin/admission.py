@@ -1,4 +1,4 @@
-"""From an order to a task: everything that is decided at the moment of acceptance. Pure."""
+"""Turns a submit request into a task: everything that is decided when it is accepted. No I/O."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from app.twin import pictures
 from app.twin.callbacks import withheld
 from app.twin.faults import Faults, fraction
 from app.twin.inputs import Source
-from app.twin.orders import Order, ratio_of
 from app.twin.rules import Rules
-from app.twin.task import Outcome, Task, foresee
+from app.twin.submit_request import SubmitRequest, ratio_of
+from app.twin.task import Outcome, Task, ending_of
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who submits: the account, the origin it came in on, and whether moderation refuses at the door."""
+    """The account and origin of a submit request, and whether a moderated prompt is refused at once."""
 
     account: str
     origin: str
@@ -24,53 +24,53 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class Birth:
-    """When and as what number a task is accepted. `seed` and `life` keep the ids of runs and resets apart."""
+class Acceptance:
+    """The time and number of an acceptance. `seed` and `epoch` give each run and each reset different task IDs."""
 
     at: datetime
     ordinal: int
     seed: int
-    life: int
+    epoch: int
 
 
-def cost_of(order: Order, model: str, rules: Rules) -> float:
-    """Credits. A moderated request generates nothing and is free."""
-    free = foresee(order.prompt).outcome is Outcome.REQUEST_MODERATED
+def cost_of(request: SubmitRequest, model: str, rules: Rules) -> float:
+    """Return the cost in credits. A moderated request generates nothing and is free."""
+    free = ending_of(request.prompt).outcome is Outcome.REQUEST_MODERATED
     return 0 if free else rules.prices.get(model, 0)
 
 
 def new_task(
-    order: Order,
+    request: SubmitRequest,
     model: str,
     caller: Caller,
     sources: Sequence[Source],
     *,
-    birth: Birth,
+    acceptance: Acceptance,
     rules: Rules,
     faults: Faults,
 ) -> Task:
-    struck = faults.of_task(birth.ordinal)
-    ending = foresee(order.prompt)
-    ready_at = None if ending.outcome is Outcome.NEVER else birth.at + _takes(order, struck, rules)
+    task_faults = faults.of_task(acceptance.ordinal)
+    ending = ending_of(request.prompt)
+    ready_at = None if ending.outcome is Outcome.NEVER else acceptance.at + _duration(request, task_faults, rules)
     task = Task(
-        ordinal=birth.ordinal,
-        id=_new_id(birth),
+        ordinal=acceptance.ordinal,
+        id=_new_id(acceptance),
         account=caller.account,
         model=model,
         origin=caller.origin,
-        prompt=order.prompt,
-        seed=_new_seed(birth) if order.seed is None else order.seed,
-        output_format=order.output_format or rules.default_format,
-        size=_size(order, sources, rules),
-        webhook_url=order.webhook_url,
-        webhook_secret=order.webhook_secret,
-        cost=cost_of(order, model, rules),
+        prompt=request.prompt,
+        seed=_new_seed(acceptance) if request.seed is None else request.seed,
+        output_format=request.output_format or rules.default_format,
+        size=_size(request, sources, rules),
+        webhook_url=request.webhook_url,
+        webhook_secret=request.webhook_secret,
+        cost=cost_of(request, model, rules),
         ending=ending,
-        faults=struck,
-        accepted_at=birth.at,
+        faults=task_faults,
+        accepted_at=acceptance.at,
         ready_at=ready_at,
-        # `se` has whole seconds only.
-        link_ends_at=ready_at and (ready_at + _link_life(struck, rules, faults)).replace(microsecond=0),
+        # The parameter `se` of a link has whole seconds.
+        link_ends_at=ready_at and (ready_at + _link_life(task_faults, rules, faults)).replace(microsecond=0),
         sources=tuple(sources),
         input_digests=tuple(source.sha256 for source in sources),
         input_megapixels=round(sum(source.width * source.height for source in sources) / 1e6, 2),
@@ -79,29 +79,29 @@ def new_task(
     return task
 
 
-def _takes(order: Order, struck: frozenset[str], rules: Rules) -> timedelta:
-    early = "early_callback" in struck and order.webhook_url is not None
+def _duration(request: SubmitRequest, task_faults: frozenset[str], rules: Rules) -> timedelta:
+    early = "early_callback" in task_faults and request.webhook_url is not None
     return timedelta(0) if early else rules.ready_after
 
 
-def _link_life(struck: frozenset[str], rules: Rules, faults: Faults) -> timedelta:
-    return timedelta(seconds=faults.near_expiry_s) if "expired_link" in struck else rules.link_life
+def _link_life(task_faults: frozenset[str], rules: Rules, faults: Faults) -> timedelta:
+    return timedelta(seconds=faults.near_expiry_s) if "expired_link" in task_faults else rules.link_life
 
 
-def _size(order: Order, sources: Sequence[Source], rules: Rules) -> pictures.Size:
-    """An edit keeps the ratio of its first input, a picture from nothing is square."""
-    if order.aspect_ratio is not None:
-        ratio = ratio_of(order.aspect_ratio)
+def _size(request: SubmitRequest, sources: Sequence[Source], rules: Rules) -> pictures.Size:
+    """By default, an edit keeps the aspect ratio of its first input, and a new image is square."""
+    if request.aspect_ratio is not None:
+        ratio = ratio_of(request.aspect_ratio)
     else:
         ratio = sources[0].width / sources[0].height if sources else 1.0
     return pictures.output_size(ratio, rules.megapixels)
 
 
-def _new_id(birth: Birth) -> str:
-    """In the shape of a UUID, as every real id is."""
-    h = hashlib.sha256(f"id {birth.seed} {birth.life} {birth.ordinal}".encode()).hexdigest()
+def _new_id(acceptance: Acceptance) -> str:
+    """Return an ID in the form of a UUID, like the real ones."""
+    h = hashlib.sha256(f"id {acceptance.seed} {acceptance.epoch} {acceptance.ordinal}".encode()).hexdigest()
     return f"{h[:8]}-{h[8:12]}-4{h[13:16]}-a{h[17:20]}-{h[20:32]}"
 
 
-def _new_seed(birth: Birth) -> int:
-    return int(fraction("seed", birth.seed, birth.ordinal) * 2**32)
+def _new_seed(acceptance: Acceptance) -> int:
+    return int(fraction("seed", acceptance.seed, acceptance.ordinal) * 2**32)

@@ -1,4 +1,4 @@
-"""The providers' own routes, once in each dialect: submit, result, credits."""
+"""The routes of the providers, once for each dialect: submit, result, credits."""
 
 from typing import ClassVar
 
@@ -12,9 +12,9 @@ from app.twin.admission import Caller
 from app.twin.engine import Twin
 from app.twin.faults import fraction
 from app.twin.messages import Dialect
-from app.twin.orders import Refusal, read_order
+from app.twin.submit_request import Refusal, read_submit_request
 from app.twin.task import Task
-from app.twin.wire import Torn
+from app.twin.wire import TruncatedResponse
 
 BAD_KEY = "bad"
 NOT_AUTHENTICATED = Refusal(403, "invalid_api_key", "Not authenticated - Invalid Authentication")
@@ -40,14 +40,14 @@ class Api:
     async def submit(self, request: Request) -> Response:
         failure = self._failure(self._twin.count("submit"))
         if failure is not None:
-            await request.body()  # all of it came: a request that broke off is another thing than a lost answer
+            await request.body()  # read it all: an interrupted request is not the same as a lost answer
             return failure
         task = await self._accept(request)
         if isinstance(task, Refusal):
             return self._refused(task)
         if "lose_answer_after" in task.faults:
             task.answer_lost = True
-            return Torn()
+            return TruncatedResponse()
         polling_url = f"{origin_of(request)}{self._prefix}/get_result?id={task.id}"
         return JSONResponse(messages.submit_answer(task, polling_url, self._twin.rules))
 
@@ -58,12 +58,12 @@ class Api:
         model = request.path_params["model"]
         if model not in self._twin.rules.slots:
             return UNKNOWN_MODEL
-        order = read_order(await request.body())
-        if isinstance(order, Refusal):
-            return order
-        # GPTProto answers 503 for a moderated input; BFL accepts it and says so when asked.
+        submit_request = read_submit_request(await request.body())
+        if isinstance(submit_request, Refusal):
+            return submit_request
+        # GPTProto answers 503 for a moderated input; BFL accepts it and reports the moderation in the result.
         caller = Caller(account_of(key), origin_of(request), moderated_at_submit=self._dialect == "gptproto")
-        return await self._twin.accept(order, model, caller)
+        return await self._twin.accept(submit_request, model, caller)
 
     async def get_result(self, request: Request) -> Response:
         number = self._twin.count("status")
@@ -86,7 +86,7 @@ class Api:
         return JSONResponse({"credits": self._twin.accounts.balance(account_of(key), self._twin.rules)})
 
     def _key(self, request: Request) -> str | None:
-        """`x-key` at BFL, `Authorization` at GPTProto, whose own examples often lack the "Bearer"."""
+        """Read `x-key` for BFL and `Authorization` for GPTProto, whose own examples often omit "Bearer"."""
         if self._dialect == "bfl":
             key = request.headers.get("x-key", "")
         else:
@@ -94,29 +94,29 @@ class Api:
         return None if key in {"", BAD_KEY} else key
 
     def _failure(self, number: int) -> Response | None:
-        """What strikes submit number `number` before anything is accepted, noted in the ledger."""
+        """Return the fault of this submit request that occurs before acceptance, and record it in the ledger."""
         faults = self._twin.faults
         if faults.strikes("lose_answer_before", number):
             self._twin.refuse(None, "lose_answer_before")
-            return Torn()
+            return TruncatedResponse()
         if faults.strikes("submit_5xx", number):
             status = self._outage_status("submit_5xx", number)
             self._twin.refuse(status, "submit_5xx")
             return self._outage(status)
-        return self._refused(FULL, why="submit_429") if faults.strikes("submit_429", number) else None
+        return self._refused(FULL, reason="submit_429") if faults.strikes("submit_429", number) else None
 
     def _outage_status(self, fault: str, number: int) -> int:
-        # A 503 from GPTProto would mean moderation, and 502 is not of its own.
+        # GPTProto uses 503 for moderation, and 502 comes from a gateway.
         statuses = (500, 502, 503) if self._dialect == "bfl" else (500,)
         return statuses[int(fraction(self._twin.faults.seed, fault, "status", number) * len(statuses))]
 
     def _outage(self, status: int) -> Response:
-        media_type = "text/html" if status == 502 else "application/json"  # noqa: PLR2004 - a gateway's own page
+        media_type = "text/html" if status == 502 else "application/json"  # noqa: PLR2004 - the error page of a gateway
         return Response(messages.outage(status, self._dialect), status, media_type=media_type)
 
-    def _refused(self, refusal: Refusal, *, why: str | None = None) -> Response:
+    def _refused(self, refusal: Refusal, *, reason: str | None = None) -> Response:
         answer = self._answer(refusal)
-        self._twin.refuse(answer.status_code, why or refusal.code)
+        self._twin.refuse(answer.status_code, reason or refusal.code)
         return answer
 
     def _answer(self, refusal: Refusal) -> Response:
@@ -128,5 +128,5 @@ class Api:
 
 
 def origin_of(request: Request) -> str:
-    """Scheme and host that the caller used, without a trailing slash."""
+    """Return the scheme and host that the caller used, without a trailing slash."""
     return str(request.base_url).rstrip("/")

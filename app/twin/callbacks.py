@@ -1,4 +1,4 @@
-"""Which callbacks a task sends, when, and with what proof: planned once, when the task is accepted. Pure."""
+"""Plans the callbacks of a task with their times and proofs, once, when the task is accepted. No I/O."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from app.twin.task import MODERATED, CallbackKind, Task
 
 Signing = Literal["hmac", "shared_secret", "none"]
 
-LATE_INTERIM = timedelta(milliseconds=500)  # how far a reordered "processing" trails the final callback
+LATE_INTERIM = timedelta(milliseconds=500)  # delay of a reordered "processing" callback after the final one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Callback:
-    """Bytes that will be sent, the same on every attempt. `retries` are the waits after each failure."""
+    """A planned callback. Each attempt sends the same bytes; `retries` are the waits after each failure."""
 
     task: Task
     kind: CallbackKind
@@ -30,7 +30,7 @@ class Callback:
 
 
 def proof(signing: Signing, secret: str | None, body: bytes) -> dict[bytes, bytes]:
-    """The header that proves a callback. Without a secret there is nothing to prove it with."""
+    """Return the header that proves a callback; empty without a secret."""
     if not secret or signing == "none":
         return {}
     if signing == "shared_secret":
@@ -39,14 +39,14 @@ def proof(signing: Signing, secret: str | None, body: bytes) -> dict[bytes, byte
 
 
 def plan(task: Task, sample: str, rules: Rules, faults: Faults) -> list[Callback]:
-    """All callbacks of a task, none if it has no address. `sample` is the link to its picture."""
+    """Return all callbacks of a task; empty if it has no webhook URL. `sample` is the link to its image."""
     if task.webhook_url is None:
         return []
     return [*_interim(task, rules), *_final(task, sample, rules, faults)]
 
 
 def withheld(task: Task, rules: Rules) -> bool:
-    """Whether the caller waits in vain for the final callback."""
+    """Whether the final callback is never sent."""
     silent = task.ending.outcome in MODERATED and not rules.moderated_called_back
     return "drop_callback" in task.faults or silent
 
@@ -65,7 +65,7 @@ def _interim_at(task: Task, due_at: datetime, rules: Rules) -> Callback:
 def _final(task: Task, sample: str, rules: Rules, faults: Faults) -> Iterator[Callback]:
     if task.ready_at is None:
         return
-    due_at = task.ready_at + _held_back(task, faults)
+    due_at = task.ready_at + _delay(task, faults)
     if "forge_callback" in task.faults:
         yield _forged(task, due_at, rules)
     if withheld(task, rules):
@@ -80,13 +80,13 @@ def _final(task: Task, sample: str, rules: Rules, faults: Faults) -> Iterator[Ca
         yield _interim_at(task, due_at + LATE_INTERIM, rules)
 
 
-def _held_back(task: Task, faults: Faults) -> timedelta:
-    """How long after the end the final callback goes out."""
+def _delay(task: Task, faults: Faults) -> timedelta:
+    """Return the time between the end of the task and its final callback."""
     if "early_callback" in task.faults:
         return timedelta(0)
     late = faults.delay_s if "delay_callback" in task.faults else 0
     if "reorder_callbacks" in task.faults:
-        # A different wait for each task, so that reordered ones overtake each other, too.
+        # The delay differs by task, so that reordered callbacks overtake each other, too.
         late += faults.reorder_s * (0.5 + fraction(faults.seed, "reorder_s", task.ordinal) / 2)
     return timedelta(seconds=late)
 

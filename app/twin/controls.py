@@ -1,4 +1,4 @@
-"""The controls under /twin: read the ledger, set faults and rules, start over. No real provider has these."""
+"""The control routes at /twin, which no real provider has: ledger, faults, rules and reset."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from app.twin.engine import Twin
 from app.twin.faults import Faults
-from app.twin.orders import validation_detail
+from app.twin.submit_request import validation_detail
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -38,7 +38,7 @@ class Controls:
         return JSONResponse(self._twin.faults.as_json())
 
     async def set_faults(self, request: Request) -> Response:
-        """Replaces all faults: what is not named is off."""
+        """Replace all faults. A fault that the request does not name is off."""
         faults = await _read(request, Faults.model_validate)
         if isinstance(faults, Response):
             return faults
@@ -49,7 +49,7 @@ class Controls:
         return JSONResponse(self._twin.rules.as_json())
 
     async def set_rules(self, request: Request) -> Response:
-        """Changes only the rules that are named."""
+        """Change only the rules that the request names."""
         rules = await _read(request, self._twin.rules.changed)
         if isinstance(rules, Response):
             return rules
@@ -65,7 +65,7 @@ class Controls:
 
 
 async def _read(request: Request, read: Callable[[dict[str, Any]], Model]) -> Model | Response:
-    """The JSON object of the request as a model, or the 422 that names what is wrong with it."""
+    """Return the JSON object of the request as a model, or a 422 response that names the errors."""
     try:
         body = json.loads(await request.body())
     except ValueError:

@@ -1,13 +1,13 @@
-"""The delivery host: pictures behind links that expire."""
+"""The delivery host: images behind links that expire."""
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from app.twin.engine import Twin
-from app.twin.links import MEDIA_TYPES, refused
+from app.twin.links import MEDIA_TYPES, refusal_xml
 from app.twin.task import Outcome, Task
-from app.twin.wire import Torn, dripping
+from app.twin.wire import TruncatedResponse, slow_response
 
 
 class Delivery:
@@ -22,20 +22,20 @@ class Delivery:
         refusal = self._twin.links.refusal(request.url.path, request.query_params, now)
         if refusal is not None:
             return Response(refusal, 403, media_type="application/xml")
-        # A task's name, before the dot. Unknown only after a reset: a genuine link names a task.
+        # The task ID stands before the dot. A genuine link names an unknown task only after a reset.
         task = self._twin.tasks.get(request.path_params["file"].partition(".")[0])
         if task is None or task.outcome_at(now) is not Outcome.READY:
             return Response(status_code=404)
         first = task.downloads == 0
         task.downloads += 1
         if first and "refused_link" in task.faults:
-            return Response(refused(now, now), 403, media_type="application/xml")
+            return Response(refusal_xml(now, now), 403, media_type="application/xml")
         return self._body(task, await self._twin.gallery.picture(task), first=first)
 
     def _body(self, task: Task, data: bytes, *, first: bool) -> Response:
         media_type = MEDIA_TYPES[task.output_format]
         if first and "truncated_body" in task.faults:
-            return Torn(data[: len(data) // 2], promised=len(data), media_type=media_type)
+            return TruncatedResponse(data[: len(data) // 2], content_length=len(data), media_type=media_type)
         if first and "slow_body" in task.faults:
-            return dripping(data, self._twin.faults.slow_s, media_type)
+            return slow_response(data, self._twin.faults.slow_s, media_type)
         return Response(data, media_type=media_type)

@@ -1,6 +1,6 @@
-"""Finished pictures, rendered when they are asked for: what nobody downloads costs nothing.
+"""Finished images, rendered on their first download.
 
-Only the latest are kept. An older one is rendered again, to the same bytes.
+Only the latest are cached. An older image is rendered again, to the same bytes.
 """
 
 import asyncio
@@ -18,16 +18,16 @@ class Gallery:
     def __init__(self) -> None:
         self._rendered: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
-        self._hanging: deque[Task] = deque()
+        self._with_inputs: deque[Task] = deque()
 
-    def hang(self, task: Task, now: datetime) -> None:
-        """Note a new task, and let go of inputs whose link is over: they can be asked for no more."""
-        self._hanging.append(task)
-        while self._hanging and (self._hanging[0].link_ends_at or now) < now:
-            self._hanging.popleft().sources = ()
+    def add(self, task: Task, now: datetime) -> None:
+        """Add a new task, and free the inputs of tasks whose links have expired: they cannot be downloaded any more."""
+        self._with_inputs.append(task)
+        while self._with_inputs and (self._with_inputs[0].link_ends_at or now) < now:
+            self._with_inputs.popleft().sources = ()
 
     async def picture(self, task: Task) -> bytes:
-        """The encoded picture; its digest goes on the task's record."""
+        """Return the encoded image, and record its digest in the task."""
         data = self._rendered.get(task.id)
         if data is None:
             inputs = [source.data for source in task.sources]
@@ -38,7 +38,7 @@ class Gallery:
 
     def _keep(self, task: Task, data: bytes) -> None:
         task.sha256 = hashlib.sha256(data).hexdigest()
-        # Two downloads at once render the same bytes twice; they count once.
+        # Two simultaneous downloads render the same bytes twice; they count once.
         self._bytes += len(data) - len(self._rendered.get(task.id, b""))
         self._rendered[task.id] = data
         while self._bytes > KEPT_BYTES and len(self._rendered) > 1:

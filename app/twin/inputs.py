@@ -1,6 +1,6 @@
-"""Input images: base64 or http(s) in, checked bytes out.
+"""Input images: decodes base64, fetches http(s) URLs, and checks the bytes.
 
-A data URL is refused. No source says that the provider takes one, and we want to notice if we send it.
+A data URL is refused: no source states that the provider accepts one, so Fluxhook must not send it.
 """
 
 import asyncio
@@ -12,17 +12,17 @@ from weakref import WeakValueDictionary
 
 import httpx
 
-from app.twin.orders import Order, Refusal, invalid_field
 from app.twin.pictures import UnreadableError, dimensions
+from app.twin.submit_request import Refusal, SubmitRequest, invalid_field
 
-MAX_BYTES = 20_000_000  # "20 MB or 20 MP" per image, Kontext guide
+MAX_BYTES = 20_000_000  # "20 MB or 20 MP" per image, from the Kontext guide
 MAX_PIXELS = 20_000_000
 FETCH_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Source:
-    """One input image as it arrived; width and height in pixels, as a viewer would show it."""
+    """One input image, unchanged. Width and height are in pixels, after the EXIF orientation is applied."""
 
     data: bytes
     sha256: str
@@ -31,17 +31,17 @@ class Source:
 
 
 class Sources:
-    """Reads inputs. Equal bytes are kept once: a load test sends one picture thousands of times."""
+    """Reads inputs. Equal bytes are stored once, because a load test sends one image thousands of times."""
 
     def __init__(self, send: httpx.AsyncClient) -> None:
         self._send = send
-        self._kept: WeakValueDictionary[str, Source] = WeakValueDictionary()
+        self._by_digest: WeakValueDictionary[str, Source] = WeakValueDictionary()
 
-    async def read(self, order: Order) -> list[Source] | Refusal:
+    async def read(self, request: SubmitRequest) -> list[Source] | Refusal:
         sources = []
-        for name, value in order.images().items():
+        for name, value in request.images().items():
             try:
-                sources.append(self._keep(await self._bytes(value)))
+                sources.append(self._share(await self._bytes(value)))
             except ValueError as problem:
                 return invalid_field(name, str(problem))
         return sources
@@ -60,21 +60,21 @@ class Sources:
         try:
             async with asyncio.timeout(FETCH_SECONDS), self._send.stream("GET", url) as answer:
                 answer.raise_for_status()
-                return await _at_most(MAX_BYTES, answer)
+                return await _read_at_most(MAX_BYTES, answer)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as problem:
             raise ValueError("the URL could not be fetched") from problem
 
-    def _keep(self, data: bytes) -> Source:
+    def _share(self, data: bytes) -> Source:
         if len(data) > MAX_BYTES:
             raise ValueError("larger than 20 MB")
         digest = hashlib.sha256(data).hexdigest()
-        source = self._kept.get(digest)
+        source = self._by_digest.get(digest)
         if source is None:
-            source = self._kept[digest] = _measured(data, digest)
+            source = self._by_digest[digest] = _checked(data, digest)
         return source
 
 
-async def _at_most(limit: int, answer: httpx.Response) -> bytes:
+async def _read_at_most(limit: int, answer: httpx.Response) -> bytes:
     data = bytearray()
     async for chunk in answer.aiter_bytes():
         data += chunk
@@ -83,7 +83,7 @@ async def _at_most(limit: int, answer: httpx.Response) -> bytes:
     return bytes(data)
 
 
-def _measured(data: bytes, digest: str) -> Source:
+def _checked(data: bytes, digest: str) -> Source:
     try:
         width, height = dimensions(data)
     except UnreadableError as problem:

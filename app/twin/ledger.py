@@ -1,4 +1,4 @@
-"""The ledger: what the twin accepted, charged and sent, as JSON. No key and no prompt is in it."""
+"""The ledger as JSON: what the twin accepted, charged and sent. It contains no API keys and no prompts."""
 
 import hashlib
 from collections.abc import Iterable
@@ -6,13 +6,13 @@ from datetime import datetime
 from typing import Any
 
 from app.twin.accounts import Accounts
-from app.twin.task import Attempt, Outcome, Task
+from app.twin.task import CallbackAttempt, Outcome, Task
 
 
-def written(
+def snapshot(
     tasks: Iterable[Task], accounts: Accounts, refused: Iterable[dict[str, Any]], now: datetime
 ) -> dict[str, Any]:
-    """`charged` is in credits; instants are ISO 8601 in UTC."""
+    """Return the ledger. `charged` is in credits; instants are ISO 8601 in UTC."""
     entries = [_task(task, now) for task in tasks]
     models = ("flux-kontext-pro", "flux-kontext-max", "account")
     return {
@@ -46,7 +46,7 @@ def _task(task: Task, now: datetime) -> dict[str, Any]:
     }
 
 
-def _attempt(attempt: Attempt) -> dict[str, Any]:
+def _attempt(attempt: CallbackAttempt) -> dict[str, Any]:
     return {
         "at": attempt.at.isoformat(),
         "kind": attempt.kind,

@@ -1,4 +1,4 @@
-"""Delivery links after Azure's signed URLs: whoever holds one may read one picture, until `se`."""
+"""Delivery links in the form of Azure's signed URLs: each gives access to one image until the time in `se`."""
 
 import base64
 import hashlib
@@ -23,7 +23,7 @@ class Links:
         self._secret = secret
 
     def url(self, origin: str, task: Task) -> str:
-        """Where the picture of a finished task is read, on the origin a caller used."""
+        """Return the link to the image of a finished task, on the origin that the caller used."""
         ends = (task.link_ends_at or task.accepted_at).strftime(SE_FORMAT)
         media_type = MEDIA_TYPES[task.output_format]
         path = f"/delivery/{task.id}.{task.output_format}"
@@ -31,20 +31,20 @@ class Links:
         return f"{origin}{path}?{urlencode(query | {'sig': self._sign(path, query)})}"
 
     def refusal(self, path: str, query: Mapping[str, str], now: datetime) -> str | None:
-        """Azure's XML if the link is not genuine or over, else None."""
+        """Return Azure's error XML if the link is not genuine or has expired, else None."""
         named = {name: query.get(name, "") for name in ("se", "sp", "sv", "sr", "rsct")}
         if not hmac.compare_digest(self._sign(path, named).encode(), query.get("sig", "").encode()):
             return AZURE_REFUSAL.format(detail="Signature did not match.")
         ends_at = datetime.strptime(named["se"], SE_FORMAT).replace(tzinfo=UTC)
-        return refused(ends_at, now) if now >= ends_at else None
+        return refusal_xml(ends_at, now) if now >= ends_at else None
 
     def _sign(self, path: str, query: Mapping[str, str]) -> str:
         message = "\n".join((path, *query.values()))
         return base64.b64encode(hmac.new(self._secret, message.encode(), hashlib.sha256).digest()).decode()
 
 
-def refused(ends_at: datetime, now: datetime) -> str:
-    """The XML that Azure has for a link outside its time."""
+def refusal_xml(ends_at: datetime, now: datetime) -> str:
+    """Return Azure's error XML for a link that has expired."""
     expiry, current = (instant.strftime("%a, %d %b %Y %H:%M:%S GMT") for instant in (ends_at, now))
     detail = f"Signed expiry time [{expiry}] must be after signed start time [{current}]"
     return AZURE_REFUSAL.format(detail=detail)

@@ -1,22 +1,22 @@
-"""Everything the provider says: submit and poll answers, refusals, callback bodies. Pure."""
+"""All messages of the provider: submit and poll answers, refusals, callback bodies. No I/O."""
 
 import json
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any, Literal
 
-from app.twin.orders import Refusal
 from app.twin.rules import Rules
+from app.twin.submit_request import Refusal
 from app.twin.task import MODERATED, Outcome, Task
 
 Dialect = Literal["bfl", "gptproto"]
 Json = dict[str, Any]
 
-GENERATING_FROM = 0.5  # progress at which the newer statuses turn from Reasoning to Generating
+GENERATING_FROM = 0.5  # the progress at which the newer statuses change from Reasoning to Generating
 
 
 def submit_answer(task: Task, polling_url: str, rules: Rules) -> Json:
-    """`AsyncResponse`, or `AsyncWebhookResponse` for a task with a webhook."""
+    """Return an `AsyncResponse`, or an `AsyncWebhookResponse` for a task with a webhook."""
     spent = {
         "cost": task.cost,
         "input_mp": task.input_megapixels,
@@ -29,7 +29,7 @@ def submit_answer(task: Task, polling_url: str, rules: Rules) -> Json:
 
 
 def status_answer(task: Task, now: datetime, sample: str, rules: Rules, dialect: Dialect) -> tuple[int, Json]:
-    """HTTP status and `ResultResponse`."""
+    """Return the HTTP status and the `ResultResponse`."""
     answer: Json = {"id": task.id, "status": "Pending", "result": None, "progress": None}
     answer |= {"details": None, "preview": None}
     outcome = task.outcome_at(now)
@@ -50,7 +50,7 @@ def not_found(task_id: str) -> Json:
 
 
 def refusal_body(refusal: Refusal, rules: Rules, dialect: Dialect) -> tuple[int, Json]:
-    """HTTP status and body of a refusal in this dialect."""
+    """Return the HTTP status and body of a refusal in this dialect."""
     if dialect == "gptproto":
         return _gptproto_refusal(refusal)
     if rules.errors == "skills":
@@ -60,7 +60,7 @@ def refusal_body(refusal: Refusal, rules: Rules, dialect: Dialect) -> tuple[int,
 
 
 def _gptproto_refusal(refusal: Refusal) -> tuple[int, Json]:
-    # An empty account answers 403 like a bad token; only the text tells them apart.
+    # An empty account gets 403 like an invalid token; only the message differs.
     status, message = {
         "invalid_api_key": (403, "Invalid token"),
         "insufficient_credits": (403, "Insufficient balance"),
@@ -70,7 +70,7 @@ def _gptproto_refusal(refusal: Refusal) -> tuple[int, Json]:
 
 
 def outage(status: int, dialect: Dialect) -> str:
-    """What a failing server says: a gateway speaks HTML, the application JSON."""
+    """Return the body of a server error: HTML from a gateway, JSON from the application."""
     phrase = HTTPStatus(status).phrase
     if status == HTTPStatus.BAD_GATEWAY:
         return f"<html><head><title>502 {phrase}</title></head><body>cloudflare</body></html>"
@@ -80,7 +80,7 @@ def outage(status: int, dialect: Dialect) -> str:
 
 
 def final_callback(task: Task, sample: str, rules: Rules) -> bytes:
-    """The callback of a finished task, in the form that the rules name. `sample` is the link."""
+    """Return the callback of a finished task in the form that the rules name. `sample` is the link to the image."""
     body = _field_final(task, sample) if rules.payload == "field" else _documented_final(task, sample)
     return json.dumps(body).encode()
 
@@ -90,7 +90,7 @@ def interim_callback(task: Task) -> bytes:
 
 
 def forged_callback(task: Task, rules: Rules) -> bytes:
-    """Someone else's picture, or a failure that never was: plausible, and wrong."""
+    """Return a plausible callback with a false link, or with the failure of the task."""
     return final_callback(
         task, f"{task.origin}/delivery/forged-{task.id}.png?se=2099-01-01T00:00:00Z&sig=Zm9yZ2Vk", rules
     )
@@ -121,7 +121,7 @@ def _interim_status(progress: float, rules: Rules) -> str:
 
 
 def _times(task: Task, dialect: Dialect) -> Json:
-    """Epoch seconds. GPTProto's own sample has them in camelCase."""
+    """Return start, end and duration in (epoch) seconds. GPTProto's sample has the names in camelCase."""
     start, end = task.accepted_at.timestamp(), (task.ready_at or task.accepted_at).timestamp()
     names = ("startTime", "endTime") if dialect == "gptproto" else ("start_time", "end_time")
     return {names[0]: start, names[1]: end, "duration": round(end - start, 3)}

@@ -1,4 +1,4 @@
-"""Sends callbacks when they are due, and again 1, 5 and 30 s after each failure."""
+"""Sends callbacks when they are due and retries failures, by default after 1, 5 and 30 s."""
 
 import asyncio
 import heapq
@@ -11,7 +11,7 @@ import httpx
 
 from app.twin.callbacks import Callback
 from app.twin.rules import Rules
-from app.twin.task import Attempt
+from app.twin.task import CallbackAttempt
 
 HEADERS = {b"Content-Type": b"application/json", b"User-Agent": b"fluxhook-twin"}
 
@@ -21,7 +21,7 @@ class Outbox:
         self._send = send
         self._now = now
         self._waiting: list[tuple[datetime, int, Callback]] = []
-        self._number = count()  # keeps equal instants in the order they were planned
+        self._number = count()  # keeps callbacks with the same time in the order of their planning
         self._cleared = 0
         self.changed = asyncio.Event()
 
@@ -38,27 +38,27 @@ class Outbox:
         return self._waiting[0][0] if self._waiting else None
 
     def take_due(self) -> list[Callback]:
-        """Everything due by now, in order; the caller delivers it."""
+        """Remove and return all callbacks that are due, in order. The caller delivers them."""
         now, due = self._now(), []
         while self._waiting and self._waiting[0][0] <= now:
             due.append(heapq.heappop(self._waiting)[2])
         return due
 
     async def deliver(self, callback: Callback, rules: Rules) -> None:
-        """One attempt, kept in the task's record; a failed one comes back when its retry is due."""
-        at, life = self._now(), self._cleared
+        """Send the callback once, record the attempt in the task, and schedule a retry if it fails."""
+        at, cleared = self._now(), self._cleared
         answered, error = await self._post(callback, rules)
-        callback.task.callbacks.append(Attempt(at, callback.kind, callback.attempt, answered, error))
-        accepted = answered is not None and 200 <= answered < 300  # noqa: PLR2004 - 2xx, as the contract says
-        # One that was under way during a reset belongs to a forgotten task.
-        if accepted or not callback.retries or life != self._cleared:
+        callback.task.callbacks.append(CallbackAttempt(at, callback.kind, callback.attempt, answered, error))
+        accepted = answered is not None and 200 <= answered < 300  # noqa: PLR2004 - 2xx, as in the contract
+        # A callback that was being sent during a reset belongs to a deleted task.
+        if accepted or not callback.retries or cleared != self._cleared:
             return
         wait, *rest = callback.retries
-        again = replace(callback, due_at=self._now() + wait, retries=tuple(rest), attempt=callback.attempt + 1)
-        self.add([again])
+        retry = replace(callback, due_at=self._now() + wait, retries=tuple(rest), attempt=callback.attempt + 1)
+        self.add([retry])
 
     async def _post(self, callback: Callback, rules: Rules) -> tuple[int | None, str | None]:
-        """HTTP status, or the name of the error that came instead."""
+        """Return the HTTP status, or the name of the error."""
         url = callback.task.webhook_url or ""
         headers = [*HEADERS.items(), *callback.headers.items()]
         try:

@@ -1,4 +1,4 @@
-"""A picture from nothing: sky, sun and hills, their colours and places drawn from prompt and seed."""
+"""Paints an image without an input: sky, sun and hills, with colours and positions drawn from prompt and seed."""
 
 import colorsys
 import math
@@ -11,7 +11,7 @@ Size = tuple[int, int]
 Colour = tuple[int, int, int]
 
 HILLS = 4
-POINTS = 24  # corners of a ridge; enough to look round at one megapixel
+POINTS = 24  # vertices of a ridge; enough to look smooth at one megapixel
 
 
 def paint(prompt: str, seed: int, size: Size) -> Image.Image:
@@ -40,7 +40,7 @@ def _sun(draw: ImageDraw.ImageDraw, hue: float, key: tuple[str, int], size: Size
 
 
 def _ridge(key: tuple[str, int, int], level: float, size: Size) -> list[tuple[float, float]]:
-    """Points of a hill's outline from left to right, in pixels."""
+    """Return the points of a hill's outline from left to right, in pixels."""
     width, height = size
     phase, waves = math.tau * fraction(*key, "phase"), 1 + 2 * fraction(*key, "waves")
     return [

@@ -1,8 +1,8 @@
-"""The pictures: what the prompt asks for is done with Pillow, in memory, the same bytes every time.
+"""Renders images with Pillow, in memory and deterministically.
 
-A prompt steers by the words it contains: "black and white" (or "grayscale"), "sepia", "invert" (or
-"negative"), "blur", "rotate" (a quarter turn clockwise), "mirror", in any combination. A prompt without any
-of them is written on the picture. Without an input image one is painted first.
+Words in the prompt select effects, in any combination: "black and white" (or "grayscale"), "sepia", "invert" (or
+"negative"), "blur", "rotate" (by 90 degrees clockwise), "mirror". A prompt without any of them is written on the image.
+Without an input image, one is painted first.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from app.twin.painting import paint
 Format = Literal["jpeg", "png", "webp"]
 Size = tuple[int, int]
 
-# Speed before size: a callback should not wait for a better deflate.
+# Fast rather than small: a download should not wait for better compression.
 SAVE_OPTIONS: dict[Format, dict[str, int]] = {
     "jpeg": {"quality": 90},
     "png": {"compress_level": 1},
@@ -26,16 +26,16 @@ SAVE_OPTIONS: dict[Format, dict[str, int]] = {
 }
 SIDEWAYS = range(5, 9)  # EXIF orientations that swap width and height
 ORIENTATION = 0x0112
-STEP = 16  # sides are multiples of this, as the provider's are
-GRAIN = 96  # side of the grain tile; smooth when enlarged, so it costs little to compress
+STEP = 16  # width and height are multiples of this, as those of the provider
+GRAIN = 96  # side of the grain tile in pixels; it is smooth when enlarged, so it compresses well
 
 
 class UnreadableError(ValueError):
-    """These bytes are no image that Pillow opens."""
+    """Pillow cannot open these bytes as an image."""
 
 
 def output_size(ratio: float, megapixels: float) -> Size:
-    """Width and height of about this many 1024 x 1024 squares, in this ratio (width over height)."""
+    """Return width and height for an area in units of 1024 x 1024 pixels and a ratio of width to height."""
     area = megapixels * 1024 * 1024
     return _side(math.sqrt(area * ratio)), _side(math.sqrt(area / ratio))
 
@@ -45,7 +45,7 @@ def _side(length: float) -> int:
 
 
 def dimensions(data: bytes) -> Size:
-    """Width and height as shown, from the header alone."""
+    """Return width and height after the EXIF orientation, from the header only. Raises UnreadableError."""
     try:
         with Image.open(BytesIO(data)) as image:
             width, height = image.size
@@ -62,14 +62,14 @@ def dimensions(data: bytes) -> Size:
 
 
 def render(prompt: str, seed: int, inputs: Sequence[bytes], size: Size, form: Format) -> bytes:
-    """The finished picture, encoded. CPU work of some tens of milliseconds: call it from a thread."""
+    """Return the encoded image. Takes tens of milliseconds of CPU time: call it in a thread."""
     image = _side_by_side(inputs, size) if inputs else paint(prompt, seed, size)
-    wanted = [effect for words, effect in EFFECTS if any(word in prompt.lower() for word in words)]
+    effects = [effect for words, effect in EFFECTS if any(word in prompt.lower() for word in words)]
     image = _grained(image, seed)
-    for effect in wanted:
+    for effect in effects:
         image = effect(image)
     image = image if image.size == size else ImageOps.fit(image, size)
-    if not wanted:
+    if not effects:
         _write_caption(image, prompt)
     out = BytesIO()
     image.save(out, format=form, **SAVE_OPTIONS[form])
@@ -81,25 +81,25 @@ def _side_by_side(inputs: Sequence[bytes], size: Size) -> Image.Image:
     canvas = Image.new("RGB", size, "white")
     for n, data in enumerate(inputs):
         left, right = width * n // len(inputs), width * (n + 1) // len(inputs)
-        canvas.paste(_opened(data, (right - left, height)), (left, 0))
+        canvas.paste(_decoded(data, (right - left, height)), (left, 0))
     return canvas
 
 
-def _opened(data: bytes, size: Size) -> Image.Image:
+def _decoded(data: bytes, size: Size) -> Image.Image:
     try:
         with Image.open(BytesIO(data)) as image:
-            # A JPEG can be decoded at a fraction of its size, which is most of the work for a large one.
+            # A JPEG can be decoded at reduced size, which saves most of the work for a large one.
             image.draft("RGB", (max(size), max(size)))
             upright = ImageOps.exif_transpose(image).convert("RGBA")
     except (OSError, ValueError, SyntaxError):
-        # The header was fine when the task was accepted, the rest was not: a real model sees noise, too.
+        # Only the header was checked when the task was accepted. A real model gets noise here, too.
         return Image.new("RGB", size, "gray")
     white = Image.new("RGBA", upright.size, "white")
     return ImageOps.fit(Image.alpha_composite(white, upright).convert("RGB"), size)
 
 
 def _grained(image: Image.Image, seed: int) -> Image.Image:
-    """A faint grain that differs from seed to seed: the seed shows in an edit, too."""
+    """Add a faint grain that depends on the seed, so that an edit depends on the seed, too."""
     noise = hashlib.shake_128(str(seed).encode()).digest(GRAIN * GRAIN)
     tile = Image.frombytes("L", (GRAIN, GRAIN), noise).resize(image.size, Image.Resampling.BILINEAR)
     return Image.blend(image, tile.convert("RGB"), 0.03)
@@ -136,6 +136,6 @@ def _write_caption(image: Image.Image, text: str) -> None:
     size = max(10, height // 24)
     draw = ImageDraw.Draw(image)
     draw.rectangle((0, height - 2 * size, width, height), fill="#14141c")
-    # Newlines would make Pillow measure a block; more letters than fit only cost time.
+    # With newlines, Pillow would lay out several lines; characters that do not fit only cost time.
     line = " ".join(text.split())[: 2 * width // size]
     draw.text((size, height - 1.5 * size), line, fill="#f4f1e8", font=ImageFont.load_default(size))

@@ -1,6 +1,6 @@
-"""How the provider behaves where the contract is silent or contradicts itself: one frozen value.
+"""The provider's behaviour where the contract is silent or contradicts itself, as one frozen value.
 
-In JSON, durations are seconds and their names end in `_s`; `profile` sets the callback form in one word.
+In JSON, durations are in seconds and their names end in `_s`; `profile` sets all rules for the form of callbacks.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ Duration = Annotated[timedelta, Field(ge=timedelta(0))]
 
 Profile = Literal["a", "b", "c", "none"]
 
-# The three descriptions of a callback in the contract, section 4, and the reseller who never signs.
+# The three descriptions of a callback in section 4 of the contract, and a reseller that never signs.
 PROFILES: Mapping[str, Mapping[str, Any]] = {
     "a": {"signing": "hmac", "payload": "documented", "interim_callbacks": False},
     "b": {"signing": "shared_secret", "payload": "documented", "interim_callbacks": False},
@@ -23,26 +23,26 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {
 
 
 class Rules(BaseModel):
-    """Rules hold for the tasks accepted under them; a change never reaches back."""
+    """Rules apply to the tasks that are accepted under them; a change does not affect earlier tasks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, ser_json_timedelta="float")
 
-    # Active tasks an account may have: of one model, and in all. Terminal tasks do not count.
+    # The limits of active tasks of an account: by model, and in total. Finished tasks do not count.
     slots: dict[str, int] = {"flux-kontext-pro": 24, "flux-kontext-max": 6}
     account_slots: int = 24
     prices: dict[str, float] = {"flux-kontext-pro": 4, "flux-kontext-max": 8}
-    # What every account starts with. 1 credit = 0.01 USD.
+    # The initial balance of each account. 1 credit = 0.01 USD.
     credits: float = 10_000
 
     ready_after: Annotated[Duration, Field(alias="ready_after_s")] = timedelta(seconds=2)
     # Counted from completion, not from delivery.
     link_life: Annotated[Duration, Field(alias="link_life_s")] = timedelta(minutes=10)
-    # How long a finished task answers to its id. Not stated anywhere; afterwards it is "Task not found".
+    # How long a finished task can be polled; then it is "Task not found". No source states this.
     fetchable_for: Annotated[Duration, Field(alias="fetchable_for_s")] = timedelta(hours=1)
 
     signing: Literal["hmac", "shared_secret", "none"] = "hmac"
     payload: Literal["documented", "field"] = "documented"
-    # One "processing" callback half-way. Only the field form knows it.
+    # One "processing" callback half-way. Only the "field" payload has it.
     interim_callbacks: bool = False
     moderated_called_back: bool = True
     retries: Annotated[tuple[Duration, ...], Field(alias="retries_s")] = (
@@ -52,29 +52,29 @@ class Rules(BaseModel):
     )
     delivery_timeout: Annotated[Duration, Field(alias="delivery_timeout_s")] = timedelta(seconds=30)
 
-    # The schema says no, the providers' own hybrid example says yes.
+    # The schema says no, the provider's example of the hybrid approach says yes.
     polling_url_with_webhook: bool = False
     # "Reasoning" and "Generating" in place of the later part of "Pending".
     newer_statuses: bool = False
     # HTTP status of the poll answer for a task that failed or was moderated.
     failed_http: Literal[200, 422, 503] = 200
-    # "detail" is what everybody saw; "skills" is `error`, `message`, `details`, with 401 for a bad key.
+    # "detail" is the form seen in practice; "skills" has `error`, `message`, `details`, and 401 for a bad key.
     errors: Literal["detail", "skills"] = "detail"
-    # Retry-After and X-RateLimit-* on a 429. Only one source has them.
+    # Retry-After and X-RateLimit-* on a 429. Only one source mentions them.
     rate_limit_headers: bool = False
 
-    # OpenAPI says png, the guides say jpeg.
+    # The OpenAPI document says png, the guides say jpeg.
     default_format: Literal["jpeg", "png", "webp"] = "png"
-    # Area of an output, in units of 1024 x 1024. Small for load tests.
+    # The area of an output in units of 1024 x 1024 pixels; small for load tests.
     megapixels: Annotated[float, Field(gt=0, le=4)] = 1.0
 
     def changed(self, changes: Mapping[str, Any]) -> "Rules":
-        """These rules with a JSON subset laid over them. Raises `pydantic.ValidationError`."""
+        """Return these rules with the changes from a JSON object. Raises `pydantic.ValidationError`."""
         rest = dict(changes)
         profile = rest.pop("profile", None)
         if profile is None:
             return Rules.model_validate(self.as_json() | rest)
-        # An unknown profile stays in, and is refused as the unknown name it is.
+        # An unknown profile remains in the values, so validation refuses it.
         preset = PROFILES.get(str(profile), {"profile": profile})
         return Rules.model_validate(self.as_json() | dict(preset) | rest)
 
@@ -83,5 +83,5 @@ class Rules(BaseModel):
 
 
 def preset(profile: Profile) -> Rules:
-    """The rules of one callback profile: "a", "b", "c" or "none"."""
+    """Return the default rules with one callback profile: "a", "b", "c" or "none"."""
     return Rules().changed({"profile": profile})

@@ -1,4 +1,4 @@
-"""The twin's HTTP face, put together: both providers, the delivery host and the controls."""
+"""The ASGI application of the twin: both providers, the delivery host and the controls."""
 
 import asyncio
 import os
@@ -25,15 +25,16 @@ from app.twin.wire import SERVER_SEND
 
 class TwinApp(Starlette):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Kept before middleware wraps it: a torn answer needs the server's own.
+        # Saved before middleware wraps it: TruncatedResponse needs the server's own `send`.
         scope[SERVER_SEND] = send
         await super().__call__(scope, receive, send)
 
 
 def create_twin_app(twin: Twin, *, running: bool = True, owned: httpx.AsyncClient | None = None) -> TwinApp:
-    """The twin as an ASGI app. `running` lets it tick by itself while the app lives; tests tick by hand.
+    """Return the twin as an ASGI app.
 
-    `owned` is a client that is closed with the app.
+    `running` sends due callbacks while the app runs; without it, a test calls `tick`. `owned` is an HTTP client that is
+    closed with the app.
     """
 
     @asynccontextmanager
@@ -55,13 +56,13 @@ def create_twin_app(twin: Twin, *, running: bool = True, owned: httpx.AsyncClien
 
 
 def build(ready_after_s: float = 2.0, profile: Profile = "a", seed: int | None = None) -> TwinApp:
-    """A twin that speaks real HTTP, from simple values. Without a seed its ids differ from run to run."""
+    """Return a twin that uses the real clock and real HTTP. Without a seed, each run has different task IDs."""
     rules = preset(profile).model_copy(update={"ready_after": timedelta(seconds=ready_after_s)})
-    # A callback goes where the task says, and nowhere that an environment variable says.
+    # Callbacks ignore proxies from environment variables.
     limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
     send = httpx.AsyncClient(trust_env=False, cookies=ssrf.no_cookies(), limits=limits)
-    chosen = int.from_bytes(os.urandom(8)) if seed is None else seed
-    return create_twin_app(Twin(rules, now=utc_now, send=send, seed=chosen), owned=send)
+    seed = int.from_bytes(os.urandom(8)) if seed is None else seed
+    return create_twin_app(Twin(rules, now=utc_now, send=send, seed=seed), owned=send)
 
 
 @asynccontextmanager
@@ -72,7 +73,7 @@ async def _ticking(twin: Twin) -> AsyncGenerator[None, None]:
     finally:
         ticking.cancel()
         with suppress(asyncio.CancelledError):
-            await ticking  # raises here if the twin itself broke
+            await ticking  # raises if the twin itself failed
 
 
 async def _not_served(_: Request, problem: Exception) -> Response:

@@ -1,9 +1,9 @@
-"""One task as the provider knows it. Its whole future is known when it is accepted; time only reveals it.
+"""One task of the provider. Its outcome is decided when it is accepted, and becomes visible in time.
 
-Words in the prompt decide how it ends (whole words, any case):
+Whole words in the prompt, in any case, decide the outcome:
 
-    forbidden        Request Moderated: nothing is generated and nothing charged; GPTProto refuses with 503
-    unsafe result    Content Moderated: generated, then withheld, and charged
+    forbidden        Request Moderated: nothing is generated or charged; GPTProto refuses it with 503
+    unsafe result    Content Moderated: generated and charged, but withheld
     invalid image    Error, `invalid_image`, charged
     fail             Error, `internal_error`, charged
     never finishes   stays Pending and keeps its slot
@@ -29,7 +29,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """`error` is the code, in the words of the skills guide; `reason` is for people."""
+    """The end of a task. `error` is a code from the skills guide; `reason` is text for people."""
 
     outcome: Outcome
     error: str | None = None
@@ -53,7 +53,7 @@ TRIGGERS: tuple[tuple[re.Pattern[str], Ending], ...] = tuple(
 MODERATED = frozenset({Outcome.REQUEST_MODERATED, Outcome.CONTENT_MODERATED})
 
 
-def foresee(prompt: str) -> Ending:
+def ending_of(prompt: str) -> Ending:
     return next((ending for words, ending in TRIGGERS if words.search(prompt)), Ending(Outcome.READY))
 
 
@@ -61,8 +61,8 @@ CallbackKind = Literal["true", "double", "early", "unsigned", "plain_secret", "i
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """One callback that was sent: the HTTP status it was answered with, or the error that came instead."""
+class CallbackAttempt:
+    """One attempt to send a callback: the HTTP status of the answer, or the name of the error."""
 
     at: datetime
     kind: CallbackKind
@@ -77,7 +77,7 @@ class Task:
     id: str
     account: str
     model: str
-    origin: str  # scheme and host the submit came in on; links in callbacks stand on it
+    origin: str  # scheme and host of the submit request, used for links in callbacks
     prompt: str
     seed: int
     output_format: Format
@@ -96,16 +96,16 @@ class Task:
 
     answer_lost: bool = False
     callbacks_withheld: bool = False
-    callbacks: list[Attempt] = field(default_factory=list)
+    callbacks: list[CallbackAttempt] = field(default_factory=list)
     downloads: int = 0
-    sha256: str | None = None  # of the picture, once it was asked for
+    sha256: str | None = None  # of the image, once it has been rendered
 
     def outcome_at(self, now: datetime) -> Outcome | None:
-        """How it ended, or None while it is active."""
+        """Return the outcome, or None while the task is active."""
         return self.ending.outcome if self.ready_at is not None and self.ready_at <= now else None
 
     def progress_at(self, now: datetime) -> float:
-        """From 0 to 1. A task that never finishes stands at one half."""
+        """Return the progress from 0 to 1. A task that never finishes stays at one half."""
         if self.ready_at is None:
             return 0.5
         span = (self.ready_at - self.accepted_at).total_seconds()

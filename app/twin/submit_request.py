@@ -1,4 +1,4 @@
-"""What a submit body must be, and the refusals a caller can get instead of a task."""
+"""The body of a submit request, and the refusals that a caller can get instead of a task."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ URL = TypeAdapter(HttpUrl)
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why nothing was accepted. `code` is the word the skills form of the contract has for it."""
+    """The reason for a refused request. `code` is its error code in the skills guide of the contract."""
 
     status: int
     code: str
@@ -21,7 +21,7 @@ class Refusal:
 
 
 def ratio_of(value: str) -> float:
-    """Width over height of "W:H". Raises ValueError outside 21:9 to 9:21."""
+    """Return width divided by height of "W:H". Raises ValueError if it is not from 21:9 to 9:21."""
     match = RATIO.fullmatch(value)
     width, height = map(int, match.groups()) if match else (0, 0)
     if not width or not height:
@@ -37,7 +37,7 @@ def _check_ratio(value: str) -> str:
 
 
 def _check_url(value: str) -> str:
-    # Checked but not rewritten: a callback goes to the address exactly as it was given.
+    # Checked but not normalised: a callback goes to the URL exactly as it was given.
     URL.validate_python(value)
     return value
 
@@ -45,8 +45,8 @@ def _check_url(value: str) -> str:
 WebhookUrl = Annotated[str, Field(min_length=1, max_length=2083), AfterValidator(_check_url)]
 
 
-class Order(BaseModel):
-    """The body of a submit, `FluxKontextProInputs`. Unknown fields are refused, as newer endpoints do."""
+class SubmitRequest(BaseModel):
+    """The body of a submit request, `FluxKontextProInputs`. Unknown fields are refused, as newer endpoints do."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,14 +64,14 @@ class Order(BaseModel):
     safety_tolerance: Annotated[int, Field(ge=0, le=6)] = 2
 
     def images(self) -> dict[str, str]:
-        """Field name to base64 or URL, of the inputs that were given."""
-        named = ("input_image", "input_image_2", "input_image_3", "input_image_4")
-        return {name: value for name in named if (value := getattr(self, name)) is not None}
+        """Return the given input images: base64 or a URL, by field name."""
+        names = ("input_image", "input_image_2", "input_image_3", "input_image_4")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
-def read_order(body: bytes) -> Order | Refusal:
+def read_submit_request(body: bytes) -> SubmitRequest | Refusal:
     try:
-        return Order.model_validate_json(body)
+        return SubmitRequest.model_validate_json(body)
     except ValidationError as problem:
         return invalid(validation_detail(problem))
 
@@ -85,6 +85,6 @@ def invalid_field(name: str, message: str) -> Refusal:
 
 
 def validation_detail(problem: ValidationError) -> list[dict[str, Any]]:
-    """FastAPI's list of `loc`, `msg`, `type`; without the input, which may be 20 MB of picture."""
-    found = problem.errors(include_url=False, include_context=False, include_input=False)
-    return [{"loc": ["body", *one["loc"]], "msg": one["msg"], "type": one["type"]} for one in found]
+    """Return FastAPI's list of `loc`, `msg` and `type`, without the input, which may be an image of 20 MB."""
+    errors = problem.errors(include_url=False, include_context=False, include_input=False)
+    return [{"loc": ["body", *error["loc"]], "msg": error["msg"], "type": error["type"]} for error in errors]
