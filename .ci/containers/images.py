@@ -13,9 +13,9 @@ LARGEST = 250_000_000
 
 
 def build_bases() -> None:
-    with ThreadPoolExecutor() as both:
-        for done in [both.submit(_build_python), both.submit(_build_postgres)]:
-            done.result()
+    with ThreadPoolExecutor() as pool:
+        for build in [pool.submit(_build_python), pool.submit(_build_postgres)]:
+            build.result()
 
 
 def _build_python() -> None:
@@ -58,8 +58,8 @@ def check_ours() -> None:
     require(size < LARGEST, f"the image has {size / 1e6:.0f} MB of {LARGEST / 1e6:.0f} MB allowed")
     user = inspect("fluxhook", "{{.Config.User}}")
     require(user == "10001:10001", f"the image runs as user {user}")
-    past = docker("history", "--no-trunc", "fluxhook") + inspect("fluxhook", "{{json .Config.Env}}")
-    found = re.findall(r"\w*(?<!GPG_)(?:KEY|KEYS|SECRET|TOKEN|PASSWORD)=[^\s\"]+", past)
+    history = docker("history", "--no-trunc", "fluxhook") + inspect("fluxhook", "{{json .Config.Env}}")
+    found = re.findall(r"\w*(?<!GPG_)(?:KEY|KEYS|SECRET|TOKEN|PASSWORD)=[^\s\"]+", history)
     require(not found, f"no secret is in the image layers or environment {found or ''}".rstrip())
     check_health_of_a_worker()
 
@@ -67,7 +67,7 @@ def check_ours() -> None:
 def check_health_of_a_worker() -> None:
     """Run the image's health check with a fresh heartbeat file and with one that is a minute old."""
     check = json.loads(inspect("fluxhook", "{{json .Config.Healthcheck.Test}}"))[-1]
-    asked = 'touch -d "$1" /tmp/heartbeat; python -c "$0" && echo healthy || echo unhealthy'
-    run_check = ["run", "--rm", "--network=none", "--tmpfs=/tmp", "--entrypoint=sh", "fluxhook", "-c", asked, check]
-    says = [docker(*run_check, age) for age in ("now", "1 minute ago")]
-    require(says == ["healthy", "unhealthy"], "a worker whose heartbeat stopped a minute ago is unhealthy")
+    script = 'touch -d "$1" /tmp/heartbeat; python -c "$0" && echo healthy || echo unhealthy'
+    run_check = ["run", "--rm", "--network=none", "--tmpfs=/tmp", "--entrypoint=sh", "fluxhook", "-c", script, check]
+    results = [docker(*run_check, age) for age in ("now", "1 minute ago")]
+    require(results == ["healthy", "unhealthy"], "a worker whose heartbeat stopped a minute ago is unhealthy")

@@ -64,16 +64,16 @@ def wait_healthy(*services: str) -> None:
         wait(f"{service} is healthy", 60, partial(is_healthy, container(service)))
 
 
-def is_healthy(its: str) -> bool:
-    return inspect(its, "{{.State.Health.Status}}") == "healthy"
+def is_healthy(container_id: str) -> bool:
+    return inspect(container_id, "{{.State.Health.Status}}") == "healthy"
 
 
 def die(service: str) -> None:
     """Kill the container's process with `kill -9` from outside, as in a crash, so that its restart policy applies."""
-    its = container(service)
-    before = int(inspect(its, "{{.RestartCount}}"))
-    os.kill(int(inspect(its, "{{.State.Pid}}")), signal.SIGKILL)
-    wait(f"{service} is restarted", 20, lambda: int(inspect(its, "{{.RestartCount}}")) > before)
+    container_id = container(service)
+    before = int(inspect(container_id, "{{.RestartCount}}"))
+    os.kill(int(inspect(container_id, "{{.State.Pid}}")), signal.SIGKILL)
+    wait(f"{service} is restarted", 20, lambda: int(inspect(container_id, "{{.RestartCount}}")) > before)
 
 
 def ask(path: str, body: dict[str, Any] | None = None, port: str = "FLUXHOOK_PORT") -> tuple[int, bytes]:
@@ -113,11 +113,11 @@ def read_task(task_id: str) -> dict[str, Any]:
 
 def count(task_ids: list[str], *statuses: str) -> int:
     """Count the tasks that are in one of these states; a failed or cancelled task ends the check."""
-    found = [read_task(task_id) for task_id in task_ids]
-    for task in found:
+    tasks = [read_task(task_id) for task_id in task_ids]
+    for task in tasks:
         if task["status"] in ("failed", "cancelled"):
             fail(f"a task did not succeed: {task}")
-    return sum(task["status"] in statuses for task in found)
+    return sum(task["status"] in statuses for task in tasks)
 
 
 def wait_stored(task_ids: list[str]) -> None:
@@ -130,9 +130,9 @@ def image(task_id: str) -> bytes:
 
 def is_whole(task_id: str) -> bool:
     """Return whether the image has its recorded digest and the provider's ledger contains that digest."""
-    said = read_task(task_id)["image"]["sha256"]
-    made = {task["sha256"] for task in ledger()["tasks"]}
-    return hashlib.sha256(image(task_id)).hexdigest() == said and said in made
+    recorded = read_task(task_id)["image"]["sha256"]
+    sent = {task["sha256"] for task in ledger()["tasks"]}
+    return hashlib.sha256(image(task_id)).hexdigest() == recorded and recorded in sent
 
 
 def ledger() -> dict[str, Any]:

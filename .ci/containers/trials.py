@@ -43,8 +43,8 @@ def start() -> None:
 def demo() -> list[str]:
     drawn = post("a lighthouse above the sea at dawn")
     wait_stored([drawn])
-    given = base64.b64encode(image(drawn)).decode()
-    edited = post("make it sepia", output_format="jpeg", input_image=given)
+    input_image = base64.b64encode(image(drawn)).decode()
+    edited = post("make it sepia", output_format="jpeg", input_image=input_image)
     wait_stored([edited])
     require(is_whole(drawn) and is_whole(edited), "the two demo tasks are stored, with the provider's images")
     status, other = ask(f"/v1/tasks/{edited}/image", port="API_2_PORT")
@@ -57,10 +57,10 @@ def stop_the_second_of_each() -> None:
         stop(service, container(service))
 
 
-def stop(name: str, its: str) -> None:
+def stop(name: str, container_id: str) -> None:
     began = time.monotonic()
-    docker("stop", "--time", "15", its)
-    took, code = time.monotonic() - began, inspect(its, "{{.State.ExitCode}}")
+    docker("stop", "--time", "15", container_id)
+    took, code = time.monotonic() - began, inspect(container_id, "{{.State.ExitCode}}")
     require(took < 10 and code == "0", f"SIGTERM stops {name} in {took:.1f} s with exit code {code}")
 
 
@@ -76,8 +76,8 @@ def lose_the_database() -> list[str]:
     wait("the service is not ready", 20, lambda: ask("/readyz")[0] == 503)
     status, answer = ask("/v1/tasks", {"prompt": "too early"})
     problem = json.loads(answer)
-    said = f"{status} {problem['code']}: {problem['detail']}"
-    require(said.startswith("503 unavailable"), f"without the database, posting a task returns {said}")
+    response = f"{status} {problem['code']}: {problem['detail']}"
+    require(response.startswith("503 unavailable"), f"without the database, posting a task returns {response}")
     compose("start", "postgres")
     wait("the service is ready again", 30, ready)
     wait_stored(tasks)
@@ -103,10 +103,10 @@ def kill_the_api(task_id: str) -> None:
 
 
 def nothing_was_charged_twice(tasks: list[str]) -> None:
-    made = ledger()
-    attempts = {task["webhook_url"] for task in made["tasks"]}
-    found = (made["accepted"], len(attempts))
-    require(found == (len(tasks), len(tasks)), f"the provider was called and paid once for each of {len(tasks)} tasks")
+    recorded = ledger()
+    attempts = {task["webhook_url"] for task in recorded["tasks"]}
+    counts = (recorded["accepted"], len(attempts))
+    require(counts == (len(tasks), len(tasks)), f"the provider was called and paid once for each of {len(tasks)} tasks")
 
 
 def share_sqlite() -> None:
