@@ -1,6 +1,6 @@
-"""What an operator decides: one frozen value read from `FLUXHOOK_` variables, checked as a whole.
+"""The settings of an installation: one frozen value, read from `FLUXHOOK_` variables and validated as a whole.
 
-Reading a mapping is all that happens here; files are made and hosts are asked elsewhere.
+This module only reads a mapping. It opens no files and contacts no hosts.
 """
 
 import ipaddress
@@ -41,31 +41,31 @@ def _origin_and_path(url: str) -> str:
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None:
         raise ValueError("must be an http(s) address such as https://fluxhook.example.com")
     if "?" in url or "#" in url:
-        raise ValueError("must not have a query or a fragment: remove what follows the path")
-    _ = parts.port  # raises ValueError when it is out of range
+        raise ValueError("must not have a query or a fragment: remove everything after the path")
+    _ = parts.port  # raises ValueError if it is out of range
     if any(character.isspace() for character in url):
-        raise ValueError("must not hold spaces")
+        raise ValueError("must not contain spaces")
     return url.rstrip("/")
 
 
 def _fits_in_a_header(key: Secret) -> Secret:
     text = key.get_secret_value()
     if not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("must be printable ASCII without spaces or line ends, or it cannot be sent")
+        raise ValueError("must be printable ASCII without spaces or line breaks, because it is sent in an HTTP header")
     return key
 
 
 def _can_be_presented(key: Secret) -> Secret:
-    """A space inside is taken, because installations have such keys and they work; around a key it is cut off."""
+    """Allow spaces inside the key, because some installations use such keys, but not around it: HTTP strips those."""
     text = key.get_secret_value()
     if not text.isascii() or not text.isprintable() or text != text.strip():
-        raise ValueError("must be printable ASCII without spaces around it, or nobody can present it in a header")
+        raise ValueError("must be printable ASCII without spaces around it, because clients send it in an HTTP header")
     return key
 
 
 def _names_a_host(name: str) -> str:
     if not _HOST.fullmatch(name):
-        raise ValueError("must be names such as cdn.example.com or *.example.com, without scheme, port and path")
+        raise ValueError("must be host names such as cdn.example.com or *.example.com, without scheme, port or path")
     return name
 
 
@@ -79,13 +79,13 @@ Networks = Annotated[
 
 
 class Settings(BaseModel):
-    """Every setting; each name is read from the environment with `FLUXHOOK_` in front."""
+    """All settings. Each is read from an environment variable with the prefix `FLUXHOOK_`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     database_url: Annotated[
         str | None,
-        # An address may hold a password, so it is not shown.
+        # The URL may contain a password, so it is not shown.
         Field(
             repr=False, description="The database: `sqlite:///PATH` or `postgresql://...`. Default: SQLite in DATA_DIR."
         ),
@@ -165,24 +165,24 @@ class Settings(BaseModel):
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
-        """Read the `FLUXHOOK_` names of a mapping; an empty value counts as not set.
+        """Read the `FLUXHOOK_` names of a mapping. An empty value counts as not set.
 
-        Raises ConfigurationError naming each setting that is wrong or unknown.
+        Raises ConfigurationError, which names each invalid or unknown setting.
         """
-        given: dict[str, Any] = {
+        values: dict[str, Any] = {
             name.removeprefix(PREFIX).lower(): value
             for name, value in env.items()
             if name.startswith(PREFIX) and value != ""
         }
         try:
-            return cls.model_validate(given)
+            return cls.model_validate(values)
         except ValidationError as error:
             raise ConfigurationError(_explain(error)) from None
 
     @model_validator(mode="after")
     def _secrets_are_strong(self) -> Self:
         if any(len(key.get_secret_value()) < _MIN_SECRET for key in self.secret_keys):
-            raise ValueError(f"FLUXHOOK_SECRET_KEYS: each key needs at least {_MIN_SECRET} characters")
+            raise ValueError(f"FLUXHOOK_SECRET_KEYS: each key must have at least {_MIN_SECRET} characters")
         return self
 
     @model_validator(mode="after")
@@ -196,8 +196,8 @@ class Settings(BaseModel):
     def _postgres_has_its_own_keys(self) -> Self:
         if not self.embedded and not self.secret_keys:
             raise ValueError(
-                "FLUXHOOK_SECRET_KEYS: needed on PostgreSQL, where every replica must derive the same secrets; "
-                "make one with `openssl rand -hex 32`"
+                "FLUXHOOK_SECRET_KEYS: required on PostgreSQL, where every replica must derive the same secrets; "
+                "create a key with `openssl rand -hex 32`"
             )
         return self
 
@@ -205,7 +205,7 @@ class Settings(BaseModel):
     def _provider_key_stays_private(self) -> Self:
         if self.provider_url.scheme == "http" and not names_private_host(self.provider_url.hostname or ""):
             raise ValueError(
-                f"FLUXHOOK_{self.provider.upper()}_BASE_URL: must be https, or the key would travel in the clear"
+                f"FLUXHOOK_{self.provider.upper()}_BASE_URL: must be https, because the API key is sent to it"
             )
         return self
 
@@ -215,17 +215,17 @@ class Settings(BaseModel):
             return self
         public = urlsplit(self.public_url)
         if public.scheme != "https":
-            raise ValueError("FLUXHOOK_PUBLIC_URL: must be https, because it carries the callback's token")
+            raise ValueError("FLUXHOOK_PUBLIC_URL: must be https, because callback URLs contain a token")
         if names_private_host(public.hostname or ""):
             raise ValueError(
-                "FLUXHOOK_PUBLIC_URL: the provider cannot reach a private host; name a public one, "
-                "or leave it empty and Fluxhook polls"
+                "FLUXHOOK_PUBLIC_URL: the provider cannot reach a private host; set a public host, "
+                "or leave the setting empty and Fluxhook polls"
             )
         return self
 
     @property
     def embedded(self) -> bool:
-        """Whether the database is the one in our own process."""
+        """Whether the database is SQLite, which runs in the process of Fluxhook."""
         return self.database_url is None or self.database_url.startswith("sqlite:")
 
     @property
@@ -239,12 +239,12 @@ class Settings(BaseModel):
 
     @property
     def twin(self) -> bool:
-        """Whether the provider is one on a private host, such as the twin, and not a real one."""
+        """Whether the provider is on a private host, as the twin is, so that it is not a real provider."""
         return names_private_host(self.provider_url.hostname or "")
 
 
 def names_private_host(host: str) -> bool:
-    """Whether only a private network can reach a host of this name, as far as the name tells."""
+    """Whether a host is reachable only from a private network, judged by its name or IP address alone."""
     host = host.rstrip(".").lower()
     try:
         return not ipaddress.ip_address(host).is_global
@@ -254,13 +254,13 @@ def names_private_host(host: str) -> bool:
 
 
 def _ends_in_a_number(host: str) -> bool:
-    """Whether this is an IPv4 address written so that only a resolver reads it: 127.1, 0x7f.0.0.1, 2130706433."""
+    """Whether this is an IPv4 address in a form that only resolvers accept: 127.1, 0x7f.0.0.1, 2130706433."""
     last = host.rpartition(".")[2]
     return last.isdecimal() or last.startswith("0x")
 
 
 def _explain(error: ValidationError) -> str:
-    return "; ".join(_explain_one(dict(each)) for each in error.errors(include_input=False, include_url=False))
+    return "; ".join(_explain_one(dict(problem)) for problem in error.errors(include_input=False, include_url=False))
 
 
 def _explain_one(error: Mapping[str, Any]) -> str:
@@ -269,10 +269,10 @@ def _explain_one(error: Mapping[str, Any]) -> str:
         return message
     name = f"{PREFIX}{str(error['loc'][0]).upper()}"
     if error["type"] == "extra_forbidden":
-        return f"{name}: there is no such setting"
+        return f"{name}: unknown setting"
     return f"{name}: {message[0].lower()}{message[1:]}"
 
 
 def from_environment() -> Settings:
-    """The settings of this process."""
+    """Return the settings from the environment of this process."""
     return Settings.from_env(os.environ)

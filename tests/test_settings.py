@@ -10,7 +10,7 @@ from app.settings import Settings, names_private_host
 
 KEY = "k" * 32
 TWIN = {"BFL_BASE_URL": "http://twin:9000"}
-# Section 9 of the design: what the README, the container and people's scripts use.
+# Names that the README, the container and users' scripts depend on.
 CONTRACT = [
     "DATABASE_URL",
     "DATA_DIR",
@@ -36,20 +36,20 @@ SECRETS = {
 }
 
 
-def read(**given: str) -> Settings:
-    return Settings.from_env({f"FLUXHOOK_{name}": value for name, value in given.items()})
+def read(**values: str) -> Settings:
+    return Settings.from_env({f"FLUXHOOK_{name}": value for name, value in values.items()})
 
 
-def complaint(**given: str) -> str:
+def refusal(**values: str) -> str:
     with pytest.raises(ConfigurationError) as refused:
-        read(**given)
+        read(**values)
     return refused.value.detail
 
 
 # Reading
 
 
-def test_nothing_has_to_be_set() -> None:
+def test_no_setting_is_required() -> None:
     settings = Settings.from_env({})
 
     assert (settings.provider, settings.embedded, settings.public_url, settings.provider_key) == (
@@ -66,11 +66,11 @@ def test_every_name_of_the_contract_is_a_setting(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(Settings.model_fields))
-def test_every_setting_is_explained_in_a_sentence(name: str) -> None:
+def test_every_setting_has_a_description_that_is_a_sentence(name: str) -> None:
     assert (Settings.model_fields[name].description or "").endswith(".")
 
 
-def test_other_programs_variables_are_not_ours() -> None:
+def test_variables_without_the_prefix_are_ignored() -> None:
     assert Settings.from_env({"PATH": "/bin", "DATABASE_URL": "mysql://", "XFLUXHOOK_PORT": "x"}) == Settings.from_env(
         {}
     )
@@ -82,15 +82,15 @@ def test_an_empty_value_counts_as_not_set(name: str) -> None:
 
 
 def test_an_unknown_name_is_refused() -> None:
-    assert complaint(PUBLIC_ADDRESS="https://x.example.com") == "FLUXHOOK_PUBLIC_ADDRESS: there is no such setting"
+    assert refusal(PUBLIC_ADDRESS="https://x.example.com") == "FLUXHOOK_PUBLIC_ADDRESS: unknown setting"
 
 
-def test_an_unknown_name_that_is_empty_is_let_be() -> None:
+def test_an_unknown_name_with_an_empty_value_is_ignored() -> None:
     assert read(PUBLIC_ADDRESS="") == Settings.from_env({})
 
 
-def test_several_mistakes_are_named_at_once() -> None:
-    detail = complaint(PORT="http", PROVIDER="openai", PUBLIC_ADDRESS="x", PUBLIC_URL="fluxhook")
+def test_all_errors_are_named_at_once() -> None:
+    detail = refusal(PORT="http", PROVIDER="openai", PUBLIC_ADDRESS="x", PUBLIC_URL="fluxhook")
 
     named = [part.partition(":")[0] for part in detail.split("; ")]
     assert sorted(named) == sorted(
@@ -98,14 +98,14 @@ def test_several_mistakes_are_named_at_once() -> None:
     )
 
 
-def test_a_setting_cannot_be_changed_later() -> None:
+def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         setattr(read(), "port", 1)  # noqa: B010 - a type checker would refuse the plain form
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "http", "80.5"])
 def test_an_impossible_port_is_refused(port: str) -> None:
-    assert complaint(PORT=port).startswith("FLUXHOOK_PORT: ")
+    assert refusal(PORT=port).startswith("FLUXHOOK_PORT: ")
 
 
 def test_a_list_is_separated_by_commas() -> None:
@@ -113,59 +113,59 @@ def test_a_list_is_separated_by_commas() -> None:
 
 
 @pytest.mark.parametrize("host", ["https://cdn.example.com", "cdn.example.com/", "cdn.example.com:443", "*", "*x.org"])
-def test_a_host_that_no_result_could_come_from_is_refused(host: str) -> None:
-    assert complaint(RESULT_HOSTS=host).startswith("FLUXHOOK_RESULT_HOSTS: must be names such as cdn.example.com")
+def test_a_result_host_that_is_not_a_host_name_is_refused(host: str) -> None:
+    assert refusal(RESULT_HOSTS=host).startswith("FLUXHOOK_RESULT_HOSTS: must be host names such as cdn.example.com")
 
 
-def test_a_hold_that_would_end_behind_the_calendar_is_refused() -> None:
-    assert complaint(HOLD_SECONDS="86399999999999").startswith("FLUXHOOK_HOLD_SECONDS: ")
+def test_a_wait_of_more_than_31_days_is_refused() -> None:
+    assert refusal(HOLD_SECONDS="86399999999999").startswith("FLUXHOOK_HOLD_SECONDS: ")
     assert read(HOLD_SECONDS="2678400").hold_seconds == 2_678_400
 
 
 @pytest.mark.parametrize("network", ["10.0.0.1/8", "10.0.0.0/33", "intranet"], ids=["host bits", "too long", "a name"])
-def test_a_network_that_is_none_is_refused(network: str) -> None:
-    assert "FLUXHOOK_EGRESS_ALLOW: " in complaint(EGRESS_ALLOW=network)
+def test_an_invalid_network_is_refused(network: str) -> None:
+    assert "FLUXHOOK_EGRESS_ALLOW: " in refusal(EGRESS_ALLOW=network)
 
 
-def test_networks_are_read_as_networks() -> None:
+def test_networks_are_read_from_a_list() -> None:
     assert [str(network) for network in read(EGRESS_ALLOW="10.0.0.0/8,fd00::/8").egress_allow] == [
         "10.0.0.0/8",
         "fd00::/8",
     ]
 
 
-# Where callbacks come to
+# The public URL
 
 
 @pytest.mark.parametrize(
-    ("url", "mend"),
+    ("url", "expected"),
     [
         ("fluxhook.example.com", "must be an http(s) address such as https://fluxhook.example.com"),
         ("ftp://fluxhook.example.com", "must be an http(s) address such as https://fluxhook.example.com"),
         ("https://", "must be an http(s) address such as https://fluxhook.example.com"),
         ("https://me:word@fluxhook.example.com", "must be an http(s) address such as https://fluxhook.example.com"),
-        ("https://fluxhook.example.com/?a=b", "must not have a query or a fragment: remove what follows the path"),
-        ("https://fluxhook.example.com/?", "must not have a query or a fragment: remove what follows the path"),
-        ("https://fluxhook.example.com/#top", "must not have a query or a fragment: remove what follows the path"),
-        ("https://fluxhook.example.com/a b", "must not hold spaces"),
-        ("https://fluxhook.example.com\n", "must not hold spaces"),
+        ("https://fluxhook.example.com/?a=b", "must not have a query or a fragment: remove everything after the path"),
+        ("https://fluxhook.example.com/?", "must not have a query or a fragment: remove everything after the path"),
+        ("https://fluxhook.example.com/#top", "must not have a query or a fragment: remove everything after the path"),
+        ("https://fluxhook.example.com/a b", "must not contain spaces"),
+        ("https://fluxhook.example.com\n", "must not contain spaces"),
         ("https://fluxhook.example.com:99999", "port out of range"),
         ("https://[fluxhook", "invalid IPv6 URL"),
-        ("http://fluxhook.example.com", "must be https, because it carries the callback's token"),
+        ("http://fluxhook.example.com", "must be https, because callback URLs contain a token"),
         ("https://localhost:8080", "the provider cannot reach a private host"),
         ("https://10.1.2.3", "the provider cannot reach a private host"),
         ("https://[::1]", "the provider cannot reach a private host"),
         ("https://fluxhook.internal", "the provider cannot reach a private host"),
     ],
 )
-def test_a_public_url_that_cannot_work_is_refused_with_its_mend(url: str, mend: str) -> None:
-    detail = complaint(PUBLIC_URL=url)
+def test_an_invalid_public_url_is_refused_with_the_remedy(url: str, expected: str) -> None:
+    detail = refusal(PUBLIC_URL=url)
 
-    assert detail.lower().startswith(f"fluxhook_public_url: {mend}".lower())
+    assert detail.lower().startswith(f"fluxhook_public_url: {expected}".lower())
 
 
 @pytest.mark.parametrize(
-    ("url", "kept"),
+    ("url", "expected"),
     [
         ("https://fluxhook.example.com", "https://fluxhook.example.com"),
         ("https://fluxhook.example.com/", "https://fluxhook.example.com"),
@@ -174,17 +174,17 @@ def test_a_public_url_that_cannot_work_is_refused_with_its_mend(url: str, mend: 
     ],
     ids=["origin", "slash", "port and path", "address"],
 )
-def test_a_public_url_is_kept_without_its_last_slash(url: str, kept: str) -> None:
-    assert read(PUBLIC_URL=url).public_url == kept
+def test_a_public_url_loses_its_trailing_slash(url: str, expected: str) -> None:
+    assert read(PUBLIC_URL=url).public_url == expected
 
 
 @pytest.mark.parametrize("url", ["http://localhost:8080", "https://10.1.2.3", "http://fluxhook.example.com"])
-def test_the_twin_may_call_any_public_url(url: str) -> None:
+def test_any_public_url_is_accepted_with_a_twin(url: str) -> None:
     assert read(PUBLIC_URL=url, **TWIN).public_url == url
 
 
-def test_a_twin_for_the_provider_that_is_not_used_allows_nothing() -> None:
-    assert "FLUXHOOK_PUBLIC_URL" in complaint(PUBLIC_URL="http://localhost:8080", PROVIDER="gptproto", **TWIN)
+def test_a_twin_of_an_unused_provider_changes_nothing() -> None:
+    assert "FLUXHOOK_PUBLIC_URL" in refusal(PUBLIC_URL="http://localhost:8080", PROVIDER="gptproto", **TWIN)
 
 
 # Secrets
@@ -197,13 +197,13 @@ def test_printed_settings_show_no_secret(name: str, show: type[str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["SECRET_KEYS", "BFL_API_KEY", "GPTPROTO_API_KEY", "ADMIN_KEY", "DATABASE_URL"])
-def test_a_complaint_shows_no_secret(name: str) -> None:
-    assert "hidden" not in complaint(**{"PORT": "x", name: "hidden \u00e9"})
+def test_an_error_shows_no_secret(name: str) -> None:
+    assert "hidden" not in refusal(**{"PORT": "x", name: "hidden \u00e9"})
 
 
 @pytest.mark.parametrize("address", ["postgresql://db/fluxhook", "postgresql+asyncpg://db/fluxhook"])
-def test_postgresql_needs_keys_that_every_replica_knows(address: str) -> None:
-    assert complaint(DATABASE_URL=address).startswith("FLUXHOOK_SECRET_KEYS: needed on PostgreSQL")
+def test_postgresql_requires_secret_keys(address: str) -> None:
+    assert refusal(DATABASE_URL=address).startswith("FLUXHOOK_SECRET_KEYS: required on PostgreSQL")
 
 
 def test_postgresql_with_keys_is_not_embedded() -> None:
@@ -222,16 +222,16 @@ def test_secret_keys_keep_their_order() -> None:
 
 @pytest.mark.parametrize("keys", ["k" * 31, f"{KEY},short"], ids=["the only one", "an older one"])
 def test_a_short_secret_key_is_refused(keys: str) -> None:
-    assert complaint(SECRET_KEYS=keys) == "FLUXHOOK_SECRET_KEYS: each key needs at least 32 characters"
+    assert refusal(SECRET_KEYS=keys) == "FLUXHOOK_SECRET_KEYS: each key must have at least 32 characters"
 
 
 # The provider
 
 
 def test_each_provider_uses_its_own_key_and_address() -> None:
-    given = {"BFL_API_KEY": "bfl-key", "GPTPROTO_API_KEY": "sk-gptproto"}
+    both = {"BFL_API_KEY": "bfl-key", "GPTPROTO_API_KEY": "sk-gptproto"}
 
-    keys = {name: read(PROVIDER=name, **given).provider_key for name in ("bfl", "gptproto")}
+    keys = {name: read(PROVIDER=name, **both).provider_key for name in ("bfl", "gptproto")}
     hosts = {name: read(PROVIDER=name).provider_url.hostname for name in ("bfl", "gptproto")}
     assert keys == {"bfl": "bfl-key", "gptproto": "sk-gptproto"}
     assert hosts == {"bfl": "api.bfl.ai", "gptproto": "gptproto.com"}
@@ -239,27 +239,25 @@ def test_each_provider_uses_its_own_key_and_address() -> None:
 
 @pytest.mark.parametrize("name", ["BFL_API_KEY", "GPTPROTO_API_KEY"])
 @pytest.mark.parametrize("key", ["key\n", "a key", "cl\u00e9", "key\0"], ids=["line end", "space", "not ascii", "nul"])
-def test_a_provider_key_that_no_header_can_carry_is_refused(name: str, key: str) -> None:
-    assert complaint(**{name: key}).startswith(f"FLUXHOOK_{name}: must be printable ASCII without spaces")
+def test_a_provider_key_that_does_not_fit_in_a_header_is_refused(name: str, key: str) -> None:
+    assert refusal(**{name: key}).startswith(f"FLUXHOOK_{name}: must be printable ASCII without spaces")
 
 
 @pytest.mark.parametrize("key", ["key\n", " a-key", "cl\u00e9", "key\0"], ids=["line end", "space", "not ascii", "nul"])
-def test_an_admin_key_that_nobody_can_present_is_refused(key: str) -> None:
-    assert complaint(ADMIN_KEY=key).startswith("FLUXHOOK_ADMIN_KEY: must be printable ASCII without spaces around it")
+def test_an_admin_key_that_does_not_fit_in_a_header_is_refused(key: str) -> None:
+    assert refusal(ADMIN_KEY=key).startswith("FLUXHOOK_ADMIN_KEY: must be printable ASCII without spaces around it")
 
 
 @pytest.mark.parametrize("key", ["a", "three short words"])
-def test_an_admin_key_that_works_is_taken_however_weak_it_is(key: str) -> None:
+def test_a_weak_admin_key_is_accepted(key: str) -> None:
     assert read(ADMIN_KEY=key).admin_key is not None
 
 
 @pytest.mark.parametrize("provider", ["bfl", "gptproto"])
-def test_a_key_is_not_sent_in_the_clear_to_a_public_host(provider: str) -> None:
+def test_a_public_provider_must_use_https(provider: str) -> None:
     name = f"{provider.upper()}_BASE_URL"
 
-    assert complaint(PROVIDER=provider, **{name: "http://api.example.com"}).startswith(
-        f"FLUXHOOK_{name}: must be https"
-    )
+    assert refusal(PROVIDER=provider, **{name: "http://api.example.com"}).startswith(f"FLUXHOOK_{name}: must be https")
 
 
 @pytest.mark.parametrize("url", ["http://localhost:9000", "http://twin:9000", "http://127.0.0.1", "http://[::1]:9000"])
@@ -267,7 +265,7 @@ def test_a_provider_on_a_private_host_is_a_twin(url: str) -> None:
     assert read(BFL_BASE_URL=url).twin
 
 
-def test_a_provider_on_a_public_host_is_no_twin() -> None:
+def test_a_provider_on_a_public_host_is_not_a_twin() -> None:
     assert not read(BFL_BASE_URL="https://api.eu.bfl.ai").twin
 
 
@@ -278,32 +276,32 @@ def test_a_provider_on_a_public_host_is_no_twin() -> None:
         *("127.0.0.1", "10.0.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "::1", "fd00::1", "fe80::1", ""),
     ],
 )
-def test_a_name_that_only_a_private_network_knows(host: str) -> None:
+def test_a_host_in_a_private_network_is_recognised(host: str) -> None:
     assert names_private_host(host)
 
 
 @pytest.mark.parametrize("host", ["api.bfl.ai", "example.com.", "8.8.8.8", "2606:4700::1111", "local.example.com"])
-def test_a_name_that_everybody_can_look_up(host: str) -> None:
+def test_a_public_host_is_recognised(host: str) -> None:
     assert not names_private_host(host)
 
 
 @given(st.dictionaries(st.sampled_from(sorted(Settings.model_fields)), st.text(max_size=30)))
-def test_any_environment_is_taken_or_refused_with_one_error(given: dict[str, Any]) -> None:
+def test_any_environment_is_accepted_or_refused_with_one_error(env: dict[str, Any]) -> None:
     try:
-        assert isinstance(read(**{name.upper(): value for name, value in given.items()}).data_dir, Path)
+        assert isinstance(read(**{name.upper(): value for name, value in env.items()}).data_dir, Path)
     except ConfigurationError as refused:
-        assert "FLUXHOOK_" in refused.detail  # noqa: PT017 - both ends are right
+        assert "FLUXHOOK_" in refused.detail  # noqa: PT017 - both outcomes are valid
 
 
 @pytest.mark.parametrize(
     "address", ["mysql://db/fluxhook", "fluxhook.db", "postgresq://db/fluxhook", "sqlite+aiosqlite:///x.db"]
 )
-def test_a_database_that_is_neither_of_the_two_is_refused_by_its_setting(address: str) -> None:
-    told = complaint(DATABASE_URL=address)
+def test_an_unsupported_database_is_refused_by_its_setting(address: str) -> None:
+    detail = refusal(DATABASE_URL=address)
 
-    assert told.startswith("FLUXHOOK_DATABASE_URL: must begin with sqlite:/// or postgresql://")
-    assert address not in told
+    assert detail.startswith("FLUXHOOK_DATABASE_URL: must begin with sqlite:/// or postgresql://")
+    assert address not in detail
 
 
-def test_postgresql_has_two_names() -> None:
+def test_postgresql_urls_have_two_schemes() -> None:
     assert not read(DATABASE_URL="postgres://db/fluxhook", SECRET_KEYS=KEY).embedded

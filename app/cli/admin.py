@@ -15,7 +15,7 @@ _WIDTH = 180
 
 keys = typer.Typer(help="List, create and disable API keys.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-OfTask = Annotated[str | None, typer.Option(help="Show only this task, by its ID.")]
+OfTask = Annotated[str | None, typer.Option(help="Show only one task, by its ID.")]
 Limit = Annotated[int, typer.Option(min=1, max=100, help="The maximum number of rows.")]
 
 
@@ -68,9 +68,9 @@ def deliveries(
 def replay(
     delivery_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="The ID of a delivery.")] = None,
     begin: Annotated[
-        str | None, typer.Option("--from", help="The start of a time range, such as 2026-01-31T12:00:00Z.")
+        str | None, typer.Option("--from", help="Replay the failures since this time, such as 2026-01-31T12:00:00Z.")
     ] = None,
-    end: Annotated[str | None, typer.Option("--to", help="The end of the time range, not included.")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Replay the failures before this time.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="Replay only deliveries to this endpoint, by its ID.")] = None,
     url: Url = None,
     key: Key = None,
