@@ -27,7 +27,7 @@ from app.errors import ConfigurationError
 PREFIX = "FLUXHOOK_"
 _MIN_SECRET = 32
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
-_LONGEST_HOLD_S = 31 * 86_400
+_MAX_AWAIT_EVIDENCE_S = 31 * 86_400
 
 
 def _split(value: object) -> object:
@@ -36,10 +36,10 @@ def _split(value: object) -> object:
     return value
 
 
-def _origin_and_path(url: str) -> str:
+def _base_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None:
-        raise ValueError("must be an http(s) address such as https://fluxhook.example.com")
+        raise ValueError("must be an http(s) URL such as https://fluxhook.example.com")
     if "?" in url or "#" in url:
         raise ValueError("must not have a query or a fragment: remove everything after the path")
     _ = parts.port  # raises ValueError if it is out of range
@@ -48,14 +48,14 @@ def _origin_and_path(url: str) -> str:
     return url.rstrip("/")
 
 
-def _fits_in_a_header(key: Secret) -> Secret:
+def _valid_provider_key(key: Secret) -> Secret:
     text = key.get_secret_value()
     if not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("must be printable ASCII without spaces or line breaks, because it is sent in an HTTP header")
     return key
 
 
-def _can_be_presented(key: Secret) -> Secret:
+def _valid_admin_key(key: Secret) -> Secret:
     """Allow spaces inside the key, because some installations use such keys, but not around it: HTTP strips those."""
     text = key.get_secret_value()
     if not text.isascii() or not text.isprintable() or text != text.strip():
@@ -63,15 +63,15 @@ def _can_be_presented(key: Secret) -> Secret:
     return key
 
 
-def _names_a_host(name: str) -> str:
+def _valid_host_name(name: str) -> str:
     if not _HOST.fullmatch(name):
         raise ValueError("must be host names such as cdn.example.com or *.example.com, without scheme, port or path")
     return name
 
 
-Url = Annotated[str, AfterValidator(_origin_and_path)]
-ProviderKey = Annotated[Secret, AfterValidator(_fits_in_a_header)]
-Hosts = Annotated[tuple[Annotated[str, AfterValidator(_names_a_host)], ...], BeforeValidator(_split)]
+Url = Annotated[str, AfterValidator(_base_url)]
+ProviderKey = Annotated[Secret, AfterValidator(_valid_provider_key)]
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(_valid_host_name)], ...], BeforeValidator(_split)]
 Secrets = Annotated[tuple[Secret, ...], BeforeValidator(_split)]
 Networks = Annotated[
     tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], BeforeValidator(_split), Field(default=())
@@ -119,7 +119,7 @@ class Settings(BaseModel):
         Field(description="Keys for secrets and tokens, newest first. SQLite default: generated, saved in DATA_DIR."),
     ] = ()
     admin_key: Annotated[
-        Annotated[Secret, AfterValidator(_can_be_presented)] | None,
+        Annotated[Secret, AfterValidator(_valid_admin_key)] | None,
         Field(description="An API key with full access. SQLite default: generated, printed once, saved in DATA_DIR."),
     ] = None
     shared_secret_callbacks: Annotated[
@@ -132,7 +132,7 @@ class Settings(BaseModel):
         int | None,
         Field(
             ge=0,
-            le=_LONGEST_HOLD_S,
+            le=_MAX_AWAIT_EVIDENCE_S,
             description="Seconds to wait for a callback after a lost submit answer. Default: 756 (provider contract).",
         ),
     ] = None
@@ -180,20 +180,20 @@ class Settings(BaseModel):
             raise ConfigurationError(_explain(error)) from None
 
     @model_validator(mode="after")
-    def _secrets_are_strong(self) -> Self:
+    def _secret_keys_are_long(self) -> Self:
         if any(len(key.get_secret_value()) < _MIN_SECRET for key in self.secret_keys):
             raise ValueError(f"FLUXHOOK_SECRET_KEYS: each key must have at least {_MIN_SECRET} characters")
         return self
 
     @model_validator(mode="after")
-    def _database_is_one_of_two(self) -> Self:
+    def _database_is_supported(self) -> Self:
         scheme = (self.database_url or "").partition(":")[0].partition("+")[0]
         if not self.embedded and scheme not in {"postgresql", "postgres"}:
             raise ValueError("FLUXHOOK_DATABASE_URL: must begin with sqlite:/// or postgresql://")
         return self
 
     @model_validator(mode="after")
-    def _postgres_has_its_own_keys(self) -> Self:
+    def _postgres_has_secret_keys(self) -> Self:
         if not self.embedded and not self.secret_keys:
             raise ValueError(
                 "FLUXHOOK_SECRET_KEYS: required on PostgreSQL, where every replica must derive the same secrets; "
@@ -202,7 +202,7 @@ class Settings(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _provider_key_stays_private(self) -> Self:
+    def _provider_url_is_encrypted(self) -> Self:
         if self.provider_url.scheme == "http" and not names_private_host(self.provider_url.hostname or ""):
             raise ValueError(
                 f"FLUXHOOK_{self.provider.upper()}_BASE_URL: must be https, because the API key is sent to it"
@@ -210,7 +210,7 @@ class Settings(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _provider_can_reach_us(self) -> Self:
+    def _public_url_is_reachable(self) -> Self:
         if self.public_url is None or self.twin:
             return self
         public = urlsplit(self.public_url)
@@ -250,10 +250,10 @@ def names_private_host(host: str) -> bool:
         return not ipaddress.ip_address(host).is_global
     except ValueError:
         private_suffixes = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
-        return "." not in host or host.endswith(private_suffixes) or _ends_in_a_number(host)
+        return "." not in host or host.endswith(private_suffixes) or _is_numeric_ipv4(host)
 
 
-def _ends_in_a_number(host: str) -> bool:
+def _is_numeric_ipv4(host: str) -> bool:
     """Whether this is an IPv4 address in a form that only resolvers accept: 127.1, 0x7f.0.0.1, 2130706433."""
     last = host.rpartition(".")[2]
     return last.isdecimal() or last.startswith("0x")

@@ -140,10 +140,10 @@ def test_networks_are_read_from_a_list() -> None:
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("fluxhook.example.com", "must be an http(s) address such as https://fluxhook.example.com"),
-        ("ftp://fluxhook.example.com", "must be an http(s) address such as https://fluxhook.example.com"),
-        ("https://", "must be an http(s) address such as https://fluxhook.example.com"),
-        ("https://me:word@fluxhook.example.com", "must be an http(s) address such as https://fluxhook.example.com"),
+        ("fluxhook.example.com", "must be an http(s) URL such as https://fluxhook.example.com"),
+        ("ftp://fluxhook.example.com", "must be an http(s) URL such as https://fluxhook.example.com"),
+        ("https://", "must be an http(s) URL such as https://fluxhook.example.com"),
+        ("https://me:word@fluxhook.example.com", "must be an http(s) URL such as https://fluxhook.example.com"),
         ("https://fluxhook.example.com/?a=b", "must not have a query or a fragment: remove everything after the path"),
         ("https://fluxhook.example.com/?", "must not have a query or a fragment: remove everything after the path"),
         ("https://fluxhook.example.com/#top", "must not have a query or a fragment: remove everything after the path"),
