@@ -1,4 +1,4 @@
-"""A twin on a clock that stands still, and a receiver that keeps what it was called with."""
+"""A twin with a frozen clock, and a receiver that stores the callbacks it gets."""
 
 import base64
 import json
@@ -44,7 +44,7 @@ class Delivered:
 
 @dataclass
 class Receiver:
-    """Answers with the statuses it is given, then with 200; `file` is the body."""
+    """A server that stores requests, and answers with the statuses in `answers`, then with 200. `file` is the body."""
 
     answers: list[int] = field(default_factory=list)
     got: list[Delivered] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Receiver:
 
 @dataclass
 class Scene:
-    """Everything a test looks at. `client` has a good BFL key and a good GPTProto one."""
+    """The twin with its surroundings. `client` sends a valid key for BFL and for GPTProto."""
 
     twin: Twin
     clock: FrozenClock
@@ -81,7 +81,7 @@ class Scene:
         await self.twin.tick()
 
     async def sample(self, prompt: str = "a lake", **fields: Any) -> str:
-        """The link to the picture of a finished task."""
+        """Submit a task, let it finish, and return the link to its image."""
         task_id = (await self.submit(prompt, **fields)).json()["id"]
         self.clock.advance(2)
         return str((await self.poll(task_id)).json()["result"]["sample"])
@@ -96,7 +96,7 @@ class Scene:
         return (await self.client.get("/twin/ledger")).json()
 
     async def kinds(self) -> list[str]:
-        """Of all callbacks sent, in order, task by task."""
+        """Return the kinds of all callbacks that were sent, in order, task by task."""
         return [callback["kind"] for task in (await self.ledger())["tasks"] for callback in task["callbacks"]]
 
 

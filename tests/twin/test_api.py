@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 HOOK = "http://receiver.test/hook"
 
 
-async def test_a_task_without_a_webhook_is_answered_with_where_to_poll(scene: Scene) -> None:
+async def test_the_answer_to_a_task_without_a_webhook_has_a_polling_url(scene: Scene) -> None:
     answer = (await scene.submit()).json()
 
     assert answer["polling_url"] == f"http://twin.test/v1/get_result?id={answer['id']}"
@@ -19,13 +19,13 @@ async def test_a_task_without_a_webhook_is_answered_with_where_to_poll(scene: Sc
     assert "status" not in answer
 
 
-async def test_a_task_with_a_webhook_is_not_told_where_to_poll(scene: Scene) -> None:
+async def test_the_answer_to_a_task_with_a_webhook_has_no_polling_url(scene: Scene) -> None:
     answer = (await scene.called()).json()
 
     assert answer.keys() == {"id", "status", "webhook_url", "cost", "input_mp", "output_mp"}
 
 
-async def test_a_polling_url_beside_a_webhook_is_one_rule_away(scene: Scene) -> None:
+async def test_a_rule_adds_the_polling_url_to_a_task_with_a_webhook(scene: Scene) -> None:
     await scene.rules(polling_url_with_webhook=True)
 
     assert "polling_url" in (await scene.called()).json()
@@ -45,7 +45,7 @@ async def test_a_task_is_pending_until_its_time_and_then_ready(scene: Scene) -> 
     assert done["result"]["end_time"] - done["result"]["start_time"] == done["result"]["duration"] == 2
 
 
-async def test_the_newer_interim_statuses_are_one_rule_away(scene: Scene) -> None:
+async def test_a_rule_enables_the_newer_interim_statuses(scene: Scene) -> None:
     await scene.rules(newer_statuses=True)
     task_id = (await scene.submit()).json()["id"]
     first = (await scene.poll(task_id)).json()["status"]
@@ -54,7 +54,7 @@ async def test_the_newer_interim_statuses_are_one_rule_away(scene: Scene) -> Non
     assert (first, (await scene.poll(task_id)).json()["status"]) == ("Reasoning", "Generating")
 
 
-async def test_the_seventh_max_task_waits_for_a_slot_and_time_frees_one(scene: Scene) -> None:
+async def test_the_seventh_max_task_is_refused_until_a_slot_is_free(scene: Scene) -> None:
     async def submit() -> int:
         return (await scene.client.post("/v1/flux-kontext-max", json={"prompt": "x"})).status_code
 
@@ -90,7 +90,7 @@ async def test_another_key_has_its_own_slots_and_credits(scene: Scene) -> None:
     assert (await scene.client.get("/v1/credits")).json() == {"credits": 0}
 
 
-async def test_an_empty_account_is_refused_in_the_words_of_each_provider(scene: Scene) -> None:
+async def test_each_provider_refuses_an_empty_account_in_its_own_form(scene: Scene) -> None:
     await scene.rules(credits=3)
     bfl = await scene.submit()
     gptproto = await scene.client.post("/flux/v1/flux-kontext-pro", json={"prompt": "x"})
@@ -131,15 +131,17 @@ async def test_gptproto_reads_the_authorization_header_with_or_without_bearer(sc
         ({"input_image_2": "AAAA"}, "input_image_2", "value_error"),
     ],
 )
-async def test_a_wrong_body_is_named_in_a_list(scene: Scene, fields: dict[str, object], field: str, kind: str) -> None:
+async def test_an_invalid_body_is_refused_with_a_list_of_errors(
+    scene: Scene, fields: dict[str, object], field: str, kind: str
+) -> None:
     answer = await scene.submit("x", **fields)
 
     assert answer.status_code == 422
-    (found,) = answer.json()["detail"]
-    assert (found["loc"], found["type"]) == (["body", field], kind)
+    (error,) = answer.json()["detail"]
+    assert (error["loc"], error["type"]) == (["body", field], kind)
 
 
-async def test_the_errors_of_the_skills_guide_are_one_rule_away(scene: Scene) -> None:
+async def test_a_rule_selects_the_error_form_of_the_skills_guide(scene: Scene) -> None:
     await scene.rules(errors="skills")
     answer = await scene.client.post("/v1/flux-kontext-pro", json={"prompt": "x"}, headers={"x-key": "bad"})
 
@@ -147,13 +149,13 @@ async def test_the_errors_of_the_skills_guide_are_one_rule_away(scene: Scene) ->
 
 
 async def test_an_unknown_task_and_an_unknown_model_are_404(scene: Scene) -> None:
-    unknown = await scene.poll("nobody")
+    unknown = await scene.poll("unknown")
 
     assert (unknown.status_code, unknown.json()["status"]) == (404, "Task not found")
     assert (await scene.client.post("/v1/flux-nine", json={"prompt": "x"})).status_code == 404
 
 
-async def test_a_task_is_forgotten_long_after_it_ended(scene: Scene) -> None:
+async def test_a_task_is_unknown_an_hour_after_it_ended(scene: Scene) -> None:
     task_id = (await scene.submit()).json()["id"]
     scene.clock.advance(2 + 3600)
 
@@ -169,7 +171,7 @@ async def test_a_task_is_forgotten_long_after_it_ended(scene: Scene) -> None:
         ("please fail", "Error", 4),
     ],
 )
-async def test_words_in_the_prompt_decide_how_it_ends(scene: Scene, prompt: str, status: str, cost: float) -> None:
+async def test_words_in_the_prompt_decide_the_outcome(scene: Scene, prompt: str, status: str, cost: float) -> None:
     answer = (await scene.submit(prompt)).json()
     scene.clock.advance(2)
     ended = (await scene.poll(answer["id"])).json()
@@ -178,7 +180,7 @@ async def test_words_in_the_prompt_decide_how_it_ends(scene: Scene, prompt: str,
     assert ended["details"]
 
 
-async def test_a_failed_task_can_be_told_with_an_http_error(scene: Scene) -> None:
+async def test_a_rule_reports_failed_tasks_with_an_http_error(scene: Scene) -> None:
     await scene.rules(failed_http=422)
     task_id = (await scene.submit("please fail")).json()["id"]
     scene.clock.advance(2)
@@ -202,7 +204,7 @@ async def test_gptproto_refuses_a_moderated_request_with_503(scene: Scene) -> No
     assert (await scene.ledger())["accepted"] == 0
 
 
-async def test_gptproto_tells_times_in_camel_case(scene: Scene) -> None:
+async def test_gptproto_names_times_in_camel_case(scene: Scene) -> None:
     task_id = (await scene.client.post("/flux/v1/flux-kontext-pro", json={"prompt": "x"})).json()["id"]
     scene.clock.advance(2)
     result = (await scene.client.get("/flux/v1/get_result", params={"id": task_id})).json()["result"]
@@ -218,14 +220,14 @@ async def test_unknown_faults_and_rules_are_named(scene: Scene) -> None:
     assert (await scene.client.put("/twin/rules", json={"profile": "z"})).status_code == 422
 
 
-async def test_rules_change_by_name_and_the_others_stay(scene: Scene) -> None:
+async def test_a_change_of_rules_keeps_the_rules_that_it_does_not_name(scene: Scene) -> None:
     await scene.rules(ready_after_s=0.2, profile="c")
     rules = (await scene.client.get("/twin/rules")).json()
 
     assert (rules["ready_after_s"], rules["payload"], rules["megapixels"]) == (0.2, "field", 0.02)
 
 
-async def test_a_reset_forgets_all_but_never_gives_an_id_twice(scene: Scene) -> None:
+async def test_a_reset_deletes_everything_and_never_reuses_an_id(scene: Scene) -> None:
     before = (await scene.called()).json()["id"]
     await scene.faults(drop_callback=1)
     await scene.client.post("/twin/reset")
@@ -238,7 +240,7 @@ async def test_a_reset_forgets_all_but_never_gives_an_id_twice(scene: Scene) -> 
     assert (await scene.client.get("/twin/faults")).json()["drop_callback"] == 0
 
 
-async def test_the_ledger_holds_no_key_and_no_prompt(scene: Scene) -> None:
+async def test_the_ledger_contains_no_key_and_no_prompt(scene: Scene) -> None:
     await scene.submit("a very private prompt")
     written = (await scene.client.get("/twin/ledger")).text
 

@@ -21,7 +21,7 @@ async def test_a_callback_is_signed_over_its_raw_body(scene: Scene) -> None:
     assert got.json["timestamp"] == "2026-01-02T12:00:02Z"
 
 
-async def test_the_link_in_a_callback_leads_to_the_picture(scene: Scene) -> None:
+async def test_the_link_in_a_callback_returns_the_image(scene: Scene) -> None:
     await scene.called()
     await scene.after(2)
     answer = await scene.client.get(scene.receiver.got[0].json["result"]["sample"])
@@ -36,7 +36,7 @@ async def test_nothing_is_sent_before_the_task_is_ready(scene: Scene) -> None:
     assert scene.receiver.got == []
 
 
-async def test_tick_says_when_the_next_thing_is_due(scene: Scene) -> None:
+async def test_tick_returns_when_the_next_event_is_due(scene: Scene) -> None:
     await scene.submit()
     due_at = await scene.twin.tick()
     scene.clock.advance(2)
@@ -57,7 +57,7 @@ async def test_without_a_secret_nothing_is_signed(scene: Scene) -> None:
     ("profile", "header", "key"),
     [("a", "x-bfl-signature", "id"), ("b", "x-webhook-secret", "id"), ("c", "x-webhook-secret", "task_id")],
 )
-async def test_each_profile_proves_and_speaks_in_its_own_way(scene: Scene, profile: str, header: str, key: str) -> None:
+async def test_each_profile_has_its_own_proof_and_payload(scene: Scene, profile: str, header: str, key: str) -> None:
     await scene.rules(profile=profile, interim_callbacks=False)
     task_id = (await scene.called()).json()["id"]
     await scene.after(2)
@@ -75,7 +75,7 @@ async def test_the_profile_that_never_signs_sends_no_proof(scene: Scene) -> None
     assert not {"x-bfl-signature", "x-webhook-secret"} & scene.receiver.got[0].headers.keys()
 
 
-async def test_the_field_form_tells_that_it_is_processing_first(scene: Scene) -> None:
+async def test_the_field_payload_sends_an_interim_callback_first(scene: Scene) -> None:
     await scene.rules(profile="c")
     await scene.called()
     await scene.after(1)
@@ -86,7 +86,7 @@ async def test_the_field_form_tells_that_it_is_processing_first(scene: Scene) ->
 
 
 @pytest.mark.parametrize(("prompt", "status"), [("fail", "FAILED"), ("unsafe result", "Content Moderated")])
-async def test_the_field_form_has_its_own_words_for_failure(scene: Scene, prompt: str, status: str) -> None:
+async def test_the_field_payload_has_its_own_statuses_for_failures(scene: Scene, prompt: str, status: str) -> None:
     await scene.rules(profile="c", interim_callbacks=False)
     await scene.called(prompt)
     await scene.after(2)
@@ -94,7 +94,7 @@ async def test_the_field_form_has_its_own_words_for_failure(scene: Scene, prompt
     assert scene.receiver.got[0].json["status"] == status
 
 
-async def test_the_documented_form_has_a_code_and_a_message_for_failure(scene: Scene) -> None:
+async def test_the_documented_payload_has_a_code_and_a_message_for_failures(scene: Scene) -> None:
     await scene.called("an unsafe result")
     await scene.after(2)
     body = scene.receiver.got[0].json
@@ -114,7 +114,7 @@ async def test_a_failed_callback_is_sent_again_after_1_5_and_30_seconds(scene: S
     (task,) = (await scene.ledger())["tasks"]
 
     assert waits == [1, 5, 30]
-    assert [(one["attempt"], one["answered"]) for one in task["callbacks"]] == [(n, 503) for n in (1, 2, 3, 4)]
+    assert [(sent["attempt"], sent["answered"]) for sent in task["callbacks"]] == [(n, 503) for n in (1, 2, 3, 4)]
     assert len({got.body for got in scene.receiver.got}) == 1
 
 
@@ -128,7 +128,7 @@ async def test_an_accepted_callback_is_not_sent_again(scene: Scene) -> None:
     assert len(scene.receiver.got) == 2
 
 
-async def test_a_redirect_is_no_acceptance(scene: Scene) -> None:
+async def test_a_redirect_counts_as_a_failure(scene: Scene) -> None:
     scene.receiver.answers = [307]
     await scene.called()
     await scene.after(2)
@@ -137,7 +137,7 @@ async def test_a_redirect_is_no_acceptance(scene: Scene) -> None:
     assert len(scene.receiver.got) == 2
 
 
-async def test_moderated_tasks_may_stay_without_a_callback(scene: Scene) -> None:
+async def test_a_rule_withholds_callbacks_of_moderated_tasks(scene: Scene) -> None:
     await scene.rules(moderated_called_back=False)
     await scene.called("forbidden")
     await scene.after(2)

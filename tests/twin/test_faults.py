@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 @given(seed=st.integers(), probability=st.floats(0, 1))
-def test_the_same_seed_strikes_the_same_tasks(seed: int, probability: float) -> None:
-    def struck() -> list[bool]:
+def test_the_same_seed_affects_the_same_tasks(seed: int, probability: float) -> None:
+    def affected() -> list[bool]:
         faults = Faults(seed=seed, drop_callback=probability)
         return [faults.strikes("drop_callback", n) for n in range(20)]
 
-    assert struck() == struck()
+    assert affected() == affected()
 
 
-def test_a_probability_is_about_how_often_it_strikes() -> None:
+def test_a_probability_is_the_approximate_frequency_of_a_fault() -> None:
     faults = Faults(seed=3, drop_callback=0.1, double_callback=1)
 
     assert 60 < sum(faults.strikes("drop_callback", n) for n in range(1000)) < 140
@@ -31,7 +31,7 @@ def test_a_probability_is_about_how_often_it_strikes() -> None:
     assert not any(faults.strikes("forge_callback", n) for n in range(1000))
 
 
-async def test_a_lost_answer_is_accepted_and_charged_but_never_answered(scene: Scene) -> None:
+async def test_a_task_with_a_lost_answer_is_accepted_and_charged(scene: Scene) -> None:
     await scene.faults(lose_answer_after=1)
     with pytest.raises(httpx.TransportError):
         await scene.called()
@@ -53,7 +53,7 @@ async def test_an_answer_lost_before_acceptance_costs_nothing(scene: Scene) -> N
     assert ledger["refused"][0] | {"at": ""} == {"at": "", "status": None, "why": "lose_answer_before"}
 
 
-async def test_a_submit_that_failed_or_was_limited_accepted_nothing(scene: Scene) -> None:
+async def test_a_failed_or_limited_submit_request_is_not_accepted(scene: Scene) -> None:
     await scene.faults(submit_5xx=1)
     outages = {(await scene.submit()).status_code for _ in range(20)}
     await scene.faults(submit_429=1)
@@ -64,7 +64,7 @@ async def test_a_submit_that_failed_or_was_limited_accepted_nothing(scene: Scene
     assert (await scene.ledger())["accepted"] == 0
 
 
-async def test_a_failing_status_route_recovers(scene: Scene) -> None:
+async def test_polling_works_again_after_server_errors(scene: Scene) -> None:
     task_id = (await scene.submit()).json()["id"]
     await scene.faults(status_5xx=1)
     failed = (await scene.poll(task_id)).status_code
@@ -74,7 +74,7 @@ async def test_a_failing_status_route_recovers(scene: Scene) -> None:
     assert (await scene.poll(task_id)).status_code == 200
 
 
-async def test_a_dropped_callback_never_comes_though_the_task_is_ready(scene: Scene) -> None:
+async def test_a_dropped_callback_is_never_sent_although_the_task_is_ready(scene: Scene) -> None:
     await scene.faults(drop_callback=1)
     task_id = (await scene.called()).json()["id"]
     await scene.after(3600 - 1)
@@ -84,7 +84,7 @@ async def test_a_dropped_callback_never_comes_though_the_task_is_ready(scene: Sc
     assert (await scene.poll(task_id)).json()["status"] == "Ready"
 
 
-async def test_a_doubled_callback_comes_twice_with_the_same_bytes(scene: Scene) -> None:
+async def test_a_doubled_callback_is_sent_twice_with_the_same_bytes(scene: Scene) -> None:
     await scene.faults(double_callback=1)
     await scene.called()
     await scene.after(2)
@@ -94,7 +94,7 @@ async def test_a_doubled_callback_comes_twice_with_the_same_bytes(scene: Scene) 
     assert sorted(await scene.kinds()) == ["double", "true"]
 
 
-async def test_a_delayed_callback_comes_late(scene: Scene) -> None:
+async def test_a_delayed_callback_is_sent_after_its_delay(scene: Scene) -> None:
     await scene.faults(delay_callback=1, delay_s=90)
     await scene.called()
     await scene.after(91)
@@ -117,16 +117,16 @@ async def test_a_reordered_callback_is_overtaken_and_followed_by_an_interim_one(
     assert scene.receiver.got[-1].json["status"] == "processing"
 
 
-async def test_an_early_callback_arrives_before_the_submit_is_answered(scene: Scene) -> None:
+async def test_an_early_callback_is_sent_before_the_submit_answer(scene: Scene) -> None:
     await scene.faults(early_callback=1)
     answer = await scene.called()
 
-    # The clock did not move and nothing ticked: it can only have come during the submit.
+    # The clock did not advance and `tick` was not called, so it was sent during the submit request.
     assert [got.json["id"] for got in scene.receiver.got] == [answer.json()["id"]]
     assert await scene.kinds() == ["early"]
 
 
-async def test_a_forged_callback_comes_beside_the_true_one_and_proves_nothing(scene: Scene) -> None:
+async def test_a_forged_callback_accompanies_the_genuine_one_without_a_valid_proof(scene: Scene) -> None:
     await scene.faults(forge_callback=1)
     await scene.called()
     await scene.after(2)
@@ -137,7 +137,7 @@ async def test_a_forged_callback_comes_beside_the_true_one_and_proves_nothing(sc
     assert len(samples) == 2
 
 
-async def test_a_refused_forgery_is_not_tried_again(scene: Scene) -> None:
+async def test_a_refused_forged_callback_is_not_retried(scene: Scene) -> None:
     await scene.faults(forge_callback=1, drop_callback=1)
     scene.receiver.answers = [401]
     await scene.called()
@@ -147,7 +147,7 @@ async def test_a_refused_forgery_is_not_tried_again(scene: Scene) -> None:
     assert await scene.kinds() == ["forged"]
 
 
-async def test_a_callback_can_lose_its_signature_or_carry_the_plain_secret(scene: Scene) -> None:
+async def test_a_callback_can_be_unsigned_or_contain_the_plain_secret(scene: Scene) -> None:
     for fault in ("unsigned_callback", "plain_secret_callback"):
         await scene.faults(**{fault: 1})
         await scene.called()
@@ -159,14 +159,14 @@ async def test_a_callback_can_lose_its_signature_or_carry_the_plain_secret(scene
     assert await scene.kinds() == ["unsigned", "plain_secret"]
 
 
-async def test_a_refused_link_works_the_second_time(scene: Scene) -> None:
+async def test_a_refused_link_works_on_the_second_download(scene: Scene) -> None:
     await scene.faults(refused_link=1)
     link = await scene.sample()
 
     assert [(await scene.client.get(link)).status_code for _ in range(2)] == [403, 200]
 
 
-async def test_an_expiring_link_has_only_seconds_left(scene: Scene) -> None:
+async def test_an_expired_link_is_valid_for_a_few_seconds(scene: Scene) -> None:
     await scene.faults(expired_link=1, near_expiry_s=5)
     link = await scene.sample()
     first = await scene.client.get(link)
@@ -175,7 +175,7 @@ async def test_an_expiring_link_has_only_seconds_left(scene: Scene) -> None:
     assert (first.status_code, (await scene.client.get(link)).status_code) == (200, 403)
 
 
-async def test_a_truncated_picture_breaks_off_once_and_then_comes_whole(scene: Scene) -> None:
+async def test_only_the_first_download_of_an_image_is_truncated(scene: Scene) -> None:
     await scene.faults(truncated_body=1)
     link = await scene.sample()
     with pytest.raises(httpx.TransportError):
@@ -184,7 +184,7 @@ async def test_a_truncated_picture_breaks_off_once_and_then_comes_whole(scene: S
     assert (await scene.client.get(link)).status_code == 200
 
 
-async def test_a_slow_picture_comes_whole(scene: Scene) -> None:
+async def test_a_slow_image_arrives_complete(scene: Scene) -> None:
     await scene.faults(slow_body=1, slow_s=0)
     link = await scene.sample()
     slow, quick = await scene.client.get(link), await scene.client.get(link)

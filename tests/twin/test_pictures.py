@@ -21,7 +21,7 @@ async def picture(scene: Scene, prompt: str = "a lake", **fields: Any) -> Image.
 
 
 def colours(image: Image.Image) -> list[tuple[int, ...]]:
-    """The mean of the left quarter and of the right quarter, above any caption."""
+    """Return the mean colours of the left and the right quarter, above the caption."""
     width, height = image.size
     boxes = ((0, 0, width // 4, height // 2), (3 * width // 4, 0, width, height // 2))
     return [tuple(round(mean) for mean in ImageStat.Stat(image.convert("RGB").crop(box)).mean) for box in boxes]
@@ -34,14 +34,14 @@ def test_output_is_one_megapixel_in_any_ratio() -> None:
 
 
 @pytest.mark.parametrize("form", ["jpeg", "png", "webp"])
-async def test_the_format_that_was_asked_for_comes(scene: Scene, form: str) -> None:
+async def test_an_image_has_the_requested_format(scene: Scene, form: str) -> None:
     answer = await scene.client.get(await scene.sample(output_format=form))
 
     assert answer.headers["content-type"] == f"image/{form}"
     assert Image.open(BytesIO(answer.content)).format == form.upper()
 
 
-async def test_the_seed_and_the_prompt_make_the_picture(scene: Scene) -> None:
+async def test_seed_and_prompt_determine_the_image(scene: Scene) -> None:
     async def data(prompt: str, seed: int) -> bytes:
         return (await scene.client.get(await scene.sample(prompt, seed=seed))).content
 
@@ -56,7 +56,7 @@ async def test_an_edit_keeps_the_ratio_of_its_input(scene: Scene, photo: str) ->
     assert width == pytest.approx(2 * height, rel=0.1)
 
 
-async def test_a_ratio_that_is_asked_for_wins_over_the_input(scene: Scene, photo: str) -> None:
+async def test_a_requested_ratio_takes_precedence_over_the_input(scene: Scene, photo: str) -> None:
     width, height = (await picture(scene, "blur", input_image=photo, aspect_ratio="9:21")).size
 
     assert width < height
@@ -68,16 +68,16 @@ async def test_black_and_white_has_no_colour(scene: Scene, photo: str) -> None:
     assert len(set(left)) == len(set(right)) == 1
 
 
-async def test_invert_and_mirror_do_what_they_say(scene: Scene, photo: str) -> None:
+async def test_invert_and_mirror_change_the_image(scene: Scene, photo: str) -> None:
     (left, _), (mirrored, _) = [
         colours(await picture(scene, prompt, input_image=photo)) for prompt in ("invert", "mirror")
     ]
 
     assert left[0] < 100 < left[2]  # red became cyan
-    assert mirrored[2] > mirrored[0]  # blue came to the left
+    assert mirrored[2] > mirrored[0]  # blue is on the left
 
 
-async def test_a_prompt_without_an_effect_is_written_on_the_picture(scene: Scene, photo: str) -> None:
+async def test_a_prompt_without_an_effect_is_written_on_the_image(scene: Scene, photo: str) -> None:
     captioned = await picture(scene, "two colours", input_image=photo, seed=1)
     bottom = captioned.convert("L").crop((0, captioned.height - 3, captioned.width, captioned.height))
 
@@ -92,14 +92,14 @@ async def test_an_input_may_be_a_url(scene: Scene, photo: str) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 404])
-async def test_a_url_that_leads_to_no_image_is_refused(scene: Scene, status: int) -> None:
+async def test_a_url_without_an_image_is_refused(scene: Scene, status: int) -> None:
     scene.receiver.answers = [status]
     answer = await scene.submit("blur", input_image="http://receiver.test/photo.png")
 
     assert answer.status_code == 422
 
 
-async def test_a_link_says_when_it_ends_and_ends_then(scene: Scene) -> None:
+async def test_a_link_expires_at_the_time_that_it_states(scene: Scene) -> None:
     link = await scene.sample()
     (ends,) = parse_qs(urlsplit(link).query)["se"]
     scene.clock.advance(599)
@@ -113,14 +113,14 @@ async def test_a_link_says_when_it_ends_and_ends_then(scene: Scene) -> None:
     assert "AuthenticationFailed" in too_late.text
 
 
-async def test_a_link_cannot_be_prolonged(scene: Scene) -> None:
+async def test_a_link_cannot_be_extended(scene: Scene) -> None:
     link = httpx.URL(await scene.sample())
 
     assert (await scene.client.get(link.copy_set_param("se", "2099-01-01T00:00:00Z"))).status_code == 403
     assert (await scene.client.get(link.path)).status_code == 403
 
 
-async def test_the_ledger_knows_the_digest_of_what_was_downloaded(scene: Scene) -> None:
+async def test_the_ledger_records_the_digest_of_a_downloaded_image(scene: Scene) -> None:
     link = await scene.sample()
     before = (await scene.ledger())["tasks"][0]
     await scene.client.get(link)

@@ -1,4 +1,4 @@
-"""What only real sockets show: the twin under uvicorn on loopback."""
+"""The twin under uvicorn on loopback, for behaviour that only real sockets show."""
 
 import asyncio
 import socket
@@ -13,7 +13,7 @@ from app.twin import build
 
 @pytest.fixture(params=["h11", "httptools"])
 async def server(request: pytest.FixtureRequest) -> AsyncGenerator[httpx.AsyncClient, None]:
-    """A client of a twin that is ready at once."""
+    """A client of a twin whose tasks are ready at once."""
     config = uvicorn.Config(build(ready_after_s=0, seed=1), http=request.param, log_config=None, lifespan="on")
     running = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -29,7 +29,7 @@ async def server(request: pytest.FixtureRequest) -> AsyncGenerator[httpx.AsyncCl
             await serving
 
 
-async def test_a_lost_answer_is_no_byte_at_all(server: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_lost_answer_sends_no_byte(server: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
     await server.put("/twin/faults", json={"lose_answer_after": 1})
     with pytest.raises(httpx.RemoteProtocolError, match="without sending a response"):
         await server.post("/v1/flux-kontext-pro", json={"prompt": "x"})
@@ -39,7 +39,7 @@ async def test_a_lost_answer_is_no_byte_at_all(server: httpx.AsyncClient, caplog
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
-async def test_a_truncated_picture_ends_before_its_length(server: httpx.AsyncClient) -> None:
+async def test_a_truncated_image_ends_before_its_content_length(server: httpx.AsyncClient) -> None:
     await server.put("/twin/faults", json={"truncated_body": 1})
     task = (await server.post("/v1/flux-kontext-pro", json={"prompt": "x"})).json()
     sample = (await server.get(task["polling_url"])).json()["result"]["sample"]
@@ -49,7 +49,7 @@ async def test_a_truncated_picture_ends_before_its_length(server: httpx.AsyncCli
     assert (await server.get(sample)).status_code == 200
 
 
-async def test_the_running_twin_calls_back_by_itself(server: httpx.AsyncClient) -> None:
+async def test_the_running_twin_sends_callbacks_without_a_tick(server: httpx.AsyncClient) -> None:
     called = asyncio.Event()
 
     async def receive(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
