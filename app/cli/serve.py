@@ -14,6 +14,7 @@ from app.db.migrations.migrate import catch_up
 from app.db.tables import api_keys, idempotency_keys, provider_accounts
 from app.errors import ConfigurationError
 from app.main import create_app
+from app.security.ssrf import mark_sniffio_absent
 from app.settings import Settings, from_environment
 from app.telemetry import logs, tracing
 from app.web.auth import digest_of
@@ -47,6 +48,7 @@ def migrate() -> None:
 
 async def prepare(settings: Settings) -> str | None:
     """Prepare the database for a start. Return the admin key if it has just been generated, else None."""
+    mark_sniffio_absent()
     key, generated = _admin_key(settings)
     async with open_database(database_url(settings)) as database:
         await catch_up(database)

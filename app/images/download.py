@@ -10,7 +10,7 @@ from app.errors import ResultRefused
 from app.images import inspect
 from app.images.inspect import ImageInfo, NotAnImage
 from app.resources import Resources
-from app.security import ssrf
+from app.security import result_links
 from app.store import sha256_of
 
 # The provider makes images of about one megapixel; these bounds are far above them and far below our memory.
@@ -32,7 +32,7 @@ class Image:
 
 async def download(use: Resources, url: str) -> IO[bytes]:
     """The bytes behind a link, in a file without a name. Raises ResultRefused, httpx.HTTPError, OSError."""
-    if not ssrf.may_hold_result(url, hosts=use.result_hosts, provider_origin=use.provider_origin):
+    if not result_links.may_hold_result(url, hosts=use.result_hosts, provider_origin=use.provider_origin):
         raise ResultRefused("the link names a host that results may not come from: see FLUXHOOK_RESULT_HOSTS")
     file = use.spool.blank()
     try:

@@ -1,4 +1,4 @@
-"""The providers behind one contract: what they promise (as data), what they are asked, what they answered."""
+"""Provider adapters behind one contract: their specifications (as data), requests to them, and their responses."""
 
 from app.provider.bfl import Bfl
 from app.provider.contract import Provider, ProviderResponse, ProviderSpec, Reference, SubmitRequest

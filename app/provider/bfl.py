@@ -1,4 +1,4 @@
-"""Black Forest Labs: `POST /v1/{model}` with `x-key`; sources are the OpenAPI document and docs.bfl.ai."""
+"""Black Forest Labs: `POST /v1/{model}` with `x-key`. Sources: the OpenAPI document and docs.bfl.ai."""
 
 from dataclasses import replace
 from http import HTTPStatus
@@ -6,27 +6,28 @@ from urllib.parse import urlencode
 
 import httpx
 
+from app import clock
 from app.provider import http as exchange
 from app.provider import messages
 from app.provider.contract import ProviderResponse, ProviderSpec, Reference, SubmitRequest
 from app.provider.request_body import RequestBody
 from app.rules.task import Failure, Report, Said
-from app.security import ssrf
+from app.security import result_links
 
 PROMISES = ProviderSpec(
     name="bfl",
-    # Links are on delivery.*.bfl.ai and delivery-eu1.bfl.ai alike (integration guidelines; field reports).
+    # Links use hosts such as delivery.*.bfl.ai and delivery-eu1.bfl.ai (integration guidelines; field reports).
     result_hosts=("bfl.ai", "*.bfl.ai"),
     slots={"account": 24, "flux-kontext-max": 6},
-    # A task lives in one region, and the global host may answer "Task not found" for it (field report, which asks us3
-    # first). The documented hosts, then those that were seen in a polling_url.
+    # A task belongs to one region, and the global host may answer "Task not found" for it (field report, whose client
+    # tries us3 first). The documented hosts come first, then those that were seen in a polling_url.
     status_urls=tuple(
         f"https://api.{region}.bfl.ai" for region in ("us", "eu", "us1", "eu1", "us2", "us3", "eu2", "eu4")
     ),
 )
 
-# Server-side trouble, "retry with backoff" (docs, errors page). 504 and a CDN's own codes are not in it: behind
-# those the task may well have been accepted.
+# Server errors with the advice "retry with backoff" (docs, errors page). 504 and the codes of a CDN are excluded,
+# because the task may have been accepted.
 _OUTAGES = frozenset({500, 502, 503})
 
 
@@ -39,31 +40,34 @@ class Bfl:
         self._http = http
         self._base_url = base_url
         self._key = key
-        ours = ssrf.may_hold_result(base_url, hosts=PROMISES.result_hosts, provider_origin="")
-        self._elsewhere = [url for url in PROMISES.status_urls if ours and url != base_url]
+        is_bfl = result_links.may_hold_result(base_url, hosts=PROMISES.result_hosts, provider_origin="")
+        self._other_hosts = [url for url in PROMISES.status_urls if is_bfl and url != base_url]
 
-    async def submit(self, order: SubmitRequest) -> ProviderResponse:
-        body = RequestBody(order)
+    async def submit(self, submit_request: SubmitRequest) -> ProviderResponse:
+        body = RequestBody(submit_request)
         request = self._http.build_request(
             "POST",
-            f"{self._base_url}/v1/{order.model}",
+            f"{self._base_url}/v1/{submit_request.model}",
             content=body,
             headers={**self._headers, **body.headers},
         )
-        answer = await exchange.send(self._http, request, PROMISES.submit_deadline)
-        return read_submitted(body.unless_cut(answer))
+        response = await exchange.send(self._http, request, PROMISES.submit_deadline)
+        return read_submitted(body.unless_cut(response))
 
     async def fetch(self, reference: Reference) -> ProviderResponse:
-        """Ask where the task was submitted, and only if nobody knows it there, in the other regions."""
-        here = await self._ask(self._first_address(reference))
-        if not _is_unknown(here):
-            return here
-        for base_url in self._elsewhere:
-            address = self._address(base_url, reference)
-            there = await self._ask(address)
-            if there.report.said not in {Said.NOT_FOUND, Said.LOST}:
-                return replace(there, report=there.report._replace(polling_url=address))
-        return here
+        """Poll the host that took the task. If that host does not know the task, poll the other regions in turn.
+
+        The report of another region holds the URL that answered as its `polling_url`.
+        """
+        first = await self._poll(self._first_url(reference))
+        if not _is_unknown(first):
+            return first
+        for base_url in self._other_hosts:
+            url = self._status_url(base_url, reference)
+            response = await self._poll(url)
+            if response.report.said not in {Said.NOT_FOUND, Said.LOST}:
+                return replace(response, report=response.report._replace(polling_url=url))
+        return first
 
     async def credits(self) -> ProviderResponse:
         request = self._http.build_request("GET", f"{self._base_url}/v1/credits", headers=self._headers)
@@ -72,51 +76,51 @@ class Bfl:
     async def reachable(self) -> str | None:
         return what_is_wrong(await self.credits())
 
-    async def _ask(self, address: str) -> ProviderResponse:
-        request = self._http.build_request("GET", address, headers=self._headers)
+    async def _poll(self, url: str) -> ProviderResponse:
+        request = self._http.build_request("GET", url, headers=self._headers)
         return exchange.read_fetched(await exchange.send(self._http, request, PROMISES.status_deadline))
 
     @staticmethod
-    def _address(base_url: str, reference: Reference) -> str:
+    def _status_url(base_url: str, reference: Reference) -> str:
         return f"{base_url}/v1/get_result?{urlencode({'id': reference.provider_id})}"
 
     @property
     def _headers(self) -> dict[str, str]:
         return {"x-key": self._key, "accept": "application/json"}
 
-    def _first_address(self, reference: Reference) -> str:
-        if reference.polling_url and self._may_hold_key(reference.polling_url):
+    def _first_url(self, reference: Reference) -> str:
+        if reference.polling_url and self._may_receive_key(reference.polling_url):
             return reference.polling_url
-        return self._address(self._base_url, reference)
+        return self._status_url(self._base_url, reference)
 
-    def _may_hold_key(self, url: str) -> bool:
-        """Whether our key may go to this address: the configured host, or BFL's own over https, as for results."""
-        return ssrf.may_hold_result(url, hosts=PROMISES.result_hosts, provider_origin=self._base_url)
+    def _may_receive_key(self, url: str) -> bool:
+        """Whether the API key may be sent to `url`: the configured origin, or a BFL host over https, as for results."""
+        return result_links.may_hold_result(url, hosts=PROMISES.result_hosts, provider_origin=self._base_url)
 
 
-def read_submitted(answer: ProviderResponse) -> ProviderResponse:
-    """What BFL's answer to a submit means (docs, errors page; OpenAPI)."""
-    status = answer.http_status
+def read_submitted(response: ProviderResponse) -> ProviderResponse:
+    """Interpret BFL's response to a submission (docs, errors page; OpenAPI). Without a usable answer it is LOST."""
+    status = response.http_status
     if status is None:
-        return answer
-    report = messages.read_acceptance(answer.body) if status in range(200, 300) else _refusal(status, answer)
+        return response
+    report = messages.read_acceptance(response.body) if status in range(200, 300) else _refusal(status, response)
     if report.said is Said.UNCLEAR:
         report = Report(Said.LOST, detail=report.detail)
-    return ProviderResponse(report, status, answer.headers, answer.body)
+    return ProviderResponse(report, status, response.headers, response.body)
 
 
-def _is_unknown(answer: ProviderResponse) -> bool:
-    """Whether a host knows nothing of a task: by the status for that, or by a 404, which need not say of what."""
-    return answer.report.said is Said.NOT_FOUND or (
-        answer.report.said is Said.LOST and answer.http_status == HTTPStatus.NOT_FOUND
+def _is_unknown(response: ProviderResponse) -> bool:
+    """Whether the host does not know the task: it says "Task not found", or answers 404 without a task status."""
+    return response.report.said is Said.NOT_FOUND or (
+        response.report.said is Said.LOST and response.http_status == HTTPStatus.NOT_FOUND
     )
 
 
-def _refusal(status: int, answer: ProviderResponse) -> Report:
-    detail = messages.read_error(answer.body) or f"HTTP {status}"
+def _refusal(status: int, response: ProviderResponse) -> Report:
+    detail = messages.read_error(response.body) or f"HTTP {status}"
     if status == HTTPStatus.TOO_MANY_REQUESTS or status in _OUTAGES:
         said = Said.BUSY if status == HTTPStatus.TOO_MANY_REQUESTS else Said.DOWN
-        return Report(said, detail=detail, retry_after=exchange.retry_after(answer.headers))
+        return Report(said, detail=detail, retry_after=exchange.retry_after(response.headers, clock.utc_now()))
     if status == HTTPStatus.PAYMENT_REQUIRED:
         return Report(Said.UNPAID, detail=detail)
     if status in range(400, 500) and status != HTTPStatus.REQUEST_TIMEOUT:
@@ -124,13 +128,13 @@ def _refusal(status: int, answer: ProviderResponse) -> Report:
     return Report(Said.LOST, detail=detail)
 
 
-def what_is_wrong(answer: ProviderResponse) -> str | None:
-    """The plain words for an answer to a question that costs nothing; None when all is well."""
-    status = answer.http_status
+def what_is_wrong(response: ProviderResponse) -> str | None:
+    """Describe the problem that the response to a free request shows, with the provider as "it"; None without one."""
+    status = response.http_status
     if status is None:
-        return answer.report.detail
+        return response.report.detail
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return "it refuses the API key"
     if status in range(300, 400):
-        return f"it redirects (HTTP {status}), which is not followed: this is not the address of its API"
+        return f"it redirects (HTTP {status}), which is not followed: this is not the base URL of its API"
     return f"it answers with HTTP {status}" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else None

@@ -1,4 +1,4 @@
-"""What every provider adapter offers, and what a provider promises, as data."""
+"""The interface of provider adapters, and the published properties of a provider as data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,20 +8,20 @@ from typing import IO, Any, Protocol
 from app.rules.task import Report
 from app.security.verify import SigningProfile
 
-# A link that does not say itself when it dies is taken to live this long (BFL's integration guidelines).
+# The assumed lifetime of a link that does not state its expiry (BFL's integration guidelines).
 LINK_LIFE = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderSpec:
-    """What is published about a provider; the sources stand beside the values in its adapter."""
+    """The published properties of a provider. Its adapter names the source of each value."""
 
     name: str
     result_hosts: tuple[str, ...]
-    slots: Mapping[str, int]  # tasks in flight for each model, and for "account" in all
-    # Where else a task may be known when the host that took it knows nothing of it.
+    slots: Mapping[str, int]  # maximum number of tasks in flight by model, and in total under "account"
+    # Further hosts to poll if the host that took a task does not know it.
     status_urls: tuple[str, ...] = ()
-    # How long a provider goes on calling: its waits, and its patience with each delivery.
+    # The waits between the deliveries of one callback, and the time limit of each delivery.
     callback_waits: tuple[timedelta, ...] = (
         timedelta(seconds=1),
         timedelta(seconds=5),
@@ -30,7 +30,7 @@ class ProviderSpec:
     callback_deadline: timedelta = timedelta(seconds=30)
     submit_deadline: timedelta = timedelta(seconds=60)
     status_deadline: timedelta = timedelta(seconds=20)
-    # Most tasks take 5 to 15 seconds. No source states a longest time; past this one nobody has seen an answer.
+    # Most tasks take 5 to 15 seconds. No source states a maximum; no result has been seen later than this.
     slowest_task: timedelta = timedelta(minutes=10)
     max_image_bytes: int = 20 * 1024 * 1024
     max_image_pixels: int = 20_000_000
@@ -38,25 +38,25 @@ class ProviderSpec:
 
     @property
     def callback_window(self) -> timedelta:
-        """How long after completion a callback may still arrive."""
+        """The time after completion in which a callback may still arrive."""
         deliveries = len(self.callback_waits) + 1
         return sum(self.callback_waits, timedelta()) + deliveries * self.callback_deadline
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SubmitRequest:
-    """One attempt to submit a task: every field that goes into the request."""
+    """A request to start a task: every field that goes into its JSON."""
 
     model: str
     params: Mapping[str, Any]
-    images: Mapping[str, IO[bytes]]  # read to their ends while it is sent
+    images: Mapping[str, IO[bytes]]  # by field name; read to the end while the request is sent
     webhook_url: str | None
     webhook_secret: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What a submitted task can be asked for by."""
+    """The values that identify a submitted task in a poll."""
 
     provider_id: str
     polling_url: str | None
@@ -64,7 +64,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ProviderResponse:
-    """What came back, raw, and what it says. `http_status` is None when nothing came."""
+    """A raw response of the provider and its meaning. `http_status` is None if no response arrived."""
 
     report: Report
     http_status: int | None = None
@@ -73,19 +73,19 @@ class ProviderResponse:
 
 
 class Provider(Protocol):
-    """Never raises for what a provider or the network does: that is an Answer too."""
+    """A provider adapter. Failures of the provider or the network are ProviderResponses, never exceptions."""
 
     @property
     def spec(self) -> ProviderSpec: ...
 
-    async def submit(self, order: SubmitRequest) -> ProviderResponse: ...
+    async def submit(self, submit_request: SubmitRequest) -> ProviderResponse: ...
 
     async def fetch(self, reference: Reference) -> ProviderResponse: ...
 
     async def credits(self) -> ProviderResponse:
-        """What is left on the account, for `messages.read_credits`."""
+        """Fetch the account's balance; `messages.read_credits` reads it from the body."""
         ...
 
     async def reachable(self) -> str | None:
-        """None when the provider answers and takes our key, else what is wrong, in plain words."""
+        """Return None if the provider answers and accepts the API key, else a description of the problem."""
         ...

@@ -1,6 +1,6 @@
-"""GPTProto, and resellers with its path layout: `POST /flux/v1/{model}` with a Bearer key.
+"""GPTProto and resellers with the same paths: `POST /flux/v1/{model}` with a Bearer key.
 
-Its submit reply is not documented; siblings pass BFL's on. Source: docs.gptproto.com, Flux pages.
+Source: docs.gptproto.com, Flux pages. The response to a submission is not documented; similar APIs pass on BFL's.
 """
 
 from dataclasses import replace
@@ -14,10 +14,10 @@ from app.provider.contract import ProviderResponse, ProviderSpec, Reference, Sub
 from app.provider.request_body import RequestBody
 from app.rules.task import Failure, Report, Said
 
-# It passes on BFL's delivery links (its own sample answer), and states no limit of its own.
+# GPTProto passes on BFL's delivery links (its sample response) and states no limits of its own.
 PROMISES: ProviderSpec = replace(bfl.PROMISES, name="gptproto")
 
-_GATEWAYS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE})
+_GATEWAY_ERRORS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE})
 
 
 class Gptproto:
@@ -30,19 +30,19 @@ class Gptproto:
         self._base_url = base_url
         self._key = key
 
-    async def submit(self, order: SubmitRequest) -> ProviderResponse:
-        body = RequestBody(order)
+    async def submit(self, submit_request: SubmitRequest) -> ProviderResponse:
+        body = RequestBody(submit_request)
         request = self._http.build_request(
             "POST",
-            f"{self._base_url}/flux/v1/{order.model}",
+            f"{self._base_url}/flux/v1/{submit_request.model}",
             content=body,
             headers={**self._headers, **body.headers},
         )
-        answer = await exchange.send(self._http, request, PROMISES.submit_deadline)
-        return _read_submitted(body.unless_cut(answer))
+        response = await exchange.send(self._http, request, PROMISES.submit_deadline)
+        return _read_submitted(body.unless_cut(response))
 
     async def fetch(self, reference: Reference) -> ProviderResponse:
-        # A polling_url that it passes on is BFL's and wants a BFL key: ours stays on the configured origin.
+        # A `polling_url` that GPTProto passes on needs a BFL key; this key goes to the configured origin only.
         request = self._http.build_request(
             "GET",
             f"{self._base_url}/flux/v1/get_result",
@@ -52,7 +52,7 @@ class Gptproto:
         return exchange.read_fetched(await exchange.send(self._http, request, PROMISES.status_deadline))
 
     async def credits(self) -> ProviderResponse:
-        # Not documented: asked where its other paths would have it, and no answer there is an answer too.
+        # Not documented: the path follows the pattern of the others, and a 404 is a valid outcome.
         request = self._http.build_request("GET", f"{self._base_url}/flux/v1/credits", headers=self._headers)
         return await exchange.send(self._http, request, PROMISES.status_deadline)
 
@@ -63,32 +63,32 @@ class Gptproto:
             params={"id": "doctor"},
             headers=self._headers,
         )
-        answer = await exchange.send(self._http, request, PROMISES.status_deadline)
-        return "its account has no balance left" if _is_unpaid(answer) else bfl.what_is_wrong(answer)
+        response = await exchange.send(self._http, request, PROMISES.status_deadline)
+        return "its account has no balance left" if _is_unpaid(response) else bfl.what_is_wrong(response)
 
     @property
     def _headers(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self._key}", "accept": "application/json"}
 
 
-def _read_submitted(answer: ProviderResponse) -> ProviderResponse:
-    """As BFL's, but 403 may be an empty account, 503 refuses the content, and what a gateway says is no answer.
+def _read_submitted(response: ProviderResponse) -> ProviderResponse:
+    """Interpret the response to a submission: as BFL's, except for 403, 502 and 503.
 
-    503 is its refusal only in its own words. A page without any is of the gateway in front, as is 502, which its
-    documents do not have: behind either the task may well have been taken.
+    403 can mean an empty account. 503 with an error text refuses the content. 503 without one comes from the gateway in
+    front of the API, and so does 502, which is not documented: either is LOST, because the task may have been accepted.
     """
-    detail = messages.read_error(answer.body)
-    if answer.http_status == HTTPStatus.SERVICE_UNAVAILABLE and detail:
+    detail = messages.read_error(response.body)
+    if response.http_status == HTTPStatus.SERVICE_UNAVAILABLE and detail:
         report = Report(Said.REFUSED, failure=Failure.REQUEST_MODERATED, detail=detail)
-    elif answer.http_status in _GATEWAYS:
-        report = Report(Said.LOST, detail=detail or f"HTTP {answer.http_status}")
-    elif _is_unpaid(answer):
+    elif response.http_status in _GATEWAY_ERRORS:
+        report = Report(Said.LOST, detail=detail or f"HTTP {response.http_status}")
+    elif _is_unpaid(response):
         report = Report(Said.UNPAID, detail=detail)
     else:
-        return bfl.read_submitted(answer)
-    return ProviderResponse(report, answer.http_status, answer.headers, answer.body)
+        return bfl.read_submitted(response)
+    return ProviderResponse(report, response.http_status, response.headers, response.body)
 
 
-def _is_unpaid(answer: ProviderResponse) -> bool:
-    """Whether this 403 is about the balance: one about the key is told apart by its text alone."""
-    return answer.http_status == HTTPStatus.FORBIDDEN and "balance" in messages.read_error(answer.body).lower()
+def _is_unpaid(response: ProviderResponse) -> bool:
+    """Whether this is a 403 about the balance. Only its text distinguishes it from a 403 about the API key."""
+    return response.http_status == HTTPStatus.FORBIDDEN and "balance" in messages.read_error(response.body).lower()

@@ -1,23 +1,24 @@
-"""One HTTP exchange with a provider: sent once, never repeated, and whatever happens becomes an Answer."""
+"""One HTTP exchange with a provider: sent once, never retried; every outcome is a ProviderResponse."""
 
 import asyncio
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from http import HTTPStatus
 
 import httpx
 
 from app.provider import messages
 from app.provider.contract import ProviderResponse
+from app.rules.backoff import read_retry_after
 from app.rules.task import Report, Said
 from app.security import ssrf
 
 MAX_ANSWER_BYTES = 1024 * 1024
-_WAIT_DIGITS = 4  # under three hours; more is a mistake
-_SHORTEST_KEY = 16  # a twin takes any word for one; real ones are longer, and stand in nothing else
-_KEPT_HEADERS = ("content-type", "retry-after", "x-request-id", "x-ratelimit-remaining")
+_MAX_RETRY_AFTER = timedelta(hours=3)  # a longer wait is taken for a mistake of the provider
+_MIN_KEY = 16  # characters; the twin accepts shorter keys, which could be part of other text
+_STORED_HEADERS = ("content-type", "retry-after", "x-request-id", "x-ratelimit-remaining")
 
-# These are raised before the request's first byte is on its way: the provider cannot have heard of it.
+# Raised before the first byte of the request is sent: the provider cannot have received it.
 _UNSENT = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -27,9 +28,10 @@ _UNSENT = (
 
 
 async def send(http: httpx.AsyncClient, request: httpx.Request, deadline: timedelta) -> ProviderResponse:
-    """Send a request; an answer of any status comes back raw, anything else as DOWN or LOST.
+    """Send a request and return the raw response, whatever its status; without a response, return DOWN or LOST.
 
-    `deadline` is for the whole exchange: httpx bounds each read, which a dribbling answer never exceeds.
+    DOWN: the request was not sent. LOST: the provider may have received it. `deadline` limits the whole exchange,
+    because httpx limits only each read, which a slowly sent response never exceeds.
     """
     try:
         async with asyncio.timeout(deadline.total_seconds()):
@@ -40,17 +42,17 @@ async def send(http: httpx.AsyncClient, request: httpx.Request, deadline: timede
                 await response.aclose()
     except _UNSENT as error:
         return ProviderResponse(Report(Said.DOWN, detail=f"not reached: {type(error).__name__}"))
-    except (httpx.HTTPError, OSError) as error:  # OSError: what is being sent cannot be read; or TimeoutError
+    except (httpx.HTTPError, OSError) as error:  # OSError: an image cannot be read, or TimeoutError
         return ProviderResponse(Report(Said.LOST, detail=f"no answer: {type(error).__name__}"))
-    headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
-    return ProviderResponse(Report(Said.LOST), response.status_code, headers, _without_key(request, body))
+    headers = {name: response.headers[name] for name in _STORED_HEADERS if name in response.headers}
+    return ProviderResponse(Report(Said.LOST), response.status_code, headers, _redact_key(request, body))
 
 
 def client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
-    """An HTTP client for providers: no proxy variables, no cookies, no redirects, a fresh connection for each request.
+    """Return a client for providers: no proxy variables, cookies or redirects, and a new connection for each request.
 
-    A kept connection that the other side has just closed fails after the bytes left, which looks like a lost
-    answer and would hold a task for nothing.
+    A reused connection that the provider has just closed fails after the request was sent. That looks like a lost
+    response, and would make a task wait for evidence without need.
     """
     return httpx.AsyncClient(
         transport=transport,
@@ -64,40 +66,41 @@ def client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClie
     )
 
 
-def retry_after(headers: Mapping[str, str]) -> timedelta | None:
-    """`Retry-After` in whole seconds, where it is given and sane. Only one source has it: never depend on it."""
-    value = headers.get("retry-after", "")
-    if not value.isdecimal() or len(value) > _WAIT_DIGITS:
-        return None
-    return timedelta(seconds=int(value))
+def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta | None:
+    """Return the wait that `Retry-After` asks for, as seconds or as a date; None if missing, invalid or above 3 hours.
 
-
-def read_fetched(answer: ProviderResponse) -> ProviderResponse:
-    """A status answer, judged by its body before its HTTP status: a failed task may come with 404, 422 or 503.
-
-    It names its task then. An HTTP error whose body says "error" of nothing is about our question: it ends no task.
+    Only one source documents the header for this API, so nothing may depend on it. Never raises.
     """
-    if answer.http_status is None:
-        return _with(answer, Report(Said.LOST, detail=answer.report.detail))
-    report = messages.read_status(answer.body)
-    refused = answer.http_status >= HTTPStatus.BAD_REQUEST and report.provider_id is None
-    if report.said is Said.UNCLEAR or (report.said is Said.FAILED and refused):
-        report = Report(Said.LOST, detail=f"HTTP {answer.http_status} without a task status")
-    return _with(answer, report)
+    wait = read_retry_after(headers.get("retry-after", ""), now)
+    return None if wait is None or wait > _MAX_RETRY_AFTER else wait
 
 
-def _with(answer: ProviderResponse, report: Report) -> ProviderResponse:
-    return ProviderResponse(report, answer.http_status, answer.headers, answer.body)
+def read_fetched(response: ProviderResponse) -> ProviderResponse:
+    """Interpret the response to a poll by its body first: the status of a failed task may come with 404, 422 or 503.
+
+    Such a body holds the task's id. An HTTP error without an id is about the request, and does not fail the task: LOST.
+    """
+    if response.http_status is None:
+        return _with_report(response, Report(Said.LOST, detail=response.report.detail))
+    report = messages.read_status(response.body)
+    without_task = response.http_status >= HTTPStatus.BAD_REQUEST and report.provider_id is None
+    if report.said is Said.UNCLEAR or (report.said is Said.FAILED and without_task):
+        report = Report(Said.LOST, detail=f"HTTP {response.http_status} without a task status")
+    return _with_report(response, report)
 
 
-def _without_key(request: httpx.Request, body: bytes) -> bytes:
-    """An answer may name the key that it is about, and its text is shown to whoever posted the task."""
+def _with_report(response: ProviderResponse, report: Report) -> ProviderResponse:
+    return ProviderResponse(report, response.http_status, response.headers, response.body)
+
+
+def _redact_key(request: httpx.Request, body: bytes) -> bytes:
+    """Replace the API key, which a response may quote: its text is shown to applications."""
     key = request.headers.get("x-key") or request.headers.get("authorization", "").removeprefix("Bearer ")
-    return body.replace(key.encode(), b"[key]") if len(key) >= _SHORTEST_KEY else body
+    return body.replace(key.encode(), b"[key]") if len(key) >= _MIN_KEY else body
 
 
 async def _read_bounded(response: httpx.Response) -> bytes:
-    """The body up to a bound: a longer one is cut and will not parse, instead of filling the memory."""
+    """Read at most MAX_ANSWER_BYTES, to bound memory. A longer body is cut, and then does not parse."""
     body = bytearray()
     async for piece in response.aiter_bytes():
         body += piece

@@ -1,7 +1,7 @@
-"""Reading what providers say, in every form that was documented or seen: never raises, never guesses.
+"""Read the messages of providers, in every form that is documented or was seen. Never raises, never guesses.
 
-Two payload forms of callbacks are read (`id`/`Ready` and `task_id`/`SUCCESS`), the status answers of BFL, the
-camelCase times of GPTProto, and four shapes of error text.
+The forms are: two payloads of callbacks (`id` with `Ready`, `task_id` with `SUCCESS`), the status responses of BFL, and
+four forms of error text.
 """
 
 import json
@@ -12,12 +12,12 @@ from urllib.parse import unquote_plus, urlsplit
 
 from app.rules.task import Failure, Report, Said
 
-_MAX_ID = 200
+_MAX_ID = 200  # characters, as the next two
 _MAX_URL = 4096
 _MAX_PROSE = 2000
-_MAX_AMOUNT = 10**12
+_MAX_AMOUNT = 10**12  # credits
 
-# Lower-case words for every status that a source names. Unknown ones are never terminal.
+# Every status that a source names, in lower case. An unknown status never ends a task.
 _PENDING = frozenset({"pending", "queued", "processing", "reasoning", "generating", "in progress", "submitted"})
 _READY = frozenset({"ready", "success", "completed", "succeeded"})
 _FAILURES = {
@@ -32,9 +32,9 @@ _NO_MESSAGE = Report(Said.UNCLEAR, detail="not a JSON object")
 
 
 def parse(body: bytes) -> Mapping[str, Any] | None:
-    """The JSON object in these bytes; None when they hold none. Deep nesting is no object either."""
+    """Parse a JSON object; None if the bytes hold anything else, or nest too deeply."""
     try:
-        # Told what it is, the library need not find out; a second byte of NUL would be UTF-16.
+        # Decoding here spares `json` the detection of the encoding. A NUL as second byte means UTF-16.
         value = json.loads(body.decode() if body[:1] == b"{" and body[1:2] != b"\0" else body)
     except (ValueError, RecursionError):
         return None
@@ -42,18 +42,18 @@ def parse(body: bytes) -> Mapping[str, Any] | None:
 
 
 def read_status(body: bytes) -> Report:
-    """What a status answer says. We asked about one task: what it calls that is told, and not judged."""
+    """Read the response to a poll. The id that it gives is reported but not compared: the poll was about one task."""
     message = parse(body)
     return _NO_MESSAGE if message is None else _status(message)
 
 
 def read_callback(body: bytes) -> Report:
-    """What a callback says. One that gives no id is known by its address; an unusable id, or two, make it unclear."""
+    """Read a callback. Its address names the task, so an id may be missing; an invalid one, or two, make it UNCLEAR."""
     message = parse(body)
     if message is None:
         return _NO_MESSAGE
-    named = {_text(given) for given in map(message.get, _IDS) if given not in (None, "")}
-    if None in named or len(named) > 1:
+    ids = {_text(value) for value in map(message.get, _IDS) if value not in (None, "")}
+    if None in ids or len(ids) > 1:
         return Report(Said.UNCLEAR, detail="not the id of one task")
     return _status(message)
 
@@ -73,7 +73,7 @@ def _status(message: Mapping[str, Any]) -> Report:
 
 
 def read_acceptance(body: bytes) -> Report:
-    """What a 2xx answer to a submit says: the task's id, and `polling_url` and `cost` where they are given."""
+    """Read a 2xx response to a submission: the task's id, and `polling_url` and `cost` if present."""
     message = parse(body) or {}
     provider_id = _id_in(message)
     if provider_id is None:
@@ -87,12 +87,12 @@ def read_acceptance(body: bytes) -> Report:
 
 
 def read_credits(body: bytes) -> float | None:
-    """The balance in the answer to `GET /v1/credits`, in credits; None when it holds none."""
+    """Read the balance from a response to `GET /v1/credits`, in credits; None if it holds none."""
     return _number((parse(body) or {}).get("credits"))
 
 
 def read_error(body: bytes) -> str:
-    """The text of an error answer: `detail` (text or list), `message`, `error` (text or object); else nothing."""
+    """Read the text of an error response: `detail` (text or list), `message`, `error` (text or object), else ""."""
     return _error_text(parse(body) or {})
 
 
@@ -108,16 +108,16 @@ def _error_text(message: Mapping[str, Any]) -> str:
 
 
 def link_expiry(url: str) -> datetime | None:
-    """When a signed link dies: its own `se=`, the expiry of an Azure shared access signature, in UTC."""
-    found = f"&{url.partition('#')[0].partition('?')[2]}".partition("&se=")[2].partition("&")[0]
-    if not found:
+    """Read the expiry of a signed link in UTC: its `se=`, as in Azure shared access signatures; None without one."""
+    value = f"&{url.partition('#')[0].partition('?')[2]}".partition("&se=")[2].partition("&")[0]
+    if not value:
         return None
     try:
         if "[" in url:
-            urlsplit(url)  # which knows what is no address; it takes long, and no provider's link has brackets
-        expiry = datetime.fromisoformat(unquote_plus(found.replace("%3A", ":")))
+            urlsplit(url)  # raises ValueError for an invalid host; slow, so skipped without brackets
+        expiry = datetime.fromisoformat(unquote_plus(value.replace("%3A", ":")))
         return expiry.astimezone(UTC) if expiry.tzinfo else expiry.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):  # no instant, or one that UTC pushes out of the calendar
+    except (ValueError, OverflowError):  # not a time, or one out of range in UTC
         return None
 
 
@@ -127,7 +127,7 @@ def _id_in(message: Mapping[str, Any]) -> str | None:
 
 def _ready(message: Mapping[str, Any], provider_id: str | None) -> Report:
     result = message.get("result")
-    if isinstance(result, str):  # seen: the result as a JSON string
+    if isinstance(result, str):  # seen in practice: the result as a JSON string
         result = parse(result.encode(errors="replace"))
     result = result if isinstance(result, dict) else {}
     sample = _text(result.get("sample"), _MAX_URL)
@@ -153,27 +153,27 @@ def _failed(message: Mapping[str, Any], provider_id: str | None, failure: Failur
     else:
         detail = _prose(details.get("error")) or _error_text(message)
     if message.get("error") == "content_policy_violation":
-        # The webhook guide has one code for both kinds of moderation; the text may tell which.
-        asked = detail.lower() == "request moderated"
-        failure = Failure.REQUEST_MODERATED if asked else Failure.CONTENT_MODERATED
+        # The webhook guide has one code for both kinds of moderation; the text may name the kind.
+        of_request = detail.lower() == "request moderated"
+        failure = Failure.REQUEST_MODERATED if of_request else Failure.CONTENT_MODERATED
     return Report(Said.FAILED, provider_id=provider_id, failure=failure, detail=detail or None)
 
 
 def _validation_text(items: list[Any]) -> str:
-    """FastAPI's list of `loc`, `msg`, `type`, without the input that some versions repeat."""
+    """Join FastAPI's list of `loc`, `msg` and `type`, without the input that some versions repeat."""
     lines = []
     for item in items[:10]:
         if isinstance(item, dict):
             loc = item.get("loc")
-            place = ".".join(_word(part) for part in loc) if isinstance(loc, list) else _word(loc)
-            lines.append(f"{place}: {_word(item.get('msg'))}")
+            location = ".".join(_word(part) for part in loc) if isinstance(loc, list) else _word(loc)
+            lines.append(f"{location}: {_word(item.get('msg'))}")
         else:
             lines.append(_word(item))
     return _prose("; ".join(lines))
 
 
 def _text(value: Any, limit: int = _MAX_ID) -> str | None:
-    """A name or an address, whole; None when it is none or is longer than any real one."""
+    """Return an id or URL, never shortened; None if it is empty, not text or longer than `limit`."""
     if not isinstance(value, str) or not value or len(value) > limit:
         return None
     return _storable(value) or None
@@ -188,15 +188,15 @@ def _prose(value: Any) -> str:
 
 
 def _storable(text: str) -> str:
-    """PostgreSQL text holds no NUL, and UTF-8 no lone surrogate."""
+    """Remove what cannot be stored: PostgreSQL text allows no NUL, and UTF-8 no lone surrogate."""
     if text.isascii() and "\0" not in text:
         return text
     return text.replace("\0", "").encode(errors="replace").decode()
 
 
 def _number(value: Any) -> float | None:
-    """An amount of credits; None for what is none, or too much to be added up with others."""
+    """Return an amount of credits; None if it is not a number or too large to be summed."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    # A whole number can be larger than any float, and is compared all the same; NaN is not in between.
+    # Compared before the conversion: an integer can exceed every float. NaN fails the comparison.
     return float(value) if -_MAX_AMOUNT <= value <= _MAX_AMOUNT else None

@@ -1,1 +1,1 @@
-"""Proofs and guards: derived secrets, verdicts on callbacks, signatures, where requests may go."""
+"""Derived secrets, callback verification, signatures, the SSRF guard, and the hosts that results may come from."""

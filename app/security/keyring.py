@@ -1,7 +1,7 @@
-"""The key ring: a token and a secret derived for each submission, and values sealed at rest.
+"""The keyring: derives a callback token and secret for each attempt, and encrypts values at rest.
 
-Nothing derived is stored: HKDF-SHA256 (RFC 5869) gives the same answer from the ring key and the
-submission's id, so a stolen database forges no callback and a flood of forged ones costs no query.
+Derived values are not stored: HKDF-SHA256 (RFC 5869) derives the same ones again from a ring key and the attempt's id.
+A stolen database therefore cannot forge callbacks, and a flood of forged callbacks causes no query.
 """
 
 import base64
@@ -14,31 +14,31 @@ from typing import NamedTuple
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-_LONGEST_ID = 48  # as long as the column
-_PROOFS = 4096  # kept at hand: an attempt's callbacks come soon after it was dispatched, and often twice
-_NONCE_BYTES = 12  # what NIST SP 800-38D recommends for GCM
+_MAX_ID = 48  # characters; the length of the column
+_CACHED_PROOFS = 4096  # an attempt's callbacks follow soon after its dispatch, often twice
+_NONCE_BYTES = 12  # recommended for GCM by NIST SP 800-38D
 
 
 class CallbackProof(NamedTuple):
-    """What a callback of one submission must know: the token of its address, the secret it signs with."""
+    """The credentials of one attempt's callbacks: the token in their address, and the secret that signs them."""
 
     token: str
     secret: str
 
     def __repr__(self) -> str:
-        return "<the proof of an attempt>"
+        return "<callback proof>"
 
     def redact(self, raw: bytes) -> bytes:
-        """These bytes without the two: a provider may echo them, and what is kept must forge nothing."""
+        """Replace token and secret, which a provider may echo, so that stored bytes cannot forge a callback."""
         return raw.replace(self.token.encode(), b"[token]").replace(self.secret.encode(), b"[secret]")
 
     def redact_text(self, text: str) -> str:
-        """The same for what was read of such bytes, where they may have stood in escapes."""
+        """Do the same for text that was parsed from such bytes, in which JSON escapes may have hidden them."""
         return self.redact(text.encode()).decode()
 
 
 class KeyRing:
-    """Secret keys, newest first. New values come from the first; every one still proves old values."""
+    """Secret keys, newest first. New values use the first key; every key still verifies and decrypts old values."""
 
     def __init__(self, keys: tuple[str, ...]) -> None:
         if not keys:
@@ -53,17 +53,17 @@ class KeyRing:
         return signing_key_id in self._keys
 
     def __iter__(self) -> Iterator[str]:
-        """The names of its keys, newest first."""
+        """Iterate over the ids of the keys, newest first."""
         return iter(self._keys)
 
     def callback_proof(self, submission_id: str, signing_key_id: str) -> CallbackProof:
-        """Token and secret of a submission under the ring key it was planned with, which must be in the ring."""
+        """Return token and secret of an attempt, derived from the given ring key. Raises KeyError without that key."""
         return _callback_proof(self._keys[signing_key_id], submission_id)
 
     def prove_token(self, submission_id: str, token: str) -> CallbackProof | None:
-        """The proof whose token this is, looked for under every key of the ring; None when there is none."""
-        if len(submission_id) > _LONGEST_ID:
-            return None  # nor is a name of any length remembered
+        """Return the proof that has this token, trying every key of the ring; None if no key derives it."""
+        if len(submission_id) > _MAX_ID:
+            return None  # and keeps long ids out of the cache
         for key in self._keys.values():
             expected = _callback_token(key, submission_id)
             if hmac.compare_digest(expected.encode(), token.encode(errors="surrogatepass")):
@@ -71,12 +71,12 @@ class KeyRing:
         return None
 
     def seal(self, plain: bytes, purpose: str, nonce: bytes) -> str:
-        """`<ring key>.<base64url>`: AES-256-GCM, bound to its purpose. `nonce`: 12 bytes, never used before."""
+        """Encrypt with AES-256-GCM for one purpose. Return `<key id>.<base64url>`. `nonce`: 12 bytes, never reused."""
         box = AESGCM(_derive(self._keys[self.newest], f"seal:{purpose}"))
-        return f"{self.newest}.{_text(nonce + box.encrypt(nonce, plain, None))}"
+        return f"{self.newest}.{_base64url(nonce + box.encrypt(nonce, plain, None))}"
 
     def unseal(self, sealed: str, purpose: str) -> bytes | None:
-        """What was sealed for this purpose; None when it was altered, or its key left the ring."""
+        """Decrypt a sealed value; None if it was altered, has another purpose, or its key has left the ring."""
         signing_key_id, _, text = sealed.partition(".")
         key = self._keys.get(signing_key_id)
         if key is None:
@@ -88,17 +88,17 @@ class KeyRing:
             return None
 
     def webhook_keys(self, key_id: str) -> tuple[bytes, ...]:
-        """What webhooks of an API key are signed with that were given no secret, newest first: 32 bytes each."""
+        """Return the keys for an API key's webhooks without a secret of their own: 32 bytes each, newest first."""
         return tuple(_derive(key, f"webhook-secret:{key_id}") for key in self._keys.values())
 
     def mac(self, message: bytes, purpose: str) -> str:
-        """A proof, under the newest key, that this message is ours: base64url of 32 bytes."""
-        return _text(_mac(self._keys[self.newest], message, purpose))
+        """Return the HMAC of a message for one purpose under the newest key: 32 bytes in base64url."""
+        return _base64url(_mac(self._keys[self.newest], message, purpose))
 
     def proves(self, message: bytes, purpose: str, mac: str) -> bool:
-        """Whether any key of the ring made this proof of the message for this purpose."""
+        """Whether `mac` is the HMAC of the message for this purpose under any key of the ring."""
         for key in self._keys.values():
-            expected = _text(_mac(key, message, purpose))
+            expected = _base64url(_mac(key, message, purpose))
             if hmac.compare_digest(expected.encode(), mac.encode(errors="surrogatepass")):
                 return True
         return False
@@ -109,17 +109,17 @@ def _mac(key: bytes, message: bytes, purpose: str) -> bytes:
 
 
 def sealed_with(sealed: str) -> str:
-    """The name of the ring key that a value was sealed with."""
+    """Return the id of the ring key that a value was sealed with."""
     return sealed.partition(".")[0]
 
 
-@lru_cache(maxsize=_PROOFS)
+@lru_cache(maxsize=_CACHED_PROOFS)
 def _callback_token(key: bytes, submission_id: str) -> str:
-    """By itself: whoever guesses at addresses costs no secret, and drives no proof out of what is at hand."""
-    return _text(_derive(key, f"callback-token:{submission_id}"))
+    """Cached apart from the proofs: a guessed address derives no secret and evicts no proof."""
+    return _base64url(_derive(key, f"callback-token:{submission_id}"))
 
 
-@lru_cache(maxsize=_PROOFS)
+@lru_cache(maxsize=_CACHED_PROOFS)
 def _callback_proof(key: bytes, submission_id: str) -> CallbackProof:
     return CallbackProof(
         token=_callback_token(key, submission_id),
@@ -128,24 +128,24 @@ def _callback_proof(key: bytes, submission_id: str) -> CallbackProof:
 
 
 def _derive(key: bytes, info: str) -> bytes:
-    """HKDF-SHA256 (RFC 5869) without a salt, 32 bytes: one block, so one HMAC after the extraction.
+    """HKDF-SHA256 (RFC 5869) without a salt, 32 bytes: a single block, so one HMAC after the extraction.
 
-    Written out, because every callback needs two: through `cryptography` they take as long as all else of a proof.
+    Not taken from `cryptography`, which would double the time of a verification: every callback derives two values.
     """
-    block = _extracted(key).copy()
+    block = _extract(key).copy()
     block.update(f"fluxhook/v1/{info}\1".encode(errors="surrogatepass"))
     return block.digest()
 
 
 @lru_cache(maxsize=16)
-def _extracted(key: bytes) -> hmac.HMAC:
+def _extract(key: bytes) -> hmac.HMAC:
     return hmac.new(hmac.digest(bytes(32), key, "sha256"), digestmod="sha256")
 
 
 def _key_id(key: str) -> str:
-    """Names a key without giving it away: kept beside what was made with it."""
+    """Return the id that is stored with values made from the key; it does not reveal the key."""
     return hashlib.sha256(b"fluxhook/v1/key-id:" + key.encode()).hexdigest()[:12]
 
 
-def _text(raw: bytes) -> str:
+def _base64url(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")

@@ -1,4 +1,4 @@
-"""Signatures we send, the mirror of `verify`. Pure: bytes in, header value out."""
+"""Sign outgoing webhooks and the callbacks of the twin. Pure: bytes in, header values out."""
 
 import base64
 import binascii
@@ -8,23 +8,23 @@ from collections.abc import Iterable
 from datetime import datetime
 
 _PREFIX = "whsec_"
-_KEY_BYTES = range(24, 65)  # what the Standard Webhooks specification asks for
+_KEY_BYTES = range(24, 65)  # required by the Standard Webhooks specification
 
 
 def bfl_signature(secret: str, body: bytes) -> str:
-    """`X-BFL-Signature` for these raw bytes: "sha256=" and the lower-case hex HMAC-SHA256 under the secret.
+    """Return the value of `X-BFL-Signature` for a raw body: `sha256=` and the HMAC-SHA256 in lower-case hex.
 
-    BFL's webhook guide (black-forest-labs/skills, `webhook-integration.md`) has it; it is GitHub's
-    `X-Hub-Signature-256` under another name.
+    Source: BFL's webhook guide (black-forest-labs/skills, `webhook-integration.md`). The format is that of GitHub's
+    `X-Hub-Signature-256`.
     """
     return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 
 def key_of(secret: str) -> bytes:
-    """The key of a Standard Webhooks secret: what follows `whsec_` in base64, or any other text as it is, in UTF-8.
+    """Return the signing key of a webhook secret: the base64 after `whsec_`, or any other text itself, in UTF-8.
 
-    Raises ValueError for a `whsec_` without 24 to 64 bytes behind it. A receiver's library wants the form with the
-    prefix: `spelled_out` has it for every secret.
+    Raises ValueError if `whsec_` is not followed by 24 to 64 bytes of base64. Receivers' libraries require the form
+    with the prefix, which `spelled_out` returns for any key.
     """
     if not secret.startswith(_PREFIX):
         return secret.encode()
@@ -32,19 +32,19 @@ def key_of(secret: str) -> bytes:
     try:
         key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ValueError("must have base64 behind `whsec_`") from error
+        raise ValueError("must have base64 after `whsec_`") from error
     if len(key) not in _KEY_BYTES:
-        raise ValueError("must have 24 to 64 bytes of base64 behind `whsec_`")
+        raise ValueError("must have 24 to 64 bytes of base64 after `whsec_`")
     return key
 
 
 def spelled_out(key: bytes) -> str:
-    """A key as the Standard Webhooks libraries take it."""
+    """Return a key in the form that Standard Webhooks libraries accept: `whsec_` and base64."""
     return _PREFIX + base64.b64encode(key).decode()
 
 
 def standard_headers(keys: Iterable[bytes], message_id: str, at: datetime, body: bytes) -> dict[str, str]:
-    """The three headers of Standard Webhooks, with a `v1` signature under each of these keys."""
+    """Return the three Standard Webhooks headers, with one `v1` signature for each key."""
     seconds = int(at.timestamp())
     signed = f"{message_id}.{seconds}.".encode() + body
     return {

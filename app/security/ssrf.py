@@ -1,12 +1,11 @@
-"""Where our requests may go when somebody else names the address.
+"""The SSRF guard: HTTP requests to URLs that applications name reach public addresses only.
 
-Two rules. An application's address is resolved once, every address it has must be public, and the connection
-goes to the very address that was checked. A result's link must name a host that the provider promised.
+A host name is resolved once, every address that it resolves to must be public or listed by the operator, and the
+connection goes to the address that was checked.
 """
 
 import asyncio
 import ipaddress
-import re
 import socket
 import ssl
 import sys
@@ -21,60 +20,65 @@ import httpx
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# The well-known prefix alone (RFC 6052). In the local one (RFC 8215) the IPv4 address may lie anywhere.
+# Only the well-known prefix (RFC 6052): in the local-use prefix (RFC 8215) the position of the IPv4 address varies.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-# Not public, though `ipaddress` says so in all or some of its versions.
-_NEVER = (
-    ipaddress.ip_network("192.0.0.0/24"),  # IETF protocol assignments; a cloud keeps its metadata at 192.0.0.192
-    ipaddress.ip_network("168.63.129.16"),  # what Azure tells its machines
+# Not public, although some or all versions of `ipaddress` report these networks as global.
+_NEVER_PUBLIC = (
+    ipaddress.ip_network("192.0.0.0/24"),  # IETF protocol assignments; Oracle Cloud serves metadata at 192.0.0.192
+    ipaddress.ip_network("168.63.129.16"),  # the metadata service of Azure
     ipaddress.ip_network("64:ff9b:1::/48"),
     ipaddress.ip_network("3fff::/20"),  # documentation, RFC 9637
     ipaddress.ip_network("fec0::/10"),  # site-local, RFC 3879
 )
-_MAX_URL = 4096
 _LAST_PORT = 65535
 _UNREACHABLE = "the host cannot be reached"
-_LOOKUPS = 256  # threads, made as they are needed: a resolver holds one for half a minute where nobody answers
-_LOOKUP_S = 5
-_NOTHING_KEPT = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-_NAME = re.compile(r"[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*")
+_LOOKUP_THREADS = 256  # started on demand; a name server that does not answer blocks one for half a minute
+_LOOKUP_TIMEOUT_S = 5
+_NO_KEEPALIVE = httpx.Limits(max_connections=None, max_keepalive_connections=0)
 
-# httpx looks for this package six times in a request, and where it is not, all of the path is searched each time.
-if "sniffio" not in sys.modules and find_spec("sniffio") is None:
-    sys.modules["sniffio"] = None  # type: ignore[assignment] # as Python has it for "not to be found"
-
-
-# The addresses of a host, as text, for a port.
+# Resolves a host name and a port to addresses, as text.
 Resolve = Callable[[str, int], Sequence[str]]
 
 
 class EgressRefused(httpx.ConnectError):
-    """The address lies where an application has no business. Looks like any host that cannot be reached."""
+    """The address is not permitted. The message equals that of an unreachable host, to reveal nothing about it."""
 
 
-def _look_up(host: str, port: int) -> list[str]:
+def _resolve(host: str, port: int) -> list[str]:
     return [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 @cache
 def tls() -> ssl.SSLContext:
-    """The certificates that are trusted, read once for all clients: that takes tens of milliseconds, and megabytes."""
+    """Return the TLS context that all clients share: loading the trusted certificates takes tens of milliseconds and
+    megabytes.
+    """
     return httpx.create_ssl_context(trust_env=False)
 
 
 def no_cookies() -> CookieJar:
-    """A jar that takes nothing, for every client that lives long.
+    """Return a cookie jar that stores nothing, for long-lived clients.
 
-    Else each answer could leave cookies in memory, sent to their host again whoever the next request is made for.
+    Otherwise, cookies from responses accumulate in memory and are sent with later requests for other applications.
     """
     return CookieJar(DefaultCookiePolicy(allowed_domains=()))
 
 
-class GuardedTransport(httpx.AsyncBaseTransport):
-    """Connects to a checked address alone; host name, TLS name and certificate check stay as they were.
+def mark_sniffio_absent() -> None:
+    """Make each `import sniffio` fail at once if the package is not installed. Call it once, when a process starts.
 
-    No connection is used twice: it would be found again by its address, and one that was made for another name at
-    that address has shown another certificate.
+    httpx and httpcore try this import six times for each request. Python does not cache a failed import, and searches
+    the whole path again: 0.5 ms or more for each request, a fifth of its CPU time.
+    """
+    if "sniffio" not in sys.modules and find_spec("sniffio") is None:
+        sys.modules["sniffio"] = None  # type: ignore[assignment] # an import of it raises ModuleNotFoundError
+
+
+class GuardedTransport(httpx.AsyncBaseTransport):
+    """Connect only to a checked address. `Host` header, SNI and certificate check still use the host name.
+
+    Connections are not reused: the pool finds them by address, and a connection that was opened for another host name
+    at the same address has been verified against that name's certificate.
     """
 
     def __init__(
@@ -82,64 +86,64 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         allowed: Sequence[Network],
         inner: httpx.AsyncBaseTransport | None = None,
         *,
-        resolve: Resolve = _look_up,
+        resolve: Resolve = _resolve,
         plain_http: bool = True,
     ) -> None:
         self._allowed = allowed
-        self._inner = inner or httpx.AsyncHTTPTransport(verify=tls(), trust_env=False, limits=_NOTHING_KEPT)
+        self._inner = inner or httpx.AsyncHTTPTransport(verify=tls(), trust_env=False, limits=_NO_KEEPALIVE)
         self._resolve = resolve
         self._plain_http = plain_http
-        # Of its own: names that nobody answers for must not keep other names, or files, waiting.
-        self._lookups = ThreadPoolExecutor(_LOOKUPS, "lookup")
+        # A separate pool: slow lookups must not block other work that uses the default thread pool.
+        self._threads = ThreadPoolExecutor(_LOOKUP_THREADS, "lookup")
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        host = request.url.raw_host.decode("ascii")  # as it stands in the Host header and in certificates
+        host = request.url.raw_host.decode("ascii")  # the form that the Host header and certificates use
         secure = request.url.scheme == "https"
         address = await self._checked_address(host, request.url.port or (443 if secure else 80))
-        if not secure and not self._plain_http and not _lies_in(address, self._allowed):
+        if not secure and not self._plain_http and not _is_in(address, self._allowed):
             raise EgressRefused(_UNREACHABLE)
         request.extensions = {**request.extensions, "sni_hostname": host}
         request.url = request.url.copy_with(host=str(address))
         return await self._inner.handle_async_request(request)
 
     async def aclose(self) -> None:
-        self._lookups.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
         await self._inner.aclose()
 
     async def _checked_address(self, host: str, port: int) -> Address:
         try:
-            async with asyncio.timeout(_LOOKUP_S):
-                found = await asyncio.get_running_loop().run_in_executor(self._lookups, self._resolve, host, port)
+            async with asyncio.timeout(_LOOKUP_TIMEOUT_S):
+                found = await asyncio.get_running_loop().run_in_executor(self._threads, self._resolve, host, port)
             addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in found]
         except (OSError, ValueError, OverflowError) as error:
             raise EgressRefused(_UNREACHABLE) from error
-        # A socket takes no larger port, and says so with an OverflowError.
+        # A socket raises OverflowError for a larger port.
         if port > _LAST_PORT:
             raise EgressRefused(_UNREACHABLE)
-        # One private address among public ones is refused too: which one is taken must not be luck.
+        # A mix of public and private addresses is refused: the outcome must not depend on their order.
         if not addresses or not all(is_permitted(address, self._allowed) for address in addresses):
             raise EgressRefused(_UNREACHABLE)
         return addresses[0]
 
 
 def is_permitted(address: Address, allowed: Iterable[Network]) -> bool:
-    """Whether this address is public, seen through every form that hides another one, or is listed."""
-    if _lies_in(address, allowed):
+    """Whether an address is in `allowed` or public. If it embeds an IPv4 address, that address decides."""
+    if _is_in(address, allowed):
         return True
-    hidden = _embedded(address)
-    if hidden is not None:
-        return is_permitted(hidden, allowed)
-    if any(address in network for network in _NEVER):
+    embedded = _embedded(address)
+    if embedded is not None:
+        return is_permitted(embedded, allowed)
+    if any(address in network for network in _NEVER_PUBLIC):
         return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
-def _lies_in(address: Address, networks: Iterable[Network]) -> bool:
+def _is_in(address: Address, networks: Iterable[Network]) -> bool:
     return any(address in network for network in networks)
 
 
 def _embedded(address: Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address inside an IPv6 one: mapped, 6to4, Teredo or NAT64."""
+    """Return the IPv4 address inside an IPv6 address: mapped, 6to4, Teredo or NAT64."""
     if isinstance(address, ipaddress.IPv4Address):
         return None
     if address in _NAT64:
@@ -150,18 +154,18 @@ def _embedded(address: Address) -> ipaddress.IPv4Address | None:
 
 
 def unusable(url: str) -> str | None:
-    """What keeps this text from being an address that an application may name; None when nothing does.
+    """Return why an application may not use this URL, as a predicate such as "must not have a fragment", else None.
 
-    No name is looked up: what is blocked and what is not there must look alike.
+    The host is not resolved: the answer must not distinguish a blocked host from one that does not exist.
     """
     try:
-        asked = httpx.URL(url)
-        host, port = asked.host, asked.port
-    except (httpx.InvalidURL, ValueError):  # ValueError: a broken `xn--` name
+        parsed = httpx.URL(url)
+        host, port = parsed.host, parsed.port
+    except (httpx.InvalidURL, ValueError):  # ValueError: an invalid `xn--` name
         return "must be an http(s) address"
-    if asked.scheme not in {"http", "https"} or not host or not url.isascii() or not url.isprintable() or " " in url:
+    if parsed.scheme not in {"http", "https"} or not host or not url.isascii() or not url.isprintable() or " " in url:
         return "must be an http(s) address"
-    if asked.userinfo:
+    if parsed.userinfo:
         return "must not hold a user name or a password"
     if "#" in url:
         return "must not have a fragment"
@@ -172,12 +176,12 @@ def guarded_client(
     allowed: Sequence[Network],
     inner: httpx.AsyncBaseTransport | None = None,
     *,
-    resolve: Resolve = _look_up,
+    resolve: Resolve = _resolve,
     plain_http: bool = True,
 ) -> httpx.AsyncClient:
-    """A client for addresses that an application names: no cookies, no redirects, no proxy variables.
+    """Return a client for URLs that an application names: no cookies, no redirects, no proxy variables.
 
-    Without `plain_http` everything but `allowed` networks is asked over TLS, or not at all.
+    With `plain_http=False`, plain http is refused unless the address is in `allowed`.
     """
     return httpx.AsyncClient(
         transport=GuardedTransport(allowed, inner, resolve=resolve, plain_http=plain_http),
@@ -187,32 +191,3 @@ def guarded_client(
         headers={"accept-encoding": "identity", "user-agent": "fluxhook"},
         timeout=httpx.Timeout(15, connect=5),
     )
-
-
-def may_hold_result(url: str, *, hosts: Iterable[str], provider_origin: str) -> bool:
-    """Whether a result may be fetched from here: https on a promised host (`name` or `*.name`).
-
-    Plain http serves only where the operator configured it: on the provider's own origin, as with the twin.
-    """
-    if len(url) > _MAX_URL:
-        return False
-    try:
-        # The parser of the client that will connect: two parsers may see two hosts in one address.
-        asked, ours = httpx.URL(url), httpx.URL(provider_origin)
-        asked_at, ours_at = asked.host, ours.host
-    except (httpx.InvalidURL, ValueError):
-        return False
-    if asked.userinfo or not asked_at:
-        return False
-    if (asked.scheme, asked_at, asked.port) == (ours.scheme, ours_at, ours.port):
-        return True
-    if asked.scheme != "https" or asked.port is not None:
-        return False
-    host = asked.raw_host.decode("ascii").removesuffix(".")
-    return _NAME.fullmatch(host) is not None and any(_matches(host, pattern) for pattern in hosts)
-
-
-def _matches(host: str, pattern: str) -> bool:
-    if pattern.startswith("*."):
-        return host.endswith(pattern[1:].lower())
-    return host == pattern.lower()

@@ -1,6 +1,6 @@
-"""JSON lines on standard error: one for each request and each job attempt, written at its end.
+"""JSON lines on standard error. Each request and each job attempt writes one line when it ends.
 
-A line never holds a secret, a signature, a prompt, image bytes or an address with a token in it.
+A line never holds a secret, a signature, a prompt, image bytes or an address that contains a token.
 """
 
 import asyncio
@@ -17,12 +17,16 @@ from opentelemetry import trace
 
 from app import clock
 
-get: Any = structlog.get_logger
 _facts: ContextVar[dict[str, Any] | None] = ContextVar("facts", default=None)
 
 
-class collecting:  # noqa: N801 - used as a function, and a generator's context costs a callback two microseconds
-    """Collect what is noted about one request or job attempt, for the line that is written at its end."""
+def get(name: str) -> Any:
+    """Return the structlog logger whose lines hold `name` as their member `logger`."""
+    return structlog.get_logger(name)
+
+
+class collecting:  # noqa: N801 - used as a function; a generator-based context manager costs 2 µs more per callback
+    """Collect the facts that are noted inside the block, for the line of one request or job attempt."""
 
     __slots__ = ("_into", "_token")
 
@@ -38,24 +42,25 @@ class collecting:  # noqa: N801 - used as a function, and a generator's context 
 
 
 def note(**facts: Any) -> None:
-    """Add to the line of the request or job attempt that this runs in; what was noted last counts."""
-    known = _facts.get()
-    if known is not None:
-        known.update(facts)
+    """Add facts to the line of the current request or job attempt. A later value replaces an earlier one."""
+    collected = _facts.get()
+    if collected is not None:
+        collected.update(facts)
 
 
-def emit(event: str, facts: dict[str, Any]) -> None:
-    """Write one line of level info, as `get().info` would, for whoever writes thousands a second on the event loop.
+def emit(event: str, facts: dict[str, Any], *, logger: str) -> None:
+    """Write a line of level info, as `get(logger).info` does, but at thousands of lines per second.
 
-    What is emitted in one round of the loop is written together, at its end. Where structlog is set up otherwise, as a
-    test may do, the line takes its way through it.
+    Lines that are emitted in one iteration of the event loop are written together at its end. `facts` is changed. If
+    structlog is configured differently, as in a test, the line goes through structlog.
     """
     if structlog.get_config()["processors"] is not _PROCESSORS or _render not in _PROCESSORS:
-        get().info(event, **facts)
+        get(logger).info(event, **facts)
         return
     if not logging.getLogger().isEnabledFor(logging.INFO):
         return
     facts["event"] = event
+    facts["logger"] = logger
     _emitted.append(_add_trace(facts))
     if len(_emitted) == 1:
         asyncio.get_running_loop().call_soon(_write_emitted)
@@ -64,40 +69,43 @@ def emit(event: str, facts: dict[str, Any]) -> None:
 def _write_emitted() -> None:
     end = f', "level": "info", "timestamp": "{_timestamp()}"}}'
     emitted = _emitted.copy()
-    _emitted.clear()  # first: whatever becomes of these, the next ones are written
+    _emitted.clear()  # before the write: if it fails, later lines are still written
     _write("\n".join([_encode(line)[:-1] + end for line in emitted]))
 
 
 def configure(level: str = "info", stream: TextIO | None = None) -> None:
-    """Send every line, ours and the libraries', to this stream as JSON."""
-    global _write  # noqa: PLW0603 - like the log, one for the process
+    """Write every line, including those of libraries, to `stream` as JSON; by default to standard error."""
+    global _write  # noqa: PLW0603 - one for each process, like the log
     file = stream or sys.stderr
-    lines = _Lines(file)
-    _write = lines.msg
+    _write = _Lines(file).msg
     _PROCESSORS[:] = [_render]
     structlog.configure(
         processors=_PROCESSORS,
-        logger_factory=lambda *_: lines,
+        logger_factory=lambda *name: _Lines(file, *name),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(file)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_log_level],
+            foreign_pre_chain=[structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _render_foreign],
         )
     )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # httpx writes whole addresses, and a result's link carries its own signature.
-    for chatty in ("httpx", "httpcore", "uvicorn.access"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    # These log complete URLs, and the link to a result contains its signature.
+    for library in ("httpx", "httpcore", "uvicorn.access"):
+        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 class _Lines(structlog.WriteLogger):
-    """Writes whole lines. A log that nobody takes any more, behind a closed pipe or on a full disk, stops nobody."""
+    """Write complete lines. Errors are ignored: a closed pipe or a full disk must not stop the service."""
+
+    def __init__(self, file: TextIO, name: str = "") -> None:
+        super().__init__(file)
+        self.name = name
 
     def msg(self, message: str) -> None:
         with suppress(OSError, ValueError):
@@ -107,18 +115,18 @@ class _Lines(structlog.WriteLogger):
 
 
 def _render(logger: Any, level: str, line: MutableMapping[str, Any]) -> str:
-    """One processor in place of a chain of them: a line of JSON, with its time, level, trace and exception."""
+    """Render a line as JSON with its logger, level, time, trace and exception; one processor is faster than a chain."""
     if "exc_info" in line:
         line = structlog.processors.format_exc_info(logger, level, dict(line))
-    return _encode({**_add_trace(line), "level": level, "timestamp": _timestamp()})
+    return _encode({**_add_trace(line), "logger": logger.name, "level": level, "timestamp": _timestamp()})
 
 
-def _render_foreign(logger: Any, _method: str, line: MutableMapping[str, Any]) -> str:
-    return _render(logger, line.pop("level"), line)
+def _render_foreign(_logger: None, _method: str, line: MutableMapping[str, Any]) -> str:
+    return _render(logging.getLogger(line.pop("logger")), line.pop("level"), line)
 
 
 def _add_trace(line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Name the trace and span that a line was written in, where there is one."""
+    """Add the ids of the current trace and span, if there is one."""
     here = trace.get_current_span().get_span_context()
     if here.is_valid:
         line["trace_id"] = trace.format_trace_id(here.trace_id)
@@ -132,5 +140,5 @@ def _timestamp() -> str:
 
 _encode = json.JSONEncoder(default=repr).encode
 _PROCESSORS: list[Any] = []
-_emitted: list[MutableMapping[str, Any]] = []  # and not written yet
+_emitted: list[MutableMapping[str, Any]] = []  # not yet written
 _write: Callable[[str], Any] = print

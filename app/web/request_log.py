@@ -71,7 +71,7 @@ def _tell(scope: Message, status: int, seconds: float, facts: dict[str, Any], sp
 def tell(method: str, route: str, status: int, seconds: float, known: dict[str, Any]) -> str:
     """Write the line of one request and count it; gives the method as it is counted."""
     known |= {"method": method, "route": route, "status": status, "ms": int(seconds * 10_000) / 10}
-    logs.emit("request", known)
+    logs.emit("request", known, logger="web")
     counted = method if method in _METHODS else "other"
     _histogram(counted, route, status).observe(seconds)
     return counted

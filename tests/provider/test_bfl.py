@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from email.utils import format_datetime
 from io import BytesIO
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app import clock
 from app.provider import Bfl, ProviderResponse, Reference, SubmitRequest
 from app.provider.http import client
 from app.rules.task import Failure, Report, Said
@@ -162,6 +164,16 @@ async def test_full_slots_are_busy_for_as_long_as_they_say() -> None:
     assert await submitted(answer) == Report(
         Said.BUSY, detail="Too many active tasks", retry_after=timedelta(seconds=7)
     )
+
+
+async def test_full_slots_may_give_a_date_until_which_to_wait() -> None:
+    at = clock.utc_now().replace(microsecond=0) + timedelta(minutes=2)
+    answer = httpx.Response(429, headers={"retry-after": format_datetime(at, usegmt=True)})
+
+    wait = (await submitted(answer)).retry_after
+
+    assert wait is not None
+    assert timedelta(minutes=1) < wait <= timedelta(minutes=2)
 
 
 async def test_full_slots_need_not_say_for_how_long() -> None:
@@ -418,7 +430,7 @@ async def test_a_refused_key_is_named(status: int) -> None:
 async def test_a_redirect_is_named_because_it_is_not_followed(status: int) -> None:
     found = await reachable(httpx.Response(status, headers={"location": "https://bfl.ai/"}))
 
-    assert found == f"it redirects (HTTP {status}), which is not followed: this is not the address of its API"
+    assert found == f"it redirects (HTTP {status}), which is not followed: this is not the base URL of its API"
 
 
 async def test_an_outage_is_named() -> None:

@@ -1,4 +1,4 @@
-"""One exchange: bounded in size and time, and whatever happens becomes an Answer."""
+"""One exchange with a provider: bounded in size and time; every outcome is a ProviderResponse."""
 
 import asyncio
 import gzip
@@ -6,15 +6,18 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.provider import http as exchange
 from app.provider.contract import ProviderResponse
 from app.rules.task import Report, Said
 
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SOON, NEVER = timedelta(milliseconds=20), timedelta(minutes=5)
 Handler = Callable[[httpx.Request], httpx.Response]
 
@@ -200,21 +203,48 @@ async def test_a_client_for_providers_follows_nothing_and_asks_for_bytes_as_they
     [
         ("0", timedelta()),
         ("7", timedelta(seconds=7)),
-        ("9999", timedelta(seconds=9999)),
-        ("10000", None),
+        ("10800", timedelta(hours=3)),
+        ("10801", None),
         ("", None),
         ("-1", None),
         ("1.5", None),
         ("soon", None),
         ("\u00b2", None),
         ("9" * 5000, None),
-        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("Thu, 01 Jan 2026 12:01:00 GMT", timedelta(minutes=1)),
+        ("Thu, 01 Jan 2026 15:00:00 GMT", timedelta(hours=3)),
+        ("Thu, 01 Jan 2026 15:00:01 GMT", None),
+        ("Thu, 01 Jan 2026 11:00:00 GMT", timedelta()),
+        ("Thu, 99 Jan 2026 12:01:00 GMT", None),
     ],
-    ids=["now", "seconds", "longest", "too long", "empty", "negative", "fraction", "word", "square", "digits", "date"],
+    ids=[
+        "now",
+        "seconds",
+        "longest",
+        "too long",
+        "empty",
+        "negative",
+        "fraction",
+        "word",
+        "square",
+        "digits",
+        "date",
+        "latest date",
+        "date too late",
+        "date in the past",
+        "no date",
+    ],
 )
-def test_a_wait_is_believed_when_it_is_sane(value: str, wait: timedelta | None) -> None:
-    assert exchange.retry_after({"retry-after": value}) == wait
+def test_retry_after_is_read_up_to_three_hours(value: str, wait: timedelta | None) -> None:
+    assert exchange.retry_after({"retry-after": value}, NOON) == wait
 
 
-def test_no_wait_is_asked_for_where_the_header_is_missing() -> None:
-    assert exchange.retry_after({}) is None
+@given(st.text())
+def test_any_retry_after_is_read_without_an_error(value: str) -> None:
+    wait = exchange.retry_after({"retry-after": value}, NOON)
+
+    assert wait is None or timedelta() <= wait <= timedelta(hours=3)
+
+
+def test_a_missing_retry_after_is_none() -> None:
+    assert exchange.retry_after({}, NOON) is None

@@ -36,14 +36,14 @@ def test_a_line_says_when_how_bad_and_what(written: Read) -> None:
 
     (line,) = written()
     assert line.pop("timestamp").endswith("Z")
-    assert line == {"event": "happened", "level": "warning", "task_id": "task_1"}
+    assert line == {"event": "happened", "logger": "anything", "level": "warning", "task_id": "task_1"}
 
 
 def test_the_lines_of_libraries_have_the_same_form(written: Read) -> None:
     logging.getLogger("some.library").error("lost %d of %d", 1, 2)
 
     (line,) = written()
-    assert (line["event"], line["level"]) == ("lost 1 of 2", "error")
+    assert (line["event"], line["logger"], line["level"]) == ("lost 1 of 2", "some.library", "error")
 
 
 @pytest.mark.parametrize("library", ["httpx", "httpcore", "uvicorn.access"])
@@ -63,7 +63,7 @@ def test_an_exception_is_one_line_too(written: Read) -> None:
 async def test_what_is_emitted_is_not_written_either_where_only_worse_is_wanted(written: Read) -> None:
     stream = StringIO()
     logs.configure("warning", stream)
-    logs.emit("request", {"method": "GET"})
+    logs.emit("request", {"method": "GET"}, logger="web")
     await asyncio.sleep(0)
 
     assert stream.getvalue() == ""
@@ -76,7 +76,7 @@ async def test_a_log_that_nobody_takes_any_more_stops_nobody(written: Read) -> N
     closed.close()
 
     logs.get("anything").warning("happened")
-    logs.emit("request", {"method": "GET"})
+    logs.emit("request", {"method": "GET"}, logger="web")
     await asyncio.sleep(0)
 
     assert written() == []
@@ -97,22 +97,23 @@ async def the_round_is_over() -> None:
 
 
 async def test_an_emitted_line_says_what_any_other_does(written: Read) -> None:
-    logs.emit("request", {"task_id": "task_1", "odd": 'ü"\\\n', "none": None, "thing": ValueError("x")})
+    logs.emit("request", {"task_id": "task_1", "odd": 'ü"\\\n', "none": None, "thing": ValueError("x")}, logger="web")
     await the_round_is_over()
-    logs.get().info("request", task_id="task_1", odd='ü"\\\n', none=None, thing=ValueError("x"))
+    logs.get("web").info("request", task_id="task_1", odd='ü"\\\n', none=None, thing=ValueError("x"))
 
     emitted, other = written()
     for line in (emitted, other):
         assert len(line.pop("timestamp")) == len("2026-01-01T12:00:00.000000Z")
     assert emitted == other
-    assert (emitted["event"], emitted["level"], emitted["odd"]) == ("request", "info", 'ü"\\\n')
+    assert (emitted["event"], emitted["logger"], emitted["level"]) == ("request", "web", "info")
+    assert emitted["odd"] == 'ü"\\\n'
 
 
 async def test_an_emitted_line_names_the_span_that_it_was_emitted_in(written: Read) -> None:
     here = SpanContext(trace_id=7, span_id=8, is_remote=False)
     with trace.use_span(NonRecordingSpan(here)):
-        logs.emit("inside", {})
-    logs.emit("outside", {})
+        logs.emit("inside", {}, logger="web")
+    logs.emit("outside", {}, logger="web")
     await the_round_is_over()
 
     inside, outside = written()
@@ -122,11 +123,11 @@ async def test_an_emitted_line_names_the_span_that_it_was_emitted_in(written: Re
 
 async def test_what_is_emitted_in_one_round_of_the_loop_comes_whole_and_in_order(written: Read) -> None:
     for number in range(100):
-        logs.emit("request", {"number": number})
+        logs.emit("request", {"number": number}, logger="web")
     early = written()
     await the_round_is_over()
     for number in range(100, 103):
-        logs.emit("request", {"number": number})
+        logs.emit("request", {"number": number}, logger="web")
         await the_round_is_over()
 
     assert early == []
@@ -135,7 +136,7 @@ async def test_what_is_emitted_in_one_round_of_the_loop_comes_whole_and_in_order
 
 def test_what_is_emitted_last_of_all_is_not_lost(written: Read) -> None:
     async def last(name: str) -> None:
-        logs.emit(name, {})
+        logs.emit(name, {}, logger="web")
 
     for name in ("first loop", "second loop"):
         asyncio.run(last(name))
@@ -148,9 +149,9 @@ async def test_emitted_lines_outlive_one_that_cannot_be_written(written: Read) -
     circular["itself"] = circular
     told: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
-    logs.emit("request", {"odd": circular})
+    logs.emit("request", {"odd": circular}, logger="web")
     await the_round_is_over()
-    logs.emit("request", {"number": 1})
+    logs.emit("request", {"number": 1}, logger="web")
     await the_round_is_over()
 
     assert [line["number"] for line in written()] == [1]
@@ -159,7 +160,7 @@ async def test_emitted_lines_outlive_one_that_cannot_be_written(written: Read) -
 
 async def test_where_the_log_is_set_up_otherwise_an_emitted_line_takes_its_way() -> None:
     with structlog.testing.capture_logs() as captured:
-        logs.emit("request", {"number": 1})
+        logs.emit("request", {"number": 1}, logger="web")
 
     assert captured == [{"event": "request", "log_level": "info", "number": 1}]
 
