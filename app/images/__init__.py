@@ -1,1 +1,1 @@
-"""Image files: what they are, how they are written as text, how they arrive and how they are linked."""
+"""Images: format detection, base64 decoding, bounded downloads and signed links."""

@@ -1,4 +1,4 @@
-"""What lies behind a provider's link: fetched with bounds on time and size, and known to be a whole image."""
+"""Download results with limits on time and size, and verify that they are complete images."""
 
 import asyncio
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from app.resources import Resources
 from app.security import result_links
 from app.store import sha256_of
 
-# The provider makes images of about one megapixel; these bounds are far above them and far below our memory.
+# Generated images have about one megapixel. These limits are far above that, and far below the available memory.
 _MAX_BYTES = 64 * 1024 * 1024
 _MAX_PIXELS = 50_000_000
-_AT_ONCE = 256 * 1024  # bytes for one errand of a thread
-_PATIENCE = timedelta(minutes=2)  # with one download: a link that drips leaves time to try again
+_BUFFER = 256 * 1024  # bytes to write in one call of a thread
+_TIMEOUT = timedelta(minutes=2)  # of one download; leaves time to retry before the link expires
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What a checked file holds, and the key under which the store keeps it."""
+    """A verified image file, and its key in the store. `bytes` is its size."""
 
     store_key: str
     sha256: str
@@ -31,12 +31,15 @@ class Image:
 
 
 async def download(use: Resources, url: str) -> IO[bytes]:
-    """The bytes behind a link, in a file without a name. Raises ResultRefused, httpx.HTTPError, OSError."""
+    """Download a result into an unnamed file, which the caller must close.
+
+    Raises ResultRefused, httpx.HTTPError, OSError (also TimeoutError).
+    """
     if not result_links.may_hold_result(url, hosts=use.result_hosts, provider_origin=use.provider_origin):
-        raise ResultRefused("the link names a host that results may not come from: see FLUXHOOK_RESULT_HOSTS")
+        raise ResultRefused("the link is not on an allowed result host: see FLUXHOOK_RESULT_HOSTS")
     file = use.spool.blank()
     try:
-        await _fill(use, url, file)
+        await _fetch_into(use, url, file)
     except BaseException:
         file.close()
         raise
@@ -44,16 +47,16 @@ async def download(use: Resources, url: str) -> IO[bytes]:
 
 
 async def check(use: Resources, file: IO[bytes], attempt: str) -> Image:
-    """Decode all of what this attempt brought, when there is room.
+    """Decode the result of an attempt completely, once the limit of concurrent decoding allows it.
 
-    Raises ResultRefused for what is not a whole image of sane size.
+    Raises ResultRefused if it is not a complete image, or too large.
     """
     try:
-        claimed = await asyncio.to_thread(inspect.inspect, file)
-        async with use.decoding.taken(claimed.pixels if claimed.pixels <= _MAX_PIXELS else 0):
+        header = await asyncio.to_thread(inspect.inspect, file)
+        async with use.decoding.taken(header.pixels if header.pixels <= _MAX_PIXELS else 0):
             return await asyncio.to_thread(_decode, file, attempt)
     except NotAnImage as error:
-        raise ResultRefused(f"the result cannot be kept: {error}") from error
+        raise ResultRefused(f"the result is not a usable image: {error}") from error
 
 
 def _decode(file: IO[bytes], attempt: str) -> Image:
@@ -63,17 +66,17 @@ def _decode(file: IO[bytes], attempt: str) -> Image:
     return Image(key, sha256, size, info)
 
 
-async def _fill(use: Resources, url: str, file: IO[bytes]) -> None:
-    async with asyncio.timeout(_PATIENCE.total_seconds()), use.results.stream("GET", url) as response:
+async def _fetch_into(use: Resources, url: str, file: IO[bytes]) -> None:
+    async with asyncio.timeout(_TIMEOUT.total_seconds()), use.results.stream("GET", url) as response:
         if response.status_code != HTTPStatus.OK:
             raise ResultRefused(f"the link answered with HTTP {response.status_code}")
-        size, held = 0, bytearray()
-        async for piece in response.aiter_raw():
-            held += piece
-            size += len(piece)
+        size, buffer = 0, bytearray()
+        async for chunk in response.aiter_raw():
+            buffer += chunk
+            size += len(chunk)
             if size > _MAX_BYTES:
                 raise ResultRefused(f"the result is larger than {_MAX_BYTES // 1024**2} MB")
-            if len(held) >= _AT_ONCE:
-                await asyncio.to_thread(file.write, held)
-                held.clear()
-        await asyncio.to_thread(file.write, held)
+            if len(buffer) >= _BUFFER:
+                await asyncio.to_thread(file.write, buffer)
+                buffer.clear()
+        await asyncio.to_thread(file.write, buffer)

@@ -1,4 +1,4 @@
-"""What an image file really is: told by its magic bytes and by decoding, never by its name or label."""
+"""Determine what an image file is, from its magic bytes and by decoding it, never from its name or media type."""
 
 import struct
 import zlib
@@ -7,19 +7,19 @@ from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
-# We compare pixels with our own limits before anything is decoded; Pillow's guard would only warn.
+# The limits here apply before anything is decoded. Pillow's own guard would only warn.
 Image.MAX_IMAGE_PIXELS = None
 
-# MPO is a JPEG with further pictures behind it: what many phones write.
+# MPO is a JPEG followed by further images, as many phones write it.
 MEDIA_TYPES = {"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
-# What Pillow is asked to open: MPO has no opener of its own there, JPEG's finds it, and naming it is a KeyError.
+# The formats that Pillow may open. MPO is not listed: the JPEG plugin opens it, and naming it raises KeyError.
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _PNG_MAGIC = 8  # bytes
 EXTENSIONS = {"image/jpeg": "jpeg", "image/png": "png", "image/webp": "webp"}
 
 
 class NotAnImage(Exception):
-    """These bytes are no JPEG, PNG or WebP, or they are broken; the message says which."""
+    """The file is not a JPEG, PNG or WebP image, or it is damaged; the message says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def inspect(file: IO[bytes]) -> ImageInfo:
 
 
 def decode(file: IO[bytes], *, max_pixels: int) -> ImageInfo:
-    """Decode every pixel, so that a cut or damaged file is found. Raises NotAnImage."""
+    """Decode every pixel, which detects truncated and damaged files. Raises NotAnImage, also above `max_pixels`."""
     info = inspect(file)
     if info.pixels > max_pixels:
         raise NotAnImage(f"{info.width}x{info.height} is more than {max_pixels} pixels")
@@ -55,13 +55,13 @@ def decode(file: IO[bytes], *, max_pixels: int) -> ImageInfo:
         with Image.open(file, formats=_FORMATS) as image:
             image.load()
         if info.media_type == "image/png":
-            _come_to_its_end(file)
+            _require_end(file)
     except _BROKEN as error:
         raise NotAnImage("the image is cut off or damaged") from error
     return info
 
 
-# What Pillow raises on hostile files: OSError for most, the rest from the depths of one format or another.
+# The exceptions of Pillow on malformed files: OSError for most, the others from individual formats.
 _BROKEN = (
     OSError,
     EOFError,
@@ -76,13 +76,13 @@ _BROKEN = (
 )
 
 
-def _come_to_its_end(png: IO[bytes]) -> None:
-    """Pillow takes a PNG for whole once it has all pixels of the first frame. Raises EOFError, struct.error."""
+def _require_end(png: IO[bytes]) -> None:
+    """Check that a PNG is complete. Pillow stops after the pixels of the first frame. Raises EOFError, struct.error."""
     size, at, kind = png.seek(0, 2), _PNG_MAGIC, b""
     while kind != b"IEND":
         png.seek(at)
         length, kind = struct.unpack(">I4s", png.read(8))
-        at += 12 + length  # the length, the kind, what is in it, and its checksum
+        at += 12 + length  # length, type, data and checksum of the chunk
     if at > size:
         raise EOFError
 

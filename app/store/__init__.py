@@ -1,4 +1,4 @@
-"""Image bytes, by digest: what is put here is on disk when the call returns, whole or not at all."""
+"""Stores for image bytes, in a folder or a bucket, and the spool on local disk. A write is complete or absent."""
 
 from app.store.contract import BUCKETS, Missing, Store, sha256_of
 from app.store.folder import FolderStore

@@ -1,14 +1,14 @@
-"""What every store promises."""
+"""The interface of the image stores."""
 
 import hashlib
 from collections.abc import AsyncGenerator
 from typing import IO, Protocol
 
-BUCKETS = frozenset({"s3", "gs", "az"})  # the schemes of addresses
+BUCKETS = frozenset({"s3", "gs", "az"})  # the URL schemes of buckets
 
 
 def sha256_of(file: IO[bytes]) -> str:
-    """The digest that names these bytes, in hex."""
+    """Return the SHA-256 of a file in hex."""
     file.seek(0)
     digest = hashlib.sha256()
     while piece := file.read(1024 * 1024):
@@ -17,28 +17,28 @@ def sha256_of(file: IO[bytes]) -> str:
 
 
 class Missing(Exception):
-    """There is nothing under this key."""
+    """The store has no object with this key."""
 
 
 class Store(Protocol):
-    """Keys are relative paths of lower-case names; the same key always means the same bytes."""
+    """A store of image bytes. Keys are relative paths in lower case; one key always names the same bytes."""
 
     async def put(self, key: str, source: IO[bytes]) -> None:
-        """Keep all of `source` under `key`; durable when this returns. Raises errors.Unavailable."""
+        """Store all of `source` under `key`, durably before it returns. Raises errors.Unavailable."""
         ...
 
     async def size(self, key: str) -> int:
-        """How many bytes are kept under `key`. Raises Missing."""
+        """Return the size of an object in bytes. Raises Missing, errors.Unavailable."""
         ...
 
     def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
-        """The bytes from `start` up to `end` (not included), in pieces. Raises Missing."""
+        """Yield the bytes from `start` to `end` (excluded) in chunks. Raises Missing, errors.Unavailable."""
         ...
 
     async def remove(self, key: str) -> None:
-        """Keep nothing under `key` any more, if anything was. Raises errors.Unavailable."""
+        """Delete an object. Succeeds if it does not exist. Raises errors.Unavailable."""
         ...
 
     async def check(self) -> None:
-        """Write, read and remove a small object, unless the store has just worked. Raises errors.Unavailable."""
+        """Check that the store can be written, unless it has just worked. Raises errors.Unavailable."""
         ...

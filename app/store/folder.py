@@ -1,4 +1,4 @@
-"""The store in a folder: written aside, synced, renamed, and the folder synced; so a file is whole or absent."""
+"""The store in a folder. A file is written under a temporary name, synced and renamed, and its folder is synced."""
 
 import asyncio
 import errno
@@ -18,144 +18,145 @@ from app.store.health_cache import BELIEVED_S, RecentSuccess
 
 T = TypeVar("T")
 
-_PIECE = 256 * 1024
-_ERRANDS = 16  # at once, each in a thread
-_PATIENCE_S = 60.0  # with one errand: a disk behind a network may hang for as long as it likes
+_CHUNK = 256 * 1024  # bytes
+_THREADS = 16
+_TIMEOUT_S = 60.0  # for one operation; a network file system may hang without limit
 
 
 class FolderStore:
-    """Everything lies below `root`; what is being written has a name that ends in `.part`.
+    """The store in a folder. All keys are below `root`; temporary names end in `.part`.
 
-    Where `root` goes away it is not made again: what is put in its place would be hidden when its disk comes back.
+    If `root` disappears, it is not created again: files in a new folder would be hidden when the disk is mounted again.
     """
 
-    def __init__(self, root: Path, believed_s: float = BELIEVED_S, patience_s: float = _PATIENCE_S) -> None:
+    def __init__(self, root: Path, believed_s: float = BELIEVED_S, patience_s: float = _TIMEOUT_S) -> None:
         self._root = root
-        self._trust = RecentSuccess(believed_s)
-        self._patience_s = patience_s
-        # Of its own: a folder that hangs must not hold the threads in which images are downloaded and kept aside.
-        self._threads = ThreadPoolExecutor(_ERRANDS, "store")
-        with self._failing("made"):
+        self._recent_success = RecentSuccess(believed_s)
+        self._timeout_s = patience_s
+        # A separate pool: a folder that hangs must not occupy the threads that download and spool images.
+        self._threads = ThreadPoolExecutor(_THREADS, "store")
+        with self._translating_errors("created"):
             make_folder(root)
 
     async def put(self, key: str, source: IO[bytes]) -> None:
-        given_up = Event()
+        abandoned = Event()
         try:
-            with self._failing("written"):
-                await self._errand(self._write, key, source, given_up)
+            with self._translating_errors("written"):
+                await self._run(self._write, key, source, abandoned)
         finally:
-            given_up.set()
-        self._trust.gain()
+            abandoned.set()
+        self._recent_success.gain()
 
     async def size(self, key: str) -> int:
-        with self._failing("read", key):
-            return (await self._errand((self._root / key).stat)).st_size
+        with self._translating_errors("read", key):
+            return (await self._run((self._root / key).stat)).st_size
 
     async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
-        with self._failing("read", key):
-            # Without a buffer: to close one waits for whoever reads from it, and that may hang.
-            file = await self._errand((self._root / key).open, "rb", 0)
+        with self._translating_errors("read", key):
+            # Unbuffered: closing a buffered file waits for a read in another thread, which may hang.
+            file = await self._run((self._root / key).open, "rb", 0)
         with file:
             while start < end:
-                with self._failing("read"):
-                    piece = await self._errand(_piece, file, start, end)
-                if not piece:
+                with self._translating_errors("read"):
+                    chunk = await self._run(_read_chunk, file, start, end)
+                if not chunk:
                     return
-                start += len(piece)
-                yield piece
+                start += len(chunk)
+                yield chunk
 
     async def remove(self, key: str) -> None:
-        with self._failing("written"):
-            await self._errand(self._remove, key)
+        with self._translating_errors("written"):
+            await self._run(self._remove, key)
 
     async def check(self) -> None:
-        """A folder that has just been written is only looked at: is it there, writable, not full?"""
-        with self._failing("used"):
-            await self._errand(_look_at if self._trust else _try_out, self._root)
-        if not self._trust:
-            self._trust.gain()
+        """Write a small file. After a recent success, only check that the folder exists, is writable and not full."""
+        with self._translating_errors("used"):
+            await self._run(_inspect if self._recent_success else _test_write, self._root)
+        if not self._recent_success:
+            self._recent_success.gain()
 
-    async def _errand(self, call: Callable[..., T], *given: object) -> T:
-        async with asyncio.timeout(self._patience_s):
-            return await asyncio.get_running_loop().run_in_executor(self._threads, call, *given)
+    async def _run(self, call: Callable[..., T], *arguments: object) -> T:
+        async with asyncio.timeout(self._timeout_s):
+            return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
 
-    def _write(self, key: str, source: IO[bytes], given_up: Event) -> None:
-        _require(self._root)
-        write(self._root / key, source, given_up)
+    def _write(self, key: str, source: IO[bytes], abandoned: Event) -> None:
+        _require_folder(self._root)
+        write(self._root / key, source, abandoned)
 
     def _remove(self, key: str) -> None:
-        """Synced also where nothing is found: whoever removed it may not have come to this."""
-        _require(self._root)
+        """Sync the folder even if the file is missing: an earlier call may have deleted it without this sync."""
+        _require_folder(self._root)
         path = self._root / key
         path.unlink(missing_ok=True)
-        with suppress(FileNotFoundError):  # where nothing was ever kept
+        with suppress(FileNotFoundError):  # the folder was never created
             sync_folder(path.parent)
 
     @contextmanager
-    def _failing(self, what: str, key: str = "") -> Generator[None]:
-        """The system's errors as ours; a file that is not there is Missing where a key is read."""
+    def _translating_errors(self, participle: str, key: str = "") -> Generator[None]:
+        """Translate OSError into Unavailable, and a missing file into Missing if `key` is given."""
         try:
             yield
         except OSError as error:
             if key and isinstance(error, FileNotFoundError):
                 raise Missing(key) from error
-            self._trust.lose()
-            raise Unavailable(f"the image store cannot be {what}: {error.strerror or 'it hangs'}") from error
+            self._recent_success.lose()
+            raise Unavailable(f"the image store cannot be {participle}: {error.strerror or 'timeout'}") from error
 
 
-def _piece(file: IO[bytes], start: int, end: int) -> bytes:
+def _read_chunk(file: IO[bytes], start: int, end: int) -> bytes:
     file.seek(start)
-    return file.read(min(_PIECE, end - start))
+    return file.read(min(_CHUNK, end - start))
 
 
-def write(path: Path, source: IO[bytes], given_up: Event | None = None) -> None:
-    """Have these bytes on disk under this path, the folder synced also where the file is found. Raises OSError.
+def write(path: Path, source: IO[bytes], abandoned: Event | None = None) -> None:
+    """Store `source` durably at `path`. Raises OSError; also if `abandoned` is set before the rename.
 
-    A file that is shorter or longer was not written here: somebody's copy of the folder broke off in it.
+    An existing file of the same size is kept. One of another size is replaced: it comes from an incomplete copy of the
+    folder, because this function leaves no partial file.
     """
     size = source.seek(0, os.SEEK_END)
     source.seek(0)
     if not path.exists() or path.stat().st_size != size:
         make_folder(path.parent)
-        _write_aside(path, source, given_up)
-    sync_folder(path.parent)  # whoever wrote a file that is found may not have come to this
+        _write_and_rename(path, source, abandoned)
+    sync_folder(path.parent)  # even for an existing file: its writer may have stopped before this
 
 
-def _write_aside(path: Path, source: IO[bytes], given_up: Event | None) -> None:
+def _write_and_rename(path: Path, source: IO[bytes], abandoned: Event | None) -> None:
     with NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", suffix=".part", delete=False) as part:
         try:
-            shutil.copyfileobj(source, part, _PIECE)
+            shutil.copyfileobj(source, part, _CHUNK)
             part.flush()
             os.fsync(part.fileno())
-            _require_patience(given_up)
+            _require_active(abandoned)
             Path(part.name).rename(path)
         except BaseException:
             Path(part.name).unlink(missing_ok=True)
             raise
 
 
-def _require(root: Path) -> None:
+def _require_folder(root: Path) -> None:
     if not root.is_dir():
         raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
 
 
-def _require_patience(given_up: Event | None) -> None:
-    """What was written since is not to be trusted: somebody else may have moved in the same source."""
-    if given_up is not None and given_up.is_set():
+def _require_active(abandoned: Event | None) -> None:
+    """Fail if the caller has given up: it may have moved the position in `source`, so the copy cannot be trusted."""
+    if abandoned is not None and abandoned.is_set():
         raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
 
-def _look_at(root: Path) -> None:
-    """What can be seen without writing: the folder is there, it may be written, and there is room."""
-    _require(root)
+def _inspect(root: Path) -> None:
+    """Check without a write that the folder exists, is writable and has free space. Raises OSError."""
+    _require_folder(root)
     if not os.access(root, os.W_OK | os.X_OK):
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
     if not os.statvfs(root).f_bavail:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _try_out(root: Path) -> None:
-    """Under a name of its own, because process ids repeat when containers share a folder."""
+def _test_write(root: Path) -> None:
+    """Write and read a file with a random name: process ids repeat in containers that share a folder."""
     with NamedTemporaryFile(dir=root, prefix="check.", suffix=".part") as part:
         part.write(b"fluxhook")
         part.flush()
@@ -165,12 +166,13 @@ def _try_out(root: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Have a folder, and the one it is listed in synced: else a crash may forget the folder with all in it.
+    """Create a folder and its parents, and sync each parent, so that a crash does not lose the folder. Raises OSError.
 
-    What is in a folder was made after it was synced, so of one that is found only the last step may be missing.
+    Nothing is created in a folder before its parent is synced. For an existing folder only this last sync can be
+    missing.
     """
     if folder.exists():
-        with suppress(PermissionError):  # a parent that we may not open is not one that we made a folder in
+        with suppress(PermissionError):  # this process cannot have created a folder in a parent that it may not open
             sync_folder(folder.parent)
         return
     make_folder(folder.parent)

@@ -1,12 +1,12 @@
-"""How long a store that has just worked is believed to work, so that a probe each second does not wear it."""
+"""Remember that a store has just worked, so that frequent health checks do not write to it each time."""
 
 import time
 
-BELIEVED_S = 5.0
+BELIEVED_S = 5.0  # how long a success counts
 
 
 class RecentSuccess:
-    """Gained by what went well, gone after a while, and with anything that went wrong."""
+    """True for `lasts_s` seconds after a success, unless a failure follows."""
 
     def __init__(self, lasts_s: float) -> None:
         self._lasts_s = lasts_s

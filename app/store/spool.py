@@ -1,7 +1,7 @@
-"""Bytes that the store could not take, on this machine's own disk until it can: one file for each attempt.
+"""The spool: image bytes on local disk while the image store is unavailable, one file for each attempt.
 
-A file is named by the attempt and the digest of what is in it, so the folder explains itself without the database.
-Everything here blocks: call it from a thread.
+A file is named after the attempt and the SHA-256 of its content, so the folder can be read without the database. All
+functions block: call them in a thread.
 """
 
 import errno
@@ -18,11 +18,11 @@ from app import ids
 from app.store.contract import sha256_of
 from app.store.folder import make_folder, sync_folder, write
 
-_SPARE = 64 * 1024 * 1024  # bytes left to the database in the same folder: a full disk could not even record the mend
+_SPARE = 64 * 1024 * 1024  # bytes to leave free: the database in the same folder needs space for the recovery
 
 
 class Spool:
-    """The folder `aside` in DATA_DIR. Whoever has the same DATA_DIR is the same instance."""
+    """The folder `aside` in DATA_DIR. Processes with the same DATA_DIR are one instance."""
 
     def __init__(self, data_dir: Path, spare: int = _SPARE) -> None:
         self._data_dir = data_dir
@@ -30,55 +30,55 @@ class Spool:
         self._spare = spare
 
     def instance(self, now: datetime) -> str:
-        """What this DATA_DIR is called in the records; made when first asked for. Raises OSError."""
+        """Return the id of this DATA_DIR in the database; created at the first call. Raises OSError."""
         path = self._data_dir / "instance_id"
         if not path.exists():
             with NamedTemporaryFile("w", dir=self._data_dir, prefix="instance_id.") as new:
                 new.write(ids.new_id("host", now))
                 new.flush()
                 os.fsync(new.fileno())
-                with suppress(FileExistsError):  # another process was quicker, and a link leaves its file in place
+                with suppress(FileExistsError):  # another process created it first; a link does not replace its file
                     os.link(new.name, path)
             sync_folder(self._data_dir)
         return path.read_text()
 
     def blank(self) -> IO[bytes]:
-        """A file without a name, gone with the process unless `keep` gives it one. Raises OSError."""
+        """Open an unnamed file, which vanishes when it is closed unless `keep` names it. Raises OSError."""
         try:
             return os.fdopen(os.open(self._data_dir, os.O_RDWR | os.O_TMPFILE, 0o600), "w+b")
-        except (AttributeError, OSError):  # not every system and not every file system has such files
+        except (AttributeError, OSError):  # not supported by this operating system or file system
             return TemporaryFile(dir=self._data_dir)
 
     def keep(self, attempt: str, file: IO[bytes], sha256: str) -> None:
-        """Have these bytes on disk until they are discarded. Raises OSError, also where little room is left."""
+        """Store the file durably until `discard`. Raises OSError, also if too little disk space would remain."""
         path = self._folder / f"{attempt}.{sha256}"
         if not path.exists():
             if shutil.disk_usage(self._data_dir).free < self._spare:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             make_folder(self._folder)
             try:
-                _give_name(file, path)
+                _link(file, path)
             except OSError:
                 write(path, file)
             os.fsync(file.fileno())
         sync_folder(self._folder)
 
     def open(self, attempt: str) -> IO[bytes] | None:
-        """The bytes kept of this attempt; what its name does not fit is removed."""
+        """Open the spooled bytes of an attempt; None without any. Delete a file whose content contradicts its name."""
         for path in self._files(attempt):
-            with suppress(OSError):  # unreadable, or removed by another process: none to be had here
+            with suppress(OSError):  # unreadable, or deleted by another process
                 if _digest(path) == path.suffix[1:]:
                     return path.open("rb")
                 path.unlink()
         return None
 
     def discard(self, attempt: str) -> None:
-        """Remove what is kept of this attempt. Raises OSError."""
+        """Delete the spooled bytes of an attempt. Raises OSError."""
         for path in self._folder.glob(f"{attempt}.*"):
             path.unlink(missing_ok=True)
 
     def attempts(self) -> list[str]:
-        """The attempts of which something is kept, the earliest first."""
+        """Return the ids of the attempts with spooled bytes, oldest first."""
         return sorted({path.name.partition(".")[0] for path in self._folder.glob("*.*")})
 
     def _files(self, attempt: str) -> Generator[Path]:
@@ -90,8 +90,8 @@ def _digest(path: Path) -> str:
         return sha256_of(file)
 
 
-def _give_name(file: IO[bytes], path: Path) -> None:
-    """Without a second copy, for which a full disk would have no room."""
+def _link(file: IO[bytes], path: Path) -> None:
+    """Give an unnamed file a name. A copy would need space that an almost full disk may not have."""
     file.flush()
     os.fsync(file.fileno())
     open_files = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)

@@ -1,7 +1,7 @@
 """Counters and histograms of this process, in the Prometheus format. Labels never hold user input.
 
 Each effect is counted once, after its commit, because a unit of work can be rolled back and run again. Values that the
-database holds are gauges: `standing` reads them at each scrape.
+database holds are gauges, which `worker/metrics_snapshot` reads at each scrape.
 """
 
 from collections.abc import Generator, Iterable

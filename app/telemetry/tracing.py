@@ -1,7 +1,7 @@
-"""One trace for each task, from the request that submits it to its last job; off unless OTEL_ variables turn it on.
+"""One trace for each task, from the submitting request to its last job. Off unless OTEL_ variables enable it.
 
-A span names what was done and to which task. It never holds a prompt, a secret or an address, nor what an exception
-says: those may have a token in them. A context travels as W3C `traceparent`, in a header and in the task's row.
+A span names an operation and its task. It never holds a prompt, a secret, an address or the message of an exception,
+because these may contain a token. The context is passed on as a W3C `traceparent`, in a header and in the task's row.
 """
 
 import os
@@ -21,7 +21,7 @@ from app.errors import ConfigurationError
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-_LAST_WORDS_S = 1  # for spans that were not sent yet when the process ends: a collector that is away holds up nothing
+_SHUTDOWN_S = 1  # to send the last spans; an unavailable collector must not delay the end of the process
 _HTTP = "http/protobuf"
 
 _w3c = TraceContextTextMapPropagator()
@@ -30,13 +30,13 @@ _tracer: Tracer | None = None  # None: tracing is off
 
 @contextmanager
 def sending() -> Generator[None]:
-    """Send spans while this lasts, if the environment asks for it. Raises ConfigurationError for what it cannot have.
+    """Export spans inside the block, if the environment enables it. Raises ConfigurationError for unsupported values.
 
-    The standard variables count: OTEL_EXPORTER_OTLP_ENDPOINT, its form for traces, or OTEL_TRACES_EXPORTER=otlp turn
-    it on, OTEL_TRACES_EXPORTER=none and OTEL_SDK_DISABLED=true off; the SDK reads the others.
+    OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT and OTEL_TRACES_EXPORTER=otlp turn tracing on.
+    OTEL_TRACES_EXPORTER=none and OTEL_SDK_DISABLED=true turn it off. The SDK reads the other variables.
     """
-    global _tracer  # noqa: PLW0603 - like the log, one for the process
-    if not _is_wanted():
+    global _tracer  # noqa: PLW0603 - one for each process, like the log
+    if not _is_enabled():
         yield
         return
     provider = _provider()
@@ -47,7 +47,7 @@ def sending() -> Generator[None]:
         _tracer = None
         ending = threading.Thread(target=provider.shutdown, daemon=True)
         ending.start()
-        ending.join(_LAST_WORDS_S)
+        ending.join(_SHUTDOWN_S)
 
 
 def is_on() -> bool:
@@ -62,9 +62,9 @@ def span(
     links: tuple[Link, ...] = (),
     **attributes: str | int | None,
 ) -> Generator[Span]:
-    """A span around a block: inside the current one, or inside the one that the traceparent `within` names.
+    """Record a span around a block, as a child of the current span or of the traceparent `within`.
 
-    Attributes that are None are left out. Costs next to nothing while tracing is off.
+    Attributes that are None are omitted. Costs almost nothing while tracing is off.
     """
     if _tracer is None:
         yield INVALID_SPAN
@@ -87,20 +87,20 @@ def span(
 
 
 def fail(failed: Span, reason: str) -> None:
-    """Mark a span as failed; `reason` is a code or the name of an exception."""
+    """Mark a span as failed. `reason` is an error code or the name of an exception."""
     failed.set_status(Status(StatusCode.ERROR))
     failed.set_attribute("error.type", reason)
 
 
 def traceparent() -> str | None:
-    """The current span as W3C writes it; None outside of any."""
+    """Return the traceparent of the current span; None without one."""
     carrier: dict[str, str] = {}
     _w3c.inject(carrier)
     return carrier.get("traceparent")
 
 
 def link_here() -> tuple[Link, ...]:
-    """A link to the current span, for one that begins in another trace."""
+    """Return a link to the current span, for a span in another trace; empty without a span."""
     here = trace.get_current_span().get_span_context()
     return (Link(here),) if here.is_valid else ()
 
@@ -109,33 +109,33 @@ def _context(within: str | None) -> Context | None:
     return None if within is None else _w3c.extract({"traceparent": within})
 
 
-def _is_wanted() -> bool:
-    if _given("OTEL_SDK_DISABLED").lower() == "true":
+def _is_enabled() -> bool:
+    if _variable("OTEL_SDK_DISABLED").lower() == "true":
         return False
-    exporter = _given("OTEL_TRACES_EXPORTER")
+    exporter = _variable("OTEL_TRACES_EXPORTER")
     if exporter not in {"", "otlp", "none"}:
-        raise ConfigurationError(f"OTEL_TRACES_EXPORTER: can be otlp or none, not {exporter}")
-    places = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-    return exporter == "otlp" or (exporter == "" and any(map(_given, places)))
+        raise ConfigurationError(f"OTEL_TRACES_EXPORTER: must be otlp or none, not {exporter}")
+    endpoints = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    return exporter == "otlp" or (exporter == "" and any(map(_variable, endpoints)))
 
 
 def _provider() -> "TracerProvider":
-    """The SDK's, imported now: who does not trace does not pay for it."""
+    """Create the SDK's provider. It is imported here, so that its import costs nothing while tracing is off."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
-    protocol = _given("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or _given("OTEL_EXPORTER_OTLP_PROTOCOL") or _HTTP
+    protocol = _variable("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or _variable("OTEL_EXPORTER_OTLP_PROTOCOL") or _HTTP
     if protocol != _HTTP:
-        raise ConfigurationError(f"OTEL_EXPORTER_OTLP_PROTOCOL: only {_HTTP} is spoken, not {protocol}")
-    named = _given("OTEL_SERVICE_NAME") or "service.name=" in _given("OTEL_RESOURCE_ATTRIBUTES")
-    attributes = {"service.version": __version__} | ({} if named else {"service.name": "fluxhook"})
+        raise ConfigurationError(f"OTEL_EXPORTER_OTLP_PROTOCOL: must be {_HTTP}, not {protocol}")
+    is_named = _variable("OTEL_SERVICE_NAME") or "service.name=" in _variable("OTEL_RESOURCE_ATTRIBUTES")
+    attributes = {"service.version": __version__} | ({} if is_named else {"service.name": "fluxhook"})
     provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
 
 
-def _given(name: str) -> str:
-    """A variable; one that is empty counts as not set, as the specification has it."""
+def _variable(name: str) -> str:
+    """Return an environment variable; "" if it is not set. The specification treats both alike."""
     return os.environ.get(name, "").strip()

@@ -1,1 +1,1 @@
-"""Outgoing webhooks: where a task is announced, what is sent, and how one attempt goes."""
+"""Outgoing webhooks: subscriptions, the outbox, payloads, and single delivery attempts."""

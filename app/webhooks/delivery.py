@@ -1,4 +1,4 @@
-"""One try to deliver: what is sent, signed in both ways, and what came of it. Nothing is recorded here."""
+"""One attempt to send a delivery: build the body, sign it in both forms, send it. Nothing is stored here."""
 
 import asyncio
 import json
@@ -19,12 +19,12 @@ from app.rules.backoff import read_retry_after
 from app.security import sign
 from app.webhooks import payload, subscription
 
-_KEPT = 4096  # of an answer's body: enough to see what is wrong
+_MAX_ANSWER = 4096  # bytes of a response body to store; enough to diagnose a failure
 
 
 @dataclass(frozen=True, slots=True)
 class OutgoingWebhook:
-    """A delivery, and what its body is made of."""
+    """A delivery, and the task and result that its body describes. A test delivery has neither."""
 
     delivery: Delivery
     task: Task | None
@@ -33,7 +33,10 @@ class OutgoingWebhook:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a try: an HTTP status, or an error. A try that reached nobody says no more than that."""
+    """The outcome of one attempt: an HTTP status or an error, with the start of the response body in `answer`.
+
+    An attempt that reached no host has an error and nothing else.
+    """
 
     http_status: int | None = None
     error: str | None = None
@@ -53,75 +56,80 @@ class Outcome:
 UNREACHABLE, TIMEOUT, BROKEN, SEALED = "unreachable", "timeout", "broken", "sealed"
 
 
-async def deliver(use: Resources, letter: OutgoingWebhook) -> Outcome:
-    """Send a delivery once. Whatever the receiver does is an outcome, not an error."""
-    opened, secret = _secret(use, letter)
-    if not opened:
+async def deliver(use: Resources, webhook: OutgoingWebhook) -> Outcome:
+    """Send a delivery once and return the outcome. Failures of the receiver or the network raise no exception.
+
+    `SEALED`: the secret cannot be decrypted, and nothing was sent.
+    """
+    readable, secret = _secret(use, webhook)
+    if not readable:
         return Outcome(error=SEALED)
-    body = _body(use, letter)
-    hidden = (secret or "").encode()
-    headers = _headers(use, letter.delivery, secret, body)
-    outcome = await _post(use, letter.delivery.url, body, headers, _KEPT + len(hidden))
-    return replace(outcome, answer=_shown(outcome.answer, hidden))
+    body = _body(use, webhook)
+    raw_secret = (secret or "").encode()
+    headers = _headers(use, webhook.delivery, secret, body)
+    outcome = await _post(use, webhook.delivery.url, body, headers, _MAX_ANSWER + len(raw_secret))
+    return replace(outcome, answer=_redact(outcome.answer, raw_secret))
 
 
-def _shown(answer: bytes, hidden: bytes) -> bytes:
-    """What is kept of an answer. What a receiver echoes of its secret is not: the database must sign nothing."""
-    if not hidden:
-        return answer[:_KEPT]
-    split = answer.find(hidden, max(0, _KEPT + 1 - len(hidden)))  # by where an answer is cut, or after it
-    end = split + len(hidden) if 0 <= split < _KEPT else _KEPT
-    return answer[:end].replace(hidden, b"[secret]")[:_KEPT]
+def _redact(answer: bytes, secret: bytes) -> bytes:
+    """Cut a response body to its stored size, without the secret that a receiver may echo: stored data must not allow
+    anyone to sign.
+    """
+    if not secret:
+        return answer[:_MAX_ANSWER]
+    at_cut = answer.find(secret, max(0, _MAX_ANSWER + 1 - len(secret)))  # an echo across the cut, or after it
+    end = at_cut + len(secret) if 0 <= at_cut < _MAX_ANSWER else _MAX_ANSWER
+    return answer[:end].replace(secret, b"[secret]")[:_MAX_ANSWER]
 
 
-async def _post(use: Resources, url: str, body: bytes, headers: dict[str, str], most: int) -> Outcome:
-    """`most` bytes of the answer, or somewhat more, are read."""
-    began = time.monotonic()
-    head: httpx.Response | None = None
+async def _post(use: Resources, url: str, body: bytes, headers: dict[str, str], max_bytes: int) -> Outcome:
+    """Send one request. Reading stops once `max_bytes` of the response body have arrived."""
+    started = time.monotonic()
+    response: httpx.Response | None = None
     answer, error = bytearray(), None
     try:
         async with (
             asyncio.timeout(use.webhook_deadline.total_seconds()),
-            use.webhooks.stream("POST", url, content=body, headers=headers) as head,
+            use.webhooks.stream("POST", url, content=body, headers=headers) as response,
         ):
-            async for piece in head.aiter_raw():
-                answer += piece
-                if len(answer) >= most:
+            async for chunk in response.aiter_raw():
+                answer += chunk
+                if len(answer) >= max_bytes:
                     break
     except (httpx.ConnectError, httpx.ConnectTimeout):
-        return Outcome(error=UNREACHABLE)  # and not how long it took: a blocked host must look like a dead one
+        return Outcome(error=UNREACHABLE)  # no latency: a blocked host must look like an unreachable one
     except (TimeoutError, httpx.TimeoutException):
         error = TIMEOUT
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError):  # Unicode: a broken `xn--` name
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError):  # UnicodeError: an invalid `xn--` name
         error = BROKEN
-    latency_ms = round((time.monotonic() - began) * 1000)
-    if head is None:
+    latency_ms = round((time.monotonic() - started) * 1000)
+    if response is None:
         return Outcome(error=error, latency_ms=latency_ms)
-    # Once its status is there the receiver has spoken, however the rest of its answer ends.
-    wish = read_retry_after(head.headers.get("retry-after", ""), use.now())
-    return Outcome(head.status_code, None, latency_ms, bytes(answer), wish)
+    # The status decides, even if the rest of the response is incomplete.
+    retry_after = read_retry_after(response.headers.get("retry-after", ""), use.now())
+    return Outcome(response.status_code, None, latency_ms, bytes(answer), retry_after)
 
 
-def _body(use: Resources, letter: OutgoingWebhook) -> bytes:
-    said = payload.with_link(letter.delivery.payload, _link(use, letter))
-    return json.dumps(said, separators=(",", ":")).encode()
+def _body(use: Resources, webhook: OutgoingWebhook) -> bytes:
+    message = payload.with_link(webhook.delivery.payload, _link(use, webhook))
+    return json.dumps(message, separators=(",", ":")).encode()
 
 
-def _link(use: Resources, letter: OutgoingWebhook) -> str | None:
-    """A fresh link to the image: on our public address, else where the submitter reached us, else only its path."""
-    if letter.task is None or letter.result is None:
+def _link(use: Resources, webhook: OutgoingWebhook) -> str | None:
+    """Return a new link to the image: on the public URL, else on the origin of the submitting request, else a path."""
+    if webhook.task is None or webhook.result is None:
         return None
-    base = use.public_url or letter.task.webhook_origin
+    base = use.public_url or webhook.task.webhook_origin
     if base is None:
-        return f"/v1/tasks/{letter.task.id}/image"
-    return result_link(use.keys, letter.task.id, letter.result.media_type, use.now() + use.link_life, base)
+        return f"/v1/tasks/{webhook.task.id}/image"
+    return result_link(use.keys, webhook.task.id, webhook.result.media_type, use.now() + use.link_life, base)
 
 
-def _secret(use: Resources, letter: OutgoingWebhook) -> tuple[bool, str | None]:
-    """Whether the secret can be read, and the secret that was given with the task or the test, if any was."""
-    sealed, owner_id = letter.delivery.secret, letter.delivery.id
-    if letter.task is not None:
-        sealed, owner_id = letter.task.webhook_secret, letter.task.id
+def _secret(use: Resources, webhook: OutgoingWebhook) -> tuple[bool, str | None]:
+    """Return whether the secret can be decrypted, and the secret of the task or test delivery; None without one."""
+    sealed, owner_id = webhook.delivery.secret, webhook.delivery.id
+    if webhook.task is not None:
+        sealed, owner_id = webhook.task.webhook_secret, webhook.task.id
     if sealed is None:
         return True, None
     secret = subscription.unseal(use.keys, owner_id, sealed)

@@ -1,7 +1,7 @@
-"""What a webhook says, in one of two forms: as the provider would call back, or as an event with the whole task. Pure.
+"""Payloads of webhooks in two forms: as the provider's callback, or as an event with the whole task. Pure.
 
-It is written when the event happens, so that every try says the same; only the link to the image is made when it is
-sent, because a link dies.
+A payload is stored when the event happens, so that every attempt sends the same content. Only the link to the image is
+added when it is sent, because links expire.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from app.db.tables.results import Result
 from app.db.tables.tasks import Task
 from app.rules.task import Failure, Status
 
-# The provider's own words for what it has words for (webhook guide and error codes of the BFL API).
+# The provider's own error codes where it has them (webhook guide and error codes of the BFL API).
 PROVIDER_CODES = {
     Failure.REQUEST_MODERATED: "content_policy_violation",
     Failure.CONTENT_MODERATED: "content_policy_violation",
@@ -28,8 +28,11 @@ _MODERATED = {Failure.REQUEST_MODERATED: "Request Moderated", Failure.CONTENT_MO
 
 
 def provider_form(task: Task, status: Status, now: datetime) -> dict[str, Any]:
-    """`id`, `status`, `result` or `error`, `timestamp`: the webhook of the provider's guide, about our task."""
-    head, tail = {"id": task.id}, {"timestamp": _instant(now)}
+    """Return the payload of the provider's webhook guide: `id`, `status`, `result` or `error`, `timestamp`.
+
+    `id` is the id of the task, not the provider's. `result.sample` stays None until `with_link`.
+    """
+    head, tail = {"id": task.id}, {"timestamp": _timestamp(now)}
     match status:
         case Status.STORED:
             result = {"sample": None, "prompt": task.request["prompt"], "seed": _seed(task)}
@@ -45,19 +48,19 @@ def provider_form(task: Task, status: Status, now: datetime) -> dict[str, Any]:
 
 
 def event_form(task: Task, result: Result | None, status: Status, now: datetime) -> dict[str, Any]:
-    """`type`, `timestamp` and `data`, as Standard Webhooks suggests."""
-    return {"type": f"task.{status}", "timestamp": _instant(now), "data": {"task": _whole(task, result, status)}}
+    """Return the payload that Standard Webhooks recommends: `type`, `timestamp` and `data`, with the whole task."""
+    return {"type": f"task.{status}", "timestamp": _timestamp(now), "data": {"task": _task(task, result, status)}}
 
 
 def test_form(form: str, delivery_id: str, now: datetime) -> dict[str, Any]:
-    """What a test delivery says: that it is one."""
+    """Return the payload of a test delivery."""
     if form == "event":
-        return {"type": TEST, "timestamp": _instant(now), "data": {}}
-    return {"id": delivery_id, "status": "Pending", "timestamp": _instant(now)}
+        return {"type": TEST, "timestamp": _timestamp(now), "data": {}}
+    return {"id": delivery_id, "status": "Pending", "timestamp": _timestamp(now)}
 
 
 def with_link(payload: Mapping[str, Any], link: str | None) -> dict[str, Any]:
-    """The payload as it is sent, with a link to the image where it speaks of one."""
+    """Return the payload to send: if it describes an image, with the link to it."""
     if isinstance(payload.get("result"), Mapping):
         return {**payload, "result": {**payload["result"], "sample": link}}
     task = payload.get("data", {}).get("task", {})
@@ -66,7 +69,7 @@ def with_link(payload: Mapping[str, Any], link: str | None) -> dict[str, Any]:
     return {**payload, "data": {"task": {**task, "image": {**task["image"], "url": link}}}}
 
 
-def _whole(task: Task, result: Result | None, status: Status) -> dict[str, Any]:
+def _task(task: Task, result: Result | None, status: Status) -> dict[str, Any]:
     ended_at = (task.stored_at or task.failed_at or task.cancelled_at) if status.final else None
     return {
         "id": task.id,
@@ -77,16 +80,16 @@ def _whole(task: Task, result: Result | None, status: Status) -> dict[str, Any]:
         "cost": task.cost,
         "failure": _failure(task),
         "image": None if result is None else _image(result),
-        "created_at": _instant(task.created_at),
-        "submitted_at": task.submitted_at and _instant(task.submitted_at),
-        "ended_at": ended_at and _instant(ended_at),
+        "created_at": _timestamp(task.created_at),
+        "submitted_at": task.submitted_at and _timestamp(task.submitted_at),
+        "ended_at": ended_at and _timestamp(ended_at),
     }
 
 
 def _seed(task: Task) -> int | None:
-    """The seed that made the image, else the one that was asked for."""
-    asked: int | None = task.request.get("seed")
-    return asked if task.seed is None else task.seed
+    """Return the seed of the image, else the requested seed."""
+    requested: int | None = task.request.get("seed")
+    return requested if task.seed is None else task.seed
 
 
 def _failure(task: Task) -> dict[str, Any] | None:
@@ -100,5 +103,5 @@ def _image(result: Result) -> dict[str, Any]:
     return {"url": None, **{name: getattr(result, name) for name in names}}
 
 
-def _instant(at: datetime) -> str:
+def _timestamp(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,1 +1,1 @@
-"""What runs in the background: jobs, wakeups, the heartbeat, the sweep and retention."""
+"""Background work: the job loop, wakeups, heartbeats, the sweep, retention and the metrics snapshot."""

@@ -1,4 +1,4 @@
-"""What a worker does beside its jobs, for as long as it lives: say so, and tend what lies aside on its machine."""
+"""The background loops of a worker: renew the leases of its jobs, and process the images in its spool."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -10,38 +10,40 @@ from app.jobs import Job
 from app.resources import Resources
 from app.telemetry import logs
 
-_BEAT_S = jobs.LEASE.total_seconds() / 6
-_TEND_S = 60.0
+_HEARTBEAT_S = jobs.LEASE.total_seconds() / 6
+_SPOOL_S = 60.0
 
-log = logs.get("heart")
+log = logs.get("heartbeat")
 
 
 @asynccontextmanager
 async def heartbeats(
-    use: Resources, in_hand: Mapping[asyncio.Task[None], Job], every_s: float = _BEAT_S
+    use: Resources, in_hand: Mapping[asyncio.Task[None], Job], every_s: float = _HEARTBEAT_S
 ) -> AsyncGenerator[None]:
-    """Within it, the jobs in hand are not taken for lost, and no image is forgotten that only this machine has."""
+    """Inside the block, renew the leases of the jobs `in_hand` every `every_s` seconds, and process the spool each
+    minute.
+    """
 
-    async def beat() -> None:
+    async def renew_leases() -> None:
         if in_hand:
             await use.db.write(lambda connection: jobs.heartbeat(connection, list(in_hand.values())))
 
-    duties = [
-        asyncio.create_task(_again_and_again(beat, every_s)),
-        asyncio.create_task(_again_and_again(lambda: tend(use), _TEND_S)),
+    loops = [
+        asyncio.create_task(_repeat(renew_leases, every_s)),
+        asyncio.create_task(_repeat(lambda: tend(use), _SPOOL_S)),
     ]
     try:
         yield
     finally:
-        for duty in duties:
-            duty.cancel()
-        await asyncio.gather(*duties, return_exceptions=True)
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
 
 
-async def _again_and_again(duty: Callable[[], Awaitable[None]], seconds: float) -> None:
+async def _repeat(call: Callable[[], Awaitable[None]], seconds: float) -> None:
     while True:
         try:
-            await duty()
-        except Exception as error:  # noqa: BLE001 - the next round may do better; a duty that ends is never done again
+            await call()
+        except Exception as error:  # noqa: BLE001 - the loop must survive every error, and the next call may succeed
             log.warning("background_loop_failed", error=type(error).__name__)
         await asyncio.sleep(seconds)

@@ -1,4 +1,4 @@
-"""Run the jobs that the steps leave: which step a job means, and what becomes of one that fails."""
+"""The job loop: claim due jobs, run their steps, and finish, retry or dead-letter each job."""
 
 import asyncio
 import time
@@ -40,28 +40,28 @@ STEPS: Mapping[Step, Callable[[Resources, str], Awaitable[None]]] = {
     Step.ERASE: remove_images,
 }
 
-# Each kind of work has its own hands, so that no kind waits for another: a slow download must not keep tasks from
-# being submitted, nor a slow provider a download from its deadline.
+# Each lane has its own number of jobs at once, so that no kind of work blocks another: slow downloads must not delay
+# submissions, and a slow provider must not delay downloads past the expiry of their links.
 LANES: tuple[tuple[frozenset[Step], int], ...] = (
     (frozenset({Step.COLLECT}), 8),
-    (frozenset({Step.DISPATCH}), 24),  # as many as a provider takes at once
+    (frozenset({Step.DISPATCH}), 24),  # the number of tasks that a provider accepts at once
     (frozenset({Step.RECONCILE}), 8),
-    (frozenset({Step.NOTIFY}), 64),  # an endpoint that does not answer holds one for 15 seconds
+    (frozenset({Step.NOTIFY}), 64),  # an endpoint that does not answer takes 15 seconds
     (frozenset({Step.ADMIT, Step.SWEEP}), 2),
-    (frozenset({Step.ERASE}), 1),  # a store that hangs holds it, and nothing waits for what is erased
+    (frozenset({Step.ERASE}), 1),  # may block while the store hangs; no other job depends on it
 )
 _MAX_FAILURES = 10
-_GRACE = timedelta(seconds=8)  # what a stopping service gives the steps in hand
-_AFTER_A_FAULT_S = 1.0
-_LONGEST_REST_S = 5.0
-_SHORTEST_REST_S = 0.05  # a due job whose task or lane is in hand is not worth spinning for
-_AWAY_S = 1.0  # between looks at a database that is away
+_GRACE = timedelta(seconds=8)  # for running jobs when the service stops
+_ERROR_WAIT_S = 1.0
+_MAX_WAIT_S = 5.0
+_MIN_WAIT_S = 0.05  # avoids a busy loop while a due job waits for its task or its lane
+_DATABASE_WAIT_S = 1.0  # between attempts to reach an unavailable database
 
 log = logs.get("worker")
 
 
 async def run_once(use: Resources) -> bool:
-    """Do one due job; False when there was none."""
+    """Run one due job. Return False if no job is due."""
     claimed = await use.db.write(lambda connection: jobs.claim(connection, use.worker_id, use.now(), 1))
     for job in claimed:
         await perform(use, job)
@@ -69,7 +69,7 @@ async def run_once(use: Resources) -> bool:
 
 
 async def run(use: Resources, *, grace: timedelta = _GRACE) -> None:
-    """Do jobs as they fall due, until `use.stopping` is set; then finish what is in hand, for a bounded time."""
+    """Run due jobs until `use.stopping` is set; then give running jobs up to `grace` to end."""
     wakeup = Wakeup()
     use.db.on_signal(wakeup.notify)
     in_hand: dict[asyncio.Task[None], Job] = {}
@@ -79,38 +79,38 @@ async def run(use: Resources, *, grace: timedelta = _GRACE) -> None:
             wakeup.clear()
             try:
                 started = started or await start(use)
-                await wakeup.wait(await _round(use, in_hand, wakeup) if started else _AWAY_S)
+                await wakeup.wait(await _round(use, in_hand, wakeup) if started else _DATABASE_WAIT_S)
             except Exception:
-                log.exception("round_failed")  # and the next may do better; a worker that ended would do nothing
-                await asyncio.sleep(_AFTER_A_FAULT_S)
+                log.exception("round_failed")  # the worker must survive every error, and the next round may succeed
+                await asyncio.sleep(_ERROR_WAIT_S)
         await _finish(use, set(in_hand), grace)
 
 
 async def _round(use: Resources, in_hand: dict[asyncio.Task[None], Job], wakeup: Wakeup) -> float:
-    """Begin what is due and there is room for; the seconds until the next look, 0 when something was begun."""
+    """Start the due jobs for which there is room. Return the seconds to wait until the next round; 0 if any started."""
     try:
         due = await use.db.read(jobs.next_due)
         if due is None or due > use.now():
-            return _until(use, due)
+            return _seconds_until(use, due)
         claimed = await _claim(use, in_hand.values())
     except Unavailable:
-        return _AWAY_S
+        return _DATABASE_WAIT_S
     for job in claimed:
         task = asyncio.create_task(perform(use, job))
         in_hand[task] = job
         task.add_done_callback(in_hand.pop)
         task.add_done_callback(lambda _: wakeup.notify())
-    return 0 if claimed else _SHORTEST_REST_S
+    return 0 if claimed else _MIN_WAIT_S
 
 
-def _until(use: Resources, due: datetime | None) -> float:
+def _seconds_until(use: Resources, due: datetime | None) -> float:
     if due is None:
-        return _LONGEST_REST_S
-    return min(_LONGEST_REST_S, max(_SHORTEST_REST_S, (due - use.now()) / timedelta(seconds=1)))
+        return _MAX_WAIT_S
+    return min(_MAX_WAIT_S, max(_MIN_WAIT_S, (due - use.now()) / timedelta(seconds=1)))
 
 
 async def _finish(use: Resources, in_hand: set[asyncio.Task[None]], grace: timedelta) -> None:
-    """Let the steps in hand end; what takes too long is stopped, and its job is runnable again."""
+    """Wait for running jobs; cancel those that exceed `grace`, and release them to be claimed again."""
     if not in_hand:
         return
     _, late = await asyncio.wait(in_hand, timeout=grace.total_seconds())
@@ -118,36 +118,36 @@ async def _finish(use: Resources, in_hand: set[asyncio.Task[None]], grace: timed
         task.cancel()
     await asyncio.gather(*late, return_exceptions=True)
     if late:
-        with suppress(Unavailable):  # then their leases end by themselves
+        with suppress(Unavailable):  # their leases then expire
             await use.db.write(lambda connection: jobs.release(connection, use.worker_id))
 
 
 async def perform(use: Resources, job: Job) -> None:
-    """Run the step of one job, and finish it, have it run again, or set it aside."""
+    """Run the step of one job; then finish the job, schedule a retry, or make it a dead letter."""
     started = time.monotonic()
-    known: dict[str, Any] = {"step": job.step, "task_id": job.task_id, "attempt": job.failures + 1}
+    fields: dict[str, Any] = {"step": job.step, "task_id": job.task_id, "attempt": job.failures + 1}
     with (
-        tracing.span(f"job {job.step}", SpanKind.CONSUMER, await _trace_of(use, job), **known) as span,
+        tracing.span(f"job {job.step}", SpanKind.CONSUMER, await _traceparent_of(use, job), **fields) as span,
         logs.collecting() as facts,
     ):
-        error = await _attempt(use, job)
+        error = await _run_step(use, job)
         await _conclude(use, job, error)
-        _tell(error, time.monotonic() - started, {**known, **facts}, span)
+        _report(error, time.monotonic() - started, {**fields, **facts}, span)
 
 
-async def _attempt(use: Resources, job: Job) -> Exception | None:
+async def _run_step(use: Resources, job: Job) -> Exception | None:
     try:
         await STEPS[job.step](use, job.task_id)
-    except Exception as caught:  # noqa: BLE001 - whatever a step raises, its job must not be lost
+    except Exception as caught:  # noqa: BLE001 - whatever a step raises, its job must be recorded
         return caught
     return None
 
 
-def _tell(error: Exception | None, seconds: float, known: Mapping[str, Any], span: Span) -> None:
-    """Log, count and mark how an attempt ended."""
-    line = {**known, "ms": round(seconds * 1000)}
+def _report(error: Exception | None, seconds: float, fields: Mapping[str, Any], span: Span) -> None:
+    """Record the outcome of a job attempt in log, metrics and span."""
+    line = {**fields, "ms": round(seconds * 1000)}
     outcome = "done" if error is None else "failed"
-    metrics.job_attempts.labels(known["step"], outcome).observe(seconds)
+    metrics.job_attempts.labels(fields["step"], outcome).observe(seconds)
     if error is None:
         log.info("job", outcome=outcome, **line)
         return
@@ -159,8 +159,8 @@ def _tell(error: Exception | None, seconds: float, known: Mapping[str, Any], spa
         log.error("job", outcome=outcome, code=code, exc_info=error, **line)
 
 
-async def _trace_of(use: Resources, job: Job) -> str | None:
-    """The trace of the request that submitted the task, where there is one and anybody looks."""
+async def _traceparent_of(use: Resources, job: Job) -> str | None:
+    """Return the traceparent of the request that submitted the task; None without one, or if tracing is off."""
     if not tracing.is_on():
         return None
     try:
@@ -171,32 +171,32 @@ async def _trace_of(use: Resources, job: Job) -> str | None:
 
 
 async def _conclude(use: Resources, job: Job, error: Exception | None) -> None:
-    """Record how a job ended."""
-    await write_until_available(use.db, lambda connection: _record_end(connection, use.now(), job, error))
+    """Record the outcome of a job."""
+    await write_until_available(use.db, lambda connection: _record_outcome(connection, use.now(), job, error))
 
 
-def _record_end(connection: Connection, now: datetime, job: Job, error: Exception | None) -> None:
+def _record_outcome(connection: Connection, now: datetime, job: Job, error: Exception | None) -> None:
     if error is None:
         jobs.finish(connection, job)
-    elif job.failures + 1 >= _MAX_FAILURES and not _passes(error):
+    elif job.failures + 1 >= _MAX_FAILURES and not _is_temporary(error):
         jobs.dead_letter(connection, job, type(error).__name__)
     else:
         wait = STEP_FAILED.wait(job.failures + 1)
         jobs.retry(connection, job, now + wait + ids.jitter(wait / 4), type(error).__name__)
 
 
-def _passes(error: Exception) -> bool:
-    """Whether this ends by itself, as an outage does: then trying goes on for as long as it lasts."""
+def _is_temporary(error: Exception) -> bool:
+    """Whether the error passes by itself, as an outage does: the job is then retried without limit."""
     return isinstance(error, FluxhookError) and error.retryable
 
 
 async def start(use: Resources) -> bool:
-    """Make runnable what was left running, and see that the sweeper sweeps; False while the database is away.
+    """Release the jobs that this worker left behind, and enqueue a sweep. Return False if the database is unavailable.
 
-    While nobody was here callbacks may have been missed: the provider is asked about every task that it has.
+    Callbacks may have been missed while the service was down, so a poll of every `submitted` task is enqueued too.
     """
 
-    def leave(connection: Connection) -> None:
+    def prepare(connection: Connection) -> None:
         now = use.now()
         jobs.release(connection, use.worker_id)
         submitted = tasks.ids_in(connection, Status.SUBMITTED)
@@ -204,21 +204,21 @@ async def start(use: Resources) -> bool:
         jobs.enqueue(connection, [(Step.SWEEP, NO_TASK, now)])
 
     try:
-        await use.db.write(leave)
+        await use.db.write(prepare)
     except Unavailable:
         return False
     return True
 
 
 async def _claim(use: Resources, in_hand: Collection[Job]) -> list[Job]:
-    """Due jobs, as many of each lane as it has room for."""
-    busy = Counter(job.step for job in in_hand)
-    rooms = [(lane, room - sum(busy[step] for step in lane)) for lane, room in LANES]
+    """Claim due jobs of each lane, up to its limit."""
+    running = Counter(job.step for job in in_hand)
+    free = [(lane, limit - sum(running[step] for step in lane)) for lane, limit in LANES]
 
     def take(connection: Connection) -> list[Job]:
         now = use.now()
-        claims = (jobs.claim(connection, use.worker_id, now, room, lane) for lane, room in rooms if room > 0)
+        claims = (jobs.claim(connection, use.worker_id, now, count, lane) for lane, count in free if count > 0)
         return [job for claimed in claims for job in claimed]
 
-    # A heart that stood still lets our own jobs look lost.
+    # If heartbeats were late, the leases of running jobs have expired, and a claim can return these jobs.
     return [job for job in await use.db.write(take) if job not in in_hand]

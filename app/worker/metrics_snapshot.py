@@ -1,6 +1,7 @@
-"""How things stand, for whoever scrapes: tasks, queue, slots and jobs, read in one transaction that stays cheap.
+"""The metrics snapshot: gauges of tasks, queue, slots and jobs, read from the database at each scrape.
 
-Every process shows the same here, because they share the database; its own counters are in `metrics`.
+One cheap transaction reads all of them. They are the same in every process that shares the database; the counters of a
+process are in `telemetry/metrics`.
 """
 
 import asyncio
@@ -20,25 +21,25 @@ from app.db.tables.provider_accounts import IN_ALL, Account
 from app.errors import Unavailable
 from app.resources import Resources
 
-_PATIENCE_S = 5  # with the database: a scraper waits ten seconds
+_TIMEOUT_S = 5  # for the database; Prometheus gives up after ten seconds
 
-Values = Mapping[Any, float]  # by the values of a metric's labels, as a tuple
+Values = Mapping[Any, float]  # keyed by the tuple of label values
 
 
 async def read(use: Resources) -> list[Metric]:
-    """What the database knows now; while it is away, that it is."""
+    """Read all gauges. If the database is unavailable or slow, return only `database_up` with the value 0."""
     try:
-        async with asyncio.timeout(_PATIENCE_S):
-            known = await use.db.read(lambda connection: families(connection, use.now()))
+        async with asyncio.timeout(_TIMEOUT_S):
+            gauges = await use.db.read(lambda connection: families(connection, use.now()))
     except (Unavailable, TimeoutError):
         return [_database_up(0)]
-    return [_database_up(1), *known]
+    return [_database_up(1), *gauges]
 
 
 def families(connection: Connection, now: datetime) -> list[Metric]:
-    """What the database knows now."""
-    everyone = provider_accounts.everyone(connection)
-    limits = {(account.id, model): limit for account in everyone for model, limit in account.limits.items()}
+    """Read all gauges but `database_up`."""
+    accounts = provider_accounts.everyone(connection)
+    limits = {(account.id, model): limit for account in accounts for model, limit in account.limits.items()}
     in_use, depths = provider_accounts.in_use(connection), queue.depths(connection)
     return [
         _gauge("tasks", "Tasks in each non-final state.", ("status",), _tasks(connection)),
@@ -48,7 +49,7 @@ def families(connection: Connection, now: datetime) -> list[Metric]:
             "account_paused",
             "1 while submission to an account is paused.",
             ("account", "reason"),
-            _pauses(everyone, now),
+            _pauses(accounts, now),
         ),
         *_jobs(connection, now),
     ]
@@ -59,24 +60,24 @@ def _tasks(connection: Connection) -> Values:
 
 
 def _slots(limits: Values, in_use: Values) -> list[Metric]:
-    whole = {(account,): limit for (account, model), limit in limits.items() if model == IN_ALL}
-    single = {where: limit for where, limit in limits.items() if where[1] != IN_ALL}
-    held = dict.fromkeys(single, 0) | dict(in_use)
+    totals = {(account,): limit for (account, model), limit in limits.items() if model == IN_ALL}
+    by_model = {labels: limit for labels, limit in limits.items() if labels[1] != IN_ALL}
+    taken = dict.fromkeys(by_model, 0) | dict(in_use)
     return [
-        _gauge("slots_in_use", "Tasks that the provider has or is about to receive.", ("account", "model"), held),
-        _gauge("slots_limit", "Maximum number of slots of an account.", ("account",), whole),
+        _gauge("slots_in_use", "Tasks that the provider has or is about to receive.", ("account", "model"), taken),
+        _gauge("slots_limit", "Maximum number of slots of an account.", ("account",), totals),
         _gauge(
-            "model_slots_limit", "Maximum number of slots of one model in an account.", ("account", "model"), single
+            "model_slots_limit", "Maximum number of slots of one model in an account.", ("account", "model"), by_model
         ),
     ]
 
 
-def _queue(known: Collection[tuple[str, ...]], depths: Iterable[Depth], now: datetime) -> list[Metric]:
-    lengths = {where: 0.0 for where in known if where[1] != IN_ALL}
+def _queue(series: Collection[tuple[str, ...]], depths: Iterable[Depth], now: datetime) -> list[Metric]:
+    lengths = {labels: 0.0 for labels in series if labels[1] != IN_ALL}
     ages = dict(lengths)
-    for each in depths:
-        where = (each.account_id, each.model)
-        lengths[where], ages[where] = each.length, _age(each.since, now)
+    for depth in depths:
+        labels = (depth.account_id, depth.model)
+        lengths[labels], ages[labels] = depth.length, _age(depth.since, now)
     return [
         _gauge("queue_depth", "Queued tasks that wait for a slot.", ("account", "model"), lengths),
         _gauge(
@@ -85,10 +86,10 @@ def _queue(known: Collection[tuple[str, ...]], depths: Iterable[Depth], now: dat
     ]
 
 
-def _pauses(everyone: Iterable[Account], now: datetime) -> Values:
+def _pauses(accounts: Iterable[Account], now: datetime) -> Values:
     return {
         (account.id, reason): float(account.paused(now) and account.pause_reason == reason)
-        for account in everyone
+        for account in accounts
         for reason in (provider_accounts.NO_FREE_SLOT, provider_accounts.OUT_OF_CREDITS)
     }
 
@@ -96,19 +97,19 @@ def _pauses(everyone: Iterable[Account], now: datetime) -> Values:
 def _jobs(connection: Connection, now: datetime) -> list[Metric]:
     backlogs = jobs.backlogs(connection, now)
     waiting, due, ages = (
-        {(step,): read(each) for step, each in backlogs.items()}
-        for read in (
-            lambda each: each.waiting,
-            lambda each: each.due,
-            lambda each: _age(each.oldest_due or now, now),
+        {(step,): value(backlog) for step, backlog in backlogs.items()}
+        for value in (
+            lambda backlog: backlog.waiting,
+            lambda backlog: backlog.due,
+            lambda backlog: _age(backlog.oldest_due or now, now),
         )
     )
-    held = {(): jobs.count_dead_letters(connection)}
+    dead_letters = {(): jobs.count_dead_letters(connection)}
     return [
         _gauge("jobs_waiting", "Waiting jobs, due or not.", ("step",), waiting),
         _gauge("jobs_due", "Waiting jobs that are due.", ("step",), due),
         _gauge("jobs_oldest_due_seconds", "Longest time that a waiting job has been due.", ("step",), ages),
-        _gauge("jobs_held", "Dead letters: jobs that failed their last attempt and are not retried.", (), held),
+        _gauge("jobs_held", "Dead letters: jobs that failed their last attempt and are not retried.", (), dead_letters),
     ]
 
 
@@ -120,8 +121,8 @@ def _age(since: datetime, now: datetime) -> float:
     return max(0.0, (now - since) / timedelta(seconds=1))
 
 
-def _gauge(name: str, text: str, labels: tuple[str, ...], values: Values) -> Metric:
-    family = GaugeMetricFamily(f"fluxhook_{name}", text, labels=labels)
-    for where, value in values.items():
-        family.add_metric(where, value)
+def _gauge(name: str, description: str, labels: tuple[str, ...], values: Values) -> Metric:
+    family = GaugeMetricFamily(f"fluxhook_{name}", description, labels=labels)
+    for label_values, value in values.items():
+        family.add_metric(label_values, value)
     return family

@@ -1,7 +1,7 @@
-"""Retention: what was said of tasks that ended long ago is deleted, a little at each sweep.
+"""Retention: delete the evidence, downloads and deliveries of tasks that ended long ago, in part at each sweep.
 
-Tasks, attempts, results and images stay. Each batch is a transaction of its own, short enough that nobody waits for
-it; whoever dies between two of them leaves the rest to the next sweep.
+Tasks, attempts, results and images stay. Each batch is a short transaction of its own, so that others hardly wait. If
+the process stops between two batches, the next sweep continues.
 """
 
 from collections import Counter
@@ -10,10 +10,8 @@ from app.db.queries import retention
 from app.resources import Resources
 from app.telemetry import logs
 
-_BATCH = 1000  # rows that are looked at in one transaction
-_AT_ONCE = (
-    10_000  # rows of a kind that one sweep deletes at most: a backlog of millions takes hours, and disturbs nobody
-)
+_BATCH = 1000  # rows to examine in one transaction
+_MAX_DELETED = 10_000  # rows of one kind in one sweep; a backlog of millions takes hours, but does not disturb others
 
 _KINDS = {
     "evidence": retention.forget_evidence,
@@ -21,21 +19,21 @@ _KINDS = {
     "deliveries": retention.forget_deliveries,
 }
 
-log = logs.get("prune")
+log = logs.get("retention")
 
 
-async def prune(use: Resources, batch: int = _BATCH, at_once: int = _AT_ONCE) -> None:
-    """Delete some of what need not be kept any more; nothing where everything is."""
+async def prune(use: Resources, batch: int = _BATCH, at_once: int = _MAX_DELETED) -> None:
+    """Delete expired rows, up to about `at_once` of each kind. Does nothing if evidence is kept without limit."""
     if use.evidence_kept is None:
         return
     ended_before, deleted = use.now() - use.evidence_kept, Counter[str]()
     for kind, forget in _KINDS.items():
-        on: str | None = ""
-        while on is not None and deleted[kind] < at_once and not use.stopping.is_set():
-            looked = await use.db.write(
-                lambda connection, forget=forget, on=on: forget(connection, ended_before, on, batch)  # type: ignore[misc]
+        start: str | None = ""
+        while start is not None and deleted[kind] < at_once and not use.stopping.is_set():
+            step = await use.db.write(
+                lambda connection, forget=forget, start=start: forget(connection, ended_before, start, batch)  # type: ignore[misc]
             )
-            deleted[kind] += looked.deleted
-            on = looked.on
+            deleted[kind] += step.deleted
+            start = step.on
     if deleted.total():
         log.info("pruned", **deleted)

@@ -1,6 +1,6 @@
-"""Upkeep, every few seconds: what no event would ever start.
+"""Regular maintenance for what no event starts: deadlines, expired rows, and work that lacks a job.
 
-Deadlines pass, remembered answers grow old; and whatever should be impossible is looked for, mended and counted.
+Work without a job should not exist. The sweep finds it, schedules it again and counts it.
 """
 
 from collections.abc import Callable, Collection
@@ -23,14 +23,14 @@ from app.transitions.idempotency import REMEMBERED
 from app.worker.retention import prune
 
 EVERY = timedelta(seconds=10)
-EVENTS_KEPT = timedelta(days=7)  # who was away for longer is told so
-NO_TASK = "-"  # the job is about none
-_NOTED = timedelta(hours=1)  # how long the engine's own notes of past jobs are of use
-_LATE = timedelta(seconds=30)  # what has been due for longer was not just about to be done
-_AT_ONCE = 50  # tasks that one transaction ends
-_OUT_OF_CREDITS = timedelta(hours=24)  # how long a task waits for somebody to pay
+EVENTS_KEPT = timedelta(days=7)  # a reader that was away for longer gets an error
+NO_TASK = "-"  # the task id of a job that is not about a task
+_JOB_LOG_KEPT = timedelta(hours=1)  # the log that the job engine keeps of finished jobs
+_LATE = timedelta(seconds=30)  # work that has been due for longer was missed, and is not just about to start
+_BATCH = 50  # tasks to end in one transaction
+_OUT_OF_CREDITS = timedelta(hours=24)  # how long a task waits for new credits
 
-_NEEDS = {
+_REQUIRED_STEP = {
     Status.QUEUED: Step.DISPATCH,
     Status.SUBMITTING: Step.RECONCILE,
     Status.SUBMITTED: Step.RECONCILE,
@@ -41,46 +41,48 @@ log = logs.get("sweep")
 
 
 async def sweep(use: Resources, _task_id: str) -> None:
-    """Do the upkeep once, and leave the next time."""
+    """Run the maintenance once, and enqueue the next sweep."""
     await _end_overdue(use)
     missing = await use.db.read(unscheduled)
-    mended = await use.db.write(lambda connection: upkeep(connection, use.now(), missing))
-    if mended:
-        metrics.tasks_unscheduled.inc(len(mended))
-        log.error("unscheduled", task_ids=mended)
+    rescheduled = await use.db.write(lambda connection: upkeep(connection, use.now(), missing))
+    if rescheduled:
+        metrics.tasks_unscheduled.inc(len(rescheduled))
+        log.error("unscheduled", task_ids=rescheduled)
     await prune(use)
 
 
 async def _end_overdue(use: Resources) -> None:
-    """End what has waited for too long, few at a time: callbacks wait for no more than one of these transactions."""
+    """End tasks that have waited too long, in batches: a callback waits for one of these transactions at most."""
     for find, failure, detail in (
         (late, Failure.DEADLINE_EXCEEDED, moves.TOO_LATE),
         (unpaid, Failure.OUT_OF_CREDITS, "the provider's account was out of credits for a day"),
     ):
         overdue = await use.db.read(partial(find, now=use.now()))
-        for first in range(0, len(overdue), _AT_ONCE):
-            some = partial(find, now=use.now(), among=overdue[first : first + _AT_ONCE])
-            await use.db.write(partial(_end, some=some, failure=failure, detail=detail, now=use.now()))
+        for first in range(0, len(overdue), _BATCH):
+            still_overdue = partial(find, now=use.now(), among=overdue[first : first + _BATCH])
+            await use.db.write(partial(_end, find=still_overdue, failure=failure, detail=detail, now=use.now()))
 
 
 def _end(
-    connection: Connection, some: Callable[[Connection], list[str]], failure: Failure, detail: str, now: datetime
+    connection: Connection, find: Callable[[Connection], list[str]], failure: Failure, detail: str, now: datetime
 ) -> None:
-    """End those that are found still: somebody may have paid meanwhile."""
-    moves.expire(connection, some(connection), failure, detail, now)
+    """End the tasks that `find` still returns: the account may have gained credits since they were read."""
+    moves.expire(connection, find(connection), failure, detail, now)
 
 
 def late(connection: Connection, now: datetime, among: Collection[str] | None = None) -> list[str]:
-    """Tasks whose deadline has passed in the queue."""
+    """Return the queued tasks whose deadline has passed."""
     return queue.past_deadline(connection, now, among)
 
 
 def unpaid(connection: Connection, now: datetime, among: Collection[str] | None = None) -> list[str]:
-    """Tasks that have waited for a day in an account that was refused then and a day later, and not heard of since.
+    """Return the tasks that have waited for a day in an account that was out of credits throughout that day.
 
-    Whether somebody has paid since the last refusal only the next try can tell: it is due when the pause is over.
+    Such an account is paused, and its last refusal came at least a day after its first. Only the next submission, when
+    the pause ends, can show whether it has gained credits since.
     """
-    empty = [each.id for each in provider_accounts.paused(connection, now) if _was_empty_for_a_day(each)]
+    accounts = provider_accounts.paused(connection, now)
+    empty = [account.id for account in accounts if _was_empty_for_a_day(account)]
     return queue.waiting_since(connection, empty, now - _OUT_OF_CREDITS, among) if empty else []
 
 
@@ -92,36 +94,39 @@ def _was_empty_for_a_day(account: Account) -> bool:
 
 
 def upkeep(connection: Connection, now: datetime, missing: list[tuple[Step, str]]) -> list[str]:
-    """What one sweep changes; what was mended of what should be impossible."""
+    """Delete expired rows, and schedule missing work and the next sweep. Return the ids of what was without a job."""
     events.prune(connection, now - EVENTS_KEPT)
     jobs.enqueue(connection, [(Step.SWEEP, NO_TASK, now + EVERY)])
-    jobs.prune(connection, now - _NOTED)
+    jobs.prune(connection, now - _JOB_LOG_KEPT)
     idempotency_keys.forget_before(connection, now - REMEMBERED)
     jobs.enqueue(connection, [(step, task_id, now) for step, task_id in missing])
-    return [subject for _, subject in missing] + _mend_queues(connection, now)
+    return [subject for _, subject in missing] + _repair_queues(connection, now)
 
 
 def unscheduled(connection: Connection) -> list[tuple[Step, str]]:
-    """The tasks, and the endpoints that something waits for, that should have a job and have none.
+    """Return the open tasks and the endpoints with waiting deliveries that have no job, with the step they need.
 
-    Looked for at one instant: between two statements of a writing unit, others move tasks and finish their jobs.
+    Must run in a read transaction, which has one snapshot: in a writing one, other transactions move tasks and finish
+    jobs between its statements.
     """
     missing = []
-    for status, step in _NEEDS.items():
+    for status, step in _REQUIRED_STEP.items():
         ids = queue.admitted(connection) if status is Status.QUEUED else tasks.ids_in(connection, status)
         missing += [(step, task_id) for task_id in sorted(ids - jobs.scheduled(connection, step, ids))]
     awaited = deliveries.awaited(connection)
-    missing += [(Step.NOTIFY, each) for each in sorted(awaited - jobs.scheduled(connection, Step.NOTIFY, awaited))]
+    without_job = awaited - jobs.scheduled(connection, Step.NOTIFY, awaited)
+    missing += [(Step.NOTIFY, endpoint_id) for endpoint_id in sorted(without_job)]
     return missing
 
 
-def _mend_queues(connection: Connection, now: datetime) -> list[str]:
-    """Free what can hold no slot, and admit what could have been admitted by an earlier event.
+def _repair_queues(connection: Connection, now: datetime) -> list[str]:
+    """Free slots that no task may take any more, and admit tasks that an earlier event should have admitted.
 
-    Unless that is just about to happen.
+    Nothing is admitted while an ADMIT job is due or running. Return the ids of the slots' and the admitted tasks.
     """
     reclaimed = sorted(provider_accounts.reclaim(connection))
     if jobs.overdue(connection, Step.ADMIT, now):
         return reclaimed
     account_ids = provider_accounts.all_ids(connection)
-    return reclaimed + [each for account_id in account_ids for each in admit(connection, account_id, now - _LATE)]
+    admitted = [task_id for account_id in account_ids for task_id in admit(connection, account_id, now - _LATE)]
+    return reclaimed + admitted

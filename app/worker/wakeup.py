@@ -1,6 +1,6 @@
-"""What calls a worker to look for jobs: a commit that left one, a job that ended, the service that stops.
+"""The wakeup of an idle worker: a commit enqueued a job, a job ended, or the service stops.
 
-Nothing is lost by it: it says that there may be something, and whoever is called looks in the database.
+It only signals that there may be work. The worker then reads the database, so a lost signal loses no job.
 """
 
 import asyncio
@@ -11,55 +11,55 @@ from datetime import timedelta
 
 from app.rules.backoff import Backoff
 
-# Between looks that find nothing while it goes on ringing: a storm of callbacks rings with each commit, and each look
-# is a transaction. A job that is left in such a storm waits so much longer; one that is left in peace does not wait.
-_BREATH = Backoff(first=timedelta(milliseconds=2), longest=timedelta(milliseconds=20))
+# The pause between checks that find nothing while notifications keep arriving: a burst of callbacks notifies with each
+# commit, and each check is a transaction. Only a job that is enqueued during such a burst waits for the pause.
+_PAUSE = Backoff(first=timedelta(milliseconds=2), longest=timedelta(milliseconds=20))
 
 
 class Wakeup:
-    """One for each worker, made on its event loop."""
+    """The wakeup of one worker. Must be created on the worker's event loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._rung = asyncio.Event()
-        self._in_vain = 0  # looks that found nothing, one right after the other
+        self._notified = asyncio.Event()
+        self._empty_checks = 0  # consecutive checks that found nothing, in quick succession
 
     def notify(self) -> None:
-        """From any thread. Who finds it rung already came before the look that silences it, and is seen by that."""
-        if not self._rung.is_set():
-            with suppress(RuntimeError):  # the loop is closed: another thread committed for the last time
-                self._loop.call_soon_threadsafe(self._rung.set)
+        """Wake the worker. Thread-safe. If the flag is set, the next check has not started and will see this job."""
+        if not self._notified.is_set():
+            with suppress(RuntimeError):  # the event loop is closed, and this thread made one of the last commits
+                self._loop.call_soon_threadsafe(self._notified.set)
 
     def clear(self) -> None:
-        """Before a look: what rings from now on may be news."""
-        self._rung.clear()
+        """Clear the flag before a check: a notification after this point may be about a job that the check misses."""
+        self._notified.clear()
 
     @asynccontextmanager
     async def notified_by(self, event: asyncio.Event) -> AsyncGenerator[None]:
-        """Within it, the bell rings when the event is set."""
+        """Inside the block, notify when `event` is set."""
 
-        async def wait() -> None:
+        async def forward() -> None:
             await event.wait()
-            self._rung.set()
+            self._notified.set()
 
-        waiting = asyncio.create_task(wait())
+        forwarding = asyncio.create_task(forward())
         try:
             yield
         finally:
-            waiting.cancel()
+            forwarding.cancel()
 
     async def wait(self, seconds: float) -> None:
-        """After a look: until it rings or the time is over; 0 when something was found, and the next look is free."""
+        """Wait for a notification, `seconds` at most. With 0, as after a check that found jobs, return at once."""
         if not seconds:
-            self._in_vain = 0
+            self._empty_checks = 0
             return
-        began = time.monotonic()
+        started = time.monotonic()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._rung.wait()
-        rested_s, breath_s = time.monotonic() - began, self._breath_s()
-        self._in_vain = self._in_vain + 1 if rested_s <= _BREATH.longest.total_seconds() else 0
-        await asyncio.sleep(max(0, breath_s - rested_s))
+                await self._notified.wait()
+        waited_s, pause_s = time.monotonic() - started, self._pause_s()
+        self._empty_checks = self._empty_checks + 1 if waited_s <= _PAUSE.longest.total_seconds() else 0
+        await asyncio.sleep(max(0, pause_s - waited_s))
 
-    def _breath_s(self) -> float:
-        return _BREATH.wait(self._in_vain).total_seconds() if self._in_vain else 0
+    def _pause_s(self) -> float:
+        return _PAUSE.wait(self._empty_checks).total_seconds() if self._empty_checks else 0

@@ -32,9 +32,9 @@ def refusal(command: str, env: dict[str, str]) -> str:
     [
         ({"FLUXHOOK_DATA_DIR": "{file}"}, "FLUXHOOK_DATA_DIR: {file} cannot be created by user"),
         ({"FLUXHOOK_DATA_DIR": "{file}/below"}, "FLUXHOOK_DATA_DIR: {file}/below cannot be created by user"),
-        ({"FLUXHOOK_STORE_URL": "{file}/below"}, "FLUXHOOK_STORE_URL: the image store cannot be made"),
-        ({"FLUXHOOK_STORE_URL": "ftp://images"}, "FLUXHOOK_STORE_URL: not a folder, s3://"),
-        ({"FLUXHOOK_STORE_URL": "s3://[images"}, "FLUXHOOK_STORE_URL: is no address of a bucket"),
+        ({"FLUXHOOK_STORE_URL": "{file}/below"}, "FLUXHOOK_STORE_URL: the image store cannot be created"),
+        ({"FLUXHOOK_STORE_URL": "ftp://images"}, "FLUXHOOK_STORE_URL: must be a folder or begin with s3://"),
+        ({"FLUXHOOK_STORE_URL": "s3://[images"}, "FLUXHOOK_STORE_URL: not a valid URL"),
         ({"FLUXHOOK_STORE_URL": "az://images"}, "FLUXHOOK_STORE_URL: cannot be used"),
         (
             {"FLUXHOOK_DATABASE_URL": "sqlite:///{file}/below.db"},

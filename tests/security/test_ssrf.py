@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from app.provider import http
 from app.security import ssrf
 from app.security.ssrf import EgressRefused, Network, guarded_client, is_permitted
+from app.wiring import results_client
 
 PHONE_BOOK = {
     "images.example.com": ["93.184.216.34"],

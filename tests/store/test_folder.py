@@ -296,7 +296,7 @@ async def test_a_folder_that_hangs_is_unavailable_and_keeps_nobody_else_waiting(
     found = await hanging
     let_go.set()
 
-    assert {str(each) for each in found} == {"the image store cannot be written: it hangs"}
+    assert {str(each) for each in found} == {"the image store cannot be written: timeout"}
 
 
 async def test_what_was_given_up_is_not_put_later_by_the_hand_that_hung(root: Path) -> None:
