@@ -122,7 +122,7 @@ def unscheduled(connection: Connection) -> list[tuple[Step, str]]:
 def _repair_queues(connection: Connection, now: datetime) -> list[str]:
     """Free slots that no task may take any more, and admit tasks that an earlier event should have admitted.
 
-    Nothing is admitted while an ADMIT job is due or running. Return the ids of the slots' and the admitted tasks.
+    Nothing is admitted while an ADMIT job is due or running. Return the ids of the tasks concerned.
     """
     reclaimed = sorted(provider_accounts.reclaim(connection))
     if jobs.overdue(connection, Step.ADMIT, now):

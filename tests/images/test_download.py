@@ -1,4 +1,4 @@
-"""Results come home in pieces: many large ones at once are not many large ones in memory."""
+"""Downloads are buffered in chunks: many large results at once need little memory."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ STATUS = Path("/proc/self/status")
 
 
 class Pieces(httpx.AsyncByteStream):
-    """A body as it comes from a socket."""
+    """A response body in chunks, as from a socket."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -32,20 +32,20 @@ class Pieces(httpx.AsyncByteStream):
 
 
 def noise(side: int) -> bytes:
-    """A PNG that cannot be packed: three bytes for each pixel."""
+    """An incompressible PNG: three bytes for each pixel."""
     out = BytesIO()
     Image.frombytes("RGB", (side, side), os.urandom(side * side * 3)).save(out, "PNG", compress_level=0)
     return out.getvalue()
 
 
 def memory(name: str) -> int:
-    """Bytes of this process, by the kernel's name for them."""
+    """Memory of this process in bytes, by its name in /proc."""
     (line,) = [line for line in STATUS.read_text().splitlines() if line.startswith(name)]
     return int(line.split()[1]) * 1024
 
 
 def memory_now() -> int:
-    """What is taken now; the peak is counted from here."""
+    """Return the memory in use, and reset the peak to it."""
     Path("/proc/self/clear_refs").write_text("5")
     return memory("VmRSS")
 

@@ -1,4 +1,4 @@
-"""Real files by Pillow, photos, and files that pretend."""
+"""Image detection with files from Pillow, photos, and files that are not what they claim to be."""
 
 import struct
 import zlib
@@ -206,7 +206,7 @@ def test_random_bytes_are_no_image_and_nothing_worse(magic: bytes, rest: bytes) 
 FILES = {form: file(form) for form in TYPES}
 
 
-@pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")  # Pillow warns of what it mends
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")  # Pillow warns about repairable damage
 @given(st.sampled_from(sorted(FILES)), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=8))
 def test_a_damaged_image_is_decoded_or_refused_and_nothing_worse(form: str, damage: list[tuple[int, int]]) -> None:
     raw = bytearray(FILES[form])

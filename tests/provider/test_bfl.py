@@ -1,4 +1,4 @@
-"""What BFL is sent, what its answers mean, and where its key goes."""
+"""BFL: the requests, the meaning of the responses, and the hosts that receive the API key."""
 
 import base64
 import json
@@ -35,7 +35,7 @@ HOOK = "https://fluxhook.example.com/callbacks/sub_1/token"
 
 @dataclass
 class Other:
-    """The other side: gives one answer, and keeps what it was asked."""
+    """A server that gives one answer and records the requests."""
 
     answer: httpx.Response | Exception = field(default_factory=lambda: httpx.Response(200, json={"id": "task-1"}))
     asked: list[httpx.Request] = field(default_factory=list)

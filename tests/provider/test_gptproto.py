@@ -1,4 +1,4 @@
-"""GPTProto: BFL's fields under another path and key, and two codes that mean something else."""
+"""GPTProto: BFL's fields with another path and key header, and status codes with another meaning."""
 
 import json
 from io import BytesIO
@@ -23,7 +23,7 @@ ORDER = SubmitRequest(
 
 
 class Other:
-    """The other side: gives one answer, and keeps what it was asked."""
+    """A server that gives one answer and records the requests."""
 
     def __init__(self, answer: httpx.Response | Exception) -> None:
         self.answer = answer

@@ -24,7 +24,7 @@ Handler = Callable[[httpx.Request], httpx.Response]
 
 @dataclass
 class Stream(httpx.AsyncByteStream):
-    """A body piece by piece, which knows how much of it was taken and whether it was let go of."""
+    """A response body in chunks, which records how many were read and whether it was closed."""
 
     pieces: int
     piece: bytes = b"x" * 64 * 1024
@@ -105,7 +105,7 @@ async def test_a_redirect_is_an_answer_and_not_followed() -> None:
 @pytest.mark.parametrize(
     "error", [httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol]
 )
-async def test_a_request_that_never_left_was_not_heard(error: type[httpx.TransportError]) -> None:
+async def test_a_request_that_was_not_sent_is_down(error: type[httpx.TransportError]) -> None:
     answer = await ask(error("no way there"))
 
     assert answer == ProviderResponse(Report(Said.DOWN, detail=f"not reached: {error.__name__}"))
@@ -122,7 +122,7 @@ async def test_a_request_that_never_left_was_not_heard(error: type[httpx.Transpo
         httpx.ProxyError,
     ],
 )
-async def test_a_request_that_may_have_been_heard_is_lost(error: type[httpx.TransportError]) -> None:
+async def test_a_request_that_may_have_been_received_is_lost(error: type[httpx.TransportError]) -> None:
     answer = await ask(error("cut"))
 
     assert answer == ProviderResponse(Report(Said.LOST, detail=f"no answer: {error.__name__}"))
@@ -135,7 +135,7 @@ async def test_a_body_that_breaks_off_is_lost() -> None:
     assert stream.closed
 
 
-async def test_a_dribbling_answer_is_cut_at_the_deadline() -> None:
+async def test_a_slowly_sent_response_is_cut_at_the_deadline() -> None:
     stream = Stream(pieces=1, piece=b"{", stalls=True)
 
     answer = await ask(httpx.Response(200, stream=stream), SOON)
@@ -144,13 +144,13 @@ async def test_a_dribbling_answer_is_cut_at_the_deadline() -> None:
     assert stream.closed
 
 
-async def test_an_answer_of_just_the_bound_is_whole() -> None:
+async def test_a_response_of_the_maximum_size_is_complete() -> None:
     answer = await ask(httpx.Response(200, stream=Stream(pieces=16)))
 
     assert len(answer.body) == exchange.MAX_ANSWER_BYTES
 
 
-async def test_a_longer_answer_is_cut_and_not_read_on() -> None:
+async def test_a_longer_response_is_cut() -> None:
     stream = Stream(pieces=10_000)
 
     answer = await ask(httpx.Response(200, stream=stream))

@@ -1,4 +1,4 @@
-"""Every form in which a provider was documented or seen to speak, and everything else."""
+"""Messages in every form that is documented or was seen, and arbitrary input."""
 
 import json
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""The body of a submit: the JSON that it always was, made piece by piece."""
+"""The body of a submission: JSON that is encoded in chunks."""
 
 import json
 import tracemalloc
@@ -66,7 +66,7 @@ async def test_a_large_image_is_not_held_twice() -> None:
 
 
 class Cutting(httpx.AsyncBaseTransport):
-    """A connection that breaks off after so many pieces of the body."""
+    """A connection that fails after a given number of chunks of the body."""
 
     def __init__(self, pieces: int) -> None:
         self._pieces = pieces
@@ -83,7 +83,7 @@ class Cutting(httpx.AsyncBaseTransport):
 
 @pytest.mark.parametrize("adapter", [Bfl, Gptproto])
 @pytest.mark.parametrize(("pieces", "said"), [(1, Said.DOWN), (2, Said.DOWN), (4, Said.DOWN), (5, Said.LOST)])
-async def test_an_order_that_broke_off_before_its_end_was_not_taken(
+async def test_an_incomplete_request_was_not_accepted(
     adapter: type[Bfl] | type[Gptproto], pieces: int, said: Said
 ) -> None:
     order = SubmitRequest("flux-kontext-pro", {"prompt": "a"}, {"input_image": BytesIO(b"an image")}, **HOOK)
@@ -93,7 +93,7 @@ async def test_an_order_that_broke_off_before_its_end_was_not_taken(
     assert answer.report.said is said
 
 
-async def test_an_order_in_one_piece_may_have_been_taken_when_its_answer_is_lost() -> None:
+async def test_a_complete_request_may_have_been_accepted_if_its_response_is_lost() -> None:
     order = SubmitRequest("flux-kontext-pro", {"prompt": "a"}, {}, **HOOK)
     async with client(Cutting(1)) as http:
         answer = await Bfl(http, "https://provider.example", "key").submit(order)

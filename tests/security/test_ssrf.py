@@ -1,4 +1,4 @@
-"""Where requests may go. Names are looked up in a phone book of this file, and nothing leaves the machine."""
+"""The SSRF guard. Host names are resolved from a table in this file, and nothing leaves the machine."""
 
 import socket
 import sys
@@ -33,7 +33,7 @@ PHONE_BOOK = {
 
 
 def look_up(host: str, port: int) -> list[str]:
-    """Names come from the book; addresses in every notation are read by the C library, as in production."""
+    """Resolve names from the table, and addresses in every notation with the C library, as in production."""
     if host in PHONE_BOOK:
         return PHONE_BOOK[host]
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
@@ -42,7 +42,7 @@ def look_up(host: str, port: int) -> list[str]:
 
 @dataclass
 class Recorder(httpx.AsyncBaseTransport):
-    """Answers everything and keeps what it was asked."""
+    """Answer every request and record it."""
 
     requests: list[httpx.Request] = field(default_factory=list)
     closed: bool = False
@@ -151,7 +151,7 @@ PUBLIC = {
 
 
 @pytest.mark.parametrize("address", PRIVATE.values(), ids=PRIVATE.keys())
-def test_an_address_inside_somebodys_network_is_not_permitted(address: str) -> None:
+def test_an_address_in_a_private_network_is_not_permitted(address: str) -> None:
     assert not is_permitted(ip_address(address), ())
 
 
@@ -270,7 +270,7 @@ async def test_closing_the_client_closes_what_is_inside() -> None:
         f"http://{'a' * 64}.example.com/",
     ],
 )
-async def test_a_way_into_the_house_is_refused_before_anything_is_sent(url: str) -> None:
+async def test_a_url_of_a_private_host_is_refused_before_anything_is_sent(url: str) -> None:
     async with guarded() as (client, recorder):
         with pytest.raises((httpx.TransportError, httpx.InvalidURL)):
             await client.get(url)
@@ -300,7 +300,7 @@ async def test_every_address_of_a_name_must_be_listed() -> None:
     assert recorder.requests == []
 
 
-def test_the_guard_takes_networks_of_both_kinds() -> None:
+def test_the_guard_accepts_networks_of_both_ip_versions() -> None:
     networks: list[Network] = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
 
     assert is_permitted(ip_address("fd00::1"), networks)

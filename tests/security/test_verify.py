@@ -1,4 +1,4 @@
-"""The judge of callbacks. Expected signatures are computed here, not by `app.sign`."""
+"""Verification of callbacks. Expected signatures are computed here, not by `app.security.sign`."""
 
 import hashlib
 import hmac
@@ -121,7 +121,7 @@ def test_a_wrong_plain_secret_is_forged(told: bytes) -> None:
     assert judge((PLAIN, told)) is Verdict.FORGED
 
 
-def test_the_plain_secret_told_twice_is_forged() -> None:
+def test_the_plain_secret_sent_twice_is_forged() -> None:
     assert judge((PLAIN, SECRET.encode()), (PLAIN, SECRET.encode())) is Verdict.FORGED
 
 
@@ -135,7 +135,7 @@ def test_an_empty_secret_signs_nothing() -> None:
     assert judge((SIGNED, signature), secret="") is Verdict.FORGED
 
 
-def test_an_empty_secret_is_not_told_by_an_empty_header() -> None:
+def test_an_empty_secret_is_not_proven_by_an_empty_header() -> None:
     assert judge((PLAIN, b""), secret="") is Verdict.FORGED
 
 

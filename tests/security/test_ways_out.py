@@ -92,7 +92,7 @@ def look_up(host: str, port: int) -> list[str]:
 
 @dataclass
 class Outside(httpx.AsyncBaseTransport):
-    """Everything that gets out of the house."""
+    """Every request that leaves the service."""
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
@@ -125,7 +125,7 @@ async def world(tmp_path: Path, sqlite_url: str, outside: Outside) -> AsyncGener
 
 
 async def told(world: World, url: str) -> tuple[int, str | None, str | None]:
-    """What the submitter sees of a webhook: the answer's status, and what becomes of the delivery."""
+    """What the submitter sees of a webhook: the status of the response, and the state of the delivery."""
     answer = await world.api.post("/v1/tasks", json={"prompt": "a fox", "webhook_url": url})
     if answer.status_code != 202:
         return answer.status_code, None, None
@@ -135,7 +135,7 @@ async def told(world: World, url: str) -> tuple[int, str | None, str | None]:
     return 202, delivery["state"], delivery["detail"]
 
 
-async def test_no_way_leads_anywhere(world: World, outside: Outside) -> None:
+async def test_no_known_ssrf_url_reaches_a_host(world: World, outside: Outside) -> None:
     for name, host in WAYS.items():
         url = f"https://{host}/latest/meta-data/"
         hook = await world.api.post("/v1/endpoints/test", json={"webhook_url": url})
@@ -154,7 +154,7 @@ async def test_no_way_leads_anywhere(world: World, outside: Outside) -> None:
 @pytest.mark.parametrize(
     "url", ["https://intranet.example.com/", "https://10.1.2.3/", "https://unknown.example.com/"], ids=str
 )
-async def test_blocked_and_unreachable_are_told_alike(world: World, url: str) -> None:
+async def test_blocked_and_unreachable_hosts_look_alike(world: World, url: str) -> None:
     assert await told(world, url) == (202, "waiting", "the host cannot be reached")
 
 
@@ -193,7 +193,7 @@ async def test_plain_http_does_not_leave_the_networks_that_the_operator_lists(ou
     assert outside.reached == [PUBLIC]
 
 
-async def test_names_that_nobody_answers_for_keep_no_thread_of_anybody_else(outside: Outside) -> None:
+async def test_slow_lookups_do_not_block_other_threads(outside: Outside) -> None:
     let_go = asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -1,4 +1,4 @@
-"""What we sign is believed by those who have never heard of us, and nothing else is."""
+"""Independent libraries and handlers accept the signatures of webhooks, and reject anything altered."""
 
 import base64
 import hashlib
@@ -28,7 +28,7 @@ def headers(secret: str = SECRET, **changes: Any) -> dict[str, str]:
 
 
 def documented(secret: str) -> str:
-    """As the documents say that a library wants a secret that is any text."""
+    """Return a secret in the form that the documentation gives for libraries."""
     return secret if secret.startswith("whsec_") else "whsec_" + base64.b64encode(secret.encode()).decode()
 
 
@@ -78,7 +78,7 @@ def test_the_signature_is_that_of_the_specification_s_example() -> None:
     assert given["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
-# A handler written from the provider's webhook guide, by somebody who has never heard of us.
+# A handler written from the provider's webhook guide, without knowledge of Fluxhook.
 
 
 def bfl_handler(body: bytes, given: dict[str, str], secret: str) -> str:

@@ -19,7 +19,7 @@ SCHEMES = ["s3", "gs", "az"]
 
 @contextmanager
 def serving(*command: str, **environment: str) -> Generator[str]:
-    """The address of a server of its own process that is told its port last."""
+    """Start a server in its own process, with the port as last argument, and yield its address."""
     port = free_port()
     with subprocess.Popen(  # noqa: S603
         [sys.executable, *command, str(port)],
@@ -52,7 +52,7 @@ def wait_for(port: int) -> None:
 
 
 def variables(scheme: str, address: str) -> dict[str, str]:
-    """What the cloud's own tools read to find and open a bucket."""
+    """The environment variables with which the cloud's own tools find and open a bucket."""
     return {
         "s3": {
             "AWS_ACCESS_KEY_ID": "key",
@@ -70,7 +70,7 @@ def variables(scheme: str, address: str) -> dict[str, str]:
 
 
 class _Way(socketserver.ThreadingTCPServer):
-    """Passes bytes on in both directions until `left` are used up, and then nothing more."""
+    """Forward bytes in both directions until `left` is used up, then nothing more."""
 
     left: int
     target: tuple[str, int | None]
@@ -93,7 +93,7 @@ class _Passing(socketserver.BaseRequestHandler):
 
 @contextmanager
 def cutting(address: str, after: int) -> Generator[str]:
-    """A way to a server that ends for good once this many bytes have gone by."""
+    """A proxy to a server that stops for good after this many bytes."""
     with _Way(("127.0.0.1", 0), _Passing) as way:
         way.left, way.target = after, ("127.0.0.1", urlsplit(address).port)
         passing = Thread(target=way.serve_forever, args=(0.02,))

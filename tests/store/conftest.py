@@ -1,4 +1,4 @@
-"""Buckets of three clouds, as near as they can be had without one."""
+"""Buckets of three clouds, from local servers with the same protocols."""
 
 from collections.abc import Generator
 

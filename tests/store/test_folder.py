@@ -15,7 +15,7 @@ MB = 1024 * 1024
 
 
 class Breaking(BytesIO):
-    """Ends in an error after some pieces, as a full disk or a cancelled upload would."""
+    """A file that fails after some chunks, like a full disk or a cancelled upload."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         piece = super().read(size)
@@ -111,7 +111,7 @@ async def test_what_is_there_in_part_is_written_again(store: FolderStore, root: 
 
 
 class Disk:
-    """The system's `fsync`: which files and folders were synced, and one folder that is not."""
+    """A recorder of `fsync`: the files and folders that were synced, and one folder whose sync fails."""
 
     def __init__(self) -> None:
         self.synced: set[int] = set()
@@ -217,7 +217,7 @@ async def test_a_check_is_not_disturbed_by_what_another_left_behind(store: Folde
 
 
 def written(root: Path) -> bool:
-    """Whether anything was made or removed in the folder since it was last asked."""
+    """Whether anything was created or deleted in the folder since the last call."""
     changed = root.stat().st_mtime_ns != 0
     os.utime(root, ns=(0, 0))
     return changed
@@ -241,7 +241,7 @@ async def test_a_folder_that_has_failed_is_tried_out_at_the_next_probe(store: Fo
     assert written(root)
 
 
-async def test_belief_in_a_folder_ends_by_itself(root: Path) -> None:
+async def test_a_recent_success_expires(root: Path) -> None:
     store = FolderStore(root, believed_s=0)
     await store.check()
     written(root)
@@ -275,7 +275,7 @@ async def test_a_folder_that_went_away_is_not_made_again_to_hide_what_is_put_mea
 
 
 class Hanging(BytesIO):
-    """Does not come to its end before it is let go, as a disk behind a network that went away."""
+    """A file that blocks until it is released, like one on an unavailable network disk."""
 
     def __init__(self, data: bytes, let_go: Event) -> None:
         super().__init__(data)
@@ -286,7 +286,7 @@ class Hanging(BytesIO):
         return super().read(size)
 
 
-async def test_a_folder_that_hangs_is_unavailable_and_keeps_nobody_else_waiting(root: Path) -> None:
+async def test_a_folder_that_hangs_is_unavailable_and_does_not_block_other_threads(root: Path) -> None:
     store, let_go = FolderStore(root, patience_s=0.2), Event()
     puts = [store.put(f"{KEY}{number}", Hanging(b"an image", let_go)) for number in range(40)]
     hanging = asyncio.gather(*puts, return_exceptions=True)
@@ -299,7 +299,7 @@ async def test_a_folder_that_hangs_is_unavailable_and_keeps_nobody_else_waiting(
     assert {str(each) for each in found} == {"the image store cannot be written: timeout"}
 
 
-async def test_what_was_given_up_is_not_put_later_by_the_hand_that_hung(root: Path) -> None:
+async def test_an_abandoned_write_does_not_complete_later(root: Path) -> None:
     store, let_go = FolderStore(root, patience_s=0.1), Event()
     source = Hanging(b"an image", let_go)
     with pytest.raises(Unavailable):
@@ -307,7 +307,7 @@ async def test_what_was_given_up_is_not_put_later_by_the_hand_that_hung(root: Pa
     source.seek(4)  # as who keeps it aside meanwhile may do
     let_go.set()
     async with asyncio.timeout(30):
-        while files(root):  # noqa: ASYNC110 - a thread that was given up tells nobody
+        while files(root):  # noqa: ASYNC110 - an abandoned thread does not report its end
             await asyncio.sleep(0.01)
 
     with pytest.raises(Missing):

@@ -1,4 +1,4 @@
-"""A store that goes away in the middle of something: it is said so, and nothing half done can be seen."""
+"""A store that becomes unavailable during an operation: it is reported, and no partial object is visible."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ def address(request: pytest.FixtureRequest, scheme: str) -> str:
 
 
 def through(scheme: str, address: str, monkeypatch: pytest.MonkeyPatch, prefix: str) -> ObjectStore:
-    """The same bucket, by another way."""
+    """The same bucket at another address."""
     for name, value in variables(scheme, address).items():
         monkeypatch.setenv(name, value)
     return ObjectStore(f"{scheme}://pictures/{prefix}")

@@ -1,4 +1,4 @@
-"""What every store promises, asked of each: a folder, and a bucket of each cloud that an address can name."""
+"""The conformance suite of the stores: a folder, and a bucket of each supported cloud."""
 
 import os
 import resource
@@ -97,7 +97,7 @@ async def test_twenty_megabytes_go_both_ways_in_pieces_with_flat_memory(store: S
 
 
 async def test_no_request_stays_open_while_a_reader_has_a_piece(scheme: str) -> None:
-    """So a slow reader runs into no timeout: the next piece is a new request, which finds the image gone."""
+    """A slow reader causes no timeout: the next chunk is a new request, which finds that the image is missing."""
     store, image = ObjectStore(f"{scheme}://pictures/slow"), os.urandom(3 * MB)
     await store.put(KEY, BytesIO(image))
     reading = store.read(KEY, 0, len(image))
@@ -134,7 +134,7 @@ async def test_a_store_that_is_down_is_unavailable_and_says_nothing_of_its_addre
 
 
 @pytest.mark.parametrize("url", ["s3://", "gs://", "az://"])
-def test_an_address_without_a_bucket_is_refused_with_its_mend(url: str) -> None:
+def test_a_url_without_a_bucket_is_refused_with_advice(url: str) -> None:
     with pytest.raises(ConfigurationError, match="FLUXHOOK_STORE_URL"):
         ObjectStore(url)
 

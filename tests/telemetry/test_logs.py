@@ -1,4 +1,4 @@
-"""The log: one JSON object for each line, whoever wrote it, and one line for each request and job attempt."""
+"""The log: every line is a JSON object, including those of libraries; requests and job attempts write one line each."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ Read = Callable[[], list[dict[str, Any]]]
 
 @pytest.fixture
 def written() -> Generator[Read]:
-    """The log as it is configured for a service; gives what was written so far."""
+    """Configure the log as a service does. Yield a function that returns the lines so far."""
     root, stream = logging.getLogger(), StringIO()
     handlers, level = list(root.handlers), root.level
     logs.configure(stream=stream)
@@ -31,7 +31,7 @@ def written() -> Generator[Read]:
     root.handlers, root.level = handlers, level
 
 
-def test_a_line_says_when_how_bad_and_what(written: Read) -> None:
+def test_a_line_has_time_logger_level_and_event(written: Read) -> None:
     logs.get("anything").warning("happened", task_id="task_1")
 
     (line,) = written()
@@ -47,7 +47,7 @@ def test_the_lines_of_libraries_have_the_same_form(written: Read) -> None:
 
 
 @pytest.mark.parametrize("library", ["httpx", "httpcore", "uvicorn.access"])
-def test_whoever_writes_whole_addresses_is_quiet(written: Read, library: str) -> None:
+def test_libraries_that_log_complete_urls_are_silenced(written: Read, library: str) -> None:
     logging.getLogger(library).info("GET https://delivery.example/image?sig=secret")
 
     assert written() == []
@@ -70,7 +70,7 @@ async def test_what_is_emitted_is_not_written_either_where_only_worse_is_wanted(
     assert written() == []
 
 
-async def test_a_log_that_nobody_takes_any_more_stops_nobody(written: Read) -> None:
+async def test_a_closed_log_stops_nothing(written: Read) -> None:
     closed = StringIO()
     logs.configure(stream=closed)
     closed.close()
@@ -82,7 +82,7 @@ async def test_a_log_that_nobody_takes_any_more_stops_nobody(written: Read) -> N
     assert written() == []
 
 
-def test_what_is_less_than_the_level_is_not_written(written: Read) -> None:
+def test_lines_below_the_level_are_not_written(written: Read) -> None:
     logs.get("anything").debug("a detail")
     logging.getLogger("some.library").debug("another")
 
@@ -165,7 +165,7 @@ async def test_where_the_log_is_set_up_otherwise_an_emitted_line_takes_its_way()
     assert captured == [{"event": "request", "log_level": "info", "number": 1}]
 
 
-def test_facts_are_collected_for_whoever_asked_and_nobody_else() -> None:
+def test_facts_are_collected_by_the_innermost_block() -> None:
     logs.note(task_id="before")
     with logs.collecting() as outer:
         logs.note(task_id="a", key_id="k")

@@ -1,4 +1,4 @@
-"""What operators see: what is counted, once for each effect, and who may read it."""
+"""Metrics: each effect is counted once, and scrapes need an API key."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +27,7 @@ def counted(name: str, **labels: str) -> float:
 
 
 class Rise:
-    """By how much each of these rose since this was made."""
+    """The increase of each of these series since its creation."""
 
     def __init__(self, *wanted: tuple[str, dict[str, str]]) -> None:
         self._before = [(name, labels, counted(name, **labels)) for name, labels in wanted]

@@ -1,4 +1,4 @@
-"""Traces: one from the request that submits a task to its last job, sent as OTLP, and nothing private in it."""
+"""Traces: one from the submitting request to the last job of a task, exported as OTLP, without private data."""
 
 import asyncio
 import subprocess
@@ -42,7 +42,7 @@ VARIABLES = (
 
 @dataclass
 class Collector:
-    """Stands in for an OpenTelemetry collector: takes OTLP over HTTP and keeps what came."""
+    """A stand-in for an OpenTelemetry collector: it accepts OTLP over HTTP and records it."""
 
     address: str
     bodies: list[bytes] = field(default_factory=list)
@@ -220,7 +220,7 @@ async def test_it_is_off_unless_it_is_asked_for(
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL"),
     ],
 )
-def test_what_cannot_be_had_is_said_at_once(
+def test_an_unsupported_setting_is_an_error_at_the_start(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], named: str
 ) -> None:
     for each, value in variables.items():
@@ -266,7 +266,7 @@ async def test_what_asks_every_few_seconds_about_no_task_is_no_trace(
     assert collector.spans == []
 
 
-def test_who_does_not_trace_does_not_pay_for_it() -> None:
+def test_the_sdk_is_not_imported_while_tracing_is_off() -> None:
     asks = (
         "import sys; from app.telemetry import tracing\n"
         "with tracing.sending(), tracing.span('anything'): pass\n"

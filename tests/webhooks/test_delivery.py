@@ -1,4 +1,4 @@
-"""One try over real sockets: whatever a receiver does is recorded, and costs no more than it must."""
+"""One delivery attempt over real sockets: every behaviour of a receiver is recorded, with bounded cost."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -34,7 +34,7 @@ async def world(tmp_path: Path, sqlite_url: str) -> AsyncGenerator[World]:
 
 @dataclass
 class Sockets:
-    """A receiver that writes what it likes."""
+    """A receiver that writes arbitrary bytes."""
 
     answering: Answering
     url: str = ""
@@ -182,7 +182,7 @@ async def test_what_a_proxy_variable_says_changes_nothing(world: World, monkeypa
     assert (await only_delivery(world))["state"] == "delivered"
 
 
-async def test_an_answer_that_no_text_can_hold_is_shown_all_the_same(world: World) -> None:
+async def test_a_response_that_is_not_text_is_shown(world: World) -> None:
     async with receiving(writing(b"HTTP/1.1 500 Broken\r\n\r\n\xff\0\xfe")) as there:
         await ended(world, webhook_url=there.url)
 

@@ -1,4 +1,4 @@
-"""What a webhook says, in both forms, for each way in which a task can end."""
+"""Payloads of webhooks in both forms, for each way in which a task can end."""
 
 from dataclasses import replace
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""What `docs/receiving-webhooks.md` tells a receiver to do works, word for word."""
+"""The instructions of `docs/receiving-webhooks.md` work, word for word."""
 
 import asyncio
 import base64
@@ -31,7 +31,7 @@ def block(language: str) -> str:
 
 @pytest.fixture
 async def heard(world: World) -> Receiver:
-    """A receiver that was told of a task, signed with the document's secret, now."""
+    """A receiver with one current webhook about a task, signed with the document's secret."""
     world.clock.at = clock.utc_now()
     heard = receiver(world)
     await told(world, webhook_secret=SECRET)

@@ -1,4 +1,4 @@
-"""What a task's row keeps of a webhook, and who may ask for which."""
+"""The webhook columns of a task, and the webhooks that a request may ask for."""
 
 from dataclasses import replace
 from ipaddress import ip_network
@@ -37,14 +37,14 @@ async def test_a_webhook_is_kept_beside_the_task_and_not_in_what_is_sent_on(each
     assert subscription.unseal(each_world.use.keys, task_id, task.webhook_secret or "") == "hush"
 
 
-async def test_without_an_address_nothing_is_kept(world: World) -> None:
+async def test_without_a_url_nothing_is_stored(world: World) -> None:
     task = await row(world, await world.post(webhook_secret="hush"))
 
     assert (task.webhook_url, task.webhook_secret, task.webhook_form, task.webhook_events) == (None,) * 4
 
 
 async def test_a_secret_is_nowhere_in_the_database_and_never_shown(each_world: World) -> None:
-    secret = "a secret that nobody else would write"
+    secret = "a secret that occurs nowhere else"
     headers = {"idempotency-key": "once"}
     body = {"prompt": "a fox", "webhook_url": URL, "webhook_secret": secret}
     answer = await each_world.api.post("/v1/tasks", json=body, headers=headers)
@@ -70,7 +70,7 @@ async def test_form_fields_carry_a_webhook_too(world: World) -> None:
     assert answer.json()["webhook"] == {"url": URL, "form": "event", "events": ["stored", "submitted"]}
 
 
-async def test_what_is_no_address_is_refused_and_named(world: World) -> None:
+async def test_an_invalid_url_is_refused_and_named(world: World) -> None:
     unusable = [
         "",
         "app.example.com",
@@ -89,7 +89,7 @@ async def test_what_is_no_address_is_refused_and_named(world: World) -> None:
         assert set(await refused(world, webhook_url=url)) == {"webhook_url"}, url
 
 
-async def test_a_blocked_host_and_a_dead_one_are_taken_like_any_other(world: World) -> None:
+async def test_blocked_and_unreachable_hosts_are_accepted_like_any_other(world: World) -> None:
     for host in ("10.0.0.1", "localhost", "169.254.169.254", "nobody.invalid", "app.example.com"):
         assert await world.post(webhook_url=f"https://{host}/")
 

@@ -1,4 +1,4 @@
-"""What a worker does beside its jobs."""
+"""The background loops of a worker."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -30,7 +30,7 @@ async def world(tmp_path: Path, postgres_url: str) -> AsyncGenerator[World]:
 
 
 async def claimed(world: World) -> jobs.Job:
-    """A job that is in hand, and not far from being taken for lost."""
+    """A running job whose lease is about to expire."""
 
     def leave_and_claim(connection: Connection) -> list[jobs.Job]:
         jobs.enqueue(connection, [(Step.COLLECT, "task_1", world.clock())])
@@ -42,7 +42,7 @@ async def claimed(world: World) -> jobs.Job:
 
 
 async def kept_by_beats(world: World, job: jobs.Job, use: Resources) -> bool:
-    """Whether the job is still its worker's when the lease that it was claimed with has ended."""
+    """Whether the worker still has the job after the end of the lease that it was claimed with."""
     before = await world.use.db.read(jobs.next_due)
     assert before is not None
 
@@ -58,14 +58,14 @@ async def kept_by_beats(world: World, job: jobs.Job, use: Resources) -> bool:
     return await world.use.db.write(lambda connection: jobs.claim(connection, "2" * 32, world.clock(), 9)) == []
 
 
-async def test_the_jobs_in_hand_of_a_worker_that_lives_are_not_taken_for_lost(world: World) -> None:
+async def test_a_living_worker_keeps_the_leases_of_its_running_jobs(world: World) -> None:
     job = await claimed(world)
 
     assert await kept_by_beats(world, job, world.use)
 
 
 class Failing(OneByOne):
-    """A database whose first writes fail, in a way that nobody knows."""
+    """A database whose first writes fail with an unknown error."""
 
     def __init__(self, inner: Database, times: int) -> None:
         self._inner = inner
@@ -82,7 +82,7 @@ class Failing(OneByOne):
         return await self._inner.write(work)
 
 
-async def test_a_beat_that_fails_is_tried_again(world: World) -> None:
+async def test_a_failed_heartbeat_is_retried(world: World) -> None:
     job, failing = await claimed(world), Failing(world.use.db, 2)
 
     assert await kept_by_beats(world, job, replace(world.use, db=failing))

@@ -33,7 +33,7 @@ TAKEN = ProviderResponse(Report(Said.PENDING, "p1"), 200, {}, b"{}")
 
 @asynccontextmanager
 async def running(use: Resources, grace: float = 20) -> AsyncGenerator[asyncio.Event]:
-    """A worker at work; it is stopped at the end, or before by its event."""
+    """A running worker, which is stopped at the end of the block, or earlier by its event."""
     mine = replace(use, stopping=asyncio.Event())
     async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         group.create_task(loop.run(mine, grace=timedelta(seconds=grace)))
@@ -59,7 +59,7 @@ async def test_every_step_has_its_function() -> None:
 
 
 class BrokenStore(FolderStore):
-    """A store that finds a new way to fail."""
+    """A store that fails with an unexpected error."""
 
     def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
         raise RuntimeError(f"{key} {start} {end}")
@@ -109,7 +109,7 @@ async def test_the_line_of_a_job_says_which_task_how_it_ended_and_nothing_secret
     assert "private wish" not in str(logs)
 
 
-async def test_a_running_worker_does_what_is_left_and_what_comes_and_stops_when_told(each_world: World) -> None:
+async def test_a_running_worker_runs_old_and_new_jobs_and_stops_on_request(each_world: World) -> None:
     small(each_world)
     first = await each_world.post()
     async with running(each_world.use):
@@ -202,7 +202,7 @@ async def test_what_takes_too_long_is_cancelled_and_its_job_is_runnable_again(ea
     assert each_world.ledger()["accepted"] == 1
 
 
-async def test_no_more_jobs_of_a_lane_are_in_hand_at_once_than_it_has_hands(world: World) -> None:
+async def test_a_lane_runs_no_more_jobs_at_once_than_its_limit(world: World) -> None:
     ((_, hands),) = [lane for lane in loop.LANES if Step.DISPATCH in lane[0]]
     may_answer = asyncio.Event()
 
@@ -239,7 +239,7 @@ async def test_every_step_is_in_one_lane() -> None:
 
 
 async def test_a_provider_that_hangs_does_not_keep_images_from_being_collected(each_world: World) -> None:
-    """All hands of one lane are tied; the other lanes go on."""
+    """One lane is full; the other lanes continue."""
     caller = await submitted(each_world)
     await done(each_world)
     asked: list[SubmitRequest] = []
@@ -279,7 +279,7 @@ async def test_a_running_worker_sweeps(world: World) -> None:
 
 
 class Away(OneByOne):
-    """A database that cannot be reached for its first calls, or fails in a way that nobody knows."""
+    """A database that is unavailable for its first calls, or fails with an unknown error."""
 
     def __init__(self, inner: Database, calls: int, error: Exception | None = None) -> None:
         self._inner = inner

@@ -1,4 +1,4 @@
-"""How things stand at a scrape: the queue, the slots, the jobs, and what it costs to know."""
+"""The metrics snapshot: queue, slots and jobs at a scrape, and the cost of reading them."""
 
 from datetime import timedelta
 
@@ -16,7 +16,7 @@ MAX, PRO = "flux-kontext-max", "flux-kontext-pro"
 
 
 async def scraped(world: World) -> dict[str, float]:
-    """Every live value, by name and labels as they are exposed."""
+    """Every gauge by its name and labels, as exposed."""
     shown = metrics.exposition(await metrics_snapshot.read(world.use)).decode()
     lines = [line.rpartition(" ") for line in shown.splitlines() if line.startswith("fluxhook_")]
     return {name.removeprefix("fluxhook_"): float(value) for name, _, value in lines}

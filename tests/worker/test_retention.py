@@ -1,4 +1,4 @@
-"""Retention: what was said of tasks that ended long ago goes, and nothing else does."""
+"""Retention deletes old evidence, downloads and deliveries, and nothing else."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ def keeping(world: World) -> Resources:
 
 
 async def rows(world: World, tables: tuple[str, ...] = SAID) -> list[int]:
-    """How many rows there are in each of these."""
+    """The number of rows in each of these tables."""
 
     def count(connection: Connection) -> list[int]:
         counted = (connection.exec_driver_sql(f"SELECT count(*) FROM {table}") for table in tables)  # noqa: S608
@@ -40,7 +40,7 @@ async def rows(world: World, tables: tuple[str, ...] = SAID) -> list[int]:
 
 @dataclass
 class Dying:
-    """A database whose process is killed after so many commits."""
+    """A database whose process is killed after a given number of commits."""
 
     real: Database
     commits: int
@@ -121,9 +121,7 @@ async def test_a_delivery_that_waits_stays(each_world: World) -> None:
 
 
 @pytest.mark.parametrize("commits", range(5))
-async def test_who_is_killed_between_two_batches_leaves_the_rest_to_the_next_sweep(
-    each_world: World, commits: int
-) -> None:
+async def test_after_a_kill_between_two_batches_the_next_sweep_continues(each_world: World, commits: int) -> None:
     receiver(each_world, 200)
     for _ in range(3):
         await told(each_world)

@@ -1,4 +1,4 @@
-"""Upkeep: deadlines, old answers, and what should be impossible is found, mended and counted."""
+"""The sweep: deadlines, expired rows, and work without a job, which is rescheduled and counted."""
 
 import asyncio
 from datetime import timedelta
@@ -32,7 +32,7 @@ def counted() -> float:
 
 
 async def sweeping(world: World) -> None:
-    """From now on the world is swept, as it is wherever a worker runs."""
+    """Start the sweep, as every running worker does."""
     wanted = [(Step.SWEEP, NO_TASK, world.clock())]
     await world.use.db.write(lambda connection: jobs.enqueue(connection, wanted))
 
@@ -42,7 +42,7 @@ async def rob(world: World) -> None:
 
 
 @pytest.mark.parametrize("state", ["queued", "submitting", "submitted", "ready"])
-async def test_a_task_that_is_robbed_of_its_job_is_mended_and_counted(each_world: World, state: str) -> None:
+async def test_a_task_without_its_job_is_rescheduled_and_counted(each_world: World, state: str) -> None:
     small(each_world)
     if state == "queued":
         task_id = await each_world.post()
@@ -77,7 +77,7 @@ async def test_a_final_task_needs_no_job(each_world: World) -> None:
     assert (counted() - before, left) == (0, set())
 
 
-async def test_a_queue_that_nobody_woke_is_woken_and_counted(each_world: World) -> None:
+async def test_a_queue_whose_admission_was_missed_is_admitted_and_counted(each_world: World) -> None:
     await each_world.use.db.write(lambda connection: put_account(connection, account=1))
     first, second = await each_world.post(), await each_world.post()
     await each_world.use.db.write(lambda connection: provider_accounts.release(connection, [first]))
@@ -163,7 +163,7 @@ async def test_an_account_that_is_paused_for_long_is_no_fault_of_ours(each_world
     assert {(await each_world.task(task_id))["status"] for task_id in posted} == {"queued"}
 
 
-async def test_a_task_waits_a_day_for_somebody_to_pay_and_no_longer(each_world: World) -> None:
+async def test_a_task_waits_a_day_for_credits_and_no_longer(each_world: World) -> None:
     each_world.twin.rules = each_world.twin.rules.model_copy(update={"credits": 0})
     await sweeping(each_world)
     task_id = await each_world.post()
@@ -284,7 +284,7 @@ async def test_a_queue_that_is_about_to_be_woken_is_left_to_its_job_and_not_coun
     task_id = await world.post()
     await world.work()
     world.twin.faults = Faults()
-    world.clock.advance(60)  # nobody worked meanwhile: the service was away
+    world.clock.advance(60)  # the service was down
     before = counted()
     await sweep(world.use, NO_TASK)
     await world.work()
@@ -308,7 +308,7 @@ async def test_a_slot_whose_holder_needs_none_is_free_again_and_counted(each_wor
     await sweep(each_world.use, NO_TASK)
 
     assert await each_world.use.db.read(queue.admitted) == {waiting}
-    assert counted() - before == 2  # the slot, and the task that nobody woke
+    assert counted() - before == 2  # the slot, and the task whose admission was missed
 
 
 async def test_a_crowd_whose_deadline_passed_is_ended_a_few_at_a_time(each_world: World) -> None:

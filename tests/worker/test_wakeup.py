@@ -1,4 +1,4 @@
-"""A worker is called at once in peace, and not for each commit of a storm."""
+"""An idle worker wakes at once; in a burst of commits it checks only now and then."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ LONG = 60.0
 BOUND = 30.0
 
 
-async def test_it_is_heard_from_any_thread() -> None:
+async def test_a_notification_works_from_any_thread() -> None:
     wakeup = Wakeup()
     Thread(target=wakeup.notify).start()
 
@@ -20,14 +20,14 @@ async def test_it_is_heard_from_any_thread() -> None:
         await wakeup.wait(LONG)
 
 
-async def test_it_rings_when_the_service_stops() -> None:
+async def test_a_stopping_service_wakes_the_worker() -> None:
     wakeup, stopping = Wakeup(), asyncio.Event()
     async with asyncio.timeout(BOUND), wakeup.notified_by(stopping):
         stopping.set()
         await wakeup.wait(LONG)
 
 
-async def test_what_rings_while_somebody_looks_is_not_lost() -> None:
+async def test_a_notification_during_a_check_is_not_lost() -> None:
     wakeup = Wakeup()
     wakeup.clear()
     wakeup.notify()
@@ -37,8 +37,8 @@ async def test_what_rings_while_somebody_looks_is_not_lost() -> None:
         await wakeup.wait(LONG)
 
 
-async def test_a_storm_is_looked_at_now_and_then() -> None:
-    """Each look is followed by a rest that no ringing ends: of 2 ms and twice as much each time, up to 20 ms."""
+async def test_a_burst_causes_few_checks() -> None:
+    """A pause follows each empty check, which no notification ends: 2 ms, doubled each time up to 20 ms."""
     wakeup, looks = Wakeup(), 12
 
     async def storm() -> None:
@@ -59,7 +59,7 @@ async def test_a_storm_is_looked_at_now_and_then() -> None:
 
 
 async def is_over_at_once(resting: Coroutine[Any, Any, None]) -> bool:
-    """Whether it needs no more than a few rounds of the event loop, which are over before any timer."""
+    """Whether it ends within a few iterations of the event loop, before any timer."""
     wait = asyncio.create_task(resting)
     for _ in range(5):
         await asyncio.sleep(0)
@@ -68,7 +68,7 @@ async def is_over_at_once(resting: Coroutine[Any, Any, None]) -> bool:
     return is_over
 
 
-async def test_after_a_look_that_found_something_the_next_is_free() -> None:
+async def test_after_a_check_that_found_jobs_the_next_is_immediate() -> None:
     wakeup = Wakeup()
     for _ in range(10):
         wakeup.clear()
