@@ -40,7 +40,13 @@ def plan_test(
     """Store a test delivery, which reports no task. It is also sent to an endpoint that is paused."""
     endpoint = _endpoints(connection, {(key_id, url)}, now)[key_id, url]
     message = payload.test_form(form, delivery_id, now)
-    test = {"id": delivery_id, "secret": secret, "state": deliveries.State.WAITING, "detail": None, "ended_at": None}
+    test = {
+        "id": delivery_id,
+        "secret": secret,
+        "state": deliveries.DeliveryState.WAITING,
+        "detail": None,
+        "ended_at": None,
+    }
     deliveries.insert(connection, [{**_row(endpoint, None, deliveries.TEST, form, message, now), **test}])
     jobs.enqueue(connection, [(Step.NOTIFY, endpoint.id, now)])
 
