@@ -1,15 +1,15 @@
 """Fluxhook: a job gateway for FLUX Kontext image tasks.
 
-The flow, in the order to read it:
+The flow, in reading order:
 
-    submit      check a task, mint its id, record it; admit gives it a slot when there is one
-    dispatch    ask the provider, with a callback address and a secret of this attempt alone
-    callback    prove what arrives there, keep it, answer once it is durable
-    settle      decide what a piece of evidence moves; the one place that changes a task's state
-    reconcile   ask the provider about tasks that went quiet or were hinted at
-    collect     download the result while its link lives, check it, keep it
-    notify      tell the application, signed, for days if need be
-    worker      do the jobs that these leave; sweep looks for what nobody left
+    submit      validate a task and record it with its first attempt; admit assigns a slot if one is free
+    dispatch    send the task to the provider, with a callback address and secret unique to the attempt
+    callback    verify an incoming callback, store it, and answer once it is durable
+    settle      apply evidence: decide its effect, then change the task's state in one transaction
+    reconcile   poll the provider about tasks whose callback is overdue, hinted at or contradicted
+    collect     download the result before its link expires, verify it and store it
+    notify      deliver signed webhooks to the application, with retries for up to three days
+    worker      runs the jobs that these steps enqueue; its sweep finds work that has no job
 """
 
 __version__ = "0.2.0"

@@ -1,4 +1,4 @@
-"""`python -m app`: the same as `fluxhook`."""
+"""Run `fluxhook` as `python -m app`."""
 
 import sys
 

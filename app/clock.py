@@ -1,4 +1,4 @@
-"""The only reader of the clock. Instants are aware UTC; durations are `timedelta`."""
+"""The only module that reads the clock. Instants are aware datetimes in UTC; durations are `timedelta`."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -8,4 +8,4 @@ Now: TypeAlias = Callable[[], datetime]
 
 
 def utc_now() -> datetime:
-    return datetime.now(UTC)  # noqa: TID251 - the one place that may
+    return datetime.now(UTC)  # noqa: TID251 - the only module that may use it

@@ -1,26 +1,31 @@
-"""Every error that a user of Fluxhook can meet: a stable code, an HTTP status, a title, one detail.
+"""All errors of Fluxhook. Each has a stable code, an HTTP status, a title and a detail.
 
     FluxhookError
-      ConfigurationError     the settings cannot work; the detail names the setting and the mend
-      RequestError           the caller can mend it (4xx)
+      ConfigurationError     a setting is invalid; the detail names the setting and the fix
+      RequestError           the caller can correct the request (4xx)
         MalformedRequest  Unauthorized  Forbidden  NotFound  Conflict  EventsGone  TooLarge  UnsupportedMediaType
         RangeNotSatisfiable  InvalidRequest  KeyReused  LinkExpired
-          KeyRefused           Unauthorized, in the provider's way: 403
-          RequestInFlight      a Conflict that passes
-      Unavailable            ours, and it passes: try again (503)
-        Overloaded           more is coming in than can be written
-      ResultRefused          what the provider's link gave is not a result that may be kept
+          KeyRefused           Unauthorized with the provider's status, 403
+          RequestInFlight      a temporary Conflict
+      Unavailable            a temporary failure of the service; the caller can retry (503)
+        Overloaded           requests arrive faster than they can be written
+      ResultRefused          the provider's link did not deliver a usable image
 
-A detail never holds a secret, a prompt or image bytes: it says what was wrong, not what was sent.
+A detail states what was wrong, not what was sent: it never contains a secret, a prompt or image bytes.
 """
 
 from collections.abc import Mapping
 
 
 class FluxhookError(Exception):
+    """Base class. `detail` describes this occurrence; `fields` maps the name of an invalid field to the reason.
+
+    `retryable` errors may succeed if the same request is sent again.
+    """
+
     code = "internal_error"
     status = 500
-    title = "Something went wrong in Fluxhook"
+    title = "Internal error"
     retryable = False
 
     def __init__(self, detail: str, fields: Mapping[str, str] | None = None) -> None:
@@ -31,7 +36,7 @@ class FluxhookError(Exception):
 
 class ConfigurationError(FluxhookError):
     code = "configuration"
-    title = "The configuration cannot work"
+    title = "Invalid configuration"
 
 
 class RequestError(FluxhookError):
@@ -40,19 +45,19 @@ class RequestError(FluxhookError):
 
 class MalformedRequest(RequestError):
     code = "malformed_request"
-    title = "The request could not be read"
+    title = "Malformed request"
 
 
 class Unauthorized(RequestError):
     code = "unauthorized"
     status = 401
-    title = "A valid API key is needed"
+    title = "A valid API key is required"
 
 
 class Forbidden(RequestError):
     code = "forbidden"
     status = 403
-    title = "This API key may not do that"
+    title = "This API key has no permission for the request"
 
 
 class KeyRefused(Unauthorized):
@@ -62,55 +67,55 @@ class KeyRefused(Unauthorized):
 class NotFound(RequestError):
     code = "not_found"
     status = 404
-    title = "There is nothing here"
+    title = "Not found"
 
 
 class Conflict(RequestError):
     code = "conflict"
     status = 409
-    title = "That is not possible as things stand"
+    title = "The request conflicts with the current state"
 
 
 class RequestInFlight(Conflict):
     code = "request_in_flight"
-    title = "The first request with this Idempotency-Key is still being worked on"
+    title = "The first request with this Idempotency-Key is still in progress"
     retryable = True
 
 
 class EventsGone(RequestError):
     code = "events_gone"
     status = 410
-    title = "The feed does not go back that far"
+    title = "The requested events are no longer available"
 
 
 class TooLarge(RequestError):
     code = "too_large"
     status = 413
-    title = "That is more than Fluxhook takes"
+    title = "The request is too large"
 
 
 class UnsupportedMediaType(RequestError):
     code = "unsupported_media_type"
     status = 415
-    title = "Send JSON or multipart/form-data"
+    title = "Unsupported media type"
 
 
 class RangeNotSatisfiable(RequestError):
     code = "range_not_satisfiable"
     status = 416
-    title = "That range lies outside of the image"
+    title = "Range not satisfiable"
 
 
 class InvalidRequest(RequestError):
     code = "invalid_request"
     status = 422
-    title = "The request breaks a rule"
+    title = "Invalid request"
 
 
 class KeyReused(RequestError):
     code = "idempotency_key_reused"
     status = 422
-    title = "This Idempotency-Key stands for another request"
+    title = "This Idempotency-Key was used for a different request"
 
 
 class LinkExpired(RequestError):
@@ -122,17 +127,17 @@ class LinkExpired(RequestError):
 class Unavailable(FluxhookError):
     code = "unavailable"
     status = 503
-    title = "Not possible at the moment"
+    title = "Temporarily unavailable"
     retryable = True
 
 
 class Overloaded(Unavailable):
     code = "overloaded"
-    title = "More is coming in than can be written"
+    title = "Temporarily overloaded"
 
 
 class ResultRefused(FluxhookError):
     code = "result_refused"
     status = 502
-    title = "What the provider's link gave is not an image"
+    title = "The provider's result is not usable"
     retryable = True

@@ -1,8 +1,8 @@
-"""The only source of randomness: ids that sort by creation, keys, and jitter."""
+"""Ids that sort by creation time, keys, nonces and jitter. The only module that uses a random source."""
 
-import random  # noqa: TID251 - the one place that may
+import random  # noqa: TID251 - the only module that may use it
 import re
-import secrets  # noqa: TID251 - the one place that may
+import secrets  # noqa: TID251 - the only module that may use it
 from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -17,9 +17,9 @@ _FORM = re.compile(r"[a-z]+_[0-9a-v]{37}")
 
 
 def new_id(prefix: str, now: datetime) -> str:
-    """`prefix_` and 37 lower-case base32hex characters: 56 bits of microseconds, then 129 random bits.
+    """Return `prefix_` and 37 lower-case base32hex characters: 56 bits of microseconds, then 129 random bits.
 
-    base32hex keeps the order of the bytes, so ids of one kind sort by creation.
+    base32hex preserves the order of the encoded bytes, so ids with one prefix sort by creation time.
     """
     random_bytes = secrets.token_bytes(1 + _RANDOM_DIGITS)
     rest = random_bytes[1:].translate(_TO_DIGITS).decode()
@@ -27,43 +27,43 @@ def new_id(prefix: str, now: datetime) -> str:
 
 
 def first_at(prefix: str, instant: datetime) -> str:
-    """The lowest id of this kind that can be made at `instant`: what is older sorts before it, nothing else does.
+    """Return the lowest id with this prefix that can be created at `instant`: exactly the older ids sort before it.
 
-    An instant that no id can tell counts as the first or the last that one can: 1970, or the year 4253.
+    An instant outside the range of ids is clamped to it: from 1970 to the year 4253.
     """
-    told = min(max(instant, _EPOCH), _LAST)
-    return f"{prefix}_{_time(told, 0)}{_DIGITS[0] * _RANDOM_DIGITS}"
+    clamped = min(max(instant, _EPOCH), _LAST)
+    return f"{prefix}_{_time(clamped, 0)}{_DIGITS[0] * _RANDOM_DIGITS}"
 
 
-def _time(at: datetime, rest: int) -> str:
-    """Twelve characters: 56 bits of time, and four that are given.
+def _time(at: datetime, low_bits: int) -> str:
+    """Return twelve characters: 56 bits of time followed by the four bits of `low_bits`.
 
-    Not by the library's encoder, which takes ten times as long for an id: each callback needs one.
+    The standard library's encoder takes ten times as long, and each callback needs an id.
     """
-    number = (at - _EPOCH) // _MICROSECOND << 4 | rest
+    number = (at - _EPOCH) // _MICROSECOND << 4 | low_bits
     return "".join([_PAIRS[number >> place & 1023] for place in _PLACES])
 
 
 def is_id(prefix: str, text: str) -> bool:
-    """Whether this could be an id of that kind."""
+    """Return whether `text` has the form of an id with this prefix."""
     return _FORM.fullmatch(text) is not None and text.startswith(f"{prefix}_")
 
 
 def new_key() -> str:
-    """An API key or ring key with 256 bits of entropy, safe in a header and in an address."""
+    """Return a new API key or keyring key: 256 random bits in base64url, safe in headers and URLs."""
     return secrets.token_urlsafe(32)
 
 
 def new_worker_id() -> str:
-    """What a worker goes by while it lives: a UUID in hex."""
+    """Return the name of a worker process: 128 random bits in hex, the form of a UUID."""
     return secrets.token_hex(16)
 
 
 def jitter(span: timedelta) -> timedelta:
-    """Anything from nothing to `span`, so that what failed together does not come back together."""
-    return span * random.random()  # noqa: S311 - spreads load, guards nothing
+    """Return a random duration between zero and `span`, so that work that failed together is not retried together."""
+    return span * random.random()  # noqa: S311 - spreads load and protects nothing
 
 
 def nonce() -> bytes:
-    """Twelve bytes that were never used before, for sealing."""
+    """Return twelve random bytes: the nonce for sealing one value with AES-GCM."""
     return secrets.token_bytes(12)

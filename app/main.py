@@ -1,4 +1,4 @@
-"""The composition root: resources, routes and the worker become one ASGI application."""
+"""The composition root: builds the ASGI application from resources, routes and the worker."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
@@ -34,7 +34,7 @@ from app.web.routes import callbacks as callback_list
 from app.web.schemas import webhooks
 from app.worker import loop
 
-# Built once in a process, however many apps it makes: that takes longer than all else of an app.
+# Built once per process and shared by its applications: including the routers is the slowest part of create_app.
 _ROUTES = APIRouter()
 for _module in (
     task_actions,
@@ -57,7 +57,10 @@ for _module in (
 
 
 def create_app(resources: AbstractAsyncContextManager[Resources], *, with_worker: bool = True) -> FastAPI:
-    """The service around `resources`, which live as long as it does; `with_worker` runs the jobs in it too."""
+    """Build the service. `resources` are entered at startup and exited at shutdown.
+
+    `with_worker`: the process also runs jobs.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
@@ -78,9 +81,9 @@ def create_app(resources: AbstractAsyncContextManager[Resources], *, with_worker
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        # A redirect would name the host and scheme of our side of a proxy.
+        # Behind a proxy, a redirect would contain the internal host and scheme.
         redirect_slashes=False,
-        # FastAPI's own spans name whole paths, and one of ours holds a token. `request_log` makes them instead.
+        # FastAPI's spans contain whole paths, and callback paths contain a token. `request_log` creates spans instead.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.scrapers = set()
@@ -95,7 +98,7 @@ def create_app(resources: AbstractAsyncContextManager[Resources], *, with_worker
 
 
 def _describe(app: FastAPI) -> None:
-    """Complete the OpenAPI document with what no route declares by itself."""
+    """Add to the OpenAPI document what no route declares: the problem schema and the security schemes."""
     generate = app.openapi
 
     def openapi() -> dict[str, object]:
@@ -115,22 +118,22 @@ def _describe(app: FastAPI) -> None:
                 if path.startswith(("/v1/", "/flux/v1/", "/metrics")):
                     operation["security"] = [{"bearer": []}, {"x-key": []}]
         for operation in _operations(document["paths"] | document["webhooks"]):
-            _drop_default_refusal(operation["responses"])
+            _drop_default_422(operation["responses"])
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _operations(paths: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every operation under these, and those that they call back."""
+    """Yield all operations of these paths, including those of their callbacks."""
     for operations in paths.values():
         for operation in operations.values():
             yield operation
-            for called_back in operation.get("callbacks", {}).values():
-                yield from _operations(called_back)
+            for callback_paths in operation.get("callbacks", {}).values():
+                yield from _operations(callback_paths)
 
 
-def _drop_default_refusal(responses: dict[str, Any]) -> None:
-    """Forget the 422 that FastAPI assumes where a route has parameters and declares none: we do not answer so."""
+def _drop_default_422(responses: dict[str, Any]) -> None:
+    """Remove the 422 response that FastAPI adds to routes with parameters: the service uses problem documents."""
     if "application/json" in responses.get("422", {}).get("content", {}):
         del responses["422"]

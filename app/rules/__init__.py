@@ -1,1 +1,1 @@
-"""What decides without acting: states, waits, limits. Pure; imports no third party."""
+"""Decisions without side effects: task states, waits and limits. Pure functions; no third-party imports."""

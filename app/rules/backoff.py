@@ -1,4 +1,4 @@
-"""How long to wait before trying again: exponential backoff, bounded. Pure: who waits adds the jitter."""
+"""Waits before a retry: bounded exponential backoff, and the schedule of webhooks. Pure: callers add the jitter."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -7,14 +7,14 @@ from email.utils import parsedate_to_datetime
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Waits of `first`, doubled each time, never longer than `longest`."""
+    """Exponential backoff: a wait of `first`, doubled after each failure, at most `longest`."""
 
     first: timedelta
     longest: timedelta
 
     def wait(self, attempt: int) -> timedelta:
-        """The wait after the `attempt`-th failure (counted from 1), without jitter."""
-        # 2**30 seconds is past any bound, and an exponent without end would overflow.
+        """Return the wait after the `attempt`-th failure, counted from 1, without jitter."""
+        # Doubling 30 times exceeds every `longest`; an unbounded exponent would overflow.
         return min(self.first * (1 << min(attempt - 1, 30)), self.longest)
 
 
@@ -26,7 +26,7 @@ LISTENING = Backoff(first=timedelta(seconds=0.5), longest=timedelta(seconds=15))
 STORE = Backoff(first=timedelta(seconds=15), longest=timedelta(minutes=2))
 STEP_FAILED = Backoff(first=timedelta(seconds=2), longest=timedelta(minutes=5))
 
-# Of a webhook, after its first try: three days in all, as those wait who have to mend what is broken on a weekend.
+# The waits after each failed try of a webhook. They add up to three days, so that a receiver may be down for a weekend.
 WEBHOOK_WAITS = (
     timedelta(seconds=5),
     timedelta(seconds=30),
@@ -41,24 +41,24 @@ WEBHOOK_WAITS = (
     timedelta(hours=20),
     timedelta(hours=24),
 )
-# How long an endpoint that fails is left alone by its other deliveries, too: none of their tries is used up.
+# The backoff of a failing endpoint. It delays all of the endpoint's deliveries and uses up none of their tries.
 ENDPOINT_REST = Backoff(first=timedelta(seconds=1), longest=timedelta(minutes=5))
-LONGEST_WISH = timedelta(hours=24)  # of a `Retry-After`
-_DIGITS = 9
+LONGEST_WISH = timedelta(hours=24)  # the longest `Retry-After` that is honoured
+_DIGITS = 9  # a longer number of seconds is cut: timedelta has an upper limit
 
 
-def webhook_wait(tries: int, wish: timedelta | None) -> timedelta | None:
-    """The wait after the `tries`-th failure of a webhook, without jitter; None when that was the last.
+def webhook_wait(tries: int, retry_after: timedelta | None) -> timedelta | None:
+    """Return the wait after the `tries`-th failure of a webhook, without jitter; None after the last try.
 
-    `wish` is what the receiver asked for: it may make the wait longer, up to a day, never shorter.
+    `retry_after`: the wait that the receiver asked for. It can lengthen the wait, up to a day, and never shortens it.
     """
     if tries > len(WEBHOOK_WAITS):
         return None
-    return max(WEBHOOK_WAITS[tries - 1], min(wish or timedelta(), LONGEST_WISH))
+    return max(WEBHOOK_WAITS[tries - 1], min(retry_after or timedelta(), LONGEST_WISH))
 
 
 def read_retry_after(text: str, now: datetime) -> timedelta | None:
-    """`Retry-After` in seconds or as a date (RFC 9110); None for anything else."""
+    """Parse `Retry-After`, in seconds or as an HTTP date (RFC 9110); return None for anything else."""
     if text.isascii() and text.isdecimal():
         return timedelta(seconds=int(text[:_DIGITS]))
     try:

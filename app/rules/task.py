@@ -1,6 +1,11 @@
-"""What a task can be, what may follow what, and what a piece of evidence means for it. Pure.
+"""The state machine of a task and the rules for evidence. Pure: no I/O, no clock, no third-party imports.
 
-`MOVES` is the only statement of the allowed moves: the SQL fences and the diagram derive from it.
+A task is in one `Status`. It has one or more attempts, and three witnesses report on them: the answer to the
+submission, callbacks and polls. A provider adapter translates each message into a `Report`. `decide` compares the
+report with the `AttemptState` and returns its `Effect` and, if the task moves, the new status.
+
+`MOVES` is the only definition of the allowed transitions. The conditions of SQL updates (see `sources`) and the diagram
+in ARCHITECTURE.md derive from it.
 """
 
 from collections.abc import Mapping
@@ -8,26 +13,30 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
-# With the waits of `retry.SUBMIT` these last a quarter of an hour: most outages are over by then.
+# With the waits of `backoff.SUBMIT`, these tries span about a quarter of an hour, longer than most outages.
 MAX_TRIES = 20
 
 
 class Status(StrEnum):
-    QUEUED = "queued"  # ours; the provider has not been asked, or has refused for now
-    SUBMITTING = "submitting"  # the provider is being asked, or its answer was lost
-    SUBMITTED = "submitted"  # the provider has it
-    READY = "ready"  # the result is known, its bytes are not ours yet
-    STORED = "stored"
+    """The status of a task."""
+
+    QUEUED = "queued"  # not sent yet, or the provider could not accept it yet
+    SUBMITTING = "submitting"  # the request may have been sent; its answer is pending or lost
+    SUBMITTED = "submitted"  # accepted by the provider
+    READY = "ready"  # the provider has the result; its bytes are not in the image store yet
+    STORED = "stored"  # the result is in the image store
     FAILED = "failed"
-    CANCELLED = "cancelled"
+    CANCELLED = "cancelled"  # cancelled while it was queued
 
     @property
     def final(self) -> bool:
+        """Whether no evidence and no timeout can change this status."""
         return not MOVES[self]
 
 
+# For each status, the statuses that may follow it.
 MOVES: Mapping[Status, frozenset[Status]] = {
-    # A callback may prove that an attempt was accepted after all which the provider had seemed to refuse.
+    # `submitted` and `ready`: a callback can prove that the provider accepted an attempt that it had seemed to refuse.
     Status.QUEUED: frozenset({Status.SUBMITTING, Status.SUBMITTED, Status.READY, Status.FAILED, Status.CANCELLED}),
     Status.SUBMITTING: frozenset({Status.QUEUED, Status.SUBMITTED, Status.READY, Status.FAILED}),
     Status.SUBMITTED: frozenset({Status.READY, Status.FAILED}),
@@ -37,67 +46,73 @@ MOVES: Mapping[Status, frozenset[Status]] = {
     Status.CANCELLED: frozenset(),
 }
 
-
-# Final means that no evidence and no clock moves it. A person may ask for a new attempt at these.
+# A final task can still be resubmitted by a person: a new attempt, which returns it to `queued`. Only from these.
 RESUBMITTABLE = frozenset({Status.FAILED})
 
 
 def sources(target: Status) -> frozenset[Status]:
-    """The states from which `target` may be reached: what a fence in SQL has to name."""
+    """Return the statuses from which a task may move to `target`. SQL updates require one of them in their WHERE."""
     return frozenset(status for status, targets in MOVES.items() if target in targets)
 
 
 class Failure(StrEnum):
-    REQUEST_MODERATED = "request_moderated"
-    CONTENT_MODERATED = "content_moderated"
-    PROVIDER_REJECTED = "provider_rejected"
-    PROVIDER_ERROR = "provider_error"
-    OUT_OF_CREDITS = "out_of_credits"
-    UNKNOWN_OUTCOME = "unknown_outcome"
-    ASSET_LOST = "asset_lost"
-    DEADLINE_EXCEEDED = "deadline_exceeded"
+    """Why a task failed."""
+
+    REQUEST_MODERATED = "request_moderated"  # the provider's moderation blocked the request
+    CONTENT_MODERATED = "content_moderated"  # the provider's moderation blocked the result
+    PROVIDER_REJECTED = "provider_rejected"  # the provider rejected the parameters or its API key
+    PROVIDER_ERROR = "provider_error"  # the provider failed the task, or was unavailable for `MAX_TRIES` tries
+    OUT_OF_CREDITS = "out_of_credits"  # the provider's account had no credits for a day
+    UNKNOWN_OUTCOME = "unknown_outcome"  # no witness shows whether the provider accepted or finished the task
+    ASSET_LOST = "asset_lost"  # an input image or the result can no longer be retrieved
+    DEADLINE_EXCEEDED = "deadline_exceeded"  # `deadline_at` passed before the task was sent
 
 
 class MoneySpent(StrEnum):
-    """Whether a failed task cost anything. The providers do not say what a failed generation costs."""
+    """Whether a failed task cost money. The providers do not publish what a failed generation costs."""
 
     NO = "no"  # never accepted
-    MAYBE = "maybe"  # accepted, or perhaps accepted, and no image came of it
-    YES = "yes"  # an image was made
+    MAYBE = "maybe"  # accepted, or possibly accepted, without an image
+    YES = "yes"  # an image was generated
 
 
 class Witness(StrEnum):
-    SUBMIT = "submit"
+    """The source of a report."""
+
+    SUBMIT = "submit"  # the answer to the submission
     CALLBACK = "callback"
-    POLL = "poll"
+    POLL = "poll"  # the answer to a status request
 
 
 class Outcome(StrEnum):
-    """What is known of one attempt to submit."""
+    """What is known about one attempt to submit a task."""
 
-    PLANNED = "planned"  # recorded, no byte sent
-    UNKNOWN = "unknown"  # bytes may have left, no answer is known
+    PLANNED = "planned"  # recorded; nothing has been sent
+    UNKNOWN = "unknown"  # the request may have been sent; no answer is known
     ACCEPTED = "accepted"
-    REFUSED = "refused"  # the provider said no, or could not be reached at all
+    REFUSED = "refused"  # the provider refused it, or did not receive it
 
 
 class Said(StrEnum):
-    """What a witness says, whatever its words were."""
+    """The meaning of a message from a witness, independent of the provider's wording."""
 
-    PENDING = "pending"  # the provider has the task and is not done
+    PENDING = "pending"  # accepted, not finished
     READY = "ready"
-    FAILED = "failed"
-    REFUSED = "refused"  # never accepted, and asking again would change nothing
-    BUSY = "busy"  # never accepted: all slots are taken
-    UNPAID = "unpaid"  # never accepted: the account is out of credits
-    DOWN = "down"  # never accepted: not reached, or out of order
-    NOT_FOUND = "not_found"
-    LOST = "lost"  # we asked, and no answer came that could be used
-    UNCLEAR = "unclear"  # a callback whose words are not known
+    FAILED = "failed"  # accepted, then failed
+    REFUSED = "refused"  # not accepted, and a retry would not help
+    BUSY = "busy"  # not accepted: the provider has no free slot
+    UNPAID = "unpaid"  # not accepted: the account is out of credits
+    DOWN = "down"  # not accepted: the provider was unreachable or out of service
+    NOT_FOUND = "not_found"  # the provider does not know the task
+    LOST = "lost"  # a request of Fluxhook got no usable answer
+    UNCLEAR = "unclear"  # a callback that is not understood
 
 
 class Report(NamedTuple):
-    """What one witness says about one attempt, in our words."""
+    """A message from one witness about one attempt, translated by the provider's adapter.
+
+    `cost` is in credits. `sample_url` is the link to the result, valid until `sample_expires_at`.
+    """
 
     said: Said
     provider_id: str | None = None
@@ -112,126 +127,138 @@ class Report(NamedTuple):
 
 
 class Effect(StrEnum):
-    """What a piece of evidence did."""
+    """What a piece of evidence did to its task."""
 
-    MOVED = "moved"  # it changed the task's state
-    ADOPTED = "adopted"  # the state stood already; it added the provider's id, cost or a fresh link
-    CONFIRMED = "confirmed"  # nothing in it was new
-    HELD = "held"  # nobody knows yet: the task waits for better evidence, nothing is sent again
-    HINTED = "hinted"  # not proven, or not readable: the provider is asked
-    REJECTED = "rejected"  # forged
-    LATE = "late"  # the task was final
+    MOVED = "moved"  # changed the task's status
+    ADOPTED = "adopted"  # kept the status and added the provider's id, the cost or a better link
+    CONFIRMED = "confirmed"  # contained nothing new
+    HELD = "held"  # proved nothing: the task waits for better evidence and is not resent
+    HINTED = "hinted"  # not proven or not understood: changes nothing, triggers a poll
+    REJECTED = "rejected"  # forged: changes nothing
+    LATE = "late"  # the task was already final
     SUPERSEDED = "superseded"  # about an earlier attempt
-    CONTRADICTED = "contradicted"  # at odds with what is known already: kept, not applied
+    CONTRADICTED = "contradicted"  # conflicts with what is known: stored, not applied, triggers a poll
 
 
 class AttemptState(NamedTuple):
-    """What is known of a task and one of its attempts when a piece of evidence arrives."""
+    """What is known about an attempt and its task when evidence arrives."""
 
-    status: Status
-    current: bool
+    status: Status  # of the task
+    current: bool  # whether this is the task's latest attempt
     outcome: Outcome
     provider_id: str | None = None
     sample_url: str | None = None
     sample_expires_at: datetime | None = None
     cost: float | None = None
-    tries: int = 0  # attempts used up so far
+    tries: int = 0  # submissions that failed because the provider was down
 
 
 class Decision(NamedTuple):
-    """What follows from a piece of evidence; `to` is None where the task's state stays."""
+    """The effect of a piece of evidence, and the task's new status; `to` is None if the status does not change."""
 
     effect: Effect
     to: Status | None = None
 
 
 _REFUSALS = frozenset({Said.REFUSED, Said.BUSY, Said.UNPAID, Said.DOWN})
-_MAY_HAVE_BEEN_TAKEN = frozenset({Outcome.ACCEPTED, Outcome.UNKNOWN})
+_MAYBE_ACCEPTED = frozenset({Outcome.ACCEPTED, Outcome.UNKNOWN})
 
 
-def decide(standing: AttemptState, report: Report, witness: Witness, now: datetime, *, proven: bool) -> Decision:
-    """What this report moves. Terminal states are final; what cannot be applied is named, never applied.
+def decide(attempt: AttemptState, report: Report, witness: Witness, now: datetime, *, proven: bool) -> Decision:
+    """Decide what a report about an attempt does to its task. The first rule that applies wins:
 
-    `now` is when it came. A link in it says when it dies, or is taken to die at once.
+    1. The task is final: `LATE`. Final states never change.
+    2. The attempt is not the latest one: `SUPERSEDED`.
+    3. The report is not proven or not understood: `HINTED`.
+    4. The task was resubmitted, and the report only repeats how this attempt ended: `SUPERSEDED`.
+    5. The report conflicts with what is known: `CONTRADICTED`.
+    6. The task is ready and the report brings a result: `ADOPTED` if its link is better, else `CONFIRMED`.
+    7. Otherwise the report is applied: `MOVED` with a new status, `ADOPTED` or `CONFIRMED` if the status is the same,
+       `HELD` if the report proves nothing.
+
+    `now`: when the report arrived. `proven`: its origin is verified. A result without `sample_expires_at` counts as
+    expired at `now`. Forged callbacks do not get here; `settle` gives them the effect `REJECTED`.
     """
-    if standing.status.final:
+    if attempt.status.final:
         return Decision(Effect.LATE)
-    if not standing.current:
+    if not attempt.current:
         return Decision(Effect.SUPERSEDED)
     if not proven or report.said is Said.UNCLEAR:
         return Decision(Effect.HINTED)
-    if _was_asked_anew(standing, report):
+    if _repeats_outcome_before_resubmit(attempt, report):
         return Decision(Effect.SUPERSEDED)
-    if _contradicts(standing, report, witness):
+    if _contradicts(attempt, report, witness):
         return Decision(Effect.CONTRADICTED)
-    if report.said is Said.READY and standing.status is Status.READY:
-        return Decision(_adopted(_is_better_link(standing, report, witness, now)))
-    return _apply(standing, report)
+    if report.said is Said.READY and attempt.status is Status.READY:
+        return Decision(_adopted_if(_is_better_link(attempt, report, witness, now)))
+    return _apply(attempt, report)
 
 
 def money_spent(outcome: Outcome, said: Said) -> MoneySpent:
-    """Whether a task that fails on this report cost anything."""
+    """Return whether a task that fails because of this report cost money. `outcome`: of the attempt, before it."""
     refused = said in {Said.REFUSED, Said.DOWN} and outcome is not Outcome.ACCEPTED
     return MoneySpent.NO if refused else MoneySpent.MAYBE
 
 
-def _was_asked_anew(standing: AttemptState, report: Report) -> bool:
-    """Whether a person has asked for a new attempt, and this only says again how the last one went.
+def _repeats_outcome_before_resubmit(attempt: AttemptState, report: Report) -> bool:
+    """Return whether the task was resubmitted and the report only repeats how the attempt ended before.
 
-    Only so is a task queued whose attempt was not refused. A result of that attempt is still welcome, and so is
-    the news that the provider has it.
+    Only a resubmitted task is queued although its latest attempt was not refused. A result of that attempt still
+    counts, and so does the first proof that the provider accepted it.
     """
-    outlived = standing.status is Status.QUEUED and standing.outcome in _MAY_HAVE_BEEN_TAKEN
-    known = report.said is Said.PENDING and standing.outcome is Outcome.ACCEPTED
-    return outlived and (report.said is Said.FAILED or known)
+    resubmitted = attempt.status is Status.QUEUED and attempt.outcome in _MAYBE_ACCEPTED
+    acceptance_known = report.said is Said.PENDING and attempt.outcome is Outcome.ACCEPTED
+    return resubmitted and (report.said is Said.FAILED or acceptance_known)
 
 
-def _contradicts(standing: AttemptState, report: Report, witness: Witness) -> bool:
-    # Our own requests ask for one task and are answered about it; a reseller may pass on its supplier's id in both.
+def _contradicts(attempt: AttemptState, report: Report, witness: Witness) -> bool:
+    # Only a callback's id can conflict. The answer to a submission or poll is about the task of the request, and a
+    # reseller may return its supplier's id in both.
     other_id = (
         witness is Witness.CALLBACK
         and report.provider_id is not None
-        and standing.provider_id is not None
-        and report.provider_id != standing.provider_id
+        and attempt.provider_id is not None
+        and report.provider_id != attempt.provider_id
     )
-    refused_after_accepted = report.said in _REFUSALS and standing.outcome is Outcome.ACCEPTED
-    failed_after_ready = report.said is Said.FAILED and standing.status is Status.READY
+    refused_after_accepted = report.said in _REFUSALS and attempt.outcome is Outcome.ACCEPTED
+    failed_after_ready = report.said is Said.FAILED and attempt.status is Status.READY
     return other_id or refused_after_accepted or failed_after_ready
 
 
-def _apply(standing: AttemptState, report: Report) -> Decision:
+def _apply(attempt: AttemptState, report: Report) -> Decision:
+    """Apply a proven, consistent report to a task that is not final."""
     match report.said:
         case Said.READY:
             return Decision(Effect.MOVED, Status.READY)
-        case Said.PENDING if standing.status in {Status.QUEUED, Status.SUBMITTING}:
+        case Said.PENDING if attempt.status in {Status.QUEUED, Status.SUBMITTING}:
             return Decision(Effect.MOVED, Status.SUBMITTED)
         case Said.PENDING:
-            return Decision(_adopted(report.provider_id not in {None, standing.provider_id}))
+            return Decision(_adopted_if(report.provider_id not in {None, attempt.provider_id}))
         case Said.FAILED | Said.REFUSED:
             return Decision(Effect.MOVED, Status.FAILED)
-        case Said.BUSY | Said.UNPAID if standing.status is Status.SUBMITTING:
+        case Said.BUSY | Said.UNPAID if attempt.status is Status.SUBMITTING:
             return Decision(Effect.MOVED, Status.QUEUED)
-        case Said.DOWN if standing.status is Status.SUBMITTING:
-            used_up = standing.tries + 1 >= MAX_TRIES
-            return Decision(Effect.MOVED, Status.FAILED if used_up else Status.QUEUED)
+        case Said.DOWN if attempt.status is Status.SUBMITTING:
+            last_try = attempt.tries + 1 >= MAX_TRIES
+            return Decision(Effect.MOVED, Status.FAILED if last_try else Status.QUEUED)
         case _:
             return Decision(Effect.HELD)
 
 
-def _is_better_link(standing: AttemptState, report: Report, witness: Witness, now: datetime) -> bool:
-    """Whether this result brings a link that is worth more than the one that is known.
+def _is_better_link(attempt: AttemptState, report: Report, witness: Witness, now: datetime) -> bool:
+    """Return whether the report's link should replace the known one.
 
-    A callback may be an old one, held up on its way or sent again by whoever saw it: its link has to outlive the known
-    one. The answer to a poll is of this moment: its link need only live, since the known one may promise too much.
+    A callback may be delayed or replayed, so its link must expire later than the known one. The answer to a poll is
+    current, so its link only has to be alive: the known link may expire earlier than it claims.
     """
-    if report.sample_url == standing.sample_url:
+    if report.sample_url == attempt.sample_url:
         return False
-    to_outlive = standing.sample_expires_at
-    if to_outlive is not None and witness is Witness.POLL:
-        to_outlive = min(to_outlive, now)
-    dies_at = report.sample_expires_at or now
-    return to_outlive is None or dies_at > to_outlive
+    known_expiry = attempt.sample_expires_at
+    if known_expiry is not None and witness is Witness.POLL:
+        known_expiry = min(known_expiry, now)
+    new_expiry = report.sample_expires_at or now
+    return known_expiry is None or new_expiry > known_expiry
 
 
-def _adopted(something_new: bool) -> Effect:
+def _adopted_if(something_new: bool) -> Effect:
     return Effect.ADOPTED if something_new else Effect.CONFIRMED

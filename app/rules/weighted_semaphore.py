@@ -1,4 +1,4 @@
-"""Room for so much at once, given out in the order of asking: how memory is bounded where work is not all alike."""
+"""A fair semaphore for work of unequal size. It bounds, for example, the memory of concurrent image decoding."""
 
 import asyncio
 from collections import deque
@@ -7,7 +7,10 @@ from contextlib import asynccontextmanager
 
 
 class WeightedSemaphore:
-    """Who needs more than there is in all waits until the room is empty, and then has it alone."""
+    """A semaphore of `size` units, granted in the order of the requests.
+
+    A request for more than `size` units waits until all are free and then has them exclusively.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -16,24 +19,25 @@ class WeightedSemaphore:
 
     @asynccontextmanager
     async def taken(self, units: int) -> AsyncGenerator[None]:
+        """Wait for `units` units and hold them for the duration of the block."""
         units = min(units, self._size)
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((units, turn))
-        self._hand_out()
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((units, granted))
+        self._grant()
         try:
-            await turn
+            await granted
             yield
         finally:
-            if turn.done() and not turn.cancelled():
+            if granted.done() and not granted.cancelled():
                 self.free += units
             else:
-                turn.cancel()
-            self._hand_out()
+                granted.cancel()
+            self._grant()
 
-    def _hand_out(self) -> None:
-        """Let in whoever is first, while there is room for it."""
+    def _grant(self) -> None:
+        """Grant waiting requests in their order while enough units are free."""
         while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= self.free):
-            units, turn = self._waiting.popleft()
-            if not turn.done():  # else it went away
+            units, granted = self._waiting.popleft()
+            if not granted.done():  # a done future here was cancelled
                 self.free -= units
-                turn.set_result(None)
+                granted.set_result(None)

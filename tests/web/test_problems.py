@@ -37,7 +37,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", 
 def test_an_error_is_written_for_every_family_of_clients() -> None:
     assert document(InvalidRequest("seed: is required", {"seed": "is required"})) == {
         "type": "urn:fluxhook:problem:invalid_request",
-        "title": "The request breaks a rule",
+        "title": "Invalid request",
         "status": 422,
         "detail": "seed: is required",
         "code": "invalid_request",
