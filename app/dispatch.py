@@ -1,6 +1,6 @@
-"""Ask the provider: record that bytes may leave, send them once, and keep what it answered.
+"""Submit a task to the provider: record `submitting`, send the request once, and record the answer.
 
-After `submitting` is recorded nothing is ever sent again for that attempt; only evidence decides.
+Once `submitting` is recorded, nothing is sent again for that attempt; only evidence changes the task.
 """
 
 import asyncio
@@ -26,18 +26,18 @@ from app.telemetry import logs
 from app.transitions import moves
 from app.transitions.changes import Evidence
 
-_MARGIN = timedelta(seconds=5)  # between the submit's own deadline and the first look at a lost answer
+_MARGIN = timedelta(seconds=5)  # after the deadline of the request, before the answer counts as lost
 
-_IN_MEMORY = 256 * 1024  # bytes of an image that is not worth a file
+_IN_MEMORY = 256 * 1024  # bytes up to which an image stays in memory
 
 _FIRST_POLL = timedelta(seconds=1)
-# A callback is overdue after three times the median of the latest tasks; before there are any, after 20 seconds.
-_LATELY, _USUAL, _OVERDUE_FACTOR = 20, timedelta(seconds=20) / 3, 3
-_SOONEST_OVERDUE, _LATEST_OVERDUE = timedelta(seconds=5), timedelta(seconds=60)
+# A callback is overdue after three times the median time of the model's latest 20 tasks; without any, after 20 seconds.
+_SAMPLE, _DEFAULT_MEDIAN, _OVERDUE_FACTOR = 20, timedelta(seconds=20) / 3, 3
+_MIN_OVERDUE, _MAX_OVERDUE = timedelta(seconds=5), timedelta(seconds=60)
 
 
 async def dispatch(use: Resources, task_id: str) -> None:
-    """Submit a queued task. One in any other state was dispatched before, or needs it no more."""
+    """Submit a queued task. Does nothing for a task in another state: it was dispatched before, or has ended."""
     task = await use.db.read(lambda connection: tasks.get(connection, task_id))
     if task is None or task.status is not Status.QUEUED:
         return
@@ -49,58 +49,59 @@ async def dispatch(use: Resources, task_id: str) -> None:
         return
     async with AsyncExitStack() as stack:
         try:
-            images = {image["field"]: await _fetch(use, image, stack) for image in task.request["images"]}
+            images = {image["field"]: await _read_input(use, image, stack) for image in task.request["images"]}
         except Missing:
-            await use.store.check()  # a store that is not there itself has lost nothing: that is an outage
-            await _expire(use, task_id, Failure.ASSET_LOST, "an image of the request is not in the store any more")
+            await use.store.check()  # raises Unavailable if the whole store is away: that is an outage, not a loss
+            await _expire(use, task_id, Failure.ASSET_LOST, "an input image is no longer in the store")
             return
-        await _ask(use, use.provider, task, images)
+        await _submit(use, use.provider, task, images)
 
 
 async def _expire(use: Resources, task_id: str, failure: Failure, detail: str) -> None:
     await use.db.write(lambda connection: moves.expire(connection, [task_id], failure, detail, use.now()))
 
 
-async def _ask(use: Resources, provider: Provider, task: Task, images: dict[str, IO[bytes]]) -> None:
-    begun = await use.db.write(lambda connection: _begin(connection, use, task, provider.spec))
-    if begun is None:
+async def _submit(use: Resources, provider: Provider, task: Task, images: dict[str, IO[bytes]]) -> None:
+    started = await use.db.write(lambda connection: _begin(connection, use, task, provider.spec))
+    if started is None:
         return
-    submission_id, signing_key_id = begun
+    submission_id, signing_key_id = started
     proof = use.keys.callback_proof(submission_id, signing_key_id)
     logs.note(submission_id=submission_id)
-    answer = await observed("submit", provider.submit(_order(use, task, submission_id, proof, images)))
-    given = answered(submission_id, Witness.SUBMIT, answer, proof, use.now())
-    # The only one who knows is this process: a database that is away just now is waited for.
-    await write_until_available(use.db, lambda connection: _keep(connection, use, task, given))
+    answer = await observed("submit", provider.submit(_request(use, task, submission_id, proof, images)))
+    evidence = answered(submission_id, Witness.SUBMIT, answer, proof, use.now())
+    # Only this process knows the answer, so it waits until the database is available.
+    await write_until_available(use.db, lambda connection: _record_answer(connection, use, task, evidence))
 
 
-def _keep(connection: Connection, use: Resources, task: Task, given: Evidence) -> None:
-    settle(connection, [given], look_after=_patience(connection, use, task))
-    moves.cancel_if_requested(connection, task.id, given.received_at)
+def _record_answer(connection: Connection, use: Resources, task: Task, evidence: Evidence) -> None:
+    settle(connection, [evidence], look_after=_time_until_poll(connection, use, task))
+    moves.cancel_if_requested(connection, task.id, evidence.received_at)
 
 
-def _patience(connection: Connection, use: Resources, task: Task) -> timedelta:
-    """How long an accepted task may be silent: a multiple of what its model took lately; at once without callbacks."""
+def _time_until_poll(connection: Connection, use: Resources, task: Task) -> timedelta:
+    """Return how long to wait for a callback before the first poll. Without a public URL no callback can arrive."""
     if use.public_url is None:
         return _FIRST_POLL
-    lately = sorted(tasks.lately(connection, task.model, _LATELY))
-    usual = lately[len(lately) // 2] if lately else _USUAL
-    return max(_SOONEST_OVERDUE, min(_OVERDUE_FACTOR * usual, _LATEST_OVERDUE))
+    durations = sorted(tasks.lately(connection, task.model, _SAMPLE))
+    median = durations[len(durations) // 2] if durations else _DEFAULT_MEDIAN
+    return max(_MIN_OVERDUE, min(_OVERDUE_FACTOR * median, _MAX_OVERDUE))
 
 
 def _begin(connection: Connection, use: Resources, task: Task, spec: ProviderSpec) -> tuple[str, str] | None:
-    """Move the task to `submitting` with an attempt that was never sent; give its id and ring key.
+    """Move the task to `submitting` with an attempt that was never sent. Return the attempt's id and signing key id.
 
-    The job that will look at a lost answer is left here too: whatever dies from now on, it stands.
+    Returns None if the task may not be submitted any more. The same transaction leaves the job for a lost answer, so a
+    crash after the commit does not lose the task.
     """
     now = use.now()
     last = attempts.of_task(connection, task.id)[-1]
-    ours = last.signing_key_id in use.keys and last.provider == spec.name
-    unsent = last.outcome is Outcome.PLANNED and ours
-    submission_id = last.id if unsent else ids.new_id("sub", now)
+    valid = last.signing_key_id in use.keys and last.provider == spec.name
+    reusable = last.outcome is Outcome.PLANNED and valid
+    submission_id = last.id if reusable else ids.new_id("sub", now)
     if not moves.begin(connection, task.id, submission_id, now):
         return None
-    if not unsent:
+    if not reusable:
         attempts.plan(
             connection,
             id=submission_id,
@@ -112,27 +113,27 @@ def _begin(connection: Connection, use: Resources, task: Task, spec: ProviderSpe
         )
     attempts.mark_sent(connection, submission_id, now, callback_requested=use.public_url is not None)
     jobs.enqueue(connection, [(Step.RECONCILE, task.id, now + spec.submit_deadline + _MARGIN)])
-    return submission_id, last.signing_key_id if unsent else use.keys.newest
+    return submission_id, last.signing_key_id if reusable else use.keys.newest
 
 
-async def _fetch(use: Resources, image: dict[str, str | int], stack: AsyncExitStack) -> IO[bytes]:
-    """All of an image in a file of our own: once bytes leave, no store can break off what is sent."""
-    file: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY, "w+b", dir=str(use.scratch))  # noqa: SIM115 - `stack` does
+async def _read_input(use: Resources, image: dict[str, str | int], stack: AsyncExitStack) -> IO[bytes]:
+    """Copy an input image to a temporary file, so that a failing store cannot interrupt the request to the provider."""
+    file: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY, "w+b", dir=str(use.scratch))  # noqa: SIM115 - `stack` closes it
     stack.push_async_callback(asyncio.to_thread, file.close)
     key, size = str(image["store_key"]), int(image["bytes"])
     async for piece in use.store.read(key, 0, size):
         await asyncio.to_thread(file.write, piece)
     if file.tell() != size:
-        raise Missing(key)  # only a part of it is there: nobody pays for that
+        raise Missing(key)  # the stored object is truncated: do not pay for a broken input
     return file
 
 
-def _order(
+def _request(
     use: Resources, task: Task, submission_id: str, proof: CallbackProof, images: dict[str, IO[bytes]]
 ) -> SubmitRequest:
     params = {name: value for name, value in task.request.items() if name != "images"}
     if not images and params["aspect_ratio"] is None:
-        # BFL draws a square then, GPTProto 16:9 by its table: said aloud, both do the same.
+        # The default is 1:1 at BFL and 16:9 in GPTProto's table. An explicit value gives the same result at both.
         params["aspect_ratio"] = "1:1"
     callback_requested = use.public_url is not None
     return SubmitRequest(

@@ -1,6 +1,6 @@
-"""Accept a task: check it, keep its images, and record task, attempt and job in one transaction.
+"""Accept a task: validate it, store its input images, and record task, attempt and job in one transaction.
 
-Nothing is sent from here, and nothing is recorded of a task that is refused.
+Nothing is sent to the provider here, and a refused task leaves no row.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ from app.transitions.admit import admit
 from app.transitions.announce import Announcement, announce
 from app.webhooks import subscription
 
-_FETCH_S = 60  # for one image in all: a host that sends a byte now and then holds a request no longer
-_SMALL_SIDE = 256
-_EDIT_TOLERANCE = 2
+_FETCH_S = 60  # for a whole image, so that a slow host cannot keep a request open
+_MIN_SIDE = 256  # pixels
+_MAX_EDIT_TOLERANCE = 2
 
 
 @dataclass(frozen=True, slots=True)
-class KeptImage:
-    """An input image as the task remembers it: a reference, and what its header said."""
+class StoredImage:
+    """A stored input image as recorded with the task: a reference to its bytes, and the facts from its header."""
 
     field: str
     store_key: str
@@ -52,15 +52,17 @@ async def submit(
     key_id: str,
     params: TaskParams,
     files: Mapping[str, IO[bytes]],
-    also: Callable[[Connection, str], None] = lambda _connection, _task_id: None,
+    on_record: Callable[[Connection, str], None] = lambda _connection, _task_id: None,
     origin: str | None = None,
 ) -> str:
     """Record a task for dispatch and return its id.
 
-    `files` holds uploaded images by field, in place of a text in `params`; `also` joins the transaction, with the
-    task's id; `origin` is where the submitter reached us, for links where no public address is configured. Raises
-    InvalidRequest or TooLarge naming the field at fault, Unavailable when no provider is configured or the store
-    cannot be written.
+    `files`: uploaded images by field name; they replace the strings in `params`.
+    `on_record`: called with the connection and the task's id inside the transaction that records the task.
+    `origin`: the origin at which the client reached this service, for links if no public URL is configured.
+
+    Raises InvalidRequest or TooLarge, which name the invalid field, and Unavailable if no provider key is configured or
+    an image cannot be stored.
     """
     if use.provider is None:
         raise Unavailable("no provider key is configured: the operator has to set one")
@@ -68,7 +70,7 @@ async def submit(
         raise InvalidRequest("deadline_at: is in the past", {"deadline_at": "is in the past"})
     spec = use.provider.spec
     subscription.check(use, params)
-    kept = [await _keep(use, spec, field, given) for field, given in _in_order(params, files).items()]
+    images = [await _store_input(use, spec, field, source) for field, source in _in_order(params, files).items()]
     now = use.now()
     task_id, submission_id = ids.new_id("task", now), ids.new_id("sub", now)
     traceparent = tracing.traceparent()
@@ -82,8 +84,8 @@ async def submit(
             account_id=use.account_id,
             model=params.model,
             status=Status.QUEUED,
-            request=_request(params, kept),
-            warnings=_warnings(params, kept),
+            request=_request(params, images),
+            warnings=_warnings(params, images),
             priority=params.priority,
             deadline_at=params.deadline_at,
             dispatch_after_at=now,
@@ -103,7 +105,7 @@ async def submit(
         )
         announce(connection, [Announcement(task_id, Status.QUEUED)], now)
         admit(connection, use.account_id, now)
-        also(connection, task_id)
+        on_record(connection, task_id)
 
     await use.db.write(record)
     logs.note(task_id=task_id, submission_id=submission_id)
@@ -111,31 +113,32 @@ async def submit(
 
 
 def _in_order(params: Params, files: Mapping[str, IO[bytes]]) -> dict[str, str | IO[bytes]]:
-    given: dict[str, str | IO[bytes]] = {**params.images(), **files}
-    expected = IMAGE_FIELDS[: len(given)]
+    """Return the sources of the input images in the order of their fields. Raises InvalidRequest for a gap."""
+    sources: dict[str, str | IO[bytes]] = {**params.images(), **files}
+    expected = IMAGE_FIELDS[: len(sources)]
     for field in expected:
-        if field not in given:
+        if field not in sources:
             reason = "missing: images are numbered without a gap"
             raise InvalidRequest(f"{field}: {reason}", {field: reason})
-    return {field: given[field] for field in expected}
+    return {field: sources[field] for field in expected}
 
 
-async def _keep(use: Resources, spec: ProviderSpec, field: str, given: str | IO[bytes]) -> KeptImage:
-    """Keep an image given as a file, as base64, or as an address to fetch it from."""
-    if not isinstance(given, str):
-        return await _check_and_put(use, spec, field, given)
+async def _store_input(use: Resources, spec: ProviderSpec, field: str, source: str | IO[bytes]) -> StoredImage:
+    """Store an image from an uploaded file, a base64 string or a URL."""
+    if not isinstance(source, str):
+        return await _check_and_put(use, spec, field, source)
     try:
-        with await asyncio.to_thread(_blank, use) as file:
-            if given[:8].lower().startswith(("http://", "https://")):
-                await _fetch(use, spec, field, given, file)
+        with await asyncio.to_thread(_temporary_file, use) as file:
+            if source[:8].lower().startswith(("http://", "https://")):
+                await _fetch(use, spec, field, source, file)
             else:
-                await asyncio.to_thread(_decode_into, file, field, given)
+                await asyncio.to_thread(_decode_into, file, field, source)
             return await _check_and_put(use, spec, field, file)
     except OSError as error:
-        raise Unavailable(f"an image cannot be kept: {error.strerror}") from error
+        raise Unavailable(f"an image cannot be stored: {error.strerror}") from error
 
 
-def _blank(use: Resources) -> IO[bytes]:
+def _temporary_file(use: Resources) -> IO[bytes]:
     return TemporaryFile(dir=use.scratch)
 
 
@@ -146,63 +149,68 @@ def _decode_into(file: IO[bytes], field: str, text: str) -> None:
 
 
 async def _fetch(use: Resources, spec: ProviderSpec, field: str, url: str, file: IO[bytes]) -> None:
-    """Download an image that the application named. The error says no more of a blocked host than of a dead one."""
+    """Download an image from a client's URL. The error is the same for a blocked host as for an unreachable one."""
     try:
         async with asyncio.timeout(_FETCH_S), use.web.stream("GET", url) as response:
             if response.status_code != HTTPStatus.OK:
-                raise _unfetched(field, f"its address answered with HTTP {response.status_code}")
+                raise _fetch_failed(field, f"its URL answered with HTTP {response.status_code}")
             async for piece in response.aiter_raw():
                 file.write(piece)
-                _bound_size(spec, field, file.tell())
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, TimeoutError) as error:  # Unicode: a broken `xn--` name
-        raise _unfetched(field, "its address cannot be reached") from error
+                _check_size(spec, field, file.tell())
+    except (
+        httpx.HTTPError,
+        httpx.InvalidURL,
+        UnicodeError,
+        TimeoutError,
+    ) as error:  # Unicode: a bad `xn--` name
+        raise _fetch_failed(field, "its URL cannot be reached") from error
 
 
-def _unfetched(field: str, reason: str) -> InvalidRequest:
+def _fetch_failed(field: str, reason: str) -> InvalidRequest:
     return InvalidRequest(f"{field}: {reason}", {field: reason})
 
 
-def _bound_size(spec: ProviderSpec, field: str, size: int) -> None:
+def _check_size(spec: ProviderSpec, field: str, size: int) -> None:
     if size > spec.max_image_bytes:
         limit = spec.max_image_bytes // 1024**2
-        raise TooLarge(f"{field}: an image may have {limit} MB", {field: f"more than {limit} MB"})
+        raise TooLarge(f"{field}: an image may have at most {limit} MB", {field: f"more than {limit} MB"})
 
 
-async def _check_and_put(use: Resources, spec: ProviderSpec, field: str, file: IO[bytes]) -> KeptImage:
+async def _check_and_put(use: Resources, spec: ProviderSpec, field: str, file: IO[bytes]) -> StoredImage:
     size = file.seek(0, 2)
-    _bound_size(spec, field, size)
+    _check_size(spec, field, size)
     try:
-        info, sha256 = await asyncio.to_thread(_look_at, file)
+        info, sha256 = await asyncio.to_thread(_inspect, file)
     except NotAnImage as error:
         raise InvalidRequest(f"{field}: {error}", {field: str(error)}) from error
     if info.pixels > spec.max_image_pixels:
         reason = f"{info.width}x{info.height} is more than {spec.max_image_pixels // 10**6} megapixels"
         raise InvalidRequest(f"{field}: {reason}", {field: reason})
-    # One for each task, though others may have given the same image: so it can be erased with this one.
+    # The key is unique to the task, even if other tasks have the same image, so that it can be erased with the task.
     key = f"inputs/{sha256[:2]}/{sha256}.{ids.new_id('img', use.now())}.{inspect.EXTENSIONS[info.media_type]}"
     with tracing.span("store put", bytes=size):
         await use.store.put(key, file)
-    return KeptImage(field, key, sha256, size, info.media_type, info.width, info.height)
+    return StoredImage(field, key, sha256, size, info.media_type, info.width, info.height)
 
 
-def _look_at(file: IO[bytes]) -> tuple[ImageInfo, str]:
+def _inspect(file: IO[bytes]) -> tuple[ImageInfo, str]:
     return inspect.inspect(file), sha256_of(file)
 
 
-def _request(params: Params, kept: list[KeptImage]) -> dict[str, Any]:
-    """What the task remembers of its request: every parameter, and references in place of images."""
-    asked = params.model_dump(exclude={"model", *IMAGE_FIELDS, *OPTIONS})
-    return {**asked, "images": [asdict(image) for image in kept]}
+def _request(params: Params, images: list[StoredImage]) -> dict[str, Any]:
+    """Return the request as recorded with the task: the parameters, and references in place of images."""
+    parameters = params.model_dump(exclude={"model", *IMAGE_FIELDS, *OPTIONS})
+    return {**parameters, "images": [asdict(image) for image in images]}
 
 
-def _warnings(params: Params, kept: list[KeptImage]) -> list[str]:
-    """What the sources disagree about: allowed here, said aloud, left to the provider."""
-    found = []
-    if kept and params.safety_tolerance > _EDIT_TOLERANCE:
-        found.append("safety_tolerance above 2 with an input image: BFL's editing guide allows 0 to 2")
-    found += [
-        f"{image.field} is {image.width}x{image.height}: BFL's own client wants sides of at least {_SMALL_SIDE}"
-        for image in kept
-        if min(image.width, image.height) < _SMALL_SIDE
+def _warnings(params: Params, images: list[StoredImage]) -> list[str]:
+    """Return warnings about values on which the provider's documents disagree. The provider decides about them."""
+    warnings = []
+    if images and params.safety_tolerance > _MAX_EDIT_TOLERANCE:
+        warnings.append("safety_tolerance above 2 with an input image: BFL's editing guide allows 0 to 2")
+    warnings += [
+        f"{image.field} is {image.width}x{image.height}: BFL's own client requires sides of at least {_MIN_SIDE}"
+        for image in images
+        if min(image.width, image.height) < _MIN_SIDE
     ]
-    return found
+    return warnings

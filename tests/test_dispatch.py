@@ -336,7 +336,7 @@ async def test_a_task_whose_image_is_gone_from_the_store_fails_and_keeps_no_slot
     task = await world.task(task_id)
 
     assert (task["status"], task["failure"]["code"], task["failure"]["money_spent"]) == ("failed", "asset_lost", "no")
-    assert "not in the store" in task["failure"]["detail"]
+    assert "no longer in the store" in task["failure"]["detail"]
     assert (await world.task(other))["status"] == "submitted"
 
 

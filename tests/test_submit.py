@@ -162,8 +162,8 @@ async def test_twenty_megabytes_are_taken_and_one_byte_more_is_not(world: World)
 @pytest.mark.parametrize(
     ("path", "status", "reason"),
     [
-        ("gone.png", 422, "its address answered with HTTP 404"),
-        ("moved.png", 422, "its address answered with HTTP 307"),
+        ("gone.png", 422, "its URL answered with HTTP 404"),
+        ("moved.png", 422, "its URL answered with HTTP 307"),
         ("page.png", 422, "not a JPEG, PNG or WebP image"),
         ("huge.png", 413, "more than 20 MB"),
     ],
@@ -210,7 +210,7 @@ async def test_a_private_address_is_refused_in_the_words_for_one_that_cannot_be_
     blocked = await refused(world, 422, input_image=f"http://{host}/fox.png")
 
     assert blocked == dead
-    assert dead["fields"] == {"input_image": "its address cannot be reached"}
+    assert dead["fields"] == {"input_image": "its URL cannot be reached"}
 
 
 async def test_a_refusal_of_the_second_image_records_no_task(world: World) -> None:
@@ -242,7 +242,7 @@ async def test_a_data_folder_that_is_away_is_ours_and_passes(tmp_path: Path, sql
     async with open_world(tmp_path, sqlite_url, scratch=tmp_path / "away") as world:
         answer = await world.api.post("/v1/tasks", json={"prompt": "a red fox", "input_image": in_base64(PNG)})
 
-        assert problem(answer, 503, "unavailable")["detail"] == f"an image cannot be kept: {os.strerror(2)}"
+        assert problem(answer, 503, "unavailable")["detail"] == f"an image cannot be stored: {os.strerror(2)}"
         assert await nothing_recorded(world)
 
 

@@ -142,7 +142,7 @@ async def test_no_known_ssrf_url_reaches_a_host(world: World, outside: Outside) 
         image = await world.api.post("/v1/tasks", json={"prompt": "a fox", "input_image": url})
         assert hook.status_code in {202, 422}, name
         assert image.status_code == 422, name
-        assert image.json()["fields"] == {"input_image": "its address cannot be reached"}, name
+        assert image.json()["fields"] == {"input_image": "its URL cannot be reached"}, name
     await world.work()
     listed = (await world.api.get("/v1/deliveries", params={"limit": 100})).json()["deliveries"]
 
@@ -168,7 +168,7 @@ async def test_a_redirect_to_metadata_is_not_followed(world: World, outside: Out
     image = await world.api.post("/v1/tasks", json={"prompt": "a fox", "input_image": "https://app.example.com/a.png"})
 
     assert await told(world, "https://app.example.com/") == (202, "waiting", "answered with HTTP 302")
-    assert image.json()["fields"] == {"input_image": "its address answered with HTTP 302"}
+    assert image.json()["fields"] == {"input_image": "its URL answered with HTTP 302"}
     assert outside.reached == [PUBLIC, PUBLIC]
 
 

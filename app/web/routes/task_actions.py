@@ -102,7 +102,7 @@ async def submit_once(
             claim.answer(connection, seen.model_dump(mode="json"))
 
     try:
-        return await submit(use, key_id, params, files, also=remember, origin=origin)
+        return await submit(use, key_id, params, files, on_record=remember, origin=origin)
     except Exception:
         await idempotency.let_go(use, claim)
         raise
