@@ -1,6 +1,6 @@
-"""The hot path: prove a callback, keep it, settle it, and only then answer.
+"""Receive a callback: verify it, store and settle it, and answer once that is durable. This is the hot path.
 
-The order is the point: size, token, proof over the raw bytes, parse, one durable transaction, answer.
+The order matters: token, size, signature over the raw bytes, parsing, one durable transaction, answer.
 """
 
 from asyncio import Future, ensure_future
@@ -10,7 +10,7 @@ from datetime import timedelta
 from enum import IntEnum
 from functools import cache, lru_cache
 from itertools import chain
-from json.encoder import encode_basestring_ascii as _json  # what `json.dumps` does to text, eight times as fast
+from json.encoder import encode_basestring_ascii as _json  # as `json.dumps` of a string, eight times as fast
 from typing import NamedTuple
 
 from opentelemetry.trace import SpanKind
@@ -29,22 +29,22 @@ from app.telemetry import logs, metrics, tracing
 from app.transitions.changes import Evidence
 
 MAX_BYTES = 1024 * 1024
-# Of callbacks that prove nothing this many different ones are kept for an attempt: enough to see what is wrong.
-_KEPT_UNTRUSTED = 10
+# Different callbacks without proof that are stored for each attempt and verdict: enough for a diagnosis.
+_MAX_UNPROVEN = 10
 _MAX_HEADERS = 60
-_PATIENCE = timedelta(seconds=20)  # with a task of which an interim callback is the first that is heard
-_MAX_HEADER = 300
-_NEVER_KEPT = frozenset({"authorization", "cookie", "proxy-authorization", "x-webhook-secret"})
-_UNCHECKED = "unchecked"  # the verdict on what is not looked at
-_USUAL = SigningProfile()
-_UNREAD = Report(Said.UNCLEAR)
+_PATIENCE = timedelta(seconds=20)  # until the first poll of a task whose acceptance is first seen in a callback
+_MAX_HEADER = 300  # characters of a name or value that are stored
+_SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization", "x-webhook-secret"})
+_UNCHECKED = "unchecked"  # metric label of a callback that is answered before verification
+_DEFAULT_PROFILE = SigningProfile()
+_NOT_PARSED = Report(Said.UNCLEAR)
 
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
 
 class Reply(IntEnum):
-    """What the caller is told."""
+    """The HTTP status of the answer to a callback."""
 
     ACCEPTED = 200
     FORGED = 401
@@ -58,7 +58,7 @@ def _counter(verdict: str, reply: Reply) -> Counter:
     return counter
 
 
-# Known from the start: a series that begins at 1 shows no rise.
+# Create these series at 0: `rate()` and `increase()` miss the first increment of a series that starts at 1.
 for _verdict, _reply in (
     (Verdict.SIGNED, Reply.ACCEPTED),
     (Verdict.SHARED_SECRET, Reply.ACCEPTED),
@@ -70,10 +70,10 @@ for _verdict, _reply in (
 
 
 class Judged(NamedTuple):
-    """A callback whose address is right, on its way to be kept."""
+    """A callback with a valid token, and the pending write that stores it."""
 
     verdict: Verdict
-    kept: "Future[bool] | None"  # done when it is durable: whether its attempt is known; None when it is not kept
+    kept: "Future[bool] | None"  # done once durable; the result tells whether the attempt exists. None: not stored
 
 
 async def receive(
@@ -83,10 +83,10 @@ async def receive(
     headers: RawHeaders,
     read: Callable[[int], Awaitable[bytes | None]],
 ) -> Reply:
-    """Judge and keep one callback; ACCEPTED means that its effect is durable.
+    """Verify and store one callback. `ACCEPTED` means that its effect is durable.
 
-    `read` gives the body, or None as soon as that has more bytes than it is told.
-    Raises errors.Unavailable when it could not be kept, so that the provider calls again.
+    `read`: returns the body, or None if it has more bytes than the limit it is called with.
+    Raises errors.Unavailable if the callback cannot be stored, so that the provider calls again.
     """
     proof = use.keys.prove_token(submission_id, token)
     if proof is None:
@@ -96,41 +96,44 @@ async def receive(
         return tell(Reply.TOO_LARGE)
     judged = judge(use, submission_id, proof, headers, body)
     if judged.kept is not None:
-        with suppress(Exception):  # told below
+        with suppress(Exception):  # reply_to reports it
             await judged.kept
     return reply_to(judged)
 
 
 def judge(use: Resources, submission_id: str, proof: CallbackProof, headers: RawHeaders, body: bytes) -> Judged:
-    """Judge a callback with the right token, and have kept of it what is to be kept. Raises errors.Unavailable."""
-    profile = use.provider.spec.signing if use.provider else _USUAL
+    """Verify a callback whose token is valid, and start storing it. Raises errors.Unavailable.
+
+    Of forged callbacks only samples are stored.
+    """
+    profile = use.provider.spec.signing if use.provider else _DEFAULT_PROFILE
     verdict = verify(body, headers, proof.secret, profile)
     logs.note(submission_id=submission_id, verdict=verdict)
     if verdict is Verdict.FORGED:
-        return Judged(verdict, _kept_sample(use, submission_id, proof, headers, body))
+        return Judged(verdict, _store_sample(use, submission_id, proof, headers, body))
     try:
-        return Judged(verdict, _keep(use, _evidence(use, submission_id, proof, headers, body, verdict)))
+        return Judged(verdict, _store(use, _evidence(use, submission_id, proof, headers, body, verdict)))
     except Unavailable as error:
         _count_failure(verdict, error)
         raise
 
 
 def reply_to(judged: Judged) -> Reply:
-    """What is to be said to a callback, once `kept` is done. Raises errors.Unavailable when it could not be kept."""
+    """Return the reply to a callback whose `kept` is None or done. Raises errors.Unavailable if it was not stored."""
     verdict, kept = judged
     if kept is None or (verdict is Verdict.FORGED and kept.exception() is not None):
-        return tell(Reply.FORGED, verdict)  # an outage, or bytes that cannot be kept: it is forged all the same
+        return tell(Reply.FORGED, verdict)  # the verdict does not depend on whether the sample was stored
     try:
-        known = kept.result()
+        attempt_exists = kept.result()
     except Unavailable as error:
         _count_failure(verdict, error)
         raise
-    known_as = Reply.FORGED if verdict is Verdict.FORGED else Reply.ACCEPTED
-    return tell(known_as if known else Reply.UNKNOWN, verdict)
+    reply = Reply.FORGED if verdict is Verdict.FORGED else Reply.ACCEPTED
+    return tell(reply if attempt_exists else Reply.UNKNOWN, verdict)
 
 
 def tell(reply: Reply, verdict: str = _UNCHECKED) -> Reply:
-    """Count a callback by its verdict and by what its caller is told, which is returned."""
+    """Count a callback by verdict and reply, and return the reply."""
     if verdict is _UNCHECKED:
         logs.note(verdict=verdict)
     _counter(verdict, reply).inc()
@@ -143,56 +146,61 @@ def _count_failure(verdict: Verdict, error: Unavailable) -> None:
     metrics.callbacks.labels(verdict, error.status).inc()
 
 
-def _kept_sample(
+def _store_sample(
     use: Resources, submission_id: str, proof: CallbackProof, headers: RawHeaders, body: bytes
 ) -> "Future[bool] | None":
-    """A few of the forged callbacks are kept, to show what is wrong."""
+    """Store a forged callback for a diagnosis if the sample limit allows it. Never raises."""
     if not use.forgeries.take(submission_id, use.now()):
         metrics.forgeries_not_kept.inc()
         return None
     try:
-        return _keep(use, _evidence(use, submission_id, proof, headers, body, Verdict.FORGED))
-    except Exception:  # noqa: BLE001 - as where it is waited for
+        return _store(use, _evidence(use, submission_id, proof, headers, body, Verdict.FORGED))
+    except Exception:  # noqa: BLE001 - as in reply_to: a sample that cannot be stored changes nothing
         return None
 
 
-def _keep(use: Resources, given: Evidence) -> "Future[bool]":
+def _store(use: Resources, callback: Evidence) -> "Future[bool]":
     if tracing.is_on():
-        return ensure_future(_keep_traced(use, given))
-    return use.db.write_batched(_keep_group, given, len(given.body))
+        return ensure_future(_store_traced(use, callback))
+    return use.db.write_batched(_store_batch, callback, len(callback.body))
 
 
-async def _keep_traced(use: Resources, given: Evidence) -> bool:
-    """Keep and settle one callback as a part of its task's trace."""
-    within = await use.db.read(lambda connection: attempts.traceparent(connection, given.submission_id))
-    about = {"submission_id": given.submission_id, "verdict": given.verdict}
-    with tracing.span("callback", SpanKind.CONSUMER, within, tracing.link_here(), **about):
-        return await use.db.write_batched(_keep_group, given, len(given.body))
+async def _store_traced(use: Resources, callback: Evidence) -> bool:
+    """Store and settle one callback within its task's trace."""
+    parent = await use.db.read(lambda connection: attempts.traceparent(connection, callback.submission_id))
+    fields = {"submission_id": callback.submission_id, "verdict": callback.verdict}
+    with tracing.span("callback", SpanKind.CONSUMER, parent, tracing.link_here(), **fields):
+        return await use.db.write_batched(_store_batch, callback, len(callback.body))
 
 
-def _keep_group(connection: Connection, group: Sequence[Evidence]) -> list[bool]:
-    """Keep and settle all that came together; for each, whether its attempt is known."""
-    judged = list(zip(group, _are_worth_keeping(connection, group), strict=True))
-    effects = iter(settle(connection, [each for each, is_kept in judged if is_kept], look_after=_PATIENCE))
-    hinting = {each.submission_id for each, is_kept in judged if not is_kept and each.verdict is not Verdict.FORGED}
-    known = hint(connection, hinting, group[-1].received_at)
+def _store_batch(connection: Connection, callbacks: Sequence[Evidence]) -> list[bool]:
+    """Store and settle a batch of callbacks. Return, for each of them, whether its attempt exists."""
+    batch = list(zip(callbacks, _within_limit(connection, callbacks), strict=True))
+    effects = iter(settle(connection, [callback for callback, stored in batch if stored], look_after=_PATIENCE))
+    hinted = {
+        callback.submission_id for callback, stored in batch if not stored and callback.verdict is not Verdict.FORGED
+    }
+    known = hint(connection, hinted, callbacks[-1].received_at)
     return [
-        next(effects) is not None if is_kept else each.verdict is Verdict.FORGED or each.submission_id in known
-        for each, is_kept in judged
+        next(effects) is not None if stored else callback.verdict is Verdict.FORGED or callback.submission_id in known
+        for callback, stored in batch
     ]
 
 
-def _are_worth_keeping(connection: Connection, group: Sequence[Evidence]) -> list[bool]:
-    """What proves nothing is kept while it teaches something; past that, only what it hints at counts."""
-    doubtful = {(each.submission_id, each.verdict) for each in group if not each.proven}
-    kept = evidence.count_callbacks(connection, doubtful)
-    found = []
-    for each in group:
-        which = (each.submission_id, each.verdict)
-        found.append(each.proven or kept[which] < _KEPT_UNTRUSTED)
-        if not each.proven:
-            kept[which] += 1
-    return found
+def _within_limit(connection: Connection, callbacks: Sequence[Evidence]) -> list[bool]:
+    """Return, for each callback, whether to store it: all with proof, and a limited number of the others.
+
+    An unproven callback that is not stored still acts as a hint, unless it is forged.
+    """
+    unproven = {(callback.submission_id, callback.verdict) for callback in callbacks if not callback.proven}
+    counts = evidence.count_callbacks(connection, unproven)
+    stored = []
+    for callback in callbacks:
+        key = (callback.submission_id, callback.verdict)
+        stored.append(callback.proven or counts[key] < _MAX_UNPROVEN)
+        if not callback.proven:
+            counts[key] += 1
+    return stored
 
 
 def _evidence(
@@ -200,7 +208,7 @@ def _evidence(
 ) -> Evidence:
     redacted = proof.redact(body)
     proven = verdict is Verdict.SIGNED or (verdict is Verdict.SHARED_SECRET and use.trust_shared_secret)
-    report = messages.read_callback(redacted) if proven else _UNREAD
+    report = messages.read_callback(redacted) if proven else _NOT_PARSED
     if report.detail:
         report = report._replace(detail=proof.redact_text(report.detail))
     return Evidence(
@@ -216,20 +224,20 @@ def _evidence(
 
 
 def kept_headers(headers: RawHeaders, proof: CallbackProof) -> str:
-    """The headers that may show why a scheme did not match, as JSON, bounded, without anything that opens a door."""
-    some = headers[:_MAX_HEADERS]
-    if max(map(len, chain.from_iterable(some)), default=0) > _MAX_HEADER:
-        # Redacted before they are cut: half a secret is not found.
-        some = [(proof.redact(name)[:_MAX_HEADER], proof.redact(value)[:_MAX_HEADER]) for name, value in some]
-    text = "{" + ", ".join({name: _quoted(name, value) for name, value in some}.values()) + "}"
+    """Return the headers to store as a JSON object, for the diagnosis of signatures: bounded, and without secrets."""
+    kept = headers[:_MAX_HEADERS]
+    if max(map(len, chain.from_iterable(kept)), default=0) > _MAX_HEADER:
+        # Redact before cutting: a secret that is cut in half would not be found.
+        kept = [(proof.redact(name)[:_MAX_HEADER], proof.redact(value)[:_MAX_HEADER]) for name, value in kept]
+    text = "{" + ", ".join({name: _json_member(name, value) for name, value in kept}.values()) + "}"
     return proof.redact_text(text)
 
 
 @lru_cache(maxsize=1024)
-def _quoted(name: bytes, value: bytes) -> str:
-    """One header as a member of a JSON object. Most of what a provider sends is the same each time."""
+def _json_member(name: bytes, value: bytes) -> str:
+    """Return one header as a member of a JSON object. Cached: a provider repeats most of its headers."""
     lowered = _text(name).lower()
-    return f"{_json(lowered)}: {_json('[not kept]' if lowered in _NEVER_KEPT else _text(value))}"
+    return f"{_json(lowered)}: {_json('[not kept]' if lowered in _SECRET_HEADERS else _text(value))}"
 
 
 def _text(raw: bytes) -> str:

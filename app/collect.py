@@ -1,6 +1,6 @@
-"""Bring a result home while its link lives: download, check, keep, and only then call it stored.
+"""Download a result before its link expires, verify it, put it into the image store, and record `stored`.
 
-Bytes that the store cannot take lie on this machine's own disk until it can: no link's life bounds that.
+If the store is unavailable, the bytes wait in this instance's spool. There the link's expiry no longer matters.
 """
 
 import asyncio
@@ -19,17 +19,21 @@ from app.rules.task import Status
 from app.telemetry import logs, metrics, tracing
 from app.transitions import result_state
 
-_REST = timedelta(seconds=15)  # after the store failed: hands that wait for it are missed where links die
+# The circuit breaker: otherwise every collect job would wait for a failing store while other links expire.
+_STORE_BACKOFF = timedelta(seconds=15)
 
 log = logs.get("collect")
 
 
-class _Resting(Unavailable):
-    """The store failed a moment ago, and is left alone."""
+class _CircuitOpen(Unavailable):
+    """The store has just failed and is not called for a short time."""
 
 
 async def collect(use: Resources, task_id: str) -> None:
-    """Store the result of a `ready` task, or leave the next try; past the link's life the image is lost."""
+    """Store the result of a `ready` task, or schedule the next try. Does nothing for a task in another state.
+
+    The task fails as `asset_lost` once the image can no longer be retrieved (see `result_state.fail`).
+    """
     task = await _task(use, task_id)
     if task is None or task.status is not Status.READY:
         return
@@ -40,31 +44,31 @@ async def collect(use: Resources, task_id: str) -> None:
         if file is None:
             return
         with file:
-            await _bring_home(use, task, file, started_at)
+            await _store(use, task, file, started_at)
     except (FluxhookError, httpx.HTTPError, OSError) as error:
         await _fail(use, task_id, error, started_at)
 
 
 async def tend(use: Resources) -> None:
-    """Bring in what this machine keeps aside, until the store fails; remove what is not needed any more.
+    """Store the images in this instance's spool, stopping at the first failure; delete files that no task needs.
 
-    Every process that works does this now and then: the job may have gone to a machine that has not got the bytes.
+    Every worker process calls this regularly, because the job may have run on an instance that does not have the bytes.
     """
-    for attempt in await asyncio.to_thread(use.spool.attempts):
-        submission = await use.db.read(lambda connection, attempt=attempt: attempts.get(connection, attempt))  # type: ignore[misc]
-        if submission is None:
-            continue  # of another database, or of a time that a restored one does not know
-        task = await _task(use, submission.task_id)
-        if task is None or task.status.final or task.submission_id != attempt:
-            await _drop(use, attempt)
+    for submission_id in await asyncio.to_thread(use.spool.attempts):
+        attempt = await use.db.read(lambda connection, id_=submission_id: attempts.get(connection, id_))  # type: ignore[misc]
+        if attempt is None:
+            continue  # the file belongs to another database, or is newer than the backup that was restored
+        task = await _task(use, attempt.task_id)
+        if task is None or task.status.final or task.submission_id != submission_id:
+            await _discard(use, submission_id)
         elif task.status is Status.READY:
             await collect(use, task.id)
-            if attempt in await asyncio.to_thread(use.spool.attempts):
+            if submission_id in await asyncio.to_thread(use.spool.attempts):
                 return
 
 
 async def _obtain(use: Resources, task: Task, started_at: datetime) -> IO[bytes] | None:
-    """The image's bytes: kept here already, or by the link. None leaves the task to the machine that has them."""
+    """Return the image's bytes, from the spool or by the link; None if another instance must store them."""
     file = await asyncio.to_thread(use.spool.open, task.submission_id)
     if file is not None:
         return file
@@ -77,12 +81,13 @@ async def _obtain(use: Resources, task: Task, started_at: datetime) -> IO[bytes]
     return await download(use, task.sample_url or "")
 
 
-async def _bring_home(use: Resources, task: Task, file: IO[bytes], started_at: datetime) -> None:
+async def _store(use: Resources, task: Task, file: IO[bytes], started_at: datetime) -> None:
+    """Verify the image, put it into the store or into the spool, and record which."""
     image = await check(use, file, task.submission_id)
     try:
         await _put(use, image, file)
     except Unavailable as outage:
-        await _keep_aside(use, task, image, file, outage, started_at)
+        await _spool(use, task, image, file, outage, started_at)
     else:
         if not await use.db.write(
             lambda connection: result_state.store(connection, task, image, started_at, use.now())
@@ -92,22 +97,22 @@ async def _bring_home(use: Resources, task: Task, file: IO[bytes], started_at: d
 
 
 async def _put(use: Resources, image: Image, file: IO[bytes]) -> None:
-    since = use.now() - _REST
+    since = use.now() - _STORE_BACKOFF
     if await use.db.read(lambda connection: spooled_results.store_failed_since(connection, since)):
-        raise _Resting("the image store failed a moment ago")
+        raise _CircuitOpen("the image store has just failed")
     with tracing.span("store put", bytes=image.bytes):
         await use.store.put(image.store_key, file)
 
 
-async def _keep_aside(
+async def _spool(
     use: Resources, task: Task, image: Image, file: IO[bytes], outage: Unavailable, started_at: datetime
 ) -> None:
     try:
         instance = await asyncio.to_thread(use.spool.instance, started_at)
         await asyncio.to_thread(use.spool.keep, task.submission_id, file, image.sha256)
     except OSError as error:
-        raise Unavailable(f"{outage.detail}; nor can it be kept aside: {error.strerror}") from error
-    tried = not isinstance(outage, _Resting)
+        raise Unavailable(f"{outage.detail}; the spool cannot be written either: {error.strerror}") from error
+    tried = not isinstance(outage, _CircuitOpen)
 
     def record(connection: Connection) -> bool:
         return result_state.await_store(connection, task, instance, outage.detail, started_at, use.now(), tried=tried)
@@ -118,7 +123,7 @@ async def _keep_aside(
 
 
 async def _fail(use: Resources, task_id: str, error: Exception, started_at: datetime) -> None:
-    reason = error.detail if isinstance(error, FluxhookError) else f"no image came: {type(error).__name__}"
+    reason = error.detail if isinstance(error, FluxhookError) else f"the download failed: {type(error).__name__}"
     refused = isinstance(error, ResultRefused)
     if await use.db.write(
         lambda connection: result_state.fail(connection, task_id, reason, started_at, use.now(), refused=refused)
@@ -131,6 +136,6 @@ async def _task(use: Resources, task_id: str) -> Task | None:
     return await use.db.read(lambda connection: tasks.get(connection, task_id))
 
 
-async def _drop(use: Resources, attempt: str) -> None:
-    await asyncio.to_thread(use.spool.discard, attempt)
-    await use.db.write(lambda connection: spooled_results.forget(connection, attempt))
+async def _discard(use: Resources, submission_id: str) -> None:
+    await asyncio.to_thread(use.spool.discard, submission_id)
+    await use.db.write(lambda connection: spooled_results.forget(connection, submission_id))

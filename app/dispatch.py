@@ -91,8 +91,8 @@ def _time_until_poll(connection: Connection, use: Resources, task: Task) -> time
 def _begin(connection: Connection, use: Resources, task: Task, spec: ProviderSpec) -> tuple[str, str] | None:
     """Move the task to `submitting` with an attempt that was never sent. Return the attempt's id and signing key id.
 
-    Returns None if the task may not be submitted any more. The same transaction leaves the job for a lost answer, so a
-    crash after the commit does not lose the task.
+    Returns None if the task is no longer queued or has no slot. The same transaction leaves the job for a lost answer,
+    so a crash after the commit does not lose the task.
     """
     now = use.now()
     last = attempts.of_task(connection, task.id)[-1]

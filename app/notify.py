@@ -1,7 +1,7 @@
-"""Tell the application: deliver what is due at one endpoint, a few at once, and leave the next round.
+"""Deliver webhooks: send the deliveries that are due at one endpoint, record the outcomes, schedule the next round.
 
-A round belongs to one endpoint, so one that is dead keeps nobody waiting but itself. What is recorded of a try is
-recorded after it: a process that dies in between tries again, and the receiver knows the delivery by its id.
+Each job handles one endpoint, so an unreachable endpoint delays no other. Outcomes are recorded after the round: if the
+process dies in between, the deliveries are sent again, and the receiver recognises a copy by its id.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ from app.rules.backoff import ENDPOINT_REST, WEBHOOK_WAITS, webhook_wait
 from app.telemetry import logs, metrics, tracing
 from app.webhooks.delivery import BROKEN, SEALED, TIMEOUT, UNREACHABLE, Outcome, OutgoingWebhook, deliver
 
-_AT_ONCE = 4  # deliveries of an endpoint; one while it fails
-_AT_A_HOST = 8  # endpoints: each task may have an address of its own, and all of them lie on one dead host
-_ASIDE = timedelta(seconds=5)
-_LONGEST_REST = timedelta(hours=1)
-_HOPELESS = sum(WEBHOOK_WAITS, timedelta())  # when the first delivery that failed has had all its tries
+_PER_ENDPOINT = 4  # concurrent deliveries to an endpoint; one while it fails
+_PER_HOST = 8  # concurrent endpoints of a host: tasks can have thousands of URLs on one unreachable host
+_HOST_BUSY_WAIT = timedelta(seconds=5)
+_MAX_RETRY_AFTER = timedelta(hours=1)  # for the backoff of the endpoint
+_PAUSE_AFTER = sum(WEBHOOK_WAITS, timedelta())  # by then the first failed delivery has used all its tries
 
-# Known from the start: a series that begins at 1 shows no rise.
+# Create these series at 0: `rate()` and `increase()` miss the first increment of a series that starts at 1.
 for _kind in ("delivered", "refused", UNREACHABLE, TIMEOUT, BROKEN, SEALED):
     metrics.webhook_attempts.labels(_kind)
 for _state in (EndpointState.PAUSED, EndpointState.GONE):
@@ -41,42 +41,42 @@ log = logs.get("notify")
 
 
 @dataclass(frozen=True, slots=True)
-class _Tried:
-    letter: OutgoingWebhook
+class _Attempt:
+    webhook: OutgoingWebhook
     began_at: datetime
     outcome: Outcome
 
 
 async def notify(use: Resources, endpoint_id: str) -> None:
-    """Try what is due at an endpoint, and leave the job for what is due next."""
+    """Send the deliveries that are due at an endpoint, and schedule the next round."""
     found = await use.db.read(lambda connection: _read(connection, endpoint_id, use.now()))
     if found is None:
         return
-    endpoint, letters = found
+    endpoint, webhooks = found
     host = httpx.URL(endpoint.url).netloc.decode()
-    if letters and use.delivering[host] >= _AT_A_HOST:
-        later = use.now() + _aside(use.now() - letters[0].delivery.due_at)
+    if webhooks and use.delivering[host] >= _PER_HOST:
+        later = use.now() + _host_busy_wait(use.now() - webhooks[0].delivery.due_at)
         await use.db.write(lambda connection: jobs.enqueue(connection, [(Step.NOTIFY, endpoint_id, later)]))
         return
-    with _in_hand(use, host):
-        tried = await asyncio.gather(*(_try(use, letter) for letter in letters))
-    stopped = await use.db.write(lambda connection: _keep(connection, endpoint_id, tried, use.now()))
-    _say(tried, endpoint_id, stopped)
+    with _counted(use, host):
+        attempts = await asyncio.gather(*(_send(use, webhook) for webhook in webhooks))
+    stopped = await use.db.write(lambda connection: _record(connection, endpoint_id, attempts, use.now()))
+    _report(attempts, endpoint_id, stopped)
 
 
-def _aside(late: timedelta) -> timedelta:
-    """For how long an endpoint of a crowded host is put aside: longer, the longer it has waited for its turn.
+def _host_busy_wait(overdue: timedelta) -> timedelta:
+    """Return how long to postpone an endpoint whose host has no capacity: the longer it is overdue, the longer.
 
-    Each look costs some statements. A host that hangs with ten thousand addresses would have ten thousand looks in the
-    time of eight tries, and every other endpoint's turn would come behind them.
+    Each check costs a few statements. With a fixed wait, ten thousand endpoints on one hanging host would all be
+    checked in the time of eight deliveries, and all other endpoints would queue behind them.
     """
-    wait = min(max(_ASIDE, late / 2), ENDPOINT_REST.longest)
+    wait = min(max(_HOST_BUSY_WAIT, overdue / 2), ENDPOINT_REST.longest)
     return wait + ids.jitter(wait)
 
 
 @contextmanager
-def _in_hand(use: Resources, host: str) -> Generator[None]:
-    """Count an endpoint among those of its host that are in hand; hosts with none are forgotten."""
+def _counted(use: Resources, host: str) -> Generator[None]:
+    """Count an endpoint of the host as being delivered to. Entries that reach zero are deleted."""
     use.delivering[host] += 1
     try:
         yield
@@ -90,111 +90,114 @@ def _read(connection: Connection, endpoint_id: str, now: datetime) -> tuple[Endp
     endpoint = endpoints.get(connection, endpoint_id)
     if endpoint is None:
         return None
-    room = 1 if endpoint.failures else _AT_ONCE
-    due = deliveries.due(connection, endpoint_id, now, room, tests=_only_tests(endpoint, now))
-    return endpoint, [_letter(connection, each) for each in due]
+    limit = 1 if endpoint.failures else _PER_ENDPOINT
+    due = deliveries.due(connection, endpoint_id, now, limit, tests=_only_tests(endpoint, now))
+    return endpoint, [_webhook(connection, delivery) for delivery in due]
 
 
 def _only_tests(endpoint: Endpoint, now: datetime) -> bool:
-    rests = endpoint.backoff_until is not None and endpoint.backoff_until > now
-    return rests or endpoint.state is not EndpointState.ACTIVE
+    backs_off = endpoint.backoff_until is not None and endpoint.backoff_until > now
+    return backs_off or endpoint.state is not EndpointState.ACTIVE
 
 
-def _letter(connection: Connection, delivery: Delivery) -> OutgoingWebhook:
+def _webhook(connection: Connection, delivery: Delivery) -> OutgoingWebhook:
     if delivery.task_id is None:
         return OutgoingWebhook(delivery, None, None)
     result = results.of_tasks(connection, [delivery.task_id]).get(delivery.task_id)
     return OutgoingWebhook(delivery, tasks.get(connection, delivery.task_id), result)
 
 
-async def _try(use: Resources, letter: OutgoingWebhook) -> _Tried:
-    """Its 15 seconds begin when it has its turn among all that are sent at once."""
+async def _send(use: Resources, webhook: OutgoingWebhook) -> _Attempt:
+    """Send one webhook. Its timeout starts once the limit on concurrent deliveries admits it."""
     async with use.sending.taken(1):
-        return await _try_now(use, letter)
+        return await _send_now(use, webhook)
 
 
-async def _try_now(use: Resources, letter: OutgoingWebhook) -> _Tried:
-    delivery, began_at = letter.delivery, use.now()
-    trace = letter.task.traceparent if letter.task else None
+async def _send_now(use: Resources, webhook: OutgoingWebhook) -> _Attempt:
+    delivery, began_at = webhook.delivery, use.now()
+    trace = webhook.task.traceparent if webhook.task else None
     with tracing.span("webhook", SpanKind.CLIENT, trace, task_id=delivery.task_id, delivery_id=delivery.id) as span:
-        outcome = await deliver(use, letter)
+        outcome = await deliver(use, webhook)
         if not outcome.delivered:
             tracing.fail(span, outcome.error or "refused")
-    return _Tried(letter, began_at, outcome)
+    return _Attempt(webhook, began_at, outcome)
 
 
-def _keep(connection: Connection, endpoint_id: str, tried: Sequence[_Tried], now: datetime) -> EndpointState | None:
-    """Record what came of a round and leave the next; the state to which it brought the endpoint to a stop, if so."""
+def _record(connection: Connection, endpoint_id: str, attempts: Sequence[_Attempt], now: datetime) -> EndpointState | None:
+    """Record the outcomes of a round and schedule the next. Return the endpoint's new state if the round stopped it."""
     endpoint = endpoints.lock(connection, endpoint_id)
     if endpoint is None:
         return None
     stopped = None
-    if tried:
-        delivery_attempts.insert(connection, [_attempt(each) for each in tried])
-        deliveries.conclude(connection, [_end(each, now) for each in tried])
-        change = _standing(endpoint, tried, now)
+    if attempts:
+        delivery_attempts.insert(connection, [_attempt_row(attempt) for attempt in attempts])
+        deliveries.conclude(connection, [_delivery_change(attempt, now) for attempt in attempts])
+        change = _endpoint_change(endpoint, attempts, now)
         endpoints.change(connection, endpoint_id, **change)
         stopped = change["state"] if change["state"] is not endpoint.state else None
         if stopped is EndpointState.GONE:
             deliveries.end_waiting(connection, endpoint_id, "the endpoint answered 410 to another delivery", now)
-    _leave_next(connection, endpoint_id, now)
+    _schedule_next(connection, endpoint_id, now)
     return None if stopped is EndpointState.ACTIVE else stopped
 
 
-def _end(each: _Tried, now: datetime) -> dict[str, Any]:
-    """What a delivery has come to by this try."""
-    delivery, outcome = each.letter.delivery, each.outcome
+def _delivery_change(attempt: _Attempt, now: datetime) -> dict[str, Any]:
+    """Return the new values of a delivery after an attempt, in the form of `deliveries.conclude`."""
+    delivery, outcome = attempt.webhook.delivery, attempt.outcome
     tries = delivery.tries + 1
     wait = None if outcome.gone or delivery.event == TEST else webhook_wait(tries, outcome.retry_after)
-    begun = {"id": delivery.id, "was_tries": delivery.tries, "was_due_at": delivery.due_at}
-    end = {**begun, "tries": tries, "detail": _detail(outcome), "due_at": delivery.due_at, "ended_at": now}
+    before = {"id": delivery.id, "was_tries": delivery.tries, "was_due_at": delivery.due_at}
+    change = {**before, "tries": tries, "detail": _detail(outcome), "due_at": delivery.due_at, "ended_at": now}
     if outcome.delivered:
-        return {**end, "state": deliveries.DeliveryState.DELIVERED, "detail": None}
+        return {**change, "state": deliveries.DeliveryState.DELIVERED, "detail": None}
     if wait is None:
-        return {**end, "state": deliveries.DeliveryState.FAILED}
+        return {**change, "state": deliveries.DeliveryState.FAILED}
     due_at = now + wait + ids.jitter(wait / 10)
-    return {**end, "state": deliveries.DeliveryState.WAITING, "due_at": due_at, "ended_at": None}
+    return {**change, "state": deliveries.DeliveryState.WAITING, "due_at": due_at, "ended_at": None}
 
 
 def _detail(outcome: Outcome) -> str:
     known = {
         "unreachable": "the host cannot be reached",
-        "timeout": "no answer in 15 seconds",
-        "broken": "the connection broke before an answer",
-        "sealed": "its secret cannot be read: the key it was sealed with has left FLUXHOOK_SECRET_KEYS",
+        "timeout": "no answer within 15 seconds",
+        "broken": "the connection broke before an answer arrived",
+        "sealed": "the webhook secret cannot be decrypted: its key is no longer in FLUXHOOK_SECRET_KEYS",
     }
     return known.get(outcome.error or "") or f"answered with HTTP {outcome.http_status}"
 
 
-def _standing(endpoint: Endpoint, tried: Sequence[_Tried], now: datetime) -> dict[str, Any]:
-    """How an endpoint fares after a round. One that answers a test is sent to again; one that fails it fares no worse,
-    because nothing follows a test: the failure would count until something arrives, however much later.
+def _endpoint_change(endpoint: Endpoint, attempts: Sequence[_Attempt], now: datetime) -> dict[str, Any]:
+    """Return the new values of an endpoint after a round.
+
+    A delivered test activates the endpoint. A failed test does not count as a failure: a test has no retry, so the
+    failure would stay recorded until the next delivery succeeds, however much later.
     """
-    if any(each.outcome.gone for each in tried):
+    if any(attempt.outcome.gone for attempt in attempts):
         return {"state": EndpointState.GONE, "stopped_at": endpoint.stopped_at or now}
-    if any(each.outcome.delivered for each in tried):
-        tested = any(each.outcome.delivered and each.letter.delivery.event == TEST for each in tried)
+    delivered = [attempt for attempt in attempts if attempt.outcome.delivered]
+    if delivered:
+        tested = any(attempt.webhook.delivery.event == TEST for attempt in delivered)
         state = EndpointState.ACTIVE if tested else endpoint.state
         stopped_at = None if state is EndpointState.ACTIVE else endpoint.stopped_at
-        well = {"failures": 0, "failing_since_at": None, "backoff_until": None}
-        return {"state": state, "stopped_at": stopped_at, **well}
-    failed = [each for each in tried if each.letter.delivery.event != TEST]
+        no_failures = {"failures": 0, "failing_since_at": None, "backoff_until": None}
+        return {"state": state, "stopped_at": stopped_at, **no_failures}
+    failed = [attempt for attempt in attempts if attempt.webhook.delivery.event != TEST]
     if not failed:
         return {"state": endpoint.state}
     failures, since = endpoint.failures + len(failed), endpoint.failing_since_at or now
-    wishes = [each.outcome.retry_after for each in failed if each.outcome.retry_after is not None]
-    rest = max(ENDPOINT_REST.wait(failures), min(max(wishes, default=timedelta()), _LONGEST_REST))
-    pausing = endpoint.state is EndpointState.ACTIVE and now - since >= _HOPELESS
+    requested = [attempt.outcome.retry_after for attempt in failed if attempt.outcome.retry_after is not None]
+    backoff = max(ENDPOINT_REST.wait(failures), min(max(requested, default=timedelta()), _MAX_RETRY_AFTER))
+    pausing = endpoint.state is EndpointState.ACTIVE and now - since >= _PAUSE_AFTER
     return {
         "state": EndpointState.PAUSED if pausing else endpoint.state,
         "stopped_at": now if pausing else endpoint.stopped_at,
         "failures": failures,
         "failing_since_at": since,
-        "backoff_until": now + rest,
+        "backoff_until": now + backoff,
     }
 
 
-def _leave_next(connection: Connection, endpoint_id: str, now: datetime) -> None:
+def _schedule_next(connection: Connection, endpoint_id: str, now: datetime) -> None:
     endpoint = endpoints.get(connection, endpoint_id)
     if endpoint is None:
         return
@@ -202,30 +205,32 @@ def _leave_next(connection: Connection, endpoint_id: str, now: datetime) -> None
     next_due = deliveries.next_due(connection, endpoint_id) if endpoint.state is EndpointState.ACTIVE else None
     if next_due is not None:
         next_due = max(next_due, endpoint.backoff_until or next_due)
-    wanted = [(Step.NOTIFY, endpoint_id, max(due, now)) for due in (test_due, next_due) if due is not None]
-    jobs.enqueue(connection, wanted)
+    jobs.enqueue(
+        connection, [(Step.NOTIFY, endpoint_id, max(due, now)) for due in (test_due, next_due) if due is not None]
+    )
 
 
-def _attempt(each: _Tried) -> dict[str, Any]:
-    outcome = each.outcome
+def _attempt_row(attempt: _Attempt) -> dict[str, Any]:
+    outcome = attempt.outcome
     return {
-        "id": ids.new_id("att", each.began_at),
-        "delivery_id": each.letter.delivery.id,
+        "id": ids.new_id("att", attempt.began_at),
+        "delivery_id": attempt.webhook.delivery.id,
         "http_status": outcome.http_status,
         "error": outcome.error,
         "latency_ms": outcome.latency_ms,
         "answer": outcome.answer,
-        "began_at": each.began_at,
+        "began_at": attempt.began_at,
     }
 
 
-def _say(tried: Sequence[_Tried], endpoint_id: str, stopped: EndpointState | None) -> None:
-    for each in tried:
-        delivery, outcome = each.letter.delivery, each.outcome
+def _report(attempts: Sequence[_Attempt], endpoint_id: str, stopped: EndpointState | None) -> None:
+    """Log and count the outcomes of a round."""
+    for attempt in attempts:
+        delivery, outcome = attempt.webhook.delivery, attempt.outcome
         kind = "delivered" if outcome.delivered else outcome.error or "refused"
         metrics.webhook_attempts.labels(kind).inc()
-        named = {"delivery_id": delivery.id, "task_id": delivery.task_id, "endpoint_id": endpoint_id}
-        log.info("delivery", outcome=kind, http_status=outcome.http_status, ms=outcome.latency_ms, **named)
+        fields = {"delivery_id": delivery.id, "task_id": delivery.task_id, "endpoint_id": endpoint_id}
+        log.info("delivery", outcome=kind, http_status=outcome.http_status, ms=outcome.latency_ms, **fields)
     if stopped is not None:
         metrics.endpoints_stopped.labels(stopped).inc()
         log.warning("endpoint_stopped", endpoint_id=endpoint_id, state=stopped)

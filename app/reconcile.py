@@ -1,6 +1,6 @@
-"""Ask the provider about a task that went quiet, or that an unproven callback hinted at.
+"""Poll the provider about a task: its callback is overdue, an unproven callback hinted at it, or evidence conflicts.
 
-Its answer is evidence like any other. Until the task is done there is always a next look.
+The answer is evidence like any other. As long as the task is `submitting` or `submitted`, a next job is scheduled.
 """
 
 from datetime import datetime, timedelta
@@ -20,55 +20,61 @@ from app.telemetry import logs, metrics
 from app.transitions import moves
 
 _WAITING = frozenset({Status.SUBMITTING, Status.SUBMITTED})
-_OPEN = _WAITING | {Status.READY}  # a ready task may need a fresh link
-_SOONEST, _LATEST = timedelta(seconds=1), timedelta(seconds=30)
-_HINTS_APART = timedelta(seconds=5)  # however many hints come, a task is not asked about more often
-_MARGIN = timedelta(seconds=5)  # past the deadline of a submit, after which no answer to it is kept any more
-# A provider that is silent for a day will not speak of this task again.
-_SILENT = timedelta(hours=24), "no result in a day"
+_POLLED = _WAITING | {Status.READY}  # a ready task may need a fresh link
+_MIN_INTERVAL, _MAX_INTERVAL = timedelta(seconds=1), timedelta(seconds=30)
+_HINT_INTERVAL = timedelta(seconds=5)  # hints make polls more frequent than the schedule, but not more than this
+_MARGIN = timedelta(seconds=5)  # after the deadline of a submission, when its answer can no longer arrive
+# The time limit of a task, and the detail of its failure. A result after a day is not to be expected.
+_TIME_LIMIT = timedelta(hours=24), "no result within a day"
 
 CALLBACKS_MISSING = (
-    "no callback came for any of the latest tasks: is FLUXHOOK_PUBLIC_URL reachable from the provider? "
-    "Their results were polled."
+    "no callback arrived for any of the latest tasks, so their results were polled: "
+    "is FLUXHOOK_PUBLIC_URL reachable from the provider?"
 )
-_LATEST_TASKS, _ENOUGH_TO_TELL = 5, 3
-_NOBODY_KNOWS = "the provider's answer was lost, and nothing proved since whether it took the task"
+_LATEST_TASKS, _MIN_TASKS = 5, 3  # tasks that are examined, and how many are needed for a conclusion
+_OUTCOME_UNKNOWN = "the submit answer was lost, and no later evidence shows whether the provider accepted the task"
 
 log = logs.get("reconcile")
 
 
 async def reconcile(use: Resources, task_id: str) -> None:
-    """Look at one task: ask where it can be asked for, hold while only a callback can tell, else give up."""
+    """Poll one task if the provider can be asked about it; else wait for a callback, and give up at the time limit.
+
+    Raises errors.Unavailable if no provider key is configured.
+    """
     found = await use.db.read(lambda connection: _read(connection, task_id))
     if found is None:
         return
     provider = use.provider
     if provider is None:
         raise Unavailable("no provider key is configured")
-    task, submission, provider_id, last_asked_at = found
-    logs.note(key_id=task.key_id, submission_id=submission.id)
-    too_soon = _earliest(submission, last_asked_at, use.now())
-    elsewhere = submission.provider != provider.spec.name
-    no_hints = submission.provider_id is None and (elsewhere or _is_under_way(provider, submission, use.now()))
-    if provider_id is None or no_hints:
-        await use.db.write(lambda connection: _hold(connection, use, provider, task.id))
-    elif elsewhere:
-        await use.db.write(lambda connection: _await_callback(connection, use, task.id, submission))
-    elif too_soon is not None:
-        await use.db.write(lambda connection: jobs.enqueue(connection, [(Step.RECONCILE, task.id, too_soon)]))
+    task, attempt, provider_id, last_polled_at = found
+    logs.note(key_id=task.key_id, submission_id=attempt.id)
+    next_poll_at = _next_poll_at(attempt, last_polled_at, use.now())
+    other_provider = attempt.provider != provider.spec.name
+    ignore_hints = attempt.provider_id is None and (other_provider or _is_in_flight(provider, attempt, use.now()))
+    if provider_id is None or ignore_hints:
+        await use.db.write(lambda connection: _await_evidence(connection, use, provider, task.id))
+    elif other_provider:
+        await use.db.write(lambda connection: _await_callback(connection, use, task.id, attempt))
+    elif next_poll_at is not None:
+        await use.db.write(lambda connection: jobs.enqueue(connection, [(Step.RECONCILE, task.id, next_poll_at)]))
     else:
-        await _ask(use, provider, task, submission, provider_id)
+        await _poll(use, provider, task, attempt, provider_id)
 
 
 def callbacks_are_missing(connection: Connection) -> bool:
-    """Whether callbacks are configured, and none came for the latest tasks that came out."""
-    came = evidence.callbacks_came_lately(connection, _LATEST_TASKS)
-    return len(came) >= _ENOUGH_TO_TELL and not any(came)
+    """Return whether no callback arrived for the latest finished tasks that had a callback URL.
+
+    False if there are too few such tasks for a conclusion.
+    """
+    arrived = evidence.callbacks_came_lately(connection, _LATEST_TASKS)
+    return len(arrived) >= _MIN_TASKS and not any(arrived)
 
 
-async def _ask(use: Resources, provider: Provider, task: Task, submission: Attempt, provider_id: str) -> None:
-    answer = await observed("poll", provider.fetch(Reference(provider_id, submission.polling_url)))
-    repaired = await use.db.write(lambda connection: _keep(connection, use, provider, task, submission, answer))
+async def _poll(use: Resources, provider: Provider, task: Task, attempt: Attempt, provider_id: str) -> None:
+    answer = await observed("poll", provider.fetch(Reference(provider_id, attempt.polling_url)))
+    repaired = await use.db.write(lambda connection: _record_answer(connection, use, provider, task, attempt, answer))
     if repaired:
         metrics.tasks_repaired_by_poll.inc()
         log.warning("repaired_by_poll", task_id=task.id, said=answer.report.said)
@@ -77,118 +83,121 @@ async def _ask(use: Resources, provider: Provider, task: Task, submission: Attem
 
 
 def _read(connection: Connection, task_id: str) -> tuple[Task, Attempt, str | None, datetime | None] | None:
+    """Return the task, its latest attempt, the provider's id to poll with, if known, and the time of the last poll.
+
+    None if there is nothing to poll for.
+    """
     task = tasks.get(connection, task_id)
-    if task is None or task.status not in _OPEN:
+    if task is None or task.status not in _POLLED:
         return None
-    submission = attempts.get(connection, task.submission_id)
-    if submission is None:
+    attempt = attempts.get(connection, task.submission_id)
+    if attempt is None:
         return None
-    provider_id = submission.provider_id or _hinted_id(connection, submission.id)
-    return task, submission, provider_id, evidence.last_polled_at(connection, submission.id)
+    provider_id = attempt.provider_id or _hinted_id(connection, attempt.id)
+    return task, attempt, provider_id, evidence.last_polled_at(connection, attempt.id)
 
 
 def _hinted_id(connection: Connection, submission_id: str) -> str | None:
-    """What a callback that proved nothing calls the task whose answer was lost: enough to ask the provider by.
+    """Return the provider's id for the task from a callback without proof, as a reference for a poll.
 
-    It knew the address that only the provider was given: of a task whose answer is lost nothing else tells which of the
-    provider's it is. An id that another attempt has is not ours all the same.
+    If the submit answer was lost, nothing else identifies the task at the provider. The sender knew the callback URL,
+    which only the provider received. An id that belongs to another attempt is ignored.
     """
-    named = (messages.read_status(body).provider_id for body in evidence.hints(connection, submission_id))
-    return next((each for each in named if each is not None and not attempts.is_known(connection, each)), None)
+    hinted = (messages.read_status(body).provider_id for body in evidence.hints(connection, submission_id))
+    return next((id_ for id_ in hinted if id_ is not None and not attempts.is_known(connection, id_)), None)
 
 
-def _earliest(submission: Attempt, last_asked_at: datetime | None, now: datetime) -> datetime | None:
-    """When the provider may be asked again; None when that is now. A flood of hints is no flood of polls."""
-    if last_asked_at is None:
+def _next_poll_at(attempt: Attempt, last_polled_at: datetime | None, now: datetime) -> datetime | None:
+    """Return the earliest time of the next poll; None if that is now. Bounds the polls that hints can cause."""
+    if last_polled_at is None:
         return None
-    earliest = last_asked_at + min(_wait(now - _asked_at(submission)), _HINTS_APART)
+    earliest = last_polled_at + min(_wait(now - _sent_at(attempt)), _HINT_INTERVAL)
     return earliest if earliest > now else None
 
 
-def _hold(connection: Connection, use: Resources, provider: Provider, task_id: str) -> None:
-    """Wait for the callback that proves acceptance; when none can come any more, say that nobody knows."""
+def _await_evidence(connection: Connection, use: Resources, provider: Provider, task_id: str) -> None:
+    """Wait for a callback that proves acceptance. After the last possible callback, fail as `unknown_outcome`."""
     tasks.lock(connection, [task_id])
     found = _read(connection, task_id)
     if found is None or found[0].status not in _WAITING or found[1].provider_id is not None:
-        return  # what proves it came just now
-    now, until = use.now(), _asked_at(found[1]) + use.hold_window
-    if _is_under_way(provider, found[1], now):
-        until = _answer_by(provider, found[1])
+        return  # proof arrived in the meantime
+    now, until = use.now(), _sent_at(found[1]) + use.hold_window
+    if _is_in_flight(provider, found[1], now):
+        until = _answer_deadline(provider, found[1])
     if now < until:
         jobs.enqueue(connection, [(Step.RECONCILE, task_id, until)])
         return
-    moves.give_up(connection, task_id, Failure.UNKNOWN_OUTCOME, MoneySpent.MAYBE, _NOBODY_KNOWS, now)
+    moves.give_up(connection, task_id, Failure.UNKNOWN_OUTCOME, MoneySpent.MAYBE, _OUTCOME_UNKNOWN, now)
 
 
-def _await_callback(connection: Connection, use: Resources, task_id: str, submission: Attempt) -> None:
-    """Wait for what a provider has to say that is not asked any more: the one of today knows nothing of this task."""
+def _await_callback(connection: Connection, use: Resources, task_id: str, attempt: Attempt) -> None:
+    """Wait for a callback from a provider that is no longer configured: the current provider does not know the task."""
     tasks.lock(connection, [task_id])
-    _look_again(connection, task_id, submission, _SILENT, use.now())
+    _schedule_next(connection, task_id, attempt, _TIME_LIMIT, use.now())
 
 
-def _keep(
+def _record_answer(
     connection: Connection,
     use: Resources,
     provider: Provider,
     task: Task,
-    submission: Attempt,
+    attempt: Attempt,
     answer: ProviderResponse,
 ) -> bool:
-    """Settle the answer and leave the next look; True when it told what a callback should have told."""
+    """Settle the answer and schedule the next poll. Return True if the poll replaced a callback that did not arrive."""
     now = use.now()
-    # Under a key that left the ring no callback is believed any more, so an echo of its secret gives nothing away.
-    known = submission.signing_key_id in use.keys
-    proof = use.keys.callback_proof(submission.id, submission.signing_key_id) if known else None
-    given = answered(submission.id, Witness.POLL, answer, proof, now)
-    effects = settle(connection, [given], look_after=_SOONEST)
-    _look_again(connection, task.id, submission, _patience(use, provider, submission, answer.report.said), now)
-    told = answer.report.said in {Said.READY, Said.FAILED}
-    return submission.callback_requested and told and effects == [Effect.MOVED]
+    # If the signing key has left the keyring, its callbacks are no longer accepted, so its secret need not be redacted.
+    known = attempt.signing_key_id in use.keys
+    proof = use.keys.callback_proof(attempt.id, attempt.signing_key_id) if known else None
+    effects = settle(connection, [answered(attempt.id, Witness.POLL, answer, proof, now)], look_after=_MIN_INTERVAL)
+    _schedule_next(connection, task.id, attempt, _time_limit(use, provider, attempt, answer.report.said), now)
+    finished = answer.report.said in {Said.READY, Said.FAILED}
+    return attempt.callback_requested and finished and effects == [Effect.MOVED]
 
 
-def _look_again(
-    connection: Connection, task_id: str, submission: Attempt, patience: tuple[timedelta, str], now: datetime
+def _schedule_next(
+    connection: Connection, task_id: str, attempt: Attempt, time_limit: tuple[timedelta, str], now: datetime
 ) -> None:
-    """Leave the next look at a task that is still open, or give it up once nothing better can come.
+    """Schedule the next poll of a task that is still open, or fail it if its time limit has passed.
 
-    The task must be locked. One that was submitted anew meanwhile is looked at for its new attempt.
+    The caller must hold the task's lock. Does nothing if the task has a newer attempt, which has a job of its own.
     """
     task = tasks.get(connection, task_id)
-    if task is None or task.status not in _WAITING or task.submission_id != submission.id:
+    if task is None or task.status not in _WAITING or task.submission_id != attempt.id:
         return
-    age = now - _asked_at(submission)
-    longest, reason = patience
-    if age > longest:
+    age = now - _sent_at(attempt)
+    max_age, reason = time_limit
+    if age > max_age:
         moves.give_up(connection, task.id, Failure.UNKNOWN_OUTCOME, MoneySpent.MAYBE, reason, now)
         return
     wait = _wait(age)
     jobs.enqueue(connection, [(Step.RECONCILE, task.id, now + wait + ids.jitter(wait / 4))])
 
 
-def _patience(use: Resources, provider: Provider, submission: Attempt, said: Said) -> tuple[timedelta, str]:
-    """How old a task may become that the provider says this of, and what is said of it then."""
+def _time_limit(use: Resources, provider: Provider, attempt: Attempt, said: Said) -> tuple[timedelta, str]:
+    """Return the age at which the task fails if the provider still gives this answer, and the detail of the failure."""
     if said is not Said.NOT_FOUND:
-        return _SILENT
-    if submission.provider_id is None:  # it was asked for by the name in a hint: that there is no such task says little
-        return use.hold_window, _NOBODY_KNOWS
-    # A young task may be unknown in one region and alive in another.
+        return _TIME_LIMIT
+    if attempt.provider_id is None:  # the poll used an id from a hint, so NOT_FOUND proves little
+        return use.hold_window, _OUTCOME_UNKNOWN
+    # A young task may be unknown in one region and known in another.
     return provider.spec.slowest_task, "the provider does not know the task any more"
 
 
 def _wait(age: timedelta) -> timedelta:
-    """How long until the next look at a task of this age."""
-    return max(_SOONEST, min(age / 4, _LATEST))
+    """Return the wait until the next poll of a task of this age."""
+    return max(_MIN_INTERVAL, min(age / 4, _MAX_INTERVAL))
 
 
-def _is_under_way(provider: Provider, submission: Attempt, now: datetime) -> bool:
-    """Whether the submit's own answer may still come, which names the task better than any hint."""
-    named = submission.provider_id is not None or submission.answered_at is not None
-    return not named and now < _answer_by(provider, submission)
+def _is_in_flight(provider: Provider, attempt: Attempt, now: datetime) -> bool:
+    """Return whether the submit answer may still arrive. It identifies the task more reliably than a hint."""
+    answered_already = attempt.provider_id is not None or attempt.answered_at is not None
+    return not answered_already and now < _answer_deadline(provider, attempt)
 
 
-def _answer_by(provider: Provider, submission: Attempt) -> datetime:
-    return _asked_at(submission) + provider.spec.submit_deadline + _MARGIN
+def _answer_deadline(provider: Provider, attempt: Attempt) -> datetime:
+    return _sent_at(attempt) + provider.spec.submit_deadline + _MARGIN
 
 
-def _asked_at(submission: Attempt) -> datetime:
-    return submission.sent_at or submission.planned_at
+def _sent_at(attempt: Attempt) -> datetime:
+    return attempt.sent_at or attempt.planned_at

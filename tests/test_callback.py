@@ -1,4 +1,4 @@
-"""What a callback does, whatever it proves and whenever it comes. The task is the provider's, the call by hand."""
+"""The effect of callbacks with any verdict at any time. The provider has the task; the tests send the callbacks."""
 
 import json
 import sqlite3
@@ -96,7 +96,7 @@ async def test_the_plain_secret_is_only_a_hint_where_the_operator_forbids_it(wor
     assert (await world.task(caller.task_id))["status"] == "stored"
 
 
-async def test_an_unsigned_callback_is_kept_and_the_provider_is_asked_instead(each_world: World) -> None:
+async def test_an_unsigned_callback_is_stored_and_the_provider_is_polled_instead(each_world: World) -> None:
     caller = await submitted(each_world)
     await done(each_world)
     answer = await caller.call(caller.ready(), {})
@@ -162,7 +162,7 @@ async def test_at_most_ten_callbacks_that_prove_nothing_are_kept_and_the_true_on
     assert (await world.task(caller.task_id))["status"] == "ready"
 
 
-async def test_an_unsigned_callback_past_the_tenth_still_has_the_provider_asked(world: World) -> None:
+async def test_an_unsigned_callback_past_the_tenth_still_triggers_a_poll(world: World) -> None:
     caller = await submitted(world)
     for number in range(10):
         await caller.call({"number": number}, {})
@@ -191,7 +191,7 @@ async def test_an_unknown_address_is_one_answer_without_a_trace(world: World, ca
     assert await caller.verdicts() == []
 
 
-async def test_many_unsigned_callbacks_at_once_to_an_attempt_that_is_gone_are_all_told_so(each_world: World) -> None:
+async def test_many_unsigned_callbacks_at_once_to_a_deleted_attempt_are_all_unknown(each_world: World) -> None:
     caller = await submitted(each_world)
     proof = each_world.use.keys.callback_proof("sub_none", each_world.use.keys.newest)
     gone = [judge(each_world.use, "sub_none", proof, [], b"%d" % number) for number in range(16)]

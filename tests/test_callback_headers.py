@@ -1,4 +1,4 @@
-"""What is kept of a callback's headers: JSON, whatever they hold, and nothing that forges another callback."""
+"""The stored headers of a callback: always valid JSON, and never a secret that could forge a callback."""
 
 import json
 import tracemalloc
@@ -12,7 +12,7 @@ from app.security.keyring import KeyRing
 RING = KeyRing(("a-ring-key-for-tests-0123456789abcdef",))
 PROOF = RING.callback_proof("sub_1", RING.newest)
 TOKEN, SECRET = PROOF.token.encode(), PROOF.secret.encode()
-# Long enough that a secret may lie across the place where a value is cut.
+# Long enough for a secret to span the position at which a value is cut.
 WORDS = st.lists(
     st.sampled_from([TOKEN, SECRET, b"v" * 200, b"\\u0000", b'"', b"\0", b"\xe9"]) | st.binary(max_size=40)
 )

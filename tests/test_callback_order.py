@@ -1,4 +1,4 @@
-"""Callbacks that come early, late, twice, of another attempt, or at odds with each other."""
+"""Callbacks that arrive early, late or twice, belong to another attempt, or contradict each other."""
 
 from typing import Any
 
@@ -84,7 +84,7 @@ async def test_an_interim_callback_after_the_final_one_changes_nothing(world: Wo
     assert (await caller.verdicts())[-1] == ("signed", "late" if stored else "confirmed")
 
 
-async def test_a_callback_about_another_id_is_not_applied_and_the_provider_is_asked(world: World) -> None:
+async def test_a_callback_about_another_id_is_not_applied_and_the_provider_is_polled(world: World) -> None:
     caller = await submitted(world)
     await done(world)
     await caller.call(caller.ready(id="another"))
@@ -97,7 +97,7 @@ async def test_a_callback_about_another_id_is_not_applied_and_the_provider_is_as
 
 
 @pytest.mark.parametrize("ids", [{"id": 12345}, {"id": "x" * 201}, {"task_id": "another"}])
-async def test_a_callback_that_does_not_name_one_task_is_not_applied_and_the_provider_is_asked(
+async def test_a_callback_that_does_not_name_one_task_is_not_applied_and_the_provider_is_polled(
     each_world: World, ids: dict[str, Any]
 ) -> None:
     caller = await submitted(each_world)
@@ -111,7 +111,7 @@ async def test_a_callback_that_does_not_name_one_task_is_not_applied_and_the_pro
     assert (await each_world.task(caller.task_id))["status"] == "stored"
 
 
-async def test_a_callback_of_an_earlier_attempt_is_told_apart(world: World) -> None:
+async def test_a_callback_of_an_earlier_attempt_is_superseded(world: World) -> None:
     small(world)
     world.twin.faults = Faults(submit_5xx=1)
     task_id = await world.post()
@@ -150,7 +150,7 @@ async def test_a_callback_proves_an_attempt_that_the_provider_had_seemed_to_refu
     [b"", b"not json", b"[]", b"[" * 100_000, b'{"status": "Ready"}', b'{"status": "Thinking"}', b'{"id": 7}', b"\xff"],
     ids=lambda body: repr(body[:20]),
 )
-async def test_a_signed_callback_that_says_nothing_clear_is_kept_and_the_provider_is_asked(
+async def test_a_signed_callback_that_is_not_understood_is_stored_and_the_provider_is_polled(
     world: World, body: bytes
 ) -> None:
     caller = await submitted(world)
@@ -172,5 +172,5 @@ async def test_a_link_with_an_odd_expiry_does_no_harm(each_world: World, expiry:
     await caller.call(body)
     await each_world.go_on(3)
 
-    # This link is refused, for its signature does not fit; the one that the provider tells when asked works.
+    # This link has a wrong signature and is refused; the link in the provider's poll answer works.
     assert (await each_world.task(caller.task_id))["status"] == "stored"

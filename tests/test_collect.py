@@ -24,7 +24,7 @@ from tests.world import World
 
 
 async def ready(world: World, *, faults: Faults | None = None, **params: Any) -> Caller:
-    """A task whose result is known and not yet collected."""
+    """A ready task whose result has not been collected."""
     caller = await submitted(world, faults=faults, **params)
     world.clock.advance(3)
     await world.twin.tick()
@@ -33,12 +33,12 @@ async def ready(world: World, *, faults: Faults | None = None, **params: Any) ->
 
 
 def serving(world: World, answer: Callable[[httpx.Request], httpx.Response]) -> None:
-    """Let this answer every download from now on."""
+    """Answer every download with this application from now on."""
     world.use = replace(world.use, results=results_client(httpx.MockTransport(answer)))
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Everything below a folder, by name, but databases."""
+    """All files below a folder, by name, except databases."""
     found = [path for path in folder.rglob("*") if path.is_file() and ".db" not in path.name]
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
@@ -48,14 +48,14 @@ async def downloads(world: World, caller: Caller) -> list[tuple[str, str | None]
 
 
 async def link_is(caller: Caller, sample: str) -> None:
-    """A signed callback that names this link."""
+    """A signed callback with this link."""
     body = caller.ready()
     body["result"]["sample"] = sample
     await caller.call(body)
 
 
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
-async def test_the_image_is_kept_whole_with_the_digest_that_the_provider_has(world: World, output_format: str) -> None:
+async def test_the_image_is_stored_whole_with_the_digest_of_the_provider(world: World, output_format: str) -> None:
     caller = await ready(world, output_format=output_format, aspect_ratio="2:1")
     await world.work()
     image = (await world.task(caller.task_id))["image"]
@@ -91,7 +91,7 @@ async def test_a_task_is_stored_only_when_its_bytes_are_on_disk(each_world: Worl
         "//bfl.ai/x.png",
     ],
 )
-async def test_a_link_to_another_host_is_never_asked(world: World, link: str) -> None:
+async def test_a_link_to_another_host_is_never_requested(world: World, link: str) -> None:
     asked: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -236,7 +236,7 @@ async def test_a_full_disk_for_downloads_is_no_reason_to_lose_sight_of_the_image
     tried = await downloads(world, caller)
     await world.go_on(720, 20)
 
-    assert tried[0] == ("failed", "no image came: FileNotFoundError")
+    assert tried[0] == ("failed", "the download failed: FileNotFoundError")
     assert (await world.task(caller.task_id))["failure"]["code"] == "asset_lost"
 
 
@@ -248,7 +248,7 @@ async def test_a_connection_that_breaks_is_a_failed_download(world: World) -> No
     serving(world, broken)
     await collect(world.use, caller.task_id)
 
-    assert await downloads(world, caller) == [("failed", "no image came: ReadTimeout")]
+    assert await downloads(world, caller) == [("failed", "the download failed: ReadTimeout")]
 
 
 async def test_waits_between_tries_grow_but_stay_short_beside_the_links_life(world: World) -> None:

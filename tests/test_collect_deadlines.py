@@ -1,4 +1,4 @@
-"""Images are collected by the deadline of their links, and none is given up before the provider was asked again."""
+"""Images are collected before their links expire, and none is given up before another poll."""
 
 import json
 from collections.abc import AsyncGenerator
@@ -25,7 +25,7 @@ def lost() -> float:
 
 
 async def ready(world: World) -> Caller:
-    """A task whose result is known and not yet collected."""
+    """A ready task whose result has not been collected."""
     caller = await submitted(world)
     world.clock.advance(3)
     await world.twin.tick()
@@ -34,7 +34,7 @@ async def ready(world: World) -> Caller:
 
 
 def answering_downloads(world: World, status: int, fresh: str = "") -> None:
-    """Let every download be answered so, but for one fresh link."""
+    """Answer every download like this, except for one fresh link."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         good = str(request.url) == fresh
@@ -51,7 +51,7 @@ FRESH = "https://delivery.eu1.bfl.ai/fresh.png"
 
 
 def fresh_link(world: World) -> Scripted:
-    """A provider that gives another link whenever it is asked, and the only one that is good."""
+    """A provider whose every poll answer has a new link, and the only link that works."""
     answering_downloads(world, 403, FRESH)
     provider = answering()
     expires = world.clock() + timedelta(hours=1)
@@ -106,7 +106,7 @@ async def test_a_service_that_was_down_for_hours_asks_before_it_gives_an_image_u
     caller = await submitted(each_world)
     each_world.clock.advance(3)
     await each_world.twin.tick()
-    while (await each_world.task(caller.task_id))["status"] != "ready":  # polled: no job to ask again is left
+    while (await each_world.task(caller.task_id))["status"] != "ready":  # polled: no reconcile job remains
         assert await loop.run_once(each_world.use)
     each_world.clock.advance(2 * 3600)
     provider = fresh_link(each_world)
@@ -166,10 +166,10 @@ async def test_a_link_that_says_it_died_in_the_year_1_is_tried_and_replaced(each
     assert provider.asked
 
 
-async def test_an_image_is_lost_only_after_the_provider_was_asked_past_the_deadline(each_world: World) -> None:
+async def test_an_image_is_lost_only_after_the_provider_was_polled_past_the_deadline(each_world: World) -> None:
     caller = await ready(each_world)
     answering_downloads(each_world, 403)
-    provider = answering()  # which has no answer for as long as it is asked
+    provider = answering()  # gives no usable answer to any poll
     each_world.use = replace(each_world.use, provider=provider)
     before = lost()
     with capture_logs() as logs:
@@ -189,7 +189,7 @@ async def test_an_image_is_lost_only_after_the_provider_was_asked_past_the_deadl
 
 @pytest.mark.parametrize("witness", ["callback", "poll"])
 @pytest.mark.parametrize("ended", ["2026-01-01T00:00:00Z", "0001-01-01T00:00:00Z"])
-async def test_one_failed_download_does_not_lose_an_image_whose_link_was_dead_by_our_clock(
+async def test_one_failed_download_does_not_lose_an_image_whose_link_had_expired_by_our_clock(
     each_world: World, witness: str, ended: str
 ) -> None:
     link = f"https://delivery.eu1.bfl.ai/a.png?se={ended}"

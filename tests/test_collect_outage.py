@@ -1,4 +1,4 @@
-"""A store that is down delays collecting and loses nothing: the bytes wait on the machine that has them."""
+"""An outage of the store delays collecting and loses nothing: the bytes wait in the spool."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +17,11 @@ from tests.proof.crash_points import AFTER_COMMIT, BEFORE_COMMIT, Fuse, FusedDat
 from tests.world import World
 
 LONG = 2 * 3600  # seconds: many times a link's life
-KEPT_ASIDE = "the image store cannot be written: No space left on device"
+OUTAGE = "the image store cannot be written: No space left on device"
 
 
 class Unsteady(FolderStore):
-    """A store that takes nothing while it is down, and counts who asks."""
+    """A store that fails while it is down, and counts its calls."""
 
     down = True
     asked = 0
@@ -29,7 +29,7 @@ class Unsteady(FolderStore):
     async def put(self, key: str, source: IO[bytes]) -> None:
         self.asked += 1
         if self.down:
-            raise Unavailable(KEPT_ASIDE)
+            raise Unavailable(OUTAGE)
         await super().put(key, source)
 
 
@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> Unsteady:
 
 
 async def ready(world: World) -> Caller:
-    """A task whose result is known and not yet collected."""
+    """A ready task whose result has not been collected."""
     caller = await submitted(world)
     await done(world)
     await caller.call(caller.ready())
@@ -47,7 +47,7 @@ async def ready(world: World) -> Caller:
 
 
 async def kept(world: World, store: Unsteady) -> Caller:
-    """A task whose bytes lie aside on the world's machine."""
+    """A task whose image is in the spool of the world's instance."""
     world.use = replace(world.use, store=store)
     caller = await ready(world)
     await world.work()
@@ -55,7 +55,7 @@ async def kept(world: World, store: Unsteady) -> Caller:
 
 
 def machine(world: World, name: str, store: FolderStore) -> Resources:
-    """Another machine on the same database and store, with a disk of its own."""
+    """Another instance with the same database and store, and its own disk."""
     folder = world.use.scratch / name
     folder.mkdir()
     return replace(world.use, scratch=folder, store=store)
@@ -75,7 +75,7 @@ async def status(world: World, caller: Caller) -> str:
 
 
 async def is_whole(world: World, caller: Caller) -> bool:
-    """Whether the task is stored, with the very bytes that the provider made."""
+    """Return whether the task is stored with exactly the provider's bytes."""
     task = await world.task(caller.task_id)
     return bool(task["image"] and task["image"]["sha256"] == world.ledger()["tasks"][0]["sha256"])
 
@@ -93,14 +93,14 @@ async def test_an_outage_far_longer_than_the_links_life_loses_nothing(each_world
     assert spool(each_world.use) == []
 
 
-async def test_the_link_is_not_asked_again_for_what_is_kept(world: World, store: Unsteady) -> None:
+async def test_the_link_is_not_requested_again_for_a_spooled_image(world: World, store: Unsteady) -> None:
     await kept(world, store)
     await world.go_on(600, 60)
 
     assert world.ledger()["tasks"][0]["downloads"] == 1
 
 
-async def test_who_keeps_the_bytes_and_why_can_be_read(each_world: World, store: Unsteady) -> None:
+async def test_the_timeline_shows_which_instance_spools_the_image_and_why(each_world: World, store: Unsteady) -> None:
     caller = await kept(each_world, store)
     name = (each_world.use.scratch / "instance_id").read_text()
     ((entry,), notes) = (
@@ -108,7 +108,7 @@ async def test_who_keeps_the_bytes_and_why_can_be_read(each_world: World, store:
         (await each_world.outsider.get("/readyz")).json()["notes"],
     )
 
-    assert (entry["outcome"], entry["detail"]) == ("kept_aside", f"{name} keeps it: {KEPT_ASIDE}")
+    assert (entry["outcome"], entry["detail"]) == ("kept_aside", f"spooled on {name}: {OUTAGE}")
     assert notes == [f"{name} keeps images until the store takes them: 1"]
 
 
@@ -120,7 +120,7 @@ async def test_tries_grow_rarer_and_the_timeline_does_not_grow_with_them(world: 
     assert await outcomes(world, caller) == ["kept_aside"]
 
 
-async def test_a_store_that_has_just_failed_is_not_asked_by_the_next_image(world: World, store: Unsteady) -> None:
+async def test_a_store_that_has_just_failed_is_not_called_for_the_next_image(world: World, store: Unsteady) -> None:
     await kept(world, store)
     second = await ready(world)
     await world.work()
@@ -140,7 +140,7 @@ async def test_a_restarted_service_finds_what_it_kept(each_world: World, store: 
     assert await is_whole(each_world, caller)
 
 
-async def test_all_that_is_kept_comes_in_at_once_when_the_store_is_back(world: World, store: Unsteady) -> None:
+async def test_all_spooled_images_are_stored_at_once_when_the_store_is_back(world: World, store: Unsteady) -> None:
     callers = [await kept(world, store) for _ in range(3)]
     world.clock.advance(60)
     store.down = False
@@ -159,7 +159,7 @@ async def test_one_round_asks_a_store_that_is_down_once(world: World, store: Uns
     assert store.asked == 2
 
 
-async def test_another_machine_fetches_the_image_while_its_link_lives(each_world: World, store: Unsteady) -> None:
+async def test_another_instance_downloads_the_image_while_its_link_is_valid(each_world: World, store: Unsteady) -> None:
     caller = await kept(each_world, store)
     keeper = each_world.use
     store.down = False
@@ -210,7 +210,7 @@ async def test_two_machines_may_keep_the_same_image(each_world: World, store: Un
     [("gone", 20, "stored"), ("changed", 20, "stored"), ("changed", 900, "asset_lost")],
     ids=["gone", "changed", "changed and the link dead"],
 )
-async def test_a_copy_that_is_not_whole_any_more_is_no_copy(
+async def test_a_damaged_copy_does_not_count(
     each_world: World, store: Unsteady, damage: str, life: float, end: str
 ) -> None:
     caller = await kept(each_world, store)
@@ -225,7 +225,7 @@ async def test_a_copy_that_is_not_whole_any_more_is_no_copy(
     assert spool(each_world.use) == []
 
 
-async def test_where_nothing_can_be_kept_aside_the_link_is_tried_again(world: World, store: Unsteady) -> None:
+async def test_if_the_spool_cannot_be_written_the_link_is_tried_again(world: World, store: Unsteady) -> None:
     (world.use.scratch / "aside").write_text("a file where the folder would be")
     caller = await kept(world, store)
     ((entry,), before) = await world.timeline(caller.task_id, "download"), await status(world, caller)
@@ -233,7 +233,7 @@ async def test_where_nothing_can_be_kept_aside_the_link_is_tried_again(world: Wo
     await world.go_on(60, 5)
 
     assert before == "ready"
-    assert entry["detail"] == f"{KEPT_ASIDE}; nor can it be kept aside: Not a directory"
+    assert entry["detail"] == f"{OUTAGE}; the spool cannot be written either: Not a directory"
     assert await is_whole(world, caller)
 
 
@@ -303,11 +303,11 @@ STORING = [
 
 
 class FusedUnsteady(FusedStore, Unsteady):
-    """Down, or with a point before and after each put."""
+    """A store that is down, or that has a crash point before and after each put."""
 
 
 def fused(world: World, store: FusedUnsteady, fuse: Fuse) -> Resources:
-    """The service in a life that ends where the fuse blows."""
+    """A run of the service that ends when the fuse blows."""
     store.fuse = fuse
     return replace(world.use, db=FusedDatabase(world.use.db, fuse), store=store)  # type: ignore[arg-type]
 

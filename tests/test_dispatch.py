@@ -73,14 +73,14 @@ async def test_every_field_is_sent_with_the_address_and_secret_of_this_attempt(w
     assert order.webhook_secret == caller.proof.secret
 
 
-async def test_without_images_the_ratio_is_said_aloud_because_the_providers_differ(world: World) -> None:
+async def test_without_images_the_ratio_is_sent_explicitly_because_the_defaults_differ(world: World) -> None:
     provider = answering(TAKEN)
     await dispatch(replace(world.use, provider=provider), await world.post())
 
     assert provider.orders[0].params["aspect_ratio"] == "1:1"
 
 
-async def test_without_a_public_address_no_callback_is_asked_for(world: World) -> None:
+async def test_without_a_public_url_no_callback_is_requested(world: World) -> None:
     provider = answering(TAKEN)
     await dispatch(replace(world.use, provider=provider, public_url=None), await world.post())
 
@@ -101,7 +101,7 @@ async def test_each_attempt_has_an_address_and_a_secret_of_its_own(world: World)
     assert [entry["number"] for entry in await world.timeline(task_id, "submission")] == [1, 2]
 
 
-async def test_an_attempt_whose_ring_key_is_gone_is_replaced_before_anything_is_sent(world: World) -> None:
+async def test_an_attempt_whose_signing_key_is_gone_is_replaced_before_anything_is_sent(world: World) -> None:
     task_id = await world.post()
     newer = KeyRing(("another-ring-key-for-tests-0123456789",))
     await dispatch(replace(world.use, provider=answering(TAKEN), keys=newer), task_id)
@@ -158,7 +158,7 @@ async def test_a_provider_that_is_down_for_good_ends_in_a_failure_that_cost_noth
     assert (task["status"], task["failure"]["money_spent"]) == ("failed", "no")
 
 
-async def test_a_full_provider_is_asked_again_for_as_long_as_it_takes(world: World) -> None:
+async def test_a_submission_to_a_full_provider_is_retried_without_limit(world: World) -> None:
     small(world)
     world.twin.faults = Faults(submit_429=1)
     task_id = await world.post()
@@ -185,7 +185,7 @@ async def test_a_task_that_found_no_free_slot_comes_again_when_the_pause_ends(wo
     assert (await world.task(task_id))["status"] == "submitted"
 
 
-async def test_a_task_that_was_cancelled_while_the_provider_was_asked_is_not_sent_again(each_world: World) -> None:
+async def test_a_task_that_was_cancelled_during_its_submission_is_not_resent(each_world: World) -> None:
     async def refusing(_: SubmitRequest) -> ProviderResponse:
         await each_world.api.post(f"/v1/tasks/{task_id}/cancel")
         return ProviderResponse(Report(Said.DOWN), 503)
@@ -242,7 +242,7 @@ async def test_a_lost_answer_that_nothing_proves_fails_as_unknown_after_the_hold
     assert len(world.ledger()["refused"]) == 1
 
 
-async def test_a_task_that_was_dispatched_already_is_not_asked_for_again(world: World) -> None:
+async def test_a_task_that_was_dispatched_already_is_not_submitted_again(world: World) -> None:
     caller = await submitted(world)
     for _ in range(3):
         await dispatch(world.use, caller.task_id)
@@ -313,7 +313,7 @@ async def test_a_provider_that_echoes_token_and_secret_does_not_get_them_into_th
     assert caller.proof.secret.encode() not in dump
 
 
-async def test_while_the_provider_is_asked_the_next_look_waits_for_the_submits_own_deadline(world: World) -> None:
+async def test_during_a_submission_the_reconcile_job_waits_for_its_deadline(world: World) -> None:
     task_id = await world.post()
     looks: list[Any] = []
 
@@ -340,11 +340,11 @@ async def test_a_task_whose_image_is_gone_from_the_store_fails_and_keeps_no_slot
     assert (await world.task(other))["status"] == "submitted"
 
 
-async def test_half_an_image_is_not_sent_and_whoever_posts_it_again_has_a_whole_one(each_world: World) -> None:
+async def test_a_truncated_image_is_not_sent_and_posting_it_again_stores_a_whole_one(each_world: World) -> None:
     image = in_base64(picture())
     task_id = await each_world.post(input_image=image)
     (file,) = [path for path in (each_world.use.scratch / "images").rglob("*") if path.is_file()]
-    file.write_bytes(file.read_bytes()[:100])  # as a copy to a disk that was full leaves it
+    file.write_bytes(file.read_bytes()[:100])  # truncated, as after a copy to a full disk
     await each_world.work()
     sent = len(each_world.ledger()["tasks"])
     again = await each_world.post(input_image=image)
@@ -354,9 +354,7 @@ async def test_half_an_image_is_not_sent_and_whoever_posts_it_again_has_a_whole_
     assert (await each_world.task(again))["status"] == "submitted"
 
 
-async def test_a_task_whose_image_lies_in_a_store_that_went_away_waits_for_it(
-    each_world: World, tmp_path: Path
-) -> None:
+async def test_a_task_whose_image_is_in_an_unavailable_store_waits_for_it(each_world: World, tmp_path: Path) -> None:
     task_id = await each_world.post(input_image=in_base64(picture()))
     root = tmp_path / "images"
     root.rename(tmp_path / "gone")
@@ -371,7 +369,7 @@ async def test_a_task_whose_image_lies_in_a_store_that_went_away_waits_for_it(
 async def test_an_answer_that_comes_while_the_database_is_away_is_kept_once_it_is_back(
     tmp_path: Path, sqlite_url: str
 ) -> None:
-    """Without callbacks nobody else would ever tell."""
+    """Without callbacks, polling is the only way to learn the outcome."""
     async with open_world(tmp_path, sqlite_url, public_url=None, hold_window=timedelta()) as world:
         at_once = "PRAGMA busy_timeout=0"
         await world.use.db.write(lambda connection: connection.exec_driver_sql(at_once).close())
@@ -393,7 +391,7 @@ async def test_an_answer_that_comes_while_the_database_is_away_is_kept_once_it_i
         assert world.ledger()["accepted"] == 1
 
 
-async def test_on_postgresql_who_is_cancelled_while_the_provider_refuses_is_not_sent_again(
+async def test_on_postgresql_a_task_that_is_cancelled_while_the_provider_refuses_is_not_resent(
     tmp_path: Path, postgres_url: str
 ) -> None:
     blocked = text("SELECT count(*) FROM pg_locks WHERE NOT granted")

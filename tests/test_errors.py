@@ -36,11 +36,11 @@ def test_an_error_has_a_title_of_its_own(kind: type[FluxhookError]) -> None:
 
 
 @each_error
-def test_the_same_request_is_worth_sending_again_only_when_nobody_has_to_mend_it(kind: type[FluxhookError]) -> None:
+def test_an_error_is_retryable_only_if_the_request_need_not_change(kind: type[FluxhookError]) -> None:
     assert not (kind.retryable and kind.status < 500) or kind is errors.RequestInFlight
 
 
-def test_the_docstring_draws_every_error() -> None:
+def test_the_docstring_lists_every_error() -> None:
     drawn = set(re.findall(r"\b[A-Z][A-Za-z]+\b", errors.__doc__ or ""))
 
     assert {kind.__name__ for kind in ERRORS} <= drawn

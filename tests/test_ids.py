@@ -96,7 +96,7 @@ def test_an_id_has_the_form_of_an_id_at_any_time(at: datetime) -> None:
 
 @given(INSTANTS)
 def test_the_time_of_an_id_is_its_microseconds_in_base32hex(at: datetime) -> None:
-    """Ids are in databases that were written long ago: a new one must sort among them as one of their own."""
+    """Ids are stored in old databases: the format must not change, so that new ids sort after them."""
     microseconds = (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
     whole = base64.b32hexencode((microseconds << 24).to_bytes(10)).decode().lower()
 

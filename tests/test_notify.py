@@ -1,4 +1,4 @@
-"""Telling an application: what arrives, what is tried again and until when, and what stops an endpoint."""
+"""Webhooks: what is delivered, when deliveries are retried, and what stops an endpoint."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -27,7 +27,7 @@ from tests.world import RING_KEY, World, open_world
 
 
 async def exhaust(world: World) -> dict[str, Any]:
-    """Have the one delivery tried until it has ended."""
+    """Work until the only delivery has ended."""
     for _ in range(60):
         found = await only_delivery(world)
         if found["due_at"] is None:
@@ -38,7 +38,7 @@ async def exhaust(world: World) -> dict[str, Any]:
     raise AssertionError(found)
 
 
-async def test_a_task_that_ends_is_told_once_and_the_timeline_shows_it(each_world: World) -> None:
+async def test_a_task_that_ends_sends_one_webhook_and_the_timeline_shows_it(each_world: World) -> None:
     heard = receiver(each_world)
     task_id = await told(each_world)
     delivery = await only_delivery(each_world)
@@ -57,14 +57,14 @@ async def test_a_task_that_ends_is_told_once_and_the_timeline_shows_it(each_worl
     assert heard.ids == [delivery["id"]] == [entry["delivery_id"]]
 
 
-async def test_the_link_that_is_told_works_for_as_long_as_the_operator_says(world: World) -> None:
+async def test_the_link_in_a_webhook_works_for_the_configured_time(world: World) -> None:
     heard = receiver(world)
     task_id = await told(world)
     link = (await only_delivery(world))["payload"]["result"]["sample"]
     sent = heard.bodies[0].decode()
     query = dict(part.split("=") for part in sent.partition("?")[2].partition('"')[0].split("&"))
 
-    assert link is None  # kept without it: it would die
+    assert link is None  # the payload is stored without a link, which would expire
     assert f"http://gateway/results/{task_id}.png?expires=" in sent
     assert check(world.use.keys, task_id, query["expires"], query["signature"], world.clock.at)
     assert abs(int(query["expires"]) - (world.clock.at + timedelta(days=7)).timestamp()) < 10
@@ -83,7 +83,7 @@ async def test_without_a_public_address_a_link_is_on_the_origin_of_the_submitter
     assert f'"http://other.example:81/results/{task_id}.png?' in heard.bodies[0].decode()
 
 
-async def test_a_task_without_an_address_tells_nobody(world: World) -> None:
+async def test_a_task_without_a_webhook_url_sends_nothing(world: World) -> None:
     small(world)
     await world.post()
     await world.go_on(6)
@@ -91,7 +91,7 @@ async def test_a_task_without_an_address_tells_nobody(world: World) -> None:
     assert await listed(world) == []
 
 
-async def test_only_what_is_listed_is_told_before_the_end(world: World) -> None:
+async def test_only_listed_events_are_sent_before_the_end(world: World) -> None:
     heard = receiver(world)
     await told(world, webhook_events=["submitted"], webhook_form="event")
     await told(world, webhook_form="event")
@@ -100,7 +100,7 @@ async def test_only_what_is_listed_is_told_before_the_end(world: World) -> None:
     assert kinds == ["task.submitted", "task.stored", "task.stored"]
 
 
-async def test_a_cancelled_and_a_failed_task_are_told_of(world: World) -> None:
+async def test_a_cancelled_and_a_failed_task_send_webhooks(world: World) -> None:
     receiver(world)
     small(world)
     task_id = await world.post(webhook_url=URL)
@@ -200,7 +200,7 @@ async def test_a_test_that_arrives_resumes_a_paused_endpoint(each_world: World) 
     assert list(states.values()).count("waiting") == 0
 
 
-async def test_a_test_that_failed_does_not_pause_an_endpoint_that_fails_once_days_later(each_world: World) -> None:
+async def test_a_failed_test_does_not_pause_an_endpoint_that_fails_once_days_later(each_world: World) -> None:
     heard = receiver(each_world, 503)
     await each_world.api.post("/v1/endpoints/test", json={"webhook_url": URL})
     await each_world.work()
@@ -216,7 +216,7 @@ async def test_a_test_that_failed_does_not_pause_an_endpoint_that_fails_once_day
     assert [each["state"] for each in await listed(each_world)] == ["delivered", "failed"]
 
 
-async def test_a_receiver_that_answers_410_is_left_alone(each_world: World) -> None:
+async def test_a_receiver_that_answers_410_gets_nothing_more(each_world: World) -> None:
     heard = receiver(each_world, 410)
     await ended(each_world)
     task_id = await ended(each_world)
@@ -245,7 +245,7 @@ async def test_retry_after_is_heeded_within_bounds(world: World) -> None:
         assert least <= wait <= least * 1.1 + timedelta(minutes=1)
 
 
-async def test_an_endpoint_that_fails_rests_and_no_try_of_the_others_is_used_up(world: World) -> None:
+async def test_a_failing_endpoint_backs_off_and_uses_up_no_try_of_its_other_deliveries(world: World) -> None:
     heard = receiver(world, 500)
     await ended(world)
     for _ in range(3):
@@ -271,7 +271,7 @@ async def test_many_deliveries_to_one_endpoint_all_arrive_once(each_world: World
     assert len(heard.ids) == len(set(heard.ids)) == 11
 
 
-async def test_a_host_with_many_dead_addresses_is_put_aside_without_using_up_a_try(world: World) -> None:
+async def test_a_host_with_many_dead_endpoints_is_postponed_without_using_up_a_try(world: World) -> None:
     receiver(world)
     world.use.delivering[HOST] = 8
     await ended(world)
@@ -297,7 +297,7 @@ async def test_a_host_that_stays_crowded_is_looked_at_ever_less_often(world: Wor
     assert (await only_delivery(world))["tries"] == 0
 
 
-async def test_a_secret_whose_key_left_the_ring_is_said_and_nothing_goes_out_unsigned(world: World) -> None:
+async def test_a_secret_whose_key_left_the_keyring_is_reported_and_nothing_is_sent_unsigned(world: World) -> None:
     heard = receiver(world)
     task_id = await world.post(webhook_url=URL, webhook_secret=SECRET)
     await world.api.post(f"/v1/tasks/{task_id}/cancel")
@@ -352,7 +352,7 @@ async def test_a_secret_that_the_end_of_what_is_kept_would_split_is_blanked_too(
     assert answer == f"[secret]{'.' * (4096 - len(SECRET) - room)}{ending}"
 
 
-async def test_a_resubmitted_task_is_told_of_again_and_the_first_telling_stays_as_it_was(world: World) -> None:
+async def test_a_resubmitted_task_sends_again_and_the_first_delivery_stays_as_it_was(world: World) -> None:
     heard = receiver(world)
     small(world)
     task_id = await world.post(prompt="an unsafe result", webhook_url=URL)
@@ -397,7 +397,7 @@ async def test_a_delivery_without_its_endpoint_is_no_reason_to_fail(world: World
     assert await world.use.db.read(lambda connection: deliveries.next_due(connection, "ep_none")) is None
 
 
-async def test_an_endpoint_with_much_to_be_told_is_paused_after_three_days_too(world: World) -> None:
+async def test_an_endpoint_with_many_deliveries_is_paused_after_three_days_too(world: World) -> None:
     heard = receiver(world, 500)
     small(world)
     for _ in range(9):
@@ -415,7 +415,7 @@ async def test_an_endpoint_with_much_to_be_told_is_paused_after_three_days_too(w
     assert {each["state"] for each in await listed(world, limit=100)} == {"delivered"}
 
 
-async def test_no_more_webhooks_are_under_way_at_once_than_there_is_room_for(world: World) -> None:
+async def test_concurrent_webhooks_never_exceed_their_limit(world: World) -> None:
     heard = receiver(world)
     world.use = replace(world.use, sending=WeightedSemaphore(1))
     for _ in range(3):

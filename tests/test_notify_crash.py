@@ -1,4 +1,4 @@
-"""The process is killed around each access to the database while it tells: it may tell twice, and always tells."""
+"""The process is killed around each database access of a delivery: webhooks are delivered at least once."""
 
 from contextlib import suppress
 from dataclasses import replace

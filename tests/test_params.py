@@ -19,13 +19,13 @@ def params(**given: Any) -> Params:
 
 
 def broken(**given: Any) -> list[str]:
-    """The names of the parameters that a refusal names."""
+    """Return the names of the parameters that are refused."""
     with pytest.raises(ValidationError) as refused:
         params(**given)
     return [str(error["loc"][0]) for error in refused.value.errors()]
 
 
-def test_a_prompt_is_all_it_takes() -> None:
+def test_only_the_prompt_is_required() -> None:
     assert params().model_dump(exclude_none=True) == {
         "model": "flux-kontext-pro",
         "prompt": "a lake",
@@ -149,7 +149,7 @@ def test_images_come_in_the_order_of_their_fields() -> None:
     assert list(given.images().items()) == list(zip(IMAGE_FIELDS, "abcd", strict=True))
 
 
-def test_an_image_that_is_null_is_none() -> None:
+def test_a_null_image_counts_as_not_set() -> None:
     assert params(input_image="a", input_image_2=None).images() == {"input_image": "a"}
 
 
@@ -172,7 +172,7 @@ def test_an_instant_is_the_same_in_whatever_zone_it_was_written() -> None:
     assert asked[0] == asked[1]
 
 
-def test_every_mistake_is_named_at_once() -> None:
+def test_all_invalid_parameters_are_named_at_once() -> None:
     assert broken(seed="x", safety_tolerance=9, aspect_ratio="wide") == ["seed", "aspect_ratio", "safety_tolerance"]
 
 

@@ -29,7 +29,7 @@ async def polls(world: World, task_id: str) -> list[dict[str, Any]]:
 
 
 async def silent(world: World, *answers: ProviderResponse, fetched: ProviderResponse = LOST) -> tuple[str, Scripted]:
-    """A task at a provider that gives these answers to submits, and this one whenever it is asked."""
+    """A task at a provider with these answers to submissions and this answer to every poll."""
     provider = answering(*answers)
     provider.fetched = fetched
     world.use = replace(world.use, provider=provider)
@@ -38,7 +38,7 @@ async def silent(world: World, *answers: ProviderResponse, fetched: ProviderResp
     return task_id, provider
 
 
-async def test_a_task_whose_callback_never_came_is_finished_by_asking(each_world: World) -> None:
+async def test_a_task_whose_callback_never_came_is_finished_by_polling(each_world: World) -> None:
     caller = await submitted(each_world)
     await each_world.go_on(15)
     before = await each_world.task(caller.task_id)
@@ -52,7 +52,7 @@ async def test_a_task_whose_callback_never_came_is_finished_by_asking(each_world
     ]
 
 
-async def test_without_a_public_address_the_provider_is_asked_from_the_start(world: World) -> None:
+async def test_without_a_public_url_the_provider_is_polled_from_the_start(world: World) -> None:
     world.use = replace(world.use, public_url=None)
     caller = await submitted(world)
     await world.go_on(5)
@@ -94,7 +94,7 @@ async def test_a_provider_that_says_nothing_for_a_day_ends_in_an_unknown_outcome
     assert (task["failure"]["code"], task["failure"]["money_spent"]) == ("unknown_outcome", "maybe")
 
 
-async def test_an_id_unknown_to_the_provider_is_asked_for_again_before_it_is_given_up(world: World) -> None:
+async def test_an_id_unknown_to_the_provider_is_polled_again_before_the_task_is_given_up(world: World) -> None:
     missing = ProviderResponse(Report(Said.NOT_FOUND), 404, {}, b"{}")
     task_id, _ = await silent(world, TAKEN, fetched=missing)
     await world.go_on(540, 10)
@@ -120,7 +120,7 @@ async def test_a_failure_is_read_from_the_body_whatever_the_http_status(
     assert (await world.task(caller.task_id))["failure"]["code"] == code
 
 
-async def test_a_status_route_that_fails_is_asked_again(world: World) -> None:
+async def test_a_status_route_that_fails_is_polled_again(world: World) -> None:
     caller = await submitted(world)
     world.twin.faults = Faults(status_5xx=1)
     await world.go_on(60)
@@ -142,7 +142,7 @@ async def test_the_polling_address_that_the_provider_gave_is_used(world: World) 
     }
 
 
-async def test_a_lost_answer_without_an_id_is_held_and_nobody_is_asked(world: World) -> None:
+async def test_a_lost_answer_without_an_id_awaits_evidence_without_a_poll(world: World) -> None:
     task_id, provider = await silent(world, LOST)
     await world.go_on(600, 10)
 
@@ -161,7 +161,7 @@ async def test_without_callbacks_nothing_can_prove_a_lost_answer_and_the_task_fa
 
 
 class Interrupted(OneByOne):
-    """A database on which something happens just before each write."""
+    """A database that runs a hook just before each write."""
 
     def __init__(self, inner: Database, meanwhile: Callable[[], Any]) -> None:
         self._inner = inner
@@ -231,7 +231,7 @@ async def test_without_a_provider_key_the_look_is_put_off_and_not_dropped(world:
 
 @pytest.mark.parametrize("said", [Said.PENDING, Said.LOST, Said.BUSY, Said.UNPAID, Said.DOWN])
 async def test_every_open_task_has_a_next_look(each_world: World, said: Said) -> None:
-    """Whatever was answered, something is left to do until the task is done."""
+    """Whatever the answer, an open task has a next job."""
     await silent(each_world, ProviderResponse(Report(said, "p1" if said is Said.PENDING else None)))
     due = await each_world.use.db.write(lambda connection: claim(connection, each_world.clock()))
 

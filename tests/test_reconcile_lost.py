@@ -1,4 +1,4 @@
-"""The answer to a submit was lost: how long a task is held, and what a callback that proves nothing is good for."""
+"""Lost submit answers: how long a task waits for evidence, and how an unproven callback helps."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -15,7 +15,7 @@ LOST = ProviderResponse(Report(Said.LOST))
 
 
 async def held(world: World, *answers: ProviderResponse, fetched: ProviderResponse) -> tuple[str, Scripted]:
-    """A task whose answer was lost, at a provider that says this whenever it is asked."""
+    """A task whose submit answer was lost, at a provider that gives this answer to every poll."""
     provider = answering(*answers)
     provider.fetched = fetched
     world.use = replace(world.use, provider=provider)
@@ -106,7 +106,7 @@ async def test_a_task_is_not_given_up_while_its_submit_is_under_way(world: World
     assert (await world.task(task_id))["status"] == "submitted"
 
 
-async def test_an_id_that_another_attempt_has_is_not_asked_about(each_world: World) -> None:
+async def test_an_id_that_another_attempt_has_is_not_polled(each_world: World) -> None:
     other = await submitted(each_world)
     theirs = (await attempt_of(each_world, other.task_id)).provider_id
     task_id, provider = await held(each_world, LOST, fetched=LOST)
@@ -131,7 +131,7 @@ async def test_a_forged_callback_names_nothing(world: World) -> None:
 async def test_a_hint_that_the_provider_knows_nothing_of_ends_the_wait_neither_sooner_nor_later(world: World) -> None:
     task_id, provider = await held(world, LOST, fetched=ProviderResponse(Report(Said.NOT_FOUND), 404, {}, b"{}"))
     caller = await caller_of(world, task_id)
-    await caller.call({"id": "nobody's", "status": "Ready"}, proof={})
+    await caller.call({"id": "unknown", "status": "Ready"}, proof={})
     await world.go_on(world.use.hold_window.total_seconds() - 10, 10)
     before = (await world.task(task_id))["status"]
     await world.go_on(60, 10)
@@ -144,7 +144,7 @@ async def test_a_hint_that_the_provider_knows_nothing_of_ends_the_wait_neither_s
 
 async def test_a_proof_that_comes_after_a_wrong_hint_still_counts(world: World) -> None:
     caller = await submitted(world, faults=Faults(lose_answer_after=1, drop_callback=1))
-    await caller.call({"id": "nobody's", "status": "Ready"}, proof={})
+    await caller.call({"id": "unknown", "status": "Ready"}, proof={})
     await world.go_on(5)
     await caller.call(caller.ready())
     await world.go_on(2)

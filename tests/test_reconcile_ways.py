@@ -1,4 +1,4 @@
-"""The ways of asking: not too often, without any callbacks at all, in every region, and when to begin."""
+"""Polling: its frequency, its start, all regions, and polling without callbacks."""
 
 import json
 from dataclasses import replace
@@ -41,7 +41,7 @@ async def test_a_flood_of_hints_is_no_flood_of_polls(each_world: World) -> None:
         each_world.clock.advance(0.5)
         await each_world.work()
 
-    assert 30 / 6 <= len(provider.asked) <= 30 / 5 + 6  # a young task may be asked about sooner than every 5 seconds
+    assert 30 / 6 <= len(provider.asked) <= 30 / 5 + 6  # a young task may be polled more often than every 5 seconds
 
 
 async def test_a_flood_of_hints_at_one_moment_is_one_poll(each_world: World) -> None:
@@ -78,14 +78,14 @@ async def test_poll_only_mode_has_every_feature(each_world: World, params: dict[
 
     assert (await each_world.task(caller.task_id))["status"] == status
     assert polls[-1]["effect"] == "moved"
-    # Nothing was repaired where nothing was broken.
+    # Polling is the normal way here, so nothing counts as repaired.
     assert not any(entry["repaired"] for entry in polls)
     assert repaired() == before
     assert each_world.ledger()["tasks"][0]["webhook_url"] is None
     assert (await each_world.outsider.get("/readyz")).json()["notes"] == []
 
 
-# When callbacks do not come
+# Missing callbacks
 
 
 async def test_what_polling_saved_is_counted_shown_and_logged(each_world: World) -> None:
@@ -100,7 +100,7 @@ async def test_what_polling_saved_is_counted_shown_and_logged(each_world: World)
     assert [line["task_id"] for line in logs if line["event"] == "repaired_by_poll"] == [caller.task_id]
 
 
-async def test_callbacks_that_never_come_are_said_aloud_and_one_that_comes_ends_that(each_world: World) -> None:
+async def test_missing_callbacks_are_reported_until_one_arrives(each_world: World) -> None:
     async def notes() -> list[str]:
         found: list[str] = (await each_world.outsider.get("/readyz")).json()["notes"]
         return found
@@ -123,7 +123,7 @@ async def test_callbacks_that_never_come_are_said_aloud_and_one_that_comes_ends_
     assert await notes() == []
 
 
-# How long a callback may take
+# When a callback is overdue
 
 
 @pytest.mark.parametrize(
@@ -150,18 +150,18 @@ async def test_a_callback_is_overdue_after_a_multiple_of_what_its_model_took_lat
     await dispatch(replace(each_world.use, provider=answering(TAKEN)), task_id)
     (look,) = [job for job in await each_world.use.db.read(jobs_left) if job.step == "reconcile"]
 
-    # The earlier one of this look and of the one that was left for a lost answer.
+    # The earlier of this poll and of the job for a lost answer.
     assert (look.run_at - each_world.clock()).total_seconds() == pytest.approx(overdue)
 
 
-# Where a task lives
+# Regions
 
 
 UNKNOWN = {"id": "p1", "status": "Task not found"}
 
 
 def regions(world: World, alive: str | None, unknown: object = UNKNOWN) -> list[str]:
-    """BFL with one region that knows the task; gives the hosts in the order in which they were asked."""
+    """BFL with one region that knows the task. Return the hosts in the order of the polls."""
     asked: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -201,7 +201,7 @@ async def test_a_task_is_found_in_every_region_that_was_seen(world: World, regio
     assert asked[-1] == f"api.{region}.bfl.ai"
 
 
-async def test_a_404_that_does_not_say_of_what_has_the_other_regions_asked_too(world: World) -> None:
+async def test_a_404_without_a_reason_makes_the_other_regions_be_polled_too(world: World) -> None:
     asked = regions(world, "api.eu.bfl.ai", unknown={"detail": "Not Found"})
     await world.post()
     await world.work()
@@ -224,11 +224,11 @@ async def test_a_task_that_no_region_knows_is_not_failed_before_the_contract_say
     assert (await world.task(task_id))["failure"]["code"] == "unknown_outcome"
 
 
-# Where another provider is set than the one that has the task
+# After a change of the configured provider
 
 
 def moved_on(world: World) -> Scripted:
-    """From now on another provider is configured, which knows nothing of what the former one has."""
+    """Configure another provider, which does not know the tasks of the former one."""
     provider = answering()
     provider.name = "gptproto"
     provider.fetched = ProviderResponse(Report(Said.NOT_FOUND), 404, {}, b"{}")
@@ -236,7 +236,7 @@ def moved_on(world: World) -> Scripted:
     return provider
 
 
-async def test_a_provider_is_not_asked_about_the_task_of_another_whose_callback_still_counts(each_world: World) -> None:
+async def test_a_provider_is_not_polled_about_the_task_of_another_whose_callbacks_count(each_world: World) -> None:
     caller = await submitted(each_world)
     provider = moved_on(each_world)
     await caller.call({"id": "p1", "status": "Ready"}, {})
@@ -249,7 +249,7 @@ async def test_a_provider_is_not_asked_about_the_task_of_another_whose_callback_
     assert (await each_world.task(caller.task_id))["status"] == "ready"
 
 
-async def test_a_provider_is_not_asked_by_a_hint_about_the_lost_answer_of_another(each_world: World) -> None:
+async def test_a_hint_does_not_make_a_provider_be_polled_about_the_lost_answer_of_another(each_world: World) -> None:
     caller = await submitted(each_world, faults=Faults(lose_answer_after=1, drop_callback=1))
     provider = moved_on(each_world)
     await caller.call({"id": "p1", "status": "Ready"}, {})
@@ -270,7 +270,7 @@ async def test_a_task_of_another_provider_is_given_up_after_a_day_of_silence(wor
     assert (await world.task(caller.task_id))["failure"]["code"] == "unknown_outcome"
 
 
-async def test_a_task_that_was_queued_for_another_provider_is_submitted_and_asked_about_at_this_one(
+async def test_a_task_that_was_queued_for_another_provider_is_submitted_and_polled_at_this_one(
     each_world: World,
 ) -> None:
     task_id = await each_world.post()
@@ -285,7 +285,7 @@ async def test_a_task_that_was_queued_for_another_provider_is_submitted_and_aske
     assert provider.asked != []
 
 
-async def test_a_provider_that_is_set_again_is_asked_as_before(world: World) -> None:
+async def test_a_provider_that_is_configured_again_is_polled_as_before(world: World) -> None:
     caller = await submitted(world)
     former = world.use
     moved_on(world)
@@ -296,7 +296,7 @@ async def test_a_provider_that_is_set_again_is_asked_as_before(world: World) -> 
     assert (await world.task(caller.task_id))["status"] == "stored"
 
 
-# The lost answer
+# Lost answers
 
 
 async def test_the_hold_window_is_as_long_as_the_operator_says(each_world: World) -> None:

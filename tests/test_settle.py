@@ -1,4 +1,4 @@
-"""Evidence in groups: each piece settles what it is about, whatever stands beside it."""
+"""Evidence in batches: each piece is settled, whatever else is in the batch."""
 
 import hashlib
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def told(
     seconds: float = 1,
     **changes: Any,
 ) -> Evidence:
-    """What a witness said of the attempt `sub_NAME`; only good signatures and fetched answers are proven."""
+    """Evidence about the attempt `sub_NAME`. Only signed callbacks and fetched answers are proven."""
     given = {"body": repr((report, name)).encode(), "proven": verdict in {Verdict.SIGNED, Verdict.FETCHED}}
     return Evidence(
         submission_id=f"sub_{name}",
@@ -47,7 +47,7 @@ def told(
 
 
 def answer(report: Report, name: str = "1", **changes: Any) -> Evidence:
-    """What the provider answered to the submit."""
+    """The provider's answer to the submission."""
     return told(report, name, witness=Witness.SUBMIT, verdict=Verdict.FETCHED, **changes)
 
 
@@ -64,7 +64,7 @@ def attempt_of(connection: Connection, name: str = "1") -> Attempt:
 
 
 def waiting(connection: Connection) -> list[tuple[str, str, datetime]]:
-    """The jobs that were left, by task."""
+    """Return the pending jobs by task."""
     return sorted((each.task_id, each.step, each.run_at) for each in jobs_left(connection))
 
 
@@ -192,7 +192,7 @@ async def test_a_result_is_learned_with_its_link_and_seed(database: Database) ->
 
 
 def result(number: int, dies_after: float | None = None) -> Report:
-    """A result by the link of this number, which dies so many minutes after the start, or does not say when."""
+    """A result with the link of this number, which expires `dies_after` minutes after the start, or has no expiry."""
     dies_at = None if dies_after is None else START + timedelta(minutes=dies_after)
     return Report(Said.READY, "p1", sample_url=f"https://bfl.ai/{number}", sample_expires_at=dies_at)
 
@@ -333,7 +333,7 @@ async def test_what_proves_nothing_teaches_nothing(database: Database, status: S
     assert after == before
 
 
-async def test_an_earlier_attempt_is_told_apart_and_its_cost_is_added(database: Database) -> None:
+async def test_an_earlier_attempt_is_superseded_and_its_cost_is_added(database: Database) -> None:
     def prepare(connection: Connection) -> None:
         plan_task(connection)
         attempts.mark_sent(connection, "sub_1", START, callback_requested=True)
@@ -403,7 +403,7 @@ async def test_a_failure_says_why_and_whether_money_was_spent(database: Database
     assert (second.failure, second.money_spent) == (Failure.OUT_OF_CREDITS, MoneySpent.NO)
 
 
-async def test_a_hint_leaves_one_look_and_none_for_an_unknown_attempt(database: Database) -> None:
+async def test_a_hint_schedules_one_poll_and_none_for_an_unknown_attempt(database: Database) -> None:
     await database.write(ask)
     for submission_id in ("sub_1", "sub_1", "sub_none"):
         await database.write(lambda connection, of=submission_id: hint(connection, {of}, START))  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Images in every form, their limits, and that a refused task leaves nothing behind."""
+"""Input images in every form, their limits, and refused tasks, which leave no row and no file."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ PUBLIC, OTHER_PUBLIC, PRIVATE = "93.184.216.34", "93.184.216.35", "10.0.0.7"
 
 
 async def gallery(scope: Scope, receive: Receive, send: Send) -> None:
-    """A site with a picture, and what else sites answer with."""
+    """A website with one image and several kinds of other answers."""
     answers: dict[str, Response] = {
         "/fox.png": Response(PNG, media_type="text/html"),
         "/gone.png": Response(status_code=404),
@@ -38,7 +38,7 @@ async def gallery(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def refused(world: World, status: int, **params: Any) -> dict[str, Any]:
-    """The error document for these parameters, which left nothing behind."""
+    """Post these parameters; return the error document. Nothing may have been recorded."""
     answer = await world.api.post("/v1/tasks", json={"prompt": "a red fox", **params})
     found = problem(answer, status)
     assert await nothing_recorded(world)
@@ -55,7 +55,7 @@ async def refused(world: World, status: int, **params: Any) -> dict[str, Any]:
         pytest.param(f"http://{PUBLIC}/fox.png", id="http URL"),
     ],
 )
-async def test_an_image_is_kept_under_its_digest_in_whatever_form_it_came(world: World, given: str) -> None:
+async def test_an_image_in_any_form_is_stored_under_its_digest(world: World, given: str) -> None:
     world.network.add(PUBLIC, gallery)
 
     task = await world.task(await world.post(input_image=given))
@@ -102,7 +102,7 @@ async def test_four_images_reach_the_provider_in_their_order(world: World) -> No
     assert world.ledger()["tasks"][0]["inputs"] == [sha256(data).hexdigest() for data in pictures]
 
 
-async def test_equal_images_are_kept_once_for_each_that_may_be_erased_alone(world: World) -> None:
+async def test_equal_images_are_stored_once_for_each_task_so_that_each_can_be_erased(world: World) -> None:
     for _ in range(2):
         await world.post(input_image=in_base64(PNG))
 
@@ -137,7 +137,7 @@ async def test_a_gap_in_the_numbering_is_refused(world: World, field: str) -> No
         pytest.param(in_base64(claims(20_000_001, 1)), "20000001x1 is more than 20 megapixels", id="one pixel more"),
     ],
 )
-async def test_what_is_no_image_that_may_be_kept_is_refused_by_name(world: World, given: str, reason: str) -> None:
+async def test_an_input_that_is_no_acceptable_image_is_refused_by_name(world: World, given: str, reason: str) -> None:
     found = await refused(world, 422, input_image=given)
 
     assert found["fields"] == {"input_image": reason}
@@ -168,7 +168,7 @@ async def test_twenty_megabytes_are_taken_and_one_byte_more_is_not(world: World)
         ("huge.png", 413, "more than 20 MB"),
     ],
 )
-async def test_an_address_that_gives_no_image_is_refused(world: World, path: str, status: int, reason: str) -> None:
+async def test_a_url_without_an_image_is_refused(world: World, path: str, status: int, reason: str) -> None:
     world.network.add(PUBLIC, gallery)
     world.network.add(PRIVATE, gallery)
 
@@ -201,9 +201,7 @@ async def test_an_address_that_gives_no_image_is_refused(world: World, path: str
     ],
     ids=lambda host: host[:40] or "no host",
 )
-async def test_a_private_address_is_refused_in_the_words_for_one_that_cannot_be_reached(
-    world: World, host: str
-) -> None:
+async def test_a_private_address_gets_the_same_error_as_an_unreachable_one(world: World, host: str) -> None:
     world.network.add(PRIVATE, gallery)
     dead = await refused(world, 422, input_image=f"http://{OTHER_PUBLIC}/fox.png")
 
@@ -226,7 +224,7 @@ async def test_without_a_provider_key_nothing_can_be_submitted(tmp_path: Path, s
         assert await nothing_recorded(world)
 
 
-async def test_a_store_that_cannot_be_written_is_ours_and_passes(world: World) -> None:
+async def test_a_store_that_cannot_be_written_is_a_temporary_error(world: World) -> None:
     images = world.use.scratch / "images"
     shutil.rmtree(images, ignore_errors=True)
     images.write_text("in the way")
@@ -238,7 +236,7 @@ async def test_a_store_that_cannot_be_written_is_ours_and_passes(world: World) -
     assert await nothing_recorded(world)
 
 
-async def test_a_data_folder_that_is_away_is_ours_and_passes(tmp_path: Path, sqlite_url: str) -> None:
+async def test_a_missing_data_folder_is_a_temporary_error(tmp_path: Path, sqlite_url: str) -> None:
     async with open_world(tmp_path, sqlite_url, scratch=tmp_path / "away") as world:
         answer = await world.api.post("/v1/tasks", json={"prompt": "a red fox", "input_image": in_base64(PNG)})
 
@@ -246,14 +244,14 @@ async def test_a_data_folder_that_is_away_is_ours_and_passes(tmp_path: Path, sql
         assert await nothing_recorded(world)
 
 
-async def test_a_small_image_and_a_lax_tolerance_are_allowed_and_said_aloud(world: World) -> None:
+async def test_a_small_image_and_a_high_tolerance_are_allowed_with_warnings(world: World) -> None:
     task = await world.task(await world.post(input_image=in_base64(picture(100, 300)), safety_tolerance=6))
 
     assert len(task["warnings"]) == 2
     assert "input_image is 100x300" in task["warnings"][1]
 
 
-async def test_an_upload_is_streamed_through_and_kept(world: World) -> None:
+async def test_an_upload_is_streamed_and_stored(world: World) -> None:
     answer = await world.api.post("/v1/tasks", data={"prompt": "a red fox"}, files={"input_image": ("x.txt", PNG)})
 
     assert answer.status_code == httpx.codes.ACCEPTED

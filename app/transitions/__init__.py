@@ -1,1 +1,1 @@
-"""What one transaction does to a task: its moves, its slot, its announcement, its next job."""
+"""What one transaction does to a task: its moves, slot, announcement and next jobs."""

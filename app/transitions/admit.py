@@ -1,7 +1,7 @@
-"""Give free slots to queued tasks: by priority, then fairly between API keys, then in the order of arrival.
+"""Give free slots to queued tasks: by priority, then in turn between API keys, then in the order of arrival.
 
-It runs in whatever transaction queues a task, frees a slot or ends a pause, so no wake-up can be lost. A task
-that was admitted holds a slot and has a job; one that was not waits for the next call.
+`admit` runs in every transaction that queues a task, frees a slot or ends a pause, so no wakeup can be lost. An
+admitted task has a slot and a dispatch job; any other waits for the next call.
 """
 
 from collections import Counter
@@ -21,32 +21,32 @@ from app.resources import Resources
 from app.rules.backoff import BUSY, UNPAID
 from app.rules.task import Status
 
-_SOON = timedelta(seconds=1)
+_RETRY_LOCKED = timedelta(seconds=1)
 
 
 def admit(connection: Connection, account_id: str, now: datetime) -> list[str]:
-    """Fill the free slots of an account, unless it is paused; whose they are now."""
+    """Fill the free slots of an account, unless it is paused. Return the ids of the admitted tasks."""
     account = provider_accounts.lock(connection, account_id)
     if account is None or account.paused(now):
         return []
     admitted: list[str] = []
-    held = provider_accounts.slots_taken(connection, account_id)
-    in_flight = Counter(slot.model for slot in held)
-    free = sorted(set(range(1, account.limits[IN_ALL] + 1)) - {slot.number for slot in held})
-    taken: set[str] = set()  # by somebody else
+    taken = provider_accounts.slots_taken(connection, account_id)
+    in_flight = Counter(slot.model for slot in taken)
+    free = sorted(set(range(1, account.limits[IN_ALL] + 1)) - {slot.number for slot in taken})
+    locked: set[str] = set()  # tasks that other transactions have locked
     more = True
     while free and more:
-        room = len(free) + len(taken)
-        waiting = queue.next_tasks(connection, account_id, now, _full(account, in_flight), room)
-        more = len(waiting) == room  # else these were all: who is left out below has a model that is full
-        taken |= _taken(connection, waiting, now)
+        limit = len(free) + len(locked)
+        candidates = queue.next_tasks(connection, account_id, now, _full(account, in_flight), limit)
+        more = len(candidates) == limit  # else the queue has no others: those skipped below have a model without slots
+        locked |= _locked(connection, candidates, now)
         rows: list[dict[str, Any]] = []
-        for task in waiting:
-            if not free or task.id in taken or task.model in _full(account, in_flight):
-                continue  # a model that filled up within this round is left out by the next one
+        for task in candidates:
+            if not free or task.id in locked or task.model in _full(account, in_flight):
+                continue  # the next iteration excludes a model whose slots were used up in this one
             in_flight[task.model] += 1
-            named = {"task_id": task.id, "key_id": task.key_id, "model": task.model}
-            rows.append({**named, "account_id": account_id, "number": free.pop(0), "taken_at": now})
+            slot = {"account_id": account_id, "number": free.pop(0), "taken_at": now}
+            rows.append({**slot, "task_id": task.id, "key_id": task.key_id, "model": task.model})
         if rows:
             provider_accounts.take(connection, rows)
         jobs.enqueue(connection, [(Step.DISPATCH, row["task_id"], now) for row in rows])
@@ -54,21 +54,22 @@ def admit(connection: Connection, account_id: str, now: datetime) -> list[str]:
     return admitted
 
 
-def _taken(connection: Connection, waiting: Sequence[Candidate], now: datetime) -> set[str]:
-    """Those whom somebody else is about to move: who cancels or ends a task that waits sees no slot to free.
+def _locked(connection: Connection, candidates: Sequence[Candidate], now: datetime) -> set[str]:
+    """Return the candidates that other transactions have locked, and schedule another look at them. Lock the others.
 
-    What became of them is looked at soon; waiting for them here, we might wait for each other.
+    A transaction that cancels or ends a waiting task would not free a slot that is given to it here. Waiting for its
+    lock could deadlock.
     """
-    ids = {task.id for task in waiting}
-    taken = ids - queue.lock_rows(connection, ids) if ids else ids
-    jobs.enqueue(connection, [(Step.ADMIT, task_id, now + _SOON) for task_id in sorted(taken)])
-    return taken
+    ids = {task.id for task in candidates}
+    locked = ids - queue.lock_rows(connection, ids) if ids else ids
+    jobs.enqueue(connection, [(Step.ADMIT, task_id, now + _RETRY_LOCKED) for task_id in sorted(locked)])
+    return locked
 
 
 def pause(connection: Connection, attempt: AttemptContext, reason: str, wait: timedelta | None, now: datetime) -> None:
-    """Admit nobody for as long as the provider asked, else longer with each refusal in a row; then try again.
+    """Pause an account after a refusal: for the wait that the provider asked for, else with exponential backoff.
 
-    What was under way when the pause began may be refused too: that is the same refusal, not one more.
+    A refusal during a pause does not count: its request was sent before the pause began.
     """
     account = provider_accounts.lock(connection, attempt.account_id)
     if account is None:
@@ -82,12 +83,15 @@ def pause(connection: Connection, attempt: AttemptContext, reason: str, wait: ti
 
 
 def resume(connection: Connection, account_id: str, now: datetime) -> None:
-    """The provider took a task: refusals are over. A pause lasts as long as was asked; this task began before it."""
+    """Reset the count of refusals after the provider accepted a task.
+
+    Does nothing during a pause: the task was sent before the pause began.
+    """
     provider_accounts.resume(connection, account_id, now)
 
 
 async def wake(use: Resources, task_id: str) -> None:
-    """A pause or a wait is over: admit who may be."""
+    """Run `admit` for the task's account: a pause of the account or a wait of the task is over."""
     task = await use.db.read(lambda connection: tasks.get(connection, task_id))
     if task is not None:
         await use.db.write(lambda connection: _wake(connection, task.account_id, task_id, use.now()))
@@ -97,14 +101,14 @@ def _wake(connection: Connection, account_id: str, task_id: str, now: datetime) 
     admit(connection, account_id, now)
     task = tasks.get(connection, task_id)
     if task is not None and task.status is Status.QUEUED and task.dispatch_after_at > now:
-        # Woken early, as by a database whose clock is ahead of ours.
+        # The job ran early, for example because the database's clock is ahead.
         jobs.enqueue(connection, [(Step.ADMIT, task_id, task.dispatch_after_at)])
     account = provider_accounts.get(connection, account_id)
     if account is not None and account.paused_until_at is not None and account.paused(now):
-        # Paused again meanwhile, or woken for something else: whoever wakes last has to know of the end.
+        # The account was paused again, or the job ran for another reason: a job must remain for the end of the pause.
         jobs.enqueue(connection, [(Step.ADMIT, task_id, account.paused_until_at)])
 
 
 def _full(account: Account, in_flight: Counter[str]) -> set[str]:
-    """The models that have as many in flight as they may."""
+    """Return the models that have used up their limit of tasks in flight."""
     return {model for model, limit in account.limits.items() if model != IN_ALL and in_flight[model] >= limit}

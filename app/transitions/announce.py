@@ -1,6 +1,6 @@
-"""Announce what becomes of tasks, in the transaction that moves them: so an event is there exactly when its reason is.
+"""Announce the moves of tasks, in the transaction of the move: an event exists exactly if its move is committed.
 
-Every move is announced once, and nothing else is: who listens never has to guess whether a task has changed.
+Every move is announced exactly once, and nothing else is announced.
 """
 
 import json
@@ -17,18 +17,18 @@ from app.rules.task import Failure, Status
 from app.telemetry import metrics
 from app.webhooks import outbox
 
-# Known from the start: a series that begins at 1 shows no rise.
+# Create these series at 0: `rate()` and `increase()` miss the first increment of a series that starts at 1.
 for _end in ((Status.STORED, ""), (Status.CANCELLED, ""), *((Status.FAILED, failure) for failure in Failure)):
     metrics.tasks_ended.labels(*_end)
 
 
 class Announcement(NamedTuple):
-    """A task has come to `status`; `failure` says why it failed, if it did."""
+    """A task has moved to `status`; `failure` is set if it failed."""
 
     task_id: str
     status: Status
     failure: Failure | None = None
-    is_told: bool = True  # False: nobody asked to be told of this task, so that need not be looked up
+    is_told: bool = True  # False: the task has no webhook, so its row need not be read
 
     @property
     def kind(self) -> str:
@@ -36,26 +36,20 @@ class Announcement(NamedTuple):
 
 
 def announce(connection: Connection, announcements: Sequence[Announcement], now: datetime) -> None:
-    """Add these to the feed, in this order, and plan what is told; for a group of any size in a fixed number of
-    statements.
-    """
-    events.append(
-        connection,
-        [
-            (each.kind, each.task_id, _data(each.status, each.failure), now)  # nothing that was sent to us
-            for each in announcements
-        ],
-    )
-    for each in announcements:
-        if each.status.final:
-            after_commit(connection, metrics.tasks_ended.labels(each.status, each.failure or "").inc)
-    wanted = [(each.task_id, each.status) for each in announcements if each.is_told]
-    if wanted:
-        flush(connection)  # it reads the tasks as they are now
-        outbox.plan(connection, wanted, now)
+    """Append events to the feed, in this order, and plan webhooks. The number of statements does not grow with them."""
+    # Events contain nothing that a client or the provider sent.
+    rows = [(move.kind, move.task_id, _data(move.status, move.failure), now) for move in announcements]
+    events.append(connection, rows)
+    for move in announcements:
+        if move.status.final:
+            after_commit(connection, metrics.tasks_ended.labels(move.status, move.failure or "").inc)
+    with_webhook = [(move.task_id, move.status) for move in announcements if move.is_told]
+    if with_webhook:
+        flush(connection)  # the outbox reads the tasks' current rows
+        outbox.plan(connection, with_webhook, now)
 
 
 @cache
 def _data(status: Status, failure: Failure | None) -> str:
-    """As JSON: there are not many."""
+    """Return the event's data as JSON. Cached: there are few combinations."""
     return json.dumps({"status": status, "failure": failure})

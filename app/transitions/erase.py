@@ -1,6 +1,6 @@
-"""Erase a task that has ended: its rows at once, its images as soon as the store lets go of them.
+"""Erase a task that has ended: its rows immediately, its images in a job once the store is available.
 
-What is left tells what it cost, see `record/erased.py`.
+A row that records the task's cost remains, see `db/tables/erased_tasks.py`.
 """
 
 from datetime import datetime
@@ -13,15 +13,16 @@ from app.jobs import Step
 from app.resources import Resources
 from app.telemetry import logs
 
-_OWN = 3  # parts of the name of an image that one task has alone: digest, whose it is, and kind
+_UNSHARED = 3  # parts of the name of an image that belongs to one task: digest, owner, extension
 
 log = logs.get("erase")
 
 
 def erase(connection: Connection, task_id: str, owner: str | None, now: datetime) -> None:
-    """Erase a task of this API key, or of any where `owner` is None; once it is erased, nothing is done.
+    """Erase a task, and schedule the removal of its images. Does nothing if it is already erased.
 
-    Raises NotFound, Forbidden for a task of another key, Conflict for one that has not ended.
+    `owner`: the API key that must have posted the task; None allows any. Raises NotFound, Forbidden for a task of
+    another key, and Conflict for a task that has not ended.
     """
     tasks.lock(connection, [task_id])
     task = tasks.get(connection, task_id)
@@ -30,25 +31,29 @@ def erase(connection: Connection, task_id: str, owner: str | None, now: datetime
             return
         raise NotFound("there is no such task")
     if owner not in {None, task.key_id}:
-        raise Forbidden("this needs the API key that posted the task, or one with the scope `*`")
+        raise Forbidden("this requires the API key that posted the task, or a key with the scope `*`")
     if not task.status.final:
-        raise Conflict(f"the task is {task.status}: cancel it, and erase it once it has ended")
+        raise Conflict(f"the task is {task.status}: only a task that has ended can be erased")
     if erased_tasks.erase(connection, task, now):
         jobs.enqueue(connection, [(Step.ERASE, task_id, now)])
 
 
 async def remove_images(use: Resources, task_id: str) -> None:
-    """Remove what the store has of an erased task. Raises Unavailable while it cannot."""
+    """Remove an erased task's images from the store. Raises Unavailable if the store is unavailable."""
     for key in await use.db.read(lambda connection: erased_tasks.store_keys(connection, task_id)) or ():
-        if await _is_its_own(use, key):
+        if await _is_unshared(use, key):
             await use.store.remove(key)
     await use.db.write(lambda connection: erased_tasks.forget_keys(connection, task_id))
     log.info("erased", task_id=task_id)
 
 
-async def _is_its_own(use: Resources, key: str) -> bool:
-    """Whether no other task has this image. Up to 0.2 tasks shared one by its digest; nobody knows of their inputs."""
-    if len(key.rpartition("/")[2].split(".")) == _OWN:
+async def _is_unshared(use: Resources, key: str) -> bool:
+    """Return whether no other task uses this image.
+
+    Up to version 0.2, tasks with the same image shared one key. For such a key, results can be looked up; input images
+    cannot, so they stay.
+    """
+    if len(key.rpartition("/")[2].split(".")) == _UNSHARED:
         return True
     return key.startswith("results/") and not await use.db.read(
         lambda connection: erased_tasks.is_used(connection, key)

@@ -1,7 +1,7 @@
-"""`Idempotency-Key`: one request, however often it is sent (the IETF's HTTP API draft of that name).
+"""`Idempotency-Key`: a request takes effect once, however often it is sent (IETF HTTP API draft of that name).
 
-The same key and body replays the first answer, another body is refused, and while the first is being worked on
-the others are told so. Keys are scoped to the API key and remembered for a day.
+A repeated key with the same body returns the first answer; with another body, or while the first request is still in
+progress, it is refused. Keys are scoped to the API key and kept for 24 hours.
 """
 
 import hashlib
@@ -20,91 +20,96 @@ from app.resources import Resources
 from app.store import sha256_of
 
 REMEMBERED = timedelta(hours=24)
-# A request that was begun and not answered for longer died with its process, or with its database, and the next one
-# takes over. Should it live, it finds that out when it answers, and records nothing.
-_LONGEST, _LONGEST_FOR_AN_IMAGE = timedelta(seconds=30), timedelta(seconds=80)
-_MAX_KEY = 255
+# A request without an answer for longer than this has died with its process or database, and the next one takes over.
+# If it is still alive, its `Claim.answer` fails and it records nothing.
+_TIMEOUT, _TIMEOUT_PER_IMAGE = timedelta(seconds=30), timedelta(seconds=80)
+_MAX_KEY = 255  # characters
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to answer for an Idempotency-Key."""
+    """The exclusive right of one request to answer for an Idempotency-Key."""
 
     key_id: str
     idempotency_key: str
     began_at: datetime
 
-    def answer(self, connection: Connection, given: dict[str, Any]) -> None:
-        """Remember the answer, in the transaction that does what was asked. Raises RequestInFlight if it was lost."""
-        if not idempotency_keys.answer(connection, self.key_id, self.idempotency_key, self.began_at, given):
+    def answer(self, connection: Connection, answer: dict[str, Any]) -> None:
+        """Store the answer in the transaction of the request's effect. Raises RequestInFlight if the claim is lost."""
+        if not idempotency_keys.answer(connection, self.key_id, self.idempotency_key, self.began_at, answer):
             raise RequestInFlight("another request with this Idempotency-Key has taken over")
 
 
 async def claim(
     use: Resources, key_id: str, header: str, digest: str, images: int = 0, *, or_digest: str | None = None
 ) -> Claim | dict[str, Any]:
-    """The right to answer, or the first answer; with so many images to fetch and keep, answering may take long.
+    """Claim an Idempotency-Key for this request, or return the answer of the first request with it.
 
-    What is remembered under `or_digest` is the same request too. Raises KeyReused, RequestInFlight or InvalidRequest.
+    `header`: the value of the header. `digest`: identifies the request, see `digest_of`; `or_digest` is accepted as
+    equivalent. `images`: the number of images to fetch and store, which extends the timeout.
+
+    Raises InvalidRequest for a malformed key, KeyReused if the key belongs to another request, and RequestInFlight if
+    the first request has no answer yet.
     """
-    wanted, longest = Claim(key_id, _read(header), use.now()), _LONGEST + images * _LONGEST_FOR_AN_IMAGE
-    known = await use.db.write(lambda connection: _begin(connection, wanted, digest, longest))
-    if known is None:
-        return wanted
-    if known.digest not in {digest, or_digest}:
-        raise KeyReused("this Idempotency-Key was sent with another body before")
-    if known.answer is None:
+    new_claim, timeout = Claim(key_id, _read(header), use.now()), _TIMEOUT + images * _TIMEOUT_PER_IMAGE
+    first = await use.db.write(lambda connection: _begin(connection, new_claim, digest, timeout))
+    if first is None:
+        return new_claim
+    if first.digest not in {digest, or_digest}:
+        raise KeyReused("this Idempotency-Key was sent before with another body")
+    if first.answer is None:
         raise RequestInFlight("the first request with this Idempotency-Key has no answer yet")
-    return known.answer
+    return first.answer
 
 
-async def let_go(use: Resources, held: Claim) -> None:
-    """Forget a request that was refused or failed: it may be sent again with the same key, mended or as it was.
+async def let_go(use: Resources, claim: Claim) -> None:
+    """Release the key of a request that was refused or failed, so that the client can use it again.
 
-    One that failed after its answer was kept did what it asked for, and stays.
+    A request that failed after its answer was stored has taken effect and keeps the key.
     """
     await use.db.write(
-        lambda connection: idempotency_keys.release(connection, held.key_id, held.idempotency_key, held.began_at)
+        lambda connection: idempotency_keys.release(connection, claim.key_id, claim.idempotency_key, claim.began_at)
     )
 
 
 def digest_of(params: TaskParams, files: Mapping[str, IO[bytes]]) -> str:
-    """What makes two requests the same: their parameters, and the bytes of images that came as files or are as large.
+    """Return a SHA-256 digest in hex that identifies a request: its parameters, and the bytes of its image files.
 
-    The order of fields, a default that is spelled out and the boundary of a form are not of it. How an image is given
-    is: a small one as base64, as a `data:` URL and as a file makes three requests, because a text is not decoded here.
+    `files`: uploaded images, and images too large to stay in `params`. The order of fields, explicit defaults and the
+    form's boundary do not matter. The form of an image does: the same small image as base64, as a `data:` URL and as a
+    file makes three different requests, because strings are not decoded here.
 
-    That a webhook has a secret counts, which one does not: a digest that can be tried out would give it away.
+    Whether a webhook secret is set matters. Its value does not, because it could be guessed from the digest.
     """
     uploaded = {field: sha256_of(file) for field, file in sorted(files.items())}
-    asked = json.dumps([params.asked(), uploaded], sort_keys=True)
-    return hashlib.sha256(asked.encode()).hexdigest()
+    document = json.dumps([params.asked(), uploaded], sort_keys=True)
+    return hashlib.sha256(document.encode()).hexdigest()
 
 
-def _begin(connection: Connection, wanted: Claim, digest: str, longest: timedelta) -> Remembered | None:
-    """None when the key is ours now, else what it stands for already."""
-    key = (wanted.key_id, wanted.idempotency_key)
-    if idempotency_keys.begin(connection, *key, digest, wanted.began_at):
+def _begin(connection: Connection, claim: Claim, digest: str, timeout: timedelta) -> Remembered | None:
+    """Record the claim and return None, or return the request that has the key."""
+    key = (claim.key_id, claim.idempotency_key)
+    if idempotency_keys.begin(connection, *key, digest, claim.began_at):
         return None
-    known = idempotency_keys.get(connection, *key)
-    if known is not None and not _is_over(known, wanted.began_at, longest):
-        return known
-    if known is not None:
-        # What had no answer when it was looked at may have one by now: that stands.
-        forget = idempotency_keys.release if known.answer is None else idempotency_keys.forget
-        forget(connection, *key, known.began_at)
-    if idempotency_keys.begin(connection, *key, digest, wanted.began_at):
+    first = idempotency_keys.get(connection, *key)
+    if first is not None and not _has_expired(first, claim.began_at, timeout):
+        return first
+    if first is not None:
+        # A request that had no answer when it was read may have one now; `release` then keeps it.
+        forget = idempotency_keys.release if first.answer is None else idempotency_keys.forget
+        forget(connection, *key, first.began_at)
+    if idempotency_keys.begin(connection, *key, digest, claim.began_at):
         return None
     return idempotency_keys.get(connection, *key)
 
 
-def _is_over(known: Remembered, now: datetime, longest: timedelta) -> bool:
-    age = now - known.began_at
-    return age > (longest if known.answer is None else REMEMBERED)
+def _has_expired(request: Remembered, now: datetime, timeout: timedelta) -> bool:
+    age = now - request.began_at
+    return age > (timeout if request.answer is None else REMEMBERED)
 
 
 def _read(header: str) -> str:
-    """The key; the draft writes it in quotes, most clients do not."""
+    """Return the key without quotes: the draft requires them, and most clients omit them. Raises InvalidRequest."""
     key = header.strip()
     quoted = len(key) > 1 and key.startswith('"') and key.endswith('"')
     key = key[1:-1] if quoted else key

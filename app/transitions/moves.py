@@ -1,7 +1,7 @@
-"""The moves of a task that no witness causes: it is being asked for, its image is kept, somebody gives it up.
+"""The moves of a task that no evidence causes: begin, store, give up, expire, cancel, resubmit.
 
-Together with `settle` these are all the moves there are. Each names, through its fence, the states it may
-come from; False means that the task is in none of them, which is a normal outcome.
+Together with `settle` these are all moves. The SQL update of each requires a status from which the move is allowed (see
+`rules.task.sources`). A function returns False if the task is in no such status, which is a normal outcome.
 """
 
 from collections.abc import Collection
@@ -15,11 +15,11 @@ from app.rules.task import Failure, MoneySpent, Status
 from app.transitions.admit import admit
 from app.transitions.announce import Announcement, announce
 
-TOO_LATE = "its deadline passed before the provider was asked"
+TOO_LATE = "the task's deadline passed before it was sent to the provider"
 
 
 def begin(connection: Connection, task_id: str, submission_id: str, now: datetime) -> bool:
-    """The provider is about to be asked, by this attempt. Only a task that holds a slot may."""
+    """Move a queued task to `submitting` for this attempt, before its request is sent. The task must have a slot."""
     if not queue.is_admitted(connection, task_id):
         return False
     if not tasks.move(connection, task_id, Status.SUBMITTING, now, submission_id=submission_id):
@@ -29,7 +29,7 @@ def begin(connection: Connection, task_id: str, submission_id: str, now: datetim
 
 
 def store(connection: Connection, task_id: str, now: datetime, **result: Any) -> bool:
-    """The image is on disk: `result` says where and what it is."""
+    """Move a ready task to `stored`, once its image is durable. `result`: the columns of its row in `results`."""
     if not tasks.move(connection, task_id, Status.STORED, now):
         return False
     results.insert(connection, task_id=task_id, stored_at=now, **result)
@@ -40,43 +40,49 @@ def store(connection: Connection, task_id: str, now: datetime, **result: Any) ->
 def give_up(
     connection: Connection, task_id: str, failure: Failure, spent: MoneySpent, detail: str, now: datetime
 ) -> bool:
-    """Nothing better will be learned of this task."""
+    """Fail a task about which no better evidence is expected."""
     reason = {"failure": failure, "money_spent": spent, "failure_detail": detail}
     if not tasks.move(connection, task_id, Status.FAILED, now, **reason):
         return False
     announce(connection, [Announcement(task_id, Status.FAILED, failure)], now)
-    _hand_on_slots(connection, [task_id], now)
+    _release_slots(connection, [task_id], now)
     return True
 
 
 def expire(
     connection: Connection, task_ids: Collection[str], failure: Failure, detail: str, now: datetime
 ) -> list[str]:
-    """Give up those of these tasks that the provider has not been asked for; the others are in somebody's hands."""
-    ended = sorted(queue.lock_rows(connection, task_ids))
-    if not ended:
+    """Fail those of the tasks that are still queued, at no cost, and return their ids.
+
+    Tasks that another transaction has locked are skipped: they are about to be moved.
+    """
+    expired = sorted(queue.lock_rows(connection, task_ids))
+    if not expired:
         return []
     reason = {"failure": failure, "money_spent": MoneySpent.NO, "failure_detail": detail}
-    for task_id in ended:
+    for task_id in expired:
         tasks.move(connection, task_id, Status.FAILED, now, **reason)
-    announce(connection, [Announcement(task_id, Status.FAILED, failure) for task_id in ended], now)
-    _hand_on_slots(connection, ended, now)
-    return ended
+    announce(connection, [Announcement(task_id, Status.FAILED, failure) for task_id in expired], now)
+    _release_slots(connection, expired, now)
+    return expired
 
 
 def cancel(connection: Connection, task_id: str, now: datetime) -> bool:
-    """Nobody wants this task any more. One that the provider may have is only marked: it cannot be called back."""
-    tasks.lock(connection, [task_id])  # else it could be queued again between the two: marked, and sent all the same
+    """Cancel a queued task. Return False if it is in another status.
+
+    A task that the provider may have received cannot be withdrawn; only the request to cancel it is recorded.
+    """
+    tasks.lock(connection, [task_id])  # else it could return to `queued` between the two statements, and be sent
     if not tasks.move(connection, task_id, Status.CANCELLED, now):
         tasks.request_cancel(connection, task_id, now)
         return False
     announce(connection, [Announcement(task_id, Status.CANCELLED)], now)
-    _hand_on_slots(connection, [task_id], now)
+    _release_slots(connection, [task_id], now)
     return True
 
 
 def cancel_if_requested(connection: Connection, task_id: str, now: datetime) -> bool:
-    """Cancel a task that somebody cancelled while the provider was asked, and that the provider has refused since."""
+    """Cancel a task that has returned to `queued`, if its cancellation was requested while it was being submitted."""
     task = tasks.get(connection, task_id)
     if task is None or task.cancel_requested_at is None or task.status is not Status.QUEUED:
         return False
@@ -84,7 +90,7 @@ def cancel_if_requested(connection: Connection, task_id: str, now: datetime) -> 
 
 
 def resubmit(connection: Connection, task_id: str, account_id: str, now: datetime) -> bool:
-    """A person wants a new attempt of a task that failed, knowing what it may cost."""
+    """Return a failed task to the queue for a new attempt. Only at a person's request: the attempt may cost again."""
     if not tasks.reopen(connection, task_id, now):
         return False
     announce(connection, [Announcement(task_id, Status.QUEUED)], now)
@@ -92,7 +98,11 @@ def resubmit(connection: Connection, task_id: str, account_id: str, now: datetim
     return True
 
 
-def _hand_on_slots(connection: Connection, task_ids: Collection[str], now: datetime) -> None:
-    """The last that a move does: whoever holds an account waits for nobody who waits for an account."""
+def _release_slots(connection: Connection, task_ids: Collection[str], now: datetime) -> None:
+    """Free the slots of these tasks and admit the next ones.
+
+    The last step of a move: a transaction that has locked an account must not wait for another lock, or it could
+    deadlock with a transaction that waits for the account.
+    """
     for account_id in sorted(provider_accounts.release(connection, task_ids)):
         admit(connection, account_id, now)

@@ -1,4 +1,4 @@
-"""What the record says of a result on its way home: stored, kept aside, left to another machine, or lost."""
+"""Record what happened to the result of a ready task: stored, spooled, left to another instance, or lost."""
 
 from datetime import datetime, timedelta
 from functools import partial
@@ -16,14 +16,18 @@ from app.rules.task import Failure, MoneySpent, Status
 from app.telemetry import metrics
 from app.transitions import moves
 
-_LONGEST_LIFE = timedelta(hours=1)  # whatever a link says of itself
-_NEAR_ITS_END = timedelta(minutes=1)
-_GRACE = timedelta(minutes=1)  # a link may live a little longer than it says; nothing is lost by asking once more
-_HOPE = timedelta(hours=1)  # how long whoever does not answer may still come back: the provider, another machine
+_MAX_LINK_LIFE = timedelta(hours=1)  # even if the link claims more
+_EXPIRES_SOON = timedelta(minutes=1)
+_GRACE = timedelta(minutes=1)  # a link may live slightly longer than it claims, and one more try costs nothing
+_MAX_OUTAGE = timedelta(hours=1)  # how long to wait for a provider or an instance that does not answer
 
 
 def store(connection: Connection, task: Task, image: Image, started_at: datetime, now: datetime) -> bool:
-    """The store has the bytes of this attempt; whoever kept them aside need not. False: the task has been erased."""
+    """Record that the image store holds this attempt's image, and forget all spooled copies.
+
+    Returns False if the task has been erased; the caller must then remove the image. A task that is no longer `ready`
+    stays as it is.
+    """
     spooled_results.forget(connection, task.submission_id)
     if _locked(connection, task.id, task.submission_id) is None:
         return tasks.get(connection, task.id) is not None
@@ -38,7 +42,7 @@ def store(connection: Connection, task: Task, image: Image, started_at: datetime
         width=image.info.width,
         height=image.info.height,
     )
-    _note(connection, task, "stored", None, started_at, now)
+    _record_download(connection, task, "stored", None, started_at, now)
     margin = (_deadline(connection, task, now) - now) / timedelta(seconds=1)
     after_commit(connection, partial(metrics.deadline_margin.observe, margin))
     return True
@@ -54,21 +58,26 @@ def await_store(
     *,
     tried: bool,
 ) -> bool:
-    """Note who has the bytes that the store has not, and leave the next try; True when that is news."""
+    """Record that `instance` holds the image in its spool, and schedule the next try to store it.
+
+    `tried`: the store was called, rather than skipped by the circuit breaker. Returns True if the instance is a new
+    holder.
+    """
     if _locked(connection, task.id, task.submission_id) is None:
         return False
-    news = instance not in spooled_results.instances(connection, task.submission_id)
+    is_new = instance not in spooled_results.instances(connection, task.submission_id)
     wait = STORE.wait(spooled_results.note(connection, task.submission_id, instance, now, tried=tried))
     jobs.enqueue(connection, [(Step.COLLECT, task.id, now + wait + ids.jitter(wait / 4))])
-    if news:
-        _note(connection, task, "kept_aside", f"{instance} keeps it: {reason}", started_at, now)
-    return news
+    if is_new:
+        _record_download(connection, task, "kept_aside", f"spooled on {instance}: {reason}", started_at, now)
+    return is_new
 
 
 def leave_to_others(connection: Connection, task_id: str, instance: str, started_at: datetime, now: datetime) -> bool:
-    """True when only another machine can still bring the image in; then the next look is left.
+    """Return True if only another instance can still store the image; the next try is then scheduled.
 
-    What this machine should have and has not is lost; for a task that was cancelled no machine is waited for for ever.
+    Also True if the task is no longer `ready`. A copy that this instance is recorded to hold, but does not, is recorded
+    as lost. After a cancel request, the other instances have an hour.
     """
     task = _locked(connection, task_id)
     if task is None:
@@ -76,10 +85,10 @@ def leave_to_others(connection: Connection, task_id: str, instance: str, started
     spool_holders = spooled_results.instances(connection, task.submission_id)
     if instance in spool_holders:
         spooled_results.forget(connection, task.submission_id, instance)
-        _note(connection, task, "failed", f"{instance} has no whole copy any more", started_at, now)
+        _record_download(connection, task, "failed", f"{instance} no longer has a complete copy", started_at, now)
     if spool_holders <= {instance} or now <= _deadline(connection, task, now) + _GRACE:
         return False
-    if task.cancel_requested_at is not None and now > task.cancel_requested_at + _HOPE:
+    if task.cancel_requested_at is not None and now > task.cancel_requested_at + _MAX_OUTAGE:
         spooled_results.forget(connection, task.submission_id)
         return False
     jobs.enqueue(connection, [(Step.COLLECT, task.id, now + STORE.longest)])
@@ -89,30 +98,37 @@ def leave_to_others(connection: Connection, task_id: str, instance: str, started
 def fail(
     connection: Connection, task_id: str, reason: str, started_at: datetime, now: datetime, *, refused: bool
 ) -> bool:
-    """Note the failed download, and leave the next try, with a fresh link if need be; True when the image is lost."""
+    """Record a failed download. Fail the task as `asset_lost` and return True if the image is lost; else return False.
+
+    Otherwise the next try is scheduled and, if the link was refused or expires within a minute, also a poll for a fresh
+    link. An image is lost if all of these hold: its link expired more than a minute ago; since then the provider has
+    given a usable answer or the tries span more than an hour; no instance holds a copy.
+
+    `refused`: the link did not deliver a usable image, so a retry of the same link would not help.
+    """
     task = _locked(connection, task_id)
     if task is None:
         return False
-    _note(connection, task, "failed", reason, started_at, now)
+    _record_download(connection, task, "failed", reason, started_at, now)
     deadline = _deadline(connection, task, now)
-    # A dead link is not the end while the provider has not been asked for another, or somebody has the bytes.
-    asked = evidence.answered_since(connection, task.submission_id, deadline)
-    kept = spooled_results.instances(connection, task.submission_id)
-    # From here on it was asked at each try. While we were away ourselves nobody was.
-    tried_at = downloads.first_since(connection, task.id, deadline) or now
-    if now > deadline + _GRACE and not kept and (asked or now > tried_at + _HOPE):
+    provider_answered = evidence.answered_since(connection, task.submission_id, deadline)
+    spool_holders = spooled_results.instances(connection, task.submission_id)
+    # Each try after the deadline also polls. Time in which this service was down contains no tries and does not count.
+    first_try_at = downloads.first_since(connection, task.id, deadline) or now
+    gave_up_waiting = now > first_try_at + _MAX_OUTAGE
+    if now > deadline + _GRACE and not spool_holders and (provider_answered or gave_up_waiting):
         return moves.give_up(connection, task.id, Failure.ASSET_LOST, MoneySpent.YES, reason, now)
     wait = COLLECT.wait(downloads.count(connection, task.id))
     jobs.enqueue(connection, [(Step.COLLECT, task.id, now + wait + ids.jitter(wait / 4))])
-    if refused or now > deadline - _NEAR_ITS_END:
+    if refused or now > deadline - _EXPIRES_SOON:
         jobs.enqueue(connection, [(Step.RECONCILE, task.id, now)])
     return False
 
 
 def _locked(connection: Connection, task_id: str, submission_id: str | None = None) -> Task | None:
-    """The task as it is now and stays until the transaction ends.
+    """Lock the task and return its current row.
 
-    None when it is not `ready` any more, or when this attempt of it is not the one that counts any more.
+    Returns None if it is no longer `ready`, or if `submission_id` is given and is not its latest attempt.
     """
     tasks.lock(connection, [task_id])
     task = tasks.get(connection, task_id)
@@ -122,21 +138,22 @@ def _locked(connection: Connection, task_id: str, submission_id: str | None = No
 
 
 def _deadline(connection: Connection, task: Task, now: datetime) -> datetime:
-    """When the link dies: what it says itself, but never later than an hour, else the contract's ten minutes.
+    """Return when the link expires: at the time that it states, at most an hour after the task became ready.
 
-    One that was dead when it came says nothing: our clock may be ahead of the provider's, and the link alive. A fresh
-    link that came after that hour has one of its own, from the first try on.
+    A link without an expiry lives for the ten minutes of the provider's contract. So does one that had expired when it
+    arrived: the local clock may be ahead of the provider's. A fresh link after that hour may live for another hour from
+    the first try.
     """
     ready_at = task.ready_at or now
-    latest = ready_at + _LONGEST_LIFE
+    latest = ready_at + _MAX_LINK_LIFE
     if now > latest:
-        latest = (downloads.first_since(connection, task.id, latest) or now) + _LONGEST_LIFE
-    said = task.sample_expires_at
-    dies_at = said if said is not None and said > ready_at else ready_at + LINK_LIFE
-    return min(dies_at, latest)
+        latest = (downloads.first_since(connection, task.id, latest) or now) + _MAX_LINK_LIFE
+    stated = task.sample_expires_at
+    expires_at = stated if stated is not None and stated > ready_at else ready_at + LINK_LIFE
+    return min(expires_at, latest)
 
 
-def _note(
+def _record_download(
     connection: Connection, task: Task, outcome: str, detail: str | None, started_at: datetime, now: datetime
 ) -> None:
     downloads.insert(

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.rules import backoff as retry
+from app.rules import backoff
 from app.rules.backoff import WEBHOOK_WAITS, Backoff, read_retry_after, webhook_wait
 from tests.rows import START
 
 SECONDS = st.timedeltas(min_value=timedelta(milliseconds=1), max_value=timedelta(hours=1))
 NAMED = pytest.mark.parametrize(
     "backoff",
-    [retry.SUBMIT, retry.BUSY, retry.UNPAID, retry.COLLECT, retry.STEP_FAILED],
+    [backoff.SUBMIT, backoff.BUSY, backoff.UNPAID, backoff.COLLECT, backoff.STEP_FAILED],
     ids=["submit", "busy", "unpaid", "collect", "step"],
 )
 

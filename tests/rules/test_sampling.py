@@ -1,4 +1,4 @@
-"""Which forged callbacks are kept: a few of each attempt, a few a second of all, whatever comes."""
+"""The sampling of forged callbacks: limits per attempt and per second."""
 
 from datetime import timedelta
 
@@ -7,12 +7,12 @@ from tests.rows import START
 
 
 def taken(samples: SampleLimit, name: str, tries: int, seconds: float = 0) -> int:
-    """How many of so many forged callbacks of one attempt are kept."""
+    """Return how many of `tries` forged callbacks of one attempt are stored."""
     return sum(samples.take(name, START + timedelta(seconds=seconds)) for _ in range(tries))
 
 
 def all_taken(samples: SampleLimit, attempts: int, seconds: float = 0, kind: str = "sub") -> int:
-    """The same for one of each of so many attempts."""
+    """Return how many are stored, for one forged callback of each of `attempts` attempts."""
     return sum(taken(samples, f"{kind}_{number}", 1, seconds) for number in range(attempts))
 
 
@@ -60,7 +60,7 @@ def test_what_is_turned_away_does_not_count_for_its_attempt() -> None:
 
 def test_no_more_than_four_thousand_attempts_are_remembered_and_the_oldest_is_forgotten() -> None:
     samples = SampleLimit()
-    for number in range(4097):  # ten a second, so that each is kept
+    for number in range(4097):  # ten a second, so that each is stored
         assert taken(samples, f"sub_{number}", 10, seconds=number) == 10
 
     assert taken(samples, "sub_1", 10, seconds=10_000) == 0

@@ -26,7 +26,7 @@ from app.rules.task import (
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 FINAL = {Status.STORED, Status.FAILED, Status.CANCELLED}
 OPEN = set(Status) - FINAL
-# The picture in the design, pair by pair, written down a second time on purpose.
+# The state diagram as pairs, repeated here on purpose.
 ALLOWED = {
     (Status.QUEUED, Status.SUBMITTING),
     (Status.QUEUED, Status.SUBMITTED),
@@ -76,16 +76,16 @@ def standing(status: Status, outcome: Outcome = Outcome.UNKNOWN, **known: object
     return AttemptState(status, current=True, outcome=outcome)._replace(**known)  # type: ignore[arg-type]
 
 
-# The moves
+# Moves
 
 
 @pytest.mark.parametrize(("source", "target"), list(product(Status, Status)), ids=lambda status: str(status.value))
-def test_a_move_is_allowed_exactly_where_the_design_draws_it(source: Status, target: Status) -> None:
+def test_exactly_the_moves_of_the_state_diagram_are_allowed(source: Status, target: Status) -> None:
     assert (target in MOVES[source]) == ((source, target) in ALLOWED)
 
 
 @pytest.mark.parametrize("status", list(Status))
-def test_final_is_what_nothing_follows(status: Status) -> None:
+def test_a_final_state_has_no_moves(status: Status) -> None:
     assert status.final == (status in FINAL)
 
 
@@ -102,7 +102,7 @@ def test_every_state_is_reached_from_queued() -> None:
     assert reached == set(Status)
 
 
-# What a report moves
+# The effects of reports
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_every_state_is_reached_from_queued() -> None:
         (Outcome.UNKNOWN, Said.READY, Decision(Effect.MOVED, Status.READY)),
     ],
 )
-def test_what_the_last_attempt_said_again_does_not_undo_a_resubmit(
+def test_a_repeated_report_of_the_last_attempt_does_not_undo_a_resubmit(
     outcome: Outcome, said: Said, decision: Decision
 ) -> None:
     assert decide(standing(Status.QUEUED, outcome), Report(said), Witness.CALLBACK, NOW, proven=True) == decision
@@ -130,7 +130,7 @@ TARGETS: dict[Said, dict[Status, Status]] = {
     Said.PENDING: PENDING_TO,
     Said.READY: READY_TO,
     Said.FAILED: FAILED_TO,
-    # A refusal of an attempt that made an image would be a contradiction; nothing but an accepted one is ready.
+    # Only an accepted attempt can be ready, so a refusal would be a contradiction.
     Said.REFUSED: FAILED_TO,
     Said.BUSY: BUSY_TO,
     Said.UNPAID: BUSY_TO,
@@ -242,7 +242,7 @@ def test_a_callback_about_another_id_contradicts() -> None:
     assert decision == Decision(Effect.CONTRADICTED)
 
 
-def test_the_answer_to_a_poll_counts_whatever_id_it_repeats_for_we_asked_by_ours() -> None:
+def test_the_answer_to_a_poll_counts_whatever_id_it_repeats() -> None:
     about = standing(Status.SUBMITTED, Outcome.ACCEPTED, provider_id="id-1")
 
     decision = decide(about, Report(Said.READY, provider_id="id-of-the-supplier"), Witness.POLL, NOW, proven=True)
@@ -269,7 +269,7 @@ def test_a_second_ready_adds_only_a_fresh_link(sample: str, effect: Effect) -> N
     assert decide(about, Report(Said.READY, sample_url=sample), Witness.POLL, NOW, proven=True) == Decision(effect)
 
 
-# When a link dies, in minutes from now.
+# When a link expires, in minutes from now.
 @pytest.mark.parametrize(
     ("witness", "known", "told", "effect"),
     [
@@ -335,7 +335,7 @@ def test_nothing_unproven_ever_moves(about: AttemptState, report: Report, witnes
 
 
 @given(standings, reports, witnesses)
-def test_no_witness_can_cancel_a_task_or_call_it_stored(about: AttemptState, report: Report, witness: Witness) -> None:
+def test_no_evidence_moves_a_task_to_cancelled_or_stored(about: AttemptState, report: Report, witness: Witness) -> None:
     assert decide(about, report, witness, NOW, proven=True).to not in {Status.CANCELLED, Status.STORED}
 
 
@@ -352,9 +352,7 @@ def test_the_same_report_never_moves_twice(about: AttemptState, report: Report, 
 
 
 @given(open_standings, reports, witnesses)
-def test_what_a_task_was_told_once_is_confirmed_the_second_time(
-    about: AttemptState, report: Report, witness: Witness
-) -> None:
+def test_a_report_that_is_repeated_is_confirmed(about: AttemptState, report: Report, witness: Witness) -> None:
     first = decide(about, report, witness, NOW, proven=True)
     after = about._replace(
         provider_id=report.provider_id or about.provider_id, sample_url=report.sample_url or about.sample_url

@@ -1,4 +1,4 @@
-"""Memory is bounded by what is let in, not by how many ask."""
+"""The semaphore bounds what runs at once, however many requests there are."""
 
 import asyncio
 from contextlib import suppress
@@ -7,7 +7,7 @@ from app.rules.weighted_semaphore import WeightedSemaphore
 
 
 class Guests:
-    """Counts how much of a room is taken, and who came in when."""
+    """Counts the units that are taken, and records the order of the grants."""
 
     def __init__(self, room: WeightedSemaphore) -> None:
         self.room = room
@@ -28,14 +28,14 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_no_more_is_let_in_than_there_is_room_for() -> None:
+async def test_no_more_units_are_granted_than_there_are() -> None:
     guests = Guests(WeightedSemaphore(10))
     await asyncio.gather(*(guests.visit(units) for units in [3, 4, 5, 6, 1] * 20))
 
     assert guests.most == 10
 
 
-async def test_who_needs_more_than_all_has_it_alone() -> None:
+async def test_a_request_for_more_than_the_size_runs_alone() -> None:
     guests, leave = Guests(WeightedSemaphore(10)), asyncio.Event()
     visits = [asyncio.create_task(guests.visit(units, leave)) for units in (1, 99, 1)]
     await settle()
@@ -47,14 +47,14 @@ async def test_who_needs_more_than_all_has_it_alone() -> None:
     assert guests.came == [1, 99, 1]
 
 
-async def test_who_comes_first_is_served_first() -> None:
+async def test_requests_are_granted_in_their_order() -> None:
     guests = Guests(WeightedSemaphore(3))
     await asyncio.gather(*(guests.visit(units) for units in (3, 2, 1, 3, 1)))
 
     assert guests.came == [3, 2, 1, 3, 1]
 
 
-async def test_who_goes_away_leaves_the_place_to_others() -> None:
+async def test_a_cancelled_request_does_not_block_the_others() -> None:
     room, leave = WeightedSemaphore(1), asyncio.Event()
     guests = Guests(room)
     inside, waiting, last = (asyncio.create_task(guests.visit(1, leave)) for _ in range(3))
@@ -70,7 +70,7 @@ async def test_who_goes_away_leaves_the_place_to_others() -> None:
     assert guests.came == [1, 1]
 
 
-async def test_who_goes_away_when_let_in_gives_it_back() -> None:
+async def test_a_request_that_is_cancelled_when_granted_returns_its_units() -> None:
     room, leave = WeightedSemaphore(1), asyncio.Event()
     guests = Guests(room)
     inside, waiting = (asyncio.create_task(guests.visit(1, leave)) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Who gets a slot of the provider, when, and that no more are given out than there are."""
+"""Admission: which task gets a slot and when, and that the provider's limits are never exceeded."""
 
 import asyncio
 from collections import Counter
@@ -38,13 +38,13 @@ TAKEN = ProviderResponse(Report(Said.PENDING, "p1", cost=4.0), 200, {}, b'{"id":
 
 
 def admitted(connection: Connection) -> list[str]:
-    """The tasks that hold a slot, by name, in the order in which they would run."""
+    """Return the names of the tasks that have a slot, in the order in which they would run."""
     found = provider_accounts.slots_taken(connection, "account")
     return [slot.task_id.removeprefix("task_") for slot in sorted(found, key=lambda slot: slot.number)]
 
 
 def leave(connection: Connection, name: str) -> None:
-    """The task is over."""
+    """End the task."""
     moves.give_up(connection, f"task_{name}", Failure.PROVIDER_ERROR, MoneySpent.NO, "over", START)
 
 
@@ -55,7 +55,7 @@ def settle_in(connection: Connection, limits: dict[str, Any], waiting: Sequence[
 
 
 async def one_slot(database: Database, *waiting: tuple[str, dict[str, Any]]) -> list[str]:
-    """In which order these tasks get the only slot there is."""
+    """Return the order in which these tasks get the only slot."""
 
     def unit(connection: Connection) -> list[str]:
         settle_in(connection, {"account": 1}, waiting)
@@ -166,19 +166,19 @@ async def test_a_task_that_has_to_wait_is_passed_over_until_its_time(database: D
 async def test_a_task_that_arrived_while_the_account_was_waited_for_is_not_passed_over(database: Database) -> None:
     def unit(connection: Connection) -> list[str]:
         settle_in(connection, {}, [("late", {"at": START + timedelta(seconds=3)})])
-        admit(connection, "account", START)  # a clock that was read before the lock was had, or on another host
+        admit(connection, "account", START)  # a clock that was read before the lock was acquired, or on another host
         return admitted(connection)
 
     assert await database.write(unit) == ["late"]
 
 
-async def test_nobody_is_admitted_while_the_account_is_paused_or_to_one_that_is_not_known(database: Database) -> None:
+async def test_no_task_is_admitted_to_a_paused_or_an_unknown_account(database: Database) -> None:
     def unit(connection: Connection) -> tuple[list[str], list[str]]:
         settle_in(connection, {}, [("a", {})])
         provider_accounts.pause(
             connection, "account", START, START + timedelta(seconds=9), provider_accounts.NO_FREE_SLOT, 1
         )
-        admit(connection, "nobody", START)
+        admit(connection, "unknown", START)
         admit(connection, "account", START + timedelta(seconds=8))
         before = admitted(connection)
         admit(connection, "account", START + timedelta(seconds=9))
@@ -187,7 +187,7 @@ async def test_nobody_is_admitted_while_the_account_is_paused_or_to_one_that_is_
     assert await database.write(unit) == ([], ["a"])
 
 
-# Whatever happens in whatever order
+# Any events in any order
 
 arrivals = st.tuples(
     st.just("arrive"), st.sampled_from([PRO, MAX]), st.integers(0, 2), st.sampled_from(["key_1", "key_2"])
@@ -202,7 +202,7 @@ def test_under_any_order_of_events_the_limits_hold_and_no_slot_stays_free_in_vai
     sqlite_template: Path, happenings: list[tuple[object, ...]], most: int, most_max: int
 ) -> None:
     engine = create_engine(f"sqlite:///{sqlite_template}")
-    with engine.connect() as connection:  # and no commit
+    with engine.connect() as connection:  # never commits
         put_account(connection, account=most, flux_kontext_max=most_max)
         for number, happening in enumerate(happenings):
             _happen(connection, number, happening)
@@ -233,8 +233,8 @@ def _check_limits(connection: Connection, most: int, most_max: int) -> None:
         assert not waiting or of_max == most_max
 
 
-async def test_two_processes_admitting_at_once_never_exceed_and_never_lose_a_wake_up(postgres_url: str) -> None:
-    """Two pools of connections to one database know as little of each other as two processes do."""
+async def test_two_processes_admitting_at_once_keep_the_limit_and_lose_no_wakeup(postgres_url: str) -> None:
+    """Two connection pools on one database are as independent as two processes."""
     most: list[int] = []
 
     async def live(database: Database, name: str) -> None:
@@ -261,7 +261,7 @@ async def test_two_processes_admitting_at_once_never_exceed_and_never_lose_a_wak
 
 @asynccontextmanager
 async def undecided(database: Database, work: Callable[[Connection], object]) -> AsyncGenerator[asyncio.Event]:
-    """Another transaction has done this and is not over; setting the event has it undone."""
+    """Run this in another transaction and keep it open. Setting the event rolls it back."""
     done, may_end, is_undone = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     def unit(connection: Connection) -> None:
@@ -281,7 +281,7 @@ async def undecided(database: Database, work: Callable[[Connection], object]) ->
 
 
 @pytest.mark.parametrize("undone", [False, True])
-async def test_on_postgresql_who_is_just_being_cancelled_gets_no_slot_and_another_chance_if_it_is_not(
+async def test_on_postgresql_a_task_that_is_being_cancelled_gets_no_slot_and_is_looked_at_again(
     postgres_url: str, undone: bool
 ) -> None:
     async with open_database(postgres_url) as database, asyncio.timeout(30):
@@ -302,7 +302,7 @@ async def test_on_postgresql_who_is_just_being_cancelled_gets_no_slot_and_anothe
 
 
 async def test_on_postgresql_a_slot_that_a_task_gets_just_before_it_leaves_is_freed(postgres_url: str) -> None:
-    """A callback proves that a refused attempt was taken after all, while its task is given a slot for the next one."""
+    """A callback proves that a refused attempt was accepted, while its task gets a slot for the next one."""
 
     def refused(connection: Connection) -> None:
         settle_in(connection, {"account": 1}, [("a", {})])
@@ -328,7 +328,7 @@ async def test_on_postgresql_a_slot_that_a_task_gets_just_before_it_leaves_is_fr
 _SOMEBODY_WAITS = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
 
 
-async def test_on_postgresql_a_slot_goes_past_who_is_just_being_cancelled(postgres_url: str) -> None:
+async def test_on_postgresql_a_slot_goes_to_the_task_behind_one_that_is_being_cancelled(postgres_url: str) -> None:
     async with open_database(postgres_url) as database, asyncio.timeout(30):
         waiting: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in "abc"]
         await database.write(lambda connection: settle_in(connection, {"account": 2}, waiting))
@@ -338,7 +338,7 @@ async def test_on_postgresql_a_slot_goes_past_who_is_just_being_cancelled(postgr
         assert await database.read(admitted) == ["b", "c"]
 
 
-async def test_who_is_woken_before_its_time_is_woken_again(world: World) -> None:
+async def test_an_admit_job_that_runs_early_runs_again(world: World) -> None:
     world.twin.faults = Faults(submit_5xx=1)
     task_id = await world.post()
     await world.work()

@@ -1,4 +1,4 @@
-"""Every move is in the feed, in its order, with nothing that an application sent."""
+"""Every move is in the feed, in order, without any data that a client sent."""
 
 from typing import Any
 

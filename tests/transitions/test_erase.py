@@ -1,4 +1,4 @@
-"""Erasing: what was asked, made and said of a task goes, and what it cost stays."""
+"""Erasure removes a task's request, results and evidence, and keeps its cost."""
 
 import base64
 from dataclasses import replace
@@ -28,7 +28,7 @@ from tests.web.routes.test_deliveries import key_for
 from tests.world import World
 
 NO_SUCH_TASK = "task_0000000000000000000000000000000000000"
-PROMPT = "a fox that nobody shall remember"
+PROMPT = "a fox that must be forgotten"
 
 
 async def erase(world: World, task_id: str, **request: Any) -> httpx.Response:
@@ -36,7 +36,7 @@ async def erase(world: World, task_id: str, **request: Any) -> httpx.Response:
 
 
 async def stored(world: World, **params: Any) -> str:
-    """A task whose image is kept."""
+    """A stored task."""
     small(world)
     task_id = await world.post(prompt=PROMPT, **params)
     await world.go_on(6)
@@ -45,12 +45,12 @@ async def stored(world: World, **params: Any) -> str:
 
 
 def given() -> str:
-    """An input image, the same each time."""
+    """An input image with the same bytes each time."""
     return base64.b64encode(picture()).decode()
 
 
 async def still_kept(world: World, task_id: str) -> int:
-    """How many images of an erased task the record says are still in the store."""
+    """Return how many images of an erased task are recorded as still stored."""
     found = await world.use.db.read(lambda connection: erased_tasks.store_keys(connection, task_id))
     assert found is not None
     return len(found)
@@ -130,7 +130,7 @@ async def test_tasks_that_gave_the_same_image_keep_theirs(each_world: World, tmp
 
 
 async def shared(world: World, task_ids: list[str]) -> str:
-    """Have these tasks one image under its digest alone, as results were kept once."""
+    """Give these tasks one image with a shared key, as earlier versions stored results."""
     key = "results/ab/abc.png"
     changed = results.results.update().values(store_key=key, sha256="abc")
     where = results.results.c.task_id.in_(task_ids)
@@ -185,7 +185,7 @@ async def test_an_erased_task_is_not_made_again_by_the_same_request(each_world: 
 
 
 class Unsteady(FolderStore):
-    """A store that lets go of nothing while it is down."""
+    """A store that cannot remove anything while it is down."""
 
     down = True
 
@@ -200,7 +200,7 @@ async def test_images_go_as_soon_as_the_store_lets_them(each_world: World, tmp_p
     each_world.use = replace(each_world.use, store=store)
     task_id = await stored(each_world, input_image=given())
     await erase(each_world, task_id)
-    await each_world.go_on(7200, step=600)  # far past as many tries as a fault is given
+    await each_world.go_on(7200, step=600)  # longer than the tries of a failing job
     while_down = len(files(tmp_path / "images")), await still_kept(each_world, task_id)
     store.down = False
     await each_world.go_on(1200, step=600)
@@ -211,7 +211,7 @@ async def test_images_go_as_soon_as_the_store_lets_them(each_world: World, tmp_p
 
 
 async def test_removing_what_is_removed_already_does_no_harm(each_world: World, tmp_path: Path) -> None:
-    """The step may run twice: a process died after it had removed an image, and before it said so."""
+    """The step may run twice: the process dies after it has removed an image and before it records that."""
     task_id = await stored(each_world)
     (kept,) = files(tmp_path / "images")
     await erase(each_world, task_id)
@@ -225,7 +225,7 @@ async def test_removing_what_is_removed_already_does_no_harm(each_world: World, 
 
 
 class Slow(FolderStore):
-    """A store in which something happens before the bytes of a result are put."""
+    """A store that runs a hook before it puts a result."""
 
     meanwhile: Any = None
 
@@ -262,7 +262,7 @@ async def test_a_process_killed_while_it_erases_has_erased_all_or_nothing(
         await each_world.use.db.write(unit)
         await each_world.work()
 
-    unit.__module__ = erase_task.__module__  # whose unit of work it is
+    unit.__module__ = erase_task.__module__  # determines the step of the crash point
     with pytest.raises(Stop):
         await life()
     each_world.use = alive
@@ -278,8 +278,8 @@ async def test_a_process_killed_while_it_erases_has_erased_all_or_nothing(
     assert files(tmp_path / "images") == {}
 
 
-async def test_bytes_that_come_home_after_the_erasure_do_not_stay(each_world: World, tmp_path: Path) -> None:
-    """A second worker, whose lease had ended, brings the image in once more."""
+async def test_an_image_that_is_stored_after_the_erasure_is_removed(each_world: World, tmp_path: Path) -> None:
+    """A second worker, whose lease has expired, stores the image again."""
     store = Slow(tmp_path / "images")
     each_world.use = replace(each_world.use, store=store)
     caller = await submitted(each_world)
@@ -297,7 +297,7 @@ async def test_bytes_that_come_home_after_the_erasure_do_not_stay(each_world: Wo
     assert files(tmp_path / "images") == {}
 
 
-async def test_what_a_machine_still_keeps_aside_of_an_erased_task_goes_too(each_world: World, tmp_path: Path) -> None:
+async def test_a_spooled_image_of_an_erased_task_is_removed_too(each_world: World, tmp_path: Path) -> None:
     task_id = await stored(each_world)
     caller = await caller_of(each_world, task_id)
     folder = tmp_path / "aside"
@@ -309,7 +309,7 @@ async def test_what_a_machine_still_keeps_aside_of_an_erased_task_goes_too(each_
     assert list(folder.iterdir()) == []
 
 
-async def test_an_application_is_not_told_of_an_erased_task_any_more(each_world: World) -> None:
+async def test_no_webhook_is_sent_for_an_erased_task(each_world: World) -> None:
     heard = receiver(each_world, 500, 200)
     task_id = await stored(each_world, webhook_url=URL)
     (waiting,) = await deliveries(each_world)
@@ -319,7 +319,7 @@ async def test_an_application_is_not_told_of_an_erased_task_any_more(each_world:
     assert len(heard.heard) == 1
 
 
-async def test_what_is_being_told_while_its_task_is_erased_leaves_no_trace(each_world: World) -> None:
+async def test_a_delivery_that_is_sent_during_the_erasure_leaves_no_trace(each_world: World) -> None:
     heard = receiver(each_world)
     small(each_world)
     task_id = await each_world.post(prompt=PROMPT, webhook_url=URL)

@@ -1,4 +1,4 @@
-"""`Idempotency-Key` below HTTP: who may answer, who is told what, and for how long."""
+"""`Idempotency-Key` below HTTP: claims, replays, refusals and their times."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ async def test_another_body_is_refused_before_and_after_the_answer(each_world: W
         await claim(each_world.use, "key_1", "k", "other")
 
 
-async def test_while_the_first_is_worked_on_the_others_are_told_so(each_world: World) -> None:
+async def test_while_the_first_request_is_in_progress_the_others_are_refused(each_world: World) -> None:
     await claimed(each_world)
     with pytest.raises(RequestInFlight):
         await claim(each_world.use, "key_1", "k", "d")
@@ -61,11 +61,11 @@ async def test_a_key_means_something_to_one_api_key_alone(each_world: World) -> 
 async def test_a_request_that_was_let_go_may_be_sent_again_even_with_another_body(each_world: World) -> None:
     await let_go(each_world.use, await claimed(each_world))
 
-    assert isinstance(await claim(each_world.use, "key_1", "k", "mended"), Claim)
+    assert isinstance(await claim(each_world.use, "key_1", "k", "corrected"), Claim)
 
 
 async def test_what_was_answered_is_not_let_go(each_world: World) -> None:
-    """As it is when the commit succeeded and the word of it was lost."""
+    """The commit succeeded, and its confirmation was lost."""
     await let_go(each_world.use, await answered(each_world))
 
     assert await claim(each_world.use, "key_1", "k", "d") == {"id": "task_1"}

@@ -24,7 +24,7 @@ IMAGE: dict[str, Any] = {
 
 
 def moved(connection: Connection, target: Status) -> bool:
-    """Do the move that leads to `target`."""
+    """Make the move to `target`."""
     match target:
         case Status.SUBMITTING:
             return moves.begin(connection, "task_1", "sub_2", START)
@@ -57,7 +57,7 @@ async def test_each_move_is_made_from_the_states_that_may_come_before_it_and_fro
     assert await database.write(unit) == {status: status in sources(target) for status in Status}
 
 
-async def test_on_postgresql_who_ends_many_tasks_waits_for_nobody_while_it_holds_the_account(postgres_url: str) -> None:
+async def test_on_postgresql_ending_many_tasks_waits_for_no_lock_while_it_has_the_accounts(postgres_url: str) -> None:
     blocked = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted), pg_sleep(0.01)")
     told = asyncio.Event()
     deadlocks: list[object] = []
@@ -69,7 +69,7 @@ async def test_on_postgresql_who_ends_many_tasks_waits_for_nobody_while_it_holds
             hold_slot(connection, name, number)
 
     def tell_and_free(connection: Connection) -> None:
-        """As a callback does, of another task that is told to the same address."""
+        """As a callback for another task with the same webhook URL does."""
         outbox.plan(connection, [("task_b", Status.FAILED)], START)
         told.set()
         while not connection.execute(blocked).one()[0]:

@@ -1,4 +1,4 @@
-"""The slots of a whole account as the provider sees them, and what its 429, 402 and 503 do to them."""
+"""The slots of an account as the provider sees them, and the effects of its answers 429, 402 and 503."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -20,7 +20,7 @@ TAKEN = ProviderResponse(Report(Said.PENDING, "p1", cost=4.0), 200, {}, b'{"id":
 
 
 async def posted_later(world: World) -> str:
-    """A task that arrives a moment after the ones before it."""
+    """Post a task slightly later than the earlier ones."""
     world.clock.advance(0.001)
     return await world.post()
 
@@ -91,7 +91,7 @@ async def test_without_a_wish_the_pause_grows_with_each_refusal_and_a_taken_task
 
 @pytest.mark.proof
 async def test_tasks_that_were_under_way_together_are_refused_once(each_world: World) -> None:
-    """24 answers of 429 to one burst are one refusal: the next try is a second away, not half a minute."""
+    """24 answers of 429 to one burst count as one refusal: the next try is after a second, not after 30."""
     posted = [await each_world.post() for _ in range(24)]
     each_world.twin.faults = Faults(submit_429=1)
     await each_world.work()
@@ -102,7 +102,7 @@ async def test_tasks_that_were_under_way_together_are_refused_once(each_world: W
     assert {(await each_world.task(task_id))["status"] for task_id in posted} == {"stored"}
 
 
-async def test_a_pause_lasts_though_a_task_that_was_asked_for_before_it_is_taken(world: World) -> None:
+async def test_a_pause_lasts_although_a_task_that_was_sent_before_it_is_accepted(world: World) -> None:
     wait = ProviderResponse(BUSY.report._replace(retry_after=timedelta(seconds=40)), 429)
     provider = answering(wait, TAKEN)
     world.use = replace(world.use, provider=provider)
@@ -116,8 +116,8 @@ async def test_a_pause_lasts_though_a_task_that_was_asked_for_before_it_is_taken
     assert (await world.task(third))["queue"]["position"] == 2
 
 
-async def test_a_longer_pause_is_waited_for_by_whoever_wakes_first(each_world: World) -> None:
-    """The task that was refused first wakes into a pause that another refusal has made longer."""
+async def test_the_first_admit_job_waits_for_a_pause_that_became_longer(each_world: World) -> None:
+    """The job of the task that was refused first runs during a pause that another refusal has extended."""
     short = ProviderResponse(BUSY.report._replace(retry_after=timedelta(seconds=5)), 429)
     long = ProviderResponse(BUSY.report._replace(retry_after=timedelta(seconds=20)), 429)
     provider = answering(short, long, TAKEN, replace(TAKEN, report=Report(Said.PENDING, "p2")))
