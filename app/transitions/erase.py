@@ -33,7 +33,7 @@ def erase(connection: Connection, task_id: str, owner: str | None, now: datetime
     if owner not in {None, task.key_id}:
         raise Forbidden("this requires the API key that posted the task, or a key with the scope `*`")
     if not task.status.final:
-        raise Conflict(f"the task is {task.status}: only a task that has ended can be erased")
+        raise Conflict(f"the task is {task.status}: cancel it, and erase it after it has ended")
     if erased_tasks.erase(connection, task, now):
         jobs.enqueue(connection, [(Step.ERASE, task_id, now)])
 
