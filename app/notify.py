@@ -123,7 +123,9 @@ async def _send_now(use: Resources, webhook: OutgoingWebhook) -> _Attempt:
     return _Attempt(webhook, began_at, outcome)
 
 
-def _record(connection: Connection, endpoint_id: str, attempts: Sequence[_Attempt], now: datetime) -> EndpointState | None:
+def _record(
+    connection: Connection, endpoint_id: str, attempts: Sequence[_Attempt], now: datetime
+) -> EndpointState | None:
     """Record the outcomes of a round and schedule the next. Return the endpoint's new state if the round stopped it."""
     endpoint = endpoints.lock(connection, endpoint_id)
     if endpoint is None:
