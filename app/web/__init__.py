@@ -1,1 +1,1 @@
-"""HTTP in: routes and pages. Each reads a request, calls a step or a table, and shapes the answer."""
+"""The HTTP API: routes and pages. A route reads the request, calls a step or a table, and builds the response."""

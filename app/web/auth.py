@@ -1,6 +1,6 @@
-"""Who may ask: an API key in `Authorization: Bearer` or `x-key`, or the page's session cookie for reading.
+"""Authentication: an API key in `Authorization: Bearer` or `x-key`, or the page's session cookie for reading.
 
-Keys are looked up and compared by their SHA-256; the key itself is never kept or logged.
+Keys are looked up and compared by their SHA-256; the key itself is never stored or logged.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _PURPOSE = "session"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The key behind a request."""
+    """The API key that a request is authenticated with."""
 
     key_id: str
     name: str
@@ -40,11 +40,11 @@ class Caller:
 
     @property
     def owner(self) -> str | None:
-        """Whose deliveries, endpoints and usage this caller sees: its own key's; None for everybody's."""
+        """The key whose deliveries, endpoints and usage this caller may access; None for all keys."""
         return None if self.may_do_everything else self.key_id
 
 
-async def resources(request: Request) -> Resources:  # async, or each request would wait for a thread
+async def resources(request: Request) -> Resources:  # async: FastAPI runs other functions in threads
     use: Resources = request.app.state.use
     return use
 
@@ -58,29 +58,32 @@ ResourcesDep = Annotated[Resources, Depends(resources)]
 FeedDep = Annotated[Feed, Depends(live_feed)]
 
 
-async def caller(request: Request, use: ResourcesDep) -> Caller:
-    """The caller of this request. Raises Unauthorized."""
+async def require_caller(request: Request, use: ResourcesDep) -> Caller:
+    """Return the caller of this request. Raises Unauthorized."""
     found = await find_caller(request, use)
     if found is None:
         raise Unauthorized("send a valid API key as `Authorization: Bearer KEY` or `x-key: KEY`")
     return found
 
 
-CallerDep = Annotated[Caller, Depends(caller)]
+CallerDep = Annotated[Caller, Depends(require_caller)]
 
 
-async def administrator(asking: CallerDep) -> Caller:
-    """The caller, who may do everything. Raises Forbidden."""
-    if not asking.may_do_everything:
-        raise Forbidden("this needs a key with the scope `*`")
-    return asking
+async def require_admin(caller: CallerDep) -> Caller:
+    """Return the caller if it has the scope `*`. Raises Unauthorized or Forbidden."""
+    if not caller.may_do_everything:
+        raise Forbidden("this requires an API key with the scope `*`")
+    return caller
 
 
-AdminDep = Annotated[Caller, Depends(administrator)]
+AdminDep = Annotated[Caller, Depends(require_admin)]
 
 
 async def find_caller(request: Request, use: Resources, *, bare: bool = False) -> Caller | None:
-    """The caller, if there is a valid key or session; `bare` takes a key without "Bearer" before it too."""
+    """Return the caller, or None without a valid key or session.
+
+    `bare`: an `Authorization` header with the key alone, without "Bearer", is valid too.
+    """
     presented = _presented(request, bare=bare)
     if presented is not None:
         key = await by_secret(use, presented)
@@ -95,7 +98,7 @@ async def find_caller(request: Request, use: Resources, *, bare: bool = False) -
 
 
 async def by_secret(use: Resources, secret: str) -> Key | None:
-    """The enabled key with this secret."""
+    """Return the enabled key with this secret, or None."""
     digest = digest_of(secret)
     key = await use.db.read(lambda connection: api_keys.by_digest(connection, digest))
     if key is None or not hmac.compare_digest(key.sha256, digest) or key.disabled_at is not None:
@@ -104,15 +107,15 @@ async def by_secret(use: Resources, secret: str) -> Key | None:
 
 
 def digest_of(secret: str) -> str:
-    """What a key is known by here. The keys that we make have 256 random bits, and need no slow hash to guard them.
+    """Return the hex SHA-256 by which a key is stored. Generated keys have 256 random bits and need no slow hash.
 
-    An operator's own admin key is as strong as it was chosen; `doctor` warns of a short one.
+    The strength of an admin key is the operator's choice; `doctor` warns of a short one.
     """
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
 
 def new_session(use: Resources, key: Key) -> str:
-    """A cookie value that stands for this key until it expires, or until the key is replaced."""
+    """Return a cookie value that authenticates as this key until it expires or the key is replaced or disabled."""
     until = (use.now() + _SESSION).isoformat()
     plain = json.dumps({"key": key.id, "digest": key.sha256, "until": until})
     return use.keys.seal(plain.encode(), _PURPOSE, ids.nonce())
@@ -136,6 +139,6 @@ def _presented(request: Request, *, bare: bool) -> str | None:
     scheme, _, value = authorization.partition(" ")
     if scheme.lower() == "bearer" and value.strip():
         return value.strip()
-    # Many of GPTProto's own examples leave the word out.
+    # Many of GPTProto's own examples omit "Bearer".
     alone = authorization if bare and " " not in authorization else ""
     return request.headers.get("x-key") or alone or None

@@ -1,4 +1,4 @@
-"""Reading a JSON body: who may ask comes first, then its size, then its words."""
+"""Reading a JSON body: the API key is checked first, then the size, then the content."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
@@ -13,7 +13,7 @@ from app.web.problems import invalid, responses
 M = TypeVar("M", bound=BaseModel)
 
 _MAX_BYTES = 64 * 1024
-# What a route with a body may answer, beyond what it answers to anybody.
+# The additional error responses of a route with a body.
 REFUSALS = responses(
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -23,16 +23,16 @@ REFUSALS = responses(
 
 
 def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
-    """A dependency that reads the body as this model.
+    """Return a dependency that reads the body as this model.
 
-    To be named after the one that looks at the key: what FastAPI reads by itself it reads first, all of it, from
-    anybody. Raises TooLarge, MalformedRequest, InvalidRequest or UnsupportedMediaType.
+    Declare it after the dependency that checks the API key: a body parameter of FastAPI would be read completely, and
+    without a key. Raises TooLarge, MalformedRequest, InvalidRequest or UnsupportedMediaType.
     """
 
     async def read(request: Request) -> M:
         if media_type(request) != "application/json":
-            raise UnsupportedMediaType("send application/json")
-        body = await bounded(request, _MAX_BYTES, f"the body may have {_MAX_BYTES // 1024} KB").body()
+            raise UnsupportedMediaType("the content type must be application/json")
+        body = await bounded(request, _MAX_BYTES, f"the body must not exceed {_MAX_BYTES // 1024} KB").body()
         try:
             return model.model_validate_json(body)
         except ValidationError as error:
@@ -42,7 +42,7 @@ def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
 
 
 def described(model: type[BaseModel], **examples: Any) -> dict[str, Any]:
-    """The request's part of a route's OpenAPI entry."""
+    """Return the OpenAPI description of a request body of this model."""
     content: dict[str, Any] = {"schema": model.model_json_schema()}
     if examples:
         content["examples"] = {name: {"value": value} for name, value in examples.items()}
@@ -50,17 +50,23 @@ def described(model: type[BaseModel], **examples: Any) -> dict[str, Any]:
 
 
 def media_type(request: Request) -> str:
-    """What the body is said to be; `application/json` for every kind of JSON. Raises UnsupportedMediaType."""
+    """Return the declared media type; `application/json` for every `+json` type.
+
+    Raises UnsupportedMediaType for a body with a content encoding.
+    """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType("send the body without a content-encoding")
-    named = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return "application/json" if named.endswith("+json") else named
+        raise UnsupportedMediaType("the body must not have a content-encoding")
+    declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return "application/json" if declared.endswith("+json") else declared
 
 
 def bounded(request: Request, limit: int, refusal: str) -> Request:
-    """The same request, whose body ends in TooLarge past `limit` bytes."""
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced[:20]) > limit:
+    """Return the request with a limit: reading more than `limit` bytes of its body raises TooLarge.
+
+    Raises TooLarge at once if the Content-Length exceeds the limit. `refusal` is the detail of the error.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:20]) > limit:
         raise TooLarge(refusal)
     received = 0
 

@@ -1,4 +1,4 @@
-"""What is left on the provider's account: asked with our key, and remembered so that many who ask cost one request."""
+"""The balance of the provider's account, cached so that many callers cause one request to the provider."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -9,38 +9,41 @@ from app.errors import NotFound, Unavailable
 from app.provider import ProviderResponse, messages
 from app.resources import Resources
 
-_REMEMBERED = timedelta(seconds=10)
-_NOT_OFFERED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})
+_CACHED_FOR = timedelta(seconds=10)
+_UNSUPPORTED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})
 
 
 @dataclass
 class Balance:
-    """The provider's last answer, good or bad: one that is down is not asked by everybody at once either."""
+    """The cached answer of the provider. Errors are cached too, so that a failing provider is not flooded."""
 
     answer: ProviderResponse | None = None
     answered_at: datetime | None = None
-    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def credits(self, use: Resources) -> float:
-        """Credits, at most ten seconds old. Raises Unavailable, or NotFound where the provider tells no balance."""
+        """Return the balance in credits, at most ten seconds old.
+
+        Raises Unavailable, or NotFound if the provider does not report a balance.
+        """
         if use.provider is None:
-            raise Unavailable("no provider key is configured: the operator has to set one")
-        async with self.asking:
-            if self.answer is None or self.answered_at is None or use.now() - self.answered_at >= _REMEMBERED:
+            raise Unavailable("no provider key is configured: the operator must set one")
+        async with self.lock:
+            if self.answer is None or self.answered_at is None or use.now() - self.answered_at >= _CACHED_FOR:
                 self.answer = await use.provider.credits()
                 self.answered_at = use.now()
             return _read(self.answer)
 
 
 def _read(answer: ProviderResponse) -> float:
-    """The balance in an answer. A refusal of our key is our operator's concern: the caller's own key is good."""
+    """Return the balance in an answer. A rejected provider key is Unavailable: the caller's own key is valid."""
     if answer.http_status is None:
-        raise Unavailable("the provider does not answer")
+        raise Unavailable("the provider did not answer")
     credits_left = messages.read_credits(answer.body)
     if answer.http_status == HTTPStatus.OK and credits_left is not None:
         return credits_left
-    if answer.http_status in _NOT_OFFERED:
-        raise NotFound("the provider tells no balance")
+    if answer.http_status in _UNSUPPORTED:
+        raise NotFound("the provider does not report a balance")
     if answer.http_status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-        raise Unavailable("the provider refuses the key that is configured here: the operator has to mend it")
-    raise Unavailable(f"the provider told no balance: HTTP {answer.http_status}")
+        raise Unavailable("the provider rejects the configured key: the operator must replace it")
+    raise Unavailable(f"the provider did not return a balance: HTTP {answer.http_status}")

@@ -1,6 +1,6 @@
-"""The live feed of this process: one reader takes new events from the database and hands them to all who listen.
+"""The live feed of this process: one reader takes new events from the database and passes them to all listeners.
 
-It reads while somebody listens and only then. What a listener missed before it came, it reads for itself.
+The reader runs only while there are listeners. A listener reads earlier events from the database itself.
 """
 
 import asyncio
@@ -19,43 +19,43 @@ from app.errors import Unavailable
 from app.rules.backoff import Backoff
 from app.telemetry import logs
 
-_AT_ONCE = 200  # events in one read
-_MOST_WAITING = 1000  # events that wait for one listener; a listener that is further behind is let go
-_LOOK_EVERY_S = 5.0  # should a wake-up be lost
-# For what passes without anybody telling: another transaction that keeps events from settling, an outage.
-_PASSING = Backoff(first=timedelta(milliseconds=20), longest=timedelta(seconds=1))
+_BATCH = 200  # events in one read
+_MAX_PENDING = 1000  # events that wait for one listener; a listener that is further behind is ended
+_READ_EVERY_S = 5.0  # in case a notification is lost
+# For conditions whose end causes no notification: a transaction that keeps events from settling, an outage.
+_RETRY = Backoff(first=timedelta(milliseconds=20), longest=timedelta(seconds=1))
 
 log = logs.get("feed")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What somebody listens to: all tasks or one, all kinds or some."""
+class EventFilter:
+    """Selects the events of one task or of all tasks, and of some kinds or, if `kinds` is empty, of all kinds."""
 
     task_id: str | None = None
     kinds: frozenset[str] = frozenset()
 
 
-_ALL = Wanted()
+_ALL = EventFilter()
 
 
 class Ended(Exception):
-    """Nothing more comes to this listener: it fell behind, or the service stops. It may ask again from its position."""
+    """The listener gets no more events: it fell behind, or the service stops. Its position stays valid."""
 
 
 class Feed:
-    """Open it around whatever listens: at its end, and when `stopping` is set, every listener is let go."""
+    """The feed, an async context manager. At its end, and when `stopping` is set, every listener is ended."""
 
-    def __init__(self, db: Database, stopping: asyncio.Event, most_waiting: int = _MOST_WAITING) -> None:
-        self.heartbeat_s = 15.0  # how long one that streams may hear nothing
-        self.end = events.START  # of what was handed on
-        self.most_waiting = most_waiting
+    def __init__(self, db: Database, stopping: asyncio.Event, max_pending: int = _MAX_PENDING) -> None:
+        self.heartbeat_s = 15.0  # the longest time without a frame in a stream
+        self.end = events.START  # the position after the events that were passed on
+        self.max_pending = max_pending
         self._db = db
         self._stopping = stopping
         self._joining = asyncio.Lock()
-        self._listeners: defaultdict[str | None, set[Listener]] = defaultdict(set)  # by task; None: of all tasks
+        self._listeners: defaultdict[str | None, set[Listener]] = defaultdict(set)  # by task id; None: all tasks
         self._woken = asyncio.Event()
-        self._hears = self._over = False
+        self._subscribed = self._over = False
         self._reader: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -70,12 +70,12 @@ class Feed:
         await asyncio.gather(*running, return_exceptions=True)
 
     @asynccontextmanager
-    async def listen(self, after: Position | None, wanted: Wanted = _ALL) -> "AsyncGenerator[Listener]":
-        """Somebody who hears what is wanted, from `after` or from now on.
+    async def listen(self, after: Position | None, event_filter: EventFilter = _ALL) -> "AsyncGenerator[Listener]":
+        """Open a listener for the events that match, starting after `after`, or with the next event if it is None.
 
-        Raises Ended when the service stops, Unavailable when the database is away.
+        Raises Ended if the service stops, Unavailable if the database is unavailable.
         """
-        listener = Listener(self, after, wanted)
+        listener = Listener(self, after, event_filter)
         try:
             if after is None:
                 await self.join(listener)
@@ -85,59 +85,62 @@ class Feed:
             self.leave(listener)
 
     async def join(self, listener: "Listener") -> None:
-        """Hand every event after `self.end` to this listener from now on."""
+        """Pass every event after `self.end` to this listener from now on. Raises Ended or Unavailable."""
         async with self._joining:
             if not self.is_reading:
                 await self._start_reading()
             if self._over:
                 raise Ended
-            self._listeners[listener.wanted.task_id].add(listener)
+            self._listeners[listener.event_filter.task_id].add(listener)
 
     def leave(self, listener: "Listener") -> None:
-        among = self._listeners.get(listener.wanted.task_id, set())
-        among.discard(listener)
-        if not among:
-            self._listeners.pop(listener.wanted.task_id, None)
+        task_id = listener.event_filter.task_id
+        listeners = self._listeners.get(task_id, set())
+        listeners.discard(listener)
+        if not listeners:
+            self._listeners.pop(task_id, None)
         if not self._listeners:
             self._woken.set()  # the reader ends
 
     @property
     def listeners(self) -> int:
-        """How many are handed new events at the moment."""
+        """The number of listeners that currently get new events from the reader."""
         return sum(map(len, self._listeners.values()))
 
     @property
     def is_reading(self) -> bool:
-        """Whether it reads new events from the database, as it does while somebody listens."""
+        """Whether the reader is running, as it is while there are listeners."""
         return self._reader is not None and not self._reader.done()
 
-    async def read(self, after: Position, wanted: Wanted = _ALL) -> Page:
+    async def read(self, after: Position, event_filter: EventFilter = _ALL) -> Page:
+        """Read the next matching events from the database. Raises Unavailable."""
+        task_id, kinds = event_filter.task_id, event_filter.kinds
         return await self._db.read(
-            lambda connection: events.following(connection, after, _AT_ONCE, task_id=wanted.task_id, kinds=wanted.kinds)
+            lambda connection: events.following(connection, after, _BATCH, task_id=task_id, kinds=kinds)
         )
 
     async def _start_reading(self) -> None:
-        if not self._hears:
+        if not self._subscribed:
             loop = asyncio.get_running_loop()
             self._db.on_event(partial(_wake, loop, self._woken))
-            self._hears = True
+            self._subscribed = True
         self.end = await self._db.read(events.head)
-        self._reader = asyncio.create_task(self._read_on())
+        self._reader = asyncio.create_task(self._follow())
 
-    async def _read_on(self) -> None:
+    async def _follow(self) -> None:
         try:
             settling = 0
             while self._listeners:
                 self._woken.clear()
                 page = await self._next_page()
-                self._hand_on(page.events)
+                self._pass_on(page.events)
                 self.end = page.end
                 settling = settling + 1 if page.pending else 0
                 if not page.full:
                     await self._pause(settling)
-        except Exception:  # a flaw: whoever listens is sent to ask again
+        except Exception:  # a bug: every listener is ended, and its client connects again
             log.exception("unexpected")
-            self._let_go()
+            self._end_listeners()
 
     async def _next_page(self) -> Page:
         failures = 0
@@ -146,20 +149,20 @@ class Feed:
                 return await self.read(self.end)
             except Unavailable:
                 failures += 1
-                await asyncio.sleep(_PASSING.wait(failures).total_seconds())
+                await asyncio.sleep(_RETRY.wait(failures).total_seconds())
 
     async def _pause(self, settling: int) -> None:
-        """Until there may be something new."""
+        """Wait until there may be new events."""
         if settling:
-            await asyncio.sleep(_PASSING.wait(settling).total_seconds())
+            await asyncio.sleep(_RETRY.wait(settling).total_seconds())
             return
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), _LOOK_EVERY_S)
+            await asyncio.wait_for(self._woken.wait(), _READ_EVERY_S)
 
-    def _hand_on(self, found: Collection[Event]) -> None:
-        for event in found:
-            for about in (None, event.task_id):
-                for listener in tuple(self._listeners.get(about, ())):
+    def _pass_on(self, new_events: Collection[Event]) -> None:
+        for event in new_events:
+            for task_id in (None, event.task_id):
+                for listener in tuple(self._listeners.get(task_id, ())):
                     listener.take(event)
 
     async def _end_when_stopping(self) -> None:
@@ -168,67 +171,68 @@ class Feed:
 
     def _end(self) -> None:
         self._over = True
-        self._let_go()
+        self._end_listeners()
 
-    def _let_go(self) -> None:
-        for listener in [each for among in self._listeners.values() for each in among]:
+    def _end_listeners(self) -> None:
+        for listener in [listener for listeners in self._listeners.values() for listener in listeners]:
             listener.end()
 
 
 class Listener:
-    """One who reads what it missed, and then waits for what the reader hands on."""
+    """Reads the earlier events from the database, then takes new events from the reader."""
 
-    def __init__(self, feed: Feed, after: Position | None, wanted: Wanted) -> None:
-        self.wanted = wanted
-        self.position = after or events.START  # of what was given out
+    def __init__(self, feed: Feed, after: Position | None, event_filter: EventFilter) -> None:
+        self.event_filter = event_filter
+        self.position = after or events.START  # the position after the events that `next` returned
         self._feed = feed
         self._joined = self._live = after is None
-        self._held: deque[Event] = deque()
-        self._told = asyncio.Event()
+        self._pending: deque[Event] = deque()
+        self._woken = asyncio.Event()
         self._ended = False
 
     async def next(self, seconds: float) -> Sequence[Event]:
-        """What is new, the oldest first; nothing when the time is over. Raises Ended, or Unavailable."""
+        """Return the next events, oldest first; none if the time passes without one. Raises Ended or Unavailable."""
         while not self._live:
             if missed := await self._catch_up():
                 return missed
-        if not self._held and not self._ended:
+        if not self._pending and not self._ended:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._told.wait(), seconds)
-        found = [event for event in self._held if event.position > self.position]
-        self._held.clear()
-        self._told.clear()
+                await asyncio.wait_for(self._woken.wait(), seconds)
+        found = [event for event in self._pending if event.position > self.position]
+        self._pending.clear()
+        self._woken.clear()
         if self._ended and not found:
             raise Ended
-        # What is not for this listener was passed too, unless it was let go in the middle.
+        # Without an event for this listener, its position advances to the end of the feed.
         self.position = found[-1].position if found else max(self.position, self._feed.end)
         return found
 
     def take(self, event: Event) -> None:
-        if self.wanted.kinds and event.kind not in self.wanted.kinds:
+        """Queue an event if it matches; end the listener if its queue is full."""
+        if self.event_filter.kinds and event.kind not in self.event_filter.kinds:
             return
-        if len(self._held) == self._feed.most_waiting:
+        if len(self._pending) == self._feed.max_pending:
             self.end()
             return
-        self._held.append(event)
-        self._told.set()
+        self._pending.append(event)
+        self._woken.set()
 
     def end(self) -> None:
         self._ended = True
-        self._told.set()
+        self._woken.set()
         self._feed.leave(self)
 
     async def _catch_up(self) -> Sequence[Event]:
-        """A page of what was missed. The last one is read after joining, so that nothing falls in between."""
-        page = await self._feed.read(self.position, self.wanted)
+        """Read a page of earlier events. The last page is read after joining, so that no event is missed in between."""
+        page = await self._feed.read(self.position, self.event_filter)
         self._live = self._joined and not page.full
         if not self._joined and not page.full:
             await self._feed.join(self)
             self._joined = True
-        self.position = page.end  # not before it is sure that the page is given out: joining may end it
+        self.position = page.end  # set last: joining may raise, and the page would be lost
         return page.events
 
 
 def _wake(loop: asyncio.AbstractEventLoop, woken: asyncio.Event) -> None:
-    with suppress(RuntimeError):  # the loop is closed: another thread committed for the last time
+    with suppress(RuntimeError):  # another thread committed after the loop was closed
         loop.call_soon_threadsafe(woken.set)

@@ -1,7 +1,7 @@
-"""Errors as answers: one document that clients of every family can read.
+"""Error responses: one document that clients of Fluxhook and of both providers can read.
 
-RFC 9457's members (`type`, `title`, `status`, `detail`), and `message` and `error` as the providers' own
-errors have them. There is never a key named `errors`: one client family would take it for something else.
+It has the members of RFC 9457 (`type`, `title`, `status`, `detail`), and `message` and `error` as in the errors of
+the providers. It never has a member `errors`, which some clients would misinterpret.
 """
 
 from http import HTTPStatus
@@ -26,29 +26,30 @@ log = logs.get("web")
 
 
 class ProviderError(BaseModel):
-    """The error as the providers write theirs."""
+    """The error in the form of the providers' errors."""
 
     message: str
     type: Annotated[str, Field(description="The HTTP status as text.", examples=["422"])]
 
 
 class Problem(BaseModel):
-    """What every refused request gets."""
+    """The body of every error response (RFC 9457)."""
 
     type: Annotated[str, Field(examples=["urn:fluxhook:problem:invalid_request"])]
     title: str
     status: int
     detail: str
-    code: Annotated[str, Field(description="Stable; the last part of `type`.", examples=["invalid_request"])]
+    code: Annotated[str, Field(description="Stable error code; the last part of `type`.", examples=["invalid_request"])]
     message: Annotated[str, Field(description="The same as `detail`.")]
     error: ProviderError
     fields: Annotated[
-        dict[str, str] | None, Field(description="What is wrong with each field, where fields are at fault.")
+        dict[str, str] | None,
+        Field(description="The reason for each invalid field; present only if fields are invalid."),
     ] = None
 
 
 def document(error: FluxhookError, status: int | None = None) -> dict[str, Any]:
-    """The error document of an error."""
+    """Return the error document of an error; `status` replaces the error's own status."""
     status = status or error.status
     body = {
         "type": f"urn:fluxhook:problem:{error.code}",
@@ -73,7 +74,7 @@ def answer(error: FluxhookError, status: int | None = None) -> JSONResponse:
 
 
 def responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """What a route's OpenAPI entry says of the errors that it may answer with."""
+    """Return the OpenAPI descriptions of the error responses of a route."""
     return {
         int(status): {
             "description": status.phrase,
@@ -84,29 +85,29 @@ def responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI) -> None:
-    """Have every error of this app answered with the document."""
+    """Register handlers so that every error of this application is answered with the error document."""
     app.add_exception_handler(FluxhookError, _ours)
     app.add_exception_handler(RequestValidationError, _parameters)
     app.add_exception_handler(HTTPException, _routing)
-    app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(ClientDisconnect, _disconnected)
     app.add_exception_handler(Exception, _unexpected)
 
 
 async def _ours(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, FluxhookError)  # noqa: S101 - the registration above says so
+    assert isinstance(error, FluxhookError)  # noqa: S101 - registered for this type above
     return answer(error)
 
 
 async def _parameters(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    # FastAPI says first whether it was in the query, the path or the body: no caller needs that.
-    return answer(invalid([{**each, "loc": each["loc"][1:]} for each in error.errors()]))
+    # Without the first part of the location, which is `query`, `path`, `header` or `body`.
+    return answer(invalid([{**finding, "loc": finding["loc"][1:]} for finding in error.errors()]))
 
 
 async def _routing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     if error.status_code == HTTPStatus.NOT_FOUND:
-        return answer(NotFound("there is no such address"))
+        return answer(NotFound("there is no resource at this path"))
     phrase = HTTPStatus(error.status_code).phrase
     problem = RequestError(phrase.lower())
     problem.title, problem.code = phrase, phrase.lower().replace(" ", "_")
@@ -118,50 +119,50 @@ async def _routing(request: Request, error: Exception) -> Response:
 
 
 def _allowed(request: Request) -> list[str]:
-    """The methods of all routes at this address: the error names those of the first. None under a mount."""
-    asked = [(method, {**request.scope, "method": method}) for method in _METHODS]
+    """Return the methods of all routes at this path, where the error has those of one route. Empty under a mount."""
+    scopes = [(method, {**request.scope, "method": method}) for method in _METHODS]
     routes = request.app.routes
-    return [method for method, scope in asked if any(route.matches(scope)[0] is Match.FULL for route in routes)]
+    return [method for method, scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 
-async def _gone(_request: Request, _error: Exception) -> Response:
-    return gone()
+async def _disconnected(_request: Request, _error: Exception) -> Response:
+    return disconnected()
 
 
-def gone() -> JSONResponse:
-    """For a caller that nobody will reach any more, and for the log."""
+def disconnected() -> JSONResponse:
+    """Return the answer for a closed connection. It reaches only the log."""
     return answer(MalformedRequest("the connection was closed before the request was complete"))
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    return unexpected(error, request.method, FluxhookError("an unexpected error; the service's log has it"))
+    return unexpected(error, request.method, FluxhookError("an unexpected error: see the log of the service"))
 
 
-def unexpected(error: Exception, method: str, told: FluxhookError) -> JSONResponse:
-    """Log what should not have happened, and answer with what the caller is told of it."""
+def unexpected(error: Exception, method: str, answered: FluxhookError) -> JSONResponse:
+    """Log an unexpected error, and return the answer for `answered`."""
     log.error("unexpected", error=type(error).__name__, method=method)
-    return answer(told)
+    return answer(answered)
 
 
 def invalid(errors: Any) -> FluxhookError:
-    """The refusal for what pydantic found, naming each field and never what was in it."""
-    if any(each["type"] == "json_invalid" for each in errors):
+    """Return the error for validation errors of pydantic. It names the fields and never contains their values."""
+    if any(error["type"] == "json_invalid" for error in errors):
         return MalformedRequest("the body is not valid JSON")
-    fields = {_place(each["loc"]): _reason(each) for each in errors[:20]}
+    fields = {_field(error["loc"]): _reason(error) for error in errors[:20]}
     return InvalidRequest("; ".join(f"{field}: {reason}" for field, reason in fields.items()), fields)
 
 
-def _place(location: Any) -> str:
+def _field(location: Any) -> str:
     return ".".join(map(str, location))[:100] or "body"
 
 
 def _reason(error: Any) -> str:
     known = {
-        "extra_forbidden": "there is no such field",
+        "extra_forbidden": "unknown field",
         "missing": "is required",
         "model_type": "must be a JSON object",
         "model_attributes_type": "must be a JSON object",
-        "string_pattern_mismatch": "does not have the form of such a value",
+        "string_pattern_mismatch": "has an invalid format",
     }
     if error.get("ctx", {}).get("pattern") == r"\S":
         return "must not be blank"

@@ -1,4 +1,4 @@
-"""Reading a submit in the provider's own words, as leniently as the provider does; the rules are those of any task."""
+"""Reading the body of a provider-compatible submit: as lenient as the provider, with the same rules as any task."""
 
 import asyncio
 import json
@@ -18,31 +18,33 @@ from app.web.problems import invalid
 from app.web.task_form import JSON_TOO_LARGE, MAX_JSON_BYTES
 
 FIELDS = (*(name for name in Params.model_fields if name != "model"), "webhook_url", "webhook_secret")
-# Dropped in silence, these would cost a picture that is not the one that was asked for.
-_UNSEEN_PICTURE = re.compile(r"input_image_\d+|image_prompt")
+# If these were ignored, the caller would pay for an image that does not use them.
+_UNSUPPORTED_IMAGE = re.compile(r"input_image_\d+|image_prompt")
 
 
 async def read_submit(
     request: Request, model: str, scratch: Path, stack: AsyncExitStack
 ) -> tuple[TaskParams, dict[str, IO[bytes]]]:
-    """The parameters of a task for this model, and its large images by field; `stack` closes their files.
+    """Return the parameters of a task for this model, and its large images by field in files that `stack` closes.
 
-    Whatever the content type, the body is JSON; null stands for the default, and a field that the model has not is
-    passed over, because clients send one form to many models. Raises TooLarge, MalformedRequest, InvalidRequest or
-    UnsupportedMediaType.
+    The body is JSON, whatever its content type. Null stands for the default, and unknown fields are ignored, because
+    clients send the fields of other models too.
+
+    Raises TooLarge, MalformedRequest, InvalidRequest, UnsupportedMediaType, or Unavailable if the disk cannot be
+    written.
     """
-    media_type(request)  # of any kind, but not packed
+    media_type(request)  # every type is accepted, a content encoding is not
     body, files = await read_json(bounded(request, MAX_JSON_BYTES, JSON_TOO_LARGE), scratch, stack)
-    given = {name: value for name, value in (await _parse(body)).items() if value is not None}
-    unseen = [name[:100] for name in given if name not in FIELDS and _UNSEEN_PICTURE.fullmatch(name)]
-    if unseen:
-        reason = "this model takes input_image and input_image_2 to input_image_4"
-        raise InvalidRequest(f"{unseen[0]}: {reason}", {unseen[0]: reason})
-    asked = {"model": model, **{name: given[name] for name in FIELDS if name in given}}
-    if "webhook_url" in asked:
-        asked["webhook_form"] = "provider"
+    fields = {name: value for name, value in (await _parse(body)).items() if value is not None}
+    unsupported = [name[:100] for name in fields if name not in FIELDS and _UNSUPPORTED_IMAGE.fullmatch(name)]
+    if unsupported:
+        reason = "this model accepts input_image and input_image_2 to input_image_4"
+        raise InvalidRequest(f"{unsupported[0]}: {reason}", {unsupported[0]: reason})
+    values = {"model": model, **{name: fields[name] for name in FIELDS if name in fields}}
+    if "webhook_url" in values:
+        values["webhook_form"] = "provider"
     try:
-        params = TaskParams.model_validate(asked)
+        params = TaskParams.model_validate(values)
     except ValidationError as error:
         raise invalid(error.errors(include_input=False, include_url=False)) from None
     require_once(params, files)
@@ -51,16 +53,16 @@ async def read_submit(
 
 async def _parse(body: bytes) -> dict[str, Any]:
     try:
-        given = json.loads(body) if len(body) <= SMALL else await asyncio.to_thread(json.loads, body)
+        parsed = json.loads(body) if len(body) <= SMALL else await asyncio.to_thread(json.loads, body)
     except (ValueError, RecursionError) as error:
         raise MalformedRequest("the body is not valid JSON") from error
-    if not isinstance(given, dict):
+    if not isinstance(parsed, dict):
         raise InvalidRequest("body: must be a JSON object", {"body": "must be a JSON object"})
-    return given
+    return parsed
 
 
 def body_schema() -> dict[str, Any]:
-    """The request's part of the OpenAPI document."""
+    """Return the OpenAPI description of the request body."""
     schema = TaskParams.model_json_schema()
     properties = {name: _or_null(schema["properties"][name], name) for name in FIELDS}
     content = {
@@ -82,5 +84,5 @@ def body_schema() -> dict[str, Any]:
 def _or_null(schema: dict[str, Any], name: str) -> dict[str, Any]:
     if name == "prompt" or "anyOf" in schema:
         return schema
-    told: dict[str, Any] = {key: schema[key] for key in ("title", "description", "default") if key in schema}
-    return {**told, "anyOf": [{key: schema[key] for key in schema if key not in told}, {"type": "null"}]}
+    annotations: dict[str, Any] = {key: schema[key] for key in ("title", "description", "default") if key in schema}
+    return {**annotations, "anyOf": [{key: schema[key] for key in schema if key not in annotations}, {"type": "null"}]}

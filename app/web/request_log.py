@@ -1,4 +1,4 @@
-"""One line for each request, written at its end; the same is counted, and is a span where tracing is on."""
+"""The request log: one line for each request, written at its end, with a metric and, if tracing is on, a span."""
 
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -17,12 +17,12 @@ Send = Callable[[Message], Awaitable[None]]
 Asgi = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_UNTRACED = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds, about no task
+_UNTRACED = frozenset({"/healthz", "/readyz", "/metrics"})  # requested every few seconds, for no task
 _SERVER_ERROR = 500
 
 
 class RequestLog:
-    """ASGI middleware. It names the route's template, because a path may hold a token."""
+    """ASGI middleware. It records the template of the route, because the path may contain a token."""
 
     def __init__(self, app: Asgi) -> None:
         self._app = app
@@ -52,45 +52,48 @@ class RequestLog:
                 facts["code"] = "internal_error"
                 raise
             finally:
-                _tell(scope, status, time.monotonic() - started, facts, span)
+                _record(scope, status, time.monotonic() - started, facts, span)
 
 
-def _tell(scope: Message, status: int, seconds: float, facts: dict[str, Any], span: Span | None) -> None:
+def _record(scope: Message, status: int, seconds: float, facts: dict[str, Any], span: Span | None) -> None:
     method, route = scope["method"], getattr(scope.get("route"), "path", "no such route")
-    known = {"key_id": scope.get("state", {}).get("key_id"), "task_id": _task_id(scope), **facts}
-    counted = tell(method, route, status, seconds, dict(known))
+    fields = {"key_id": scope.get("state", {}).get("key_id"), "task_id": _task_id(scope), **facts}
+    method_label = record(method, route, status, seconds, dict(fields))
     if span is None:
         return
-    span.update_name(f"{counted} {route}")
-    span.set_attributes({"http.request.method": counted, "http.route": route, "http.response.status_code": status})
-    span.set_attributes({f"fluxhook.{name}": value for name, value in known.items() if value is not None})
+    span.update_name(f"{method_label} {route}")
+    span.set_attributes({"http.request.method": method_label, "http.route": route, "http.response.status_code": status})
+    span.set_attributes({f"fluxhook.{name}": value for name, value in fields.items() if value is not None})
     if status >= _SERVER_ERROR:
-        tracing.fail(span, str(known.get("code", status)))
+        tracing.fail(span, str(fields.get("code", status)))
 
 
-def tell(method: str, route: str, status: int, seconds: float, known: dict[str, Any]) -> str:
-    """Write the line of one request and count it; gives the method as it is counted."""
-    known |= {"method": method, "route": route, "status": status, "ms": int(seconds * 10_000) / 10}
-    logs.emit("request", known, logger="web")
-    counted = method if method in _METHODS else "other"
-    _histogram(counted, route, status).observe(seconds)
-    return counted
+def record(method: str, route: str, status: int, seconds: float, fields: dict[str, Any]) -> str:
+    """Write the log line of a request and observe its duration; return the method's label in the metric.
+
+    `fields` is modified.
+    """
+    fields |= {"method": method, "route": route, "status": status, "ms": int(seconds * 10_000) / 10}
+    logs.emit("request", fields, logger="web")
+    method_label = method if method in _METHODS else "other"
+    _histogram(method_label, route, status).observe(seconds)
+    return method_label
 
 
 @cache
 def _histogram(method: str, route: str, status: int) -> Histogram:
-    """Looked up once for each: their names are ours, so there are not many."""
-    found: Histogram = metrics.http_requests.labels(method, route, status)
-    return found
+    """Cached without a limit: the labels are bounded, because none is taken from the request unchecked."""
+    histogram: Histogram = metrics.http_requests.labels(method, route, status)
+    return histogram
 
 
 def _traceparent(scope: Message) -> str | None:
-    """The trace that the caller is in, if it says so."""
-    found = (value for name, value in scope["headers"] if name == b"traceparent")
-    return next((value.decode("latin-1") for value in found), None)
+    """Return the `traceparent` header of the request, if any."""
+    values = (value for name, value in scope["headers"] if name == b"traceparent")
+    return next((value.decode("latin-1") for value in values), None)
 
 
 def _task_id(scope: Message) -> str | None:
-    """The id in the path, where it is one: anything may stand there, a key or a prompt too."""
-    given = scope.get("path_params", {}).get("task_id", "")
-    return given if ids.is_id("task", given) else None
+    """Return the task id in the path, if it is valid: any other text may be a key or a prompt."""
+    task_id = scope.get("path_params", {}).get("task_id", "")
+    return task_id if ids.is_id("task", task_id) else None

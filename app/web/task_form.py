@@ -1,4 +1,4 @@
-"""Reading the body of `POST /v1/tasks`: JSON, or multipart with files; bounded before it is parsed."""
+"""Reading the body of `POST /v1/tasks`: JSON, or multipart with files. Its size is limited before it is parsed."""
 
 import asyncio
 import re
@@ -18,30 +18,33 @@ from app.web.body import bounded, media_type
 from app.web.large_json import SMALL, read_json, require_once
 from app.web.problems import invalid
 
-# One image of the provider's 20 MB is 27 MB of base64; more goes by multipart, which has no third to carry for nothing.
+# One image of the provider's maximum of 20 MB is 27 MB of base64. Multipart avoids the third that base64 adds.
 MAX_JSON_BYTES = 36 * 1024 * 1024
-# Four images of 20 MB and the other fields; files go to disk as they come.
+# Four images of 20 MB and the other fields; files go to disk as they arrive.
 MAX_MULTIPART_BYTES = 84 * 1024 * 1024
-JSON_TOO_LARGE = f"JSON may have {MAX_JSON_BYTES // 1024**2} MB; larger images go by multipart or by address"
-_MULTIPART_TOO_LARGE = f"multipart may have {MAX_MULTIPART_BYTES // 1024**2} MB"
+JSON_TOO_LARGE = (
+    f"a JSON body must not exceed {MAX_JSON_BYTES // 1024**2} MB: send larger images as multipart files or by URL"
+)
+_MULTIPART_TOO_LARGE = f"a multipart body must not exceed {MAX_MULTIPART_BYTES // 1024**2} MB"
 _MAX_FIELD_BYTES = 1024 * 1024
-# The one list: clients made from our OpenAPI document send a part for each of its names, people one with commas.
+# The only list. Clients generated from the OpenAPI document send one part for each name, people one part with commas.
 LIST_FIELD = "webhook_events"
-# Form data is UTF-8 (RFC 7578). Python knows codecs that fail in ways of their own, or make lone surrogates.
+# Form data is UTF-8 (RFC 7578). Other codecs of Python raise other errors or produce lone surrogates.
 _CHARSET = re.compile(r";\s*charset\s*=[^;]*", re.IGNORECASE)
 
 
 async def read_task(request: Request, scratch: Path, stack: AsyncExitStack) -> tuple[TaskParams, dict[str, IO[bytes]]]:
-    """The parameters, and by field the images that came as files or are as large; `stack` closes the files.
+    """Return the parameters, and by field the images that are files or long base64 texts; `stack` closes the files.
 
-    Raises TooLarge, MalformedRequest, InvalidRequest, UnsupportedMediaType, or Unavailable on a full disk.
+    Raises TooLarge, MalformedRequest, InvalidRequest, UnsupportedMediaType, or Unavailable if the disk cannot be
+    written.
     """
-    kind = media_type(request)
-    if kind == "application/json":
+    content_type = media_type(request)
+    if content_type == "application/json":
         return await _read_json(bounded(request, MAX_JSON_BYTES, JSON_TOO_LARGE), scratch, stack)
-    if kind == "multipart/form-data":
+    if content_type == "multipart/form-data":
         return await _read_multipart(bounded(request, MAX_MULTIPART_BYTES, _MULTIPART_TOO_LARGE), stack)
-    raise UnsupportedMediaType("send application/json or multipart/form-data")
+    raise UnsupportedMediaType("the content type must be application/json or multipart/form-data")
 
 
 async def _read_json(request: Request, scratch: Path, stack: AsyncExitStack) -> tuple[TaskParams, dict[str, IO[bytes]]]:
@@ -59,7 +62,7 @@ async def _read_json(request: Request, scratch: Path, stack: AsyncExitStack) -> 
 
 async def _read_multipart(request: Request, stack: AsyncExitStack) -> tuple[TaskParams, dict[str, IO[bytes]]]:
     headers = Headers({"content-type": _CHARSET.sub("", request.headers["content-type"])})
-    parser = _Whole(
+    parser = _StrictParser(
         headers, request.stream(), max_files=len(IMAGE_FIELDS), max_fields=20, max_part_size=_MAX_FIELD_BYTES
     )
     try:
@@ -67,17 +70,17 @@ async def _read_multipart(request: Request, stack: AsyncExitStack) -> tuple[Task
     except MultiPartException as error:
         raise MalformedRequest(f"the multipart body cannot be read: {error.message}") from error
     except OSError as error:
-        raise Unavailable(f"the files cannot be kept: {error.strerror}") from error
+        raise Unavailable(f"the files cannot be stored: {error.strerror}") from error
     stack.push_async_callback(form.close)
-    fields, files = _sort(form)
+    fields, files = _split(form)
     try:
         return TaskParams.model_validate_strings(fields), files
     except ValidationError as error:
         raise invalid(error.errors(include_input=False, include_url=False)) from None
 
 
-class _Whole(MultiPartParser):
-    """Insists on the closing boundary: without it the last part would be missing, and nobody told."""
+class _StrictParser(MultiPartParser):
+    """Requires the closing boundary: without it, an incomplete last part would be dropped without an error."""
 
     _ended = False
 
@@ -85,18 +88,18 @@ class _Whole(MultiPartParser):
         self._ended = True
 
     async def parse(self) -> FormData:
-        self.stream = self._to_the_end(self.stream)
+        self.stream = self._require_end(self.stream)
         return await super().parse()
 
-    async def _to_the_end(self, stream: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    async def _require_end(self, stream: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
         async for chunk in stream:
             yield chunk
         if not self._ended:
             raise MultiPartException("it ends before its closing boundary")
 
 
-def _sort(form: FormData) -> tuple[dict[str, str], dict[str, IO[bytes]]]:
-    """Texts and files by field. A file input that was left empty in a browser counts as not there."""
+def _split(form: FormData) -> tuple[dict[str, str], dict[str, IO[bytes]]]:
+    """Return texts and files by field. A file input that a browser sends empty is ignored."""
     fields: dict[str, str] = {}
     files: dict[str, IO[bytes]] = {}
     for name, value in form.multi_items():
@@ -107,11 +110,11 @@ def _sort(form: FormData) -> tuple[dict[str, str], dict[str, IO[bytes]]]:
         elif isinstance(value, str):
             fields[name] = value
         elif name not in IMAGE_FIELDS:
-            raise InvalidRequest(f"{name[:100]}: takes no file", {name[:100]: "takes no file"})
-        elif not _left_empty(value):
+            raise InvalidRequest(f"{name[:100]}: must not be a file", {name[:100]: "must not be a file"})
+        elif not _is_empty(value):
             files[name] = value.file
     return fields, files
 
 
-def _left_empty(upload: UploadFile) -> bool:
+def _is_empty(upload: UploadFile) -> bool:
     return not upload.filename and not upload.size

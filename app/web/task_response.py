@@ -1,4 +1,4 @@
-"""Showing a task to a caller: now, or as `Prefer: wait=N` (RFC 7240) asks, once it is final."""
+"""Responses with a task: at once, or with `Prefer: wait=N` (RFC 7240) as soon as the task is final."""
 
 import asyncio
 import re
@@ -7,10 +7,9 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import Depends, Header, Path
+from fastapi import Header
 from fastapi.responses import JSONResponse
 
-from app import ids
 from app.db import Connection
 from app.db.queries import queue
 from app.db.tables import provider_accounts, results, tasks
@@ -19,7 +18,7 @@ from app.db.tables.tasks import Task
 from app.errors import NotFound, Unavailable
 from app.resources import Resources
 from app.rules.task import Status
-from app.web.feed import Ended, Feed, Wanted
+from app.web.feed import Ended, EventFilter, Feed
 from app.web.schemas.tasks import QueueView, TaskView, task_view
 
 MAX_WAIT_S = 60
@@ -27,22 +26,12 @@ _WAIT = re.compile(r'(?:^|[,;])\s*wait\s*=\s*"?(\d+)"?\s*(?=$|[,;])', re.IGNOREC
 
 Prefer = Annotated[
     str | None,
-    Header(description="`wait=N`: answer when the task is final, or after N seconds (60 at most)."),
+    Header(description="`wait=N`: respond as soon as the task is final, or after N seconds (at most 60)."),
 ]
 
 
-def known_form(task_id: Annotated[str, Path(description="The task's id.")]) -> str:
-    """The id in the path. Raises NotFound for what never was one: not every database takes any text."""
-    if not ids.is_id("task", task_id):
-        raise NotFound("there is no such task")
-    return task_id
-
-
-TaskId = Annotated[str, Depends(known_form)]
-
-
 async def read_with_result(use: Resources, task_id: str) -> tuple[Task, Result | None]:
-    """A task and its image. Raises NotFound."""
+    """Return a task and its image, or None for a task without one. Raises NotFound."""
 
     def read(connection: Connection) -> tuple[Task | None, Result | None]:
         return tasks.get(connection, task_id), results.of_tasks(connection, [task_id]).get(task_id)
@@ -53,78 +42,79 @@ async def read_with_result(use: Resources, task_id: str) -> tuple[Task, Result |
     return task, result
 
 
-def look(connection: Connection, found: Sequence[Task]) -> list[TaskView]:
-    """These tasks with their images and their places in the queue."""
-    kept = results.of_tasks(connection, [task.id for task in found if task.status is Status.STORED])
-    places = _places(connection, [task for task in found if task.status is Status.QUEUED])
-    return [task_view(task, kept.get(task.id), places.get(task.id)) for task in found]
+def look(connection: Connection, rows: Sequence[Task]) -> list[TaskView]:
+    """Return the views of these tasks, in their order, with their images and their positions in the queue."""
+    images = results.of_tasks(connection, [task.id for task in rows if task.status is Status.STORED])
+    queued = _queue_views(connection, [task for task in rows if task.status is Status.QUEUED])
+    return [task_view(task, images.get(task.id), queued.get(task.id)) for task in rows]
 
 
-async def view(use: Resources, feed: Feed, task_id: str, prefer: str | None = None) -> TaskView:
-    """The task, as soon as it is final, the time to wait is over, the service stops or the database is away.
+async def wait_for_task(use: Resources, feed: Feed, task_id: str, prefer: str | None = None) -> TaskView:
+    """Return the task as soon as it is final, the wait is over, the service stops or the database is unavailable.
 
-    Raises NotFound, or Unavailable at the first look. Later ones are no reason to say that a task which was posted,
-    and seen, was not: its client would post it again.
+    Raises NotFound, and Unavailable if the first read fails. A later failure returns the task as last read: with an
+    error, the client would post a recorded task again.
     """
-    ends_at = asyncio.get_running_loop().time() + seconds(prefer)
-    seen = await _see(use, task_id)
-    if seen.status.final or not seconds(prefer):
-        return seen
+    ends_at = asyncio.get_running_loop().time() + wait_seconds(prefer)
+    task = await _read(use, task_id)
+    if task.status.final or not wait_seconds(prefer):
+        return task
     try:
-        async with feed.listen(None, Wanted(task_id)) as listener:
-            # Only who listens already cannot miss what happens after a look.
-            while not (seen := await _see(use, task_id)).status.final:
+        async with feed.listen(None, EventFilter(task_id)) as listener:
+            # Each read comes after the listener has joined, so no change after the read is missed.
+            while not (task := await _read(use, task_id)).status.final:
                 left = ends_at - asyncio.get_running_loop().time()
                 if left <= 0:
                     break
                 await listener.next(left)
     except (Ended, Unavailable):
         with suppress(Unavailable):
-            seen = await _see(use, task_id)  # it may have moved in the moment in which the service was stopped
-    return seen
+            task = await _read(use, task_id)  # it may have changed just before the service stopped
+    return task
 
 
-async def _see(use: Resources, task_id: str) -> TaskView:
-    seen = await use.db.read(lambda connection: look_at(connection, task_id))
-    if seen is None:
+async def _read(use: Resources, task_id: str) -> TaskView:
+    task = await use.db.read(lambda connection: look_at(connection, task_id))
+    if task is None:
         raise NotFound("there is no such task")
-    return seen
+    return task
 
 
 def look_at(connection: Connection, task_id: str) -> TaskView | None:
+    """Return the view of one task, or None if there is no such task."""
     task = tasks.get(connection, task_id)
     return None if task is None else look(connection, [task])[0]
 
 
-def seconds(prefer: str | None) -> int:
-    """N of `wait=N` in a Prefer header, 60 at most; 0 without one."""
+def wait_seconds(prefer: str | None) -> int:
+    """Return N of `wait=N` in a Prefer header, at most 60; 0 without one."""
     match = _WAIT.search(prefer or "")
-    # Nine digits are more than enough, and Python makes no number of thousands.
+    # Cut to nine digits: Python refuses to convert thousands of digits.
     return min(int(match[1].lstrip("0")[:9] or "0"), MAX_WAIT_S) if match else 0
 
 
-def answer(seen: TaskView, status: HTTPStatus, prefer: str | None, headers: dict[str, str]) -> JSONResponse:
-    return JSONResponse(seen.model_dump(mode="json"), status, {**headers, **applied(prefer)})
+def answer(task: TaskView, status: HTTPStatus, prefer: str | None, headers: dict[str, str]) -> JSONResponse:
+    return JSONResponse(task.model_dump(mode="json"), status, {**headers, **preference_applied(prefer)})
 
 
-def applied(prefer: str | None) -> dict[str, str]:
-    """The header that says which preference was heeded."""
-    return {"preference-applied": f"wait={seconds(prefer)}"} if seconds(prefer) else {}
+def preference_applied(prefer: str | None) -> dict[str, str]:
+    """Return the header `Preference-Applied`, or no header without `wait=N`."""
+    return {"preference-applied": f"wait={wait_seconds(prefer)}"} if wait_seconds(prefer) else {}
 
 
-def _places(connection: Connection, queued: Sequence[Task]) -> dict[str, QueueView]:
-    """Where queued tasks stand and what they wait for; one that is being dispatched is not in the queue any more."""
+def _queue_views(connection: Connection, queued: Sequence[Task]) -> dict[str, QueueView]:
+    """Return the queue views of queued tasks by id; a task that has a slot already is left out."""
     positions = queue.positions(connection, [task.id for task in queued]) if queued else {}
-    known = {
+    accounts = {
         account_id: provider_accounts.get(connection, account_id) for account_id in {task.account_id for task in queued}
     }
-    places = {}
+    views = {}
     for task in queued:
-        account = known[task.account_id]
+        account = accounts[task.account_id]
         if task.id in positions:
-            places[task.id] = QueueView(
+            views[task.id] = QueueView(
                 position=positions[task.id],
                 paused_until_at=account and account.paused_until_at,
                 pause_reason=account and account.pause_reason,
             )
-    return places
+    return views

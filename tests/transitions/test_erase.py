@@ -179,7 +179,7 @@ async def test_an_erased_task_is_not_made_again_by_the_same_request(each_world: 
     await erase(each_world, first.json()["id"])
     again = await each_world.api.post("/v1/tasks", json=asked, headers={**once, **prefer})
 
-    assert problem(again, 404, "not_found")["detail"] == "the task that this Idempotency-Key stands for was erased"
+    assert problem(again, 404, "not_found")["detail"] == "the task of this Idempotency-Key was erased"
     assert (await each_world.api.get("/v1/tasks")).json()["tasks"] == []
     assert PROMPT.encode() not in await each_world.use.db.read(everything)
 

@@ -175,7 +175,7 @@ async def test_both_ways_answer_alike(called: Called) -> None:
         "unproven": (200, "application/json", {"status": "success"}),
         "forged": (401, "application/json", FORGED),
         "unknown": (404, "application/problem+json", "there is no such callback address"),
-        "too large": (413, "application/problem+json", "a callback may have 1024 KiB"),
+        "too large": (413, "application/problem+json", "a callback must not exceed 1024 KiB"),
     }
     assert sorted(await called.verdicts()) == [
         ("forged", "rejected", 1),

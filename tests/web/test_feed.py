@@ -13,7 +13,7 @@ from app.db.tables.events import START
 from app.errors import Unavailable
 from app.rules.task import Status
 from app.transitions.announce import Announcement, announce
-from app.web.feed import Ended, Feed, Listener, Wanted
+from app.web.feed import Ended, EventFilter, Feed, Listener
 from tests.databases import connection_to
 from tests.rows import START as NOON
 from tests.rows import plan_task
@@ -98,7 +98,10 @@ async def test_who_comes_from_earlier_hears_what_it_missed_first(database: Datab
 
 
 async def test_who_wants_one_task_or_kind_hears_no_other(database: Database, feed: Feed) -> None:
-    async with feed.listen(START, Wanted("task_1")) as one, feed.listen(START, Wanted(None, frozenset({"x"}))) as none:
+    async with (
+        feed.listen(START, EventFilter("task_1")) as one,
+        feed.listen(START, EventFilter(None, frozenset({"x"}))) as none,
+    ):
         assert await none.next(0.01) == []
         await database.write(ready(0, 1, 2))
 
@@ -134,7 +137,7 @@ async def test_nothing_is_missed_or_heard_twice_however_often_a_listener_comes_b
 async def test_who_is_too_slow_is_let_go_and_nobody_else_is(database: Database) -> None:
     await database.write(planned(3))
     async with (
-        Feed(database, asyncio.Event(), most_waiting=5) as feed,
+        Feed(database, asyncio.Event(), max_pending=5) as feed,
         feed.listen(None) as slow,
         feed.listen(None) as quick,
     ):

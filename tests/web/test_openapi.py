@@ -220,7 +220,7 @@ def test_a_form_says_both_ways_to_give_its_list() -> None:
     told = forms["schema"]["properties"]["webhook_events"]
 
     assert told["anyOf"][0]["type"] == "array"
-    assert told["description"] == "A part for each name, or one part with commas between them."
+    assert told["description"] == "One part for each name, or one part with commas between names."
     assert "encoding" not in forms  # without one a list is a part for each of its elements
 
 

@@ -82,13 +82,13 @@ async def test_a_blank_prompt_is_called_blank(world: World, path: str) -> None:
 async def test_what_has_another_form_than_its_parameter_is_told_that(world: World, path: str, field: str) -> None:
     found = problem(await world.api.get(path, params={field: "Not of this form"}), 422)
 
-    assert found["fields"] == {field: "does not have the form of such a value"}
+    assert found["fields"] == {field: "has an invalid format"}
 
 
 async def test_a_name_with_a_control_character_is_not_called_blank(world: World) -> None:
     found = problem(await world.api.post("/v1/keys", json={"name": "a\0b"}), 422)
 
-    assert found["fields"] == {"name": "does not have the form of such a value"}
+    assert found["fields"] == {"name": "has an invalid format"}
 
 
 @pytest.mark.parametrize("path", ROUTES)
@@ -132,7 +132,7 @@ async def test_another_method_is_refused_with_the_right_ones(world: World, path:
 async def test_an_address_that_does_not_exist_is_not_found_and_never_redirected(world: World, path: str) -> None:
     found = problem(await world.api.get(f"{GATEWAY}{path}"), 404, "not_found")
 
-    assert found["detail"] == "there is no such address"
+    assert found["detail"] == "there is no resource at this path"
 
 
 @pytest.mark.parametrize("asked", ["bytes=5-2", "bytes=a-b", "items=0-5", "bytes=9999999-", "bytes=-0"])
@@ -159,7 +159,7 @@ async def broken(world: World) -> AsyncGenerator[httpx.AsyncClient]:
 async def test_what_nobody_foresaw_is_told_without_its_cause(broken: httpx.AsyncClient, path: str) -> None:
     found = problem(await broken.get(path), 500, "internal_error")
 
-    assert found["detail"] == "an unexpected error; the service's log has it"
+    assert found["detail"] == "an unexpected error: see the log of the service"
 
 
 def test_an_error_of_ours_keeps_its_status_as_text_too() -> None:

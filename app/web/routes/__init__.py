@@ -1,1 +1,1 @@
-"""One module for each resource."""
+"""The routes, one module for each resource."""

@@ -1,6 +1,6 @@
-"""The route that providers call. It needs no key: the address holds a token, the body proves itself.
+"""The route for callbacks of the provider. It requires no API key: the address holds a token, the body a proof.
 
-Most callbacks never come here: `protocol` has a shorter way for them, with the answers of this module.
+Most callbacks take the fast path in `protocol`, which uses the answers of this module.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,14 +31,14 @@ class Kept(BaseModel):
 
 
 class Forged(BaseModel):
-    """The provider's own envelope, to the letter: what its client code knows."""
+    """The provider's own error envelope, which its clients expect."""
 
     error: problems.ProviderError
 
 
 _FORGED = {"error": {"message": "Invalid signature", "type": "401"}}
 _REFUSALS: Mapping[Reply, FluxhookError] = {
-    Reply.TOO_LARGE: TooLarge(f"a callback may have {MAX_BYTES // 1024} KiB"),
+    Reply.TOO_LARGE: TooLarge(f"a callback must not exceed {MAX_BYTES // 1024} KiB"),
     Reply.UNKNOWN: NotFound("there is no such callback address"),
 }
 
@@ -47,48 +47,51 @@ _REFUSALS: Mapping[Reply, FluxhookError] = {
     ROUTE,
     openapi_extra={"requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}}},
     responses={
-        HTTPStatus.OK: {"model": Kept, "description": "Kept, and its effect is durable."},
-        HTTPStatus.UNAUTHORIZED: {"model": Forged, "description": "A signature is there, and it is wrong."},
+        HTTPStatus.OK: {"model": Kept, "description": "The callback and its effect are stored durably."},
+        HTTPStatus.UNAUTHORIZED: {"model": Forged, "description": "The callback has an invalid signature."},
         **problems.responses(HTTPStatus.NOT_FOUND, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.SERVICE_UNAVAILABLE),
     },
 )
 async def post_callback(submission_id: str, token: str, request: Request, use: ResourcesDep) -> Response:
-    """What the provider has to say of one attempt. 200 means kept for good; on 503 it should call again."""
+    """Receive a callback of the provider about one attempt.
+
+    200 means that the callback and its effect are stored durably. After 503, the provider should send it again.
+    """
     headers = request.scope["headers"]
     try:
-        if (announced(headers) or 0) > MAX_BYTES:
+        if (content_length(headers) or 0) > MAX_BYTES:
             return answer(tell(Reply.TOO_LARGE))
         return answer(await callback.receive(use, submission_id, token, headers, partial(_read, request.receive)))
-    except Exception as error:  # noqa: BLE001 - whatever it was, the provider is to call again
-        return refused(error)
+    except Exception as error:  # noqa: BLE001 - after any error the provider must retry
+        return error_answer(error)
 
 
 def answer(reply: Reply) -> Response:
-    """The answer that says so, made beforehand: a forger may ask for thousands a second."""
+    """Return the prebuilt answer of a reply: a forger may send thousands of callbacks a second."""
     if reply in _REFUSALS:
         logs.note(code=_REFUSALS[reply].code)
     return _ANSWERS[reply]
 
 
-def refused(error: Exception) -> Response:
-    """The answer to a callback that could not be kept."""
+def error_answer(error: Exception) -> Response:
+    """Return the answer to a callback that could not be stored."""
     if isinstance(error, FluxhookError):
         return problems.answer(error)
     if isinstance(error, ClientDisconnect):
-        return problems.gone()
-    return problems.unexpected(error, "POST", Unavailable("this callback could not be kept"))
+        return problems.disconnected()
+    return problems.unexpected(error, "POST", Unavailable("the callback could not be stored"))
 
 
-def announced(headers: Sequence[tuple[bytes, bytes]]) -> int | None:
-    """How many bytes of body are to come, where that is said; of a number past all bounds only that it is large."""
+def content_length(headers: Sequence[tuple[bytes, bytes]]) -> int | None:
+    """Return the Content-Length in bytes, or None without a valid one. A number is cut after 20 digits."""
     for name, value in headers:
         if name == b"content-length" and value.isdigit():
             return int(value.lstrip(b"0")[:20] or b"0")
     return None
 
 
-async def _read(receive: Receive, most: int) -> bytes | None:
-    """The body; None as soon as it is larger than that. Raises ClientDisconnect when it ends before its end."""
+async def _read(receive: Receive, max_bytes: int) -> bytes | None:
+    """Return the body, or None as soon as it exceeds `max_bytes`. Raises ClientDisconnect if it is incomplete."""
     body, more = bytearray(), True
     while more:
         message = await receive()
@@ -96,7 +99,7 @@ async def _read(receive: Receive, most: int) -> bytes | None:
             raise ClientDisconnect
         more = message.get("more_body", False)
         body += message.get("body", b"")
-        if len(body) > most:
+        if len(body) > max_bytes:
             return None
     return bytes(body)
 

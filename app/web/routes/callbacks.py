@@ -1,4 +1,4 @@
-"""What providers called back with: every callback that is kept, with its verdict and what it did."""
+"""Stored callbacks of the provider, with verdict and effect."""
 
 from dataclasses import asdict
 from datetime import datetime
@@ -24,16 +24,16 @@ OfCallback = Literal[Verdict.SIGNED, Verdict.SHARED_SECRET, Verdict.UNPROVEN, Ve
 
 
 class CallbackView(BaseModel):
-    """One callback, without its body and its headers."""
+    """A callback, without its body and its headers."""
 
     id: str
     task_id: str
     submission_id: str
-    verdict: Annotated[OfCallback, Field(description="How far it proved itself.")]
-    effect: Annotated[Effect, Field(description="What it did.")]
-    said: Annotated[Said, Field(description="What it said; `unclear` too where it is not believed.")]
+    verdict: Annotated[OfCallback, Field(description="How far the callback proves its origin.")]
+    effect: Annotated[Effect, Field(description="Its effect on the task.")]
+    said: Annotated[Said, Field(description="What it reports; `unclear` also if it is not proven.")]
     detail: str | None
-    copies: Annotated[int, Field(description="How often exactly this came.")]
+    copies: Annotated[int, Field(description="How often exactly this content was received.")]
     received_at: datetime
     last_received_at: datetime
 
@@ -43,8 +43,8 @@ class CallbackList(BaseModel):
     next_cursor: Annotated[
         str | None,
         Field(
-            description="Give it as `cursor` for the callbacks before these. A page may have fewer than `limit` and go "
-            f"on all the same: of all that is kept of providers, {LOOKED} pieces are looked through for one page."
+            description="Pass it as `cursor` to get the next page; null on the last page. A page can have fewer than "
+            f"`limit` callbacks and a next page: at most {LOOKED} stored pieces of evidence are scanned for one page."
         ),
     ]
 
@@ -55,23 +55,29 @@ class CallbackList(BaseModel):
 )
 async def list_callbacks(
     use: ResourcesDep,
-    _asking: CallerDep,
-    task_id: Annotated[str | None, Query(pattern=r"^task_[0-9a-v]{37}$", description="Only of this task.")] = None,
-    verdict: Annotated[OfCallback | None, Query(description="Only those with this verdict.")] = None,
+    _caller: CallerDep,
+    task_id: Annotated[
+        str | None, Query(pattern=r"^task_[0-9a-v]{37}$", description="Only callbacks of this task.")
+    ] = None,
+    verdict: Annotated[OfCallback | None, Query(description="Only callbacks with this verdict.")] = None,
     cursor: Annotated[str | None, Query(pattern=r"^ev_[0-9a-v]{37}$")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> CallbackList:
-    """Callbacks that are kept, newest first. Copies count as one; of the forged and the unproven ten an attempt."""
-    wanted = CallbackFilter(task_id, verdict)
+    """List stored callbacks, newest first.
+
+    Identical callbacks are one entry with a count. Of each attempt, at most ten forged and ten unproven callbacks are
+    stored.
+    """
+    query = CallbackFilter(task_id, verdict)
 
     def read(connection: Connection) -> CallbackList:
-        page = callbacks.newest(connection, wanted, limit=limit, before=cursor)
-        tasks = attempts.task_ids(connection, {each.submission_id for each in page.found})
-        shown = [_view(each, tasks[each.submission_id]) for each in page.found]
-        return CallbackList(callbacks=shown, next_cursor=page.goes_on)
+        page = callbacks.newest(connection, query, limit=limit, before=cursor)
+        task_ids = attempts.task_ids(connection, {row.submission_id for row in page.found})
+        views = [_view(row, task_ids[row.submission_id]) for row in page.found]
+        return CallbackList(callbacks=views, next_cursor=page.goes_on)
 
     return await use.db.read(read)
 
 
-def _view(each: EvidenceRow, task_id: str) -> CallbackView:
-    return CallbackView.model_validate({**asdict(each), "task_id": task_id})
+def _view(row: EvidenceRow, task_id: str) -> CallbackView:
+    return CallbackView.model_validate({**asdict(row), "task_id": task_id})

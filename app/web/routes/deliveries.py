@@ -1,13 +1,12 @@
-"""What applications were told: look, and have it told again."""
+"""Webhook deliveries: list, inspect and replay them."""
 
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field, model_validator
 
-from app import ids
 from app.db import Connection
 from app.db.tables import deliveries, delivery_attempts, endpoints
 from app.db.tables.deliveries import Delivery, DeliveryFilter, DeliveryState
@@ -16,6 +15,8 @@ from app.errors import NotFound
 from app.params import InstantGiven
 from app.web.auth import CallerDep, ResourcesDep
 from app.web.body import REFUSALS, described, json_body
+from app.web.paging import page_of
+from app.web.path_ids import DeliveryId
 from app.web.problems import responses
 from app.webhooks import outbox
 
@@ -28,19 +29,19 @@ _ERRORS_OF_ONE = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPSt
 
 
 class DeliveryView(BaseModel):
-    """One thing that an application is told; its id is the `webhook-id` of each attempt."""
+    """A webhook for one endpoint. Its id is the `webhook-id` header of every attempt."""
 
     id: str
     endpoint_id: str
     url: str
     task_id: Annotated[str | None, Field(description="Null for a test.")]
-    about: Annotated[str, Field(description="The state that the task had come to, or `test`.")]
+    about: Annotated[str, Field(description="The task state that the delivery reports, or `test`.")]
     form: str
     state: DeliveryState
     detail: Annotated[str | None, Field(description="What was wrong with the last attempt.")]
-    tries: Annotated[int, Field(description="Since it was planned, or last replayed.")]
+    tries: Annotated[int, Field(description="Attempts since the delivery was created or last replayed.")]
     planned_at: datetime
-    due_at: Annotated[datetime | None, Field(description="When it is tried next; null once it has ended.")]
+    due_at: Annotated[datetime | None, Field(description="Time of the next attempt; null once the delivery has ended.")]
     ended_at: datetime | None
 
 
@@ -49,30 +50,34 @@ class AttemptView(BaseModel):
     http_status: int | None
     error: Annotated[
         str | None,
-        Field(description="`unreachable`, `timeout`, `broken`, or `sealed`: its secret cannot be read any more."),
+        Field(description="`unreachable`, `timeout`, `broken`, or `sealed`: the secret can no longer be decrypted."),
     ]
-    latency_ms: Annotated[int | None, Field(description="Null when no connection was made.")]
-    answer: Annotated[str, Field(description="The first 4 KiB of the answer's body, as UTF-8.")]
+    latency_ms: Annotated[int | None, Field(description="Null if no connection was made.")]
+    answer: Annotated[str, Field(description="The first 4 KiB of the response body, as UTF-8.")]
 
 
 class DeliveryDetail(DeliveryView):
-    payload: Annotated[dict[str, Any], Field(description="What is sent, before its link to the image is made.")]
+    payload: Annotated[dict[str, Any], Field(description="The body, without the image link that each attempt adds.")]
     attempts: list[AttemptView]
 
 
 class DeliveryList(BaseModel):
     deliveries: list[DeliveryView]
-    next_cursor: Annotated[str | None, Field(description="Give it as `cursor` for the deliveries before these.")]
+    next_cursor: Annotated[
+        str | None, Field(description="Pass it as `cursor` to get the next page; null on the last page.")
+    ]
 
 
 class Replay(BaseModel):
-    """All deliveries that were given up in a time."""
+    """Selects the deliveries that were given up in a period."""
 
     model_config = {"extra": "forbid"}
 
     begin: Annotated[InstantGiven, Field(alias="from")]
-    end: Annotated[InstantGiven, Field(alias="to", description="Not included.")]
-    endpoint_id: Annotated[str | None, Field(pattern=_ENDPOINT_ID, description="Only those to this endpoint.")] = None
+    end: Annotated[InstantGiven, Field(alias="to", description="Exclusive.")]
+    endpoint_id: Annotated[str | None, Field(pattern=_ENDPOINT_ID, description="Only deliveries to this endpoint.")] = (
+        None
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> "Replay":
@@ -83,77 +88,81 @@ class Replay(BaseModel):
 
 class Replayed(BaseModel):
     replayed: int
-    more: Annotated[bool, Field(description=f"{MAX_REPLAYED} are replayed at once: ask again for the rest.")]
-
-
-def _known_form(delivery_id: Annotated[str, Path(description="The delivery's id.")]) -> str:
-    if not ids.is_id("dlv", delivery_id):
-        raise NotFound("there is no such delivery")
-    return delivery_id
-
-
-DeliveryId = Annotated[str, Depends(_known_form)]
+    more: Annotated[
+        bool,
+        Field(
+            description=f"True if more deliveries match: a request replays at most {MAX_REPLAYED}. Repeat the request."
+        ),
+    ]
 
 
 @router.get("", responses=_ERRORS)
 async def list_deliveries(
     use: ResourcesDep,
-    asking: CallerDep,
+    caller: CallerDep,
     state: Annotated[DeliveryState | None, Query(description="Only those in this state.")] = None,
-    task_id: Annotated[str | None, Query(pattern=r"^task_[0-9a-v]{37}$", description="Only of this task.")] = None,
-    endpoint_id: Annotated[str | None, Query(pattern=_ENDPOINT_ID, description="Only to this one.")] = None,
+    task_id: Annotated[
+        str | None, Query(pattern=r"^task_[0-9a-v]{37}$", description="Only deliveries of this task.")
+    ] = None,
+    endpoint_id: Annotated[str | None, Query(pattern=_ENDPOINT_ID, description="Only to this endpoint.")] = None,
     cursor: Annotated[str | None, Query(pattern=r"^dlv_[0-9a-v]{37}$")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> DeliveryList:
-    """Deliveries, newest first: those of the calling key, or of all keys for one with the scope `*`."""
-    wanted = DeliveryFilter(asking.owner, state, task_id, endpoint_id)
-    found = await use.db.read(lambda each: deliveries.newest(each, wanted, limit=limit + 1, before=cursor))
-    page = [delivery_view(each) for each in found[:limit]]
-    return DeliveryList(deliveries=page, next_cursor=page[-1].id if len(found) > limit else None)
+    """List deliveries, newest first: those of the calling key, or of all keys if it has the scope `*`."""
+    query = DeliveryFilter(caller.owner, state, task_id, endpoint_id)
+    rows = await use.db.read(lambda connection: deliveries.newest(connection, query, limit=limit + 1, before=cursor))
+    page, next_cursor = page_of(rows, limit)
+    return DeliveryList(deliveries=[delivery_view(row) for row in page], next_cursor=next_cursor)
 
 
 @router.post(
     "/replay", status_code=HTTPStatus.ACCEPTED, responses={**_ERRORS, **REFUSALS}, openapi_extra=described(Replay)
 )
 async def replay_failed(
-    use: ResourcesDep, asking: CallerDep, given: Annotated[Replay, Depends(json_body(Replay))]
+    use: ResourcesDep, caller: CallerDep, body: Annotated[Replay, Depends(json_body(Replay))]
 ) -> Replayed:
-    """Try again, from the start of their schedule, all deliveries that were given up in a time."""
-    wanted = DeliveryFilter(asking.owner, endpoint_id=given.endpoint_id)
+    """Replay the deliveries that were given up in a period, each from the start of its retry schedule.
+
+    Includes the deliveries of the calling key, or of all keys if it has the scope `*`.
+    """
+    query = DeliveryFilter(caller.owner, endpoint_id=body.endpoint_id)
 
     def restart(connection: Connection) -> list[tuple[str, str]]:
-        found = deliveries.failed_between(connection, given.begin, given.end, wanted, MAX_REPLAYED + 1)
-        _restart(connection, found[:MAX_REPLAYED], use.now())
-        return found
+        failed = deliveries.failed_between(connection, body.begin, body.end, query, MAX_REPLAYED + 1)
+        _restart(connection, failed[:MAX_REPLAYED], use.now())
+        return failed
 
-    found = await use.db.write(restart)
-    return Replayed(replayed=min(len(found), MAX_REPLAYED), more=len(found) > MAX_REPLAYED)
+    failed = await use.db.write(restart)
+    return Replayed(replayed=min(len(failed), MAX_REPLAYED), more=len(failed) > MAX_REPLAYED)
 
 
 @router.get("/{delivery_id}", responses=_ERRORS_OF_ONE)
-async def get_delivery(use: ResourcesDep, asking: CallerDep, delivery_id: DeliveryId) -> DeliveryDetail:
-    """One delivery with its attempts."""
+async def get_delivery(use: ResourcesDep, caller: CallerDep, delivery_id: DeliveryId) -> DeliveryDetail:
+    """Get a delivery with its attempts and its payload."""
 
     def read(connection: Connection) -> tuple[Delivery, list[DeliveryAttempt]]:
-        found = _of(connection, asking.owner, delivery_id)
-        return found, delivery_attempts.of_delivery(connection, delivery_id)
+        delivery = _get(connection, caller.owner, delivery_id)
+        return delivery, delivery_attempts.of_delivery(connection, delivery_id)
 
-    found, made = await use.db.read(read)
-    tried = [_attempt_view(each) for each in made]
-    return DeliveryDetail(**dict(delivery_view(found)), payload=dict(found.payload), attempts=tried)
+    delivery, attempts = await use.db.read(read)
+    return DeliveryDetail(
+        **dict(delivery_view(delivery)),
+        payload=dict(delivery.payload),
+        attempts=[_attempt_view(attempt) for attempt in attempts],
+    )
 
 
 @router.post("/{delivery_id}/replay", status_code=HTTPStatus.ACCEPTED, responses=_ERRORS_OF_ONE)
-async def replay_delivery(use: ResourcesDep, asking: CallerDep, delivery_id: DeliveryId) -> DeliveryView:
-    """Try a delivery again from the start of its schedule, also one that arrived; it keeps its id.
+async def replay_delivery(use: ResourcesDep, caller: CallerDep, delivery_id: DeliveryId) -> DeliveryView:
+    """Send a delivery again from the start of its retry schedule, even if it was delivered. It keeps its id.
 
-    While its endpoint is paused or gone it waits until that is resumed.
+    If the endpoint is paused or gone, the delivery waits until the endpoint is resumed.
     """
 
     def restart(connection: Connection) -> Delivery:
-        found = _of(connection, asking.owner, delivery_id)
-        _restart(connection, [(delivery_id, found.endpoint_id)], use.now())
-        return _of(connection, asking.owner, delivery_id)
+        delivery = _get(connection, caller.owner, delivery_id)
+        _restart(connection, [(delivery_id, delivery.endpoint_id)], use.now())
+        return _get(connection, caller.owner, delivery_id)
 
     return delivery_view(await use.db.write(restart))
 
@@ -164,24 +173,25 @@ def delivery_view(delivery: Delivery) -> DeliveryView:
     return DeliveryView(**{name: getattr(delivery, name) for name in names}, about=delivery.event, due_at=due_at)
 
 
-def _attempt_view(each: DeliveryAttempt) -> AttemptView:
+def _attempt_view(attempt: DeliveryAttempt) -> AttemptView:
     return AttemptView(
-        at=each.began_at,
-        http_status=each.http_status,
-        error=each.error,
-        latency_ms=each.latency_ms,
-        answer=each.answer.decode(errors="replace"),
+        at=attempt.began_at,
+        http_status=attempt.http_status,
+        error=attempt.error,
+        latency_ms=attempt.latency_ms,
+        answer=attempt.answer.decode(errors="replace"),
     )
 
 
-def _of(connection: Connection, owner: str | None, delivery_id: str) -> Delivery:
-    """A delivery that this owner may see. Raises NotFound."""
-    found = deliveries.get(connection, delivery_id)
-    if found is None or owner not in {None, found.key_id}:
+def _get(connection: Connection, owner: str | None, delivery_id: str) -> Delivery:
+    """Return a delivery of the key `owner`, or of any key if it is None. Raises NotFound."""
+    delivery = deliveries.get(connection, delivery_id)
+    if delivery is None or owner not in {None, delivery.key_id}:
         raise NotFound("there is no such delivery")
-    return found
+    return delivery
 
 
-def _restart(connection: Connection, found: list[tuple[str, str]], now: datetime) -> None:
-    deliveries.restart(connection, [delivery_id for delivery_id, _ in found], now)
-    outbox.wake(connection, endpoints.these(connection, {endpoint_id for _, endpoint_id in found}), now)
+def _restart(connection: Connection, pairs: list[tuple[str, str]], now: datetime) -> None:
+    """Restart deliveries, given as pairs of delivery id and endpoint id, and wake their endpoints."""
+    deliveries.restart(connection, [delivery_id for delivery_id, _ in pairs], now)
+    outbox.wake(connection, endpoints.these(connection, {endpoint_id for _, endpoint_id in pairs}), now)

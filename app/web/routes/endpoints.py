@@ -1,10 +1,10 @@
-"""The addresses that are told of tasks: how they fare, a test of one, and going on with one that was paused."""
+"""Webhook endpoints: list, test and resume them, and get their signing secret."""
 
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from app import ids
@@ -17,6 +17,8 @@ from app.params import Webhook, WebhookForm, WebhookSecret, WebhookUrl
 from app.security import sign
 from app.web.auth import CallerDep, ResourcesDep
 from app.web.body import REFUSALS, described, json_body
+from app.web.paging import page_of
+from app.web.path_ids import EndpointId
 from app.web.problems import responses
 from app.web.routes.deliveries import DeliveryView, delivery_view
 from app.webhooks import outbox, subscription
@@ -27,25 +29,29 @@ _ERRORS = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.UNPROCESSABLE_ENTITY, HT
 
 
 class EndpointView(BaseModel):
-    """An address that tasks of an API key were told to."""
+    """A URL of an API key that receives webhooks."""
 
     id: str
     url: str
     state: Annotated[EndpointState, Field(description="`paused`: it failed for three days. `gone`: it answered 410.")]
-    failures: Annotated[int, Field(description="Attempts that failed since the last that did not, without tests.")]
+    failures: Annotated[int, Field(description="Failed attempts since the last successful one, without tests.")]
     failing_since_at: datetime | None
-    rests_until_at: Annotated[datetime | None, Field(description="After a failure nothing is tried before this.")]
+    rests_until_at: Annotated[
+        datetime | None, Field(description="After a failure, nothing but a test is sent before this time.")
+    ]
     stopped_at: datetime | None
     created_at: datetime
 
 
 class EndpointList(BaseModel):
     endpoints: list[EndpointView]
-    next_cursor: Annotated[str | None, Field(description="Give it as `cursor` for the endpoints before these.")]
+    next_cursor: Annotated[
+        str | None, Field(description="Pass it as `cursor` to get the next page; null on the last page.")
+    ]
 
 
 class EndpointTest(BaseModel):
-    """What to test: an address, and what to sign with and write in place of the key's own choice."""
+    """The URL to test. The secret and the form replace those of the key."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -55,37 +61,30 @@ class EndpointTest(BaseModel):
 
 
 class SigningSecret(BaseModel):
-    secret: Annotated[str, Field(description="As the Standard Webhooks libraries take it.")]
-
-
-def _known_form(endpoint_id: Annotated[str, Path(description="The endpoint's id.")]) -> str:
-    if not ids.is_id("ep", endpoint_id):
-        raise NotFound("there is no such endpoint")
-    return endpoint_id
+    secret: Annotated[str, Field(description="In the format of the Standard Webhooks libraries: `whsec_` and base64.")]
 
 
 @router.get("", responses=_ERRORS)
 async def list_endpoints(
     use: ResourcesDep,
-    asking: CallerDep,
+    caller: CallerDep,
     state: Annotated[EndpointState | None, Query(description="Only those in this state.")] = None,
     cursor: Annotated[str | None, Query(pattern=r"^ep_[0-9a-v]{37}$")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> EndpointList:
-    """Endpoints, newest first: those of the calling key, or of all keys for one with the scope `*`."""
+    """List endpoints, newest first: those of the calling key, or of all keys if it has the scope `*`."""
 
     def read(connection: Connection) -> list[Endpoint]:
-        return endpoints.newest(connection, limit=limit + 1, before=cursor, state=state, key_id=asking.owner)
+        return endpoints.newest(connection, limit=limit + 1, before=cursor, state=state, key_id=caller.owner)
 
-    found = await use.db.read(read)
-    page = [_view(each) for each in found[:limit]]
-    return EndpointList(endpoints=page, next_cursor=page[-1].id if len(found) > limit else None)
+    page, next_cursor = page_of(await use.db.read(read), limit)
+    return EndpointList(endpoints=[_view(row) for row in page], next_cursor=next_cursor)
 
 
 @router.get("/secret", responses=responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE))
-async def get_signing_secret(use: ResourcesDep, asking: CallerDep) -> SigningSecret:
-    """What deliveries of the calling key are signed with where neither the task nor the key has a secret."""
-    return SigningSecret(secret=sign.spelled_out(use.keys.webhook_keys(asking.key_id)[0]))
+async def get_signing_secret(use: ResourcesDep, caller: CallerDep) -> SigningSecret:
+    """Get the secret that signs the deliveries of the calling key if neither the task nor the key has a secret."""
+    return SigningSecret(secret=sign.spelled_out(use.keys.webhook_keys(caller.key_id)[0]))
 
 
 @router.post(
@@ -95,22 +94,22 @@ async def get_signing_secret(use: ResourcesDep, asking: CallerDep) -> SigningSec
     openapi_extra=described(EndpointTest),
 )
 async def test_endpoint(
-    use: ResourcesDep, asking: CallerDep, given: Annotated[EndpointTest, Depends(json_body(EndpointTest))]
+    use: ResourcesDep, caller: CallerDep, body: Annotated[EndpointTest, Depends(json_body(EndpointTest))]
 ) -> DeliveryView:
-    """Send one delivery that is about nothing, once. If it arrives, an endpoint that was paused or gone goes on.
+    """Send one test delivery, without retries. If it succeeds, a paused or gone endpoint becomes active again.
 
-    If it fails, that does not count against the endpoint, unless it is answered with 410.
+    A failed test does not count as a failure of the endpoint, but a 410 response makes the endpoint gone.
     """
-    wanted = Webhook.model_validate(dict(given))
-    subscription.check(use, wanted)
+    webhook = Webhook.model_validate(dict(body))
+    subscription.check(use, webhook)
     now = use.now()
     delivery_id = ids.new_id("dlv", now)
 
     def plan(connection: Connection) -> Delivery | None:
-        key = api_keys.get(connection, asking.key_id)
-        secret = subscription.secret_of(use.keys, delivery_id, wanted, key)
-        form = given.webhook_form or (key and key.webhook_form) or "provider"
-        outbox.plan_test(connection, delivery_id, asking.key_id, given.webhook_url, form, secret, now)
+        key = api_keys.get(connection, caller.key_id)
+        secret = subscription.secret_of(use.keys, delivery_id, webhook, key)
+        form = body.webhook_form or (key and key.webhook_form) or "provider"
+        outbox.plan_test(connection, delivery_id, caller.key_id, body.webhook_url, form, secret, now)
         return deliveries.get(connection, delivery_id)
 
     planned = await use.db.write(plan)
@@ -123,23 +122,21 @@ async def test_endpoint(
     "/{endpoint_id}/resume",
     responses=responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE),
 )
-async def resume_endpoint(
-    use: ResourcesDep, asking: CallerDep, endpoint_id: Annotated[str, Depends(_known_form)]
-) -> EndpointView:
-    """Go on with an endpoint that was paused, is gone or rests: what waits for it is tried at once."""
+async def resume_endpoint(use: ResourcesDep, caller: CallerDep, endpoint_id: EndpointId) -> EndpointView:
+    """Resume an endpoint that is paused, gone or backing off. Its due deliveries are sent at once."""
 
     def resume(connection: Connection) -> Endpoint:
-        found = endpoints.lock(connection, endpoint_id)
-        if found is None or asking.owner not in {None, found.key_id}:
+        endpoint = endpoints.lock(connection, endpoint_id)
+        if endpoint is None or caller.owner not in {None, endpoint.key_id}:
             raise NotFound("there is no such endpoint")
         endpoints.resume(connection, endpoint_id)
-        going = endpoints.these(connection, {endpoint_id})
-        outbox.wake(connection, going, use.now())
-        return going[0]
+        resumed = endpoints.these(connection, {endpoint_id})
+        outbox.wake(connection, resumed, use.now())
+        return resumed[0]
 
     return _view(await use.db.write(resume))
 
 
 def _view(endpoint: Endpoint) -> EndpointView:
-    shown = {name: getattr(endpoint, name) for name in EndpointView.model_fields if name != "rests_until_at"}
-    return EndpointView(**shown, rests_until_at=endpoint.backoff_until)
+    fields = {name: getattr(endpoint, name) for name in EndpointView.model_fields if name != "rests_until_at"}
+    return EndpointView(**fields, rests_until_at=endpoint.backoff_until)

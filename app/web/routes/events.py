@@ -1,4 +1,4 @@
-"""The feed for applications: pulled page by page, or streamed as server-sent events."""
+"""The event feed: in pages, or as a stream of server-sent events."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,37 +15,40 @@ from app.db.tables.events import Event, Page, Position
 from app.errors import EventsGone, InvalidRequest, NotFound
 from app.resources import Resources
 from app.web.auth import CallerDep, FeedDep, ResourcesDep
-from app.web.feed import Ended, Feed, Wanted
+from app.web.feed import Ended, EventFilter, Feed
+from app.web.path_ids import TaskId
 from app.web.problems import responses
 from app.web.schemas.events import EventPage, Kind, event_view
 from app.web.streaming import EventStream, stream
-from app.web.task_response import TaskId, applied, seconds
+from app.web.task_response import preference_applied, wait_seconds
 
 router = APIRouter(prefix="/v1", tags=["events"])
 
 After = Annotated[
     str | None,
     Query(
-        description="Where to begin: the id of an event, a `next_cursor`, `start` for all that is kept, or `now`. "
-        "Without it a page begins at the start, a stream of all tasks now, a stream of one task at its start.",
+        description="Starting position: the id of an event, a `next_cursor`, `start` for the oldest stored event, or "
+        "`now`. Default: `start` for a page and for the stream of one task, `now` for the stream of all tasks.",
         max_length=40,
     ),
 ]
 WaitForMore = Annotated[
-    str | None, Header(description="`wait=N`: an empty page waits for what comes next, N seconds (60 at most).")
+    str | None,
+    Header(description="`wait=N`: if no event is available, wait up to N seconds (at most 60) for the next one."),
 ]
 LastEventId = Annotated[
-    str | None, Header(description="The id that a stream came to; it counts more than `after`.", max_length=40)
+    str | None,
+    Header(description="The id of the last event of a broken stream; takes precedence over `after`.", max_length=40),
 ]
 
 _STREAM: dict[str, Any] = {
     "text/event-stream": {
         "schema": {
-            "description": "Of each event.",
+            "description": "One event.",
             "type": "object",
             "properties": {
-                "id": {"type": "string", "description": "To go on after it: `Last-Event-ID`, or `after`."},
-                "event": {"type": "string", "description": "Its kind, or `reconnect` before the stream ends."},
+                "id": {"type": "string", "description": "Pass it as `Last-Event-ID` or `after` to resume."},
+                "event": {"type": "string", "description": "The kind, or `reconnect` at the end of the stream."},
                 "data": {"type": "string", "contentMediaType": "application/json", "description": "An EventView."},
             },
         },
@@ -65,28 +68,29 @@ _REFUSALS = (
 async def get_events(
     use: ResourcesDep,
     feed: FeedDep,
-    _asking: CallerDep,
+    _caller: CallerDep,
     after: After = None,
-    task_id: Annotated[str | None, Query(pattern=r"^task_[0-9a-v]{37}$", description="Only of this task.")] = None,
-    kind: Annotated[list[Kind] | None, Query(description="Only of this kind, or of these.")] = None,
-    limit: Annotated[int, Query(ge=1, le=200, description="Of a page.")] = 100,
+    task_id: Annotated[
+        str | None, Query(pattern=r"^task_[0-9a-v]{37}$", description="Only events of this task.")
+    ] = None,
+    kind: Annotated[list[Kind] | None, Query(description="Only events of these kinds.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="Events in a page.")] = 100,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
     prefer: WaitForMore = None,
     last_event_id: LastEventId = None,
 ) -> Response:
-    """What became of tasks, the oldest first: a page, or with `Accept: text/event-stream` a stream without end.
+    """Get the events of all tasks, oldest first: a page or, with `Accept: text/event-stream`, an endless stream.
 
-    With `Prefer: wait=N` an empty page waits for what comes next.
+    With `Prefer: wait=N`, a request for a page waits for the next event if none is available.
     """
-    wanted = Wanted(task_id, frozenset(kind or ()))
+    event_filter = EventFilter(task_id, frozenset(kind or ()))
     if "text/event-stream" in accept.lower():
-        place = await _place(use, last_event_id or after or "now")
-        return stream(feed, place, wanted)
-    place = await _place(use, after or "start")
-    page = await use.db.read(lambda connection: _page(connection, place, wanted, limit))
-    if page.events or not seconds(prefer):
+        return stream(feed, await _position(use, last_event_id or after or "now"), event_filter)
+    position = await _position(use, after or "start")
+    page = await use.db.read(lambda connection: _page(connection, position, event_filter, limit))
+    if page.events or not wait_seconds(prefer):
         return _answer(page.events, page.end, prefer)
-    found, end = await _wait(feed, page.end, wanted, seconds(prefer))
+    found, end = await _wait(feed, page.end, event_filter, wait_seconds(prefer))
     return _answer(found[:limit], found[:limit][-1].position if found else end, prefer)
 
 
@@ -95,53 +99,55 @@ async def get_events(
     response_class=EventStream,
     responses={
         HTTPStatus.OK: {"content": _STREAM},
-        HTTPStatus.NO_CONTENT: {"description": "The task is final and nothing follows: do not ask again."},
+        HTTPStatus.NO_CONTENT: {"description": "The task is final and has no further events. Do not reconnect."},
         **responses(HTTPStatus.NOT_FOUND, *_REFUSALS),
     },
 )
 async def get_task_events(
     use: ResourcesDep,
     feed: FeedDep,
-    _asking: CallerDep,
+    _caller: CallerDep,
     task_id: TaskId,
     after: After = None,
     last_event_id: LastEventId = None,
 ) -> Response:
-    """What becomes of one task, as a stream that ends when the task does."""
-    place = await _place(use, last_event_id or after or "start")
-    if await use.db.read(lambda connection: _is_over(connection, task_id, place)):
+    """Stream the events of one task. The stream ends with the event of the task's final state."""
+    position = await _position(use, last_event_id or after or "start")
+    if await use.db.read(lambda connection: _is_over(connection, task_id, position)):
         return Response(status_code=HTTPStatus.NO_CONTENT)
-    return stream(feed, place, Wanted(task_id), until_final=True)
+    return stream(feed, position, EventFilter(task_id), until_final=True)
 
 
-async def _place(use: Resources, text: str) -> Position | None:
-    """Where to begin; None is now. Raises InvalidRequest, or EventsGone."""
+async def _position(use: Resources, text: str) -> Position | None:
+    """Return the starting position; None means now. Raises InvalidRequest or EventsGone."""
     if text == "now":
         return None
     if text == "start":
         return await use.db.read(events.beginning)
-    place = Position.of(text)
-    if place is None:
-        raise InvalidRequest("after: is no place in the feed", {"after": "is no place in the feed"})
+    position = Position.of(text)
+    if position is None:
+        raise InvalidRequest("after: is not a position in the feed", {"after": "is not a position in the feed"})
     kept, oldest = await use.db.read(
-        lambda connection: (events.is_kept(connection, place), events.starts_at(connection))
+        lambda connection: (events.is_kept(connection, position), events.starts_at(connection))
     )
     if not kept:
         since = f"the feed starts at {oldest.isoformat()}" if oldest else "the feed is empty"
-        raise EventsGone(f"what followed there is not kept any more: {since}; begin anew with after=start")
-    return place
+        raise EventsGone(f"the events after this position are no longer stored: {since}; continue with after=start")
+    return position
 
 
-def _page(connection: Connection, place: Position | None, wanted: Wanted, limit: int) -> Page:
-    after = events.head(connection) if place is None else place
-    return events.following(connection, after, limit, task_id=wanted.task_id, kinds=wanted.kinds)
+def _page(connection: Connection, position: Position | None, event_filter: EventFilter, limit: int) -> Page:
+    after = events.head(connection) if position is None else position
+    return events.following(connection, after, limit, task_id=event_filter.task_id, kinds=event_filter.kinds)
 
 
-async def _wait(feed: Feed, after: Position, wanted: Wanted, wait: float) -> tuple[Sequence[Event], Position]:
-    """The next events, or none when the time is over or the service stops; and where to go on."""
+async def _wait(
+    feed: Feed, after: Position, event_filter: EventFilter, seconds: float
+) -> tuple[Sequence[Event], Position]:
+    """Return the next events, and the position after them; no events if the time passes or the service stops."""
     loop = asyncio.get_running_loop()
-    ends_at = loop.time() + wait
-    async with feed.listen(after, wanted) as listener:
+    ends_at = loop.time() + seconds
+    async with feed.listen(after, event_filter) as listener:
         with suppress(Ended):
             while (left := ends_at - loop.time()) > 0:
                 if found := await listener.next(left):
@@ -151,14 +157,17 @@ async def _wait(feed: Feed, after: Position, wanted: Wanted, wait: float) -> tup
 
 def _answer(found: Sequence[Event], end: Position, prefer: str | None) -> Response:
     page = EventPage(events=[event_view(event) for event in found], next_cursor=str(end))
-    return JSONResponse(page.model_dump(mode="json"), headers=applied(prefer))
+    return JSONResponse(page.model_dump(mode="json"), headers=preference_applied(prefer))
 
 
-def _is_over(connection: Connection, task_id: str, place: Position | None) -> bool:
-    """Whether nothing will follow. Raises NotFound. Of a task that ended long ago no events are kept."""
+def _is_over(connection: Connection, task_id: str, position: Position | None) -> bool:
+    """Return whether the task has no events after the position and gets no more. Raises NotFound.
+
+    The events of a task that ended long ago are no longer stored.
+    """
     task = tasks.get(connection, task_id)
     if task is None:
         raise NotFound("there is no such task")
     last = events.last_of_task(connection, task_id)
-    seen = last is None or place is None or last.position <= place
-    return task.status.final and seen
+    no_more = last is None or position is None or last.position <= position
+    return task.status.final and no_more

@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether it can do its work."""
+"""Liveness, readiness and metrics."""
 
 from http import HTTPStatus
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from app.errors import Unavailable
 from app.reconcile import CALLBACKS_MISSING, callbacks_are_missing
 from app.resources import Resources
 from app.telemetry import metrics
-from app.web.auth import ResourcesDep, caller, digest_of
+from app.web.auth import ResourcesDep, digest_of, require_caller
 from app.web.problems import responses
 from app.worker import metrics_snapshot
 
@@ -23,7 +23,7 @@ router = APIRouter(tags=["operations"])
 
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
-    """The process answers."""
+    """Liveness: the process responds."""
     return {"status": "ok"}
 
 
@@ -32,27 +32,30 @@ _EXPOSITION: dict[int | str, dict[str, Any]] = {
 }
 
 
-async def scraper(request: Request, use: ResourcesDep) -> None:
-    """Whoever has a key may scrape; while no key can be looked up, whoever could before."""
-    presented = request.headers.get("authorization") or request.headers.get("x-key") or ""
-    known: set[str] = request.app.state.scrapers
+async def require_scraper(request: Request, use: ResourcesDep) -> None:
+    """Require an API key. While the database is unavailable, accept the keys that this process accepted before."""
+    key = request.headers.get("authorization") or request.headers.get("x-key") or ""
+    accepted: set[str] = request.app.state.scrapers
     try:
-        await caller(request, use)
+        await require_caller(request, use)
     except Unavailable:
-        if digest_of(presented) not in known:
+        if digest_of(key) not in accepted:
             raise
     else:
-        known.add(digest_of(presented))
+        accepted.add(digest_of(key))
 
 
 @router.get(
     "/metrics",
     response_class=Response,
     responses={**_EXPOSITION, **responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE)},
-    dependencies=[Depends(scraper)],
+    dependencies=[Depends(require_scraper)],
 )
 async def get_metrics(use: ResourcesDep) -> Response:
-    """What this process counted and what the database knows, for Prometheus; while it is away, the former alone."""
+    """Get the metrics of this process and of the database in the Prometheus text format.
+
+    While the database is unavailable, only the metrics of the process are returned.
+    """
     return Response(metrics.exposition(await metrics_snapshot.read(use)), media_type="text/plain; version=0.0.4")
 
 
@@ -62,12 +65,15 @@ class Readiness(BaseModel):
     notes: list[str]
 
 
-_CANNOT_WORK = {"model": Readiness, "description": "It cannot work; see `checks`."}
+_NOT_READY = {"model": Readiness, "description": "Not ready; see `checks`."}
 
 
-@router.get("/readyz", response_model=Readiness, responses={HTTPStatus.SERVICE_UNAVAILABLE: _CANNOT_WORK})
+@router.get("/readyz", response_model=Readiness, responses={HTTPStatus.SERVICE_UNAVAILABLE: _NOT_READY})
 async def readyz(use: ResourcesDep) -> JSONResponse:
-    """Database, schema, store and provider key, each `ok` or what is wrong."""
+    """Readiness: checks of the database with its schema, the store and the provider key, each `ok` or the problem.
+
+    `notes` lists conditions that an operator should know and that do not make the service unready.
+    """
     checks = {
         "database": await _database(use),
         "store": await _store(use),
@@ -80,9 +86,9 @@ async def readyz(use: ResourcesDep) -> JSONResponse:
 
 
 async def _notes(use: Resources) -> list[str]:
-    """What does not stop the service and ought to be known."""
+    """Return conditions that an operator should know and that do not make the service unready."""
     now = use.now()
-    silent, paused, spool = await use.db.read(
+    silent, paused, holders = await use.db.read(
         lambda connection: (
             callbacks_are_missing(connection),
             provider_accounts.paused(connection, now),
@@ -90,8 +96,8 @@ async def _notes(use: Resources) -> list[str]:
         )
     )
     notes = [CALLBACKS_MISSING] if silent else []
-    notes += [f"no tasks are submitted until {each.paused_until_at}: {each.pause_reason}" for each in paused]
-    notes += [f"{each.instance} keeps images until the store takes them: {each.images}" for each in spool]
+    notes += [f"no tasks are submitted until {account.paused_until_at}: {account.pause_reason}" for account in paused]
+    notes += [f"{holder.instance} spools images until the store accepts them: {holder.images}" for holder in holders]
     return notes
 
 

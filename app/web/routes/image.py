@@ -1,4 +1,4 @@
-"""A task's image over HTTP: the whole, a range, or "you have it already"; by key here, by signed link in `links`."""
+"""The image of a task, with ranges and ETags: here with an API key, in `results` with a signed link."""
 
 import re
 from http import HTTPStatus
@@ -15,7 +15,8 @@ from app.rules.task import Status
 from app.store import Missing
 from app.web import problems
 from app.web.auth import CallerDep, ResourcesDep
-from app.web.task_response import TaskId, read_with_result
+from app.web.path_ids import TaskId
+from app.web.task_response import read_with_result
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
@@ -28,8 +29,8 @@ _BYTES = {
 
 SERVED: dict[int | str, dict[str, Any]] = {
     HTTPStatus.OK: {"description": "The image.", "content": _BYTES},
-    HTTPStatus.PARTIAL_CONTENT: {"description": "The range that was asked for.", "content": _BYTES},
-    HTTPStatus.NOT_MODIFIED: {"description": "The copy with this ETag is still the same."},
+    HTTPStatus.PARTIAL_CONTENT: {"description": "The requested range of the image.", "content": _BYTES},
+    HTTPStatus.NOT_MODIFIED: {"description": "The image with this ETag has not changed."},
     **problems.responses(
         HTTPStatus.NOT_FOUND, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, HTTPStatus.SERVICE_UNAVAILABLE
     ),
@@ -42,39 +43,42 @@ SERVED: dict[int | str, dict[str, Any]] = {
     responses={**SERVED, **problems.responses(HTTPStatus.UNAUTHORIZED)},
 )
 @router.head("/{task_id}/image", include_in_schema=False)
-async def get_image(request: Request, use: ResourcesDep, _asking: CallerDep, task_id: TaskId) -> Response:
-    """The stored image, from our own store: it does not expire with the provider's link."""
+async def get_image(request: Request, use: ResourcesDep, _caller: CallerDep, task_id: TaskId) -> Response:
+    """Get the stored image. It comes from Fluxhook's own store and does not expire with the provider's link."""
     return await serve(request, use, *await read_with_result(use, task_id))
 
 
 async def serve(request: Request, use: Resources, task: Task, result: Result | None) -> Response:
-    """What this request asks for of a task's image. Raises NotFound when there is none, Unavailable."""
+    """Return the image of a task as the request's method, range and ETags require.
+
+    Raises NotFound if the task has no image or the store has lost it, and Unavailable.
+    """
     if result is None:
-        why = "failed" if task.status is Status.FAILED else f"is {task.status}"
-        raise NotFound(f"there is no image: the task {why}")
+        state = "failed" if task.status is Status.FAILED else f"is {task.status}"
+        raise NotFound(f"there is no image: the task {state}")
     try:
         size = await use.store.size(result.store_key)
         if size != result.bytes:
-            raise Missing(result.store_key)  # noqa: TRY301 - a part of it is no image, and its ETag would lie
+            raise Missing(result.store_key)  # noqa: TRY301 - an incomplete file does not match its ETag
     except Missing as error:
-        await use.store.check()  # a store that is not there itself has lost nothing
-        raise NotFound("the image is not in the store any more") from error
+        await use.store.check()  # an unavailable store raises Unavailable: its images are not lost
+        raise NotFound("the image is no longer in the store") from error
     headers = _headers(result)
-    if _has_it(request.headers.get("if-none-match"), headers["etag"]):
+    if _matches(request.headers.get("if-none-match"), headers["etag"]):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    span = _span(request, headers["etag"], size)
-    if span is None:
+    selected = _range(request, headers["etag"], size)
+    if selected is None:
         refusal = problems.answer(RangeNotSatisfiable(f"the image has {size} bytes"))
         refusal.headers["content-range"] = f"bytes */{size}"
         return refusal
-    start, end, status = span
+    start, end, status = selected
     headers["content-length"] = str(end - start)
     if status is HTTPStatus.PARTIAL_CONTENT:
         headers["content-range"] = f"bytes {start}-{end - 1}/{size}"
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=result.media_type)
-    pieces = use.store.read(result.store_key, start, end)
-    return StreamingResponse(pieces, status, headers, result.media_type)
+    chunks = use.store.read(result.store_key, start, end)
+    return StreamingResponse(chunks, status, headers, result.media_type)
 
 
 def _headers(result: Result) -> dict[str, str]:
@@ -89,16 +93,16 @@ def _headers(result: Result) -> dict[str, str]:
     }
 
 
-def _has_it(if_none_match: str | None, etag: str) -> bool:
+def _matches(if_none_match: str | None, etag: str) -> bool:
     tags = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
     return etag in tags or "*" in tags
 
 
-def _span(request: Request, etag: str, size: int) -> tuple[int, int, HTTPStatus] | None:
-    """Start, end (not included) and status; None for a range outside of the image.
+def _range(request: Request, etag: str, size: int) -> tuple[int, int, HTTPStatus] | None:
+    """Return start, end (exclusive) and status; None for a range outside of the image.
 
-    Several ranges at once, other units and a changed `If-Range` get the whole, as RFC 9110 allows; so does HEAD,
-    for which it knows no ranges.
+    Multiple ranges, other units and an `If-Range` that does not match select the whole image, as RFC 9110 allows, and
+    so does HEAD, for which RFC 9110 defines no ranges.
     """
     whole = (0, size, HTTPStatus.OK)
     if request.method == "HEAD":

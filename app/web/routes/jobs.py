@@ -1,4 +1,4 @@
-"""The jobs that were set aside after their last try: to look at, and to run again."""
+"""Dead letters: list them and run them again."""
 
 from http import HTTPStatus
 from typing import Annotated
@@ -14,7 +14,7 @@ from app.web.auth import CallerDep, ResourcesDep
 from app.web.problems import responses
 
 _MAX_ID = 2**63 - 1
-_AT_ONCE = 1000  # of them run again in one transaction, so that others have their turn
+_BATCH = 1000  # jobs in one transaction, so that other writers are not blocked
 
 router = APIRouter(prefix="/v1/jobs/held", tags=["operations"])
 _NO_SUCH_JOB = responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
@@ -22,13 +22,13 @@ _ERRORS = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 class DeadLetterView(BaseModel):
-    """A job that failed again and again for a reason that does not pass by itself."""
+    """A job that has used up its tries and waits for an operator."""
 
     id: int
     step: Step
-    task_id: Annotated[str, Field(description="What it is about; `-` for the service's own upkeep.")]
+    task_id: Annotated[str, Field(description="The task of the job; the endpoint for `notify`, `-` for `sweep`.")]
     failures: int
-    error: Annotated[str | None, Field(description="The name of the last exception; the log has the rest.")]
+    error: Annotated[str | None, Field(description="The name of the last exception; the log has the details.")]
 
 
 class DeadLetterList(BaseModel):
@@ -36,36 +36,36 @@ class DeadLetterList(BaseModel):
 
 
 class Requeued(BaseModel):
-    requeued: Annotated[int, Field(description="How many jobs run again.")]
+    requeued: Annotated[int, Field(description="The number of jobs that run again.")]
 
 
 @router.get("", responses=_ERRORS)
-async def list_dead_letters(use: ResourcesDep, _asking: CallerDep) -> DeadLetterList:
-    """The dead letters, oldest first, a thousand at most."""
-    held = await use.db.read(jobs.dead_letters)
-    return DeadLetterList(jobs=[DeadLetterView.model_validate(job, from_attributes=True) for job in held])
+async def list_dead_letters(use: ResourcesDep, _caller: CallerDep) -> DeadLetterList:
+    """List dead letters, oldest first, at most 1,000."""
+    rows = await use.db.read(jobs.dead_letters)
+    return DeadLetterList(jobs=[DeadLetterView.model_validate(job, from_attributes=True) for job in rows])
 
 
 @router.post("/requeue", responses=_ERRORS)
-async def requeue_all(use: ResourcesDep, _asking: CallerDep) -> Requeued:
-    """Run all of them again, as if they had never failed: after the mend of what made them fail."""
+async def requeue_all(use: ResourcesDep, _caller: CallerDep) -> Requeued:
+    """Run all dead letters again with all their tries, after the cause of their failure is fixed."""
 
     def requeue_some(connection: Connection) -> int:
-        some = [job.id for job in jobs.dead_letters(connection, _AT_ONCE)]
-        return jobs.requeue(connection, some, use.now())
+        job_ids = [job.id for job in jobs.dead_letters(connection, _BATCH)]
+        return jobs.requeue(connection, job_ids, use.now())
 
     requeued = 0
-    while some := await use.db.write(requeue_some):
-        requeued += some
+    while count := await use.db.write(requeue_some):
+        requeued += count
     return Requeued(requeued=requeued)
 
 
 @router.post("/{job_id}/requeue", responses={**_ERRORS, **_NO_SUCH_JOB})
 async def requeue_one(
-    use: ResourcesDep, _asking: CallerDep, job_id: Annotated[int, Path(ge=1, le=_MAX_ID)]
+    use: ResourcesDep, _caller: CallerDep, job_id: Annotated[int, Path(ge=1, le=_MAX_ID)]
 ) -> Requeued:
-    """Run one of them again, as if it had never failed."""
+    """Run a dead letter again with all its tries."""
     requeued = await use.db.write(lambda connection: jobs.requeue(connection, [job_id], use.now()))
     if not requeued:
-        raise NotFound("no such job was set aside")
+        raise NotFound("there is no such dead letter")
     return Requeued(requeued=requeued)

@@ -1,10 +1,10 @@
-"""API keys: who may ask, and where each wants to be told. For keys with the scope `*` alone."""
+"""API keys: list, create, change and disable them. Requires the scope `*`."""
 
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
 from app import ids
@@ -15,6 +15,7 @@ from app.errors import Conflict, NotFound
 from app.params import Webhook
 from app.web.auth import AdminDep, ResourcesDep, digest_of
 from app.web.body import REFUSALS, described, json_body
+from app.web.path_ids import KeyId
 from app.web.problems import responses
 from app.web.schemas.tasks import WebhookView
 from app.webhooks import subscription
@@ -29,17 +30,20 @@ Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f
 
 
 class NewKey(Webhook):
-    """A key to be made. Its webhook fields count for tasks that do not say themselves."""
+    """A new API key. Its webhook fields are the defaults for tasks that omit them."""
 
     name: Name
     scopes: Annotated[
         list[Literal["*"]],
-        Field(max_length=1, description="`*` may manage keys and see the deliveries and the usage of all of them."),
+        Field(
+            max_length=1,
+            description="`*` allows managing keys, and access to the deliveries, endpoints and usage of all keys.",
+        ),
     ] = Field(default_factory=list)
 
 
 class KeyChange(Webhook):
-    """What to change; a field that is not there stays, a webhook field that is null is forgotten."""
+    """The fields to change. An omitted field is unchanged; null removes a webhook field."""
 
     name: Name | None = None
 
@@ -48,44 +52,35 @@ class KeyView(BaseModel):
     id: str
     name: str
     scopes: list[str]
-    webhook: Annotated[WebhookView | None, Field(description="Where tasks are told that do not say themselves.")]
+    webhook: Annotated[WebhookView | None, Field(description="The default webhook of the key's tasks.")]
     created_at: datetime
     disabled_at: datetime | None
 
 
 class MadeKey(KeyView):
-    key: Annotated[str, Field(description="The key itself. It is shown here, and nowhere again.")]
+    key: Annotated[str, Field(description="The API key itself. It is returned only in this response.")]
 
 
 class KeyList(BaseModel):
     keys: list[KeyView]
 
 
-def _known_form(key_id: Annotated[str, Path(description="The key's id.")]) -> str:
-    if key_id != api_keys.ADMIN_ID and not ids.is_id("key", key_id):
-        raise NotFound("there is no such key")
-    return key_id
-
-
-KeyId = Annotated[str, Depends(_known_form)]
-
-
 @router.get("", responses=_ERRORS)
-async def list_keys(use: ResourcesDep, _asking: AdminDep) -> KeyList:
-    """All keys, newest first, without the keys themselves."""
-    return KeyList(keys=[_view(each) for each in await use.db.read(api_keys.every)])
+async def list_keys(use: ResourcesDep, _caller: AdminDep) -> KeyList:
+    """List all API keys, newest first, without the keys themselves."""
+    return KeyList(keys=[_view(key) for key in await use.db.read(api_keys.every)])
 
 
 @router.post("", status_code=HTTPStatus.CREATED, responses=_REFUSALS, openapi_extra=described(NewKey))
 async def make_key(
-    use: ResourcesDep, _asking: AdminDep, given: Annotated[NewKey, Depends(json_body(NewKey))]
+    use: ResourcesDep, _caller: AdminDep, body: Annotated[NewKey, Depends(json_body(NewKey))]
 ) -> MadeKey:
-    """Make a key."""
-    subscription.check(use, given)
+    """Create an API key."""
+    subscription.check(use, body)
     now, secret = use.now(), ids.new_key()
     key_id = ids.new_id("key", now)
-    row = {"id": key_id, "name": given.name, "sha256": digest_of(secret), "scopes": given.scopes, "created_at": now}
-    row |= subscription.defaults(use.keys, key_id, given)
+    row = {"id": key_id, "name": body.name, "sha256": digest_of(secret), "scopes": body.scopes, "created_at": now}
+    row |= subscription.defaults(use.keys, key_id, body)
 
     def make(connection: Connection) -> Key:
         api_keys.put(connection, **row)
@@ -96,12 +91,12 @@ async def make_key(
 
 @router.patch("/{key_id}", responses={**_REFUSALS, **_ERRORS_OF_ONE}, openapi_extra=described(KeyChange))
 async def change_key(
-    use: ResourcesDep, _asking: AdminDep, key_id: KeyId, given: Annotated[KeyChange, Depends(json_body(KeyChange))]
+    use: ResourcesDep, _caller: AdminDep, key_id: KeyId, body: Annotated[KeyChange, Depends(json_body(KeyChange))]
 ) -> KeyView:
-    """Rename a key, or change where it wants to be told."""
-    subscription.check(use, given)
-    values = subscription.defaults(use.keys, key_id, given)
-    values |= {"name": given.name} if given.name is not None else {}
+    """Change the name or the default webhook of an API key."""
+    subscription.check(use, body)
+    values = subscription.defaults(use.keys, key_id, body)
+    values |= {"name": body.name} if body.name is not None else {}
 
     def change(connection: Connection) -> Key:
         _get(connection, key_id)
@@ -113,10 +108,10 @@ async def change_key(
 
 
 @router.delete("/{key_id}", responses={**_ERRORS_OF_ONE, **responses(HTTPStatus.CONFLICT)})
-async def disable_key(use: ResourcesDep, asking: AdminDep, key_id: KeyId) -> KeyView:
-    """Disable a key for good. It stays in the list, because tasks name it."""
-    if key_id in {asking.key_id, api_keys.ADMIN_ID}:
-        raise Conflict("neither the key that asks nor the operator's own can be disabled here")
+async def disable_key(use: ResourcesDep, caller: AdminDep, key_id: KeyId) -> KeyView:
+    """Disable an API key permanently. It stays in the list, because tasks refer to it."""
+    if key_id in {caller.key_id, api_keys.ADMIN_ID}:
+        raise Conflict("the calling key and the operator's admin key cannot be disabled")
 
     def disable(connection: Connection) -> Key:
         api_keys.disable(connection, key_id, use.now())
@@ -126,10 +121,10 @@ async def disable_key(use: ResourcesDep, asking: AdminDep, key_id: KeyId) -> Key
 
 
 def _get(connection: Connection, key_id: str) -> Key:
-    found = api_keys.get(connection, key_id)
-    if found is None:
+    key = api_keys.get(connection, key_id)
+    if key is None:
         raise NotFound("there is no such key")
-    return found
+    return key
 
 
 def _view(key: Key) -> KeyView:

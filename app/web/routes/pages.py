@@ -1,4 +1,4 @@
-"""The page at `/`: the latest tasks with their images. Server-rendered, no script; the key becomes a session."""
+"""The page at `/`: the latest tasks with their images. It is rendered without scripts; signing in sets a cookie."""
 
 from http import HTTPStatus
 from pathlib import Path
@@ -19,7 +19,7 @@ from app.web.body import bounded
 
 _HERE = Path(__file__).parents[1]
 _SHOWN = 24
-_MAX_FORM_BYTES = 4096  # anybody may send it
+_MAX_FORM_BYTES = 4096  # small, because the form requires no key
 _HEADERS = {
     "content-security-policy": "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'",
     "x-content-type-options": "nosniff",
@@ -34,7 +34,7 @@ router = APIRouter(include_in_schema=False)
 
 
 class _Static(StaticFiles):
-    """Our few kilobytes are sent whole: the refusal of a bad range would be no error document."""
+    """Static files without ranges: the response to an invalid range would not be an error document."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
@@ -46,7 +46,7 @@ static = _Static(directory=_HERE / "static")
 
 @router.get("/")
 async def page(request: Request, use: ResourcesDep) -> Response:
-    """The latest tasks; without a valid key or session, the form that asks for one."""
+    """Show the latest tasks or, without a valid key or session, the sign-in form."""
     if await find_caller(request, use) is None:
         return _render("sign_in.html", HTTPStatus.UNAUTHORIZED, wrong=False)
 
@@ -54,21 +54,21 @@ async def page(request: Request, use: ResourcesDep) -> Response:
         latest = tasks.newest(connection, limit=_SHOWN)
         return latest, results.of_tasks(connection, [task.id for task in latest])
 
-    latest, kept = await use.db.read(read)
-    return _render("tasks.html", HTTPStatus.OK, tasks=latest, results=kept)
+    latest, images = await use.db.read(read)
+    return _render("tasks.html", HTTPStatus.OK, tasks=latest, results=images)
 
 
 @router.post("/session")
 async def sign_in(request: Request, use: ResourcesDep) -> Response:
-    """Turn a key into a session cookie that reads, and only on this site."""
-    form = await bounded(request, _MAX_FORM_BYTES, "a key is shorter than this").body()
-    key = parse_qs(form.decode(errors="replace")).get("key", [""])[0]
-    found = await by_secret(use, key.strip())
-    if found is None:
+    """Exchange an API key for a session cookie, which allows only reading, and only from this site."""
+    form = await bounded(request, _MAX_FORM_BYTES, f"the form must not exceed {_MAX_FORM_BYTES} bytes").body()
+    secret = parse_qs(form.decode(errors="replace")).get("key", [""])[0]
+    key = await by_secret(use, secret.strip())
+    if key is None:
         return _render("sign_in.html", HTTPStatus.UNAUTHORIZED, wrong=True)
     response = RedirectResponse("/", HTTPStatus.SEE_OTHER, _HEADERS)
     secure = request.url.scheme == "https" or (use.public_url or "").startswith("https:")
-    response.set_cookie(COOKIE, new_session(use, found), httponly=True, samesite="strict", secure=secure)
+    response.set_cookie(COOKIE, new_session(use, key), httponly=True, samesite="strict", secure=secure)
     return response
 
 

@@ -1,4 +1,4 @@
-"""Links that an answer holds: on the origin that the caller used, and to images with a signature in place of a key."""
+"""The links in answers: their origin, and signed links to images that require no API key."""
 
 import re
 from datetime import UTC, datetime
@@ -15,24 +15,25 @@ from app.images.inspect import EXTENSIONS
 from app.resources import Resources
 from app.settings import names_private_host
 from app.web.auth import ResourcesDep
+from app.web.path_ids import TaskId
 from app.web.problems import responses
 from app.web.routes.image import SERVED, serve
-from app.web.task_response import TaskId, read_with_result
+from app.web.task_response import read_with_result
 
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
 
-# With this for "now" a link is judged by its signature alone: one that has expired is told so, a forged one is not.
-_BEFORE_ANY_END = datetime.fromtimestamp(0, UTC)
+# With this as the current time, only the signature of a link is checked: an expired link gets 410, a forged one 404.
+_BEFORE_ANY_EXPIRY = datetime.fromtimestamp(0, UTC)
 
 router = APIRouter(tags=["results"])
 
 
 def origin(request: Request, use: Resources) -> str:
-    """Where a caller reaches this service, without a slash at the end: what every link in an answer begins with.
+    """Return the URL that the links in an answer begin with, without a slash at the end.
 
-    PUBLIC_URL decides, whatever the Host header says. A private one exists only beside a twin; there a caller on a
-    private host keeps the one it used, because containers and their host know the service by different names.
-    Raises MalformedRequest for a Host header that names no host.
+    It is PUBLIC_URL, whatever the Host header says. A private PUBLIC_URL exists only with a twin: then a caller that
+    uses a private host gets links to that host, because containers and their host use different names. Without
+    PUBLIC_URL it is the origin that the caller used. Raises MalformedRequest for an invalid Host header.
     """
     if use.public_url is not None and not _is_private(use.public_url):
         return use.public_url
@@ -41,9 +42,9 @@ def origin(request: Request, use: Resources) -> str:
 
 
 def result_link(request: Request, use: Resources, result: Result) -> str:
-    """An address of this image that needs no key and works until the operator's time for links is over."""
-    until = use.now() + use.link_life
-    return signed_links.result_link(use.keys, result.task_id, result.media_type, until, origin(request, use))
+    """Return a link to this image that requires no API key and expires after the operator's `link_days`."""
+    expires_at = use.now() + use.link_life
+    return signed_links.result_link(use.keys, result.task_id, result.media_type, expires_at, origin(request, use))
 
 
 @router.get("/results/{task_id}.{suffix}", response_class=Response, responses={**SERVED, **responses(HTTPStatus.GONE)})
@@ -52,15 +53,15 @@ async def get_result_image(
     request: Request,
     use: ResourcesDep,
     task_id: TaskId,
-    suffix: Annotated[str, Path(description="`png`, `jpeg` or `webp`, as the image is.")],
-    expires: Annotated[str, Query(description="When the link expires, in seconds since 1970.")] = "",
-    signature: Annotated[str, Query(description="Proves that we made this link.")] = "",
+    suffix: Annotated[str, Path(description="The format of the image: `png`, `jpeg` or `webp`.")],
+    expires: Annotated[str, Query(description="When the link expires, in seconds since the epoch.")] = "",
+    signature: Annotated[str, Query(description="The signature of the link.")] = "",
 ) -> Response:
-    """The image behind `result.sample`: no key is needed, the link is the proof."""
-    if not signed_links.check(use.keys, task_id, expires, signature, _BEFORE_ANY_END):
+    """Get the image of a signed link, such as `result.sample`. Requires no API key."""
+    if not signed_links.check(use.keys, task_id, expires, signature, _BEFORE_ANY_EXPIRY):
         raise NotFound("there is no such result")
     if use.now() >= signed_links.expiry(expires):
-        raise LinkExpired("the link has expired: ask get_result for a new one")
+        raise LinkExpired("the link has expired: get a new one from get_result")
     task, result = await read_with_result(use, task_id)
     if result is not None and suffix != EXTENSIONS[result.media_type]:
         raise NotFound("there is no such result")
@@ -68,14 +69,14 @@ async def get_result_image(
 
 
 def _host(request: Request) -> str:
-    given = request.headers.get("host", "")
+    host = request.headers.get("host", "")
     try:
-        named = _HOST.fullmatch(given) is not None and urlsplit(f"//{given}").port != 0
-    except ValueError:  # a port that is none, or brackets around no address
-        named = False
-    if not named:
-        raise MalformedRequest("the Host header names no host")
-    return given
+        valid = _HOST.fullmatch(host) is not None and urlsplit(f"//{host}").port != 0
+    except ValueError:  # an invalid port, or brackets without an IPv6 address
+        valid = False
+    if not valid:
+        raise MalformedRequest("the Host header is not a valid host")
+    return host
 
 
 def _is_private(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""What changes tasks: post one, cancel one, ask for a new attempt of one."""
+"""The routes that change tasks: post, cancel, resubmit and erase."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -20,18 +20,22 @@ from app.transitions.erase import erase
 from app.transitions.idempotency import Claim
 from app.web.auth import CallerDep, FeedDep, ResourcesDep
 from app.web.feed import Feed
+from app.web.path_ids import TaskId
 from app.web.problems import responses
 from app.web.routes.results import origin
 from app.web.schemas import webhooks
 from app.web.schemas.tasks import TaskView
 from app.web.task_form import LIST_FIELD, read_task
-from app.web.task_response import Prefer, TaskId, answer, look_at, seconds, view
+from app.web.task_response import Prefer, answer, look_at, wait_for_task, wait_seconds
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
 IdempotencyKey = Annotated[
     str | None,
-    Header(max_length=260, description="Sent again with the same body, it gives the first answer for 24 hours."),
+    Header(
+        max_length=260,
+        description="A request repeated with the same key and body returns the first response, for 24 hours.",
+    ),
 ]
 
 
@@ -40,7 +44,7 @@ def _body_schema() -> dict[str, Any]:
     as_files = TaskParams.model_json_schema()
     for field in IMAGE_FIELDS:
         as_files["properties"][field] = {"type": "string", "format": "binary"}
-    as_files["properties"][LIST_FIELD]["description"] = "A part for each name, or one part with commas between them."
+    as_files["properties"][LIST_FIELD]["description"] = "One part for each name, or one part with commas between names."
     examples = {"text-to-image": {"value": {"prompt": "a lighthouse at dawn", "aspect_ratio": "16:9", "priority": 5}}}
     content = {
         "application/json": {"schema": as_json, "examples": examples},
@@ -56,7 +60,7 @@ def _body_schema() -> dict[str, Any]:
     callbacks=webhooks.callbacks.routes,
     openapi_extra=_body_schema(),
     responses={
-        HTTPStatus.OK: {"model": TaskView, "description": "Final within the time that `Prefer: wait` gave."},
+        HTTPStatus.OK: {"model": TaskView, "description": "The task became final within the time of `Prefer: wait`."},
         **responses(
             HTTPStatus.BAD_REQUEST,
             HTTPStatus.UNAUTHORIZED,
@@ -72,34 +76,37 @@ async def post_task(
     request: Request,
     use: ResourcesDep,
     feed: FeedDep,
-    asking: CallerDep,
+    caller: CallerDep,
     prefer: Prefer = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Submit a task. The answer means that it is recorded, not that the provider has it."""
+    """Submit a task. The response means that the task is recorded, not that the provider has accepted it."""
     async with AsyncExitStack() as stack:
         params, files = await read_task(request, use.scratch, stack)
         if idempotency_key is None:
-            task_id = await submit(use, asking.key_id, params, files, origin=origin(request, use))
+            task_id = await submit(use, caller.key_id, params, files, origin=origin(request, use))
         else:
             digest = await asyncio.to_thread(idempotency.digest_of, params, files)
             images = len(params.images()) + len(files)
-            claim = await idempotency.claim(use, asking.key_id, idempotency_key, digest, images)
+            claim = await idempotency.claim(use, caller.key_id, idempotency_key, digest, images)
             if not isinstance(claim, Claim):
                 return await _replay(use, feed, claim, prefer)
-            task_id = await submit_once(use, asking.key_id, params, files, claim, origin(request, use))
+            task_id = await submit_once(use, caller.key_id, params, files, claim, origin(request, use))
     return await _posted(use, feed, task_id, prefer, {})
 
 
 async def submit_once(
     use: Resources, key_id: str, params: TaskParams, files: dict[str, IO[bytes]], claim: Claim, origin: str
 ) -> str:
-    """Submit, and remember the answer in the same transaction; a request that came to nothing is forgotten."""
+    """Submit a task and store the answer for its Idempotency-Key in the same transaction; return the task's id.
+
+    If the request fails without a task, its claim is released.
+    """
 
     def remember(connection: Connection, task_id: str) -> None:
-        seen = look_at(connection, task_id)
-        if seen is not None:
-            claim.answer(connection, seen.model_dump(mode="json"))
+        task = look_at(connection, task_id)
+        if task is not None:
+            claim.answer(connection, task.model_dump(mode="json"))
 
     try:
         return await submit(use, key_id, params, files, on_record=remember, origin=origin)
@@ -109,63 +116,66 @@ async def submit_once(
 
 
 async def _replay(use: Resources, feed: Feed, first: dict[str, Any], prefer: str | None) -> Response:
-    """The first answer; with `Prefer: wait`, the task as it is by then."""
+    """Return the first answer or, with `Prefer: wait`, the task as it is after the wait."""
     headers = {"idempotency-replayed": "true"}
     if "status" not in first:
-        raise NotFound("the task that this Idempotency-Key stands for was erased")
-    if seconds(prefer):
+        raise NotFound("the task of this Idempotency-Key was erased")
+    if wait_seconds(prefer):
         return await _posted(use, feed, first["id"], prefer, headers)
     return JSONResponse(first, HTTPStatus.ACCEPTED, {**headers, "location": f"/v1/tasks/{first['id']}"})
 
 
 async def _posted(use: Resources, feed: Feed, task_id: str, prefer: str | None, headers: dict[str, str]) -> Response:
-    seen = await view(use, feed, task_id, prefer)
-    status = HTTPStatus.OK if seen.status.final and seconds(prefer) else HTTPStatus.ACCEPTED
-    return answer(seen, status, prefer, {**headers, "location": f"/v1/tasks/{task_id}"})
+    task = await wait_for_task(use, feed, task_id, prefer)
+    status = HTTPStatus.OK if task.status.final and wait_seconds(prefer) else HTTPStatus.ACCEPTED
+    return answer(task, status, prefer, {**headers, "location": f"/v1/tasks/{task_id}"})
 
 
 _ERRORS = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 @router.post("/{task_id}/cancel", responses=_ERRORS)
-async def cancel_task(use: ResourcesDep, _asking: CallerDep, task_id: TaskId) -> TaskView:
-    """Cancel a task that is queued. What the provider has it cannot give back: that result is kept, as unwanted."""
+async def cancel_task(use: ResourcesDep, _caller: CallerDep, task_id: TaskId) -> TaskView:
+    """Cancel a queued task.
+
+    A task that the provider already has cannot be cancelled: its result is kept, and the task is marked `unwanted`.
+    """
 
     def cancel(connection: Connection) -> TaskView | None:
         moves.cancel(connection, task_id, use.now())
         return look_at(connection, task_id)
 
-    seen = await use.db.write(cancel)
-    if seen is None:
+    task = await use.db.write(cancel)
+    if task is None:
         raise NotFound("there is no such task")
-    if seen.status in {Status.STORED, Status.FAILED}:
-        raise Conflict(f"the task is {seen.status}: there is nothing left to cancel")
-    return seen
+    if task.status in {Status.STORED, Status.FAILED}:
+        raise Conflict(f"the task is {task.status} and can no longer be cancelled")
+    return task
 
 
 @router.post("/{task_id}/resubmit", status_code=HTTPStatus.ACCEPTED, responses=_ERRORS)
-async def resubmit_task(use: ResourcesDep, _asking: CallerDep, task_id: TaskId) -> TaskView:
-    """Start a new attempt of a task that failed. It may cost again: the failure's `money_spent` says what is known."""
+async def resubmit_task(use: ResourcesDep, _caller: CallerDep, task_id: TaskId) -> TaskView:
+    """Make a new attempt for a failed task. It may cost again: see `money_spent` of the failure."""
 
     def resubmit(connection: Connection) -> tuple[bool, TaskView | None]:
         task = tasks.get(connection, task_id)
-        done = task is not None and moves.resubmit(connection, task_id, task.account_id, use.now())
-        return done, look_at(connection, task_id)
+        moved = task is not None and moves.resubmit(connection, task_id, task.account_id, use.now())
+        return moved, look_at(connection, task_id)
 
-    done, seen = await use.db.write(resubmit)
-    if seen is None:
+    moved, view = await use.db.write(resubmit)
+    if view is None:
         raise NotFound("there is no such task")
-    if not done:
-        raise Conflict(f"the task is {seen.status}: only one that failed can be submitted again")
-    return seen
+    if not moved:
+        raise Conflict(f"the task is {view.status}: only a failed task can be resubmitted")
+    return view
 
 
 @router.delete(
     "/{task_id}", status_code=HTTPStatus.NO_CONTENT, responses={**_ERRORS, **responses(HTTPStatus.FORBIDDEN)}
 )
-async def erase_task(use: ResourcesDep, asking: CallerDep, task_id: TaskId) -> None:
-    """Erase a task that has ended, with its images and all that was said of it. What it cost stays in the usage.
+async def erase_task(use: ResourcesDep, caller: CallerDep, task_id: TaskId) -> None:
+    """Erase a final task with its images and all evidence. Its cost stays in the usage.
 
-    By the key that posted it, or one with the scope `*`. What has not been told by then is not told any more.
+    Requires the key that posted the task or a key with the scope `*`. Deliveries that are still waiting are not sent.
     """
-    await use.db.write(lambda connection: erase(connection, task_id, asking.owner, use.now()))
+    await use.db.write(lambda connection: erase(connection, task_id, caller.owner, use.now()))

@@ -1,4 +1,4 @@
-"""Reading tasks: one, many, and everything that is known of one."""
+"""The routes that read tasks: a list, one task, and its timeline."""
 
 from http import HTTPStatus
 from typing import Annotated
@@ -10,10 +10,12 @@ from app.db.tables import attempts, delivery_attempts, downloads, evidence, task
 from app.errors import NotFound
 from app.rules.task import Status
 from app.web.auth import CallerDep, FeedDep, ResourcesDep
+from app.web.paging import page_of
+from app.web.path_ids import TaskId
 from app.web.problems import responses
 from app.web.schemas.tasks import TaskList, TaskView
 from app.web.schemas.timeline import Timeline, timeline_view
-from app.web.task_response import Prefer, TaskId, answer, look, view
+from app.web.task_response import Prefer, answer, look, wait_for_task
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
@@ -24,19 +26,18 @@ router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 )
 async def list_tasks(
     use: ResourcesDep,
-    _asking: CallerDep,
+    _caller: CallerDep,
     status: Annotated[Status | None, Query(description="Only tasks in this state.")] = None,
     model: Annotated[str | None, Query(pattern=r"^[0-9a-z.-]{1,64}$", description="Only tasks of this model.")] = None,
     cursor: Annotated[str | None, Query(pattern=r"^task_[0-9a-v]{37}$")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> TaskList:
-    """Tasks, newest first."""
+    """List tasks, newest first."""
 
     def read(connection: Connection) -> TaskList:
-        # One more than asked tells whether there are others behind them.
-        found = tasks.newest(connection, limit=limit + 1, before=cursor, status=status, model=model)
-        page = look(connection, found[:limit])
-        return TaskList(tasks=page, next_cursor=page[-1].id if len(found) > limit else None)
+        rows = tasks.newest(connection, limit=limit + 1, before=cursor, status=status, model=model)
+        page, next_cursor = page_of(rows, limit)
+        return TaskList(tasks=look(connection, page), next_cursor=next_cursor)
 
     return await use.db.read(read)
 
@@ -47,18 +48,18 @@ async def list_tasks(
     responses=responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE),
 )
 async def get_task(
-    use: ResourcesDep, feed: FeedDep, _asking: CallerDep, task_id: TaskId, prefer: Prefer = None
+    use: ResourcesDep, feed: FeedDep, _caller: CallerDep, task_id: TaskId, prefer: Prefer = None
 ) -> Response:
-    """One task."""
-    return answer(await view(use, feed, task_id, prefer), HTTPStatus.OK, prefer, {})
+    """Get a task. With `Prefer: wait=N`, respond as soon as it is final."""
+    return answer(await wait_for_task(use, feed, task_id, prefer), HTTPStatus.OK, prefer, {})
 
 
 @router.get(
     "/{task_id}/timeline",
     responses=responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE),
 )
-async def get_timeline(use: ResourcesDep, _asking: CallerDep, task_id: TaskId) -> Timeline:
-    """Everything that is known of a task, in order: attempts, evidence with its verdict and effect, downloads."""
+async def get_timeline(use: ResourcesDep, _caller: CallerDep, task_id: TaskId) -> Timeline:
+    """Get the full history of a task, in order: states, attempts, evidence, downloads and webhook deliveries."""
 
     def read(connection: Connection) -> Timeline | None:
         task = tasks.get(connection, task_id)
@@ -72,7 +73,7 @@ async def get_timeline(use: ResourcesDep, _asking: CallerDep, task_id: TaskId) -
             delivery_attempts.told_of(connection, task_id),
         )
 
-    found = await use.db.read(read)
-    if found is None:
+    timeline = await use.db.read(read)
+    if timeline is None:
         raise NotFound("there is no such task")
-    return found
+    return timeline

@@ -1,4 +1,4 @@
-"""What was used, for whoever pays or plans."""
+"""The usage of API keys: tasks and their cost."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -16,33 +16,35 @@ from app.web.problems import responses
 
 router = APIRouter(prefix="/v1/usage", tags=["usage"])
 
-_USUAL, _MOST = timedelta(days=30), timedelta(days=366)
-_FIRST = datetime.min.replace(tzinfo=UTC)
+_DEFAULT_PERIOD, _MAX_PERIOD = timedelta(days=30), timedelta(days=366)
+_EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
 class UsedView(BaseModel):
-    """The tasks of one API key and one model that were posted in the span, as they stand now."""
+    """The tasks of one API key and one model that were posted in the period, by their current state."""
 
     key_id: str
-    key_name: Annotated[str | None, Field(description="Null where there is no such key any more.")]
+    key_name: Annotated[str | None, Field(description="Null if the key no longer exists.")]
     model: str
-    posted: Annotated[int, Field(description="`stored`, `failed`, `cancelled` and `open` together.")]
+    posted: Annotated[int, Field(description="The sum of `stored`, `failed`, `cancelled` and `open`.")]
     stored: int
     failed: int
     cancelled: int
-    open: Annotated[int, Field(description="Not ended yet.")]
-    cost: Annotated[float, Field(description="Credits over all attempts, as the provider told them; else 0.")]
+    open: Annotated[int, Field(description="Tasks that are not final.")]
+    cost: Annotated[
+        float, Field(description="Credits over all attempts, as the provider reported them; 0 if it reported none.")
+    ]
     cost_unknown: Annotated[
         int,
-        Field(description="Tasks of which no cost is known, without those that cost nothing for sure."),
+        Field(description="Tasks without a reported cost, except those that certainly cost nothing."),
     ]
 
 
 class Usage(BaseModel):
-    """What was posted in a span; keys and models of which nothing was are left out."""
+    """The usage in a period. Keys and models without tasks are left out."""
 
     begin: Annotated[datetime, Field(serialization_alias="from")]
-    end: Annotated[datetime, Field(serialization_alias="to", description="Not included.")]
+    end: Annotated[datetime, Field(serialization_alias="to", description="Exclusive.")]
     usage: list[UsedView]
 
 
@@ -52,29 +54,29 @@ class Usage(BaseModel):
 )
 async def get_usage(
     use: ResourcesDep,
-    asking: CallerDep,
+    caller: CallerDep,
     begin: Annotated[InstantGiven | None, Query(alias="from", description="Default: 30 days before `to`.")] = None,
     end: Annotated[
-        InstantGiven | None, Query(alias="to", description="Not included; at most 366 days after `from`. Default: now.")
+        InstantGiven | None, Query(alias="to", description="Exclusive; at most 366 days after `from`. Default: now.")
     ] = None,
 ) -> Usage:
-    """Tasks that were posted in a span, and what they cost, by API key and model.
+    """Get the tasks that were posted in a period, and their cost, by API key and model.
 
-    Those of the calling key, or of all keys for one with the scope `*`.
+    Covers the calling key, or all keys if it has the scope `*`.
     """
-    begin, end = _span(begin, end, use.now())
-    found = await use.db.read(lambda connection: usage.between(connection, begin, end, asking.owner))
-    return Usage(begin=begin, end=end, usage=[UsedView.model_validate(asdict(each)) for each in found])
+    begin, end = _period(begin, end, use.now())
+    rows = await use.db.read(lambda connection: usage.between(connection, begin, end, caller.owner))
+    return Usage(begin=begin, end=end, usage=[UsedView.model_validate(asdict(row)) for row in rows])
 
 
-def _span(begin: datetime | None, end: datetime | None, now: datetime) -> tuple[datetime, datetime]:
-    """From when to when. Raises InvalidRequest."""
+def _period(begin: datetime | None, end: datetime | None, now: datetime) -> tuple[datetime, datetime]:
+    """Return begin and end (exclusive), with their defaults. Raises InvalidRequest."""
     end = now if end is None else end
-    begin = end - min(_USUAL, end - _FIRST) if begin is None else begin
+    begin = end - min(_DEFAULT_PERIOD, end - _EARLIEST) if begin is None else begin
     if begin >= end:
         raise _refusal("must come after `from`")
-    if end - begin > _MOST:
-        raise _refusal(f"must lie {_MOST.days} days after `from` at most")
+    if end - begin > _MAX_PERIOD:
+        raise _refusal(f"must be at most {_MAX_PERIOD.days} days after `from`")
     return begin, end
 
 

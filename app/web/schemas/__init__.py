@@ -1,1 +1,1 @@
-"""What the routes show."""
+"""Response models of the routes, and the models of outgoing webhooks."""

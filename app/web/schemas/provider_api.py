@@ -1,4 +1,4 @@
-"""What the drop-in door answers: the provider's own shapes, made from our rows."""
+"""Response models of the provider-compatible API, built from stored tasks."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -15,14 +15,14 @@ from app.web.problems import ProviderError
 _REASONS = {
     Failure.REQUEST_MODERATED: "Request Moderated",
     Failure.CONTENT_MODERATED: "Content Moderated",
-    Failure.PROVIDER_REJECTED: "the provider refused the request",
-    Failure.PROVIDER_ERROR: "the provider could not make the image",
+    Failure.PROVIDER_REJECTED: "the provider rejected the request",
+    Failure.PROVIDER_ERROR: "the provider could not generate the image",
     Failure.OUT_OF_CREDITS: "the provider's account is out of credits",
-    Failure.UNKNOWN_OUTCOME: "the provider's answer was lost: it may have been charged",
-    Failure.ASSET_LOST: "the image was made and could not be fetched",
+    Failure.UNKNOWN_OUTCOME: "the provider's answer was lost: the task may have been charged",
+    Failure.ASSET_LOST: "the image was generated but could not be downloaded",
     Failure.DEADLINE_EXCEEDED: "the task was not started before its deadline",
 }
-# To callers both are one status: a parser that is known breaks on "Content Moderated". `details` tells them apart.
+# Both have one status, because a known client fails on "Content Moderated". `details` has the failure code.
 _MODERATED = frozenset({Failure.REQUEST_MODERATED, Failure.CONTENT_MODERATED})
 
 Shown = Literal["Pending", "Ready", "Error", "Request Moderated"]
@@ -50,24 +50,35 @@ class Submitted(BaseModel):
     )
 
     id: str
-    polling_url: Annotated[str, Field(description="Absolute, on the origin and under the path that the caller used.")]
+    polling_url: Annotated[
+        str, Field(description="Absolute URL with the origin and the path prefix that the caller used.")
+    ]
     status: Literal["Pending"] = "Pending"
-    webhook_url: Annotated[str | None, Field(description="As it was given; not there without one.")] = None
+    webhook_url: Annotated[str | None, Field(description="The `webhook_url` of the request; omitted without one.")] = (
+        None
+    )
 
 
 class Made(BaseModel):
-    """A finished image. Under `/flux` the times are there as `startTime` and `endTime` too."""
+    """A finished image. Under `/flux`, the times are also present as `startTime` and `endTime`."""
 
-    sample: Annotated[str, Field(description="The image in our store. Needs no key; each poll gives a fresh link.")]
+    sample: Annotated[
+        str,
+        Field(
+            description="Signed link to the stored image. It needs no API key and expires; each poll returns a new one."
+        ),
+    ]
     prompt: str
     seed: int | None
-    start_time: Annotated[float, Field(description="When the provider was asked, in seconds since 1970.")]
-    end_time: Annotated[float, Field(description="When the result was known.")]
-    duration: Annotated[float, Field(description="Seconds between the two.")]
+    start_time: Annotated[
+        float, Field(description="When the task was sent to the provider, in seconds since the epoch.")
+    ]
+    end_time: Annotated[float, Field(description="When the result was known, in seconds since the epoch.")]
+    duration: Annotated[float, Field(description="`end_time` minus `start_time`, in seconds.")]
 
 
 class Polled(BaseModel):
-    """Where a task is. `Ready` means that the image is kept here."""
+    """The status of a task. `Ready` means that the image is stored in Fluxhook."""
 
     model_config = _examples(
         _PENDING,
@@ -86,13 +97,13 @@ class Polled(BaseModel):
     progress: float | None = None
     details: dict[str, Any] | None = None
     preview: dict[str, Any] | None = None
-    error: Annotated[str | None, Field(description="Of a failed task alone: why, for people.")] = None
+    error: Annotated[str | None, Field(description="Human-readable reason; only for a failed task.")] = None
     message: Annotated[str | None, Field(description="The same as `error`.")] = None
     detail: Annotated[str | None, Field(description="The same as `error`.")] = None
 
 
 class TaskNotFound(BaseModel):
-    """The provider's answer for an id that it does not know, with the text where each client family looks for it."""
+    """The provider's answer for an unknown id, with the error text in every member that a known client reads."""
 
     id: str
     status: Literal["Task not found"] = "Task not found"
@@ -110,11 +121,11 @@ class TaskNotFound(BaseModel):
 class Credits(BaseModel):
     model_config = _examples({"credits": 1234.5})
 
-    credits: Annotated[float, Field(description="What is left on the provider's account. 1 credit is 0.01 USD.")]
+    credits: Annotated[float, Field(description="Remaining credits of the provider's account. 1 credit is 0.01 USD.")]
 
 
 def polled(task: Task, sample: str | None, *, camel_case: bool) -> dict[str, Any]:
-    """A task in the provider's words; `sample` is the link to its image, where one is kept."""
+    """Return a task in the provider's form; `sample` is the link to its image, or None without a stored image."""
     pending: dict[str, Any] = {"id": task.id, "status": "Pending", "result": None, "progress": None}
     pending |= {"details": None, "preview": None}
     if task.status is Status.STORED and sample is not None:
@@ -123,19 +134,18 @@ def polled(task: Task, sample: str | None, *, camel_case: bool) -> dict[str, Any
 
 
 def task_not_found(task_id: str) -> dict[str, Any]:
-    """As the provider says it, and with the members of every error here but `status`, which clients read as a word."""
-    told = problems.document(NotFound("Task not found"), HTTPStatus.NOT_FOUND)
-    return TaskNotFound.model_validate({**told, "id": task_id, "status": "Task not found"}).model_dump()
+    """Return the provider's answer with the members of a `Problem`, except `status`, which clients expect as text."""
+    problem = problems.document(NotFound("Task not found"), HTTPStatus.NOT_FOUND)
+    return TaskNotFound.model_validate({**problem, "id": task_id, "status": "Task not found"}).model_dump()
 
 
 def _made(task: Task, sample: str, *, camel_case: bool) -> dict[str, Any]:
     start = (task.submitting_at or task.created_at).timestamp()
     end = max(start, (task.ready_at or task.stored_at or task.created_at).timestamp())
-    asked = task.request.get("seed")
     times = {"start_time": start, "end_time": end, "duration": round(end - start, 3)}
     if camel_case:
         times |= {"startTime": start, "endTime": end}
-    seed = asked if task.seed is None else task.seed
+    seed = task.request.get("seed") if task.seed is None else task.seed
     return {"sample": sample, "prompt": task.request["prompt"], "seed": seed, **times}
 
 
@@ -145,20 +155,24 @@ def _failed(task: Task) -> dict[str, Any]:
         return {
             "status": "Request Moderated",
             "details": {"Moderation Reasons": reasons, "code": task.failure},
-            **_said(", ".join(reasons)),
+            **_error_texts(", ".join(reasons)),
         }
-    why = _why(task)
-    return {"status": "Error", "details": {"error": why, "code": task.failure or task.status}, **_said(why)}
+    reason = _reason(task)
+    return {
+        "status": "Error",
+        "details": {"error": reason, "code": task.failure or task.status},
+        **_error_texts(reason),
+    }
 
 
-def _why(task: Task) -> str:
+def _reason(task: Task) -> str:
     if task.status is Status.CANCELLED:
         return "the task was cancelled"
     if task.failure is None:
-        return "the image is not kept any more"
+        return "the image is no longer stored"
     return task.failure_detail or _REASONS[task.failure]
 
 
-def _said(text: str) -> dict[str, str]:
-    """In every place where a known client looks for it."""
+def _error_texts(text: str) -> dict[str, str]:
+    """Return the text in every member in which a known client looks for it."""
     return {"error": text, "message": text, "detail": text}

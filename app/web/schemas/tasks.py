@@ -1,4 +1,4 @@
-"""What the API shows of a task: the shapes in `/openapi.json`, made from rows."""
+"""Response models of tasks, built from rows."""
 
 from dataclasses import asdict
 from datetime import datetime
@@ -34,7 +34,11 @@ class FailureView(BaseModel):
     code: Failure
     detail: str | None
     money_spent: Annotated[
-        MoneySpent, Field(description="`no`: never accepted. `yes`: an image was made. `maybe`: nobody says.")
+        MoneySpent,
+        Field(
+            description="Whether the task cost anything. `no`: the provider never accepted it. `yes`: an image was "
+            "generated. `maybe`: it was accepted, or may have been, and no image was generated."
+        ),
     ]
 
 
@@ -48,15 +52,19 @@ class ImageView(BaseModel):
 
 
 class QueueView(BaseModel):
-    """Where a queued task stands; null once it has a slot of the provider."""
+    """The queue position of a task that waits for a slot."""
 
-    position: Annotated[int, Field(description="1 is next, by priority and arrival; keys take turns.")]
-    paused_until_at: Annotated[datetime | None, Field(description="Until when the provider's account is left alone.")]
+    position: Annotated[
+        int, Field(description="1 is next. The order is by priority, then in turn between API keys, then by arrival.")
+    ]
+    paused_until_at: Annotated[
+        datetime | None, Field(description="The end of the pause of the provider's account; null without a pause.")
+    ]
     pause_reason: str | None
 
 
 class WebhookView(BaseModel):
-    """Where the task's submitter wants to be told. Its secret is never shown."""
+    """Where and how webhooks are sent. The secret is never returned."""
 
     url: str
     form: str
@@ -64,7 +72,7 @@ class WebhookView(BaseModel):
 
 
 class TaskView(BaseModel):
-    """One task. A phase's time is null until it is reached."""
+    """A task. The time of a state is null until the task reaches that state."""
 
     id: str
     status: Status
@@ -76,9 +84,9 @@ class TaskView(BaseModel):
     deadline_at: datetime | None
     queue: QueueView | None
     webhook: WebhookView | None
-    unwanted: Annotated[bool, Field(description="Cancelled too late: its result is kept all the same.")]
-    seed: Annotated[int | None, Field(description="The seed that made the image, as the provider told it.")]
-    cost: Annotated[float | None, Field(description="Credits, as the provider told them.")]
+    unwanted: Annotated[bool, Field(description="True if the task was cancelled too late. Its result is kept.")]
+    seed: Annotated[int | None, Field(description="The seed of the image, as the provider reported it.")]
+    cost: Annotated[float | None, Field(description="Cost in credits, as the provider reported it.")]
     failure: FailureView | None
     image: ImageView | None
     created_at: datetime
@@ -92,10 +100,12 @@ class TaskView(BaseModel):
 
 class TaskList(BaseModel):
     tasks: list[TaskView]
-    next_cursor: Annotated[str | None, Field(description="Give it as `cursor` for the tasks before these.")]
+    next_cursor: Annotated[
+        str | None, Field(description="Pass it as `cursor` to get the next page; null on the last page.")
+    ]
 
 
-def task_view(task: Task, result: Result | None, place: QueueView | None = None) -> TaskView:
+def task_view(task: Task, result: Result | None, queued: QueueView | None = None) -> TaskView:
     return TaskView(
         id=task.id,
         status=task.status,
@@ -105,7 +115,7 @@ def task_view(task: Task, result: Result | None, place: QueueView | None = None)
         warnings=list(task.warnings),
         priority=task.priority,
         deadline_at=task.deadline_at,
-        queue=place,
+        queue=queued,
         webhook=_webhook(task),
         unwanted=task.cancel_requested_at is not None,
         seed=task.seed,

@@ -1,4 +1,4 @@
-"""Everything that is known of a task, in order: the shapes in `/openapi.json`, made from rows."""
+"""Response models of the timeline of a task, built from rows."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -35,7 +35,7 @@ class SubmissionEntry(BaseModel):
 
 
 class EvidenceEntry(BaseModel):
-    """What a witness said, how far it proved itself, and what that did."""
+    """A piece of evidence: what a witness said, how far it proves its origin, and its effect on the task."""
 
     event: Literal["evidence"] = "evidence"
     at: datetime
@@ -47,8 +47,10 @@ class EvidenceEntry(BaseModel):
     detail: str | None
     http_status: int | None
     sha256: str
-    copies: Annotated[int, Field(description="How often exactly this came.")]
-    repaired: Annotated[bool, Field(description="Asking told what no callback had told: polling saved the day.")]
+    copies: Annotated[int, Field(description="How often exactly this content was received.")]
+    repaired: Annotated[
+        bool, Field(description="True if the result came from a poll although a callback was requested.")
+    ]
     last_received_at: datetime
 
 
@@ -61,16 +63,18 @@ class DownloadEntry(BaseModel):
 
 
 class DeliveryEntry(BaseModel):
-    """What the task's submitter was to be told, and how far that has come."""
+    """A webhook delivery about the task, with its current state."""
 
     event: Literal["delivery"] = "delivery"
     at: datetime
     delivery_id: str
-    about: Annotated[str, Field(description="The state that the task had come to.")]
+    about: Annotated[str, Field(description="The task state that the delivery reports.")]
     state: Annotated[str, Field(description="`waiting`, `delivered` or `failed`.")]
-    detail: Annotated[str | None, Field(description="What was wrong with the last attempt.")]
+    detail: Annotated[str | None, Field(description="Why the last attempt failed.")]
     attempts: int
-    endpoint_state: Annotated[str, Field(description="`active`; nothing is sent to one that is `paused` or `gone`.")]
+    endpoint_state: Annotated[
+        str, Field(description="`active`, `paused` or `gone`; nothing is sent to a `paused` or `gone` endpoint.")
+    ]
     ended_at: datetime | None
 
 
@@ -86,29 +90,29 @@ class Timeline(BaseModel):
 
 def timeline_view(
     task: Task,
-    submissions: Sequence[Attempt],
-    testimonies: Sequence[EvidenceRow],
+    attempts: Sequence[Attempt],
+    evidence: Sequence[EvidenceRow],
     downloads: Sequence[Download],
-    told: Sequence[Told] = (),
+    deliveries: Sequence[Told] = (),
 ) -> Timeline:
-    """Everything that is known of a task, in the order in which it happened."""
+    """Return the timeline of a task, in chronological order. Attempts that were never sent are left out."""
     entries: list[Entry] = [PhaseEntry(at=at, status=status) for status, at in _phases(task)]
-    entries += [_submission(each) for each in submissions if each.sent_at is not None]
-    callback_requested = {each.id for each in submissions if each.callback_requested}
-    entries += [_evidence(each, callback_requested) for each in testimonies]
-    entries += [DownloadEntry.model_validate({**asdict(each), "at": each.started_at}) for each in downloads]
+    entries += [_attempt_entry(attempt) for attempt in attempts if attempt.sent_at is not None]
+    callback_requested = {attempt.id for attempt in attempts if attempt.callback_requested}
+    entries += [_evidence_entry(row, callback_requested) for row in evidence]
+    entries += [DownloadEntry.model_validate({**asdict(row), "at": row.started_at}) for row in downloads]
     entries += [
-        DeliveryEntry.model_validate({**asdict(each), "about": each.event, "event": "delivery", "at": each.planned_at})
-        for each in told
+        DeliveryEntry.model_validate({**asdict(row), "about": row.event, "event": "delivery", "at": row.planned_at})
+        for row in deliveries
     ]
-    return Timeline(task_id=task.id, entries=sorted(entries, key=_moment))
+    return Timeline(task_id=task.id, entries=sorted(entries, key=_sort_key))
 
 
-def _moment(entry: Entry) -> tuple[datetime, int]:
-    """When it happened; at the same instant the cause stands before what it caused."""
-    begun = entry.event == "phase" and entry.status in {Status.QUEUED, Status.SUBMITTING}
+def _sort_key(entry: Entry) -> tuple[datetime, int]:
+    """Sort by time; at the same instant, a cause comes before its effect."""
+    starts_attempt = entry.event == "phase" and entry.status in {Status.QUEUED, Status.SUBMITTING}
     order = ("submission", "evidence", "download", "phase", "delivery")
-    return entry.at, -1 if begun else order.index(entry.event)
+    return entry.at, -1 if starts_attempt else order.index(entry.event)
 
 
 def _phases(task: Task) -> list[tuple[Status, datetime]]:
@@ -118,12 +122,12 @@ def _phases(task: Task) -> list[tuple[Status, datetime]]:
     return [(status, at) for status, at in times.items() if at is not None]
 
 
-def _submission(each: Attempt) -> SubmissionEntry:
-    return SubmissionEntry.model_validate({**asdict(each), "submission_id": each.id, "at": each.sent_at})
+def _attempt_entry(attempt: Attempt) -> SubmissionEntry:
+    return SubmissionEntry.model_validate({**asdict(attempt), "submission_id": attempt.id, "at": attempt.sent_at})
 
 
-def _evidence(each: EvidenceRow, callback_requested: set[str]) -> EvidenceEntry:
-    told = each.effect is Effect.MOVED and each.said in {Said.READY, Said.FAILED}
-    repaired = told and each.witness is Witness.POLL and each.submission_id in callback_requested
-    named = {"sha256": each.digest, "at": each.received_at, "repaired": repaired}
-    return EvidenceEntry.model_validate({**asdict(each), **named})
+def _evidence_entry(row: EvidenceRow, callback_requested: set[str]) -> EvidenceEntry:
+    brought_result = row.effect is Effect.MOVED and row.said in {Said.READY, Said.FAILED}
+    repaired = brought_result and row.witness is Witness.POLL and row.submission_id in callback_requested
+    derived = {"sha256": row.digest, "at": row.received_at, "repaired": repaired}
+    return EvidenceEntry.model_validate({**asdict(row), **derived})

@@ -1,4 +1,4 @@
-"""What we send, for `/openapi.json`: the two forms of a webhook. No route of ours is here."""
+"""The outgoing webhooks in `/openapi.json`, in both forms. This module serves no route."""
 
 from datetime import datetime
 from http import HTTPStatus
@@ -17,18 +17,23 @@ _LINK = f"https://fluxhook.example.com/results/{_ID}.png?expires=1767873600&sign
 
 
 class ProviderResult(BaseModel):
-    sample: Annotated[str | None, Field(description="A link to the image that needs no key and expires.")]
+    sample: Annotated[
+        str | None, Field(description="Signed link to the stored image. It requires no API key and expires.")
+    ]
     prompt: str
     seed: int | None
 
 
 class ProviderForm(BaseModel):
-    """As the provider calls back: existing handlers read it."""
+    """The form of the provider's own webhooks, for existing handlers."""
 
-    id: Annotated[str, Field(description="The task's id, or in a test the delivery's.")]
+    id: Annotated[str, Field(description="The id of the task; in a test, the id of the delivery.")]
     status: Literal["Pending", "Ready", "Error"]
-    result: Annotated[ProviderResult | None, Field(description="Of a task whose image is stored.")] = None
-    error: Annotated[str | None, Field(description="A code: the provider's own where it has one.")] = None
+    result: Annotated[ProviderResult | None, Field(description="Present if the image of the task is stored.")] = None
+    error: Annotated[
+        str | None,
+        Field(description="Error code: the provider's code, or `cancelled`, for which the provider has none."),
+    ] = None
     message: str | None = None
     timestamp: datetime
 
@@ -40,7 +45,9 @@ class EventFailure(BaseModel):
 
 
 class EventImage(BaseModel):
-    url: Annotated[str | None, Field(description="A link that needs no key and expires.")]
+    url: Annotated[
+        str | None, Field(description="Signed link to the stored image. It requires no API key and expires.")
+    ]
     sha256: str
     media_type: str
     bytes: int
@@ -63,11 +70,11 @@ class EventTask(BaseModel):
 
 
 class WebhookData(BaseModel):
-    task: Annotated[EventTask | None, Field(description="Not there in a test.")] = None
+    task: Annotated[EventTask | None, Field(description="Omitted in a test.")] = None
 
 
 class EventForm(BaseModel):
-    """What happened, when, and the task: as Standard Webhooks suggests."""
+    """The type and time of the event, and the task, in the form that Standard Webhooks recommends."""
 
     type: Literal["task.submitted", "task.stored", "task.failed", "task.cancelled", "test"]
     timestamp: datetime
@@ -116,16 +123,22 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 }
 _CONTENT = {"application/json": {"examples": {name: {"value": value} for name, value in EXAMPLES.items()}}}
 _ANSWERS: dict[int | str, dict[str, Any]] = {
-    HTTPStatus.OK: {"description": "Any 2xx within 15 seconds: it arrived."},
-    HTTPStatus.GONE: {"description": "Nothing is sent to this address any more."},
+    HTTPStatus.OK: {"description": "Delivered: any 2xx within 15 seconds."},
+    HTTPStatus.GONE: {"description": "No more webhooks are sent to this address."},
 }
 
-WebhookId = Annotated[str, Header(alias="webhook-id", description="The same in each attempt: tell copies by it.")]
-WebhookTimestamp = Annotated[str, Header(alias="webhook-timestamp", description="Of this attempt, epoch seconds.")]
-WebhookSignature = Annotated[str, Header(alias="webhook-signature", description="Standard Webhooks: `v1,` and base64.")]
+WebhookId = Annotated[
+    str, Header(alias="webhook-id", description="The same in every attempt: use it to detect duplicates.")
+]
+WebhookTimestamp = Annotated[
+    str, Header(alias="webhook-timestamp", description="Time of this attempt, in epoch seconds.")
+]
+WebhookSignature = Annotated[
+    str, Header(alias="webhook-signature", description="Standard Webhooks signature: `v1,` and base64.")
+]
 BflSignature = Annotated[
     str | None,
-    Header(alias="x-bfl-signature", description="`sha256=` and hex, where a secret was given with task or key."),
+    Header(alias="x-bfl-signature", description="`sha256=` and hex; sent if the task or the key has a secret."),
 ]
 
 
@@ -138,12 +151,13 @@ BflSignature = Annotated[
     response_class=Response,
     openapi_extra={"requestBody": {"content": _CONTENT}},
     name="told_of_task",
+    summary="Task Webhook",
 )
-async def told(
+async def task_webhook(
     body: ProviderForm | EventForm,
     webhook_id: WebhookId,
     webhook_timestamp: WebhookTimestamp,
     webhook_signature: WebhookSignature,
     x_bfl_signature: BflSignature = None,
 ) -> None:
-    """A task has come to a state that its submitter wants to be told of. Sent at least once, in no promised order."""
+    """A task has reached a state that its webhook reports. Delivered at least once; the order is not guaranteed."""

@@ -160,14 +160,14 @@ async def test_a_file_that_somebody_removed_is_not_found(world: World, path: str
     for file in kept_files(world):
         file.unlink()
 
-    assert problem(await world.api.get(path), 404)["detail"] == "the image is not in the store any more"
+    assert problem(await world.api.get(path), 404)["detail"] == "the image is no longer in the store"
 
 
 async def test_a_file_of_which_a_part_is_left_is_not_shown(world: World, path: str) -> None:
     for file in kept_files(world):
         file.write_bytes(file.read_bytes()[:100])
 
-    assert problem(await world.api.get(path), 404)["detail"] == "the image is not in the store any more"
+    assert problem(await world.api.get(path), 404)["detail"] == "the image is no longer in the store"
 
 
 async def test_an_image_in_a_store_that_went_away_is_unavailable(world: World, path: str, tmp_path: Path) -> None:

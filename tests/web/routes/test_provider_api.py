@@ -129,7 +129,7 @@ async def test_an_image_that_is_kept_no_more_is_an_error(world: World) -> None:
 
     found = await poll(world, posted)
 
-    assert (found["status"], found["message"]) == ("Error", "the image is not kept any more")
+    assert (found["status"], found["message"]) == ("Error", "the image is no longer stored")
 
 
 async def test_an_edit_sends_the_pictures_on(world: World) -> None:
@@ -382,11 +382,11 @@ def heard(status: int | None, body: bytes = b"") -> ProviderResponse:
 
 
 NO_BALANCE = [
-    (heard(None), 503, "the provider does not answer"),
-    (heard(403, b'{"detail": "Not authenticated"}'), 503, "the provider refuses the key that is configured here"),
-    (heard(404), 404, "the provider tells no balance"),
-    (heard(502, b"<html>"), 503, "the provider told no balance: HTTP 502"),
-    (heard(200, b'{"credits": "many"}'), 503, "the provider told no balance: HTTP 200"),
+    (heard(None), 503, "the provider did not answer"),
+    (heard(403, b'{"detail": "Not authenticated"}'), 503, "the provider rejects the configured key"),
+    (heard(404), 404, "the provider does not report a balance"),
+    (heard(502, b"<html>"), 503, "the provider did not return a balance: HTTP 502"),
+    (heard(200, b'{"credits": "many"}'), 503, "the provider did not return a balance: HTTP 200"),
 ]
 
 
