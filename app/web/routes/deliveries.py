@@ -75,9 +75,7 @@ class Replay(BaseModel):
 
     begin: Annotated[InstantGiven, Field(alias="from")]
     end: Annotated[InstantGiven, Field(alias="to", description="Exclusive.")]
-    endpoint_id: Annotated[str | None, Field(pattern=_ENDPOINT_ID, description="Only deliveries to this endpoint.")] = (
-        None
-    )
+    endpoint_id: Annotated[str | None, Field(pattern=_ENDPOINT_ID, description="Only to this endpoint.")] = None
 
     @model_validator(mode="after")
     def _in_order(self) -> "Replay":

@@ -54,9 +54,7 @@ class Submitted(BaseModel):
         str, Field(description="Absolute URL with the origin and the path prefix that the caller used.")
     ]
     status: Literal["Pending"] = "Pending"
-    webhook_url: Annotated[str | None, Field(description="The `webhook_url` of the request; omitted without one.")] = (
-        None
-    )
+    webhook_url: Annotated[str | None, Field(description="As in the request; omitted without one.")] = None
 
 
 class Made(BaseModel):
