@@ -108,7 +108,7 @@ async def test_the_timeline_shows_which_instance_spools_the_image_and_why(each_w
         (await each_world.outsider.get("/readyz")).json()["notes"],
     )
 
-    assert (entry["outcome"], entry["detail"]) == ("kept_aside", f"{name} keeps it: {KEPT_ASIDE}")
+    assert (entry["outcome"], entry["detail"]) == ("kept_aside", f"spooled on {name}: {OUTAGE}")
     assert notes == [f"{name} spools images until the store accepts them: 1"]
 
 

@@ -60,10 +60,10 @@ FeedDep = Annotated[Feed, Depends(live_feed)]
 
 async def require_caller(request: Request, use: ResourcesDep) -> Caller:
     """Return the caller of this request. Raises Unauthorized."""
-    found = await find_caller(request, use)
-    if found is None:
+    caller = await find_caller(request, use)
+    if caller is None:
         raise Unauthorized("send a valid API key as `Authorization: Bearer KEY` or `x-key: KEY`")
-    return found
+    return caller
 
 
 CallerDep = Annotated[Caller, Depends(require_caller)]

@@ -1,4 +1,4 @@
-"""The service under a real server, for what only sockets and browsers show."""
+"""The service in a real server, for tests with sockets and browsers."""
 
 import asyncio
 import socket
@@ -15,7 +15,7 @@ from tests.world import World
 
 @pytest.fixture
 async def address(request: pytest.FixtureRequest, world: World) -> AsyncGenerator[str]:
-    """Where the world's service listens, as in http://127.0.0.1:PORT; a parameter has more options for uvicorn."""
+    """The base URL of the service, such as http://127.0.0.1:PORT; the parameter has further options for uvicorn."""
     app = create_app(nullcontext(world.use), with_worker=False)
     options = getattr(request, "param", {})
     server = uvicorn.Server(uvicorn.Config(app, http=Protocol, log_config=None, lifespan="on", **options))

@@ -7,7 +7,7 @@ from typing import Any
 KEPT = Path(__file__).with_name("contract.json")
 _TEXTS = frozenset({"title", "description", "summary", "operationId", "tags", "examples", "example"})
 
-# In nearly every operation, so kept once beside them.
+# These occur in nearly every operation, so they are stored once.
 _SHARED = frozenset(f"#/components/schemas/{name}" for name in ("Problem", "TaskView"))
 
 

@@ -1,4 +1,4 @@
-"""What several tests here look at: the error document, and what a refused request must not leave behind."""
+"""Helpers of several tests: the error document, and the rows that a refused request must not write."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ TABLES = ("tasks", "submissions")
 
 
 def problem(answer: httpx.Response, status: int, code: str | None = None) -> dict[str, Any]:
-    """The error document of this answer, after all that every error document has to be."""
+    """Check what holds for every error document, and return the document of this answer."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     found: dict[str, Any] = answer.json()
@@ -29,7 +29,7 @@ def problem(answer: httpx.Response, status: int, code: str | None = None) -> dic
 
 
 async def rows(world: World) -> dict[str, int]:
-    """How many rows there are in each table that a submitted task writes to."""
+    """Return the number of rows in each table that a submitted task writes to."""
 
     def count(connection: Connection) -> dict[str, int]:
         counts = {table: select(func.count()).select_from(text(table)) for table in TABLES}

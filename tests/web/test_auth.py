@@ -1,4 +1,4 @@
-"""Who may ask: keys in two headers, a session that only reads, and the few routes that need neither."""
+"""Authentication: keys in two headers, a read-only session, and the routes that need neither."""
 
 from datetime import timedelta
 
@@ -29,7 +29,7 @@ async def sign_in(world: World, key: str = ADMIN_KEY) -> dict[str, str]:
 
 
 async def replace_key(world: World, secret: str, *, disabled: bool = False) -> None:
-    """Give the admin key another secret, or switch it off."""
+    """Give the admin key another secret, or disable it."""
     await world.use.db.write(
         lambda connection: api_keys.put(
             connection,
@@ -44,7 +44,7 @@ async def replace_key(world: World, secret: str, *, disabled: bool = False) -> N
 
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
-async def test_without_a_key_nothing_is_told_and_nothing_is_done(world: World, method: str, path: str) -> None:
+async def test_a_request_without_a_key_is_refused_and_changes_nothing(world: World, method: str, path: str) -> None:
     answer = await world.outsider.request(method, path)
 
     assert answer.status_code == 401
@@ -75,7 +75,7 @@ NO_KEYS: list[tuple[str, str | bytes]] = [
 ]
 
 
-async def test_what_is_no_valid_key_gets_the_same_answer_as_none(world: World) -> None:
+async def test_an_invalid_key_gets_the_same_answer_as_a_missing_one(world: World) -> None:
     none = await world.outsider.get("/v1/tasks")
 
     for name, value in NO_KEYS:
@@ -94,7 +94,7 @@ async def test_what_is_no_valid_key_gets_the_same_answer_as_none(world: World) -
     ],
     ids=["Bearer", "bearer", "x-key", "x-key beside the proxy's own"],
 )
-async def test_a_key_is_taken_in_either_header(world: World, headers: dict[str, str]) -> None:
+async def test_a_key_is_accepted_in_either_header(world: World, headers: dict[str, str]) -> None:
     assert (await world.outsider.get("/v1/tasks", headers=headers)).status_code == 200
 
 
@@ -104,7 +104,7 @@ async def test_a_wrong_key_is_refused_even_with_a_session(world: World) -> None:
     problem(await world.outsider.get("/v1/tasks", headers={**session, "x-key": "wrong"}), 401)
 
 
-async def test_a_disabled_key_is_no_key(world: World) -> None:
+async def test_a_disabled_key_is_refused(world: World) -> None:
     await replace_key(world, ADMIN_KEY, disabled=True)
 
     problem(await world.api.get("/v1/tasks"), 401)
@@ -137,7 +137,7 @@ async def test_the_sessions_of_a_key_end_with_it(world: World, secret: str, disa
     problem(await world.outsider.get("/v1/tasks", headers=session), 401)
 
 
-async def test_a_session_that_was_altered_is_none(world: World) -> None:
+async def test_an_altered_session_is_refused(world: World) -> None:
     cookie = (await sign_in(world))["cookie"]
     flipped = "B" if cookie[-9] == "A" else "A"
     altered = cookie[:-9] + flipped + cookie[-8:]
@@ -153,5 +153,5 @@ async def test_the_database_holds_no_key(world: World) -> None:
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/openapi.json", "/static/fluxhook.css"])
-async def test_these_need_no_key(world: World, path: str) -> None:
+async def test_public_routes_need_no_key(world: World, path: str) -> None:
     assert (await world.outsider.get(path)).status_code == httpx.codes.OK

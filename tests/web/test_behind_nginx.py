@@ -1,4 +1,4 @@
-"""The service behind nginx, with the very configuration that the operating guide gives."""
+"""The service behind nginx, with the configuration of the operating guide."""
 
 import asyncio
 import shutil
@@ -27,7 +27,7 @@ from tests.web.documents import problem
 from tests.world import ADMIN_KEY, World
 
 MB = 1024 * 1024
-# What a distribution's nginx.conf says around it, and nothing outside of the test's own folder.
+# The rest of a distribution's nginx.conf, with all paths in the folder of the test.
 AROUND = """
 daemon off;
 master_process off;
@@ -63,7 +63,7 @@ def certify(folder: Path) -> None:
 
 @pytest.fixture
 async def outside(tmp_path: Path, address: str) -> AsyncGenerator[httpx.AsyncClient]:
-    """Whoever comes through nginx, by TLS."""
+    """A client that connects to nginx over TLS."""
     program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/bin:/usr/bin")
     if program is None:
         skip_or_fail("nginx", "no nginx here: install it")
@@ -102,7 +102,7 @@ async def answers(client: httpx.AsyncClient) -> bool:
         return False
 
 
-async def test_a_callback_keeps_its_proof_whatever_its_bytes(world: World, outside: httpx.AsyncClient) -> None:
+async def test_a_callback_passes_unchanged_and_its_proof_holds(world: World, outside: httpx.AsyncClient) -> None:
     caller = await submitted(world)
     await done(world)
     world.outsider = outside
@@ -142,5 +142,5 @@ async def test_events_come_as_they_happen(world: World, outside: httpx.AsyncClie
     assert task_id in line
 
 
-async def test_the_counters_are_not_shown_to_the_world(outside: httpx.AsyncClient) -> None:
+async def test_the_metrics_are_not_public(outside: httpx.AsyncClient) -> None:
     assert (await outside.get("/metrics", headers={"x-key": ADMIN_KEY})).status_code == HTTPStatus.NOT_FOUND

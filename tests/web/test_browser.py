@@ -24,7 +24,7 @@ FLAGS = [
 
 @pytest.fixture
 def chromium() -> Path:
-    """Where the browser is."""
+    """Return the path of the browser."""
     if not CHROMIUM.exists():
         skip_or_fail("browser", "chromium is not installed: apt-get install chromium")
     return CHROMIUM
@@ -43,7 +43,7 @@ async def test_in_a_browser_a_person_signs_in_and_sees_the_image(world: World, a
         page.on("pageerror", lambda error: complaints.append(error.message))
         page.on("dialog", lambda dialog: complaints.append(dialog.message))
         await page.goto(address)
-        complaints.clear()  # the browser notes the 401 of the form that asks for a key
+        complaints.clear()  # the browser reports the 401 of the sign-in form
         await page.get_by_label("API key").fill(ADMIN_KEY)
         await page.get_by_role("button", name="Sign in").click()
         image = page.locator(".task img")

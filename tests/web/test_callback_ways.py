@@ -1,4 +1,4 @@
-"""Both ways of a callback, short and through the application: the same answers, also in a flood."""
+"""Both paths of a callback, the fast path and the application, give the same answers, also under load."""
 
 import asyncio
 import sqlite3
@@ -22,7 +22,7 @@ WRONG = (b"x-bfl-signature", b"sha256=" + b"0" * 64)
 
 @pytest.fixture
 async def world(request: pytest.FixtureRequest, tmp_path: Path, sqlite_url: str) -> AsyncGenerator[World]:
-    """A parameter says how much may wait to be written."""
+    """The parameter is the number of writes that may wait."""
     async with open_world(tmp_path, sqlite_url, bounds=getattr(request, "param", BOUNDS)) as opened:
         yield opened
 
@@ -34,7 +34,7 @@ async def called(world: World) -> Called:
 
 @pytest.fixture(params=["short", "application"])
 async def way(request: pytest.FixtureRequest, world: World, address: str) -> AsyncGenerator[str]:
-    """The way that what the outsider sends takes: over a socket of our server, or straight into the application."""
+    """The path of the outsider's requests: over a socket of the server, or directly to the application."""
     if request.param == "short":
         async with httpx.AsyncClient(base_url=address) as outsider:
             world.outsider = outsider
@@ -51,11 +51,11 @@ async def post(called: Called, *headers: tuple[bytes, bytes], path: str | None =
     return await called.call(called.body(), *headers, path=path)
 
 
-# A flood
+# Many callbacks
 
 
 @pytest.mark.usefixtures("way")
-async def test_of_a_flood_of_forged_callbacks_ten_are_kept_and_all_are_refused(called: Called) -> None:
+async def test_ten_of_many_forged_callbacks_are_stored_and_all_are_refused(called: Called) -> None:
     before = counted("forgeries_not_kept")
     answers = [await called.call(b'{"n": %d}' % number, WRONG) for number in range(60)]
 
@@ -66,7 +66,7 @@ async def test_of_a_flood_of_forged_callbacks_ten_are_kept_and_all_are_refused(c
 
 
 @pytest.mark.usefixtures("way")
-async def test_a_flood_at_unknown_addresses_is_turned_away(called: Called) -> None:
+async def test_many_callbacks_at_unknown_addresses_are_refused(called: Called) -> None:
     start = called.path.rpartition("/")[0]
     for number in range(20):
         problem(await post(called, WRONG, path=f"{start}/guess{number}"), 404)
@@ -76,7 +76,7 @@ async def test_a_flood_at_unknown_addresses_is_turned_away(called: Called) -> No
 
 
 @pytest.mark.usefixtures("way")
-async def test_forged_is_refused_while_the_database_is_away(called: Called, tmp_path: Path) -> None:
+async def test_a_forged_callback_is_refused_while_the_database_is_unavailable(called: Called, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "fluxhook.db") as connection:
         connection.execute("ALTER TABLE evidence RENAME TO away")
     answer = await post(called, WRONG)
@@ -88,11 +88,13 @@ async def test_forged_is_refused_while_the_database_is_away(called: Called, tmp_
     assert await called.verdicts() == []
 
 
-# A group
+# A batch
 
 
 @pytest.mark.usefixtures("way")
-async def test_a_callback_that_cannot_be_kept_spoils_none_that_came_with_it(world: World, tmp_path: Path) -> None:
+async def test_a_callback_that_cannot_be_stored_does_not_affect_the_rest_of_its_batch(
+    world: World, tmp_path: Path
+) -> None:
     calls = [await submitted(world) for _ in range(5)]
     poisoned = calls[2].path.split("/")[2]
     with sqlite3.connect(tmp_path / "fluxhook.db") as connection:
@@ -104,7 +106,7 @@ async def test_a_callback_that_cannot_be_kept_spoils_none_that_came_with_it(worl
     holding = asyncio.create_task(world.use.db.write(gate.hold))
     await gate.reached.wait()
     answering = [asyncio.create_task(each.call_signed(each.body())) for each in calls]
-    answered, _ = await asyncio.wait(answering, timeout=0.1)  # so that most are in one group, whichever they are
+    answered, _ = await asyncio.wait(answering, timeout=0.1)  # so that most of them are in one batch
     gate.open()
     answers = await asyncio.gather(*answering)
     await holding
@@ -127,7 +129,7 @@ def problem_of(answer: httpx.Response) -> httpx.Response:
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("world", [Bounds(items=1)], indirect=True, ids=["one may wait"])
-async def test_when_more_waits_than_can_be_held_the_provider_is_asked_to_call_again(called: Called) -> None:
+async def test_callbacks_beyond_the_limit_get_503_so_that_the_provider_retries(called: Called) -> None:
     before, gate = counted("callbacks_turned_away"), Gate()
     holding = asyncio.create_task(called.world.use.db.write(gate.hold))
     await gate.reached.wait()
@@ -151,11 +153,11 @@ async def test_when_more_waits_than_can_be_held_the_provider_is_asked_to_call_ag
     assert sum(copies for _, _, copies in await called.verdicts()) == 2
 
 
-# Both ways
+# Both paths
 
 
 @pytest.mark.usefixtures("way")
-async def test_both_ways_answer_alike(called: Called) -> None:
+async def test_both_paths_give_the_same_answers(called: Called) -> None:
     start, _, token = called.path.rpartition("/")
     answers = {
         "accepted": await called.call_signed(called.body()),
@@ -186,7 +188,7 @@ async def test_both_ways_answer_alike(called: Called) -> None:
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
-async def test_a_callback_is_posted_either_way(called: Called, method: str) -> None:
+async def test_only_post_is_allowed_on_both_paths(called: Called, method: str) -> None:
     answer = await called.world.outsider.request(method, called.path)
 
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
@@ -196,14 +198,14 @@ async def test_a_callback_is_posted_either_way(called: Called, method: str) -> N
 @pytest.mark.parametrize(
     "path", ["{path}/", "{path}/more", "{path}%2Fmore", "/callbacks", "/callbacks/", "/callbacks//x"]
 )
-async def test_an_address_that_is_no_callbacks_is_nothing(called: Called, path: str) -> None:
+async def test_an_invalid_callback_address_is_not_found(called: Called, path: str) -> None:
     answer = await called.call(called.body(), called.signature(called.body()), path=path.format(path=called.path))
 
     problem(answer, 404, "not_found")
     assert await called.verdicts() == []
 
 
-async def test_a_caller_that_goes_away_in_the_middle_of_its_body_leaves_nothing(called: Called) -> None:
+async def test_a_caller_that_disconnects_within_its_body_leaves_nothing(called: Called) -> None:
     body = called.body()
     pieces: list[MutableMapping[str, Any]] = [
         {"type": "http.request", "body": body[:10], "more_body": True},
@@ -226,7 +228,7 @@ async def test_a_body_that_does_not_end_is_read_until_it_is_too_large(called: Ca
     assert await called.verdicts() == []
 
 
-async def test_a_body_that_is_announced_as_larger_than_anything_is_refused(called: Called) -> None:
+async def test_a_huge_content_length_is_refused(called: Called) -> None:
     sent = await given(called, iter([]), (b"content-length", b"9" * 30))
 
     assert sent[0]["status"] == 413
@@ -235,7 +237,7 @@ async def test_a_body_that_is_announced_as_larger_than_anything_is_refused(calle
 async def given(
     called: Called, pieces: Iterator[MutableMapping[str, Any]], *headers: tuple[bytes, bytes]
 ) -> list[MutableMapping[str, Any]]:
-    """What the application sends to whoever posts a callback in these pieces."""
+    """Post a callback in these pieces; return what the application sends."""
     sent: list[MutableMapping[str, Any]] = []
 
     async def receive() -> MutableMapping[str, Any]:
@@ -264,7 +266,7 @@ async def given(
     return sent
 
 
-async def test_the_document_still_tells_of_the_callback(world: World) -> None:
+async def test_the_openapi_document_contains_the_callback_route(world: World) -> None:
     document = (await world.outsider.get("/openapi.json")).json()
     operation = document["paths"]["/callbacks/{submission_id}/{token}"]["post"]
 

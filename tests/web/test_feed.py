@@ -1,4 +1,4 @@
-"""Who listens hears everything once and in order, and costs nothing while nothing happens."""
+"""A listener gets every event once and in order, and causes no queries while there are no events."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Counted:
-    """A database that counts how often it is read."""
+    """A database that counts its reads."""
 
     def __init__(self, inner: Database) -> None:
         self._inner = inner
@@ -32,7 +32,7 @@ class Counted:
         self.on_signal = inner.on_signal
         self.on_event = inner.on_event
 
-        self.away = 0  # for so many reads
+        self.away = 0  # the number of reads that fail
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         self.reads += 1
@@ -43,7 +43,7 @@ class Counted:
 
 
 def ready(*numbers: int) -> Callable[[Connection], None]:
-    """A unit in which these tasks become ready."""
+    """Return a unit of work in which these tasks become ready."""
     return lambda connection: announce(connection, [Announcement(f"task_{n}", Status.READY) for n in numbers], NOON)
 
 
@@ -56,7 +56,7 @@ def planned(count: int) -> Callable[[Connection], None]:
 
 
 async def heard(listener: Listener, count: int) -> list[str]:
-    """The tasks of the next events, until there are so many."""
+    """Return the task ids of the next `count` events."""
     found: list[str] = []
     async with asyncio.timeout(30):
         while len(found) < count:
@@ -76,7 +76,7 @@ async def feed(database: Database, stopping: asyncio.Event) -> AsyncGenerator[Fe
         yield opened
 
 
-async def test_who_listens_hears_what_happens_from_then_on(database: Database, feed: Feed) -> None:
+async def test_a_listener_gets_the_events_from_then_on(database: Database, feed: Feed) -> None:
     await database.write(ready(0))
     async with feed.listen(None) as listener:
         start = listener.position
@@ -87,7 +87,7 @@ async def test_who_listens_hears_what_happens_from_then_on(database: Database, f
     assert start < listener.position
 
 
-async def test_who_comes_from_earlier_hears_what_it_missed_first(database: Database, feed: Feed) -> None:
+async def test_a_listener_with_a_position_gets_the_missed_events_first(database: Database, feed: Feed) -> None:
     await database.write(ready(0))
     async with feed.listen(START) as listener:
         first = await heard(listener, 1)
@@ -97,7 +97,7 @@ async def test_who_comes_from_earlier_hears_what_it_missed_first(database: Datab
     assert first + second == ["task_0", "task_1"]
 
 
-async def test_who_wants_one_task_or_kind_hears_no_other(database: Database, feed: Feed) -> None:
+async def test_a_listener_gets_only_the_events_of_its_filter(database: Database, feed: Feed) -> None:
     async with (
         feed.listen(START, EventFilter("task_1")) as one,
         feed.listen(START, EventFilter(None, frozenset({"x"}))) as none,
@@ -109,9 +109,7 @@ async def test_who_wants_one_task_or_kind_hears_no_other(database: Database, fee
         assert await none.next(0.01) == []
 
 
-async def test_nothing_is_missed_or_heard_twice_however_often_a_listener_comes_back(
-    database: Database, feed: Feed
-) -> None:
+async def test_a_listener_that_reconnects_misses_and_repeats_no_event(database: Database, feed: Feed) -> None:
     rounds, at_once = 8, 4
 
     async def write() -> None:
@@ -134,7 +132,7 @@ async def test_nothing_is_missed_or_heard_twice_however_often_a_listener_comes_b
     assert [event.position for event in whole.events] == each[0] == each[1]
 
 
-async def test_who_is_too_slow_is_let_go_and_nobody_else_is(database: Database) -> None:
+async def test_a_listener_that_is_too_slow_is_ended_and_no_other_is(database: Database) -> None:
     await database.write(planned(3))
     async with (
         Feed(database, asyncio.Event(), max_pending=5) as feed,
@@ -155,7 +153,7 @@ async def test_who_is_too_slow_is_let_go_and_nobody_else_is(database: Database) 
         assert await heard(quick, 1) == ["task_0"]
 
 
-async def test_an_outage_of_the_database_is_waited_for(database: Database) -> None:
+async def test_the_feed_waits_for_the_end_of_a_database_outage(database: Database) -> None:
     await database.write(planned(1))
     counted = Counted(database)
     async with Feed(counted, asyncio.Event()) as feed, feed.listen(None) as listener:
@@ -166,7 +164,7 @@ async def test_an_outage_of_the_database_is_waited_for(database: Database) -> No
         assert counted.away == 0
 
 
-async def test_everybody_is_let_go_when_the_service_stops(database: Database) -> None:
+async def test_every_listener_is_ended_when_the_service_stops(database: Database) -> None:
     stopping = asyncio.Event()
     async with Feed(database, stopping) as feed:
         async with feed.listen(None) as listener:
@@ -180,7 +178,7 @@ async def test_everybody_is_let_go_when_the_service_stops(database: Database) ->
                 pass
 
 
-async def test_who_is_let_go_while_it_catches_up_has_passed_nothing(
+async def test_a_listener_that_is_ended_while_it_catches_up_keeps_its_position(
     database: Database, feed: Feed, stopping: asyncio.Event
 ) -> None:
     async with feed.listen(START) as listener:
@@ -193,7 +191,7 @@ async def test_who_is_let_go_while_it_catches_up_has_passed_nothing(
     assert listener.position == START
 
 
-async def test_what_another_process_writes_is_heard(postgres_url: str) -> None:
+async def test_events_of_another_process_are_received(postgres_url: str) -> None:
     async with (
         open_database(postgres_url) as ours,
         open_database(postgres_url) as theirs,
@@ -206,7 +204,7 @@ async def test_what_another_process_writes_is_heard(postgres_url: str) -> None:
         assert await heard(listener, 1) == ["task_0"]
 
 
-async def test_what_settles_late_is_heard_though_nobody_tells(postgres_url: str) -> None:
+async def test_events_that_settle_late_are_received_without_a_notification(postgres_url: str) -> None:
     async with (
         open_database(postgres_url) as database,
         Feed(database, asyncio.Event()) as feed,

@@ -37,7 +37,7 @@ async def test_fifty_posts_at_once_with_one_key_make_one_task_and_one_call(each_
     assert (each_world.ledger()["accepted"], each_world.ledger()["charged"]) == (1, 4)
 
 
-async def test_a_request_that_is_sent_again_gets_the_first_answer_whatever_happened_since(each_world: World) -> None:
+async def test_a_repeated_request_gets_the_first_answer_even_if_the_task_has_changed(each_world: World) -> None:
     first = await post(each_world)
     await each_world.work()
     await each_world.go_on(5)
@@ -68,8 +68,8 @@ async def test_another_body_under_the_same_key_is_refused_and_makes_nothing(each
     assert (await rows(each_world))["tasks"] == 1
 
 
-async def test_while_the_first_has_no_answer_the_others_are_told_so(each_world: World) -> None:
-    """As it is after a crash between the claim and the answer."""
+async def test_a_repeated_request_is_refused_while_the_first_has_no_answer(each_world: World) -> None:
+    """The state after a crash between the claim and the answer."""
     first = await post(each_world)
     forget = idempotency_keys.idempotency.update().values(answer=None)
     await each_world.use.db.write(lambda connection: connection.execute(forget).close())
@@ -116,12 +116,12 @@ async def test_a_key_in_quotes_is_the_same_key(world: World) -> None:
 
 
 @pytest.mark.parametrize("key", ["", '""', "k" * 256, "k" * 300])
-async def test_what_is_no_key_is_refused(world: World, key: str) -> None:
+async def test_an_invalid_idempotency_key_is_refused(world: World, key: str) -> None:
     problem(await post(world, key), 422)
     assert await nothing_recorded(world)
 
 
-async def test_a_refused_request_is_forgotten_and_may_be_mended(each_world: World) -> None:
+async def test_a_refused_request_is_forgotten_and_may_be_corrected(each_world: World) -> None:
     wrong = {"prompt": "a red fox", "input_image": "no base64"}
     problem(await post(each_world, json=wrong), 422, "invalid_request")
     problem(await post(each_world, json=wrong), 422, "invalid_request")
@@ -132,14 +132,14 @@ async def test_a_refused_request_is_forgotten_and_may_be_mended(each_world: Worl
 
 
 class BrokenStore(FolderStore):
-    """A store that finds a new way to fail."""
+    """A store that raises an unexpected error."""
 
     async def put(self, key: str, source: IO[bytes]) -> None:
         raise RuntimeError(key, source)
 
 
 @pytest.mark.parametrize("prompt", ["a red fox", "a blue fox"], ids=["as it was", "changed"])
-async def test_a_request_that_failed_as_nobody_foresaw_may_be_sent_again(each_world: World, prompt: str) -> None:
+async def test_a_request_that_failed_unexpectedly_may_be_sent_again(each_world: World, prompt: str) -> None:
     body = {"prompt": "a red fox", "input_image": in_base64(picture())}
     use = replace(each_world.use, store=BrokenStore(each_world.use.scratch / "images"))
     app = create_app(nullcontext(use), with_worker=False)

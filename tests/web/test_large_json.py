@@ -1,4 +1,4 @@
-"""A large body taken apart: nothing is lost, wherever it was cut, and little is held of it."""
+"""Large JSON bodies: nothing is lost at any chunk boundary, and little is held in memory."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ BYTES = bytes(range(256)) * 200
 
 
 def sifted(body: bytes, folder: Path, cuts: int = 1) -> tuple[bytes, dict[str, bytes]]:
-    """The rest and the images of a body that comes in so many pieces."""
+    """Return the remainder and the images of a body that arrives in this many pieces."""
     sieve = Sieve(folder)
     length = len(body) // cuts + 1
     try:
@@ -52,7 +52,7 @@ VALUES = st.recursive(
     indent=st.sampled_from([None, 1]),
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # its file is written anew by each example
-def test_images_and_rest_are_together_what_was_sent(
+def test_images_and_remainder_together_are_the_sent_body(
     tmp_path: Path, others: dict[str, Any], images: dict[str, int], cuts: int, *, ascii_only: bool, indent: int | None
 ) -> None:
     kept = {field: BYTES[:size] for field, size in images.items()}
@@ -95,7 +95,7 @@ def test_only_members_of_the_object_itself_are_images(tmp_path: Path) -> None:
     assert sifted(body, tmp_path) == (body, {})
 
 
-def test_an_address_is_no_image_however_long(tmp_path: Path) -> None:
+def test_a_long_url_is_not_an_image(tmp_path: Path) -> None:
     body = json.dumps({"input_image": "HTTPS://" + "a" * 20_000}).encode()
 
     assert sifted(body, tmp_path) == (body, {})
@@ -114,7 +114,7 @@ def test_an_address_is_no_image_however_long(tmp_path: Path) -> None:
     ids=["cut", "sign", "letter", "two", "no comma", "no base64"],
 )
 @pytest.mark.parametrize("cuts", [1, 11])
-def test_what_is_no_base64_is_refused(tmp_path: Path, text: str, error: type[FluxhookError], cuts: int) -> None:
+def test_invalid_base64_is_refused(tmp_path: Path, text: str, error: type[FluxhookError], cuts: int) -> None:
     with pytest.raises(error):
         sifted(json.dumps({"input_image": text}).encode(), tmp_path, cuts)
 
@@ -128,12 +128,12 @@ def test_a_line_break_that_json_does_not_allow_is_malformed(tmp_path: Path) -> N
 
 @pytest.mark.check  # takes seconds
 @pytest.mark.parametrize("body", [b'{"prompt": "' + b"x" * MB, b"[" * (MB + 1), b'{"input_image_5": "' + b"A" * MB])
-def test_what_is_no_image_stays_small(tmp_path: Path, body: bytes) -> None:
+def test_a_large_remainder_is_refused(tmp_path: Path, body: bytes) -> None:
     with pytest.raises(TooLarge):
         sifted(body, tmp_path)
 
 
-def test_a_large_image_is_not_held(tmp_path: Path) -> None:
+def test_a_large_image_is_not_held_in_memory(tmp_path: Path) -> None:
     body = BytesIO(json.dumps({"input_image": in_base64(bytes(4 * MB))}).encode())
     sieve = Sieve(tmp_path)
     tracemalloc.start()
@@ -147,7 +147,7 @@ def test_a_large_image_is_not_held(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("door", ["/v1/tasks", "/v1/flux-kontext-pro"])
-async def test_a_large_image_comes_to_the_store_by_either_door(world: World, door: str) -> None:
+async def test_a_large_image_reaches_the_store_through_both_apis(world: World, door: str) -> None:
     image = padded(300_000)
 
     answer = await world.api.post(door, json={"prompt": "a fox", "input_image": in_base64(image)})

@@ -1,4 +1,4 @@
-"""The OpenAPI document keeps its word: its examples fit its schemas, and the service answers nothing else."""
+"""The OpenAPI document is true: its examples match its schemas, and the service gives no other answers."""
 
 import asyncio
 import json
@@ -38,21 +38,21 @@ CHECKS = [
     response_schema_conformance,
 ]
 DOCUMENT: dict[str, Any] = create_app(nullcontext(cast("Any", None)), with_worker=False).openapi()
-# A prompt of any allowed length makes patterns that take a second each to compile.
+# With the full length, each pattern for a prompt takes a second to compile.
 _TAMED = json.loads(json.dumps(DOCUMENT).replace('"maxLength": 65536', '"maxLength": 500'))
 OPERATIONS: dict[str, APIOperation[Any, Any, Any, Any]] = {
     operation.label: operation
     for operation in (found.ok() for found in schemathesis.openapi.from_dict(_TAMED).get_all_operations())  # type: ignore[union-attr]
 }
 KEYLESS = ("/results/", "/callbacks/", "/healthz", "/readyz")
-# The service runs beside, and draws its own jitter: hypothesis takes that for a strategy's doing.
+# The service in the other thread uses `random` for its jitter, which hypothesis attributes to a strategy.
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
 each_operation = pytest.mark.parametrize("label", OPERATIONS)
 
 
 @dataclass
 class Service:
-    """Fluxhook with its worker and its twin, and ids of tasks that it knows."""
+    """Fluxhook with its worker and its twin, and the ids of its tasks."""
 
     address: str
     task_ids: list[str]
@@ -61,7 +61,7 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Generator[Service]:
-    """Runs in a thread: the checks wait for each answer."""
+    """Run the service in a thread, because the checks block."""
     folder = tmp_path_factory.mktemp("openapi")
     database = folder / "fluxhook.db"
     database.write_bytes(sqlite_template.read_bytes())
@@ -86,7 +86,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> 
 
 
 async def _with_tasks(address: str, api: httpx.AsyncClient) -> Service:
-    """A stored task, a failed one and one that is at the provider for good."""
+    """Post three tasks: one is stored, one fails and one never finishes."""
     posted = [await api.post("/v1/flux-kontext-pro", json={"prompt": p}) for p in ("fox", "fail", "never finishes")]
     task_ids = [answer.json()["id"] for answer in posted]
     for task_id in task_ids[:2]:
@@ -105,12 +105,12 @@ FIELDS = [*TaskParams.model_fields, "image_prompt", "input_image_5", "no such fi
 
 @cache
 def cases(label: str, *modes: GenerationMode) -> st.SearchStrategy[Case[Any]]:
-    """Requests of this operation."""
+    """Return a strategy for requests of this operation."""
     return st.one_of(*(OPERATIONS[label].as_strategy(mode) for mode in modes))
 
 
 def search(label: str, service: Service, examples: int, *modes: GenerationMode) -> None:
-    """Send this many requests of an operation, half of them about tasks that are there, or with another body."""
+    """Send this many requests of an operation, some of them for existing tasks or with unexpected fields."""
 
     @settings(max_examples=examples, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(
@@ -130,7 +130,7 @@ def search(label: str, service: Service, examples: int, *modes: GenerationMode) 
 
 
 def aim(case: Case[Any], known: str | None, service: Service) -> None:
-    """Put the id of a known task where the case has a made-up one, and a link's proof beside it."""
+    """Replace the generated task id of the case by a known one, and add the signature of a link."""
     if known is None:
         return
     if "task_id" in (case.path_parameters or {}):
@@ -143,7 +143,7 @@ def aim(case: Case[Any], known: str | None, service: Service) -> None:
 
 
 def modes(label: str) -> list[GenerationMode]:
-    """As the document allows, and as it does not; a forbidden body takes long to make, and odd fields stand for it."""
+    """Valid and invalid requests; only valid ones if there is a body, because invalid bodies take long to generate."""
     return [GenerationMode.POSITIVE] if OPERATIONS[label].body else list(GenerationMode)
 
 
@@ -154,7 +154,7 @@ def test_no_request_gets_an_answer_that_is_not_in_the_document(service: Service,
 
 @pytest.mark.proof
 @each_operation
-def test_however_many_are_sent_none_gets_an_answer_that_is_not_in_the_document(
+def test_no_request_of_a_long_search_gets_an_answer_that_is_not_in_the_document(
     service: Service, label: str, pytestconfig: pytest.Config
 ) -> None:
     """`make prove ARGS='tests/web/test_openapi.py --examples 200'` takes some minutes."""
@@ -164,7 +164,7 @@ def test_however_many_are_sent_none_gets_an_answer_that_is_not_in_the_document(
 
 
 def examples(node: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any], Any]]:
-    """Every example of the document, with its place and its schema."""
+    """Yield every example of the document, with its location and its schema."""
     if isinstance(node, list):
         for number, each in enumerate(node):
             yield from examples(each, f"{place}/{number}")
@@ -189,7 +189,7 @@ def test_every_example_fits_its_schema() -> None:
         assert jsonschema_rs.validator_for(whole).is_valid(example), place
 
 
-def test_what_a_client_sends_and_gets_has_an_example() -> None:
+def test_the_main_requests_and_responses_have_examples() -> None:
     told = "\n".join(EXAMPLES)
 
     for name in ("Submitted", "Polled", "Credits", "Problem"):
@@ -199,7 +199,7 @@ def test_what_a_client_sends_and_gets_has_an_example() -> None:
 
 
 @each_operation
-def test_an_operation_says_what_it_is_and_what_it_may_answer(label: str) -> None:
+def test_an_operation_has_a_description_and_all_its_responses(label: str) -> None:
     operation = DOCUMENT["paths"][OPERATIONS[label].path][OPERATIONS[label].method]
     statuses = set(operation["responses"])
 
@@ -215,7 +215,7 @@ def test_an_operation_says_what_it_is_and_what_it_may_answer(label: str) -> None
         assert statuses >= {"400", "413", "415", "422"}
 
 
-def test_a_form_says_both_ways_to_give_its_list() -> None:
+def test_a_form_describes_both_ways_to_send_a_list() -> None:
     forms = DOCUMENT["paths"]["/v1/tasks"]["post"]["requestBody"]["content"]["multipart/form-data"]
     told = forms["schema"]["properties"]["webhook_events"]
 

@@ -1,4 +1,4 @@
-"""Every refusal is one document, whichever address, method or accident it came from."""
+"""Every error is answered with the error document, for any path, method or cause."""
 
 from collections.abc import AsyncGenerator
 from contextlib import nullcontext
@@ -34,7 +34,7 @@ ROUTES = {
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW")
 
 
-def test_an_error_is_written_for_every_family_of_clients() -> None:
+def test_an_error_document_has_the_members_that_every_kind_of_client_reads() -> None:
     assert document(InvalidRequest("seed: is required", {"seed": "is required"})) == {
         "type": "urn:fluxhook:problem:invalid_request",
         "title": "Invalid request",
@@ -47,7 +47,7 @@ def test_an_error_is_written_for_every_family_of_clients() -> None:
     }
 
 
-def test_what_passes_says_when_to_try_again_and_what_does_not_pass_does_not() -> None:
+def test_only_a_temporary_error_has_a_retry_after() -> None:
     assert "retry-after" in answer(Unavailable("the database is away")).headers
     assert "retry-after" not in answer(InvalidRequest("no")).headers
 
@@ -79,7 +79,7 @@ async def test_a_blank_prompt_is_called_blank(world: World, path: str) -> None:
         ("/v1/endpoints", "cursor"),
     ],
 )
-async def test_what_has_another_form_than_its_parameter_is_told_that(world: World, path: str, field: str) -> None:
+async def test_a_parameter_with_an_invalid_format_is_named(world: World, path: str, field: str) -> None:
     found = problem(await world.api.get(path, params={field: "Not of this form"}), 422)
 
     assert found["fields"] == {field: "has an invalid format"}
@@ -129,14 +129,14 @@ async def test_another_method_is_refused_with_the_right_ones(world: World, path:
     ],
     ids=lambda path: path[:40],
 )
-async def test_an_address_that_does_not_exist_is_not_found_and_never_redirected(world: World, path: str) -> None:
+async def test_an_unknown_path_is_not_found_and_never_redirected(world: World, path: str) -> None:
     found = problem(await world.api.get(f"{GATEWAY}{path}"), 404, "not_found")
 
     assert found["detail"] == "there is no resource at this path"
 
 
 @pytest.mark.parametrize("asked", ["bytes=5-2", "bytes=a-b", "items=0-5", "bytes=9999999-", "bytes=-0"])
-async def test_our_own_small_files_are_sent_whole_whatever_range_is_asked_for(world: World, asked: str) -> None:
+async def test_static_files_are_sent_whole_for_any_range(world: World, asked: str) -> None:
     answer = await world.outsider.get("/static/fluxhook.css", headers={"range": asked})
 
     assert answer.status_code == 200
@@ -145,7 +145,7 @@ async def test_our_own_small_files_are_sent_whole_whatever_range_is_asked_for(wo
 
 @pytest.fixture
 async def broken(world: World) -> AsyncGenerator[httpx.AsyncClient]:
-    """A client of a service that has lost its mind: it has no database at all."""
+    """A client of a service without a database, so that every query raises an unexpected error."""
     app = create_app(nullcontext(replace(world.use, db=None)), with_worker=False)  # type: ignore[arg-type]
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
@@ -156,11 +156,11 @@ async def broken(world: World) -> AsyncGenerator[httpx.AsyncClient]:
 
 
 @pytest.mark.parametrize("path", ["/v1/tasks", "/", f"/v1/tasks/{TASK}/image"])
-async def test_what_nobody_foresaw_is_told_without_its_cause(broken: httpx.AsyncClient, path: str) -> None:
+async def test_an_unexpected_error_is_answered_without_its_cause(broken: httpx.AsyncClient, path: str) -> None:
     found = problem(await broken.get(path), 500, "internal_error")
 
     assert found["detail"] == "an unexpected error: see the log of the service"
 
 
-def test_an_error_of_ours_keeps_its_status_as_text_too() -> None:
+def test_the_status_of_an_internal_error_is_also_text() -> None:
     assert document(FluxhookError("x"))["error"]["type"] == "500"

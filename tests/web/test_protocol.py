@@ -1,4 +1,4 @@
-"""The short way of callbacks over a real socket: whatever is written, however it is cut, as any other request."""
+"""The fast path of callbacks over a real socket: requests in every framing get the answers of the route."""
 
 import asyncio
 from contextlib import nullcontext
@@ -27,7 +27,7 @@ async def called(world: World) -> Called:
 
 
 def raw(called: Called, *headers: bytes, first: bytes | None = None, body: bytes | None = None) -> bytes:
-    """A signed callback as it goes over the wire; `headers` say how long its body is."""
+    """Return the bytes of a signed callback; `headers` contain the length of its body."""
     content = called.body()
     name, value = called.signature(content)
     lines = [first or b"POST %s HTTP/1.1" % called.path.encode(), b"host: gateway", name + b": " + value, *headers]
@@ -42,7 +42,7 @@ def chunked(content: bytes) -> bytes:
     return b"%x\r\n%s\r\n0\r\n\r\n" % (len(content), content)
 
 
-async def test_however_a_callback_is_written_it_is_taken(called: Called, address: str) -> None:
+async def test_a_callback_is_accepted_in_every_framing(called: Called, address: str) -> None:
     content, path = called.body(), called.path.encode()
     forms = {
         "usual": raw(called, sized(called)),
@@ -78,11 +78,11 @@ async def test_however_a_callback_is_written_it_is_taken(called: Called, address
 
 
 async def ended(reader: asyncio.StreamReader) -> bool:
-    """Whether the other side closes the connection, and says nothing more before."""
+    """Return whether the other side closes the connection without sending more."""
     return await asyncio.wait_for(reader.read(), 30) == b""
 
 
-async def test_spaces_around_a_value_are_no_part_of_it(called: Called, address: str) -> None:
+async def test_whitespace_around_a_header_value_is_ignored(called: Called, address: str) -> None:
     content, first = called.body(), b"POST %s HTTP/1.1" % called.path.encode()
     name, value = called.signature(content)
     signatures = [name + b":" + spaced for spaced in (value + b" ", b" \t" + value + b"\t \t")]
@@ -100,7 +100,7 @@ async def test_spaces_around_a_value_are_no_part_of_it(called: Called, address: 
 
 
 @pytest.mark.parametrize("offer", [(), OFFER], ids=["as usual", "offering HTTP/2"])
-async def test_a_client_that_waits_to_be_told_to_go_on_is_told_once(
+async def test_a_client_that_expects_100_continue_gets_it_once(
     called: Called, address: str, offer: tuple[bytes, ...]
 ) -> None:
     wire = await connect(address)
@@ -112,7 +112,7 @@ async def test_a_client_that_waits_to_be_told_to_go_on_is_told_once(
     await wire.close()
 
 
-async def test_a_length_with_zeros_in_front_is_that_length(called: Called, address: str) -> None:
+async def test_leading_zeros_in_the_content_length_are_ignored(called: Called, address: str) -> None:
     body = called.body() + b" " * 1_000_000
     name, value = called.signature(body)
     zeros = b"content-length: " + b"0" * 30 + b"%d" % len(body)
@@ -124,7 +124,7 @@ async def test_a_length_with_zeros_in_front_is_that_length(called: Called, addre
     await wire.close()
 
 
-async def test_requests_that_come_together_are_answered_in_their_order(called: Called, address: str) -> None:
+async def test_pipelined_requests_are_answered_in_order(called: Called, address: str) -> None:
     usual = raw(called, sized(called))
     forged = b"POST %s HTTP/1.1\r\nx-bfl-signature: 0\r\ncontent-length: 2\r\n\r\n{}" % called.path.encode()
     wire = await connect(address)
@@ -138,7 +138,7 @@ async def test_requests_that_come_together_are_answered_in_their_order(called: C
     assert (b"success" in answers[0].body, answers[1].headers["content-type"]) == (True, "application/json")
 
 
-async def test_requests_that_offer_an_upgrade_are_answered_in_their_order_too(called: Called, address: str) -> None:
+async def test_pipelined_requests_with_an_upgrade_are_answered_in_order(called: Called, address: str) -> None:
     usual, offering = raw(called, sized(called)), raw(called, sized(called), *OFFER)
     in_chunks = raw(called, *HANDSHAKE, b"transfer-encoding: chunked", body=chunked(called.body()))
     nothing = b"\r\n".join([b"GET /nothing HTTP/1.1", *OFFER, b"", b""])
@@ -203,7 +203,7 @@ async def test_a_connection_is_not_idle_while_the_request_behind_a_refused_one_w
     await wire.close()
 
 
-async def test_half_a_callback_leaves_a_line_and_nothing_else(called: Called, address: str) -> None:
+async def test_an_incomplete_callback_leaves_only_a_log_line(called: Called, address: str) -> None:
     wire = await connect(address)
     with capture_logs() as written:
         await wire.send(raw(called, sized(called), body=called.body()[:10]))

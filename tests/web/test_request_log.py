@@ -1,4 +1,4 @@
-"""One line for each request, and in no line what must stay between two parties."""
+"""The request log: one line for each request, and no secret in any line."""
 
 from collections.abc import Generator, MutableMapping
 from typing import Any
@@ -47,7 +47,7 @@ async def test_a_line_names_the_task_by_its_id(world: World, lines: Lines) -> No
 
 
 @pytest.mark.parametrize("text", [ADMIN_KEY, "a red fox", "x\ny", "x" * 5000], ids=["key", "prompt", "lines", "long"])
-async def test_what_stands_in_place_of_an_id_is_not_written_down(world: World, lines: Lines, text: str) -> None:
+async def test_an_invalid_id_is_not_logged(world: World, lines: Lines, text: str) -> None:
     await world.api.get(f"/v1/tasks/{text.replace(chr(10), '%0a')}/timeline")
 
     (line,) = requests(lines)
@@ -86,7 +86,7 @@ async def test_a_refused_request_is_logged_like_any_other(
     assert "secret" not in line["route"]
 
 
-async def test_no_line_of_a_whole_life_holds_a_token_a_secret_a_prompt_or_a_key(world: World, lines: Lines) -> None:
+async def test_no_line_of_a_whole_task_holds_a_token_a_secret_a_prompt_or_a_key(world: World, lines: Lines) -> None:
     task_id = await world.post(prompt="Rumpelstiltskin spins")
     await world.work()
     attempt = (await world.timeline(task_id, "submission"))[0]["submission_id"]

@@ -1,4 +1,4 @@
-"""What arrives at a real server from clumsy and hostile clients, byte by byte."""
+"""Requests of faulty and hostile clients over real sockets."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ JSON = "content-type: application/json"
 
 @dataclass
 class ProviderResponse:
-    """As much of an HTTP answer as these tests ask for."""
+    """The parts of an HTTP response that these tests check."""
 
     status: int
     headers: dict[str, str]
@@ -58,7 +58,7 @@ async def connect(address: str) -> Wire:
 
 
 async def refusal(wire: Wire, status: int) -> None:
-    """The answer on this wire is the error document of that status."""
+    """Check that the response on this connection is the error document of that status."""
     answer = await wire.answer()
     problem(httpx.Response(answer.status, headers=answer.headers, content=answer.body), status)
     await wire.close()
@@ -86,7 +86,7 @@ async def test_a_client_that_sends_all_of_a_large_body_first_gets_the_refusal_to
     problem(callback, 413)
 
 
-async def test_without_end_a_chunked_body_is_refused_at_the_limit(address: str) -> None:
+async def test_an_endless_chunked_body_is_refused_at_the_limit(address: str) -> None:
     wire = await connect(address)
     await wire.ask("POST", "/v1/tasks", JSON, "transfer-encoding: chunked")
     chunk = b"100000\r\n" + bytes(MB) + b"\r\n"
@@ -109,7 +109,9 @@ async def test_a_body_that_comes_in_single_bytes_is_a_body(world: World, address
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "multipart/form-data; boundary=b"])
-async def test_half_a_body_makes_no_task_and_stops_nobody(world: World, address: str, content_type: str) -> None:
+async def test_an_incomplete_body_makes_no_task_and_blocks_no_request(
+    world: World, address: str, content_type: str
+) -> None:
     wire = await connect(address)
     half = b'--b\r\ncontent-disposition: form-data; name="prompt"\r\n\r\na red fox\r\n'
     await wire.ask("POST", "/v1/tasks", f"content-type: {content_type}", "content-length: 5000")
@@ -120,7 +122,7 @@ async def test_half_a_body_makes_no_task_and_stops_nobody(world: World, address:
     assert await nothing_recorded(world)
 
 
-async def test_half_a_callback_makes_nothing(world: World, address: str) -> None:
+async def test_an_incomplete_callback_changes_nothing(world: World, address: str) -> None:
     proof = world.use.keys.callback_proof("sub_1", world.use.keys.newest)
     wire = await connect(address)
     await wire.ask("POST", f"/callbacks/sub_1/{proof.token}", "content-length: 5000")
@@ -144,7 +146,7 @@ NO_HTTP = [
 ]
 
 
-async def test_what_is_no_http_is_refused_by_the_server_itself(address: str) -> None:
+async def test_invalid_http_is_refused_by_the_server_itself(address: str) -> None:
     for start in NO_HTTP:
         wire = await connect(address)
         await wire.send(start)
@@ -176,7 +178,7 @@ async def test_an_odd_request_gets_the_error_document(address: str) -> None:
         await refusal(wire, status)
 
 
-async def test_a_long_header_and_many_of_them_are_no_trouble(address: str) -> None:
+async def test_long_headers_and_many_headers_are_accepted(address: str) -> None:
     wire = await connect(address)
     await wire.ask("GET", "/v1/tasks", f"x-long: {'a' * 60_000}", *[f"x-{number}: y" for number in range(1000)])
 

@@ -1,4 +1,4 @@
-"""What a body may look like: JSON, or multipart as curl and browsers send it, and every way to get it wrong."""
+"""Bodies of a task: JSON, multipart as curl and browsers send it, and invalid ones."""
 
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -18,7 +18,7 @@ BOUNDARY = "multipart/form-data; boundary=b"
 
 
 async def refused(world: World, status: int, content: Any, content_type: str) -> dict[str, Any]:
-    """The error document for this body, which left nothing behind."""
+    """Post this body; return its error document, and check that nothing was recorded."""
     answer = await world.api.post("/v1/tasks", content=content, headers={"content-type": content_type})
     found = problem(answer, status)
     assert await nothing_recorded(world)
@@ -50,14 +50,14 @@ async def post_form(world: World, *parts: bytes, closed: bool = True, content_ty
         pytest.param(b'{"prompt": "x", "seed": NaN}x', id="NaN and more"),
     ],
 )
-async def test_what_is_not_json_is_malformed(world: World, content: bytes) -> None:
+async def test_invalid_json_is_malformed(world: World, content: bytes) -> None:
     found = await refused_json(world, 400, content)
 
     assert found["detail"] == "the body is not valid JSON"
 
 
 @pytest.mark.parametrize("content", [b"null", b"[]", b'"x"', b"1", b"true"], ids=lambda content: content.decode())
-async def test_json_that_is_no_object_is_refused(world: World, content: bytes) -> None:
+async def test_json_that_is_not_an_object_is_refused(world: World, content: bytes) -> None:
     assert (await refused_json(world, 422, content))["fields"] == {"body": "must be a JSON object"}
 
 
@@ -143,7 +143,7 @@ async def test_a_compressed_body_is_refused(world: World) -> None:
 @pytest.mark.parametrize(
     "content_type", ["application/json; charset=utf-8", "application/vnd.api+json", "Application/JSON"]
 )
-async def test_json_is_known_under_its_other_names(world: World, content_type: str) -> None:
+async def test_other_media_types_of_json_are_accepted(world: World, content_type: str) -> None:
     answer = await world.api.post("/v1/tasks", content=b'{"prompt": "x"}', headers={"content-type": content_type})
 
     assert answer.status_code == 202
@@ -173,7 +173,7 @@ async def test_a_body_past_the_limit_is_refused_before_it_is_parsed(
     assert await nothing_recorded(world)
 
 
-async def test_in_a_form_every_value_is_a_text_that_is_read(world: World) -> None:
+async def test_the_texts_of_a_form_are_parsed_into_values(world: World) -> None:
     given = {"prompt": "ein Füchslein", "seed": "5", "prompt_upsampling": "true", "safety_tolerance": "0"}
     answer = await world.api.post("/v1/tasks", data=given, files={"input_image": ("fox.png", PNG, "image/png")})
 
@@ -193,7 +193,7 @@ async def test_an_image_in_a_form_may_also_be_a_text(world: World) -> None:
     assert len(answer.json()["params"]["images"]) == 1
 
 
-async def test_a_file_input_that_a_browser_sends_empty_is_as_if_it_were_not_there(world: World) -> None:
+async def test_a_file_input_that_a_browser_sends_empty_is_ignored(world: World) -> None:
     empty = b'content-disposition: form-data; name="input_image%s"; filename=""\r\ncontent-type: image/png\r\n\r\n'
     answer = await post_form(world, PROMPT, *[empty % number for number in (b"", b"_2", b"_3", b"_4")])
 
@@ -214,7 +214,7 @@ async def test_a_list_in_a_form_is_a_part_for_each_name_or_one_with_commas(world
 
 
 @pytest.mark.parametrize("given", [["stored", "painted"], ["stored,painted"]])
-async def test_a_name_that_no_list_takes_is_refused_wherever_it_stands(world: World, given: list[str]) -> None:
+async def test_an_invalid_name_in_a_list_is_refused_at_any_position(world: World, given: list[str]) -> None:
     answer = await world.api.post(
         "/v1/tasks", data={"prompt": "x", "webhook_events": given}, files={"input_image": PNG}
     )
@@ -297,7 +297,7 @@ async def test_a_form_that_ends_within_a_file_makes_no_task_without_that_file(wo
 
 
 @pytest.mark.parametrize("charset", ["undefined", "punycode", "idna", "unicode_escape", "utf-16", "no-such", '"utf-8"'])
-async def test_text_in_a_form_is_utf8_whatever_its_charset_is_said_to_be(world: World, charset: str) -> None:
+async def test_text_in_a_form_is_utf8_whatever_charset_it_declares(world: World, charset: str) -> None:
     text = r'content-disposition: form-data; name="prompt"' + "\r\n\r\n" + r"ein Füchslein \ud800"
     answer = await post_form(world, text.encode(), content_type=f"multipart/form-data; charset={charset}; boundary=b")
 

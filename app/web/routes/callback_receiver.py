@@ -6,9 +6,9 @@ Most callbacks take the fast path in `protocol`, which uses the answers of this 
 from collections.abc import Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
@@ -52,7 +52,12 @@ _REFUSALS: Mapping[Reply, FluxhookError] = {
         **problems.responses(HTTPStatus.NOT_FOUND, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.SERVICE_UNAVAILABLE),
     },
 )
-async def post_callback(submission_id: str, token: str, request: Request, use: ResourcesDep) -> Response:
+async def post_callback(
+    submission_id: Annotated[str, Path(description="The id of the attempt.")],
+    token: Annotated[str, Path(description="The token of the callback address.")],
+    request: Request,
+    use: ResourcesDep,
+) -> Response:
     """Receive a callback of the provider about one attempt.
 
     200 means that the callback and its effect are stored durably. After 503, the provider should send it again.

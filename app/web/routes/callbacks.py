@@ -60,8 +60,10 @@ async def list_callbacks(
         str | None, Query(pattern=r"^task_[0-9a-v]{37}$", description="Only callbacks of this task.")
     ] = None,
     verdict: Annotated[OfCallback | None, Query(description="Only callbacks with this verdict.")] = None,
-    cursor: Annotated[str | None, Query(pattern=r"^ev_[0-9a-v]{37}$")] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[
+        str | None, Query(pattern=r"^ev_[0-9a-v]{37}$", description="The `next_cursor` of the previous page.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="Maximum number of callbacks in the page.")] = 20,
 ) -> CallbackList:
     """List stored callbacks, newest first.
 

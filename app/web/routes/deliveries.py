@@ -103,8 +103,10 @@ async def list_deliveries(
         str | None, Query(pattern=r"^task_[0-9a-v]{37}$", description="Only deliveries of this task.")
     ] = None,
     endpoint_id: Annotated[str | None, Query(pattern=_ENDPOINT_ID, description="Only to this endpoint.")] = None,
-    cursor: Annotated[str | None, Query(pattern=r"^dlv_[0-9a-v]{37}$")] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[
+        str | None, Query(pattern=r"^dlv_[0-9a-v]{37}$", description="The `next_cursor` of the previous page.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="Maximum number of deliveries in the page.")] = 20,
 ) -> DeliveryList:
     """List deliveries, newest first: those of the calling key, or of all keys if it has the scope `*`."""
     query = DeliveryFilter(caller.owner, state, task_id, endpoint_id)

@@ -69,8 +69,10 @@ async def list_endpoints(
     use: ResourcesDep,
     caller: CallerDep,
     state: Annotated[EndpointState | None, Query(description="Only those in this state.")] = None,
-    cursor: Annotated[str | None, Query(pattern=r"^ep_[0-9a-v]{37}$")] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[
+        str | None, Query(pattern=r"^ep_[0-9a-v]{37}$", description="The `next_cursor` of the previous page.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="Maximum number of endpoints in the page.")] = 20,
 ) -> EndpointList:
     """List endpoints, newest first: those of the calling key, or of all keys if it has the scope `*`."""
 

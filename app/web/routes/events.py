@@ -74,7 +74,7 @@ async def get_events(
         str | None, Query(pattern=r"^task_[0-9a-v]{37}$", description="Only events of this task.")
     ] = None,
     kind: Annotated[list[Kind] | None, Query(description="Only events of these kinds.")] = None,
-    limit: Annotated[int, Query(ge=1, le=200, description="Events in a page.")] = 100,
+    limit: Annotated[int, Query(ge=1, le=200, description="Maximum number of events in the page.")] = 100,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
     prefer: WaitForMore = None,
     last_event_id: LastEventId = None,

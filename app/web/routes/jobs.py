@@ -62,7 +62,9 @@ async def requeue_all(use: ResourcesDep, _caller: CallerDep) -> Requeued:
 
 @router.post("/{job_id}/requeue", responses={**_ERRORS, **_NO_SUCH_JOB})
 async def requeue_one(
-    use: ResourcesDep, _caller: CallerDep, job_id: Annotated[int, Path(ge=1, le=_MAX_ID)]
+    use: ResourcesDep,
+    _caller: CallerDep,
+    job_id: Annotated[int, Path(ge=1, le=_MAX_ID, description="The id of the dead letter.")],
 ) -> Requeued:
     """Run a dead letter again with all its tries."""
     requeued = await use.db.write(lambda connection: jobs.requeue(connection, [job_id], use.now()))

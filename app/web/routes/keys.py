@@ -67,7 +67,7 @@ class KeyList(BaseModel):
 
 @router.get("", responses=_ERRORS)
 async def list_keys(use: ResourcesDep, _caller: AdminDep) -> KeyList:
-    """List all API keys, newest first, without the keys themselves."""
+    """List all API keys, newest first, without the keys themselves. Requires the scope `*`."""
     return KeyList(keys=[_view(key) for key in await use.db.read(api_keys.every)])
 
 
@@ -75,7 +75,7 @@ async def list_keys(use: ResourcesDep, _caller: AdminDep) -> KeyList:
 async def make_key(
     use: ResourcesDep, _caller: AdminDep, body: Annotated[NewKey, Depends(json_body(NewKey))]
 ) -> MadeKey:
-    """Create an API key."""
+    """Create an API key. Requires the scope `*`."""
     subscription.check(use, body)
     now, secret = use.now(), ids.new_key()
     key_id = ids.new_id("key", now)
@@ -93,7 +93,7 @@ async def make_key(
 async def change_key(
     use: ResourcesDep, _caller: AdminDep, key_id: KeyId, body: Annotated[KeyChange, Depends(json_body(KeyChange))]
 ) -> KeyView:
-    """Change the name or the default webhook of an API key."""
+    """Change the name or the default webhook of an API key. Requires the scope `*`."""
     subscription.check(use, body)
     values = subscription.defaults(use.keys, key_id, body)
     values |= {"name": body.name} if body.name is not None else {}
@@ -109,7 +109,7 @@ async def change_key(
 
 @router.delete("/{key_id}", responses={**_ERRORS_OF_ONE, **responses(HTTPStatus.CONFLICT)})
 async def disable_key(use: ResourcesDep, caller: AdminDep, key_id: KeyId) -> KeyView:
-    """Disable an API key permanently. It stays in the list, because tasks refer to it."""
+    """Disable an API key permanently. It stays in the list, because tasks refer to it. Requires the scope `*`."""
     if key_id in {caller.key_id, api_keys.ADMIN_ID}:
         raise Conflict("the calling key and the operator's admin key cannot be disabled")
 

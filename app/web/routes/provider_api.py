@@ -55,7 +55,10 @@ async def submit_max(
 
 
 async def get_result(
-    request: Request, use: ResourcesDep, _caller: CallerDep, task_id: Annotated[str, Query(alias="id")]
+    request: Request,
+    use: ResourcesDep,
+    _caller: CallerDep,
+    task_id: Annotated[str, Query(alias="id", description="The id of the task.")],
 ) -> Response:
     """Get the status and the result of a task. A failed task is answered with 200 too."""
     try:

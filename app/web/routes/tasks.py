@@ -29,8 +29,10 @@ async def list_tasks(
     _caller: CallerDep,
     status: Annotated[Status | None, Query(description="Only tasks in this state.")] = None,
     model: Annotated[str | None, Query(pattern=r"^[0-9a-z.-]{1,64}$", description="Only tasks of this model.")] = None,
-    cursor: Annotated[str | None, Query(pattern=r"^task_[0-9a-v]{37}$")] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[
+        str | None, Query(pattern=r"^task_[0-9a-v]{37}$", description="The `next_cursor` of the previous page.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="Maximum number of tasks in the page.")] = 20,
 ) -> TaskList:
     """List tasks, newest first."""
 

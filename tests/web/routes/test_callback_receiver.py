@@ -1,4 +1,4 @@
-"""The route that providers call: what each callback is answered with, and what it leaves behind."""
+"""The route for callbacks: the answer to each callback, and what it stores."""
 
 import json
 import sqlite3
@@ -22,7 +22,7 @@ FORGED = {"error": {"message": "Invalid signature", "type": "401"}}
 
 @dataclass
 class Called:
-    """A submitted task whose provider keeps silent, and what its callback would need."""
+    """A submitted task without a callback so far, and what a callback needs."""
 
     world: World
     task_id: str
@@ -47,7 +47,7 @@ class Called:
         return str((await self.world.task(self.task_id))["status"])
 
     async def verdicts(self) -> list[tuple[str, str, int]]:
-        """Verdict, effect and copies of each callback that was kept."""
+        """Return verdict, effect and copies of each stored callback."""
         entries = await self.world.timeline(self.task_id, "evidence")
         return [(e["verdict"], e["effect"], e["copies"]) for e in entries if e["witness"] == "callback"]
 
@@ -112,7 +112,7 @@ async def test_the_plain_secret_proves_a_callback(called: Called) -> None:
 async def test_a_wrong_signature_gets_the_providers_own_envelope_and_moves_nothing(
     called: Called, value: bytes
 ) -> None:
-    # The plain secret beside it is right, and does not help.
+    # The valid plain secret beside it does not help.
     secret = (b"x-webhook-secret", called.secret.encode())
     answer = await called.call(called.body(), (b"x-bfl-signature", value), secret)
 
@@ -137,7 +137,7 @@ async def test_a_signature_of_other_bytes_is_forged(called: Called) -> None:
     assert answer.status_code == 401
 
 
-async def test_a_callback_that_proves_nothing_is_kept_and_makes_us_ask(called: Called) -> None:
+async def test_an_unproven_callback_is_stored_and_triggers_a_poll(called: Called) -> None:
     answer = await called.call(called.body())
 
     assert answer.status_code == 200
@@ -162,14 +162,14 @@ async def test_a_callback_that_proves_nothing_is_kept_and_makes_us_ask(called: C
         pytest.param(b'{"id": {"a": 1}, "status": ["Ready"], "result": 5}', id="wrong types"),
     ],
 )
-async def test_whatever_is_signed_is_kept_and_answered(called: Called, body: bytes) -> None:
+async def test_any_signed_body_is_stored_and_answered(called: Called, body: bytes) -> None:
     answer = await called.call_signed(body)
 
     assert (answer.status_code, answer.json()) == (200, {"status": "success"})
     assert [verdict for verdict, _, _ in await called.verdicts()] == ["signed"]
 
 
-async def test_odd_bytes_upset_neither_database(each_world: World) -> None:
+async def test_both_databases_store_any_bytes(each_world: World) -> None:
     called = await submitted(each_world)
     odd = b'{"id": "a\\u0000b\\ud800", "status": "Error", "details": {"error": "\\u0000"}}'
     bodies = [odd, b"\x00\xff", b"[" * 9000]
@@ -218,7 +218,7 @@ async def test_an_unknown_submission_and_a_wrong_token_get_the_same_answer(calle
     assert await called.verdicts() == []
 
 
-async def test_a_right_token_of_a_submission_that_is_gone_gets_that_answer_too(called: Called) -> None:
+async def test_a_valid_token_of_a_deleted_attempt_gets_the_answer_of_an_unknown_one(called: Called) -> None:
     gone = f"sub_{'0' * 37}"
     proof = called.world.use.keys.callback_proof(gone, called.world.use.keys.newest)
     answer = await called.call(b"{}", path=f"/callbacks/{gone}/{proof.token}")
@@ -229,7 +229,7 @@ async def test_a_right_token_of_a_submission_that_is_gone_gets_that_answer_too(c
 
 
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "unproven"])
-async def test_while_the_database_is_away_the_provider_is_asked_to_call_again(
+async def test_while_the_database_is_unavailable_a_callback_gets_503(
     called: Called, tmp_path: Path, signed: bool
 ) -> None:
     headers = [called.signature(called.body())] if signed else []
@@ -248,7 +248,7 @@ async def test_while_the_database_is_away_the_provider_is_asked_to_call_again(
     assert [copies for _, _, copies in await called.verdicts()] == [1]
 
 
-async def test_a_flood_of_callbacks_that_prove_nothing_fills_no_database(called: Called) -> None:
+async def test_many_unproven_callbacks_do_not_fill_the_database(called: Called) -> None:
     answers = [await called.call(b'{"n": %d}' % number) for number in range(15)]
     forged = [await called.call(b'{"n": %d}' % number, (b"x-bfl-signature", b"x")) for number in range(15)]
 
@@ -259,7 +259,7 @@ async def test_a_flood_of_callbacks_that_prove_nothing_fills_no_database(called:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])
-async def test_a_callback_is_posted(called: Called, method: str) -> None:
+async def test_only_post_is_allowed(called: Called, method: str) -> None:
     answer = await called.world.outsider.request(method, called.path)
 
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")

@@ -1,4 +1,4 @@
-"""The callbacks that are kept, over HTTP."""
+"""The list of stored callbacks over HTTP."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ async def listed(world: World, **query: Any) -> dict[str, Any]:
     return found
 
 
-async def test_each_callback_tells_what_it_said_what_it_proved_and_what_it_did(each_world: World) -> None:
+async def test_each_callback_has_its_content_verdict_and_effect(each_world: World) -> None:
     caller = await submitted(each_world)
     await caller.call(caller.ready(), proof={"x-bfl-signature": "sha256=00"})
     await caller.call(caller.ready(), proof={})
@@ -75,7 +75,7 @@ async def test_callbacks_come_in_pages_and_by_task_and_verdict(each_world: World
     ]
 
 
-async def test_nothing_is_listed_that_proves_a_callback_or_that_the_provider_wrote(world: World) -> None:
+async def test_the_list_contains_no_proof_and_no_text_of_the_provider(world: World) -> None:
     caller = await submitted(world)
     await caller.call(caller.ready(), proof=caller.plain_secret)
     text = (await world.api.get("/v1/callbacks")).text
@@ -90,7 +90,7 @@ async def test_nothing_is_listed_that_proves_a_callback_or_that_the_provider_wro
     [{"verdict": "fetched"}, {"verdict": "true"}, {"task_id": "task_1"}, {"cursor": "dlv_1"}, {"limit": 0}],
     ids=["no callback's verdict", "no verdict", "no task's id", "no cursor", "no limit"],
 )
-async def test_a_query_that_cannot_be_meant_is_refused(world: World, query: dict[str, Any]) -> None:
+async def test_an_invalid_query_is_refused(world: World, query: dict[str, Any]) -> None:
     found = problem(await world.api.get("/v1/callbacks", params=query), 422)
 
     assert found["fields"].keys() == query.keys()

@@ -1,4 +1,4 @@
-"""Deliveries and endpoints over HTTP: looking, replaying one or many, testing, and who sees whose."""
+"""Deliveries and endpoints over HTTP: lists, replays, tests, and the access of keys."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ NOBODY = "0" * 37
 
 
 async def key_for(world: World, name: str) -> dict[str, str]:
-    """Headers of a key without any scope."""
+    """The headers of a key without scopes."""
     row = {"name": name, "scopes": [], "created_at": world.clock.at}
     await world.use.db.write(
         lambda connection: api_keys.put(connection, id=f"key_{name}", sha256=digest_of(f"{name}'s key"), **row)
@@ -64,7 +64,7 @@ async def test_deliveries_are_found_by_task_state_and_endpoint(each_world: World
     assert await deliveries(each_world, endpoint_id=f"ep_{NOBODY}") == []
 
 
-async def test_one_that_arrived_may_be_replayed_under_its_id(world: World) -> None:
+async def test_a_successful_delivery_can_be_replayed_and_keeps_its_id(world: World) -> None:
     heard = receiver(world)
     await ended(world)
     (before,) = await deliveries(world)
@@ -77,7 +77,7 @@ async def test_one_that_arrived_may_be_replayed_under_its_id(world: World) -> No
     assert (after["state"], len(after["attempts"])) == ("delivered", 2)
 
 
-async def test_all_that_were_given_up_in_a_time_are_replayed_at_once(each_world: World) -> None:
+async def test_all_deliveries_given_up_in_a_period_are_replayed_at_once(each_world: World) -> None:
     heard = receiver(each_world, 410)
     for _ in range(3):
         await ended(each_world)
@@ -93,7 +93,7 @@ async def test_all_that_were_given_up_in_a_time_are_replayed_at_once(each_world:
     assert {each["state"] for each in await deliveries(each_world)} == {"delivered"}
 
 
-async def test_what_is_replayed_for_an_endpoint_that_is_gone_waits_until_it_is_resumed(world: World) -> None:
+async def test_a_delivery_replayed_to_a_gone_endpoint_waits_until_it_is_resumed(world: World) -> None:
     before = await given_up(world)
     heard = receiver(world, 200)
     await world.api.post(f"/v1/deliveries/{before['id']}/replay")
@@ -119,7 +119,7 @@ async def test_a_test_says_that_it_is_one_in_both_forms(world: World) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://app.example.com/", "nonsense", None], ids=["http", "no address", "none"])
-async def test_a_test_needs_an_address_that_may_be_used(world: World, url: str | None) -> None:
+async def test_a_test_needs_a_url_that_webhooks_may_use(world: World, url: str | None) -> None:
     answer = await world.api.post("/v1/endpoints/test", json={"webhook_url": url})
 
     assert (answer.status_code, set(answer.json()["fields"])) == (422, {"webhook_url"})
@@ -136,7 +136,7 @@ async def test_a_test_needs_an_address_that_may_be_used(world: World, url: str |
     ],
     ids=["delivery", "replay", "no id", "endpoint", "no endpoint id"],
 )
-async def test_what_is_not_there_is_not_found(world: World, method: str, path: str) -> None:
+async def test_an_unknown_delivery_or_endpoint_is_not_found(world: World, method: str, path: str) -> None:
     assert (await world.api.request(method, path)).status_code == 404
 
 
@@ -153,7 +153,7 @@ async def test_what_is_not_there_is_not_found(world: World, method: str, path: s
     ],
     ids=["backwards", "no instant", "no zone", "before all years", "after all years", "no endpoint", "unknown"],
 )
-async def test_a_request_that_cannot_be_meant_replays_nothing(each_world: World, changes: dict[str, Any]) -> None:
+async def test_an_invalid_request_replays_nothing(each_world: World, changes: dict[str, Any]) -> None:
     assert (await replay(each_world, **changes)).status_code == 422
 
 

@@ -1,4 +1,4 @@
-"""The feed over HTTP: pages for who asks, streams for who listens, over real sockets."""
+"""The feed over HTTP: pages, and streams over real sockets."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ def feed_of(app: FastAPI) -> Feed:
 
 @dataclass
 class Served:
-    """The world's service on a socket."""
+    """The service of the world on a socket."""
 
     app: FastAPI
     server: Server
@@ -60,7 +60,7 @@ class Served:
 
 @dataclass
 class Stream:
-    """Server-sent events as their specification reads them."""
+    """Reads server-sent events according to their specification."""
 
     response: httpx.Response
     last_event_id: str = ""
@@ -70,7 +70,7 @@ class Stream:
         self._lines = self.response.aiter_lines()
 
     async def block(self) -> dict[str, str] | None:
-        """The fields of the next block; None at the end."""
+        """Return the fields of the next block; None at the end."""
         fields: dict[str, str] = {}
         async with asyncio.timeout(30):
             async for line in self._lines:
@@ -85,14 +85,14 @@ class Stream:
         return None
 
     async def event(self) -> dict[str, str] | None:
-        """The next block that has data."""
+        """Return the next block with data."""
         while (block := await self.block()) is not None:
             if "data" in block:
                 return block
         return None
 
     async def kinds(self, count: int = 1000) -> list[str]:
-        """The kinds of the next events, or of all until the end."""
+        """Return the kinds of the next events, or of all events until the end."""
         found: list[str] = []
         while len(found) < count and (event := await self.event()):
             found.append(event["event"])
@@ -127,7 +127,7 @@ async def service(world: World) -> AsyncGenerator[Served]:
 
 
 async def stored(world: World) -> str:
-    """A task from its beginning to its end."""
+    """Run a task from submission to its final state."""
     small(world)
     task_id = await world.post()
     await world.go_on(4)
@@ -149,7 +149,7 @@ def test_every_state_of_a_task_is_a_kind_of_event() -> None:
     assert set(Kind) == {f"task.{status}" for status in Status}
 
 
-async def test_the_feed_is_pulled_from_its_start_without_a_place(each_world: World) -> None:
+async def test_a_page_without_a_position_begins_at_the_start(each_world: World) -> None:
     task_id = await stored(each_world)
 
     async def complete() -> bool:
@@ -164,7 +164,7 @@ async def test_the_feed_is_pulled_from_its_start_without_a_place(each_world: Wor
     assert await kinds(each_world, after="") == await kinds(each_world, after="start") == STEPS
 
 
-async def test_the_feed_is_pulled_page_by_page_and_always_says_where_to_go_on(world: World) -> None:
+async def test_every_page_has_the_cursor_of_the_next_one(world: World) -> None:
     await stored(world)
     found, cursor = [], "start"
     for _ in range(4):
@@ -176,7 +176,7 @@ async def test_the_feed_is_pulled_page_by_page_and_always_says_where_to_go_on(wo
     assert await page(world, after="now") == {"events": [], "next_cursor": cursor}
 
 
-async def test_the_feed_is_pulled_for_one_task_or_for_some_kinds(world: World) -> None:
+async def test_pages_can_be_filtered_by_task_and_by_kind(world: World) -> None:
     await stored(world)
     other = await world.post()
 
@@ -197,7 +197,7 @@ async def test_an_empty_page_waits_for_the_next_event_if_asked_to(each_world: Wo
     assert answer.json()["next_cursor"] == answer.json()["events"][-1]["id"]
 
 
-async def test_a_place_that_was_pruned_is_answered_with_where_the_feed_starts(world: World) -> None:
+async def test_a_pruned_position_is_answered_with_the_start_of_the_feed(world: World) -> None:
     await stored(world)
     first = (await page(world, limit=1))["next_cursor"]
     world.clock.advance(EVENTS_KEPT.total_seconds() + 60)
@@ -213,7 +213,7 @@ async def test_a_place_that_was_pruned_is_answered_with_where_the_feed_starts(wo
     assert (await kinds(world))[0] == "task.queued"
 
 
-async def test_who_begins_at_the_start_of_a_feed_that_was_pruned_is_given_no_place_that_is_refused(
+async def test_the_cursor_from_the_start_of_a_pruned_feed_is_valid(
     each_world: World,
 ) -> None:
     await stored(each_world)
@@ -229,7 +229,7 @@ async def test_who_begins_at_the_start_of_a_feed_that_was_pruned_is_given_no_pla
     await until(has_begun)
 
 
-async def test_a_stream_that_broke_off_before_its_first_event_begins_anew(world: World, service: Served) -> None:
+async def test_a_stream_that_broke_before_its_first_event_can_be_resumed(world: World, service: Served) -> None:
     await stored(world)
     world.clock.advance(EVENTS_KEPT.total_seconds() + 60)
     await sweep(world.use, NO_TASK)
@@ -242,19 +242,19 @@ async def test_a_stream_that_broke_off_before_its_first_event_begins_anew(world:
 
 
 @pytest.mark.parametrize("query", ["after=soon", "after=1-ffffffffffffffff", "kind=task.lost", "limit=0", "task_id=x"])
-async def test_a_query_that_makes_no_sense_is_refused(world: World, query: str) -> None:
+async def test_an_invalid_query_is_refused(world: World, query: str) -> None:
     answer = await world.api.get(f"/v1/events?{query}")
 
     assert list(problem(answer, 422)["fields"]) in ([query.partition("=")[0]], ["kind.0"])
 
 
-async def test_nobody_listens_without_a_key(world: World) -> None:
+async def test_the_feed_requires_a_key(world: World) -> None:
     problem(await world.outsider.get("/v1/events"), 401)
     problem(await world.outsider.get("/v1/events", headers=SSE), 401)
     problem(await world.outsider.get(f"/v1/tasks/{await world.post()}/events"), 401)
 
 
-async def test_a_stream_of_a_task_tells_all_of_it_and_ends_with_it(world: World, service: Served) -> None:
+async def test_the_stream_of_a_task_has_all_its_events_and_ends_with_it(world: World, service: Served) -> None:
     small(world)
     task_id = await world.post()
     async with service.stream(f"/v1/tasks/{task_id}/events") as stream:
@@ -275,7 +275,7 @@ async def test_a_stream_of_a_task_tells_all_of_it_and_ends_with_it(world: World,
     assert (first["id"], told["task_id"]) == (told["id"], task_id)
 
 
-async def test_a_stream_goes_on_where_it_was_left(world: World, service: Served) -> None:
+async def test_a_stream_resumes_at_its_last_position(world: World, service: Served) -> None:
     task_id = await stored(world)
     async with service.stream(f"/v1/tasks/{task_id}/events") as stream:
         await stream.kinds(2)
@@ -290,12 +290,12 @@ async def test_a_stream_goes_on_where_it_was_left(world: World, service: Served)
     assert (over.status_code, over.content) == (204, b"")
 
 
-async def test_a_task_that_does_not_exist_has_no_stream(world: World) -> None:
+async def test_an_unknown_task_has_no_stream(world: World) -> None:
     problem(await world.api.get(f"/v1/tasks/task_{'0' * 37}/events"), 404)
     problem(await world.api.get("/v1/tasks/none/events"), 404)
 
 
-async def test_a_stream_of_all_tasks_begins_now_and_says_where_that_is(world: World, service: Served) -> None:
+async def test_a_stream_of_all_tasks_begins_now_and_sends_its_position(world: World, service: Served) -> None:
     await world.post()
     async with service.stream("/v1/events?kind=task.queued") as stream:
         await stream.block()
@@ -308,7 +308,7 @@ async def test_a_stream_of_all_tasks_begins_now_and_says_where_that_is(world: Wo
     assert [event["task_id"] for event in (await page(world, after=began_at))["events"]] == [second]
 
 
-async def test_who_hears_nothing_gets_a_sign_of_life_that_moves_its_place_on(world: World, service: Served) -> None:
+async def test_a_stream_without_events_gets_heartbeats_with_the_current_position(world: World, service: Served) -> None:
     service.app.state.feed.heartbeat_s = 0.02
     async with service.stream("/v1/events?kind=task.stored") as stream:
         await stream.block()
@@ -321,7 +321,7 @@ async def test_who_hears_nothing_gets_a_sign_of_life_that_moves_its_place_on(wor
     assert set(stream.comments) == {"the feed", "nothing new"}
 
 
-async def test_who_goes_away_leaves_nothing_behind(world: World, service: Served) -> None:
+async def test_a_client_that_disconnects_leaves_nothing_behind(world: World, service: Served) -> None:
     task_id = await world.post()
     async with service.stream("/v1/events") as one, service.stream(f"/v1/tasks/{task_id}/events") as other:
         await one.block()
@@ -331,17 +331,17 @@ async def test_who_goes_away_leaves_nothing_behind(world: World, service: Served
     await service.nobody_listens()
 
 
-async def test_a_stopping_service_ends_its_streams_with_a_word_and_does_not_wait_for_them(world: World) -> None:
+async def test_a_stopping_service_ends_its_streams_with_reconnect_and_does_not_wait_for_them(world: World) -> None:
     async with served(world) as service, service.stream("/v1/events") as stream:
         await stream.block()
-        # Well before the server closes by force what is left, which would cut the stream without its last word.
+        # Well before the server closes the remaining connections by force, which would cut off the last event.
         service.server.handle_exit(signal.SIGTERM, None)
 
         assert await stream.kinds() == ["reconnect"]
         assert await stream.block() is None
 
 
-async def test_a_process_hears_what_a_worker_elsewhere_does(tmp_path: Path, postgres_url: str) -> None:
+async def test_a_process_gets_the_events_of_a_worker_in_another_process(tmp_path: Path, postgres_url: str) -> None:
     async with (
         open_world(tmp_path, postgres_url) as one,
         open_world(tmp_path, postgres_url) as other,
@@ -359,7 +359,7 @@ async def test_a_process_hears_what_a_worker_elsewhere_does(tmp_path: Path, post
             assert (await waiting).json()["status"] == "stored"
 
 
-async def test_a_task_that_was_posted_is_answered_though_the_database_goes_away_while_it_is_waited_for(
+async def test_a_posted_task_is_answered_even_if_the_database_fails_during_the_wait(
     world: World, service: Served, tmp_path: Path
 ) -> None:
     async def is_waited_for() -> bool:
@@ -378,7 +378,7 @@ async def test_a_task_that_was_posted_is_answered_though_the_database_goes_away_
     assert (await world.task(answer.json()["id"]))["status"] == "queued"
 
 
-async def test_events_that_were_pruned_leave_a_finished_task_with_nothing_to_tell(world: World) -> None:
+async def test_a_finished_task_with_pruned_events_is_answered_with_204(world: World) -> None:
     task_id = await stored(world)
     await world.use.db.write(lambda connection: events.prune(connection, world.clock() + EVENTS_KEPT))
 

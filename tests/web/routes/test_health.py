@@ -1,4 +1,4 @@
-"""Whether the process lives and can do its work, and in which words it says that it cannot."""
+"""Liveness and readiness, with the texts of failed checks."""
 
 import shutil
 import sqlite3
@@ -35,7 +35,7 @@ async def test_the_check_of_the_store_leaves_nothing_in_it(world: World) -> None
     assert list((world.use.scratch / "images").iterdir()) == []
 
 
-async def test_a_store_that_is_in_the_way_of_itself_is_not_ready(world: World) -> None:
+async def test_a_store_that_cannot_be_written_is_not_ready(world: World) -> None:
     images = world.use.scratch / "images"
     shutil.rmtree(images)
     images.write_text("a file where the folder was")
@@ -69,7 +69,7 @@ async def test_a_database_that_cannot_be_read_is_not_ready_and_the_process_lives
     assert (await world.outsider.get("/healthz")).status_code == 200
 
 
-async def test_a_database_that_takes_no_writes_is_not_ready(world: World, postgres_url: str) -> None:
+async def test_a_read_only_database_is_not_ready(world: World, postgres_url: str) -> None:
     async with open_database(postgres_url) as standby:
         with listening_for(standby, "begin", _refuse_writes):
             answer = await readyz(replace(world.use, db=standby))

@@ -1,4 +1,4 @@
-"""A stored image over HTTP: whole, in ranges, not again, and never as anything but an image."""
+"""A stored image over HTTP: whole, in ranges, unchanged, and always as an image."""
 
 from hashlib import sha256
 from io import BytesIO
@@ -15,7 +15,7 @@ from tests.world import World
 
 @pytest.fixture
 async def path(world: World) -> str:
-    """Where the image of a stored task is."""
+    """The path of the image of a stored task."""
     world.twin.rules = Rules(megapixels=0.01)
     task_id = await world.post()
     await world.go_on(6)
@@ -41,7 +41,7 @@ async def test_a_stored_image_is_what_the_task_says_of_it(each_world: World, for
     assert int(answer.headers["content-length"]) == told["bytes"] == len(answer.content)
 
 
-async def test_an_image_can_be_nothing_else_in_a_browser(world: World, path: str) -> None:
+async def test_a_browser_treats_an_image_only_as_an_image(world: World, path: str) -> None:
     headers = (await world.api.get(path)).headers
 
     assert headers["x-content-type-options"] == "nosniff"
@@ -86,7 +86,7 @@ NO_RANGES = (
 )
 
 
-async def test_a_range_that_is_none_gets_the_whole(world: World, path: str) -> None:
+async def test_an_invalid_range_gets_the_whole_image(world: World, path: str) -> None:
     data = await whole(world, path)
 
     for asked in NO_RANGES:
@@ -106,7 +106,9 @@ async def test_a_range_outside_of_the_image_is_refused(world: World, path: str, 
 @pytest.mark.parametrize(
     ("if_range", "status"), [("{etag}", 206), ("W/{etag}", 200), ('"x"', 200), ("Wed, 21 Oct 2015 07:28:00 GMT", 200)]
 )
-async def test_a_range_of_another_image_gets_the_whole(world: World, path: str, if_range: str, status: int) -> None:
+async def test_a_range_of_another_image_gets_the_whole_image(
+    world: World, path: str, if_range: str, status: int
+) -> None:
     etag = (await world.api.get(path)).headers["etag"]
     headers = {"range": "bytes=0-4", "if-range": if_range.format(etag=etag)}
 
@@ -126,7 +128,7 @@ async def test_a_range_of_another_image_gets_the_whole(world: World, path: str, 
         (",,,", 200),
     ],
 )
-async def test_what_the_client_has_is_not_sent_again(world: World, path: str, if_none_match: str, status: int) -> None:
+async def test_an_unchanged_image_is_not_sent_again(world: World, path: str, if_none_match: str, status: int) -> None:
     etag = (await world.api.get(path)).headers["etag"]
 
     answer = await world.api.get(path, headers={"if-none-match": if_none_match.format(etag=etag)})
@@ -136,7 +138,7 @@ async def test_what_the_client_has_is_not_sent_again(world: World, path: str, if
     assert answer.headers["etag"] == etag
 
 
-async def test_a_head_tells_the_same_without_the_bytes(world: World, path: str) -> None:
+async def test_a_head_request_gets_the_same_headers_without_the_bytes(world: World, path: str) -> None:
     got, head = await world.api.get(path), await world.api.head(path, headers={"range": "bytes=0-1"})
 
     assert (head.status_code, head.content) == (200, b"")
@@ -156,21 +158,21 @@ async def test_a_task_without_an_image_says_why(world: World, prompt: str, secon
     assert found["detail"] == f"there is no image: the task {reason}"
 
 
-async def test_a_file_that_somebody_removed_is_not_found(world: World, path: str) -> None:
+async def test_a_removed_file_is_not_found(world: World, path: str) -> None:
     for file in kept_files(world):
         file.unlink()
 
     assert problem(await world.api.get(path), 404)["detail"] == "the image is no longer in the store"
 
 
-async def test_a_file_of_which_a_part_is_left_is_not_shown(world: World, path: str) -> None:
+async def test_a_truncated_file_is_not_served(world: World, path: str) -> None:
     for file in kept_files(world):
         file.write_bytes(file.read_bytes()[:100])
 
     assert problem(await world.api.get(path), 404)["detail"] == "the image is no longer in the store"
 
 
-async def test_an_image_in_a_store_that_went_away_is_unavailable(world: World, path: str, tmp_path: Path) -> None:
+async def test_an_image_in_an_unavailable_store_is_unavailable(world: World, path: str, tmp_path: Path) -> None:
     (tmp_path / "images").rename(tmp_path / "gone")
 
     assert problem(await world.api.get(path), 503)["detail"].startswith("the image store cannot be used")

@@ -23,14 +23,14 @@ async def states(world: World) -> dict[str, str]:
     return {job.task_id: job.state for job in await world.use.db.read(jobs_left)}
 
 
-async def test_jobs_set_aside_are_listed_with_what_failed(each_world: World) -> None:
+async def test_dead_letters_are_listed_with_their_error(each_world: World) -> None:
     await set_aside(each_world, "task_1")
     (found,) = (await each_world.api.get("/v1/jobs/held")).json()["jobs"]
 
     assert {**found, "id": 0} == {"id": 0, "step": "collect", "task_id": "task_1", "failures": 1, "error": "KeyError"}
 
 
-async def test_one_job_runs_again_by_its_number(each_world: World) -> None:
+async def test_one_dead_letter_runs_again_by_its_id(each_world: World) -> None:
     await set_aside(each_world, "task_1", "task_2")
     first = (await each_world.api.get("/v1/jobs/held")).json()["jobs"][0]
     answer = await each_world.api.post(f"/v1/jobs/held/{first['id']}/requeue")
@@ -39,7 +39,7 @@ async def test_one_job_runs_again_by_its_number(each_world: World) -> None:
     assert sorted((await states(each_world)).values()) == ["held", "waiting"]
 
 
-async def test_all_jobs_run_again_at_once(each_world: World) -> None:
+async def test_all_dead_letters_run_again_at_once(each_world: World) -> None:
     await set_aside(each_world, "task_1", "task_2")
     answer = await each_world.api.post("/v1/jobs/held/requeue")
 
@@ -47,7 +47,7 @@ async def test_all_jobs_run_again_at_once(each_world: World) -> None:
     assert set((await states(each_world)).values()) == {"waiting"}
 
 
-async def test_a_thousand_jobs_and_one_all_count_and_all_run_again(each_world: World) -> None:
+async def test_a_thousand_and_one_dead_letters_all_count_and_run_again(each_world: World) -> None:
     task_ids = [f"task_{number}" for number in range(1001)]
     of_engine = {"sqlite": "jobs SET state = 'held'", "postgresql": "pgqueuer SET status = 'failed'"}
 
@@ -64,18 +64,18 @@ async def test_a_thousand_jobs_and_one_all_count_and_all_run_again(each_world: W
 
 
 @pytest.mark.parametrize("number", ["1", "9223372036854775807"])
-async def test_a_job_that_was_not_set_aside_is_not_found(each_world: World, number: str) -> None:
+async def test_a_job_that_is_not_a_dead_letter_is_not_found(each_world: World, number: str) -> None:
     problem(await each_world.api.post(f"/v1/jobs/held/{number}/requeue"), 404)
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "9223372036854775808", "x"])
-async def test_what_is_no_number_of_a_job_is_refused(world: World, number: str) -> None:
+async def test_an_invalid_job_id_is_refused(world: World, number: str) -> None:
     answer = await world.api.post(f"/v1/jobs/held/{number}/requeue")
 
     assert answer.status_code in {404, 422}
     problem(answer, answer.status_code)
 
 
-async def test_only_who_has_a_key_sees_them(world: World) -> None:
+async def test_dead_letters_require_a_key(world: World) -> None:
     problem(await world.outsider.get("/v1/jobs/held"), 401)
     problem(await world.outsider.post("/v1/jobs/held/requeue"), 401)

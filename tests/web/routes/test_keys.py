@@ -1,4 +1,4 @@
-"""API keys over HTTP, and where their tasks are told that do not say themselves."""
+"""API keys over HTTP, and their default webhooks."""
 
 from functools import partial
 from typing import Any
@@ -43,7 +43,7 @@ async def test_a_disabled_key_opens_nothing_and_stays_in_the_list(each_world: Wo
     assert len((await each_world.api.get("/v1/keys")).json()["keys"]) == 2
 
 
-async def test_a_key_that_is_disabled_again_was_disabled_when_it_first_was(each_world: World) -> None:
+async def test_disabling_a_key_again_keeps_the_first_time(each_world: World) -> None:
     path = f"/v1/keys/{(await make(each_world))['id']}"
     first = await each_world.api.delete(path)
     each_world.clock.advance(60)
@@ -66,7 +66,7 @@ async def test_a_key_without_the_scope_may_not_manage_keys(world: World, method:
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
 
 
-async def test_a_key_with_the_scope_may(world: World) -> None:
+async def test_a_key_with_the_scope_may_manage_keys(world: World) -> None:
     made = await make(world, scopes=["*"])
 
     assert (await world.outsider.get("/v1/keys", headers=bearer(made))).status_code == 200
@@ -90,7 +90,7 @@ async def test_a_key_that_breaks_a_rule_is_not_made(world: World, given: dict[st
     assert answer.status_code == 422
 
 
-async def test_what_a_task_does_not_say_its_key_says(each_world: World) -> None:
+async def test_the_webhook_of_a_key_is_the_default_of_its_tasks(each_world: World) -> None:
     told = {"webhook_url": URL, "webhook_secret": SECRET, "webhook_form": "event", "webhook_events": ["submitted"]}
     made = await make(each_world, **told)
     own = {"prompt": "a fox", "webhook_url": f"{URL}/own", "webhook_form": "provider"}
@@ -108,7 +108,7 @@ async def test_what_a_task_does_not_say_its_key_says(each_world: World) -> None:
     assert found == [(URL, "event", ["submitted"], SECRET), (f"{URL}/own", "provider", ["submitted"], SECRET)]
 
 
-async def test_a_key_is_changed_in_what_is_given_alone(each_world: World) -> None:
+async def test_only_the_given_fields_of_a_key_change(each_world: World) -> None:
     made = await make(each_world, webhook_url=URL, webhook_secret=SECRET)
     path = f"/v1/keys/{made['id']}"
     renamed = (await each_world.api.patch(path, json={"name": "store"})).json()
@@ -121,7 +121,7 @@ async def test_a_key_is_changed_in_what_is_given_alone(each_world: World) -> Non
     assert subscription.unseal(each_world.use.keys, made["id"], row.webhook_secret or "") == SECRET
 
 
-async def test_a_key_s_choice_outlives_the_next_start(each_world: World) -> None:
+async def test_the_webhook_of_a_key_survives_a_restart(each_world: World) -> None:
     await each_world.api.patch("/v1/keys/key_admin", json={"webhook_url": URL})
     row = {"name": "admin", "sha256": "0" * 64, "scopes": ["*"], "created_at": each_world.clock.at}
     await each_world.use.db.write(lambda connection: api_keys.put(connection, id="key_admin", **row))
@@ -132,6 +132,6 @@ async def test_a_key_s_choice_outlives_the_next_start(each_world: World) -> None
 
 
 @pytest.mark.parametrize("key_id", ["key_none", "key_" + "0" * 37, "%00"])
-async def test_a_key_that_is_not_there_is_not_found(world: World, key_id: str) -> None:
+async def test_an_unknown_key_is_not_found(world: World, key_id: str) -> None:
     assert (await world.api.patch(f"/v1/keys/{key_id}", json={"name": "x"})).status_code == 404
     assert (await world.api.delete(f"/v1/keys/{key_id}")).status_code == 404

@@ -1,4 +1,4 @@
-"""The page at `/`: signing in, what it shows, and that a prompt stays a text in it."""
+"""The page at `/`: signing in, its content, and the escaping of prompts."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ HTML = """<script>alert(1)</script><img src=x onerror=alert(2)>"' {{ 7*7 }}"""
 
 
 async def signed_in(world: World) -> str:
-    """The page as it is seen with a session."""
+    """Return the page that a session sees."""
     await world.outsider.post("/session", data={"key": ADMIN_KEY})
     answer = await world.outsider.get("/")
     assert answer.status_code == 200
@@ -20,7 +20,7 @@ async def signed_in(world: World) -> str:
 
 
 @pytest.mark.parametrize("headers", [{}, {"cookie": f"{COOKIE}=old"}, {"x-key": "wrong"}], ids=["none", "old", "wrong"])
-async def test_who_has_no_session_is_asked_for_a_key(world: World, headers: dict[str, str]) -> None:
+async def test_without_a_session_the_page_asks_for_a_key(world: World, headers: dict[str, str]) -> None:
     await world.post(prompt="a private fox")
 
     answer = await world.outsider.get("/", headers=headers)
@@ -40,7 +40,7 @@ async def test_a_key_becomes_a_session_that_no_script_and_no_other_site_can_use(
     assert {flag.lower() for flag in flags} == {"httponly", "samesite=strict", "path=/"}
 
 
-async def test_a_session_travels_over_https_alone_where_the_service_has_an_https_address(
+async def test_the_session_cookie_is_secure_if_the_service_has_an_https_address(
     tmp_path: Path, sqlite_url: str
 ) -> None:
     async with open_world(tmp_path, sqlite_url, public_url="https://gateway.example") as world:
@@ -60,7 +60,7 @@ async def test_a_session_travels_over_https_alone_where_the_service_has_an_https
         pytest.param("multipart/form-data; charset=idna", b"--", id="multipart"),
     ],
 )
-async def test_a_wrong_key_is_told_so_in_words(world: World, content_type: str, content: bytes) -> None:
+async def test_a_wrong_key_gets_a_readable_error(world: World, content_type: str, content: bytes) -> None:
     answer = await world.outsider.post("/session", content=content, headers={"content-type": content_type})
 
     assert answer.status_code == 401
@@ -68,7 +68,7 @@ async def test_a_wrong_key_is_told_so_in_words(world: World, content_type: str, 
     assert "set-cookie" not in answer.headers
 
 
-async def test_nobody_fills_the_memory_through_the_sign_in_form(world: World) -> None:
+async def test_the_sign_in_form_is_limited_in_size(world: World) -> None:
     problem(await world.outsider.post("/session", data={"key": "x" * 5000}), 413, "too_large")
 
 
@@ -100,7 +100,7 @@ async def test_the_page_shows_the_latest_tasks_with_image_state_and_failure(each
     assert page.index("still waiting") < page.index("unsafe result") < page.index("a red fox")
 
 
-async def test_a_prompt_of_html_is_shown_as_the_text_it_is(world: World) -> None:
+async def test_a_prompt_of_html_is_shown_as_text(world: World) -> None:
     await world.post(prompt=HTML)
 
     page = await signed_in(world)
@@ -112,7 +112,7 @@ async def test_a_prompt_of_html_is_shown_as_the_text_it_is(world: World) -> None
 
 
 @pytest.mark.parametrize("path", ["/", "/session"])
-async def test_a_page_runs_nothing_loads_nothing_foreign_and_is_framed_by_nobody(world: World, path: str) -> None:
+async def test_a_page_runs_no_script_loads_nothing_foreign_and_cannot_be_framed(world: World, path: str) -> None:
     answer = await world.outsider.request("GET" if path == "/" else "POST", path)
 
     policy = answer.headers["content-security-policy"]

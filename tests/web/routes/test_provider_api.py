@@ -1,4 +1,4 @@
-"""The drop-in door, asked as the stricter clients of the provider ask: by its words, its shapes and its links."""
+"""The provider-compatible API, as strict clients of the provider use it: statuses, response formats and links."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ async def submit(world: World, path: str = PRO, **fields: Any) -> dict[str, Any]
 
 
 async def poll(world: World, posted: dict[str, Any]) -> dict[str, Any]:
-    """What is told now; a poll is answered with 200 whatever became of the task."""
+    """Poll a task; the response is 200 in every state of the task."""
     answer = await world.api.get(posted["polling_url"])
     assert answer.status_code == 200, answer.text
     assert answer.headers["cache-control"] == "no-store"
@@ -46,7 +46,7 @@ async def poll(world: World, posted: dict[str, Any]) -> dict[str, Any]:
 
 
 def serve_with(world: World, use: Resources) -> httpx.ASGITransport:
-    """Have the service run on other resources; the way to it."""
+    """Run the service with other resources; return the transport to it."""
     way = world.network.hosts["gateway"]
     assert isinstance(way, httpx.ASGITransport)
     way.app.state.use = use  # type: ignore[attr-defined]
@@ -54,7 +54,7 @@ def serve_with(world: World, use: Resources) -> httpx.ASGITransport:
 
 
 @pytest.mark.parametrize("path", [PRO, MAX])
-async def test_a_task_is_taken_polled_and_its_image_is_ours(world: World, path: str) -> None:
+async def test_a_task_is_accepted_and_polled_and_its_image_comes_from_fluxhook(world: World, path: str) -> None:
     mount, _, model = path.partition("/v1/")
     posted = await submit(world, path, seed=7, aspect_ratio="16:9", safety_tolerance=3)
     assert posted == {
@@ -84,7 +84,7 @@ async def test_a_task_is_taken_polled_and_its_image_is_ours(world: World, path: 
     assert (await world.task(posted["id"]))["model"] == model
 
 
-async def test_ready_is_said_only_once_the_image_is_kept(world: World) -> None:
+async def test_the_status_is_ready_only_once_the_image_is_stored(world: World) -> None:
     world.twin.faults = Faults(refused_link=1)
     posted = await submit(world)
     await world.go_on(3)
@@ -100,7 +100,7 @@ FAILURES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-async def test_a_task_that_fails_is_told_in_one_of_four_words(world: World) -> None:
+async def test_a_failed_task_has_one_of_the_four_statuses(world: World) -> None:
     world.twin.faults = Faults(drop_callback=1)
     world.twin.rules = Rules(failed_http=422)
     posted = {prompt: await submit(world, prompt=prompt) for prompt in FAILURES}
@@ -122,7 +122,7 @@ async def test_a_cancelled_task_is_an_error(world: World) -> None:
     assert (found["status"], found["message"]) == ("Error", "the task was cancelled")
 
 
-async def test_an_image_that_is_kept_no_more_is_an_error(world: World) -> None:
+async def test_an_image_that_is_no_longer_stored_is_an_error(world: World) -> None:
     posted = await submit(world)
     await world.go_on(6)
     await world.use.db.write(lambda connection: connection.exec_driver_sql("delete from results").rowcount)
@@ -132,7 +132,7 @@ async def test_an_image_that_is_kept_no_more_is_an_error(world: World) -> None:
     assert (found["status"], found["message"]) == ("Error", "the image is no longer stored")
 
 
-async def test_an_edit_sends_the_pictures_on(world: World) -> None:
+async def test_an_edit_sends_its_images_to_the_provider(world: World) -> None:
     photo = in_base64(picture())
     posted = await submit(world, prompt="black and white", input_image=photo, input_image_2=f"data:x;base64,{photo}")
     await world.go_on(6)
@@ -142,7 +142,7 @@ async def test_an_edit_sends_the_pictures_on(world: World) -> None:
     assert len(theirs["inputs"]) == 2
 
 
-async def test_the_clients_webhook_is_ours_to_call_and_never_goes_upstream(world: World) -> None:
+async def test_the_clients_webhook_is_sent_by_fluxhook_and_never_passed_to_the_provider(world: World) -> None:
     hook = {"webhook_url": "https://app.example/hook?a=b", "webhook_secret": "their own secret"}
     posted = await submit(world, **hook)
     await world.work()
@@ -168,7 +168,7 @@ KEYS = [
 ]
 
 
-async def test_a_key_is_taken_in_every_way_that_clients_send_it(world: World) -> None:
+async def test_a_key_is_accepted_in_every_way_that_clients_send_it(world: World) -> None:
     for path in (PRO, MAX):
         for headers in KEYS:
             posted = await world.outsider.post(path, json={"prompt": "x"}, headers=headers)
@@ -190,7 +190,7 @@ async def test_without_a_good_key_every_route_answers_403(world: World) -> None:
     assert await nothing_recorded(world)
 
 
-async def test_an_unknown_id_is_the_providers_404_with_its_text_where_clients_look(world: World) -> None:
+async def test_an_unknown_id_gets_the_providers_404_with_its_text_where_clients_look(world: World) -> None:
     for task_id in (NOBODYS, "7c9e6679-7425-40de-944b-e07fc1f90ae7", "", "\0", "a" * 5000, "é&id=x"):
         answer = await world.api.get("/v1/get_result", params={"id": task_id})
 
@@ -201,7 +201,7 @@ async def test_an_unknown_id_is_the_providers_404_with_its_text_where_clients_lo
         assert "errors" not in found
 
 
-async def test_a_poll_without_an_id_is_told_what_is_missing(world: World) -> None:
+async def test_a_poll_without_an_id_names_the_missing_parameter(world: World) -> None:
     assert problem(await world.api.get("/v1/get_result"), 422)["fields"] == {"id": "is required"}
 
 
@@ -215,7 +215,7 @@ TOLERATED: list[dict[str, Any]] = [
 ]
 
 
-async def test_what_clients_send_to_other_models_too_is_passed_over(world: World) -> None:
+async def test_fields_of_other_models_are_ignored(world: World) -> None:
     for fields in TOLERATED:
         posted = await submit(world, **fields)
 
@@ -247,14 +247,14 @@ async def test_a_field_that_breaks_a_rule_is_named(world: World) -> None:
     assert await nothing_recorded(world)
 
 
-async def test_a_body_that_is_no_json_object_is_refused(world: World) -> None:
+async def test_a_body_that_is_not_a_json_object_is_refused(world: World) -> None:
     for body in (b"", b"{", b"\xff", b"[" * 100_000, b'{"seed": 1' + b"0" * 5000 + b"}"):
         problem(await world.api.post(PRO, content=body), 400, "malformed_request")
     for body in (b"[]", b"null", b'"x"'):
         problem(await world.api.post(PRO, content=body), 422, "invalid_request")
 
 
-async def test_json_is_read_whatever_the_client_calls_it(world: World) -> None:
+async def test_json_is_accepted_with_any_content_type(world: World) -> None:
     body = json.dumps({"prompt": "x"}).encode()
     for media_type in ("application/json", "text/plain;charset=UTF-8", "application/octet-stream"):
         answer = await world.api.post(PRO, content=body, headers={"content-type": media_type})
@@ -262,12 +262,12 @@ async def test_json_is_read_whatever_the_client_calls_it(world: World) -> None:
     assert (await world.api.post(PRO, content=body)).status_code == 200
 
 
-async def test_what_is_encoded_or_too_large_is_refused(world: World) -> None:
+async def test_an_encoded_or_too_large_body_is_refused(world: World) -> None:
     problem(await world.api.post(PRO, content=b"x", headers={"content-encoding": "gzip"}), 415)
     problem(await world.api.post(PRO, content=b"{}", headers={"content-length": str(10**9)}), 413)
 
 
-async def test_more_tasks_than_the_provider_takes_queue_here(world: World) -> None:
+async def test_tasks_beyond_the_providers_limit_are_queued(world: World) -> None:
     answers = await asyncio.gather(*(world.api.post(MAX, json={"prompt": "x"}) for _ in range(9)))
     await world.work()
 
@@ -290,7 +290,7 @@ async def test_a_request_sent_again_with_its_idempotency_key_is_one_task(world: 
 
 
 @pytest.mark.parametrize("doors", [(PRO, "/v1/tasks"), ("/v1/tasks", PRO)], ids=["native last", "native first"])
-async def test_a_request_with_a_webhook_is_one_task_at_both_doors(world: World, doors: tuple[str, str]) -> None:
+async def test_a_request_with_a_webhook_is_one_task_in_both_apis(world: World, doors: tuple[str, str]) -> None:
     headers, body = {"idempotency-key": "one"}, {"prompt": "x", "webhook_url": "https://app.example.com/hook"}
     first, again = [await world.api.post(door, json=body, headers=headers) for door in doors]
 
@@ -299,8 +299,8 @@ async def test_a_request_with_a_webhook_is_one_task_at_both_doors(world: World, 
 
 
 @pytest.mark.parametrize(("form", "status"), [("provider", 200), ("event", 422)])
-async def test_a_form_that_was_asked_for_has_to_be_this_door_s_own(world: World, form: str, status: int) -> None:
-    """The digest of the first is also the one that this door itself has remembered in earlier versions."""
+async def test_only_the_provider_form_matches_a_request_to_the_native_api(world: World, form: str, status: int) -> None:
+    """The digest of the first is also the one that earlier versions of this API stored."""
     headers, body = {"idempotency-key": "one"}, {"prompt": "x", "webhook_url": "https://app.example.com/hook"}
     first = await world.api.post("/v1/tasks", json={**body, "webhook_form": form}, headers=headers)
     again = await world.api.post(PRO, json=body, headers=headers)
@@ -309,7 +309,7 @@ async def test_a_form_that_was_asked_for_has_to_be_this_door_s_own(world: World,
     assert (await rows(world))["tasks"] == 1
 
 
-async def test_whoever_came_first_has_chosen_the_form_in_which_the_task_is_told(world: World) -> None:
+async def test_the_first_request_determines_the_form_of_the_webhook(world: World) -> None:
     await world.api.patch("/v1/keys/key_admin", json={"webhook_form": "event"})
     headers, body = {"idempotency-key": "one"}, {"prompt": "x", "webhook_url": "https://app.example.com/hook"}
     native = await world.api.post("/v1/tasks", json=body, headers=headers)
@@ -322,9 +322,7 @@ async def test_whoever_came_first_has_chosen_the_form_in_which_the_task_is_told(
 
 
 @pytest.mark.parametrize(("size", "status"), [(1_000_000, 200), (1_100_000, 413)])
-async def test_a_field_that_is_passed_over_counts_in_the_megabyte_beside_the_pictures(
-    world: World, size: int, status: int
-) -> None:
+async def test_an_ignored_field_counts_towards_the_limit_without_images(world: World, size: int, status: int) -> None:
     answer = await world.api.post(PRO, json={"prompt": "x", "control_image": "A" * size})
 
     assert answer.status_code == status
@@ -332,14 +330,14 @@ async def test_a_field_that_is_passed_over_counts_in_the_megabyte_beside_the_pic
 
 
 ORIGINS = [
-    # PUBLIC_URL, where the caller asks, its Host header, what links begin with
+    # PUBLIC_URL, the URL and the Host header of the request, the beginning of links
     (None, "http://localhost:8080", "localhost:8080", "http://localhost:8080"),
     (None, "https://flux.example.com", "flux.example.com", "https://flux.example.com"),
     (None, "http://[::1]:8080", "[::1]:8080", "http://[::1]:8080"),
     ("https://flux.example.com", "http://10.0.0.7:8080", "10.0.0.7:8080", "https://flux.example.com"),
     ("https://flux.example.com", "http://x", "evil.example", "https://flux.example.com"),
     ("https://example.com/images", "http://x", "example.com", "https://example.com/images"),
-    # Beside a twin alone: containers know the service by another name than their host does.
+    # Only with a twin: containers and their host use different names for the service.
     ("http://fluxhook:8080", "http://127.0.0.1:9000", "127.0.0.1:9000", "http://127.0.0.1:9000"),
     ("http://fluxhook:8080", "http://x", "evil.example", "http://fluxhook:8080"),
 ]
@@ -360,13 +358,13 @@ async def test_links_are_absolute_and_on_the_origin_that_the_caller_may_use(worl
         assert polled["result"]["sample"].startswith(f"{expected}/results/{done['id']}.png?")
 
 
-async def test_a_host_header_that_names_no_host_makes_no_link(world: World) -> None:
+async def test_an_invalid_host_header_is_refused(world: World) -> None:
     for host in ("a b", "a@b.example", "a/b", 'a"><x', "a:b", "a:1:2", "a:99999", "[:::]", ""):
         problem(await world.api.post(PRO, json={"prompt": "x"}, headers={"host": host}), 400, "malformed_request")
     assert await nothing_recorded(world)
 
 
-async def test_credits_are_the_providers_and_asked_for_once_in_ten_seconds(world: World) -> None:
+async def test_credits_come_from_the_provider_and_are_cached_for_ten_seconds(world: World) -> None:
     before = await world.api.get("/v1/credits")
     await submit(world)
     await world.work()
@@ -390,7 +388,7 @@ NO_BALANCE = [
 ]
 
 
-async def test_a_balance_that_nobody_tells_is_said_so(world: World) -> None:
+async def test_a_missing_balance_is_answered_with_its_reason(world: World) -> None:
     provider = answering()
     serve_with(world, replace(world.use, provider=provider))
     for answer, status, detail in NO_BALANCE:
@@ -400,7 +398,7 @@ async def test_a_balance_that_nobody_tells_is_said_so(world: World) -> None:
         assert problem(await world.api.get("/v1/credits"), status)["detail"].startswith(detail)
 
 
-async def test_without_a_provider_the_door_says_what_is_missing(world: World) -> None:
+async def test_without_a_provider_key_the_answer_says_so(world: World) -> None:
     serve_with(world, replace(world.use, provider=None))
 
     problem(await world.api.get("/v1/credits"), 503)

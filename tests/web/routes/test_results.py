@@ -1,4 +1,4 @@
-"""A result's link: it works with no key, for its task and its time alone, and serves what the key would get."""
+"""Links to results: they work without a key, only for their task and until they expire."""
 
 from dataclasses import replace
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -14,7 +14,7 @@ from tests.world import RING_KEY, World
 
 @pytest.fixture
 async def link(world: World) -> str:
-    """`result.sample` of a finished task."""
+    """The link `result.sample` of a finished task."""
     world.twin.rules = Rules(megapixels=0.01)
     posted = await world.api.post("/v1/flux-kontext-pro", json={"prompt": "a red fox", "output_format": "webp"})
     await world.go_on(6)
@@ -26,7 +26,7 @@ def changed(link: str, **changes: str) -> str:
     return f"{link.partition('?')[0]}?{urlencode(query)}"
 
 
-async def test_it_serves_the_image_as_its_owner_gets_it(world: World, link: str) -> None:
+async def test_a_link_serves_the_same_image_as_the_route_with_a_key(world: World, link: str) -> None:
     task_id = urlsplit(link).path.removeprefix("/results/").removesuffix(".webp")
     own = await world.api.get(f"/v1/tasks/{task_id}/image")
 
@@ -42,7 +42,7 @@ async def test_it_serves_the_image_as_its_owner_gets_it(world: World, link: str)
     assert (head.status_code, head.content, head.headers) == (200, b"", own.headers)
 
 
-async def test_it_works_for_a_week_and_says_then_that_it_has_expired(world: World, link: str) -> None:
+async def test_a_link_works_for_a_week_and_is_then_answered_as_expired(world: World, link: str) -> None:
     world.clock.advance(7 * 86_400 - 1)
     assert (await world.outsider.get(link)).status_code == 200
 
@@ -51,7 +51,7 @@ async def test_it_works_for_a_week_and_says_then_that_it_has_expired(world: Worl
     assert (await world.outsider.head(link)).status_code == 410
 
 
-async def test_each_poll_signs_it_anew(world: World, link: str) -> None:
+async def test_each_poll_returns_a_new_link(world: World, link: str) -> None:
     task_id = urlsplit(link).path.removeprefix("/results/").removesuffix(".webp")
     world.clock.advance(7 * 86_400)
 
@@ -61,7 +61,7 @@ async def test_each_poll_signs_it_anew(world: World, link: str) -> None:
     assert (await world.outsider.get(fresh)).status_code == 200
 
 
-async def test_what_was_changed_in_it_opens_nothing(world: World, link: str) -> None:
+async def test_an_altered_link_is_not_found(world: World, link: str) -> None:
     query = dict(parse_qsl(urlsplit(link).query))
     other = await world.post()
     forged = [
@@ -82,10 +82,10 @@ async def test_what_was_changed_in_it_opens_nothing(world: World, link: str) -> 
 
     for each in forged:
         problem(await world.outsider.get(each), 404, "not_found")
-    assert (await world.api.get(forged[0])).status_code == 404, "a key does not mend a link"
+    assert (await world.api.get(forged[0])).status_code == 404, "a key does not make a forged link valid"
 
 
-async def test_it_outlives_a_change_of_keys_while_the_old_one_is_in_the_ring(world: World, link: str) -> None:
+async def test_a_link_stays_valid_while_its_key_is_in_the_ring(world: World, link: str) -> None:
     way = world.network.hosts["gateway"]
     assert isinstance(way, httpx.ASGITransport)
     new = "a-newer-ring-key-for-tests-0123456789"
@@ -94,7 +94,9 @@ async def test_it_outlives_a_change_of_keys_while_the_old_one_is_in_the_ring(wor
         assert (await world.outsider.get(link)).status_code == status
 
 
-async def test_its_signature_is_in_no_log_line(world: World, link: str, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_signature_of_a_link_is_in_no_log_line(
+    world: World, link: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     await world.outsider.get(link)
 
     logged = capsys.readouterr().out

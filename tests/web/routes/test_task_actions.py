@@ -1,4 +1,4 @@
-"""What changes tasks over HTTP: cancel, resubmit, deadlines. `Idempotency-Key` has a file of its own."""
+"""Changing tasks over HTTP: cancel, resubmit, deadlines. `test_idempotency_key` covers `Idempotency-Key`."""
 
 from datetime import timedelta
 from typing import Any
@@ -33,7 +33,7 @@ async def held(world: World) -> int:
 
 
 async def in_state(world: World, status: Status) -> str:
-    """A task that is said to be in this state."""
+    """Return the id of a task that is put into this state."""
     task_id = await world.post()
     change = tasks.tasks.update().values(status=status)
     await world.use.db.write(lambda connection: connection.execute(change).close())
@@ -41,7 +41,7 @@ async def in_state(world: World, status: Status) -> str:
 
 
 async def sweeping(world: World) -> None:
-    """From now on the world is swept, as it is wherever a worker runs."""
+    """Start the sweep, as a worker does."""
     wanted = [(Step.SWEEP, NO_TASK, world.clock())]
     await world.use.db.write(lambda connection: jobs.enqueue(connection, wanted))
 
@@ -59,7 +59,7 @@ async def sweeping(world: World) -> None:
         (Status.CANCELLED, "cancelled", False),
     ],
 )
-async def test_what_can_be_cancelled_is_and_what_the_provider_has_is_marked_unwanted(
+async def test_a_queued_task_is_cancelled_and_a_later_one_is_marked_unwanted(
     each_world: World, status: Status, becomes: str, *, unwanted: bool
 ) -> None:
     task_id = await in_state(each_world, status)
@@ -73,7 +73,7 @@ async def test_what_can_be_cancelled_is_and_what_the_provider_has_is_marked_unwa
 
 
 @pytest.mark.parametrize("status", [Status.STORED, Status.FAILED])
-async def test_what_is_over_cannot_be_cancelled(world: World, status: Status) -> None:
+async def test_a_final_task_cannot_be_cancelled(world: World, status: Status) -> None:
     found = problem(await cancel(world, await in_state(world, status)), 409, "conflict")
 
     assert status in found["detail"]
@@ -101,7 +101,7 @@ async def test_the_result_of_a_task_that_was_cancelled_too_late_is_kept(each_wor
 
 
 @pytest.mark.parametrize("action", ["cancel", "resubmit"])
-async def test_what_nobody_has_cannot_be_changed_and_without_a_key_nothing_can(world: World, action: str) -> None:
+async def test_an_unknown_task_cannot_be_changed_and_no_task_without_a_key(world: World, action: str) -> None:
     problem(await world.api.post(f"/v1/tasks/{NO_SUCH_TASK}/{action}"), 404, "not_found")
     problem(await world.api.post(f"/v1/tasks/%00/{action}"), 404, "not_found")
     problem(await world.outsider.post(f"/v1/tasks/{await world.post()}/{action}"), 401, "unauthorized")
@@ -111,7 +111,7 @@ async def test_what_nobody_has_cannot_be_changed_and_without_a_key_nothing_can(w
 
 
 async def lost(world: World) -> Caller:
-    """A task that the provider has made and nobody told us of: failed, its outcome unknown. Links live for hours."""
+    """Lose a task that the provider finishes: it fails as `unknown_outcome`. Links live for hours."""
     small(world)
     world.twin.rules = world.twin.rules.model_copy(update={"link_life": timedelta(hours=5)})
     caller = await submitted(world, faults=Faults(lose_answer_after=1, drop_callback=1))
@@ -208,7 +208,7 @@ async def test_a_task_whose_deadline_passed_is_submitted_again_without_one(each_
     ],
     ids=str,
 )
-async def test_a_wish_that_cannot_be_kept_is_refused_and_nothing_is_recorded(
+async def test_an_invalid_priority_or_deadline_is_refused_and_nothing_is_recorded(
     world: World, params: dict[str, Any]
 ) -> None:
     answer = await world.api.post("/v1/tasks", json={"prompt": "a red fox", **params})
@@ -218,7 +218,7 @@ async def test_a_wish_that_cannot_be_kept_is_refused_and_nothing_is_recorded(
     assert await nothing_recorded(world)
 
 
-async def test_wishes_are_shown_as_they_were_meant(each_world: World) -> None:
+async def test_priority_and_deadline_are_shown(each_world: World) -> None:
     task = await each_world.task(await each_world.post(priority=7, deadline_at="2026-01-01T15:00:00+02:00"))
 
     assert (task["priority"], task["deadline_at"]) == (7, "2026-01-01T13:00:00Z")

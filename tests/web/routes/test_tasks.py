@@ -1,4 +1,4 @@
-"""The native API: post, read, list in pages, wait, and see why."""
+"""Tasks in the native API: post, read, list in pages, wait, and the timeline."""
 
 import asyncio
 from typing import Any
@@ -40,7 +40,7 @@ async def test_a_posted_task_is_accepted_with_its_address_and_every_parameter(ea
     assert (await each_world.api.get(answer.headers["location"])).json() == task
 
 
-async def test_a_stored_task_tells_its_phases_and_its_image_and_never_the_providers_link(each_world: World) -> None:
+async def test_a_stored_task_shows_its_times_and_its_image_and_never_the_providers_link(each_world: World) -> None:
     task_id = await each_world.post()
     await each_world.go_on(6)
 
@@ -54,7 +54,7 @@ async def test_a_stored_task_tells_its_phases_and_its_image_and_never_the_provid
     assert "http://" not in answer.text
 
 
-async def test_a_failed_task_tells_why_and_whether_money_was_spent(each_world: World) -> None:
+async def test_a_failed_task_shows_why_and_whether_money_was_spent(each_world: World) -> None:
     task_id = await each_world.post(prompt="an unsafe result")
     await each_world.go_on(30)
 
@@ -65,7 +65,7 @@ async def test_a_failed_task_tells_why_and_whether_money_was_spent(each_world: W
     assert task["image"] is None
 
 
-async def test_the_timeline_tells_everything_in_order(each_world: World) -> None:
+async def test_the_timeline_shows_everything_in_order(each_world: World) -> None:
     task_id = await each_world.post()
     await each_world.go_on(6)
 
@@ -93,7 +93,7 @@ async def test_the_timeline_tells_everything_in_order(each_world: World) -> None
     ],
     ids=lambda value: value[:50],
 )
-async def test_an_id_that_nobody_has_is_not_found(world: World, task_id: str) -> None:
+async def test_an_unknown_id_is_not_found(world: World, task_id: str) -> None:
     for tail in ("", "/timeline", "/image"):
         answer = await world.api.get(f"/v1/tasks/{task_id}{tail}")
 
@@ -101,7 +101,7 @@ async def test_an_id_that_nobody_has_is_not_found(world: World, task_id: str) ->
         problem(answer, 404, "not_found")
 
 
-async def test_no_text_in_an_address_upsets_either_database(each_world: World) -> None:
+async def test_both_databases_survive_any_text_in_a_path(each_world: World) -> None:
     problem(await each_world.api.get("/v1/tasks/%00"), 404)
     problem(await each_world.api.get("/v1/tasks/%00/timeline"), 404)
     problem(await each_world.api.get("/v1/tasks/%00/image"), 404)
@@ -128,7 +128,7 @@ async def test_45_tasks_come_newest_first_in_pages_without_gaps_or_doubles(each_
     assert [task_id for page in pages for task_id in page] == posted[::-1]
 
 
-async def test_a_task_that_comes_while_someone_pages_shifts_nothing(world: World) -> None:
+async def test_a_task_posted_between_two_pages_shifts_nothing(world: World) -> None:
     posted = [await world.post() for _ in range(4)]
     first = await listed(world, limit=2)
     world.clock.advance(1)
@@ -189,7 +189,7 @@ def _encoded(name: str, value: str) -> bytes:
 
 
 @pytest.mark.parametrize("limit", [1, 100])
-async def test_the_bounds_of_limit_are_taken(world: World, limit: int) -> None:
+async def test_the_bounds_of_limit_are_accepted(world: World, limit: int) -> None:
     await world.post()
 
     assert len(await ids_of(world, limit=limit)) == 1
@@ -199,7 +199,7 @@ async def test_a_query_of_a_thousand_unknown_names_is_ignored(world: World) -> N
     assert (await world.api.get("/v1/tasks?" + "a=b&" * 1000)).status_code == 200
 
 
-async def test_who_prefers_to_wait_is_answered_when_the_task_is_final(world: World) -> None:
+async def test_a_request_that_waits_is_answered_when_the_task_is_final(world: World) -> None:
     asked = world.api.post("/v1/tasks", json={"prompt": "a red fox"}, headers={"prefer": "wait=30"})
     answer, _ = await asyncio.gather(asked, world.go_on(20))
 
@@ -248,7 +248,7 @@ async def test_an_unfinished_task_is_waited_for(world: World) -> None:
     ],
     ids=lambda value: value[:20] or "empty",
 )
-async def test_a_preference_that_says_nothing_is_not_waited_for(world: World, prefer: str) -> None:
+async def test_a_preference_without_a_valid_wait_does_not_wait(world: World, prefer: str) -> None:
     answer = await asyncio.wait_for(
         world.api.post("/v1/tasks", json={"prompt": "a red fox"}, headers={"prefer": prefer}), 30
     )
@@ -272,7 +272,7 @@ async def test_a_preference_is_read_among_others(world: World, prefer: str) -> N
     [("61", "60"), ("9999999999", "60"), ("9" * 5000, "60"), ("0000000000007", "7"), ("0" * 5000 + "7", "7")],
     ids=lambda value: value[:14],
 )
-async def test_a_wait_of_however_many_digits_is_cut_to_a_minute(world: World, number: str, heeded: str) -> None:
+async def test_a_wait_of_any_number_of_digits_is_cut_to_a_minute(world: World, number: str, heeded: str) -> None:
     task_id = await world.post()
     await world.go_on(6)
 

@@ -1,4 +1,4 @@
-"""What was used, over HTTP: the span, and whose usage a key sees."""
+"""The usage over HTTP: its period, and the access of keys."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ async def test_tasks_are_counted_and_their_cost_is_what_the_provider_charged(eac
     assert (most["model"], most["posted"], most["cost"]) == ("flux-kontext-max", 1, costs["flux-kontext-max"])
 
 
-async def test_only_what_was_posted_in_the_span_counts(world: World) -> None:
+async def test_only_tasks_posted_in_the_period_count(world: World) -> None:
     await world.post()
     world.clock.advance(3600)
     await world.post()
@@ -76,7 +76,7 @@ async def test_only_what_was_posted_in_the_span_counts(world: World) -> None:
     ],
     ids=["backwards", "nothing", "from later on", "before all years", "too long", "no zone", "no instant"],
 )
-async def test_a_span_that_cannot_be_meant_is_refused_with_a_reason(
+async def test_an_invalid_period_is_refused_with_a_reason(
     world: World, span: dict[str, str], field: str, reason: str
 ) -> None:
     found = problem(await world.api.get("/v1/usage", params=span), 422)

@@ -1,4 +1,4 @@
-"""The shapes that the API shows, made from rows alone."""
+"""The response models of tasks, built from rows alone."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -54,7 +54,7 @@ TASK = Task(
 
 
 def row(kind: Any, **given: Any) -> Any:
-    """A row of this kind in which only what matters is set."""
+    """Return a row of this class in which only the given fields are set."""
     return kind(**{name: given.get(name) for name in kind.__dataclass_fields__})
 
 
@@ -79,7 +79,7 @@ def heard(seconds: float, witness: Witness) -> Any:
     )
 
 
-def test_a_phase_that_is_not_reached_has_no_time() -> None:
+def test_a_state_that_is_not_reached_has_no_time() -> None:
     view = task_view(TASK, None)
 
     assert (view.ready_at, view.stored_at, view.failed_at) == (TASK.ready_at, None, None)
@@ -103,7 +103,7 @@ def test_a_failure_says_what_it_cost(money_spent: MoneySpent) -> None:
     assert (failure.code, failure.money_spent) == (Failure.ASSET_LOST, money_spent)
 
 
-def test_an_image_is_shown_at_an_address_of_ours() -> None:
+def test_the_image_url_is_a_route_of_fluxhook() -> None:
     kept = {"task_id": "task_1", "store_key": "results/ab/abc.png", "sha256": "abc", "media_type": "image/png"}
     image = task_view(TASK, row(Result, **kept, bytes=9, width=3, height=2)).image
 
@@ -118,7 +118,7 @@ def test_an_image_is_shown_at_an_address_of_ours() -> None:
     }
 
 
-def test_the_timeline_is_in_the_order_of_events_and_a_cause_stands_before_its_effect() -> None:
+def test_the_timeline_is_chronological_and_a_cause_comes_before_its_effect() -> None:
     told = [heard(7, Witness.CALLBACK), heard(2, Witness.SUBMIT)]
     download = {"started_at": START + timedelta(seconds=8), "ended_at": START + timedelta(seconds=9)}
     entries = timeline_view(
@@ -141,7 +141,7 @@ def test_the_timeline_is_in_the_order_of_events_and_a_cause_stands_before_its_ef
     ]
 
 
-def test_an_attempt_that_was_only_planned_did_not_happen() -> None:
+def test_a_planned_attempt_is_not_in_the_timeline() -> None:
     entries = timeline_view(TASK, [attempt(sent_at=None)], [], []).entries
 
     assert {entry.event for entry in entries} == {"phase"}
