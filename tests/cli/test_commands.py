@@ -280,7 +280,7 @@ async def test_dead_letters_are_listed_and_requeued(terminal: Terminal) -> None:
     assert "jobs: 1 dead letter; `fluxhook jobs` lists them" in examined.stdout
     assert "KeyError" in listed.stdout
     assert (again.stdout, all_of_them.stdout) == ("1 job is queued again\n", "0 jobs are queued again\n")
-    assert (unknown.exit_code, "no such job" in unknown.stderr) == (1, True)
+    assert (unknown.exit_code, "no such dead letter" in unknown.stderr) == (1, True)
 
 
 def test_an_unknown_command_loads_all_commands() -> None:
