@@ -395,7 +395,7 @@ async def test_on_postgresql_a_task_that_is_cancelled_while_the_provider_refuses
     tmp_path: Path, postgres_url: str
 ) -> None:
     blocked = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
-    async with asyncio.timeout(30), open_world(tmp_path, postgres_url) as world:
+    async with asyncio.timeout(120), open_world(tmp_path, postgres_url) as world:
 
         def refuse(connection: Connection) -> None:
             given = answered(attempt.id, Witness.SUBMIT, ProviderResponse(Report(Said.DOWN), 503), None, world.clock())

@@ -66,7 +66,7 @@ class Site:
         bound, address = listening(settings.port)
         async with (
             serving(create_app(open_resources(settings), with_worker=worker), bound),
-            httpx.AsyncClient(base_url=address, headers={"x-key": key}, timeout=20) as api,
+            httpx.AsyncClient(base_url=address, headers={"x-key": key}, timeout=120) as api,
         ):
             yield api
 

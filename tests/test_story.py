@@ -32,7 +32,7 @@ class Stage:
         """Post a task, wait for its end, and return it with its timeline."""
         posted = await self.api.post("/v1/tasks", json=params)
         assert posted.status_code == 202, posted.text
-        task = (await self.api.get(posted.headers["location"], headers={"prefer": "wait=20"})).json()
+        task = (await self.api.get(posted.headers["location"], headers={"prefer": "wait=60"})).json()
         timeline = await self.api.get(f"{posted.headers['location']}/timeline")
         return task, timeline.json()["entries"]
 
@@ -51,7 +51,7 @@ async def stage(
             staged(tmp_path, sqlite_url, provider=request.param, profile=profile)
         )
         twin = await stack.enter_async_context(httpx.AsyncClient(base_url=their_address))
-        api = await stack.enter_async_context(httpx.AsyncClient(base_url=our_address, headers=headers, timeout=30))
+        api = await stack.enter_async_context(httpx.AsyncClient(base_url=our_address, headers=headers, timeout=120))
         (await twin.put("/twin/rules", json={"megapixels": 0.1})).raise_for_status()
         yield Stage(api, twin)
 

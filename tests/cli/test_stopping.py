@@ -45,7 +45,7 @@ async def child(folder: Path, provider: str) -> AsyncGenerator[tuple[asyncio.sub
     )
     headers = {"authorization": f"Bearer {ADMIN_KEY}"}
     try:
-        async with httpx.AsyncClient(base_url=address, headers=headers, timeout=30) as api:
+        async with httpx.AsyncClient(base_url=address, headers=headers, timeout=120) as api:
 
             async def answers() -> bool:
                 assert process.returncode is None, "the service exited"
@@ -54,7 +54,7 @@ async def child(folder: Path, provider: str) -> AsyncGenerator[tuple[asyncio.sub
                 except httpx.TransportError:
                     return False
 
-            await until(answers, 60)
+            await until(answers, 120)
             yield process, api
     finally:
         if process.returncode is None:

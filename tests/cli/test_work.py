@@ -140,7 +140,7 @@ async def test_an_api_and_two_workers_share_a_database_and_exit_with_0_on_sigter
         replicas(tmp_path, provider, FLUXHOOK_DATABASE_URL=postgres_url) as ours,
     ):
         processes = [await ours.start("serve", "--no-worker")]
-        await until(ours.healthy, 60)
+        await until(ours.healthy, 120)
         await ours.post()
         waiting = await ours.has("queued")
         heartbeat = tmp_path / "heartbeat"
@@ -148,7 +148,7 @@ async def test_an_api_and_two_workers_share_a_database_and_exit_with_0_on_sigter
         await until(lambda: ours.has("stored"), 60)
         for process in processes:
             process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             codes = [await process.wait() for process in processes]
 
     assert waiting
@@ -163,16 +163,16 @@ async def test_a_stopping_worker_finishes_its_job_and_a_second_signal_ends_it_at
     silent, provider = listening()  # accepts connections and sends nothing
     async with replicas(tmp_path, provider, FLUXHOOK_DATABASE_URL=postgres_url) as ours:
         api = await ours.start("serve", "--no-worker")
-        await until(ours.healthy, 60)
+        await until(ours.healthy, 120)
         await ours.post()
         worker = await ours.start("work")
-        await until(lambda: ours.has("submitting"), 60)
+        await until(lambda: ours.has("submitting"), 120)
         worker.send_signal(signal.SIGTERM)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
                 await worker.wait()
         worker.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             code = await worker.wait()
         api.send_signal(signal.SIGTERM)
         await api.wait()
@@ -185,9 +185,9 @@ async def test_a_stopping_worker_finishes_its_job_and_a_second_signal_ends_it_at
 async def test_on_sqlite_a_second_process_is_refused_in_one_sentence(tmp_path: Path) -> None:
     async with replicas(tmp_path, "http://127.0.0.1:9") as ours:
         await ours.start("serve")
-        await until(ours.healthy, 60)
+        await until(ours.healthy, 120)
         refused = await ours.start("work")
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             code = await refused.wait()
 
         assert code == 2

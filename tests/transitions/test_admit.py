@@ -249,7 +249,7 @@ async def test_two_processes_admitting_at_once_keep_the_limit_and_lose_no_wakeup
             most.append(len(held))
         await database.write(lambda connection: leave(connection, name))
 
-    async with open_database(postgres_url) as first, open_database(postgres_url) as second, asyncio.timeout(30):
+    async with open_database(postgres_url) as first, open_database(postgres_url) as second, asyncio.timeout(120):
         await first.write(lambda connection: put_account(connection, account=5))
         processes = ((first, "first"), (second, "second"))
         await asyncio.gather(*(live(on, f"{number:02}_{name}") for number in range(20) for on, name in processes))
@@ -284,7 +284,7 @@ async def undecided(database: Database, work: Callable[[Connection], object]) ->
 async def test_on_postgresql_a_task_that_is_being_cancelled_gets_no_slot_and_is_looked_at_again(
     postgres_url: str, undone: bool
 ) -> None:
-    async with open_database(postgres_url) as database, asyncio.timeout(30):
+    async with open_database(postgres_url) as database, asyncio.timeout(120):
         waiting: list[tuple[str, dict[str, Any]]] = [("a", {}), ("b", {})]
         await database.write(lambda connection: settle_in(connection, {"account": 1}, waiting))
         await database.write(lambda connection: admit(connection, "account", START))
@@ -311,7 +311,7 @@ async def test_on_postgresql_a_slot_that_a_task_gets_just_before_it_leaves_is_fr
 
     ready = Report(Said.READY, "p1", sample_url="https://bfl.ai/1")
     proof = Evidence("sub_a", Witness.CALLBACK, Verdict.SIGNED, proven=True, report=ready, body=b"", received_at=START)
-    async with open_database(postgres_url) as database, asyncio.timeout(30):
+    async with open_database(postgres_url) as database, asyncio.timeout(120):
         await database.write(refused)
         async with undecided(database, lambda connection: admit(connection, "account", START)):
             settling = asyncio.create_task(
@@ -329,7 +329,7 @@ _SOMEBODY_WAITS = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
 
 
 async def test_on_postgresql_a_slot_goes_to_the_task_behind_one_that_is_being_cancelled(postgres_url: str) -> None:
-    async with open_database(postgres_url) as database, asyncio.timeout(30):
+    async with open_database(postgres_url) as database, asyncio.timeout(120):
         waiting: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in "abc"]
         await database.write(lambda connection: settle_in(connection, {"account": 2}, waiting))
         async with undecided(database, lambda connection: moves.cancel(connection, "task_a", START)):

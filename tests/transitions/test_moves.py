@@ -76,7 +76,7 @@ async def test_on_postgresql_ending_many_tasks_waits_for_no_lock_while_it_has_th
             pass
         provider_accounts.lock(connection, "account")
 
-    async with open_database(postgres_url) as database, asyncio.timeout(30):
+    async with open_database(postgres_url) as database, asyncio.timeout(120):
         await database.write(ready)
         both = ["task_a", "task_b"]
         with listening_for(database, "handle_error", deadlocks.append):

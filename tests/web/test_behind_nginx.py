@@ -87,7 +87,7 @@ async def outside(tmp_path: Path, address: str) -> AsyncGenerator[httpx.AsyncCli
     nginx = await asyncio.create_subprocess_exec(program, *flags, stderr=subprocess.DEVNULL)
     trusted = ssl.create_default_context(cafile=str(tmp_path / "tls.crt"))
     try:
-        async with httpx.AsyncClient(base_url=ours, verify=trusted, trust_env=False, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=ours, verify=trusted, trust_env=False, timeout=120) as client:
             await until(lambda: answers(client))
             yield client
     finally:
@@ -130,7 +130,7 @@ async def test_a_large_image_passes_and_what_is_too_large_is_refused(outside: ht
 
 async def test_events_come_as_they_happen(world: World, outside: httpx.AsyncClient) -> None:
     headers = {"x-key": ADMIN_KEY, "accept": "text/event-stream"}
-    async with outside.stream("GET", "/v1/events", headers=headers) as stream, asyncio.timeout(30):
+    async with outside.stream("GET", "/v1/events", headers=headers) as stream, asyncio.timeout(120):
         lines = stream.aiter_lines()
         opening = await anext(lines)
         task_id = await world.post()

@@ -58,7 +58,7 @@ def planned(count: int) -> Callable[[Connection], None]:
 async def heard(listener: Listener, count: int) -> list[str]:
     """Return the task ids of the next `count` events."""
     found: list[str] = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while len(found) < count:
             found += [event.task_id for event in await listener.next(5)]
     return found
@@ -125,7 +125,7 @@ async def test_a_listener_that_reconnects_misses_and_repeats_no_event(database: 
                     found += [event.position for event in await listener.next(0.5)]
         return found
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         _, *each = await asyncio.gather(write(), listen(), listen())
 
     whole = await database.read(lambda connection: events.following(connection, START, 100))

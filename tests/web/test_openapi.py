@@ -79,7 +79,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> 
 
     thread = threading.Thread(target=lambda: asyncio.run(run()))
     thread.start()
-    assert begun.wait(20)
+    assert begun.wait(120)
     yield started[0]
     ended.set()
     thread.join()
@@ -90,7 +90,7 @@ async def _with_tasks(address: str, api: httpx.AsyncClient) -> Service:
     posted = [await api.post("/v1/flux-kontext-pro", json={"prompt": p}) for p in ("fox", "fail", "never finishes")]
     task_ids = [answer.json()["id"] for answer in posted]
     for task_id in task_ids[:2]:
-        await api.get(f"/v1/tasks/{task_id}", headers={"prefer": "wait=10"})
+        await api.get(f"/v1/tasks/{task_id}", headers={"prefer": "wait=60"})
     polled = await api.get(posted[0].json()["polling_url"])
     return Service(address, task_ids, httpx.URL(polled.json()["result"]["sample"]))
 
@@ -123,7 +123,7 @@ def search(label: str, service: Service, examples: int, *modes: GenerationMode) 
         if odd is not None and isinstance(case.body, dict) and case.media_type == "application/json":
             case.body = {**case.body, **odd}
         headers = {} if case.operation.path.startswith(KEYLESS) else {"x-key": ADMIN_KEY}
-        answer = case.call(base_url=service.address, headers=headers, timeout=20)
+        answer = case.call(base_url=service.address, headers=headers, timeout=120)
         case.validate_response(answer, checks=CHECKS)
 
     send()

@@ -105,7 +105,7 @@ async def test_a_client_that_expects_100_continue_gets_it_once(
 ) -> None:
     wire = await connect(address)
     await wire.send(raw(called, sized(called), b"Expect: 100-continue", *offer, body=b""))
-    assert await asyncio.wait_for(wire.reader.readuntil(b"\r\n\r\n"), 30) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert await asyncio.wait_for(wire.reader.readuntil(b"\r\n\r\n"), 120) == b"HTTP/1.1 100 Continue\r\n\r\n"
     await wire.send(called.body())
 
     assert (await wire.answer()).status == 200

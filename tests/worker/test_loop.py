@@ -35,7 +35,7 @@ TAKEN = ProviderResponse(Report(Said.PENDING, "p1"), 200, {}, b"{}")
 async def running(use: Resources, grace: float = 20) -> AsyncGenerator[asyncio.Event]:
     """A running worker, which is stopped at the end of the block, or earlier by its event."""
     mine = replace(use, stopping=asyncio.Event())
-    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(120), asyncio.TaskGroup() as group:
         group.create_task(loop.run(mine, grace=timedelta(seconds=grace)))
         yield mine.stopping
         mine.stopping.set()

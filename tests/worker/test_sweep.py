@@ -99,7 +99,7 @@ async def test_on_postgresql_what_another_process_admits_meanwhile_is_not_counte
     tmp_path: Path, postgres_url: str
 ) -> None:
     blocked = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted), pg_sleep(0.01)")
-    async with asyncio.timeout(30), open_world(tmp_path, postgres_url) as world:
+    async with asyncio.timeout(120), open_world(tmp_path, postgres_url) as world:
         await world.use.db.write(lambda connection: put_account(connection, account=1))
         first, second = [await world.post() for _ in range(2)]
         world.clock.advance(60)

@@ -72,7 +72,7 @@ class Stream:
     async def block(self) -> dict[str, str] | None:
         """Return the fields of the next block; None at the end."""
         fields: dict[str, str] = {}
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             async for line in self._lines:
                 name, _, value = line.partition(": ")
                 if not line:
@@ -107,7 +107,7 @@ async def served(world: World) -> AsyncGenerator[Served]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         running = asyncio.create_task(ours._serve([listening]))
-        async with httpx.AsyncClient(base_url=address, headers={"x-key": ADMIN_KEY}, timeout=30) as api:
+        async with httpx.AsyncClient(base_url=address, headers={"x-key": ADMIN_KEY}, timeout=120) as api:
 
             async def started() -> bool:
                 return ours.started

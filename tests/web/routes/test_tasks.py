@@ -212,7 +212,7 @@ async def test_a_final_task_is_not_waited_for(world: World) -> None:
     task_id = await world.post()
     await world.go_on(6)
 
-    answer = await asyncio.wait_for(world.api.get(f"/v1/tasks/{task_id}", headers={"prefer": "wait=60"}), 30)
+    answer = await asyncio.wait_for(world.api.get(f"/v1/tasks/{task_id}", headers={"prefer": "wait=60"}), 50)
 
     assert (answer.status_code, answer.json()["status"]) == (200, "stored")
 
