@@ -1,16 +1,16 @@
-"""`make bench`: how fast the service is beside what bounds it, measured in one run on one machine.
+"""`make bench`: the speed of the service compared with the speed of what limits it, measured in one run on one machine.
 
-The way through it:
+Reading order:
 
-    run         one run: what is started, which cases are measured, what is written
-    cases       what is measured of callbacks; submitting, collecting, crashing and slow_flush are further cases
-    seed        tasks that wait for their callback, and those callbacks, signed
-    ours        the real service as a process; reference has the servers beside it
-    drive       a generator process (load) is handed requests and answers with what came of each
-    growth      months of finished tasks, made up
-    two_sizes   a small record beside a large one: what the hot paths take on both (growing), and callbacks
-    stored      whether everything that was acknowledged is in the database
-    report      the ratios first, then the figures; chart draws them
+    run         one run: starts the processes, measures the cases, returns the results
+    cases       the callback cases; submitting, dispatching, collecting, flood, ceiling, crash and slow_disk have others
+    seed        tasks that wait for their callbacks, and those callbacks, signed
+    ours        the service under test as a process; reference starts the servers that it is compared with
+    drive       starts a load generator (load) with prepared requests and reads the outcome of each
+    growth      fills a database with months of finished tasks
+    two_sizes   compares a small database with a large one: hot paths (growing) and callbacks
+    stored      checks that every acknowledged callback is in the database
+    report      renders the results: ratios first, then the figures; chart draws them
 
-The service is a black box here: it is started as anybody starts it and reached over HTTP.
+The service is a black box: it is started by its command and used over HTTP.
 """

@@ -1,11 +1,11 @@
-"""When requests are due that nobody coordinates: a Poisson process, the same for the same seed. Pure."""
+"""Arrival times of independent requests: a Poisson process, reproducible by its seed. Pure."""
 
-import random  # noqa: TID251 - every run sees the same arrivals, so that two runs differ by what they measure
+import random  # noqa: TID251 - every run has the same arrivals, so two runs differ only by what they measure
 
 
 def poisson(rate: float, seconds: float, seed: int = 1) -> list[float]:
-    """Seconds from the start at which each of about `rate * seconds` requests is due, in order."""
-    rng = random.Random(seed)  # noqa: S311 - spreads load, guards nothing
+    """Return the due times of about `rate * seconds` requests, in seconds from the start, in order."""
+    rng = random.Random(seed)  # noqa: S311 - spreads load, not used for security
     due: list[float] = []
     at = rng.expovariate(rate)
     while at < seconds:

@@ -1,9 +1,9 @@
-"""What bounds us from above: uvicorn with no framework."""
+"""The upper bound: uvicorn without a framework."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-_BODY = b'{"status":"success"}'  # as long as ours
+_BODY = b'{"status":"success"}'  # the same length as the service's answer
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -1,4 +1,4 @@
-"""What is measured of callbacks, one function for each case: a stage in, figures by name out."""
+"""The callback cases: each function takes a stage and returns figures by name."""
 
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
@@ -17,7 +17,7 @@ _DOUBLED_EVERY = 5
 
 
 def closed(stage: Stage) -> Figures:
-    """All connections busy: rounds of each server in turn, and the ratios within each round."""
+    """All connections busy: each round measures all servers in turn, and ratios are taken within a round."""
     rounds = [_round(stage) for _ in range(stage.rounds)]
     ratios = {
         "share_of_bare": [ours.rate / bare.rate for bare, _, _, ours in rounds],
@@ -27,12 +27,12 @@ def closed(stage: Stage) -> Figures:
     }
     figures = {name: median(values) for name, values in ratios.items()}
     figures |= {f"{name}_worst": min(ratios[name]) for name in ("share_of_bare", "times_naive")}
-    figures["generator_cpu_us"] = median([each.own_cpu_us for each, *_ in rounds])
-    for place, name in enumerate(("bare", "hmac", "naive", "ours")):
-        outcomes = [each[place] for each in rounds]
-        figures[f"{name}_rate"] = median([each.rate for each in outcomes])
-        figures[f"{name}_cpu_us"] = median([each.cpu_us for each in outcomes])
-        figures[f"{name}_p99_ms"] = median([each.ms(0.99) for each in outcomes])
+    figures["generator_cpu_us"] = median([bare.own_cpu_us for bare, *_ in rounds])
+    for index, name in enumerate(("bare", "hmac", "naive", "ours")):
+        outcomes = [round_[index] for round_ in rounds]
+        figures[f"{name}_rate"] = median([outcome.rate for outcome in outcomes])
+        figures[f"{name}_cpu_us"] = median([outcome.cpu_us for outcome in outcomes])
+        figures[f"{name}_p99_ms"] = median([outcome.ms(0.99) for outcome in outcomes])
     return figures
 
 
@@ -41,7 +41,7 @@ def _round(stage: Stage) -> tuple[Outcome, Outcome, Outcome, Outcome]:
 
 
 def rate_of(rate: int) -> Case:
-    """The case of so many callbacks a second."""
+    """Return the case that sends this many callbacks per second."""
 
     def at_rate(stage: Stage) -> Figures:
         outcome = stage.at_rate(rate, max(stage.seconds, _shortest(stage)))
@@ -52,12 +52,12 @@ def rate_of(rate: int) -> Case:
 
 
 def _shortest(stage: Stage) -> float:
-    """A 99th percentile wants more arrivals than a mean."""
+    """Return the shortest duration in seconds for a 99th percentile, which needs more arrivals than a mean."""
     return 2 * stage.seconds
 
 
 def lone(stage: Stage) -> Figures:
-    """One callback at a time: nothing is waited for, so nothing is shared either."""
+    """One callback at a time: there is no queueing, and no transaction is shared."""
     callbacks = stage.ours.seed(int(stage.seconds * min(2000, stage.pace)) + 50)
     ours = stage.deliver(signed(callbacks), stage.seconds, connections=1)
     bare = stage.beside(stage.bare, stage.seconds / 3, connections=1)
@@ -65,33 +65,34 @@ def lone(stage: Stage) -> Figures:
 
 
 def fresh(stage: Stage) -> Figures:
-    """A new connection for each callback, as from a provider that keeps none."""
+    """A new connection for each callback, as from a provider without keep-alive."""
     bare, ours = stage.beside(stage.bare, fresh=True), stage.full_load(fresh=True)
     return {"fresh_share_of_bare": ours.rate / bare.rate, "fresh_rate": ours.rate, "fresh_p99_ms": ours.ms(0.99)}
 
 
 def forged(stage: Stage) -> Figures:
-    """Each tenth has a wrong signature at an address that exists."""
+    """Every tenth callback has a valid address and a wrong signature."""
 
-    def mixed(number: int, each: Callback) -> list[Sent]:
-        return [(each, each.forged() if number % _FORGED_EVERY == 0 else each.signed())]
+    def requests(number: int, callback: Callback) -> list[Sent]:
+        return [(callback, callback.forged() if number % _FORGED_EVERY == 0 else callback.signed())]
 
-    outcome = _mixture(stage, mixed)
+    outcome = _mixture(stage, requests)
     return {"forged_rate": outcome.rate, "forged_refused": outcome.counts[401]}
 
 
 def doubled(stage: Stage) -> Figures:
-    """Each fifth comes twice, the second time while the first may still be in hand."""
+    """Every fifth callback is sent twice; the first may still be in progress when the second arrives."""
 
-    def mixed(number: int, each: Callback) -> list[Sent]:
-        return [(each, each.signed())] * (2 if number % _DOUBLED_EVERY == 0 else 1)
+    def requests(number: int, callback: Callback) -> list[Sent]:
+        return [(callback, callback.signed())] * (2 if number % _DOUBLED_EVERY == 0 else 1)
 
-    return {"doubled_rate": _mixture(stage, mixed).rate}
+    return {"doubled_rate": _mixture(stage, requests).rate}
 
 
-def _mixture(stage: Stage, mixed: Callable[[int, Callback], list[Sent]]) -> Outcome:
+def _mixture(stage: Stage, requests: Callable[[int, Callback], list[Sent]]) -> Outcome:
     callbacks = stage.ours.seed(int(stage.pace * 1.5 * stage.seconds) + 500)
-    return stage.deliver([sent for number, each in enumerate(callbacks) for sent in mixed(number, each)], stage.seconds)
+    mixed = [sent for number, callback in enumerate(callbacks) for sent in requests(number, callback)]
+    return stage.deliver(mixed, stage.seconds)
 
 
 CASES: Mapping[str, Case] = {

@@ -1,4 +1,4 @@
-"""What the database itself allows: our statements for groups of callbacks, committed one after the other, no HTTP."""
+"""The limit of the database: batches of callbacks settled and committed one after another, without HTTP."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -16,51 +16,51 @@ from app.transitions.changes import Evidence
 from benchmarks.seed import Callback
 from benchmarks.stage import Stage
 
-_GROUPS = (1, 16, 64)
-_MOST = 4000
+_BATCH_SIZES = (1, 16, 64)
+_MAX_CALLBACKS = 4000
 _LOOK_AFTER = timedelta(seconds=20)
 
 
 def ceiling(stage: Stage) -> dict[str, float]:
-    """Callbacks a second in groups of 1, 16 and 64, while the service is idle."""
-    return {f"settled_per_s_in_{size}": _measure(stage, size) for size in _GROUPS}
+    """Measure callbacks per second in batches of 1, 16 and 64, while the service is idle."""
+    return {f"settled_per_s_in_{size}": _measure(stage, size) for size in _BATCH_SIZES}
 
 
 def _measure(stage: Stage, size: int) -> float:
-    # One by one a commit is most of it, so fewer are enough for the same time.
-    count = min(_MOST, int(stage.pace * stage.seconds * (1 if size == 1 else 2)) + 4 * size)
-    evidence = [_evidence(each) for each in stage.ours.seed(count)]
-    groups = [evidence[begin : begin + size] for begin in range(0, count, size)]
-    done, seconds = asyncio.run(_settle_all(stage.ours.url, groups, stage.seconds))
+    # With a batch of 1 the commit takes most of the time, so fewer callbacks fill the same duration.
+    count = min(_MAX_CALLBACKS, int(stage.pace * stage.seconds * (1 if size == 1 else 2)) + 4 * size)
+    evidence = [_evidence(callback) for callback in stage.ours.seed(count)]
+    batches = [evidence[begin : begin + size] for begin in range(0, count, size)]
+    done, seconds = asyncio.run(_settle_all(stage.ours.url, batches, stage.seconds))
     return done / seconds
 
 
-async def _settle_all(url: str, groups: Sequence[Sequence[Evidence]], most_s: float) -> tuple[int, float]:
-    """How many were settled, and how long that took."""
+async def _settle_all(url: str, batches: Sequence[Sequence[Evidence]], max_seconds: float) -> tuple[int, float]:
+    """Return how many callbacks were settled, and the seconds that it took."""
     done = 0
     async with open_database(url) as database:
-        await database.write(_settler(groups[0]))  # what is prepared once, and for the first statement
+        await database.write(_settler(batches[0]))  # not measured: it prepares the connection and its statements
         began = perf_counter()
-        for group in groups[1:]:
-            await database.write(_settler(group))
-            done += len(group)
-            if perf_counter() - began > most_s:
+        for batch in batches[1:]:
+            await database.write(_settler(batch))
+            done += len(batch)
+            if perf_counter() - began > max_seconds:
                 break
         return done, perf_counter() - began
 
 
-def _settler(group: Sequence[Evidence]) -> Callable[[Connection], object]:
-    return lambda connection: settle(connection, group, look_after=_LOOK_AFTER)
+def _settler(batch: Sequence[Evidence]) -> Callable[[Connection], object]:
+    return lambda connection: settle(connection, batch, look_after=_LOOK_AFTER)
 
 
-def _evidence(each: Callback) -> Evidence:
+def _evidence(callback: Callback) -> Evidence:
     return Evidence(
-        submission_id=each.submission_id,
+        submission_id=callback.submission_id,
         witness=Witness.CALLBACK,
         verdict=Verdict.SIGNED,
         proven=True,
-        report=read_callback(each.body),
-        body=each.body,
+        report=read_callback(callback.body),
+        body=callback.body,
         received_at=clock.utc_now(),
         headers='{"content-type": "application/json"}',
     )

@@ -1,4 +1,4 @@
-"""A picture of the closed loop: each server's rate as a bar, for each database. Pure: results in, SVG out."""
+"""A chart of the closed-loop case: the rate of each server as a bar, for each database. Pure: results in, SVG out."""
 
 from collections.abc import Mapping
 from html import escape
@@ -13,13 +13,13 @@ _SERVERS = {
     "ours": "Fluxhook",
 }
 _WIDTH, _LABEL, _BAR, _GAP, _HEAD = 720, 170, 22, 8, 46
-_LONGEST = _WIDTH - _LABEL - 120  # of a bar, so that its number fits behind it
+_LONGEST = _WIDTH - _LABEL - 120  # leaves space for the number after the bar
 _COLOURS = {"ours": "#1f6f54"}
 _OTHERS = "#9aa5a1"
 
 
 def svg(results: Mapping[str, Any]) -> str:
-    """The whole picture; a database without a closed loop is not in it."""
+    """Render the chart; a database without the closed-loop case is left out."""
     panels = [(name, results[name]) for name in DATABASES if "ours_rate" in (results.get(name) or {})]
     height = _HEAD * len(panels) + len(panels) * len(_SERVERS) * (_BAR + _GAP) + _GAP
     parts = [
@@ -27,7 +27,7 @@ def svg(results: Mapping[str, Any]) -> str:
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" font-family="sans-serif"'
             ' font-size="13">'
         ),
-        "<title>Callbacks a second, all connections busy</title>",
+        "<title>Callbacks per second, all connections busy</title>",
     ]
     top = 0
     for name, figures in panels:
@@ -40,8 +40,8 @@ def _panel(name: str, figures: Mapping[str, float], top: int) -> list[str]:
     title = f"{name}: {number(figures['share_of_bare'])} of bare, {number(figures['times_naive'])} times naive"
     parts = [_text(0, top + 28, title, "bold")]
     most = max(figures[f"{server}_rate"] for server in _SERVERS) or 1
-    for place, (server, label) in enumerate(_SERVERS.items()):
-        rate, y = figures[f"{server}_rate"], top + _HEAD + place * (_BAR + _GAP)
+    for index, (server, label) in enumerate(_SERVERS.items()):
+        rate, y = figures[f"{server}_rate"], top + _HEAD + index * (_BAR + _GAP)
         length = max(1, round(_LONGEST * rate / most))
         colour = _COLOURS.get(server, _OTHERS)
         parts += [

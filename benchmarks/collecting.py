@@ -1,4 +1,4 @@
-"""Bringing many large results home at once."""
+"""Download many large results at once."""
 
 import asyncio
 
@@ -12,23 +12,23 @@ from benchmarks.played import played
 from benchmarks.processes import memory_mb, reset_peak
 from benchmarks.stage import Stage
 
-_TASKS = 24  # as many as the provider has in hand at once
+_TASKS = 24  # the provider's number of slots
 
 
 def collect(stage: Stage) -> dict[str, float]:
-    """24 images of 5 MB at once, which the twin has ready."""
+    """Collect 24 images of 5 MB at once, which the twin made in advance."""
     posts = [{"prompt": f"picture {number} of many"} for number in range(_TASKS)]
     with played(stage, "collect") as both:
         reset_peak(both.service.pid)
         before = memory_mb(both.service.pid)
         both.until_all("stored", posts)
         peak = memory_mb(both.service.pid, "VmHWM")
-        seconds, mean_bytes = asyncio.run(_came_home(both.service.url))
+        seconds, mean_bytes = asyncio.run(_collection(both.service.url))
     return {"collect_s": seconds, "collect_image_mb": mean_bytes / 2**20, "collect_peak_mb": peak - before}
 
 
-async def _came_home(url: str) -> tuple[float, float]:
-    """Seconds from the first result that was known to the last image that was stored; mean bytes of an image."""
+async def _collection(url: str) -> tuple[float, float]:
+    """Return the seconds from the first known result to the last stored image, and the mean image size in bytes."""
     query = select(
         func.min(tasks.c.ready_at).label("first"),
         func.max(tasks.c.stored_at).label("last"),

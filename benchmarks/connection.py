@@ -1,4 +1,4 @@
-"""The generator's connections, and what they note: the status and the latency of each request that was sent."""
+"""The connections of the load generator, which record the status and latency of each request sent."""
 
 import asyncio
 import sys
@@ -9,24 +9,24 @@ from typing import Any, Protocol, cast
 from benchmarks.plan import Plan
 from benchmarks.wire import answer
 
-_AGAIN_S = 0.02  # until a connection is tried again that was refused
-NONE = 0  # the status of a request that was not answered
+_RECONNECT_S = 0.02  # delay after a refused connection
+NONE = 0  # the status of an unanswered request
 
 
 class Turns(Protocol):
-    """Who decides what a connection sends next."""
+    """Decides what a connection sends next."""
 
     def ready(self, connection: "Connection") -> None:
-        """This connection waits for nothing."""
+        """This connection is idle and may send."""
         ...
 
     def end(self) -> Iterable[float]:
-        """No more turns; when requests were due that found no connection until now."""
+        """Stop, and return the due times of requests that found no free connection."""
         ...
 
 
 class Load:
-    """The requests, and what came of each that was sent: its status, and its latency in seconds."""
+    """The requests, and the status and latency in seconds of each one sent."""
 
     def __init__(self, plan: Plan, requests: list[bytes]) -> None:
         self.plan, self.requests = plan, requests
@@ -45,7 +45,7 @@ class Load:
         self._turns = turns
 
     def ready(self, connection: "Connection") -> None:
-        """All are connected before the first one sends."""
+        """Ignored until `begin`: all connections are open before the first request is sent."""
         if self._turns is not None:
             self._turns.ready(connection)
 
@@ -59,12 +59,12 @@ class Load:
         task.add_done_callback(self._tasks.discard)
 
     def fail(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """What goes wrong in a callback of the loop would otherwise look as if nothing were answered."""
+        """Handle an exception in a callback of the loop, which would otherwise look like unanswered requests."""
         self.fault = context
         self.done.set()
 
     def end(self) -> None:
-        """Nothing is dropped: what was never sent is there, not answered, with the time that it waited."""
+        """Record requests that were due but never sent as unanswered, with the time that they waited."""
         self.done.set()
         for task in self._tasks:
             task.cancel()
@@ -75,18 +75,18 @@ class Load:
 
 
 class Connection(asyncio.Protocol):
-    """One request at a time; connected again when the server went away."""
+    """One request at a time; reconnects after the server closes the connection."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
         self._transport: asyncio.Transport | None = None
         self._connecting = False
-        self._leaving = 0  # connections that we closed ourselves and that are not gone yet
+        self._leaving = 0  # connections closed by this side and not yet reported as lost
         self._busy = False
         self._number = 0
         self._sent_at = 0.0
         self._request = b""
-        self._pending = b""  # an answer that is not whole
+        self._pending = b""  # the start of an incomplete answer
 
     async def connect(self) -> None:
         self._connecting = True
@@ -94,12 +94,12 @@ class Connection(asyncio.Protocol):
             try:
                 await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", self._load.plan.port)
             except OSError:
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(_RECONNECT_S)
             else:
                 return
 
     def send(self, due: float) -> None:
-        """Send the next request; its latency counts from `due`."""
+        """Send the next request; its latency is measured from `due`."""
         load = self._load
         self._number = len(load.statuses)
         self._request = load.requests[self._number % len(load.requests)]
@@ -112,19 +112,19 @@ class Connection(asyncio.Protocol):
             load.spawn(self.connect())
 
     def leave(self) -> None:
-        """Be done, whatever is under way."""
+        """Give up the current request and close the connection."""
         self.give_up()
         if self._transport is not None:
             self._transport.abort()
 
     def give_up(self) -> None:
-        """The request in hand is not answered any more."""
+        """Record the current request as unanswered."""
         if self._busy:
             self._load.latencies[self._number] = perf_counter() - self._sent_at
             self._busy = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one, and no subclass
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transport has the methods but is no subclass
         self._connecting, self._pending = False, b""
         if self._busy:
             self._transport.write(self._request)
@@ -149,7 +149,7 @@ class Connection(asyncio.Protocol):
             self._transport = None
         load.ready(self)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - whatever it was, it is gone
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the reason does not matter
         if self._leaving:
             self._leaving -= 1
             return

@@ -1,4 +1,4 @@
-"""Databases to measure on: a file on a disk that is one, or a durable PostgreSQL of our own or somebody else's."""
+"""Databases to measure on: a file on a real disk, or a durable PostgreSQL server, temporary or given by address."""
 
 import asyncio
 import tempfile
@@ -16,18 +16,18 @@ from benchmarks import postgres_server
 from benchmarks.ours import execute
 
 _MEMORY = frozenset({"tmpfs", "ramfs"})
-_DISKS = (Path("/var/tmp"), Path.cwd())  # noqa: S108 - where a temporary folder may be instead
+_DISKS = (Path("/var/tmp"), Path.cwd())  # noqa: S108 - parents of a temporary folder
 
 
 @dataclass(frozen=True, slots=True)
 class Postgres:
-    """A server by the address of a database of its own that is there already."""
+    """A server, given by the address of one of its existing databases."""
 
     dsn: str
 
     @contextmanager
     def database(self) -> Generator[str]:
-        """The address of an empty database, dropped with the block."""
+        """Yield the address of a new, empty database; drop the database after the block."""
         name = f"bench_{ids.new_worker_id()}"
         asyncio.run(execute(self.dsn, f'CREATE DATABASE "{name}" TEMPLATE "template0"'))
         try:
@@ -38,25 +38,25 @@ class Postgres:
 
 @contextmanager
 def folder() -> Generator[Path]:
-    """A temporary folder on a disk: where that of the system is memory, a flush would cost nothing."""
+    """Yield a temporary folder on a disk if there is one: in memory a flush would cost nothing."""
     places = [Path(tempfile.gettempdir()), *_DISKS]
-    place = next((each for each in places if file_system(each) not in _MEMORY), places[0])
-    with tempfile.TemporaryDirectory(prefix="fluxhook-bench-", dir=place) as made:
-        yield Path(made)
+    parent = next((place for place in places if file_system(place) not in _MEMORY), places[0])
+    with tempfile.TemporaryDirectory(prefix="fluxhook-bench-", dir=parent) as path:
+        yield Path(path)
 
 
 def file_system(path: Path) -> str:
-    """The kind of file system that a path lies on, as the kernel calls it."""
+    """Return the kernel's name for the type of the file system that holds this path."""
     mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    over = [(point, kind) for point, kind in mounts if path.resolve().is_relative_to(point)]
-    return max(over, key=lambda mount: len(mount[0]))[1] if over else "unknown"
+    containing = [(point, kind) for point, kind in mounts if path.resolve().is_relative_to(point)]
+    return max(containing, key=lambda mount: len(mount[0]))[1] if containing else "unknown"
 
 
 @contextmanager
 def postgres(dsn: str | None) -> Generator[Postgres | str]:
-    """The server of `dsn`, else a durable one of our own, else why there is none.
+    """Yield the server of `dsn`, else a new durable server, else the reason why none can be started.
 
-    Raises ConfigurationError where the given one does not answer.
+    Raises ConfigurationError if the server of `dsn` does not answer.
     """
     if dsn is not None:
         try:

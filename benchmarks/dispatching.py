@@ -1,4 +1,4 @@
-"""How long a task's request to the provider takes, beside what the provider itself takes for its answer."""
+"""How long a submission to the provider takes, compared with the provider's own response time."""
 
 import asyncio
 import json
@@ -14,26 +14,26 @@ from benchmarks.played import played
 from benchmarks.stage import Stage
 from benchmarks.wire import request
 
-_TASKS = 24  # as many as the provider has in hand at once
-_ALONE = 20  # orders to the twin alone: below its slots
-_MOST_S = 30.0
-# 1 KB. The twin ends what is named so with an error: no image is made, nothing else is measured.
+_TASKS = 24  # the provider's number of slots
+_DIRECT = 20  # requests sent directly to the twin: below its number of slots
+_MAX_S = 60.0
+# 1 KB. The word "fail" makes the twin end the task with an error, so it makes no image during the measurement.
 _PROMPT = "this one is to fail, whatever becomes of it; " * 22
 
 
 def dispatch(stage: Stage) -> dict[str, float]:
-    """From just before the provider was asked to its answer, as the record has it, and the twin asked alone."""
+    """Measure from `sent_at` to `answered_at` of each attempt, and the twin's response time to direct requests."""
     headers = {"x-key": "another-account", "content-type": "application/json", "accept": "*/*"}
-    order = request("POST", "/v1/flux-kontext-pro", headers, json.dumps({"prompt": _PROMPT}).encode())
+    submission = request("POST", "/v1/flux-kontext-pro", headers, json.dumps({"prompt": _PROMPT}).encode())
     with played(stage, "dispatch") as both:
-        alone = stage.drive.run(both.twin.port, both.twin.pid, [order] * _ALONE, _MOST_S, connections=1)
+        direct = stage.drive.run(both.twin.port, both.twin.pid, [submission] * _DIRECT, _MAX_S, connections=1)
         both.until_all("failed", [{"prompt": _PROMPT}] * _TASKS)
-        took = asyncio.run(_answer_times_ms(both.service.url))
+        latencies = asyncio.run(_answer_times_ms(both.service.url))
     return {
-        "dispatch_p50_ms": percentile(took, 0.5),
-        "dispatch_p99_ms": percentile(took, 0.99),
-        "twin_answer_p50_ms": alone.ms(0.5),
-        "twin_answer_p99_ms": alone.ms(0.99),
+        "dispatch_p50_ms": percentile(latencies, 0.5),
+        "dispatch_p99_ms": percentile(latencies, 0.99),
+        "twin_answer_p50_ms": direct.ms(0.5),
+        "twin_answer_p99_ms": direct.ms(0.99),
     }
 
 

@@ -1,11 +1,11 @@
-"""The few figures that a report is made of. Pure."""
+"""Percentile and median. Pure."""
 
 import math
 from collections.abc import Sequence
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share (0 to 1) of them do not exceed; not a number where there is none."""
+    """Return the smallest value that at least this share (0 to 1) of the values do not exceed; NaN without values."""
     if not values:
         return math.nan
     ordered = sorted(values)
@@ -13,7 +13,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle one, or the mean of the two in the middle; not a number where there is none."""
+    """Return the middle value, or the mean of the two middle values; NaN without values."""
     if not values:
         return math.nan
     ordered, half = sorted(values), len(values) // 2

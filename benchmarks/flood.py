@@ -1,4 +1,4 @@
-"""Honest callbacks beside a flood of forged ones: how much longer they take, and whether the database hears of it."""
+"""Genuine callbacks during a flood of forged ones: their latency, and whether the flood reaches the database."""
 
 import asyncio
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from benchmarks.seed import imagine
 from benchmarks.stage import Stage, signed
 from benchmarks.stored import forgeries
 
-_HONEST = 200  # a second
-_FLOOD = {"rate": 5000.0}  # a second
-_TOKENS = 2000  # that were made up
-_ADDRESSES = 200  # that are right
-_MARGIN_S = 10.0  # by which the flood could outlast it; it is ended sooner
-# When each of the service's connections ran its last statement; ours is not among them.
+_GENUINE = 200  # per second
+_FLOOD = {"rate": 5000.0}  # per second
+_TOKENS = 2000  # invented tokens
+_ADDRESSES = 200  # valid addresses
+_MARGIN_S = 10.0  # the flood may run this much longer, but is stopped sooner
+# Counts the service's connections that ran a statement since $1; excludes the connection of this query.
 _LAST_STATEMENTS = """
 SELECT count(*) FILTER (WHERE query_start > $1) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
@@ -25,20 +25,20 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type 
 
 
 def flood(stage: Stage) -> dict[str, float]:
-    """Two floods in turn, each beside 200 honest callbacks a second: made-up tokens, and wrong signatures."""
+    """Run two floods, invented tokens and wrong signatures, each with 200 genuine callbacks per second."""
     seconds = 2 * stage.seconds
-    quiet = stage.at_rate(_HONEST, seconds).ms(0.99)
-    misaddressed = [each.misaddressed() for each in imagine(stage.ours.keys, _TOKENS)]
-    found = _beside(stage, misaddressed, seconds)
-    # At addresses that exist: the first few of each are kept, and a few a second of all.
-    signatures = _beside(stage, [each.forged() for each in stage.ours.seed(_ADDRESSES)], seconds)
+    quiet = stage.at_rate(_GENUINE, seconds).ms(0.99)
+    misaddressed = [callback.misaddressed() for callback in imagine(stage.ours.keys, _TOKENS)]
+    tokens = _flooded(stage, misaddressed, seconds)
+    # At valid addresses the service stores the first few forgeries of each attempt, and a few per second in total.
+    signatures = _flooded(stage, [callback.forged() for callback in stage.ours.seed(_ADDRESSES)], seconds)
     return {
         "quiet_p99_ms": quiet,
-        "flood_p99_ms": found.p99_ms,
-        "flood_times_p99": found.p99_ms / quiet,
-        "flood_statements": found.touched,
-        "flood_rate": found.forged.rate,
-        "flood_refused": found.forged.counts[404],
+        "flood_p99_ms": tokens.p99_ms,
+        "flood_times_p99": tokens.p99_ms / quiet,
+        "flood_statements": tokens.connections,
+        "flood_rate": tokens.forged.rate,
+        "flood_refused": tokens.forged.counts[404],
         "signature_flood_p99_ms": signatures.p99_ms,
         "signature_flood_times_p99": signatures.p99_ms / quiet,
         "signature_flood_kept": signatures.kept,
@@ -48,33 +48,33 @@ def flood(stage: Stage) -> dict[str, float]:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
-    """What one flood did: to the honest callbacks' p99, and to the database while it came alone."""
+class Flooded:
+    """The effect of one flood: on the p99 of genuine callbacks, and on the database during the flood alone."""
 
     p99_ms: float
-    touched: int  # see Touched
-    kept: int  # of the flood alone
+    connections: int  # see DatabaseUse
+    kept: int  # forgeries stored during the flood alone
     forged: Outcome
 
 
-def _beside(stage: Stage, requests: list[bytes], seconds: float) -> Beside:
-    """The flood alone, then with honest callbacks."""
-    honest = signed(stage.ours.seed(int(_HONEST * seconds * 1.2) + 50))
-    touched, before = Touched(stage.ours.url), stage.ours.count(forgeries)
+def _flooded(stage: Stage, requests: list[bytes], seconds: float) -> Flooded:
+    """Run the flood alone, then with genuine callbacks."""
+    genuine = signed(stage.ours.seed(int(_GENUINE * seconds * 1.2) + 50))
+    use, before = DatabaseUse(stage.ours.url), stage.ours.count(forgeries)
     stage.drive.run(stage.ours.port, stage.ours.pid, requests, stage.seconds, **_FLOOD, repeat=True, grace_s=0.5)
-    statements, kept = touched.count(), stage.ours.count(forgeries) - before
+    connections, kept = use.count(), stage.ours.count(forgeries) - before
     with stage.drive.start(stage.ours.port, requests, seconds + _MARGIN_S, **_FLOOD, repeat=True) as running:
         running.await_first()
-        beside = stage.deliver(honest, seconds, rate=_HONEST)
+        outcome = stage.deliver(genuine, seconds, rate=_GENUINE)
         forged = running.finish()
-    return Beside(beside.ms(0.99), statements, kept, forged)
+    return Flooded(outcome.ms(0.99), connections, kept, forged)
 
 
-class Touched:
-    """Whether the service used its database since this was made.
+class DatabaseUse:
+    """Whether the service has used its database since this object was created.
 
-    On PostgreSQL `count` gives the connections that ran any statement; on SQLite, where reading leaves no trace, 1
-    when anything was written.
+    On PostgreSQL `count` returns the number of connections that ran a statement. On SQLite reads leave no trace, so it
+    returns 1 if anything was written.
     """
 
     def __init__(self, url: str) -> None:

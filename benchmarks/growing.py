@@ -1,4 +1,4 @@
-"""Whether it stays fast: the hot paths of a database that was filled by `growth`, and how two sizes compare."""
+"""Whether the service stays fast: times the hot paths on a database filled by `growth`, and compares two sizes."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,14 @@ from app.worker import sweep
 from benchmarks import hot_paths
 from benchmarks.hot_paths import Path, Undone
 
-_WARM, _TIMES = 10, 300  # how often a path is run before it is measured, and then
-_GROUPS = 60
-_SPREAD = timedelta(days=1)  # between the tasks that are read
+_WARM, _TIMES = 10, 300  # runs of a path: unmeasured, then measured
+_BATCHES = 60
+_SPREAD = timedelta(days=1)  # between the ages of the tasks that are read
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """How long one unit of work took, its transaction included, in milliseconds."""
+    """Duration of one unit of work in milliseconds, including its transaction."""
 
     median_ms: float
     p99_ms: float
@@ -29,7 +29,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One path at two sizes; `ratio` is that of the medians."""
+    """One path at two sizes; `ratio` is the ratio of the medians, large/small."""
 
     path: str
     small: Figures
@@ -45,42 +45,42 @@ class Compared:
 
 
 async def measure(
-    database_url: str, times: int = _TIMES, warm: int = _WARM, most_groups: int = _GROUPS
+    database_url: str, times: int = _TIMES, warm: int = _WARM, most_groups: int = _BATCHES
 ) -> dict[str, Figures]:
-    """Run each hot path `times` times, after `warm` times that do not count.
+    """Run each hot path `warm` times unmeasured and then `times` times measured; return the figures by path.
 
-    The callbacks of 16 tasks count as one path, which is measured `most_groups` times at most.
+    Settling a batch of 16 callbacks counts as one path, which is measured at most `most_groups` times.
 
-    Only for a database that `grow` filled: what is added meanwhile is taken out at the end, with every job there is.
+    Only for a database filled by `grow`: rows added by the measurement are deleted at the end, and so are all jobs.
     """
     async with open_database(database_url) as database:
         now = clock.utc_now()
         known = await database.read(lambda connection: _known(connection, now))
-        # What the feed was grown with is old.
+        # Prunes the events that expired since the database was filled.
         await database.write(lambda connection: sweep.upkeep(connection, now, []))
-        groups = await database.write(
+        batches = await database.write(
             lambda connection: hot_paths.prepare(connection, now, warm + min(times, most_groups))
         )
         try:
             found = {name: await _timed(database, path, times, warm) for name, path in _paths(known, now).items()}
-            took = []
-            for group in groups:
+            durations = []
+            for batch in batches:
                 began = time.perf_counter()
-                await database.write(lambda connection, group=group: hot_paths.take(connection, group))  # type: ignore[misc]
-                took.append(time.perf_counter() - began)
-            return {**found, f"{hot_paths.GROUP} callbacks": _figures(took[warm:])}
+                await database.write(lambda connection, batch=batch: hot_paths.take(connection, batch))  # type: ignore[misc]
+                durations.append(time.perf_counter() - began)
+            return {**found, f"{hot_paths.GROUP} callbacks": _figures(durations[warm:])}
         finally:
             await database.write(lambda connection: hot_paths.clean(connection, now))
 
 
 def compare(small: Mapping[str, Figures], large: Mapping[str, Figures]) -> list[Compared]:
-    """The paths that both have, the one that grew most first."""
+    """Compare the paths that both have; the largest ratio comes first."""
     both = [Compared(path, small[path], large[path]) for path in small if path in large]
-    return sorted(both, key=lambda each: each.ratio, reverse=True)
+    return sorted(both, key=lambda compared: compared.ratio, reverse=True)
 
 
 def _known(connection: Connection, now: datetime) -> list[str]:
-    """Tasks of all ages, the youngest first; each once."""
+    """Return the ids of tasks of all ages, newest first, without duplicates."""
     found: dict[str, None] = {}
     for days in range(180):
         before = ids.first_at("task", now - days * _SPREAD)
@@ -96,15 +96,15 @@ def _paths(known: Sequence[str], now: datetime) -> dict[str, tuple[Path, bool]]:
 async def _timed(database: Database, path: tuple[Path, bool], times: int, warm: int) -> Figures:
     work, is_write = path
     run = database.write if is_write else database.read
-    took = []
+    durations = []
     for _ in range(warm + times):
         began = time.perf_counter()
         with suppress(Undone):
             await run(work)
-        took.append(time.perf_counter() - began)
-    return _figures(took[warm:])
+        durations.append(time.perf_counter() - began)
+    return _figures(durations[warm:])
 
 
-def _figures(took: Sequence[float]) -> Figures:
-    ordered = sorted(took)
+def _figures(durations: Sequence[float]) -> Figures:
+    ordered = sorted(durations)
     return Figures(ordered[len(ordered) // 2] * 1000, ordered[len(ordered) * 99 // 100] * 1000)

@@ -1,4 +1,4 @@
-"""Fill a database with finished tasks, as months of work leave it."""
+"""Fill a database with finished tasks, as after months of operation."""
 
 import asyncio
 import sqlite3
@@ -11,12 +11,12 @@ from app.db.engine.database import open_database
 from app.db.engine.sqlite import file_of
 from benchmarks.growth_rows import EVENTS_S, POSTGRES, SQLITE, Batch, Words, statements
 
-_MONTHS = timedelta(days=180)
+_PERIOD = timedelta(days=180)
 _BATCH = 50_000
-_MARGIN = timedelta(minutes=1)  # between the last task and now
+_MARGIN = timedelta(minutes=1)  # between the newest task and now
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FEW = (
-    # Whom the rows name; the digest is that of no key.
+_PARENTS = (
+    # API keys and endpoints that the rows refer to. The digests match no API key.
     """INSERT INTO keys (id, name, sha256, scopes, created_at)
        SELECT 'key_' || '000000000000000000000000000000000000' || n, 'grown ' || n, 'grown ' || n, {json}, {now}
        FROM ({series}) AS each WHERE NOT EXISTS (SELECT 1 FROM keys WHERE sha256 = 'grown ' || n)""",
@@ -32,10 +32,10 @@ Progress = Callable[[int], None]
 
 
 async def grow(database_url: str, tasks: int, progress: Progress = lambda _: None) -> None:
-    """Add so many finished tasks, with all that was said of them, to a migrated database that has none.
+    """Add this many finished tasks, with their evidence and other rows, to a migrated database without tasks.
 
-    `progress` hears how many there are by now. The server gathers its statistics at the end, as it does by itself in
-    the course of time. Nothing else may use the database meanwhile: SQLite's journal is off.
+    `progress` is called after each batch with the number of tasks so far. Nothing else may use the database during the
+    call: SQLite's journal is off. Statistics for the query planner are not gathered here.
     """
     batches = _batches(tasks, clock.utc_now())
     if database_url.startswith("sqlite:"):
@@ -48,7 +48,7 @@ async def grow(database_url: str, tasks: int, progress: Progress = lambda _: Non
 
 
 def _batches(tasks: int, now: datetime) -> Iterator[Batch]:
-    span_us, now_us = _us(_MONTHS), _us(now - _MARGIN - _EPOCH)
+    span_us, now_us = _us(_PERIOD), _us(now - _MARGIN - _EPOCH)
     step_us = span_us // tasks // 2 * 2
     start_us = (now_us - tasks * step_us) // 2 * 2
     for first in range(1, tasks + 1, _BATCH):
@@ -61,13 +61,13 @@ def _us(span: timedelta) -> int:
 
 
 def _run(connection: Connection, batch: Batch) -> None:
-    for statement in (*_few(POSTGRES, batch), *statements(POSTGRES, batch)):
+    for statement in (*_parents(POSTGRES, batch), *statements(POSTGRES, batch)):
         connection.exec_driver_sql(statement)
 
 
-def _few(words: Words, batch: Batch) -> list[str]:
+def _parents(words: Words, batch: Batch) -> list[str]:
     parts = {"json": words.json("'[]'"), "now": words.instant(str(batch.start_us)), "series": words.series(0, 4)}
-    return [statement.format(**parts) for statement in _FEW]
+    return [statement.format(**parts) for statement in _PARENTS]
 
 
 def _grow_sqlite(path: str, batches: list[Batch], progress: Progress) -> None:
@@ -77,7 +77,7 @@ def _grow_sqlite(path: str, batches: list[Batch], progress: Progress) -> None:
             connection.execute(f"PRAGMA {pragma}")
         for batch in batches:
             connection.execute("BEGIN")
-            for statement in (*_few(SQLITE, batch), *statements(SQLITE, batch)):
+            for statement in (*_parents(SQLITE, batch), *statements(SQLITE, batch)):
                 connection.execute(statement)
             connection.execute("COMMIT")
             progress(batch.last)

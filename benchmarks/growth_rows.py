@@ -1,13 +1,13 @@
-"""SQL that makes finished tasks up, as months of work leave them: the same text for both engines but for a few words.
+"""SQL that generates finished tasks, as after months of operation; the two engines differ only in a few expressions.
 
-Everything follows from a task's number, so a database can be filled in batches, and each batch by the server itself.
-The first statement makes the ids and instants of a batch, in the table `made`; the others write the rows.
+All values derive from a task's number, so a database is filled in batches, and each batch by the server itself. The
+first statement writes the ids and times of a batch to the temporary table `made`; the others insert the rows.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-EVENTS_S = 7 * 86400  # what is older is pruned from the feed
+EVENTS_S = 7 * 86400  # older events are pruned from the feed
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"  # base32hex
 _PROMPT = "Replace the sky of picture ' || n || ' by an evening with thin clouds, and keep the people as they are."
 _LINK = "https://delivery-eu1.bfl.ai/results/' || mark || '/sample.png?se=2026-01-01T12%3A10%3A02Z&sp=r&sv=2024-11-04"
@@ -19,14 +19,14 @@ _HEADERS = (
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What the two engines say differently; each takes SQL and gives SQL."""
+    """The expressions in which the engines differ; each function takes SQL and returns SQL."""
 
-    series: Callable[[int, int], str]  # the numbers from one to another, both included, as the column n
-    instant: Callable[[str], str]  # of microseconds since 1970
-    hexed: Callable[[str], str]  # 32 bits as eight digits
+    series: Callable[[int, int], str]  # the numbers from first to last, inclusive, as the column n
+    instant: Callable[[str], str]  # from microseconds since 1970
+    hexed: Callable[[str], str]  # 32 bits as eight hexadecimal digits
     body: Callable[[str], str]
     json: Callable[[str], str]
-    no_xid: int  # a transaction that ended before all others
+    no_xid: int  # a transaction id before all others
 
 
 POSTGRES = Words(
@@ -52,7 +52,7 @@ SQLITE = Words(
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tasks `first` to `last` of an installation; a task is created `step_us` (even) after the one before it."""
+    """Tasks `first` to `last`; each task is created `step_us` microseconds (an even number) after the previous one."""
 
     first: int
     last: int
@@ -62,7 +62,7 @@ class Batch:
 
 
 def statements(words: Words, batch: Batch) -> list[str]:
-    """What fills one batch, in order; all in one transaction, because `made` is a temporary table."""
+    """Return the statements of one batch, in order. Run them in one transaction: `made` is a temporary table."""
     return ["DROP TABLE IF EXISTS made", _made(words, batch), *_rows(words, batch)]
 
 
@@ -88,13 +88,13 @@ def _made(words: Words, batch: Batch) -> str:
 
 
 def _head(us: str) -> str:
-    """How an id begins: 55 bits of the time. The 56th is 0, so that what follows may be hex."""
+    """Return the start of an id: 55 bits of the time. The 56th bit is 0, so hexadecimal digits may follow."""
     places = (f"CAST(((({us}) >> {5 * place + 1}) & 31) + 1 AS integer)" for place in range(10, -1, -1))
     return " || ".join(f"substr('{_DIGITS}', {place}, 1)" for place in places)
 
 
 def _mark(words: Words) -> str:
-    """Twenty-four digits that no other task has: the factors are odd, so each part alone tells 2**32 tasks apart."""
+    """Return 24 digits unique to a task: the factors are odd, so each part alone is unique among 2**32 tasks."""
     return " || ".join(words.hexed(f"n * {odd} % 4294967296") for odd in (2246822519, 3266489917, 668265263))
 
 

@@ -1,4 +1,4 @@
-"""The least that any receiver must do: FastAPI, the raw body, its HMAC under a secret that is known."""
+"""The minimum of any receiver: FastAPI, the raw body, and its HMAC under a fixed secret."""
 
 import hmac
 
@@ -7,8 +7,8 @@ from fastapi.responses import JSONResponse
 
 from app.security.sign import bfl_signature
 
-# Who measures signs for these servers with one secret; there is no record to look a task's own up in.
-SECRET = "one-secret-for-all-reference-servers"  # noqa: S105 - signs made-up callbacks on loopback
+# One secret for all callbacks: the reference servers have no secret for each attempt.
+SECRET = "one-secret-for-all-reference-servers"  # noqa: S105 - signs generated callbacks on loopback
 
 
 def hmac_only() -> FastAPI:

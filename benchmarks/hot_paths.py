@@ -1,4 +1,4 @@
-"""What is measured of a database: the statements that requests, workers and scrapers send all the time."""
+"""The measured units of work: the statements that requests, workers and scrapers run most often."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -32,7 +32,7 @@ from app.worker import metrics_snapshot, sweep
 
 ACCOUNT, KEY = "bfl:0123456789ab", "key_0000000000000000000000000000000000000"
 PRO, MAX = "flux-kontext-pro", "flux-kontext-max"
-GROUP = 16  # callbacks that are settled at once
+GROUP = 16  # callbacks settled in one batch
 _QUEUED, _DUE, _WORKER = 300, 64, "1" * 32
 _SHOWN, _PAGE = 24, 20
 _DEEP, _MINUTE = timedelta(days=90), timedelta(minutes=1)
@@ -41,16 +41,16 @@ Path = Callable[[Connection], Any]
 
 
 class Undone(Exception):
-    """Ends a unit of work that is measured and must leave nothing behind."""
+    """Rolls back a measured unit of work."""
 
 
 def reads(known: Sequence[str], now: datetime) -> Mapping[str, Path]:
-    """Units that only read; `known` are tasks of all ages, which take turns."""
-    each = cycle(known)
+    """Return the units that only read; `known` has ids of tasks of all ages, which are used in turn."""
+    task_ids = cycle(known)
     middle = known[len(known) // 2]
     return {
-        "task by id": lambda connection: look_at(connection, next(each)),
-        "timeline": lambda connection: _timeline(connection, next(each)),
+        "task by id": lambda connection: look_at(connection, next(task_ids)),
+        "timeline": lambda connection: _timeline(connection, next(task_ids)),
         "list": _page,
         "list, deep": lambda connection: _page(connection, before=middle),
         "list stored": lambda connection: _page(connection, status=Status.STORED),
@@ -71,14 +71,14 @@ def reads(known: Sequence[str], now: datetime) -> Mapping[str, Path]:
         "what has no job": sweep.unscheduled,
         "deliveries": lambda connection: deliveries.newest(connection, deliveries.DeliveryFilter(), limit=_PAGE),
         "deliveries of a key": lambda connection: _deliveries(connection, key_id=KEY),
-        "deliveries that wait": lambda connection: _deliveries(connection, state=deliveries.DeliveryState.WAITING),
-        "deliveries that failed": lambda connection: _deliveries(connection, state=deliveries.DeliveryState.FAILED),
-        "deliveries of a task": lambda connection: _deliveries(connection, task_id=next(each)),
+        "deliveries that wait": lambda connection: _deliveries(connection, state=deliveries.State.WAITING),
+        "deliveries that failed": lambda connection: _deliveries(connection, state=deliveries.State.FAILED),
+        "deliveries of a task": lambda connection: _deliveries(connection, task_id=next(task_ids)),
         "callbacks": _callbacks,
         "callbacks, deep": lambda connection: _callbacks(connection, before=ids.first_at("ev", now - _DEEP)),
         "callbacks that are signed": lambda connection: _callbacks(connection, verdict=Verdict.SIGNED),
         "callbacks that are forged": lambda connection: _callbacks(connection, verdict=Verdict.FORGED),
-        "callbacks of a task": lambda connection: _callbacks(connection, task_id=next(each)),
+        "callbacks of a task": lambda connection: _callbacks(connection, task_id=next(task_ids)),
         "usage of a minute": lambda connection: usage.between(connection, now - timedelta(minutes=2), now - _MINUTE),
         "events, first page": lambda connection: events.following(connection, events.START, 100),
         "events, the end": events.head,
@@ -87,7 +87,7 @@ def reads(known: Sequence[str], now: datetime) -> Mapping[str, Path]:
 
 
 def writes(now: datetime) -> Mapping[str, Path]:
-    """Units that write; they are undone."""
+    """Return the units that write; each is rolled back."""
     return {
         "claim of jobs": lambda connection: _undo(jobs.claim(connection, _WORKER, now, 24)),
         "upkeep": lambda connection: _undo(sweep.upkeep(connection, now, [])),
@@ -95,22 +95,22 @@ def writes(now: datetime) -> Mapping[str, Path]:
 
 
 def prepare(connection: Connection, now: datetime, groups: int) -> Iterator[list[Evidence]]:
-    """Queue tasks, leave due jobs, and have the provider work on tasks: their callbacks, group by group."""
+    """Add queued tasks, due jobs and submitted tasks; return the callbacks of the latter in batches of `GROUP`."""
     provider_accounts.put(connection, ACCOUNT, "bfl", {"account": 24, MAX: 6})
     for _ in range(_QUEUED):
         _task(connection, now)
-    due = [(Step.COLLECT, _asked(connection, now)[0], now - timedelta(minutes=1)) for _ in range(_DUE)]
+    due = [(Step.COLLECT, _submitted(connection, now)[0], now - timedelta(minutes=1)) for _ in range(_DUE)]
     jobs.enqueue(connection, due)
-    called = [_callback(_asked(connection, now)[1], now) for _ in range(groups * GROUP)]
-    return iter([called[first : first + GROUP] for first in range(0, len(called), GROUP)])
+    arrived = [_callback(_submitted(connection, now)[1], now) for _ in range(groups * GROUP)]
+    return iter([arrived[first : first + GROUP] for first in range(0, len(arrived), GROUP)])
 
 
-def take(connection: Connection, group: Sequence[Evidence]) -> None:
-    settle(connection, group, look_after=timedelta(minutes=1))
+def take(connection: Connection, batch: Sequence[Evidence]) -> None:
+    settle(connection, batch, look_after=timedelta(minutes=1))
 
 
 def clean(connection: Connection, since: datetime) -> None:
-    """Take out what was prepared and what came of it: all that is younger."""
+    """Delete the prepared rows and all later ones: everything since this time, and all jobs."""
     for table, prefix in (("tasks", "task"), ("submissions", "sub"), ("evidence", "ev")):
         connection.exec_driver_sql(f"DELETE FROM {table} WHERE id >= '{ids.first_at(prefix, since)}'")  # noqa: S608
     for table in ("jobs", *(["pgqueuer"] if connection.dialect.name == "postgresql" else [])):
@@ -121,8 +121,8 @@ def _undo(_result: object) -> None:
     raise Undone
 
 
-def _page(connection: Connection, **wanted: Any) -> object:
-    return look(connection, tasks.newest(connection, limit=_PAGE + 1, **wanted))
+def _page(connection: Connection, **filters: Any) -> object:
+    return look(connection, tasks.newest(connection, limit=_PAGE + 1, **filters))
 
 
 def _dashboard(connection: Connection) -> object:
@@ -147,16 +147,16 @@ def _notes(connection: Connection, now: datetime) -> object:
     )
 
 
-def _deliveries(connection: Connection, **wanted: Any) -> object:
-    return deliveries.newest(connection, deliveries.DeliveryFilter(**wanted), limit=_PAGE)
+def _deliveries(connection: Connection, **filters: Any) -> object:
+    return deliveries.newest(connection, deliveries.CallbackFilter(**filters), limit=_PAGE)
 
 
-def _callbacks(connection: Connection, before: str | None = None, **wanted: Any) -> object:
-    return callbacks.newest(connection, callbacks.CallbackFilter(**wanted), limit=_PAGE, before=before)
+def _callbacks(connection: Connection, before: str | None = None, **filters: Any) -> object:
+    return callbacks.newest(connection, callbacks.CallbackFilter(**filters), limit=_PAGE, before=before)
 
 
 def _task(connection: Connection, now: datetime, **changes: Any) -> tuple[str, str]:
-    """A queued task and its attempt, nothing sent yet; `changes` say what else it is."""
+    """Insert a queued task and its unsent attempt; `changes` replace columns of the task."""
     task_id, submission_id = ids.new_id("task", now), ids.new_id("sub", now)
     own = {"id": task_id, "submission_id": submission_id, "dispatch_after_at": now, "created_at": now}
     tasks.insert(connection, **{**_TASK, **own, **changes})
@@ -185,8 +185,8 @@ _TASK: Mapping[str, Any] = {
 }
 
 
-def _asked(connection: Connection, now: datetime) -> tuple[str, str]:
-    """A task that the provider has, and its attempt."""
+def _submitted(connection: Connection, now: datetime) -> tuple[str, str]:
+    """Insert a submitted task and its attempt; return their ids."""
     task_id, submission_id = _task(connection, now, status=Status.SUBMITTED, submitting_at=now, submitted_at=now)
     attempts.mark_sent(connection, submission_id, now, callback_requested=True)
     return task_id, submission_id

@@ -1,7 +1,7 @@
 """The load generator, a process of its own: `python -m benchmarks.load PLAN`.
 
-It keeps so many connections, sends requests that were built before, reads no more of an answer than its status and
-its length, and notes for each request what was answered and how long it took. Loopback only.
+It keeps a fixed number of connections, sends prepared requests, reads only the status and length of each answer, and
+records the status and latency of each request. Loopback only.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ from benchmarks.turns import Closed, Open
 
 
 async def generate(plan: Plan, requests: list[bytes], begins: Callable[[], None]) -> Load:
-    """Send as planned, and wait for the answers, those of the last requests for a bounded time.
+    """Send as planned, and wait for the answers: for the last ones at most `plan.grace_s` seconds.
 
-    `begins` is called when all are connected. Raises RuntimeError for a fault in a callback of the loop.
+    `begins` is called when all connections are open. Raises RuntimeError for an exception in a callback of the loop.
     """
     load = Load(plan, requests)
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(load.fail)
-    loop.add_signal_handler(signal.SIGTERM, load.done.set)  # what was sent until then is told all the same
+    loop.add_signal_handler(signal.SIGTERM, load.done.set)  # the requests sent so far are still reported
     connections = [Connection(load) for _ in range(plan.connections)]
     await asyncio.gather(*(connection.connect() for connection in connections if not plan.fresh))
     begins()
@@ -40,12 +40,12 @@ async def generate(plan: Plan, requests: list[bytes], begins: Callable[[], None]
         async with asyncio.timeout(plan.seconds + plan.grace_s):
             await load.done.wait()
     except TimeoutError:
-        pass  # what was not answered by now says so by its status
+        pass  # unanswered requests keep the status NONE
     load.cpu_s = process_time() - before
     load.end()
     for connection in connections:
         connection.leave()
-    await asyncio.sleep(0)  # in which the loop lets go of them
+    await asyncio.sleep(0)  # lets the loop close the connections
     loop.remove_signal_handler(signal.SIGTERM)
     if load.fault is not None:
         raise RuntimeError(load.fault["message"]) from load.fault.get("exception")
@@ -59,8 +59,8 @@ def main() -> int:
     with Path(plan.outcomes).open("wb") as out:
         array("H", load.statuses).tofile(out)
         array("d", load.latencies).tofile(out)
-    told = {"sent": len(load.statuses), "seconds": load.ended - load.began, "own_cpu_s": load.cpu_s}
-    sys.stdout.write(json.dumps(told))
+    summary = {"sent": len(load.statuses), "seconds": load.ended - load.began, "own_cpu_s": load.cpu_s}
+    sys.stdout.write(json.dumps(summary))
     return 0
 
 

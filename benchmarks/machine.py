@@ -1,4 +1,4 @@
-"""What the figures were measured on, and how busy it was with other things meanwhile."""
+"""Describes the machine, and how busy it was during the run."""
 
 import os
 import platform
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-_NOISY_LOAD = 0.5  # of each processor, before anything was started
+_NOISY_LOAD = 0.5  # per processor, before the run starts anything
 _NOISY_STEAL = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Ticks:
-    """/proc/stat: what all processors together spent since the machine started, in ticks."""
+    """CPU time of all processors since boot in ticks, from /proc/stat."""
 
     all: int
     idle: int
@@ -21,12 +21,12 @@ class Ticks:
 
     @classmethod
     def now(cls) -> "Ticks":
-        spent = [int(each) for each in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+        spent = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
         return cls(all=sum(spent[:8]), idle=spent[3] + spent[4], stolen=spent[7])
 
 
 class Watch:
-    """How busy the machine is, from when this is made."""
+    """Observes how busy the machine is, from the creation of this object."""
 
     def __init__(self) -> None:
         self.load_before = os.getloadavg()[0]

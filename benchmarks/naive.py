@@ -1,6 +1,7 @@
-"""The receiver that most would write: check the HMAC, then one ORM session and one transaction for each callback.
+"""The obvious receiver: checks the HMAC, then uses one ORM session and one transaction for each callback.
 
-Nothing in it is made slow: WAL and a synced commit on SQLite, asyncpg and a pool as large as ours on PostgreSQL.
+Nothing is slowed down on purpose: WAL and a synced commit on SQLite, asyncpg and a pool of the same size as the
+service's on PostgreSQL.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ class Base(DeclarativeBase):
 
 class Task(Base):
     __tablename__ = "tasks"
-    id: Mapped[str] = mapped_column(String(48), primary_key=True)  # the id in the callback's address
+    id: Mapped[str] = mapped_column(String(48), primary_key=True)  # the id in the callback's path
     status: Mapped[str] = mapped_column(String(16))
     sample_url: Mapped[str | None]
     updated_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -47,7 +48,7 @@ Store = Callable[[str, dict[str, str], bytes, dict[str, Any]], Awaitable[bool]]
 
 
 def naive(url: str, task_ids: list[str]) -> FastAPI:
-    """The receiver on `sqlite:///PATH` or `postgresql://...`, with these tasks in its record."""
+    """Build the receiver on `sqlite:///PATH` or `postgresql://...`, with these tasks in its database."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:

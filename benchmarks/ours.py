@@ -1,4 +1,4 @@
-"""The service itself, started as anybody starts it, and the database behind it."""
+"""The service under test, started by its command, and its database."""
 
 import asyncio
 import sqlite3
@@ -21,12 +21,12 @@ from benchmarks.stored import unstored
 T = TypeVar("T")
 
 ADMIN_KEY = "an-admin-key-for-benchmarks-only"
-_NOBODY = "http://127.0.0.1:9"  # a provider that is never asked
+_UNUSED = "http://127.0.0.1:9"  # the provider is never called
 
 
 @dataclass
 class Ours:
-    """One service on one database. `url` is the database's address."""
+    """One service on one database; `url` is the address of the database."""
 
     name: str
     folder: Path
@@ -46,7 +46,7 @@ class Ours:
         return self.process.pid if self.process is not None else 0
 
     def start(self) -> Process:
-        """Start it; who needs it waits for its answer."""
+        """Start the service without waiting until it answers."""
         self.process = processes.launch(
             ["app", *self.arguments], self.port, self.folder / "service.log", {**self._settings(), **self.env}
         )
@@ -73,16 +73,16 @@ class Ours:
             self.stop()
 
     def seed(self, count: int) -> list[Callback]:
-        """So many tasks that wait for their callback, written away: what follows finds a database at rest."""
-        found = self._with_database(lambda database: seed(database, self.keys, count))
-        self._settle_down()
-        return found
+        """Add this many tasks that wait for their callbacks, and flush the database before the measurement."""
+        callbacks = self._with_database(lambda database: seed(database, self.keys, count))
+        self._flush()
+        return callbacks
 
     def unstored(self, acknowledged: Sequence[Callback]) -> int:
         return self._with_database(lambda database: unstored(database, acknowledged))
 
-    def count(self, counted: Callable[[Connection], int]) -> int:
-        return self._with_database(lambda database: database.read(counted))
+    def count(self, query: Callable[[Connection], int]) -> int:
+        return self._with_database(lambda database: database.read(query))
 
     def _with_database(self, work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
         async def opened() -> T:
@@ -91,10 +91,10 @@ class Ours:
 
         return asyncio.run(opened())
 
-    def _settle_down(self) -> None:
-        """Do now what seeding would leave for the measured time: checkpoints, and statistics that production has."""
+    def _flush(self) -> None:
+        """Checkpoint, and on PostgreSQL gather statistics, so that neither happens during the measurement."""
         if self.url.startswith("sqlite:"):
-            connection = sqlite3.connect(self.url.removeprefix("sqlite:///"), timeout=30)
+            connection = sqlite3.connect(self.url.removeprefix("sqlite:///"), timeout=60)
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             connection.close()
         else:
@@ -107,7 +107,7 @@ class Ours:
             "FLUXHOOK_HOST": "127.0.0.1",
             "FLUXHOOK_PORT": str(self.port),
             "FLUXHOOK_PUBLIC_URL": f"http://127.0.0.1:{self.port}",
-            "FLUXHOOK_BFL_BASE_URL": _NOBODY,
+            "FLUXHOOK_BFL_BASE_URL": _UNUSED,
             "FLUXHOOK_BFL_API_KEY": "a-provider-key",
             "FLUXHOOK_ADMIN_KEY": ADMIN_KEY,
             "FLUXHOOK_SECRET_KEYS": self.signing_key_id,
@@ -115,7 +115,7 @@ class Ours:
 
 
 async def execute(url: str, *statements: str) -> None:
-    """Run these on PostgreSQL, each for itself."""
+    """Run these statements on PostgreSQL, each in its own transaction."""
     connection = await asyncpg.connect(url)
     try:
         for statement in statements:

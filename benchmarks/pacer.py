@@ -1,4 +1,4 @@
-"""Being woken on time: the event loop's own timers count in milliseconds, and what is measured takes fewer."""
+"""A precise timer: the event loop's timers have a resolution of milliseconds, too coarse for these latencies."""
 
 import ctypes
 import os
@@ -8,7 +8,7 @@ from contextlib import suppress
 
 _CLOCK_MONOTONIC = 1
 _NONBLOCK_CLOEXEC = 0o4000 | 0o2000000  # TFD_NONBLOCK | TFD_CLOEXEC
-_AT_ONCE_NS = 1  # 0 would disarm it
+_SHORTEST_NS = 1  # 0 would disarm the timer
 
 
 class _Timespec(ctypes.Structure):
@@ -20,7 +20,7 @@ class _Timer(ctypes.Structure):
 
 
 class Pacer:
-    """Calls `wake` in the loop once, so many seconds after `arm`; by Linux's timerfd."""
+    """Calls `wake` in the loop once, `seconds` after `arm(seconds)`, by means of Linux's timerfd."""
 
     def __init__(self, loop: AbstractEventLoop, wake: Callable[[], None]) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -31,7 +31,7 @@ class Pacer:
         loop.add_reader(self._handle, self._fired)
 
     def arm(self, seconds: float) -> None:
-        nanoseconds = max(_AT_ONCE_NS, int(seconds * 1e9))
+        nanoseconds = max(_SHORTEST_NS, int(seconds * 1e9))
         value = _Timespec(*divmod(nanoseconds, 1_000_000_000))
         self._libc.timerfd_settime(self._handle, 0, ctypes.byref(_Timer(_Timespec(0, 0), value)), None)
 

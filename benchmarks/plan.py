@@ -1,25 +1,25 @@
-"""What the generator is to do, and the files that it and its caller hand each other."""
+"""The plan of a load generator, and the files that it shares with its caller."""
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-_LENGTH = 4  # bytes in front of each request that say how long it is
+_LENGTH = 4  # bytes of the length prefix of each request
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to send. `requests` is a file of them, `outcomes` the one that statuses and latencies are written to."""
+    """What to send. `requests` is the file to read, `outcomes` the file for statuses and latencies."""
 
     port: int
     requests: str
     outcomes: str
     seconds: float
     connections: int = 32
-    rate: float | None = None  # a second, by Poisson; None: each connection sends when it was answered
+    rate: float | None = None  # Poisson arrivals per second; None: a connection sends after each answer
     fresh: bool = False  # a new connection for each request
-    repeat: bool = False  # begin again with the first request when all were sent
-    grace_s: float = 6.0  # for the answers that are still missing in the end
+    repeat: bool = False  # start again from the first request after the last
+    grace_s: float = 6.0  # to wait for missing answers at the end
 
 
 def read_plan(path: Path) -> Plan:
@@ -40,4 +40,4 @@ def read_requests(path: Path) -> list[bytes]:
 
 
 def write_requests(path: Path, requests: list[bytes]) -> None:
-    path.write_bytes(b"".join(len(each).to_bytes(_LENGTH, "big") + each for each in requests))
+    path.write_bytes(b"".join(len(request).to_bytes(_LENGTH, "big") + request for request in requests))

@@ -1,4 +1,4 @@
-"""The whole of a task: the service with its worker on an empty database, the provider's twin beside it."""
+"""Whole tasks: the service with its worker on an empty database, and the provider's twin."""
 
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -14,12 +14,12 @@ from benchmarks.ours import ADMIN_KEY, Ours
 from benchmarks.processes import Process
 from benchmarks.stage import Stage
 
-_READY_AFTER_S = 2  # what the twin takes for each
-_MOST_S = 120.0
+_READY_AFTER_S = 2  # the time that the twin takes for each task
+_MAX_S = 300.0
 
 
 class TooSlow(FluxhookError):
-    """The tasks did not end in time."""
+    """The tasks did not reach their state in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +28,21 @@ class Played:
     service: Ours
 
     def until_all(self, status: str, posts: Sequence[Mapping[str, Any]]) -> None:
-        """Post these one after the other, and wait until all are in this state."""
+        """Post these tasks one after another, and wait until all have this status. Raises TooSlow after 300 s."""
         base, headers = f"http://127.0.0.1:{self.service.port}", {"authorization": f"Bearer {ADMIN_KEY}"}
-        until = time.monotonic() + _MOST_S
-        with httpx.Client(base_url=base, headers=headers, timeout=30, trust_env=False) as client:
+        until = time.monotonic() + _MAX_S
+        with httpx.Client(base_url=base, headers=headers, timeout=60, trust_env=False) as client:
             for post in posts:
                 client.post("/v1/tasks", json=post).raise_for_status()
             while _count(client, status) < len(posts):
                 if time.monotonic() > until:
-                    raise TooSlow(f"the tasks were not {status} within {_MOST_S:.0f} s")
+                    raise TooSlow(f"the tasks were not {status} within {_MAX_S:.0f} s")
                 time.sleep(0.1)
 
 
 @contextmanager
 def played(stage: Stage, name: str) -> Generator[Played]:
-    """Both, until the block ends."""
+    """Run twin and service until the block ends."""
     folder = stage.ours.folder / name
     folder.mkdir()
     arguments = ["benchmarks.servers", "twin", str(_READY_AFTER_S)]

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of our own, from installed binaries: started, killed, started again, stopped."""
+"""A temporary PostgreSQL server from installed binaries, which can be killed and restarted."""
 
 import os
 import pwd
@@ -12,27 +12,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# The path of a unix socket may have 107 characters, more than some temporary folders leave over.
-PLACE = Path("/tmp")  # noqa: S108 - each server has a folder of its own there
-_START_SECONDS = 30.0
+# The path of a unix socket may have 107 characters; some temporary folders have longer paths.
+PLACE = Path("/tmp")  # noqa: S108 - each server has its own folder there
+_START_SECONDS = 60.0
 _USER = "postgres"
 _SETTINGS = {"listen_addresses": "", "max_connections": "200"}
-# Where its data never outlives the run, nothing waits for a disk.
-_FORGETFUL = {"autovacuum": "off", "fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+# If the data need not survive a crash, nothing waits for the disk.
+_NOT_DURABLE = {"autovacuum": "off", "fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 
 
 class Refused(Exception):
-    """Why there is no server here."""
+    """The server cannot be started; the text gives the reason."""
 
 
 @dataclass
 class Server:
-    """One folder of data, and the process that serves it on a unix socket."""
+    """One data folder, and the process that serves it on a unix socket."""
 
     binaries: Path
     folder: Path
     durable: bool
-    env: Mapping[str, str] = field(default_factory=dict)  # beside what it inherits
+    env: Mapping[str, str] = field(default_factory=dict)  # in addition to the inherited environment
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -40,7 +40,7 @@ class Server:
         return f"postgresql://{_USER}@/postgres?host={self.folder}"
 
     def make(self) -> None:
-        """Lay out the folder of data."""
+        """Initialize the data folder."""
         flags = ["-A", "trust", "-U", _USER, "-E", "UTF8", "--no-locale", "--no-sync"]
         try:
             _run(*_not_as_root(), self.binaries / "initdb", *flags, "-D", self.folder / "data")
@@ -50,7 +50,11 @@ class Server:
             raise Refused(str(missing)) from missing
 
     def start(self) -> None:
-        """Serve, and wait until it answers. After a kill the old one's processes may hold the data for a moment."""
+        """Start the server and wait until it answers.
+
+        Retries, because processes that remain after a kill may lock the data folder for a moment. Raises Refused after
+        60 s.
+        """
         until = time.monotonic() + _START_SECONDS
         while time.monotonic() < until:
             self._process = self._launch()
@@ -60,20 +64,20 @@ class Server:
         raise Refused((self.folder / "log").read_text()[-500:])
 
     def kill(self) -> None:
-        """`kill -9`; the processes of its sessions end when they see that."""
+        """Send `kill -9`; the server's session processes notice that and end."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(_START_SECONDS)
 
     def stop(self) -> None:
         if self._process is not None:
-            # SIGINT ends sessions and stops; SIGTERM would wait for every session to leave by itself.
+            # SIGINT ends all sessions; SIGTERM would wait until each session disconnects.
             self._process.send_signal(signal.SIGINT)
             self._process.wait(_START_SECONDS)
 
     def _launch(self) -> subprocess.Popen[bytes]:
         settings = [
-            f"--{name}={value}" for name, value in {**_SETTINGS, **({} if self.durable else _FORGETFUL)}.items()
+            f"--{name}={value}" for name, value in {**_SETTINGS, **({} if self.durable else _NOT_DURABLE)}.items()
         ]
         with (self.folder / "log").open("a") as out:
             return subprocess.Popen(  # noqa: S603
@@ -82,7 +86,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                start_new_session=True,  # Ctrl-C is for whoever started it, who has something to do there yet
+                start_new_session=True,  # Ctrl-C goes only to the parent, which still needs the server
             )
 
     def _answers(self, until: float) -> bool:
@@ -98,10 +102,10 @@ class Server:
 
 @contextmanager
 def running(*, durable: bool, env: Mapping[str, str] | None = None) -> Generator[Server | str]:
-    """A server on a new folder of data, or why there is none."""
+    """Yield a server on a new data folder, or the reason why there is none."""
     binaries = _newest_binaries()
     if binaries is None:
-        yield "no PostgreSQL here: install the server's binaries, or name a server (TEST_POSTGRES_DSN, --postgres)"
+        yield "no PostgreSQL binaries found: install them, or name a server (TEST_POSTGRES_DSN, --postgres)"
         return
     server = Server(binaries, Path(tempfile.mkdtemp(prefix="fluxhook-pg-", dir=PLACE)), durable, env or {})
     try:
@@ -109,7 +113,7 @@ def running(*, durable: bool, env: Mapping[str, str] | None = None) -> Generator
             server.make()
             server.start()
         except Refused as reason:
-            yield f"PostgreSQL does not start here: {reason}"
+            yield f"PostgreSQL does not start: {reason}"
         else:
             yield server
     finally:
@@ -118,10 +122,10 @@ def running(*, durable: bool, env: Mapping[str, str] | None = None) -> Generator
 
 
 def client_programs() -> Path | None:
-    """The folder that pg_dump and pg_restore are in."""
-    beside = _newest_binaries()
-    if beside is not None and (beside / "pg_dump").exists():
-        return beside
+    """Return the folder of pg_dump and pg_restore; None if they are not installed."""
+    newest = _newest_binaries()
+    if newest is not None and (newest / "pg_dump").exists():
+        return newest
     on_path = shutil.which("pg_dump")
     return Path(on_path).parent if on_path else None
 
@@ -140,11 +144,11 @@ def _major_version(binaries: Path) -> int:
 
 
 def _not_as_root() -> list[str]:
-    """PostgreSQL refuses root and wants a user with a name: in a user namespace, root can be `nobody`."""
+    """Return a command prefix for root: PostgreSQL refuses root, so it runs as a named user in a user namespace."""
     if os.geteuid() != 0:
         return []
-    nobody = pwd.getpwnam("nobody")
-    return ["unshare", "--user", f"--map-user={nobody.pw_uid}", f"--map-group={nobody.pw_gid}"]
+    user = pwd.getpwnam("nobody")  # phrase: the name of a user
+    return ["unshare", "--user", f"--map-user={user.pw_uid}", f"--map-group={user.pw_gid}"]
 
 
 def _run(*command: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""Processes that are measured: started on a port of loopback, looked at through /proc, ended by their id."""
+"""Measured processes: started on a loopback port, observed through /proc, killed by their id."""
 
 import http.client
 import os
@@ -14,31 +14,31 @@ from pathlib import Path
 from app.errors import FluxhookError
 
 _ROOT = Path(__file__).resolve().parents[1]
-_START_S = 60.0  # a start takes two seconds; a busy machine takes its time
-_STOP_S = 15.0
+_START_S = 120.0  # a start takes two seconds, on a busy machine far longer
+_STOP_S = 60.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 _OWN_SETTINGS = ("FLUXHOOK_", "OTEL_")
 
 
 class NotStarted(FluxhookError):
-    """A server that ended before it answered; the text is the end of its log."""
+    """A server ended, or took too long, before it answered; the text is the end of its log."""
 
 
 @dataclass
 class Process:
-    """A server that is to answer on `port`; what it writes goes to `log`."""
+    """A server process on `port`, with its output in `log`."""
 
     process: subprocess.Popen[bytes]
     port: int
     log: Path
-    is_warm: bool = False  # it has loaded and prepared what it needs
+    is_warm: bool = False  # it has answered requests, so its caches are filled
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
     def await_answer(self, path: str = "/healthz") -> None:
-        """Raises NotStarted where it ends instead, or takes too long."""
+        """Wait until the server answers. Raises NotStarted if it ends instead or takes too long."""
         until = time.monotonic() + _START_S
         while self.process.poll() is None and time.monotonic() < until:
             if _answers(self.port, path):
@@ -47,40 +47,40 @@ class Process:
         raise NotStarted(self.log.read_text(errors="replace").strip()[-800:])
 
     def kill(self) -> None:
-        """`kill -9`, and wait until it is gone."""
+        """Send `kill -9` and wait for the end of the process."""
         self.process.kill()
         self.process.wait(_STOP_S)
 
 
 def launch(arguments: Sequence[str], port: int, log: Path, env: Mapping[str, str] | None = None) -> Process:
-    """Run `python -m` with these arguments and no settings but these."""
+    """Run `python -m` with these arguments; no FLUXHOOK_ or OTEL_ setting is inherited."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OWN_SETTINGS)}
     with log.open("ab") as out:
-        process = subprocess.Popen(  # noqa: S603 - ourselves
+        process = subprocess.Popen(  # noqa: S603 - our own modules
             [sys.executable, "-m", *arguments],
             cwd=_ROOT,
             env={**inherited, **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
-            start_new_session=True,  # Ctrl-C is for whoever started it, who then ends it
+            start_new_session=True,  # Ctrl-C goes only to the parent, which then kills it
         )
     return Process(process, port, log)
 
 
 @contextmanager
 def running(arguments: Sequence[str], log: Path) -> Generator[Process]:
-    """The same on a free port, which follows the arguments, ended with the block. Who needs it waits for its answer."""
+    """Launch on a free port, appended to the arguments; kill after the block. Does not wait for an answer."""
     port = free_port()
-    started = launch([*arguments, str(port)], port, log)
+    process = launch([*arguments, str(port)], port, log)
     try:
-        yield started
+        yield process
     finally:
-        stop(started.process)
+        stop(process.process)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End it at once: what it leaves is thrown away with its folder."""
+    """Kill the process; its data is deleted with its folder."""
     if process.poll() is None:
         process.kill()
         process.wait(_STOP_S)
@@ -96,30 +96,30 @@ def free_port() -> int:
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process used of the processors so far, in all its threads."""
+    """Return the CPU seconds of a process so far, over all threads."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def reset_peak(pid: int) -> None:
-    """Have `VmHWM` count from now."""
+    """Reset `VmHWM`, the peak of a process's memory."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
-def memory_mb(pid: int, what: str = "VmRSS") -> float:
-    """What it holds of memory now, or `VmHWM`: held at most."""
+def memory_mb(pid: int, field: str = "VmRSS") -> float:
+    """Return the resident memory of a process in MiB, or its peak (`VmHWM`)."""
     status = Path(f"/proc/{pid}/status").read_text()
-    (kilobytes,) = (line.split()[1] for line in status.splitlines() if line.startswith(f"{what}:"))
+    (kilobytes,) = (line.split()[1] for line in status.splitlines() if line.startswith(f"{field}:"))
     return int(kilobytes) / 1024
 
 
 def _answers(port: int, path: str) -> bool:
-    asked = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        asked.request("GET", path)
-        asked.getresponse().read()
+        connection.request("GET", path)
+        connection.getresponse().read()
     except (OSError, http.client.HTTPException):
         return False
     finally:
-        asked.close()
+        connection.close()
     return True

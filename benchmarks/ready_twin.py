@@ -1,4 +1,4 @@
-"""The provider's twin with its pictures made beforehand: painting them would take the processors that are measured."""
+"""The provider's twin with its images made in advance, because making them would use measured CPU time."""
 
 import struct
 import zlib
@@ -19,7 +19,7 @@ _END = 12  # bytes of the chunk that ends a PNG
 
 
 class ReadyGallery(Gallery):
-    """One large picture, which carries the name of whose it is, so that no two are the same."""
+    """One large image, with the task's id in its metadata, so that no two tasks get equal bytes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class ReadyGallery(Gallery):
 
 
 def ready_twin(ready_after_s: float) -> TwinApp:
-    """All else is the twin's own: signed callbacks, links that expire, slots."""
+    """Build a twin that is unchanged otherwise: signed callbacks, expiring links, slots."""
     send = httpx.AsyncClient(trust_env=False)
     twin = Twin(Rules(ready_after=timedelta(seconds=ready_after_s)), now=clock.utc_now, send=send)
     twin.gallery = ReadyGallery()
@@ -40,7 +40,7 @@ def ready_twin(ready_after_s: float) -> TwinApp:
 
 
 def noise(side: int) -> bytes:
-    """A square PNG that does not compress, about 3 bytes for each pixel."""
+    """Return an incompressible square PNG, about 3 bytes per pixel."""
     bands = [Image.effect_noise((side, side), 100) for _ in range(3)]
     out = BytesIO()
     Image.merge("RGB", bands).save(out, "PNG", compress_level=1)
@@ -48,7 +48,7 @@ def noise(side: int) -> bytes:
 
 
 def named(png: bytes, name: str) -> bytes:
-    """This picture with a line of text in it."""
+    """Return this PNG with the name added as its title."""
     content = b"tEXt" + f"Title\0{name}".encode("latin-1")
     chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
     return png[:-_END] + chunk + png[-_END:]

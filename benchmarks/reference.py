@@ -1,4 +1,4 @@
-"""The servers beside ours, each a process until the block ends."""
+"""The reference servers, each as a process."""
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,9 @@ from benchmarks.processes import Process
 
 
 @contextmanager
-def reference(kind: Literal["bare", "hmac", "naive"], folder: Path, more: Sequence[str] = ()) -> Generator[Process]:
-    """One of them; `naive` wants the address of an empty database, and a file of the ids of its tasks."""
-    with processes.running(["benchmarks.servers", kind, *more], folder / f"{kind}.log") as process:
+def reference(
+    kind: Literal["bare", "hmac", "naive"], folder: Path, arguments: Sequence[str] = ()
+) -> Generator[Process]:
+    """Run a reference server for the block; `naive` needs the address of an empty database and a file of ids."""
+    with processes.running(["benchmarks.servers", kind, *arguments], folder / f"{kind}.log") as process:
         yield process

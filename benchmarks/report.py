@@ -1,4 +1,4 @@
-"""What is written of a run: the ratios first, then the figures behind them. Pure: results in, text out."""
+"""The report of a run: the ratios first, then the figures behind them. Pure: results in, text out."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 DATABASES = ("sqlite", "postgres")
-# What whoever asks for JSON may count on, whatever was measured.
+# Keys that the JSON always has, null if not measured.
 _PROMISED = ("share_of_bare", "times_naive", "p99_ms_at_1000", "lone_p50_ms", "unstored")
 
 Results = Mapping[str, Any]
@@ -15,7 +15,7 @@ Results = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """Where a figure is to be: at least, or at most, a value for each database."""
+    """The target of a figure for each database: a minimum if `at_least`, else a maximum."""
 
     figure: str
     words: str
@@ -34,18 +34,18 @@ AIMS = (
     Aim("share_of_bare", "of bare uvicorn's rate", 0.20, 0.15, at_least=True),
     Aim("times_naive", "times the naive receiver's rate", 10, 10, at_least=True),
     Aim("cpu_times_hmac", "times the CPU of a route that only checks the HMAC", 2.5, 2.5),
-    Aim("slow_flush_share", "of its rate when each flush takes longer", 0.4, 0.4, at_least=True),
-    Aim("flood_times_p99", "times the p99 of honest callbacks beside a flood of forged ones", 2, 2),
-    Aim("signature_flood_times_p99", "times that p99 beside a flood of wrong signatures", 2, 2),
+    Aim("slow_flush_share", "of its rate with slow flushes", 0.4, 0.4, at_least=True),
+    Aim("flood_times_p99", "times the p99 of genuine callbacks during a flood of forged ones", 2, 2),
+    Aim("signature_flood_times_p99", "times that p99 during a flood of wrong signatures", 2, 2),
     Aim("p99_ms_at_200", "ms p99 at 200/s", 6, 6),
     Aim("p99_ms_at_1000", "ms p99 at 1,000/s", 10, 10),
     Aim("lone_p50_ms", "ms p50 of a lone callback", 1.5, 1.5),
-    Aim("unstored", "acknowledged and not stored", 0, 0),
+    Aim("unstored", "acknowledged but not stored", 0, 0),
 )
 
 
 def text(results: Results) -> str:
-    """The whole report."""
+    """Render the results as text."""
     measured = [name for name in DATABASES if results.get(name)]
     lines = [*_aims(results, measured), "", *_growth(results, measured), *_figures(results, measured), ""]
     lines += _machine(results["machine"])
@@ -54,7 +54,7 @@ def text(results: Results) -> str:
 
 
 def document(results: Results) -> str:
-    """The same as JSON; what was not measured is null."""
+    """Render the results as JSON; figures that were not measured are null."""
     found = {name: value for name, value in results.items() if name not in DATABASES}
     for name in DATABASES:
         figures = results.get(name)
@@ -63,7 +63,7 @@ def document(results: Results) -> str:
 
 
 def number(value: float) -> str:
-    """As many digits as say something."""
+    """Format with the significant digits; NaN as `-`."""
     if math.isnan(value):
         return "-"
     if value == int(value) or abs(value) >= 100:  # noqa: PLR2004 - three digits are enough
@@ -88,24 +88,24 @@ def _judged(aim: Aim, database: str, value: float | None) -> str:
 
 
 def _growth(results: Results, measured: list[str]) -> list[str]:
-    """Each path's ratio, that which is worst anywhere first, and the milliseconds behind it."""
+    """Return a row per path with its ratios and milliseconds; the largest ratio on any database comes first."""
     grown = results.get("growth")
     if not grown:
         return []
-    found = {name: grown[name] for name in measured}
-    paths = {path for each in found.values() for path in each}
-    worst = {path: max(each[path]["ratio"] for each in found.values() if path in each) for path in paths}
-    title = f"large/small: {grown['large_tasks']:,} tasks through {grown['small_tasks']:,}"
-    lines = [_row(title, ["ratio, p99's, ms of small"] * len(measured))]
+    by_database = [grown[name] for name in measured]
+    paths = {path for compared in by_database for path in compared}
+    worst = {path: max(compared[path]["ratio"] for compared in by_database if path in compared) for path in paths}
+    title = f"large/small: {grown['large_tasks']:,} / {grown['small_tasks']:,} tasks"
+    lines = [_row(title, ["ratio, of p99, small ms"] * len(measured))]
     lines += [
-        _row(path, [_compared(each[path]) if path in each else "" for each in found.values()])
+        _row(path, [_compared(compared[path]) if path in compared else "" for compared in by_database])
         for path in sorted(paths, key=lambda path: worst[path], reverse=True)
     ]
     return [*lines, ""]
 
 
-def _compared(each: Mapping[str, float]) -> str:
-    return ", ".join(number(each[name]) for name in ("ratio", "p99_ratio", "small_ms"))
+def _compared(figures: Mapping[str, float]) -> str:
+    return ", ".join(number(figures[name]) for name in ("ratio", "p99_ratio", "small_ms"))
 
 
 def _figures(results: Results, measured: list[str]) -> list[str]:
@@ -127,7 +127,7 @@ def _machine(machine: Mapping[str, Any]) -> list[str]:
     ]
     if machine["noisy"]:
         lines.append(
-            "The machine was busy with other things: ratios say more than times, and a quiet run more than both."
+            "The machine was busy with other work: trust ratios more than times, and repeat the run on an idle machine."
         )
     return lines
 
@@ -137,9 +137,9 @@ def _row(label: str, cells: list[str]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no word for what is not a number; figures are given to four digits behind the point."""
+    """Replace NaN by null, which JSON lacks, and round to four decimal places."""
     if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: _plain(member) for name, member in value.items()}
     if isinstance(value, float):
         return None if math.isnan(value) else round(value, 4)
     return value

@@ -1,4 +1,4 @@
-"""One run of the bench: what is started, which cases are measured on which database, what is handed on."""
+"""One run of the benchmark: starts the processes and measures the chosen cases on both databases."""
 
 import sys
 from collections.abc import Callable, Generator, Mapping
@@ -27,7 +27,7 @@ from benchmarks.stage import Another, set_up
 from benchmarks.submitting import submit
 from benchmarks.two_sizes import Sizes, two_sizes
 
-Say = Callable[[str], None]
+Say = Callable[[str], None]  # prints a line of progress
 
 CASES: Mapping[str, Case] = {
     **cases.CASES,
@@ -37,16 +37,16 @@ CASES: Mapping[str, Case] = {
     "dispatch": dispatch,
     "collect": collect,
 }
-# These want a number that a person may give.
+# Cases with a number that an option sets.
 _WITH_NUMBER = ("crash", "slow-flush")
-_GROWTH = "growth"  # has figures of its own kind
+_GROWTH = "growth"  # has a separate kind of figures
 NAMES = (*CASES, *_WITH_NUMBER, _GROWTH)
 _KILLS, _TASKS = 20, 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a person may choose. Raises ConfigurationError for what cannot be."""
+    """The options of a run. Raises ConfigurationError for invalid ones."""
 
     quick: bool = False
     rounds: int | None = None
@@ -55,48 +55,48 @@ class Options:
     seconds: float | None = None  # of one measurement
     kills: int | None = None
     slow_flush_ms: float | None = None
-    tasks: int | None = None  # of the large one of two databases
-    postgres: str | None = None  # somebody's server, by an address
+    tasks: int | None = None  # in the larger database
+    postgres: str | None = None  # the address of a server
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.only) - set(NAMES))
         if unknown:
-            raise ConfigurationError(f"--only: there is no case {', '.join(unknown)}; there are {', '.join(NAMES)}")
+            raise ConfigurationError(f"--only: no case {', '.join(unknown)}; the cases are {', '.join(NAMES)}")
         if not sys.platform.startswith("linux"):
-            raise ConfigurationError("the bench reads /proc and keeps time by timerfd: it runs on Linux")
+            raise ConfigurationError("the benchmark needs Linux, because it uses /proc and timerfd")
 
     @property
     def cases(self) -> Mapping[str, Case]:
-        """What is measured, in this order."""
+        """The cases to measure, in this order."""
         chosen = list(self.only or (cases.QUICK if self.quick else (*CASES, "crash")))
         chosen += ["crash"] * (self.kills is not None) + ["slow-flush"] * (self.slow_flush_ms is not None)
-        every: Mapping[str, Case] = {
+        available: Mapping[str, Case] = {
             **CASES,
             "crash": partial(crash, kills=self.kills or _KILLS),
             "slow-flush": partial(slow_disk, delay_ms=2.0 if self.slow_flush_ms is None else self.slow_flush_ms),
         }
-        return {name: every[name] for name in chosen if name != _GROWTH}
+        return {name: available[name] for name in chosen if name != _GROWTH}
 
     @property
     def sizes(self) -> Sizes | None:
-        """Of the two databases that are compared, where that was asked for."""
-        asked = self.tasks is not None or _GROWTH in self.only
-        return Sizes.up_to(self.tasks or _TASKS) if asked else None
+        """The sizes of the two databases to compare; None if not requested."""
+        is_requested = self.tasks is not None or _GROWTH in self.only
+        return Sizes.up_to(self.tasks or _TASKS) if is_requested else None
 
     @property
     def pace(self) -> tuple[int, float]:
-        """Rounds, and seconds of one measurement."""
+        """The number of rounds, and the seconds of one measurement."""
         return self.rounds or (1 if self.quick else 4), self.seconds or (1.0 if self.quick else 3.0)
 
 
 def run(options: Options, say: Say) -> dict[str, Any]:
-    """Measure what was asked for on both databases; figures by name, null for a database that is not there."""
-    with databases.folder() as folder, _Run(options, folder, say) as the_run:
-        return the_run.results()
+    """Measure on both databases. Return the results by name; the figures of an unavailable database are None."""
+    with databases.folder() as folder, _Run(options, folder, say) as one_run:
+        return one_run.results()
 
 
 class _Run:
-    """What both databases are measured beside, and what is left out."""
+    """The reference servers that both databases share, and the list of what is left out."""
 
     def __init__(self, options: Options, folder: Path, say: Say) -> None:
         self._options, self._folder, self._say = options, folder, say
@@ -114,7 +114,7 @@ class _Run:
         self._stack.close()
 
     def results(self) -> dict[str, Any]:
-        # Opened first: an address that is wrong is told before anything is measured.
+        # Opened first, so that a wrong address is reported before anything is measured.
         with databases.postgres(self._options.postgres) as server:
             self._announce(server)
             sqlite = self._measure("sqlite", self._files())
@@ -122,25 +122,25 @@ class _Run:
                 self._left_out["postgres"] = server
             postgres = self._measure("postgres", server.database) if isinstance(server, Postgres) else None
         machine = {**self._watch.report(), "file_system": databases.file_system(self._folder)}
-        found = {"machine": machine, "sqlite": sqlite, "postgres": postgres, "left_out": self._left_out}
-        return {**found, "growth": self._grown} if self._grown else found
+        results = {"machine": machine, "sqlite": sqlite, "postgres": postgres, "left_out": self._left_out}
+        return {**results, "growth": self._grown} if self._grown else results
 
     def _announce(self, server: Postgres | str) -> None:
-        """Say how much disk the large databases take; one fills after the other."""
+        """Report how much disk the two sizes take; the engines use it one after the other."""
         if (sizes := self._options.sizes) is None:
             return
-        own = isinstance(server, Postgres) and self._options.postgres is None
-        self._say(sizes.announced([self._folder, *([postgres_server.PLACE] if own else [])]))
+        is_temporary = isinstance(server, Postgres) and self._options.postgres is None
+        self._say(sizes.announcement([self._folder, *([postgres_server.PLACE] if is_temporary else [])]))
         self._grown = {"small_tasks": sizes.small, "large_tasks": sizes.large}
 
     def _measure(self, name: str, another: Another) -> dict[str, float]:
         self._say(f"{name}: starting")
-        place = self._folder / name
-        place.mkdir()
+        folder = self._folder / name
+        folder.mkdir()
         rounds, seconds = self._options.pace
-        drive = Drive(place, self._options.connections)
+        drive = Drive(folder, self._options.connections)
         figures: dict[str, float] = {}
-        with set_up(name, another, self._bare, self._hmac, place, drive, seconds, rounds) as stage:
+        with set_up(name, another, self._bare, self._hmac, folder, drive, seconds, rounds) as stage:
             for case, measure in self._options.cases.items():
                 self._say(f"{name}: {case}")
                 try:
@@ -153,14 +153,14 @@ class _Run:
             return {**figures, "acknowledged": stage.acknowledged, "unstored": stage.unstored}
 
     def _files(self) -> Another:
-        """SQLite databases, each in a file of its own."""
+        """Return a factory of SQLite databases, each in its own file."""
         numbers = count(1)
 
         @contextmanager
         def another() -> Generator[str]:
             file = self._folder / f"{next(numbers)}.db"
             yield f"sqlite:///{file}"
-            for suffix in ("", "-wal", "-shm"):  # the next ones may be large
+            for suffix in ("", "-wal", "-shm"):  # free the disk for the next ones, which may be large
                 file.with_name(file.name + suffix).unlink(missing_ok=True)
 
         return another

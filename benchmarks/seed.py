@@ -1,4 +1,4 @@
-"""Tasks as they are while the provider works on them, many at once, and the callbacks that will end them."""
+"""Submitted tasks in large numbers, and the callbacks that finish them."""
 
 import json
 from collections.abc import Callable
@@ -19,18 +19,18 @@ from app.security.sign import bfl_signature
 from benchmarks.hmac_only import SECRET
 from benchmarks.wire import request
 
-_AT_ONCE = 1000  # rows for each statement
-# An account that is not in the record: a callback frees no slot and admits nobody, so each is work for itself alone.
+_AT_ONCE = 1000  # rows per statement
+# The account is not in the database, so a callback frees no slot and admits no task.
 _ACCOUNT = "bfl:bench"
-_APART = timedelta(milliseconds=1)
-_TOOK = timedelta(seconds=6)  # what the provider took for the image
-_LOOK_AFTER = timedelta(hours=1)  # a reconcile job waits for each, as it would; far off, because nobody polls here
+_INTERVAL = timedelta(milliseconds=1)
+_TOOK = timedelta(seconds=6)  # the time that the provider took for the image
+_LOOK_AFTER = timedelta(hours=1)  # until the reconcile job of each task, which never runs here
 _FORGED = "sha256=" + "0" * 64
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Callback:
-    """What the provider will say of one attempt, and where."""
+    """The callback of one attempt: its path and body."""
 
     task_id: str
     submission_id: str
@@ -42,53 +42,53 @@ class Callback:
         return _request(self.path, self.body, bfl_signature(self.secret, self.body))
 
     def forged(self) -> bytes:
-        """The right address, a wrong signature."""
+        """Return a request with the valid address and a wrong signature."""
         return _request(self.path, self.body, _FORGED)
 
     def for_reference(self) -> bytes:
-        """The same, signed for the servers that know one secret."""
+        """Return the request signed with the one secret of the reference servers."""
         return _request(self.path, self.body, bfl_signature(SECRET, self.body))
 
     def misaddressed(self) -> bytes:
-        """A token that was made up, as whoever has never seen the address must."""
+        """Return a request with an invented token, as from a sender that does not know the address."""
         path = f"/callbacks/{self.submission_id}/{ids.new_key()}"
         return _request(path, self.body, _FORGED)
 
 
 async def seed(database: Database, keys: KeyRing, count: int) -> list[Callback]:
-    """Put so many tasks into the record that the provider has accepted; their callbacks, in the order of their ids."""
-    found = imagine(keys, count)
+    """Add this many accepted tasks to the database; return their callbacks in the order of their ids."""
+    callbacks = imagine(keys, count)
     for begin in range(0, count, _AT_ONCE):
-        await database.write(_recorder(found[begin : begin + _AT_ONCE], keys.newest))
-    return found
+        await database.write(_recorder(callbacks[begin : begin + _AT_ONCE], keys.newest))
+    return callbacks
 
 
 def imagine(keys: KeyRing, count: int) -> list[Callback]:
-    """Callbacks for tasks that are in no record yet, which were submitted one after the other, the last one just now.
+    """Make callbacks of tasks that are not in the database, submitted 1 ms apart, the last one now.
 
-    In the same order, as a provider delivers what it could not during an outage.
+    They are ordered by time, as a provider delivers them after an outage.
     """
     now = clock.utc_now()
-    return [_callback(keys, now - _APART * before) for before in reversed(range(count))]
+    return [_callback(keys, now - _INTERVAL * before) for before in reversed(range(count))]
 
 
-def _recorder(group: list[Callback], signing_key_id: str) -> Callable[[Connection], None]:
+def _recorder(batch: list[Callback], signing_key_id: str) -> Callable[[Connection], None]:
     def record(connection: Connection) -> None:
         now = clock.utc_now()
-        connection.execute(tasks.insert(), [_task(each, now) for each in group])
-        connection.execute(attempts.insert(), [_submission(each, signing_key_id, now) for each in group])
-        _leave_jobs(connection, group, now + _LOOK_AFTER)
+        connection.execute(tasks.insert(), [_task(callback, now) for callback in batch])
+        connection.execute(attempts.insert(), [_submission(callback, signing_key_id, now) for callback in batch])
+        _leave_jobs(connection, batch, now + _LOOK_AFTER)
 
     return record
 
 
-def _leave_jobs(connection: Connection, group: list[Callback], run_at: datetime) -> None:
+def _leave_jobs(connection: Connection, batch: list[Callback], run_at: datetime) -> None:
     if connection.dialect.name == "postgresql":
-        jobs.enqueue(connection, [(Step.RECONCILE, each.task_id, run_at) for each in group])
+        jobs.enqueue(connection, [(Step.RECONCILE, callback.task_id, run_at) for callback in batch])
         return
-    # What enqueuing comes to where no such job is there yet; by itself it would take most of the time of seeding.
+    # Equivalent to `jobs.enqueue` if the jobs do not exist yet; that would take most of the time of seeding.
     row = {"step": Step.RECONCILE, "state": "waiting", "run_at": run_at, "failures": 0}
-    connection.execute(sqlite.jobs.insert(), [{**row, "task_id": each.task_id} for each in group])
+    connection.execute(sqlite.jobs.insert(), [{**row, "task_id": callback.task_id} for callback in batch])
 
 
 def _callback(keys: KeyRing, now: datetime) -> Callback:
@@ -104,7 +104,7 @@ def _callback(keys: KeyRing, now: datetime) -> Callback:
 
 
 def _body(now: datetime) -> bytes:
-    """About 600 bytes, in the form of the provider's webhook guide."""
+    """Return about 600 bytes in the form that the provider's webhook guide documents."""
     digits = ids.new_worker_id()
     began, ended = (now - _TOOK).timestamp(), now.timestamp()
     expiry = quote((now + timedelta(minutes=10)).strftime("%Y-%m-%dT%H:%M:%SZ"))
@@ -114,7 +114,7 @@ def _body(now: datetime) -> bytes:
         "status": "Ready",
         "result": {
             "sample": f"{link}&rsct=image/png&sig={ids.new_key()}%3D",
-            "prompt": "the same square at dusk, wet cobblestones, warm light in the windows, nobody in sight",
+            "prompt": "the same square at dusk, wet cobblestones, warm light in the windows, an empty street",
             "seed": int(digits[:8], 16),
             "start_time": began,
             "end_time": ended,
@@ -135,9 +135,9 @@ def _request(path: str, body: bytes, signature: str) -> bytes:
     return request("POST", path, headers, body)
 
 
-def _task(each: Callback, now: datetime) -> dict[str, Any]:
+def _task(callback: Callback, now: datetime) -> dict[str, Any]:
     return {
-        "id": each.task_id,
+        "id": callback.task_id,
         "key_id": "key_admin",
         "provider": "bfl",
         "account_id": _ACCOUNT,
@@ -147,7 +147,7 @@ def _task(each: Callback, now: datetime) -> dict[str, Any]:
         "warnings": [],
         "priority": 0,
         "dispatch_after_at": now - _TOOK,
-        "submission_id": each.submission_id,
+        "submission_id": callback.submission_id,
         "tries": 0,
         "cost": 4.0,
         "created_at": now - _TOOK,
@@ -156,11 +156,11 @@ def _task(each: Callback, now: datetime) -> dict[str, Any]:
     }
 
 
-def _submission(each: Callback, signing_key_id: str, now: datetime) -> dict[str, Any]:
-    provider_id = json.loads(each.body)["id"]
+def _submission(callback: Callback, signing_key_id: str, now: datetime) -> dict[str, Any]:
+    provider_id = json.loads(callback.body)["id"]
     return {
-        "id": each.submission_id,
-        "task_id": each.task_id,
+        "id": callback.submission_id,
+        "task_id": callback.task_id,
         "number": 1,
         "provider": "bfl",
         "signing_key_id": signing_key_id,

@@ -1,6 +1,6 @@
-"""The servers that ours is measured beside, each a process: `python -m benchmarks.servers KIND [MORE...] PORT`.
+"""The reference servers and the twin, each a process: `python -m benchmarks.servers KIND [ARGUMENT...] PORT`.
 
-All run under uvicorn as ours does: one worker, uvloop, httptools, no access log.
+All run under uvicorn like the service: one worker, uvloop, httptools, no access log.
 """
 
 import sys
@@ -10,9 +10,9 @@ from typing import Any
 import uvicorn
 
 
-def _app(kind: str, more: list[str]) -> Any:
-    # Each imports what it needs itself: the others' libraries would take as long to load as all else of a short run.
-    match kind, more:
+def _app(kind: str, arguments: list[str]) -> Any:
+    # Imported per kind: loading the libraries of all kinds takes as long as the rest of a short run.
+    match kind, arguments:
         case "bare", []:
             from benchmarks.bare import bare  # noqa: PLC0415
 
@@ -29,13 +29,13 @@ def _app(kind: str, more: list[str]) -> Any:
             from benchmarks.ready_twin import ready_twin  # noqa: PLC0415
 
             return ready_twin(float(ready_after_s))
-    raise SystemExit(f"there is no server {kind}")
+    raise SystemExit(f"no server {kind} with these arguments")
 
 
 def main() -> int:
-    kind, *more, port = sys.argv[1:]
+    kind, *arguments, port = sys.argv[1:]
     config = uvicorn.Config(
-        _app(kind, more), host="127.0.0.1", port=int(port), access_log=False, log_config=None, server_header=False
+        _app(kind, arguments), host="127.0.0.1", port=int(port), access_log=False, log_config=None, server_header=False
     )
     uvicorn.Server(config).run()
     return 0

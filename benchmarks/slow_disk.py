@@ -1,4 +1,4 @@
-"""The same load on a disk whose flushes take longer: what is left of the rate."""
+"""The rate on a disk with slow flushes, compared with the normal rate."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from benchmarks.stage import Stage
 
 
 def slow_disk(stage: Stage, delay_ms: float) -> dict[str, float]:
-    """Rounds of the fast disk and the slow one in turn. Raises LeftOut where flushes cannot be slowed."""
+    """Alternate rounds with normal and slow flushes. Raises LeftOut if flushes cannot be slowed."""
     folder = stage.ours.folder / "slow"
     folder.mkdir()
     with _slowed(stage, folder, library(folder, delay_ms)) as slow:
@@ -24,14 +24,14 @@ def slow_disk(stage: Stage, delay_ms: float) -> dict[str, float]:
         stage.unstored += slow.unstored
     return {
         "slow_flush_ms": delay_ms,
-        "slow_flush_share": median([slowly / fast for fast, slowly in rounds]),
-        "slow_flush_rate": median([slowly for _, slowly in rounds]),
+        "slow_flush_share": median([slow_rate / rate for rate, slow_rate in rounds]),
+        "slow_flush_rate": median([slow_rate for _, slow_rate in rounds]),
     }
 
 
 @contextmanager
 def _slowed(stage: Stage, folder: Path, preload: Path) -> Generator[Stage]:
-    """A second service whose flushes are slow: its own on SQLite, those of a second server on PostgreSQL."""
+    """Run a second service with slow flushes: its own on SQLite, those of a second server on PostgreSQL."""
     env = {"LD_PRELOAD": str(preload)}
     if stage.ours.url.startswith("sqlite:"):
         with stage.another() as url, _service(stage, folder, url, env) as slow:

@@ -1,4 +1,4 @@
-"""A disk whose flushes take longer: a few lines of C over fsync and fdatasync, compiled here and loaded first."""
+"""Slow flushes: a small C library, preloaded, that delays fsync and fdatasync."""
 
 import shutil
 import subprocess
@@ -28,19 +28,19 @@ SLOW(fdatasync)
 
 
 class LeftOut(Exception):
-    """Why flushes cannot be slowed here."""
+    """Flushes cannot be slowed; the text gives the reason."""
 
 
 def library(folder: Path, delay_ms: float) -> Path:
-    """A library for LD_PRELOAD that makes each flush take so much longer. Raises LeftOut where none can be made."""
+    """Compile a library for LD_PRELOAD that delays each flush by `delay_ms`. Raises LeftOut if that fails."""
     compiler = shutil.which("cc")
     if compiler is None:
-        raise LeftOut("there is no C compiler `cc` here")
-    source, made = folder / "slow_flush.c", folder / "slow_flush.so"
+        raise LeftOut("no C compiler `cc` found")
+    source, target = folder / "slow_flush.c", folder / "slow_flush.so"
     source.write_text(_SOURCE)
     delay = f"-DDELAY_US={int(delay_ms * 1000)}"
-    command = [compiler, "-shared", "-fPIC", "-O1", delay, str(source), "-o", str(made), "-ldl"]
-    done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - the compiler, on our own lines
+    command = [compiler, "-shared", "-fPIC", "-O1", delay, str(source), "-o", str(target), "-ldl"]
+    done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - the compiler, on our own source
     if done.returncode:
         raise LeftOut(done.stderr.decode(errors="replace").strip()[:200])
-    return made
+    return target

@@ -1,4 +1,4 @@
-"""Whether what was acknowledged is there: the evidence once, the task moved, and the job that follows from it."""
+"""Checks that acknowledged callbacks are stored: one piece of evidence, the task moved, and its next job."""
 
 from collections.abc import Sequence
 
@@ -19,29 +19,29 @@ _AT_ONCE = 1000
 
 
 async def unstored(database: Database, acknowledged: Sequence[Callback]) -> int:
-    """How many of the callbacks that were answered with 200 left not exactly one effect."""
-    once = list({each.submission_id: each for each in acknowledged}.values())
+    """Count the acknowledged callbacks that did not have exactly one effect."""
+    unique = list({callback.submission_id: callback for callback in acknowledged}.values())
     missing = 0
-    for begin in range(0, len(once), _AT_ONCE):
-        group = once[begin : begin + _AT_ONCE]
-        missing += len(group) - await database.read(lambda connection, group=group: _kept(connection, group))  # type: ignore[misc]
+    for begin in range(0, len(unique), _AT_ONCE):
+        batch = unique[begin : begin + _AT_ONCE]
+        missing += len(batch) - await database.read(lambda connection, batch=batch: _kept(connection, batch))  # type: ignore[misc]
     return missing
 
 
 def forgeries(connection: Connection) -> int:
-    """How many callbacks with a wrong signature were written down; the same one again counts again."""
+    """Count the stored callbacks with a wrong signature; each copy counts."""
     query = select(func.coalesce(func.sum(evidence.c.copies), 0)).where(evidence.c.verdict == Verdict.FORGED)
     return int(connection.execute(query).scalar_one())
 
 
-def _kept(connection: Connection, group: Sequence[Callback]) -> int:
-    """How many of these are kept once as evidence that moved the task, which is ready and has its job."""
+def _kept(connection: Connection, batch: Sequence[Callback]) -> int:
+    """Count those stored once as evidence that moved the task, whose task is ready and has its next job."""
     query = (
         select(attempts.c.id, attempts.c.task_id)
         .join(tasks, tasks.c.id == attempts.c.task_id)
         .join(evidence, evidence.c.submission_id == attempts.c.id)
         .where(
-            attempts.c.id.in_([each.submission_id for each in group]),
+            attempts.c.id.in_([callback.submission_id for callback in batch]),
             tasks.c.status == Status.READY,
             tasks.c.sample_url.is_not(None),
             evidence.c.witness == Witness.CALLBACK,
@@ -52,4 +52,4 @@ def _kept(connection: Connection, group: Sequence[Callback]) -> int:
         .having(func.count() == 1)
     )
     settled = {row.task_id for row in connection.execute(query)}
-    return len(settled & jobs.scheduled(connection, Step.COLLECT, [each.task_id for each in group]))
+    return len(settled & jobs.scheduled(connection, Step.COLLECT, [callback.task_id for callback in batch]))

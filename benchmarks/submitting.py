@@ -1,4 +1,4 @@
-"""What posting tasks costs, and what it costs the callbacks that come meanwhile."""
+"""The cost of submitting tasks, and its effect on concurrent callbacks."""
 
 import base64
 import json
@@ -10,16 +10,16 @@ from benchmarks.stage import Stage, signed
 from benchmarks.wire import request
 
 _PARALLEL = (8, 200)
-_CALLBACKS = 200  # a second, beside the posts
+_CALLBACKS = 200  # per second, concurrent with the posts
 _IMAGE_SIDE = 1050  # pixels of noise, 3 bytes each: 3 MB as PNG, 4 MB as base64
 _IMAGES = 5
 _MARGIN_S = 15.0
 
 
 def submit(stage: Stage) -> dict[str, float]:
-    """1 KB posts by 8 and by 200 at once, callbacks beside the latter, and one large image after the other."""
+    """Post 1 KB tasks on 8 and on 200 connections, callbacks during the latter, then large images one after another."""
     figures: dict[str, float] = {}
-    post = [posted({"prompt": "a quiet harbour in the morning, " * 30})]
+    post = [post_request({"prompt": "a quiet harbour in the morning, " * 30})]
     for parallel in _PARALLEL:
         outcome = stage.drive.run(
             stage.ours.port, stage.ours.pid, post, stage.seconds, connections=parallel, repeat=True
@@ -33,7 +33,7 @@ def submit(stage: Stage) -> dict[str, float]:
     return {**figures, "callback_p99_ms_beside_submits": _callbacks_beside(stage, post), **_image(stage)}
 
 
-def posted(fields: dict[str, str]) -> bytes:
+def post_request(fields: dict[str, str]) -> bytes:
     headers = {
         "authorization": f"Bearer {ADMIN_KEY}",
         "user-agent": "python-httpx/0.28.1",
@@ -46,8 +46,8 @@ def posted(fields: dict[str, str]) -> bytes:
 def _callbacks_beside(stage: Stage, post: list[bytes]) -> float:
     seconds = 2 * stage.seconds
     callbacks = signed(stage.ours.seed(int(_CALLBACKS * seconds * 1.2) + 50))
-    most = seconds + _MARGIN_S  # it is ended sooner
-    with stage.drive.start(stage.ours.port, post, most, connections=_PARALLEL[-1], repeat=True) as posting:
+    longest = seconds + _MARGIN_S  # it is stopped sooner
+    with stage.drive.start(stage.ours.port, post, longest, connections=_PARALLEL[-1], repeat=True) as posting:
         posting.await_first()
         p99 = stage.deliver(callbacks, seconds, rate=_CALLBACKS).ms(0.99)
         posting.finish()
@@ -55,9 +55,9 @@ def _callbacks_beside(stage: Stage, post: list[bytes]) -> float:
 
 
 def _image(stage: Stage) -> dict[str, float]:
-    """How long an image of 4 MB takes, and by how much the service's memory rises over what it held before."""
+    """Measure the time of a post with a 4 MB image, and how far the service's memory rises above its level before."""
     image = base64.b64encode(noise(_IMAGE_SIDE)).decode()
-    post = posted({"prompt": "make it sepia", "input_image": image})
+    post = post_request({"prompt": "make it sepia", "input_image": image})
     reset_peak(stage.ours.pid)
     before = memory_mb(stage.ours.pid)
     outcome = stage.drive.run(stage.ours.port, stage.ours.pid, [post] * _IMAGES, _MARGIN_S, connections=1)

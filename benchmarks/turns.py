@@ -1,4 +1,4 @@
-"""When the generator's connections send: as soon as they were answered, or when something is due."""
+"""When connections send: after each answer (closed loop), or at due times (open loop)."""
 
 import asyncio
 from collections import deque
@@ -11,7 +11,7 @@ from benchmarks.pacer import Pacer
 
 
 class Closed:
-    """Each connection sends as soon as it was answered."""
+    """Closed loop: each connection sends as soon as its answer has arrived."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
@@ -30,7 +30,7 @@ class Closed:
 
 
 class Open:
-    """Requests are due at their own times. One that finds no free connection waits, and that is part of its latency."""
+    """Open loop: requests are due at given times. Waiting for a free connection is part of the latency."""
 
     def __init__(self, load: Load, rate: float) -> None:
         self._load = load
@@ -45,8 +45,8 @@ class Open:
         if self._late:
             connection.send(self._late.popleft())
             return
-        if connection not in self._free:  # it may have been lost while it was free
-            # The one that rested longest goes next, so that none rests until the server closes it.
+        if connection not in self._free:  # a free connection can be lost and reconnected
+            # The longest idle connection is used next, so the server closes none for idleness.
             self._free.append(connection)
         self._end_if_over()
 

@@ -1,4 +1,4 @@
-"""A small record and a large one, measured in turn: statements by themselves, and callbacks over HTTP."""
+"""A small and a large database, measured in turn: statements alone, and callbacks over HTTP."""
 
 import asyncio
 import shutil
@@ -22,59 +22,60 @@ T = TypeVar("T")
 
 FEWEST = 1000
 _FULL, _SMALL, _SHARE = 1_000_000, 100_000, 10
-_TASK_BYTES = 5_000  # with all that was said of it, and the indexes
-_LOG_BYTES = 2**30  # what PostgreSQL keeps of its log, unless there is less to be written
+_TASK_BYTES = 5_000  # disk per task, with its evidence, other rows and indexes
+_LOG_BYTES = 2**30  # disk that the log of PostgreSQL takes at most
 _ROUNDS, _TIMES = 3, 40
-_RATE = 200  # a second: far below what either can do
+_RATE = 200  # per second: far below the capacity of both
 _WARM_S = 0.4
 _GB = 1e9
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How many tasks the two have."""
+    """The number of tasks in each database."""
 
     small: int
     large: int
 
     @classmethod
     def up_to(cls, tasks: int) -> "Sizes":
+        """A million tasks or more are compared with 100,000, fewer with a tenth."""
         return cls(_SMALL if tasks >= _FULL else tasks // _SHARE, tasks)
 
-    def announced(self, places: Sequence[Path]) -> str:
-        """What will be filled, and how much disk that takes. Raises ConfigurationError where there is less."""
+    def announcement(self, places: Sequence[Path]) -> str:
+        """Describe the sizes and the disk they need. Raises ConfigurationError if a place has less free."""
         tasks = self.small + self.large
         needed = tasks * _TASK_BYTES + min(tasks * _TASK_BYTES, _LOG_BYTES)
         for place in places:
             free = shutil.disk_usage(place).free
             if free < needed:
                 raise ConfigurationError(
-                    f"--growth: {self.large:,} tasks need {needed / _GB:.2f} GB in {place}, where {free / _GB:.2f} GB"
-                    " are free"
+                    f"--growth: {self.large:,} tasks need {needed / _GB:.2f} GB in {place}, but only "
+                    f"{free / _GB:.2f} GB are free"
                 )
-        return f"growth: {self.small:,} tasks beside {self.large:,}, up to {needed / _GB:.2f} GB of disk, for a while"
+        return f"growth: {self.small:,} tasks compared with {self.large:,}, using up to {needed / _GB:.2f} GB of disk"
 
 
 def two_sizes(stage: Stage, sizes: Sizes, rounds: int = _ROUNDS, times: int = _TIMES) -> dict[str, dict[str, float]]:
-    """By path, what grew most first: the ratio large/small of its median and of its p99, and what they are of.
+    """Return, by path, the ratios large/small of median and p99, and the milliseconds behind them.
 
-    Each path is run `times` times in each of so many rounds.
+    The path with the largest ratio comes first. Each round runs each path `times` times.
     """
     with _filled(stage, sizes.small) as small, _filled(stage, sizes.large) as large:
-        alone = _in_turn(partial(_statements, times=times), small, large, rounds)
-        with _serving(stage, small, "small") as ours, _serving(stage, large, "large") as grown:
-            over_http = _in_turn(_callbacks, ours, grown, stage.rounds)
-    compared = compare(alone[0] | over_http[0], alone[1] | over_http[1])
-    return {each.path: _shown(each) for each in compared}
+        statements = _in_turn(partial(_statements, times=times), small, large, rounds)
+        with _serving(stage, small, "small") as small_service, _serving(stage, large, "large") as large_service:
+            over_http = _in_turn(_callbacks, small_service, large_service, stage.rounds)
+    compared = compare(statements[0] | over_http[0], statements[1] | over_http[1])
+    return {comparison.path: _shown(comparison) for comparison in compared}
 
 
 @contextmanager
 def _filled(stage: Stage, tasks: int) -> Generator[str]:
-    """The address of a database with so many finished tasks, at rest."""
+    """Yield the address of a database with this many finished tasks."""
     with stage.another() as url:
         asyncio.run(_fill(url, tasks))
         if not url.startswith("sqlite:"):
-            asyncio.run(execute(url, "VACUUM ANALYZE", "CHECKPOINT"))  # months would have brought the former
+            asyncio.run(execute(url, "VACUUM ANALYZE", "CHECKPOINT"))  # in operation autovacuum does the former
         yield url
 
 
@@ -90,7 +91,7 @@ def _statements(url: str, times: int) -> dict[str, Figures]:
 
 @contextmanager
 def _serving(stage: Stage, url: str, name: str) -> Generator[Stage]:
-    """A second service, warm. What it acknowledged and lost counts for the first one's stage."""
+    """Run a second service, warmed up. Its acknowledged and unstored callbacks are added to `stage`."""
     folder = stage.ours.folder / name
     folder.mkdir()
     with Ours(name, folder, url, stage.ours.signing_key_id).running() as ours:
@@ -113,24 +114,27 @@ def _callbacks(stage: Stage) -> dict[str, Figures]:
 def _in_turn(
     measured: Callable[[T], dict[str, Figures]], small: T, large: T, rounds: int
 ) -> tuple[dict[str, Figures], dict[str, Figures]]:
-    """The medians of both over the rounds."""
+    """Return the medians of both databases over the rounds."""
     pairs = [(measured(small), measured(large)) for _ in range(rounds)]
-    return _median([each for each, _ in pairs]), _median([each for _, each in pairs])
+    return _median([figures for figures, _ in pairs]), _median([figures for _, figures in pairs])
 
 
 def _median(rounds: Sequence[Mapping[str, Figures]]) -> dict[str, Figures]:
     return {
-        path: Figures(median([each[path].median_ms for each in rounds]), median([each[path].p99_ms for each in rounds]))
+        path: Figures(
+            median([figures[path].median_ms for figures in rounds]),
+            median([figures[path].p99_ms for figures in rounds]),
+        )
         for path in rounds[0]
     }
 
 
-def _shown(each: Compared) -> dict[str, float]:
+def _shown(compared: Compared) -> dict[str, float]:
     return {
-        "ratio": each.ratio,
-        "p99_ratio": each.p99_ratio,
-        "small_ms": each.small.median_ms,
-        "large_ms": each.large.median_ms,
-        "small_p99_ms": each.small.p99_ms,
-        "large_p99_ms": each.large.p99_ms,
+        "ratio": compared.ratio,
+        "p99_ratio": compared.p99_ratio,
+        "small_ms": compared.small.median_ms,
+        "large_ms": compared.large.median_ms,
+        "small_p99_ms": compared.small.p99_ms,
+        "large_p99_ms": compared.large.p99_ms,
     }

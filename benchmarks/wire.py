@@ -1,4 +1,4 @@
-"""HTTP/1.1 as bytes: requests that are built once, and as much of an answer as counting needs. Pure."""
+"""HTTP/1.1 as bytes: prepared requests, and the status and length of answers. Pure."""
 
 from collections.abc import Mapping
 
@@ -8,11 +8,11 @@ _LENGTH = b"\r\ncontent-length:"
 
 
 class Unreadable(Exception):
-    """An answer without a length: nothing here can tell where it ends."""
+    """An answer without Content-Length, whose end this parser cannot find."""
 
 
 def request(method: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> bytes:
-    """One request as it goes over the wire; the length of its body is added to the headers."""
+    """Return the bytes of a request; host and content-length are added to the headers."""
     lines = [f"{method} {path} HTTP/1.1", "host: 127.0.0.1"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     lines += [f"content-length: {len(body)}"]
@@ -20,9 +20,9 @@ def request(method: str, path: str, headers: Mapping[str, str], body: bytes = b"
 
 
 def answer(data: bytes) -> tuple[int, int] | None:
-    """Status and length in bytes, head and body, of the answer that begins here; None while its head is not whole.
+    """Return status and total length in bytes of the answer at the start of the data; None if its head is incomplete.
 
-    Raises Unreadable for one that does not say how long it is.
+    Raises Unreadable for an answer without Content-Length.
     """
     head = data.find(_HEAD_ENDS)
     if head < 0:

@@ -1,4 +1,4 @@
-"""Arrivals that nobody coordinates."""
+"""Poisson arrival times."""
 
 from itertools import pairwise
 
@@ -14,12 +14,12 @@ def test_arrivals_are_in_order_and_within_the_time() -> None:
     assert due[-1] < 4
 
 
-def test_there_are_about_as_many_as_the_rate_says() -> None:
+def test_the_number_of_arrivals_matches_the_rate() -> None:
     assert len(poisson(rate=1000, seconds=20)) == pytest.approx(20_000, rel=0.03)
 
 
-def test_gaps_are_spread_as_by_poisson() -> None:
-    """The deviation of exponential gaps is their mean; evenly spaced arrivals have none."""
+def test_gaps_are_exponentially_distributed() -> None:
+    """The standard deviation of exponential gaps equals their mean; that of evenly spaced arrivals is 0."""
     due = poisson(rate=1000, seconds=20)
     gaps = [later - earlier for earlier, later in pairwise(due)]
     mean = sum(gaps) / len(gaps)
@@ -27,6 +27,6 @@ def test_gaps_are_spread_as_by_poisson() -> None:
     assert deviation == pytest.approx(mean, rel=0.05)
 
 
-def test_every_run_sees_the_same_arrivals() -> None:
+def test_the_same_seed_gives_the_same_arrivals() -> None:
     assert poisson(100, 1) == poisson(100, 1)
     assert poisson(100, 1) != poisson(100, 1, seed=2)

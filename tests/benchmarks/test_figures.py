@@ -8,7 +8,7 @@ from benchmarks.figures import median, percentile
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0, 1), (0.5, 50), (0.99, 99), (0.991, 100), (1, 100)])
-def test_a_percentile_is_a_value_that_was_measured(share: float, expected: float) -> None:
+def test_a_percentile_is_a_measured_value(share: float, expected: float) -> None:
     assert percentile(list(range(100, 0, -1)), share) == expected
 
 
@@ -17,10 +17,10 @@ def test_the_percentile_of_one_value_is_that_value() -> None:
 
 
 @pytest.mark.parametrize(("values", "expected"), [([3], 3), ([5, 1, 3], 3), ([4, 1, 3, 2], 2.5)])
-def test_a_median_lies_in_the_middle(values: list[float], expected: float) -> None:
+def test_a_median_is_the_middle_value(values: list[float], expected: float) -> None:
     assert median(values) == expected
 
 
-def test_of_nothing_there_is_neither() -> None:
+def test_without_values_both_are_nan() -> None:
     assert math.isnan(percentile([], 0.5))
     assert math.isnan(median([]))

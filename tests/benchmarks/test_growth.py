@@ -1,4 +1,4 @@
-"""Finished tasks that were made up are tasks like any other; and what is measured leaves nothing behind."""
+"""Generated tasks equal real ones for the API, and a measurement leaves nothing behind."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -23,46 +23,46 @@ def counted(connection: Connection) -> dict[str, int]:
     }
 
 
-async def test_it_makes_as_many_tasks_as_asked_with_three_testimonies_each(database_url: str) -> None:
-    heard: list[int] = []
-    await grow(database_url, TASKS, heard.append)
+async def test_each_generated_task_has_about_three_pieces_of_evidence(database_url: str) -> None:
+    progress: list[int] = []
+    await grow(database_url, TASKS, progress.append)
     async with open_database(database_url) as database:
         rows = await database.read(counted)
 
-    assert rows["tasks"] == TASKS == heard[-1]
+    assert rows["tasks"] == TASKS == progress[-1]
     assert rows["submissions"] > TASKS
     assert 2.9 < rows["evidence"] / TASKS < 3.2
     assert 0.95 < rows["results"] / TASKS < 0.99
     assert rows["deliveries"] == rows["delivery_attempts"] > 0
 
 
-async def test_what_it_makes_can_be_read_through_the_api(tmp_path: Path, database_url: str) -> None:
+async def test_generated_tasks_are_readable_through_the_api(tmp_path: Path, database_url: str) -> None:
     await grow(database_url, TASKS)
     async with open_world(tmp_path, database_url) as world:
         world.clock.at = clock.utc_now()
-        seen = {}
+        newest = {}
         for status in ("stored", "failed", "cancelled"):
             page = (await world.api.get("/v1/tasks", params={"status": status})).json()["tasks"]
-            seen[status] = page[0]
+            newest[status] = page[0]
             created = [task["created_at"] for task in page]
             assert created == sorted(created, reverse=True)
-        stored = seen["stored"]["id"]
-        told = [entry["witness"] for entry in await world.timeline(stored, "evidence")]
+        stored = newest["stored"]["id"]
+        witnesses = [entry["witness"] for entry in await world.timeline(stored, "evidence")]
         events = (await world.api.get("/v1/events?after=start")).json()["events"]
         deliveries = (await world.api.get("/v1/deliveries")).json()["deliveries"]
         ready = (await world.api.get("/readyz")).json()
 
     assert ids.is_id("task", stored)
-    assert seen["stored"]["image"]["width"] == 1024
-    assert seen["failed"]["failure"]["code"] == "content_moderated"
-    assert seen["cancelled"]["image"] is None
-    assert sorted(told)[:1] + sorted(told)[-1:] == ["callback", "submit"]
+    assert newest["stored"]["image"]["width"] == 1024
+    assert newest["failed"]["failure"]["code"] == "content_moderated"
+    assert newest["cancelled"]["image"] is None
+    assert sorted(witnesses)[:1] + sorted(witnesses)[-1:] == ["callback", "submit"]
     assert len(events) == 100
     assert deliveries[0]["state"] in {"delivered", "failed"}
     assert ready["notes"] == []
 
 
-async def test_ids_and_instants_agree_so_that_ranges_of_ids_are_ranges_of_time(database_url: str) -> None:
+async def test_the_order_of_ids_is_the_order_of_creation(database_url: str) -> None:
     await grow(database_url, TASKS)
     async with open_database(database_url) as database:
         newest = await database.read(lambda connection: tasks.newest(connection, limit=TASKS, status=Status.STORED))
@@ -71,7 +71,7 @@ async def test_ids_and_instants_agree_so_that_ranges_of_ids_are_ranges_of_time(d
     assert all(later.created_at > earlier.created_at for later, earlier in pairwise(newest))
 
 
-async def test_what_is_measured_leaves_nothing_behind(database_url: str) -> None:
+async def test_a_measurement_leaves_nothing_behind(database_url: str) -> None:
     await grow(database_url, TASKS)
     async with open_database(database_url) as database:
         before = await database.read(counted)
@@ -80,12 +80,12 @@ async def test_what_is_measured_leaves_nothing_behind(database_url: str) -> None
 
     assert after == before
     assert {"task by id", "claim of jobs", "16 callbacks"} < figures.keys()
-    assert all(0 < each.median_ms <= each.p99_ms for each in figures.values())
+    assert all(0 < path.median_ms <= path.p99_ms for path in figures.values())
 
 
-def test_what_grew_most_comes_first() -> None:
+def test_the_largest_ratio_comes_first() -> None:
     small = {"list": Figures(1, 2), "read": Figures(1, 2), "gone": Figures(1, 1)}
     large = {"list": Figures(1.5, 2), "read": Figures(3, 9)}
 
-    assert [(each.path, each.ratio) for each in compare(small, large)] == [("read", 3), ("list", 1.5)]
+    assert [(compared.path, compared.ratio) for compared in compare(small, large)] == [("read", 3), ("list", 1.5)]
     assert isinstance(compare(small, large)[0], Compared)

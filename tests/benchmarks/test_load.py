@@ -1,4 +1,4 @@
-"""The generator against servers that answer, refuse, dawdle and hang up; on real sockets, hence a proof."""
+"""The load generator against servers that answer, refuse, delay and disconnect, on real sockets."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -20,7 +20,7 @@ REFUSED = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\n{}"
 
 @asynccontextmanager
 async def serving(answer: Callable[[int, asyncio.StreamWriter], Awaitable[None]]) -> AsyncGenerator[int]:
-    """A server that has `answer` reply to the request of each number."""
+    """Serve with `answer`, which gets the number of each request; yield the port."""
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := await reader.readuntil(b"\r\n\r\n"):
@@ -43,8 +43,8 @@ async def serving(answer: Callable[[int, asyncio.StreamWriter], Awaitable[None]]
     await asyncio.gather(*filter(None, conversations))
 
 
-async def sent(port: int, **how: object) -> Load:
-    plan = Plan(port, "", "", **{"seconds": 5.0, "grace_s": 1.0, "connections": 4, **how})  # type: ignore[arg-type]
+async def sent(port: int, **fields: object) -> Load:
+    plan = Plan(port, "", "", **{"seconds": 60.0, "grace_s": 1.0, "connections": 4, **fields})  # type: ignore[arg-type]
     return await generate(plan, REQUESTS, lambda: None)
 
 
@@ -52,7 +52,7 @@ async def ok(_: int, writer: asyncio.StreamWriter) -> None:
     writer.write(OK)
 
 
-async def test_every_request_is_sent_once_and_has_its_status() -> None:
+async def test_every_request_is_sent_once_and_its_status_is_recorded() -> None:
     async def refuse_odd(number: int, writer: asyncio.StreamWriter) -> None:
         writer.write(REFUSED if number % 2 else OK)
 
@@ -62,7 +62,7 @@ async def test_every_request_is_sent_once_and_has_its_status() -> None:
     assert all(latency > 0 for latency in load.latencies)
 
 
-async def test_an_answer_in_pieces_is_one_answer() -> None:
+async def test_an_answer_in_several_pieces_is_one_answer() -> None:
     async def in_pieces(_: int, writer: asyncio.StreamWriter) -> None:
         for piece in (OK[:5], OK[5:-1], OK[-1:]):
             writer.write(piece)
@@ -74,7 +74,7 @@ async def test_an_answer_in_pieces_is_one_answer() -> None:
     assert load.statuses == [200] * 40
 
 
-async def test_a_request_whose_connection_was_lost_was_not_answered_and_the_rest_goes_on() -> None:
+async def test_a_request_whose_connection_is_lost_is_unanswered_and_the_others_continue() -> None:
     async def hang_up_at_seven(number: int, writer: asyncio.StreamWriter) -> None:
         if number == 7:
             writer.transport.abort()
@@ -86,35 +86,35 @@ async def test_a_request_whose_connection_was_lost_was_not_answered_and_the_rest
     assert load.statuses == [0 if number == 7 else 200 for number in range(40)]
 
 
-async def test_each_request_may_have_a_connection_of_its_own() -> None:
-    seen = set()
+async def test_each_request_can_use_a_new_connection() -> None:
+    connections = set()
 
     async def note(_: int, writer: asyncio.StreamWriter) -> None:
-        seen.add(writer.get_extra_info("peername"))
+        connections.add(writer.get_extra_info("peername"))
         writer.write(OK)
 
     async with serving(note) as port:
         load = await sent(port, fresh=True)
     assert load.statuses == [200] * 40
-    assert len(seen) == 40
+    assert len(connections) == 40
 
 
-async def test_a_request_that_finds_no_connection_counts_from_when_it_was_due() -> None:
-    """One connection and an answer after 20 ms: what is due every 2 ms waits ever longer, and none is left out."""
+async def test_latency_includes_the_wait_for_a_free_connection() -> None:
+    """One connection with answers after 20 ms and a request every 2 ms: each waits longer, and none is dropped."""
 
-    async def dawdle(_: int, writer: asyncio.StreamWriter) -> None:
+    async def answer_late(_: int, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.02)
         writer.write(OK)
 
-    async with serving(dawdle) as port:
+    async with serving(answer_late) as port:
         load = await sent(port, rate=500.0, connections=1)
     assert load.statuses == [200] * 40
     assert load.latencies[-1] > 0.3
 
 
-async def test_what_was_not_answered_in_the_end_is_there_with_the_time_that_it_waited() -> None:
+async def test_unanswered_requests_are_recorded_with_the_time_that_they_waited() -> None:
     async def never(_: int, writer: asyncio.StreamWriter) -> None:
-        """Say nothing."""
+        """Send no answer."""
 
     async with serving(never) as port:
         load = await sent(port, rate=500.0, connections=1, seconds=0.05)

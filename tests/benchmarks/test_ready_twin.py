@@ -1,4 +1,4 @@
-"""Pictures that are made beforehand and differ all the same."""
+"""Images made in advance, with different bytes."""
 
 from io import BytesIO
 
@@ -7,7 +7,7 @@ from PIL import Image
 from benchmarks.ready_twin import named, noise
 
 
-def test_a_named_picture_is_the_same_picture_in_other_bytes() -> None:
+def test_a_named_image_has_equal_pixels_and_different_bytes() -> None:
     plain = noise(32)
     one, other = named(plain, "one"), named(plain, "other")
     assert one != other

@@ -1,4 +1,4 @@
-"""The report: ratios first, aims beside them, JSON that others can count on, a picture."""
+"""The report: ratios with their targets first, JSON with promised keys, and the chart."""
 
 import json
 import math
@@ -36,19 +36,19 @@ def results(**changes: Any) -> dict[str, Any]:
     return {"machine": MACHINE, "sqlite": CLOSED, "postgres": None, "left_out": {"postgres": "no server"}, **changes}
 
 
-def test_the_ratios_come_first_and_say_what_was_aimed_at() -> None:
+def test_the_ratios_come_first_with_their_targets() -> None:
     lines = text(results()).splitlines()
     assert "of bare uvicorn's rate" in lines[1]
     assert "0.25 (≥ 0.20)" in lines[1]
     assert "8 (≥ 10) MISSED" in lines[2]
 
 
-def test_the_figures_behind_them_follow() -> None:
+def test_the_figures_behind_the_ratios_follow() -> None:
     report = text(results())
     assert report.index("times the naive") < report.index("bare_rate") < report.index("ext4")
 
 
-def test_what_was_left_out_is_said() -> None:
+def test_a_database_that_was_left_out_is_named() -> None:
     assert text(results()).endswith("postgres: left out, no server\n")
 
 
@@ -66,20 +66,20 @@ GROWN = {
 }
 
 
-def test_what_grew_most_on_either_database_comes_first() -> None:
+def test_the_largest_ratio_on_any_database_comes_first() -> None:
     report = text(results(postgres=CLOSED, growth=GROWN))
-    lines = report[report.index("large/small: 1,000,000 tasks through 100,000") :].splitlines()
+    lines = report[report.index("large/small: 1,000,000 / 100,000 tasks") :].splitlines()
     assert lines[1].split() == ["task", "by", "id", "1.10,", "1.20,", "0.30", "3,", "4,", "1.30"]
     assert lines[2].startswith("list ")
     assert json.loads(document(results(growth=GROWN)))["growth"] == GROWN
 
 
-def test_a_busy_machine_is_named() -> None:
+def test_a_busy_machine_is_reported() -> None:
     assert "busy" not in text(results())
     assert "busy" in text(results(machine={**MACHINE, "noisy": True}))
 
 
-def test_the_document_has_its_promised_keys_whatever_was_measured() -> None:
+def test_the_json_always_has_its_promised_keys() -> None:
     found = json.loads(document(results(sqlite={"lone_p50_ms": 1.23456, "unstored": 0})))
     assert found["sqlite"] == {
         "share_of_bare": None,
@@ -91,22 +91,22 @@ def test_the_document_has_its_promised_keys_whatever_was_measured() -> None:
     assert found["postgres"] is None
 
 
-def test_what_is_not_a_number_is_null() -> None:
+def test_nan_is_null_in_the_json() -> None:
     assert json.loads(document(results(sqlite={"lone_p50_ms": math.nan})))["sqlite"]["lone_p50_ms"] is None
 
 
-def test_numbers_have_the_digits_that_say_something() -> None:
+def test_numbers_have_their_significant_digits() -> None:
     assert [number(value) for value in (0.256, 4.0, 123.4, 20000.0, math.nan)] == ["0.26", "4", "123", "20,000", "-"]
 
 
-def test_the_picture_has_a_bar_for_each_server_of_each_database() -> None:
-    drawn = ET.fromstring(svg(results(postgres=CLOSED)))  # noqa: S314 - our own
+def test_the_chart_has_a_bar_for_each_server_of_each_database() -> None:
+    drawn = ET.fromstring(svg(results(postgres=CLOSED)))  # noqa: S314 - our own XML
     bars = [int(bar.get("width", 0)) for bar in drawn.iter("{http://www.w3.org/2000/svg}rect")]
     assert len(bars) == 8
     assert bars[0] == max(bars)  # bare uvicorn
-    assert bars[2] < bars[3]  # naive, ours
+    assert bars[2] < bars[3]  # naive receiver, Fluxhook
 
 
-def test_without_a_closed_loop_the_picture_is_empty() -> None:
-    drawn = ET.fromstring(svg(results(sqlite={"lone_p50_ms": 1.0})))  # noqa: S314 - our own
+def test_without_the_closed_loop_case_the_chart_is_empty() -> None:
+    drawn = ET.fromstring(svg(results(sqlite={"lone_p50_ms": 1.0})))  # noqa: S314 - our own XML
     assert not list(drawn.iter("{http://www.w3.org/2000/svg}rect"))

@@ -1,4 +1,4 @@
-"""What a run measures, and what it refuses to."""
+"""The cases of a run, and invalid options."""
 
 import pytest
 
@@ -12,16 +12,16 @@ def test_a_quick_run_has_three_cases() -> None:
     assert tuple(Options(quick=True).cases) == QUICK
 
 
-def test_a_whole_run_has_all_cases_and_kills_the_service() -> None:
+def test_a_full_run_has_all_cases_and_kills_the_service() -> None:
     assert tuple(Options().cases) == (*CASES, "crash")
 
 
-def test_what_is_asked_for_by_its_number_is_measured_beside_the_rest() -> None:
+def test_an_option_with_a_number_adds_its_case() -> None:
     assert tuple(Options(only=("lone",), kills=3, slow_flush_ms=2).cases) == ("lone", "crash", "slow-flush")
 
 
-def test_a_case_that_does_not_exist_is_refused_with_those_that_do() -> None:
-    with pytest.raises(ConfigurationError, match="no case alone; there are closed"):
+def test_an_unknown_case_is_refused_with_a_list_of_the_cases() -> None:
+    with pytest.raises(ConfigurationError, match="no case alone; the cases are closed"):
         Options(only=("alone", "lone"))
 
 
@@ -30,7 +30,7 @@ def test_a_quick_run_is_shorter() -> None:
     assert Options(quick=True, rounds=2, seconds=0.5).pace == (2, 0.5)
 
 
-def test_two_sizes_are_compared_where_that_was_asked_for() -> None:
+def test_two_sizes_are_compared_only_on_request() -> None:
     assert Options().sizes is None
     assert Options(quick=True, tasks=2000).sizes == Sizes(200, 2000)
     alone = Options(only=("growth",))

@@ -1,4 +1,4 @@
-"""Seeded tasks are as the provider's would be, and their callbacks are what ends them; on both databases."""
+"""Seeded tasks and their callbacks equal real ones, on both databases."""
 
 from collections.abc import Sequence
 
@@ -33,101 +33,101 @@ def verdict_on(request: bytes, secret: str) -> Verdict:
     return verify(body, headers, secret, SigningProfile())
 
 
-def evidence_of(each: Callback) -> Evidence:
+def evidence_of(callback: Callback) -> Evidence:
     return Evidence(
-        submission_id=each.submission_id,
+        submission_id=callback.submission_id,
         witness=Witness.CALLBACK,
         verdict=Verdict.SIGNED,
         proven=True,
-        report=read_status(each.body),
-        body=each.body,
+        report=read_status(callback.body),
+        body=callback.body,
         received_at=START,
     )
 
 
-async def settled(database: Database, callbacks: Sequence[Callback]) -> list[Effect | None]:
-    group = [evidence_of(each) for each in callbacks]
+async def settle_callbacks(database: Database, callbacks: Sequence[Callback]) -> list[Effect | None]:
+    group = [evidence_of(callback) for callback in callbacks]
     return await database.write(lambda connection: settle(connection, group, look_after=LOOK_AFTER))
 
 
-def test_a_callback_proves_itself_at_its_own_address() -> None:
-    (each,) = imagine(KEYS, 1)
-    _, _, submission_id, token = each.path.split("/")
+def test_a_signed_callback_is_verified_at_its_address() -> None:
+    (callback,) = imagine(KEYS, 1)
+    _, _, submission_id, token = callback.path.split("/")
     proof = KEYS.prove_token(submission_id, token)
     assert proof is not None
-    assert verdict_on(each.signed(), proof.secret) is Verdict.SIGNED
+    assert verdict_on(callback.signed(), proof.secret) is Verdict.SIGNED
 
 
-def test_a_forged_one_has_the_right_address_and_a_wrong_signature() -> None:
-    (each,) = imagine(KEYS, 1)
-    assert each.forged().startswith(f"POST {each.path} HTTP/1.1".encode())
-    assert verdict_on(each.forged(), each.secret) is Verdict.FORGED
+def test_a_forged_callback_has_a_valid_address_and_a_wrong_signature() -> None:
+    (callback,) = imagine(KEYS, 1)
+    assert callback.forged().startswith(f"POST {callback.path} HTTP/1.1".encode())
+    assert verdict_on(callback.forged(), callback.secret) is Verdict.FORGED
 
 
-def test_a_misaddressed_one_has_a_token_that_proves_nothing() -> None:
-    (each,) = imagine(KEYS, 1)
-    _, _, submission_id, token = each.misaddressed().split(b" ")[1].decode().split("/")
+def test_a_misaddressed_callback_has_an_invalid_token() -> None:
+    (callback,) = imagine(KEYS, 1)
+    _, _, submission_id, token = callback.misaddressed().split(b" ")[1].decode().split("/")
     assert KEYS.prove_token(submission_id, token) is None
 
 
-def test_the_reference_servers_can_check_theirs() -> None:
-    (each,) = imagine(KEYS, 1)
-    headers, body = headers_and_body(each.for_reference())
+def test_the_reference_servers_can_verify_their_callbacks() -> None:
+    (callback,) = imagine(KEYS, 1)
+    headers, body = headers_and_body(callback.for_reference())
     assert proven(dict(headers)[b"x-bfl-signature"].decode(), body)
     assert not proven(None, body)
 
 
-async def test_a_seeded_task_is_with_the_provider_and_is_looked_after(database: Database) -> None:
-    (each,) = await seed(database, KEYS, 1)
+async def test_a_seeded_task_is_submitted_and_has_its_reconcile_job(database: Database) -> None:
+    (callback,) = await seed(database, KEYS, 1)
 
     def look(connection: Connection) -> None:
-        task, attempt = tasks.get(connection, each.task_id), attempts.get(connection, each.submission_id)
+        task, attempt = tasks.get(connection, callback.task_id), attempts.get(connection, callback.submission_id)
         assert task is not None
         assert attempt is not None
-        assert (task.status, task.submission_id) == (Status.SUBMITTED, each.submission_id)
+        assert (task.status, task.submission_id) == (Status.SUBMITTED, callback.submission_id)
         assert (attempt.outcome, attempt.callback_requested) == (Outcome.ACCEPTED, True)
-        assert attempt.provider_id == read_status(each.body).provider_id
+        assert attempt.provider_id == read_status(callback.body).provider_id
         assert [job.step for job in jobs_left(connection)] == [Step.RECONCILE]
 
     await database.read(look)
 
 
-async def test_a_seeded_callback_ends_its_task(database: Database) -> None:
+async def test_a_seeded_callback_moves_its_task(database: Database) -> None:
     callbacks = await seed(database, KEYS, 3)
-    assert await settled(database, callbacks) == [Effect.MOVED] * 3
+    assert await settle_callbacks(database, callbacks) == [Effect.MOVED] * 3
     assert await unstored(database, callbacks) == 0
 
 
-async def test_what_was_acknowledged_and_never_came_is_found_missing(database: Database) -> None:
+async def test_an_acknowledged_callback_without_evidence_is_missing(database: Database) -> None:
     callbacks = await seed(database, KEYS, 3)
-    await settled(database, callbacks[:2])
+    await settle_callbacks(database, callbacks[:2])
     assert await unstored(database, callbacks) == 1
 
 
-async def test_a_doubled_callback_counts_once(database: Database) -> None:
+async def test_a_duplicate_callback_counts_once(database: Database) -> None:
     callbacks = await seed(database, KEYS, 2)
-    await settled(database, [*callbacks, callbacks[0]])
-    await settled(database, callbacks[:1])
+    await settle_callbacks(database, [*callbacks, callbacks[0]])
+    await settle_callbacks(database, callbacks[:1])
     assert await unstored(database, [*callbacks, *callbacks]) == 0
 
 
 async def test_a_task_that_moved_without_its_job_is_missing(database: Database) -> None:
     callbacks = await seed(database, KEYS, 1)
-    await settled(database, callbacks)
+    await settle_callbacks(database, callbacks)
     await database.write(drop_jobs)
     assert await unstored(database, callbacks) == 1
 
 
-async def test_evidence_that_was_kept_without_moving_its_task_is_missing(database: Database) -> None:
-    (each,) = await seed(database, KEYS, 1)
-    given = evidence_of(each)
+async def test_evidence_that_did_not_move_its_task_is_missing(database: Database) -> None:
+    (callback,) = await seed(database, KEYS, 1)
+    sent = evidence_of(callback)
     row = NewEvidence(
         id="ev_1",
-        submission_id=each.submission_id,
+        submission_id=callback.submission_id,
         witness=Witness.CALLBACK,
         verdict=Verdict.SIGNED,
         digest="0" * 64,
-        said=given.report.said,
+        said=sent.report.said,
         effect=Effect.CONFIRMED,
         detail=None,
         http_status=None,
@@ -135,7 +135,7 @@ async def test_evidence_that_was_kept_without_moving_its_task_is_missing(databas
         copies=1,
         received_at=START,
         last_received_at=START,
-        body=each.body,
+        body=callback.body,
     )
     await database.write(lambda connection: evidence.keep(connection, [row]))
-    assert await unstored(database, [each]) == 1
+    assert await unstored(database, [callback]) == 1

@@ -1,11 +1,11 @@
-"""`make capacity`: two replicas fill the provider's slots and never overfill them; ten thousand tasks wait in little.
+"""`make capacity`: two replicas fill the provider's slots, never exceed them, and 10,000 tasks wait in little memory.
 
-Prints the figures, names each promise that was broken, and ends with 1 if there was any.
+Prints the figures and each broken promise, and exits with 1 if there is one.
 """
 
 import argparse
 import asyncio
-import random  # noqa: TID251 - for ports that are free
+import random  # noqa: TID251 - chooses free ports
 import sys
 import tempfile
 import time
@@ -25,38 +25,38 @@ from tests.proof.processes import free_port, playing_twin
 SLOTS = 24
 MOST_GROWTH_MB = 30.0
 LEAST_USE = 0.9
-# Above ours: a twin that refuses the 25th task could never tell that we sent it.
+# Above the service's limits: a twin that refuses the 25th task would hide that it was sent.
 _RULES = {"slots": {"flux-kontext-pro": 100}, "account_slots": 200, "megapixels": 0.02, "credits": 1_000_000}
-_AT_ONCE = 16  # posts
-_WARM = 200  # posts, after which a process has loaded what it needs
+_AT_ONCE = 16  # concurrent posts
+_WARM = 200  # posts before the first measurement of memory
 _NEVER_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """How far the slots were in use while there was work, by the twin's own record."""
+    """The use of the slots while tasks waited, according to the twin's ledger."""
 
     tasks: int
     ready_after_s: float
     max_in_flight: int
-    seconds: float  # from the first task that was accepted to the last that was ready
+    seconds: float  # from the first accepted task to the last ready one
 
     @property
     def in_use(self) -> float:
-        """The share of what the slots allow; 1 is a slot that never waits for its next task."""
+        """The used share of the slots' capacity; 1 means that no slot ever waits for its next task."""
         return self.tasks * self.ready_after_s / SLOTS / self.seconds
 
     @property
     def broken(self) -> list[str]:
-        spec = {
+        promises = {
             f"never more than {SLOTS} in flight": self.max_in_flight <= SLOTS,
             f"at least {LEAST_USE:.0%} of what {SLOTS} slots allow": self.in_use >= LEAST_USE,
         }
-        return [promise for promise, kept in spec.items() if not kept]
+        return [promise for promise, kept in promises.items() if not kept]
 
 
 async def fill(folder: Path, tasks: int, ready_after_s: float) -> Filled:
-    """Post so many tasks through two replicas on PostgreSQL, and see from the provider's side how they came."""
+    """Post tasks through two replicas on PostgreSQL, and measure them by the provider's ledger."""
     async with _playing(folder, Formation("postgres", apis=2), ready_after_s) as (twin, service):
         await _post(service, tasks)
         while (ledger := (await twin.get("/twin/ledger")).json())["accepted"] < tasks:  # noqa: ASYNC110 - it is another process
@@ -68,7 +68,7 @@ async def fill(folder: Path, tasks: int, ready_after_s: float) -> Filled:
 
 
 async def growth_mb(folder: Path, database: str, tasks: int) -> float:
-    """How much more memory one process needs when so many tasks wait behind 24 that never end."""
+    """Measure how many MiB one process grows while this many tasks wait behind 24 that never end."""
     formation = Formation("postgres" if database == "postgres" else "sqlite")
     async with _playing(folder, formation, _NEVER_S) as (_, service):
         await _post(service, _WARM)
@@ -77,7 +77,7 @@ async def growth_mb(folder: Path, database: str, tasks: int) -> float:
         waiting = (
             (await service.api.get("/v1/tasks", params={"status": "queued", "limit": 1})).raise_for_status().json()
         )
-        assert waiting["tasks"], "nothing waits"
+        assert waiting["tasks"], "no task is queued"
         return _resident_mb(service.fleet.members[0]) - before
 
 
@@ -85,7 +85,7 @@ async def growth_mb(folder: Path, database: str, tasks: int) -> float:
 async def _playing(
     folder: Path, formation: Formation, ready_after_s: float
 ) -> AsyncGenerator[tuple[httpx.AsyncClient, Service]]:
-    rng = random.Random()  # noqa: S311 - see above
+    rng = random.Random()  # noqa: S311 - chooses free ports
     port = free_port(rng)
     async with (
         playing_twin(port, 1, ready_after_s, folder / "twin.log") as twin,
@@ -97,11 +97,11 @@ async def _playing(
 
 
 async def _post(service: Service, tasks: int) -> None:
-    """A few at a time, so that the machine has hands left for what follows from them."""
-    turns = asyncio.Semaphore(_AT_ONCE)
+    """Post with limited concurrency, so that the machine can also process the tasks."""
+    semaphore = asyncio.Semaphore(_AT_ONCE)
 
     async def post(number: int) -> None:
-        async with turns:
+        async with semaphore:
             body: Mapping[str, Any] = {"prompt": f"picture {number} of many"}
             (await service.api.post("/v1/tasks", json=body)).raise_for_status()
 
@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
             broken += [f"less than {MOST_GROWTH_MB:.0f} MB on {database}"] * (grown >= MOST_GROWTH_MB)
         filled = asyncio.run(fill(_folder(folder, "replicas"), options.tasks, options.ready_after))
         _say(
-            f"{filled.tasks} tasks of {filled.ready_after_s} s through two replicas: {filled.seconds:.0f} s, "
+            f"{filled.tasks} tasks of {filled.ready_after_s} s each through two replicas: {filled.seconds:.0f} s, "
             f"{filled.in_use:.1%} of what {SLOTS} slots allow, at most {filled.max_in_flight} in flight"
         )
     _say("".join(f"BROKEN: {promise}\n" for promise in broken + filled.broken))
@@ -145,9 +145,9 @@ def _folder(parent: str, name: str) -> Path:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make capacity", description=__doc__)
-    parser.add_argument("--waiting", type=int, default=10_000, help="how many tasks wait while memory is measured")
-    parser.add_argument("--tasks", type=int, default=5_000, help="how many go through the two replicas")
-    parser.add_argument("--ready-after", type=float, default=3.0, help="seconds that the twin takes for each of them")
+    parser.add_argument("--waiting", type=int, default=10_000, help="number of waiting tasks while memory is measured")
+    parser.add_argument("--tasks", type=int, default=5_000, help="number of tasks through the two replicas")
+    parser.add_argument("--ready-after", type=float, default=3.0, help="seconds that the twin takes for each task")
     return parser
 
 

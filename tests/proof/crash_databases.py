@@ -1,4 +1,4 @@
-"""Where a crashed world keeps its record: a migrated, empty database for each run, on either engine."""
+"""Databases of crash runs: a migrated, empty database for each run, on either engine."""
 
 import asyncio
 import os
@@ -21,15 +21,15 @@ Engine = Sqlite | SharedEngine
 
 
 class Databases(Protocol):
-    """Goes to other processes, so it is plain data."""
+    """Plain data, because it is sent to other processes."""
 
     async def fresh(self, folder: Path) -> str:
-        """The address of a migrated, empty database, for a run that has this folder to itself."""
+        """Return the address of a migrated, empty database for the run that owns this folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """SQLite: a copy for each run."""
+    """SQLite: a copy of the template for each run."""
 
     template: Path
 
@@ -40,12 +40,12 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class OnServer:
-    """PostgreSQL: a database for each process, emptied for each run, because to make one takes long."""
+    """PostgreSQL: a database for each process, emptied for each run because creating one is slow."""
 
     dsn: str
     template: str
 
-    async def fresh(self, folder: Path) -> str:  # noqa: ARG002 - nothing lies there
+    async def fresh(self, folder: Path) -> str:  # noqa: ARG002 - only files need it
         server, name = Postgres(self.dsn), f"{self.template}_{os.getpid()}"
         if name in _made:
             await server.empty(name)
@@ -57,7 +57,7 @@ class OnServer:
         return server.address(name)
 
 
-_made: set[str] = set()  # by this process
+_made: set[str] = set()  # databases created by this process
 
 
 def files(folder: Path) -> Files:
@@ -71,7 +71,7 @@ def files(folder: Path) -> Files:
 
 @contextmanager
 def server() -> Generator[OnServer | str]:
-    """Databases on a server that lives as long as this, or why there is none."""
+    """Yield databases on a temporary server, or the reason why there is none."""
     with start_postgres() as started:
         if isinstance(started, str):
             yield started

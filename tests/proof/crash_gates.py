@@ -1,4 +1,4 @@
-"""Gates between a service that will be killed and its provider: each holds one exchange until the driver opens it."""
+"""Gates between the provider and a service that will be killed: each blocks one exchange until the driver opens it."""
 
 import asyncio
 import sqlite3
@@ -13,7 +13,7 @@ from app.twin.server import TwinApp
 
 
 class Gate:
-    """`reached` is set when something waits at the gate; `opened` lets it go on."""
+    """`reached` is set when an exchange waits at the gate; `opened` releases it."""
 
     def __init__(self, place: str) -> None:
         self._place = place
@@ -21,7 +21,7 @@ class Gate:
         self.opened = asyncio.Event()
 
     async def hold(self, place: str) -> bool:
-        """Wait here if this is the gate's place, the first time that somebody comes; True when it was."""
+        """Wait until the gate opens, if this is its place and it is still closed; return whether it waited."""
         if place != self._place or self.opened.is_set():
             return False
         self.reached.set()
@@ -30,25 +30,25 @@ class Gate:
 
 
 class GatedProvider:
-    """The twin's HTTP face behind a gate, for what the service asks of it."""
+    """The twin's HTTP API behind a gate, for requests of the service."""
 
     def __init__(self, app: TwinApp, gate: Gate, *, loses: bool) -> None:
         self._app = app
         self._gate = gate
-        self._loses = loses  # what was held before the provider is not handed on
+        self._loses = loses  # a request that waited at the gate never reaches the provider
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        what = _what(scope)
-        if await self._gate.hold(f"{what}: request") and self._loses:
+        exchange = _exchange(scope)
+        if await self._gate.hold(f"{exchange}: request") and self._loses:
             return
 
         async def answer(message: Any) -> None:
             if message["type"] == "http.response.start":
-                await self._gate.hold(f"{what}: answer")
+                await self._gate.hold(f"{exchange}: answer")
             elif len(message.get("body", b"")) > 1:
                 half = len(message["body"]) // 2
                 await send({**message, "body": message["body"][:half], "more_body": True})
-                await self._gate.hold(f"{what}: body")
+                await self._gate.hold(f"{exchange}: body")
                 message["body"] = message["body"][half:]
             await send(message)
 
@@ -56,7 +56,7 @@ class GatedProvider:
 
 
 class GatedCalls(httpx.AsyncBaseTransport):
-    """The provider's callbacks behind a gate."""
+    """A transport for the provider's callbacks, with a gate."""
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
@@ -84,8 +84,8 @@ class GatedCalls(httpx.AsyncBaseTransport):
 
 @contextmanager
 def locked(database: Path) -> Generator[None]:
-    """Hold the database's write lock, so that nothing can be committed meanwhile."""
-    connection = sqlite3.connect(database, isolation_level=None, timeout=10)
+    """Hold the database's write lock for the block, so that nothing can be committed."""
+    connection = sqlite3.connect(database, isolation_level=None, timeout=120)
     try:
         connection.execute("BEGIN IMMEDIATE")
         yield
@@ -94,7 +94,7 @@ def locked(database: Path) -> Generator[None]:
         connection.close()
 
 
-def _what(scope: Any) -> str:
+def _exchange(scope: Any) -> str:
     if scope["type"] != "http":
         return scope["type"]  # type: ignore[no-any-return]
     if scope["path"].startswith("/delivery/"):

@@ -1,4 +1,4 @@
-"""One run for each point of a scenario: die there, start again, and compare with the run that did not die."""
+"""One run for each point of a scenario: crash there, restart, and compare with the run without a crash."""
 
 import asyncio
 import os
@@ -12,14 +12,14 @@ from tests.proof.crash_scenarios import SCENARIOS, Scenario
 from tests.proof.crash_world import End, open_crash_world
 
 UNKNOWN = "failed: unknown_outcome"
-_LONGEST_S = 60  # a run takes a fraction of a second
-# In memory where there is such a folder: no power fails here, and a run would spend its time waiting for the disk.
+_LONGEST_S = 120  # a run takes a fraction of a second
+# In memory if possible: no run loses power, and flushes would take most of the time of a run.
 FAST_FOLDER = next((folder for folder in ("/dev/shm",) if os.access(folder, os.W_OK)), None)  # noqa: S108
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What came of dying at one place."""
+    """The result of a crash at one point."""
 
     scenario: str
     kind: str
@@ -27,12 +27,12 @@ class Run:
     place: str
     outcome: str
     charges: int
-    by_design: bool = False  # ends otherwise than without the crash, and has to
-    differs: str | None = None
+    by_design: bool = False  # the result must differ from that without a crash
+    differs: str | None = None  # from the expected result
 
 
 async def without_crash(databases: Databases, scenario: Scenario) -> tuple[End, list[Point]]:
-    """How it ends when nobody dies, and every point that is passed on the way."""
+    """Run the scenario without a crash; return its end and every point that it passes."""
     fuse = Fuse()
     with TemporaryDirectory(dir=FAST_FOLDER) as folder:
         async with open_crash_world(Path(folder), databases, scenario) as world:
@@ -43,7 +43,7 @@ async def without_crash(databases: Databases, scenario: Scenario) -> tuple[End, 
 
 
 async def crash_at(databases: Databases, name: str, point: Point, usual: End) -> Run:
-    """Die at this point, be away for a while, start again and let everything come to its end."""
+    """Crash at this point, stay down for a while, restart, and run to the end."""
     scenario, fuse = SCENARIOS[name], Fuse(at=point)
     with TemporaryDirectory(dir=FAST_FOLDER) as folder:
         async with asyncio.timeout(_LONGEST_S), open_crash_world(Path(folder), databases, scenario) as world:
@@ -52,9 +52,9 @@ async def crash_at(databases: Databases, name: str, point: Point, usual: End) ->
             await world.be_down()
             end = await world.live(Fuse(armed=False))
     assert end is not None
-    # Bytes may have left and nobody can tell any more: not refused, not accepted, or accepted and never called back.
-    lost = fuse.answer_open and not (accepted and scenario.callback_requested)
-    expected = End(UNKNOWN, None, int(accepted), int(accepted)) if lost else usual
+    # Bytes may have left, no answer is stored, and no callback will come: nothing proves what happened.
+    is_unknown = fuse.answer_open and not (accepted and scenario.callback_requested)
+    expected = End(UNKNOWN, None, int(accepted), int(accepted)) if is_unknown else usual
     return Run(
         scenario=name,
         kind="injected",
@@ -62,7 +62,7 @@ async def crash_at(databases: Databases, name: str, point: Point, usual: End) ->
         place=point.place,
         outcome=end.outcome,
         charges=end.charges,
-        by_design=lost,
+        by_design=is_unknown,
         differs=_difference(end, expected, died=died),
     )
 
@@ -74,7 +74,7 @@ def _difference(end: End, expected: End, *, died: bool) -> str | None:
 
 
 def crash_all(databases: Databases, name: str, points: list[Point], usual: End) -> list[Run]:
-    """A share of a scenario's points, one after the other: what one process of the matrix does."""
+    """Crash at each of these points of a scenario, one after another; runs in one process of the matrix."""
 
     async def run() -> list[Run]:
         return [await crash_at(databases, name, point, usual) for point in points]

@@ -1,4 +1,4 @@
-"""`kill -9` of a real service, at boundaries that a gate between it and the provider holds open."""
+"""`kill -9` of a real service, while a gate blocks one of its exchanges with the provider."""
 
 import asyncio
 import logging
@@ -19,15 +19,15 @@ from tests.proof.test_crash import service
 from tests.sockets import listening, serving, until
 from tests.world import ADMIN_KEY
 
-_AT_A_TIME = 3  # two cores start so many services in reasonable time
-_LONGEST_S = 110  # a lost answer is first looked at after 65 s
-_STARTS_IN_S = 60  # on a machine with other things to do
-_SETTLING_S = 0.3  # for what would be committed now if it could
+_AT_A_TIME = 3  # limits the load of starting services
+_LONGEST_S = 300  # the first poll after a lost answer comes after 65 s
+_GATE_S = 120
+_SETTLING_S = 0.3  # time to reach the blocked commit
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """Where the gate is; whether commits are blocked while it opens; and how it all ends."""
+    """The place of the gate, whether commits are blocked when it opens, and the expected result."""
 
     step: str
     place: str
@@ -71,23 +71,23 @@ KILLS = (
 
 
 async def kill_all() -> list[Run]:
-    """All of them, a few at a time."""
+    """Run all kills, a few at a time."""
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
-    turns = asyncio.Semaphore(_AT_A_TIME)
+    semaphore = asyncio.Semaphore(_AT_A_TIME)
 
     async def in_turn(kill: Kill) -> Run:
-        async with turns:
+        async with semaphore:
             return await kill_at(kill)
 
     return await asyncio.gather(*map(in_turn, KILLS))
 
 
 async def kill_at(kill: Kill) -> Run:
-    """Kill the service when its exchange is at the gate, start it again, and see how the task ends."""
+    """Kill the service while its exchange waits at the gate, restart it, and return how the task ends."""
     gate = Gate(kill.gate)
-    theirs, their_address = listening()
-    ours, our_address = listening()
-    ours.close()  # its port is the child's now
+    their_socket, their_address = listening()
+    our_socket, our_address = listening()
+    our_socket.close()  # frees the port for the child process
     rules = Rules(megapixels=0.02, ready_after=timedelta(seconds=0.5), retries=(timedelta(seconds=0.5),) * 200)
     calls = httpx.AsyncClient(transport=GatedCalls(gate))
     twin = Twin(rules, now=utc_now, send=calls)
@@ -95,10 +95,10 @@ async def kill_at(kill: Kill) -> Run:
     with TemporaryDirectory() as folder:
         data = Path(folder) / "data"
         env = _environment(data, our_address, their_address, kill)
-        async with serving(provider, theirs):
+        async with serving(provider, their_socket):
             try:
                 location = await _killed(kill, gate, data, env)
-                async with service(env, starts_in=_STARTS_IN_S) as api:
+                async with service(env) as api:
                     task = await _final(api, location)
             except TimeoutError:
                 task = {"status": "not final in time"}
@@ -106,11 +106,11 @@ async def kill_at(kill: Kill) -> Run:
 
 
 async def _killed(kill: Kill, gate: Gate, data: Path, env: dict[str, str]) -> str:
-    """Where the task is, once the service that took it is dead."""
+    """Post a task, kill the service at the gate, and return the location of the task."""
     with ExitStack() as after_death:
-        async with service(env, starts_in=_STARTS_IN_S) as api:
+        async with service(env) as api:
             posted = await api.post("/v1/tasks", json={"prompt": "a red fox"})
-            async with asyncio.timeout(_STARTS_IN_S):
+            async with asyncio.timeout(_GATE_S):
                 await gate.reached.wait()
             if kill.blocked:
                 after_death.enter_context(locked(data / "fluxhook.db"))
@@ -121,7 +121,7 @@ async def _killed(kill: Kill, gate: Gate, data: Path, env: dict[str, str]) -> st
 
 
 async def _uncommitted(kill: Kill, data: Path) -> None:
-    """Until the step has done all that it does before its commit."""
+    """Wait until the step has done everything before its commit."""
     if kill.step != "collect":
         await asyncio.sleep(_SETTLING_S)
         return
@@ -149,7 +149,7 @@ def _environment(data: Path, our_address: str, their_address: str, kill: Kill) -
         "FLUXHOOK_BFL_API_KEY": "a-provider-key",
         "FLUXHOOK_ADMIN_KEY": ADMIN_KEY,
         "FLUXHOOK_PUBLIC_URL": our_address if kill.callback_requested else "",
-        "FLUXHOOK_HOLD_SECONDS": "60",  # the contract's own window is a quarter of an hour
+        "FLUXHOOK_HOLD_SECONDS": "60",  # the default is a quarter of an hour
     }
 
 

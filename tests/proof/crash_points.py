@@ -1,7 +1,7 @@
-"""Where a process can die, as a fuse that blows at one chosen point and then lets nothing more happen.
+"""Crash points: a fuse that blows at one chosen point and then stops every further operation.
 
-The seams are those that a service is handed: its database, its store, its HTTP transports, and the network that
-brings it requests. Our own code is not touched.
+The points are in what the service is given: its database, its store, its HTTP transports, and the network that brings
+requests. The code of the service is not changed.
 """
 
 import random  # noqa: TID251 - a run is repeated by its seed
@@ -24,21 +24,22 @@ from tests.proof.crash_databases import Engine
 T = TypeVar("T")
 
 BEFORE_COMMIT, AFTER_COMMIT = "before the commit", "after the commit"
-# What follows FROM may be a function, and `FOR UPDATE` changes nothing.
+# A function may follow FROM, and `FOR UPDATE` is no change.
 _READ = re.compile(r"\bFROM\s+\"?(\w+)\b(?!\s*\()")
 _CHANGE = re.compile(r"\b(INSERT INTO|DELETE FROM|(?<!FOR )UPDATE)\s+\"?(\w+)")
 _STEP_OF = {"idempotency": "submit", "loop": "worker"}
-_AT_WORK: ContextVar[str | None] = ContextVar("at_work", default=None)  # whose unit runs in this thread or task
-_ANSWER_OPEN = "dispatch"  # the step whose first commit opens the time in which only evidence can tell
+# The step whose unit of work runs in this thread or task.
+_CURRENT_STEP: ContextVar[str | None] = ContextVar("current_step", default=None)
+_ANSWER_OPEN = "dispatch"  # after its first commit only evidence shows whether the provider has the task
 
 
 class Stop(BaseException):
-    """The process died here. Not an Exception, so that nothing of ours can outlive it."""
+    """The process crashed here. A BaseException, so that no handler of the service catches it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Point:
-    """The `number`-th time that this step gets to this place."""
+    """The `number`-th time that this step reaches this place."""
 
     step: str
     place: str
@@ -47,13 +48,13 @@ class Point:
 
 @dataclass
 class Fuse:
-    """Counts the points that are passed, and blows at one of them; blown, it stops whatever comes by."""
+    """Records the points passed, and blows at one of them; a blown fuse stops at every point."""
 
     at: Point | None = None
     passed: list[Point] = field(default_factory=list)
     blown: bool = False
     armed: bool = True
-    answer_open: bool = False  # bytes may have left, and no answer is kept
+    answer_open: bool = False  # bytes may have left, and no answer is stored
     _seen: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def point(self, step: str, place: str) -> None:
@@ -62,20 +63,20 @@ class Fuse:
         if not self.armed:
             return
         self._seen[step, place] += 1
-        here = Point(step, place, self._seen[step, place])
-        self.passed.append(here)
-        if here == self.at:
+        point = Point(step, place, self._seen[step, place])
+        self.passed.append(point)
+        if point == self.at:
             self.blown = True
             raise Stop
 
     def committed(self, step: str) -> None:
-        """Dispatching commits twice for an attempt: that it is being asked for, and what came of it."""
+        """Track the two commits of dispatch: before the request is sent, and with its answer."""
         if step == _ANSWER_OPEN and self.armed:
             self.answer_open = not self.answer_open
 
 
 class FusedDatabase(OneByOne):
-    """The engine with a point before each statement of a unit of work, before its commit and after it."""
+    """An engine with a point before each statement of a unit of work, and before and after its commit."""
 
     def __init__(self, inner: Engine, fuse: Fuse) -> None:
         self._inner = inner
@@ -106,12 +107,12 @@ class FusedDatabase(OneByOne):
             return await self._inner.read(lambda connection: self._run(step, work, connection))
 
     def _run(self, step: str, work: Callable[[Connection], T], connection: Connection) -> T:
-        with self._at_work(step):
+        with self._in_step(step):
             return work(connection)
 
     @contextmanager
     def _dying(self) -> Generator[None]:
-        """A statement that is stopped takes its connection along, which the engine reports in its own way."""
+        """Replace the error of the engine by Stop: a stopped statement breaks its connection."""
         try:
             yield
         except Exception:
@@ -120,28 +121,28 @@ class FusedDatabase(OneByOne):
             raise
 
     @contextmanager
-    def _at_work(self, step: str) -> Generator[None]:
-        here = _AT_WORK.set(step)
+    def _in_step(self, step: str) -> Generator[None]:
+        token = _CURRENT_STEP.set(step)
         try:
             yield
         finally:
-            _AT_WORK.reset(here)
+            _CURRENT_STEP.reset(token)
 
     def _on_statement(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        step = _AT_WORK.get()
-        if step is not None:  # else it is the engine's own BEGIN, SAVEPOINT or RELEASE
+        step = _CURRENT_STEP.get()
+        if step is not None:  # None for the engine's own BEGIN, SAVEPOINT or RELEASE
             self._fuse.point(step, shortened(statement))
 
 
-def sample(points: Sequence[Point], how_many: int | None, seed: int = 1) -> list[Point]:
-    """So many of these, always the same ones; None: all."""
-    if how_many is None or how_many >= len(points):
+def sample(points: Sequence[Point], count: int | None, seed: int = 1) -> list[Point]:
+    """Choose this many points, the same for the same seed; None chooses all."""
+    if count is None or count >= len(points):
         return list(points)
-    return random.Random(seed).sample(points, how_many)  # noqa: S311 - a run is repeated by its seed
+    return random.Random(seed).sample(points, count)  # noqa: S311 - a run is repeated by its seed
 
 
 def step_of(work: Callable[..., Any]) -> str:
-    """The step whose module wrote this unit of work."""
+    """Return the step whose module defines this unit of work."""
     work = work.func if isinstance(work, partial) else work
     if work.__module__.startswith("app.web."):
         return "submit"
@@ -150,7 +151,7 @@ def step_of(work: Callable[..., Any]) -> str:
 
 
 def shortened(statement: str) -> str:
-    """What a statement does to which table, without its columns and values."""
+    """Reduce a statement to its command and table."""
     change = None if statement.lstrip().startswith("SELECT") else _CHANGE.search(statement)
     if change is not None:
         return f"{change[1]} {change[2]}"
@@ -159,7 +160,7 @@ def shortened(statement: str) -> str:
 
 
 class FusedStore(FolderStore):
-    """The folder with a point before and after a file is put."""
+    """A folder store with a point before and after each file is stored."""
 
     fuse: Fuse
 
@@ -172,22 +173,22 @@ class FusedStore(FolderStore):
 
 @dataclass
 class FusedTransport(httpx.AsyncBaseTransport):
-    """Requests of ours, with a point before each leaves and one after its answer came."""
+    """Requests of the service, with a point before each is sent and after its response."""
 
     inner: httpx.AsyncBaseTransport
     fuse: Fuse
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        step, what = _ours(request)
-        self.fuse.point(step, f"{what}: before it is sent")
+        step, exchange = _request_of(request)
+        self.fuse.point(step, f"{exchange}: before it is sent")
         response = await self.inner.handle_async_request(request)
-        self.fuse.point(step, f"{what}: after the response")
+        self.fuse.point(step, f"{exchange}: after the response")
         return response
 
 
 @dataclass
 class Mortal(httpx.AsyncBaseTransport):
-    """Requests to us: one that finds the process dead, or dying, breaks off as a socket would."""
+    """Requests to the service: if the process is dead or dies, the connection is lost."""
 
     inner: httpx.AsyncBaseTransport
     fuse: Fuse
@@ -203,7 +204,7 @@ class Mortal(httpx.AsyncBaseTransport):
         return response
 
 
-def _ours(request: httpx.Request) -> tuple[str, str]:
+def _request_of(request: httpx.Request) -> tuple[str, str]:
     if request.method == "POST":
         return "dispatch", "submit to the provider"
     if request.url.path.endswith("/get_result"):

@@ -1,4 +1,4 @@
-"""The tasks that are crashed: what is asked, and what the provider does about it."""
+"""The scenarios of the crash matrix: the request, and the behaviour of the provider."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import Any
 
 from app.twin import Faults
 
-PICTURE_HOST = "93.184.216.34"  # public, so that egress lets us there
+PICTURE_HOST = "93.184.216.34"  # a public address, which the SSRF guard allows
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "plain": Scenario("text to image with a callback", "stored"),
     "edit": Scenario("edit of an image given by URL", "stored", asked=_EDIT),
     "polled": Scenario("polling without callbacks", "stored", callback_requested=False),
-    # A seed with which the first submit is struck, and the next ones are not.
+    # With this seed the first submit gets a 429, and the next ones do not.
     "busy": Scenario("429, then accepted", "stored", faults=Faults(submit_429=0.5, seed=33)),
     "lost": Scenario("lost response to the submit request", "stored", faults=Faults(lose_answer_after=1)),
     "early": Scenario("callback before the response to the submit request", "stored", faults=Faults(early_callback=1)),

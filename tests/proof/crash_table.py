@@ -38,8 +38,8 @@ def _scenarios(runs: Iterable[Run]) -> str:
     for group in by_name:
         scenario = SCENARIOS[group[0].scenario]
         by_design, differ = sum(run.by_design for run in group), sum(run.differs is not None for run in group)
-        rest = len(group) - by_design - differ
-        rows.append(f"| {scenario.title} | {scenario.ends} | {len(group)} | {rest} | {by_design} | {differ} |")
+        same = len(group) - by_design - differ
+        rows.append(f"| {scenario.title} | {scenario.ends} | {len(group)} | {same} | {by_design} | {differ} |")
     return "\n".join(rows)
 
 
@@ -48,7 +48,7 @@ def _points(runs: Iterable[Run]) -> str:
     rows.append("| --- | --- | --- | ---: | --- | --- |")
     for group in _grouped(runs, lambda run: (_ORDER.index(run.step), run.place)):
         first = group[0]
-        rows.append(f"| {first.step} | {_said(first.place)} | {first.kind} | {len(group)} | {_ends(group)} |")
+        rows.append(f"| {first.step} | {_point_text(first.place)} | {first.kind} | {len(group)} | {_ends(group)} |")
     return "\n".join(rows)
 
 
@@ -59,7 +59,7 @@ def _kills(runs: Sequence[Run]) -> str:
     return "\n".join(rows) if runs else ""
 
 
-def _said(place: str) -> str:
+def _point_text(place: str) -> str:
     """Add "before" to a statement, which is stopped before it runs; the other places state the time themselves."""
     return f"before `{place}`" if place.isascii() and place.split(maxsplit=1)[0].isupper() else place
 

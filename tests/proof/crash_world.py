@@ -1,7 +1,7 @@
-"""A world whose service can die and be started again: the clock, the network and the provider stay.
+"""A world whose service can crash and restart, while the clock, the network and the provider continue.
 
-Each life has its own Resources on the same database and the same folder of images. On PostgreSQL it is another
-worker: what a dead one had in hand is done when its lease has ended.
+Each life of the service has its own Resources on the same database and image folder. On PostgreSQL each life is another
+worker, which takes over the jobs of the dead one when their leases have expired.
 """
 
 import hashlib
@@ -41,14 +41,14 @@ from tests.proof.crash_points import Fuse, FusedDatabase, FusedStore, FusedTrans
 from tests.proof.crash_scenarios import PICTURE_HOST, Scenario
 from tests.world import ADMIN_KEY, GATEWAY, RING_KEY, TWIN, FrozenClock, Network
 
-_DOWN_S = 3  # how long a dead service stays away
-_LONGEST = timedelta(hours=1)  # of the frozen clock, for one life
-_PICTURE = Response(picture(64, 64), media_type="image/png")
+_DOWNTIME_S = 3  # downtime after a crash
+_LONGEST = timedelta(hours=1)  # of one life, on the frozen clock
+_IMAGE = Response(picture(64, 64), media_type="image/png")
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How it all came out: the task, its image, the provider's bill, and what should not be."""
+    """The end of a run: the outcome, the digest of the image, the provider's counts, and inconsistencies."""
 
     outcome: str
     sha256: str | None
@@ -66,20 +66,20 @@ class CrashWorld:
     network: Network
     twin: Twin
     posted: bool = False
-    _mended_before: float = field(default_factory=lambda: _counted("fluxhook_tasks_unscheduled_total"))
+    _recovered_before: float = field(default_factory=lambda: _counted("fluxhook_tasks_unscheduled_total"))
 
     async def live(self, fuse: Fuse) -> End | None:
-        """One life of the service: from its start until everything is final, or until it dies, which gives None."""
+        """Run the service from its start until every task is final; return None if it crashes before."""
         async with self._service(fuse) as (use, db):
             try:
-                await self._go_on(use, db, fuse)
+                await self._run(use, db, fuse)
             except Stop:
                 return None
             fuse.armed = False
-            return await self._look_after(use, db)
+            return await self._end(use, db)
 
     async def be_down(self) -> None:
-        for _ in range(_DOWN_S):
+        for _ in range(_DOWNTIME_S):
             self.clock.advance(1)
             await self.twin.tick()
 
@@ -132,8 +132,8 @@ class CrashWorld:
         app.state.use, app.state.feed = use, Feed(use.db, use.stopping)
         self.network.hosts["gateway"] = Mortal(httpx.ASGITransport(app), fuse)
 
-    async def _go_on(self, use: Resources, db: Engine, fuse: Fuse) -> None:
-        """Do as the worker's own loop does, with a clock that jumps to whatever comes next."""
+    async def _run(self, use: Resources, db: Engine, fuse: Fuse) -> None:
+        """Work as the worker's loop does, with a clock that jumps to the next due time."""
         until = self.clock.at + _LONGEST
         await loop.start(use)
         while self.clock.at < until:
@@ -154,10 +154,10 @@ class CrashWorld:
         self.clock.at = max(soon, min((at for at in due if at is not None), default=later))
 
     async def _post(self, fuse: Fuse) -> None:
-        """Ask as a careful client does: under one Idempotency-Key, again and again until it is answered."""
+        """Post the task with an Idempotency-Key, and repeat in each round until it is accepted."""
         if self.posted:
             return
-        headers = {"authorization": f"Bearer {ADMIN_KEY}", "idempotency-key": "one-and-the-same"}
+        headers = {"authorization": f"Bearer {ADMIN_KEY}", "idempotency-key": "the-only-key"}
         async with httpx.AsyncClient(transport=self.network, base_url=GATEWAY, headers=headers) as client:
             try:
                 answer = await client.post("/v1/tasks", json=dict(self.scenario.asked))
@@ -168,46 +168,46 @@ class CrashWorld:
         assert answer.status_code in {202, 409}, answer.text
         self.posted = answer.status_code == 202
 
-    async def _look_after(self, use: Resources, db: Engine) -> End:
-        """The end, after one more sweep has had its chance to find something to mend."""
+    async def _end(self, use: Resources, db: Engine) -> End:
+        """Run one more sweep, which must find nothing to recover, and return the end."""
         self.clock.at += EVERY
         await _work(use)
         ledger = self.twin.ledger()
         outcome, sha256, wrong = await db.read(lambda connection: _outcome(connection, self.folder / "images"))
-        if _counted("fluxhook_tasks_unscheduled_total") != self._mended_before:
-            wrong.append("the sweeper had to mend it")
+        if _counted("fluxhook_tasks_unscheduled_total") != self._recovered_before:
+            wrong.append("the sweep recovered a task without a job")
         if sha256 is not None and sha256 not in {task["sha256"] for task in ledger["tasks"]}:
-            wrong.append("the image is not the provider's")
+            wrong.append("the image differs from the provider's")
         charges = sum(task["cost"] > 0 for task in ledger["tasks"])
         return End(outcome, sha256, charges, ledger["accepted"], tuple(wrong))
 
 
 @asynccontextmanager
 async def open_crash_world(folder: Path, databases: Databases, scenario: Scenario) -> AsyncGenerator[CrashWorld]:
-    """A world with a migrated database, before the service's first start."""
+    """Open a world with a migrated database, before the first start of the service."""
     database_url = await databases.fresh(folder)
     clock, network = FrozenClock(), Network()
     async with httpx.AsyncClient(transport=network) as sends:
         twin = Twin(Rules(megapixels=0.02), now=clock, send=sends, faults=scenario.faults)
         network.add("twin", create_twin_app(twin, running=False))
-        network.add(PICTURE_HOST, _PICTURE)
+        network.add(PICTURE_HOST, _IMAGE)
         yield CrashWorld(folder, database_url, scenario, clock, network, twin)
 
 
 @cache
 def _app() -> FastAPI:
-    """The routes, which remember nothing between two lives: building them takes longer than a life does."""
+    """Return the stateless routes, shared because building them takes longer than a life of the service."""
     return create_app(nullcontext(), with_worker=False)  # type: ignore[arg-type]
 
 
 def _prepare(connection: Connection, use: Resources) -> None:
-    """What every start of the service makes sure of."""
+    """Do what every start of the service does to the database."""
     assert use.provider is not None
     spec = use.provider.spec
     provider_accounts.put(connection, use.account_id, spec.name, spec.slots)
     admin = {"id": "key_admin", "name": "admin", "sha256": digest_of(ADMIN_KEY), "scopes": ["*"]}
     api_keys.put(connection, **admin, created_at=use.now())
-    if connection.dialect.name == "sqlite":  # elsewhere another process may be answering
+    if connection.dialect.name == "sqlite":  # on PostgreSQL another process may still answer
         idempotency_keys.forget_unanswered(connection)
 
 
@@ -221,23 +221,23 @@ def _all_final(connection: Connection) -> bool:
 
 
 def _outcome(connection: Connection, images: Path) -> tuple[str, str | None, list[str]]:
-    """The outcome of the only task, the digest of its stored bytes, and what is wrong."""
+    """Return the outcome of the only task, the digest of its stored image, and the inconsistencies."""
     found = tasks.newest(connection, limit=100)
-    wrong = [] if len(found) == 1 else [f"{len(found)} tasks were made of one request"]
+    wrong = [] if len(found) == 1 else [f"one request made {len(found)} tasks"]
     if not all(task.status.final for task in found):
         wrong.append("a task is not final")
     if connection.execute(select(func.count()).select_from(slots)).scalar_one():
-        wrong.append("a slot is still held")
+        wrong.append("a slot is still taken")
     if jobs.dead_letters(connection):
-        wrong.append("a job was set aside")
+        wrong.append("a job became a dead letter")
     if not found:
         return "no task", None, wrong
     task = found[0]
-    kept = results.of_tasks(connection, [task.id]).get(task.id)
-    if kept is not None and _sha256(images / kept.store_key) != kept.sha256:
-        wrong.append("the file is not what the record says")
+    result = results.of_tasks(connection, [task.id]).get(task.id)
+    if result is not None and _sha256(images / result.store_key) != result.sha256:
+        wrong.append("the stored file differs from its digest")
     outcome = f"failed: {task.failure}" if task.failure else str(task.status)
-    return outcome, kept.sha256 if kept else None, wrong
+    return outcome, result.sha256 if result else None, wrong
 
 
 def _sha256(path: Path) -> str:

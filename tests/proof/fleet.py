@@ -1,4 +1,4 @@
-"""The service as one process or as many on one database: killed again and again, and started again each time."""
+"""The processes of the service on one database, which are killed and restarted repeatedly."""
 
 import asyncio
 import json
@@ -18,14 +18,14 @@ from app.clock import utc_now
 from benchmarks.postgres_server import Server
 from tests.proof.processes import answers, end, start
 
-_READY_S = 90  # all of them start at once, on two cores
-_AWAY_S = (0.5, 2.0)  # how long one of many stays dead, and the database
-_DATABASE_EVERY = 12  # how many kills to one of the database
+_READY_S = 240  # all processes start at once
+_AWAY_S = (0.5, 2.0)  # downtime of one of several processes, and of the database
+_DATABASE_EVERY = 12  # every how many kills the database is killed instead
 
 
 @dataclass
 class Member:
-    """One process of ours; a worker says by its heartbeat that it is ready, an API by its answer."""
+    """One process of the service; a worker is ready when its heartbeat file exists, an API when it answers."""
 
     arguments: Sequence[str]
     env: Mapping[str, str]
@@ -45,19 +45,19 @@ class Member:
         self.process = await start(self.arguments, self.env, self.log)
 
     async def end(self) -> bool:
-        """Kill it; False when it had ended already."""
+        """Kill the process; return False if it had ended already."""
         assert self.process is not None
-        lived = self.process.returncode is None
+        was_alive = self.process.returncode is None
         await end(self.process)
-        return lived
+        return was_alive
 
     async def is_ready(self) -> bool:
-        """Wait until it does its work; False when it ended instead."""
+        """Wait until the process is ready; return False if it ends instead."""
         assert self.process is not None
         if self.api is not None:
             self.ready = await answers(self.api, self.process)
             return self.ready
-        while self.process.returncode is None and not self.heartbeat.exists():  # noqa: ASYNC110 - it is another process
+        while self.process.returncode is None and not self.heartbeat.exists():  # noqa: ASYNC110 - another process makes the file
             await asyncio.sleep(0.05)
         self.ready = self.process.returncode is None
         return self.ready
@@ -69,18 +69,18 @@ class Member:
 
 @dataclass
 class Fleet:
-    """All processes of the service, and the database's own server where that is ours to kill."""
+    """All processes of the service, and the database server if it may be killed."""
 
     members: Sequence[Member]
     database: Server | None = None
     kills: list[datetime] = field(default_factory=list)
     database_kills: list[datetime] = field(default_factory=list)
     ended_by_itself: int = 0
-    turned_away: int = 0  # starts that found no database, and ended saying so
+    turned_away: int = 0  # starts that ended because the database was down
 
     @asynccontextmanager
     async def alive(self) -> AsyncGenerator[None]:
-        """All of them, started at once; killed at the end."""
+        """Start all processes at once; kill them after the block."""
         try:
             await asyncio.gather(*(member.start() for member in self.members))
             await self.all_ready()
@@ -96,9 +96,9 @@ class Fleet:
     async def live_and_die(
         self, rng: random.Random, lifetime_s: tuple[float, float], calm: asyncio.Event, most: int | None
     ) -> None:
-        """Kill one after the other, and the database now and then, until `calm`; then all are alive."""
+        """Kill one process after another, and sometimes the database, until `calm` is set; then restart all."""
         for number in count(1):
-            await _within(rng.uniform(*lifetime_s), calm)
+            await _wait_at_most(rng.uniform(*lifetime_s), calm)
             if most is not None and number > most:
                 await calm.wait()
             await self._revive()
@@ -116,7 +116,7 @@ class Fleet:
         if len(self.members) > 1:
             await asyncio.sleep(rng.uniform(*_AWAY_S))
             await member.start()
-        else:  # nobody else serves meanwhile, and its life begins when it answers
+        else:  # the only process: its lifetime counts from its first answer
             await member.start()
             await self.all_ready()
 
@@ -127,7 +127,7 @@ class Fleet:
         await asyncio.to_thread(server.start)
 
     async def _revive(self) -> None:
-        """Start again what ended by itself, as a supervisor would, and count it."""
+        """Restart and count the processes that ended without a kill, as a supervisor would."""
         for member in self.members:
             if member.process is not None and member.process.returncode is not None:
                 if not member.was_ready and any(at > member.began_at for at in self.database_kills):
@@ -137,14 +137,14 @@ class Fleet:
                 await member.start()
 
     def complaints(self) -> Counter[str]:
-        """How often they wrote of what must not happen, by what it was."""
+        """Count the log events of level error and critical, by event."""
         lines = (line for member in self.members for line in member.log.read_text(errors="replace").splitlines())
         events = map(_read, lines)
         return Counter(str(event.get("event")) for event in events if event.get("level") in {"error", "critical"})
 
 
 def _read(line: str) -> dict[str, Any]:
-    """A line of the log; nothing where a kill cut it, or where it is no event."""
+    """Parse a line of the log; return an empty event if a kill truncated it or it is not an event."""
     try:
         event = json.loads(line)
     except ValueError:
@@ -152,7 +152,7 @@ def _read(line: str) -> dict[str, Any]:
     return event if isinstance(event, dict) else {}
 
 
-async def _within(seconds: float, calm: asyncio.Event) -> None:
+async def _wait_at_most(seconds: float, calm: asyncio.Event) -> None:
     try:
         async with asyncio.timeout(seconds):
             await calm.wait()

@@ -1,4 +1,4 @@
-"""Which processes of ours there are and what they share: one on SQLite, several on PostgreSQL, workers apart."""
+"""The processes of the service and their common settings: one on SQLite, or several on PostgreSQL."""
 
 import random  # noqa: TID251 - a storm is repeated by its seed
 import sys
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import Literal
-from uuid import uuid4  # noqa: TID251 - names a throw-away database
+from uuid import uuid4  # noqa: TID251 - names a temporary database
 
 import httpx
 
@@ -22,7 +22,7 @@ _RING_KEY = "a-ring-key-for-proofs-only-0123456789"
 
 @dataclass(frozen=True, slots=True)
 class Formation:
-    """So many APIs and workers; where there are no workers apart, each API works too."""
+    """The number of APIs and of separate workers; without separate workers each API runs a worker."""
 
     database: Literal["sqlite", "postgres"] = "sqlite"
     apis: int = 1
@@ -32,7 +32,7 @@ class Formation:
 
 @dataclass(frozen=True)
 class Service:
-    """The fleet, and its APIs as a client reaches them."""
+    """The fleet, and a client of each of its APIs."""
 
     fleet: Fleet
     apis: Sequence[httpx.AsyncClient]
@@ -42,14 +42,14 @@ class Service:
 
     @property
     def api(self) -> httpx.AsyncClient:
-        """One after the other, as a balancer would; also those that are dead."""
+        """The clients in turn, as behind a load balancer, including those of dead APIs."""
         client: httpx.AsyncClient = next(self._turns)  # type: ignore[attr-defined]
         return client
 
 
 @asynccontextmanager
 async def form(formation: Formation, folder: Path, twin_url: str, rng: random.Random) -> AsyncGenerator[Service]:
-    """The processes of this formation, before they are started."""
+    """Prepare the processes of this formation without starting them."""
     async with AsyncExitStack() as stack:
         database_url, server = await stack.enter_async_context(_database(formation))
         urls = [f"http://127.0.0.1:{free_port(rng)}" for _ in range(formation.apis)]
@@ -62,7 +62,7 @@ async def form(formation: Formation, folder: Path, twin_url: str, rng: random.Ra
             members.append(Member(serve, env, folder / f"api-{number}.log", api=client))
         for number in range(formation.workers):
             log = folder / f"worker-{number + 1}.log"
-            # A worker has its tasks called back at one of the APIs.
+            # Callbacks for tasks of a worker go to one of the APIs.
             env = {**common, "FLUXHOOK_PUBLIC_URL": urls[number % len(urls)]}
             members.append(Member(["work", "--heartbeat", str(log.with_suffix(".heartbeat"))], env, log))
         yield Service(Fleet(members, server), clients)
@@ -70,14 +70,14 @@ async def form(formation: Formation, folder: Path, twin_url: str, rng: random.Ra
 
 def _client(url: str) -> httpx.AsyncClient:
     headers = {"authorization": f"Bearer {ADMIN_KEY}"}
-    # Unbounded: connections that break in all ways at once are not always given back to the pool.
+    # Unbounded, because the pool does not always get back connections that break during a kill.
     limits = httpx.Limits(max_connections=None)
-    return httpx.AsyncClient(base_url=url, headers=headers, timeout=30, limits=limits, trust_env=False)
+    return httpx.AsyncClient(base_url=url, headers=headers, timeout=60, limits=limits, trust_env=False)
 
 
 @asynccontextmanager
 async def _database(formation: Formation) -> AsyncGenerator[tuple[str, Server | None]]:
-    """The address of an empty database; none for SQLite, which lies in DATA_DIR."""
+    """Yield the address of an empty database and its server; both are empty for SQLite in DATA_DIR."""
     if formation.database == "sqlite":
         yield "", None
         return
@@ -92,7 +92,7 @@ async def _database(formation: Formation) -> AsyncGenerator[tuple[str, Server | 
 
 
 def _environment(formation: Formation, folder: Path, database_url: str, twin_url: str) -> dict[str, str]:
-    """What all have in common: also DATA_DIR, as in compose."""
+    """Return the settings of all processes. They share DATA_DIR, as with compose."""
     return {
         "FLUXHOOK_DATABASE_URL": database_url,
         "FLUXHOOK_DATA_DIR": str(folder / "data"),

@@ -1,4 +1,4 @@
-"""Processes of their own on loopback: how any of ours is started and ended, and the twin as one."""
+"""Starts and kills processes of the service and of the twin, on loopback."""
 
 import asyncio
 import os
@@ -13,13 +13,13 @@ import httpx
 
 ADMIN_KEY = "an-admin-key-for-proofs-only"
 _ROOT = Path(__file__).resolve().parents[2]
-_START_S = 60  # a start takes two seconds; a busy machine takes its time
-# Below the ports that a system hands out by itself: while the service is down, nothing else may get its port.
+_START_S = 120  # a start takes two seconds, on a busy machine far longer
+# Below the ephemeral ports: while the service is down, no other process may get its port.
 _PORTS = range(20_000, 30_000)
 
 
 async def start(arguments: Sequence[str], env: Mapping[str, str], log: Path) -> asyncio.subprocess.Process:
-    """Run `python -m app` with these arguments and no settings but these; what it writes goes to `log`."""
+    """Run `python -m app` with only these settings, and its output in `log`."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLUXHOOK_")}
     with log.open("ab") as out:
         return await asyncio.create_subprocess_exec(
@@ -28,14 +28,14 @@ async def start(arguments: Sequence[str], env: Mapping[str, str], log: Path) -> 
 
 
 async def end(process: asyncio.subprocess.Process) -> None:
-    """`kill -9`, and wait until it is gone."""
+    """Send `kill -9` and wait for the end of the process."""
     if process.returncode is None:
         process.kill()
     await process.wait()
 
 
 async def answers(client: httpx.AsyncClient, process: asyncio.subprocess.Process) -> bool:
-    """Wait until this server answers; False when it ended instead."""
+    """Wait until this server answers; return False if it ends instead."""
     async with asyncio.timeout(_START_S):
         while process.returncode is None:
             try:
@@ -57,14 +57,14 @@ def free_port(rng: random.Random) -> int:
 
 @asynccontextmanager
 async def playing_twin(port: int, seed: int, ready_after_s: float, log: Path) -> AsyncGenerator[httpx.AsyncClient]:
-    """The provider; it lives through the whole storm, as its ledger does."""
+    """Run the twin for the whole storm, which keeps its ledger in memory."""
     base_url = f"http://127.0.0.1:{port}"
-    asked = ["twin", "--port", str(port), "--seed", str(seed), "--ready-after", str(ready_after_s)]
-    process = await start(asked, {}, log)
+    arguments = ["twin", "--port", str(port), "--seed", str(seed), "--ready-after", str(ready_after_s)]
+    process = await start(arguments, {}, log)
     try:
         async with httpx.AsyncClient(base_url=base_url, timeout=60, trust_env=False) as client:
             if not await answers(client, process):
-                raise RuntimeError(f"the twin did not start: see {log}")
+                raise RuntimeError(f"the twin did not start; its log is {log}")
             yield client
     finally:
         await end(process)

@@ -1,6 +1,6 @@
-"""`make storm`: thousands of tasks through the twin while callbacks, answers and processes are lost; then the count.
+"""`make storm`: run thousands of tasks while callbacks, answers and processes are lost, then check the results.
 
-Prints what came of it, names each promise that was broken, and ends with 1 if there was any.
+Prints the figures and each broken promise, and exits with 1 if there is one.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from tests.proof.storm_judge import Figures, judge
 from tests.proof.storm_run import FAULTS, Seen, Storm, go_through
 
 
-def weather_the(storm: Storm, folder: Path) -> tuple[Figures, Seen]:
-    """Go through a storm in this folder, and judge it."""
+def weather(storm: Storm, folder: Path) -> tuple[Figures, Seen]:
+    """Run a storm in this folder and judge it."""
     seen = asyncio.run(go_through(storm, folder))
     return judge(storm.seed, seen.asked, seen), seen
 
@@ -25,11 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.db == "sqlite" and options.workers != 1:
-        parser.error("SQLite serves one process: more workers need --db postgres")
+        parser.error("SQLite serves only one process; more workers need --db postgres")
     storm = Storm(tasks=options.tasks, seed=options.seed, database=options.db, workers=options.workers)
     folder = Path(tempfile.mkdtemp(prefix="fluxhook-storm-"))
     _say(_forecast(storm))
-    figures, seen = weather_the(storm, folder)
+    figures, seen = weather(storm, folder)
     _say(_report(figures))
     if options.json:
         options.json.write_text(json.dumps(figures.as_json, indent=2) + "\n")
@@ -39,18 +39,20 @@ def main(arguments: list[str] | None = None) -> int:
     (folder / "ledger.json").write_text(json.dumps(seen.ledger, indent=1))
     (folder / "timelines.json").write_text(json.dumps(seen.timelines, indent=1))
     _say("".join(f"BROKEN: {promise}\n" for promise in figures.broken))
-    _say(f"Everything is kept in {folder}\n")
+    _say(f"Databases, logs and timelines are in {folder}\n")
     return 1 if figures.broken else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make storm", description=__doc__)
-    parser.add_argument("--tasks", type=int, default=Storm().tasks, help="how many")
-    parser.add_argument("--seed", type=int, default=Storm().seed, help="what goes wrong, and when")
-    parser.add_argument("--db", choices=["sqlite", "postgres"], default="sqlite", help="where tasks and jobs are kept")
-    parser.add_argument("--workers", type=int, default=1, help="more than one have two APIs beside them")
+    parser.add_argument("--tasks", type=int, default=Storm().tasks, help="number of tasks")
+    parser.add_argument("--seed", type=int, default=Storm().seed, help="seed of faults and kills")
+    parser.add_argument("--db", choices=["sqlite", "postgres"], default="sqlite", help="database engine")
+    parser.add_argument("--workers", type=int, default=1, help="number of workers; more than one run with two APIs")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--keep", action="store_true", help="keep databases, logs and timelines also of a good run")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep databases, logs and timelines also if no promise is broken"
+    )
     return parser
 
 
@@ -59,7 +61,7 @@ def _forecast(storm: Storm) -> str:
     killed = "the service" if storm.workers == 1 else f"one of {storm.workers} workers and 2 APIs, chosen at random,"
     return (
         f"{storm.tasks} tasks on {storm.database}, seed {storm.seed}, hold window {storm.hold_s} s, "
-        f"at most {storm.bound_s:.0f} s\n{faults}; {killed} is killed with -9 after 3 to 8 s\n"
+        f"at most {storm.bound_s:.0f} s\n{faults}; {killed} is killed with -9 every 3 to 8 s\n"
     )
 
 

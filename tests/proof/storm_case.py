@@ -1,4 +1,4 @@
-"""One thing that was asked for, as both sides tell it: our record of it, and the provider's ledger. Pure."""
+"""One requested image, according to the service's database and to the provider's ledger. Pure."""
 
 import hashlib
 from collections import defaultdict
@@ -10,7 +10,7 @@ from typing import Any
 from tests.proof.storm_run import Seen
 
 _FINAL = frozenset({"stored", "failed", "cancelled"})
-# Who learns of an image later than this before its link dies may lose it: a restart takes about as long.
+# An image that becomes known later than this before its link expires may be lost: a restart takes about as long.
 _IN_TIME = timedelta(seconds=5)
 _NOT_REPAIRED = frozenset({"unknown_outcome", "asset_lost"})
 _BREAKS_THE_PATH = frozenset({"drop_callback", "unsigned_callback", "refused_link", "expired_link"})
@@ -20,7 +20,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One thing that was asked for: our tasks for it (one, if all is well) and what the provider took for it."""
+    """One requested image: its tasks in the service (exactly one, if correct) and the provider's ledger entries."""
 
     prompt: str
     tasks: Sequence[Json]
@@ -47,35 +47,35 @@ class Case:
 
     @property
     def made(self) -> bool:
-        """Whether the provider made an image of it."""
+        """Whether the provider made an image."""
         return any(entry["status"] == "Ready" for entry in self.taken)
 
     @property
     def unknowable(self) -> bool:
-        """Whether no witness could tell: the answer was lost, and no callback ever reached us."""
+        """Whether no evidence could exist: the answer was lost, and no callback was accepted."""
         answered = self._answered
         if not self.taken:
-            return not answered  # a kill cut the submit, and the provider never had it, or refused it
+            return not answered  # a kill interrupted the submit, and the provider never accepted the task
         lost = any(entry["answer_lost"] for entry in self.taken) or not answered
         return lost and not any(_delivered(entry) for entry in self.taken)
 
     @property
     def _answered(self) -> bool:
-        """Whether we kept an answer to the last attempt; an earlier one may have been refused."""
+        """Whether an answer to the last attempt is stored; an earlier attempt may have been refused."""
         attempts = [entry for entry in self.timeline if entry["event"] == "submission"]
         last = max(attempts, key=lambda entry: int(entry["number"]))["submission_id"] if attempts else None
         return any(entry.get("witness") == "submit" and entry.get("submission_id") == last for entry in self.timeline)
 
     @property
     def came_too_late(self) -> bool:
-        """Whether the link was dead or dying when we heard of the image."""
-        heard = _instant(self.task["ready_at"]) if self.task else None
+        """Whether the link had expired, or was about to, when the service learned of the image."""
+        known_at = _instant(self.task["ready_at"]) if self.task else None
         ends = [_instant(entry["link_ends_at"]) for entry in self.taken]
-        return heard is not None and all(end is not None and heard > end - _IN_TIME for end in ends)
+        return known_at is not None and all(end is not None and known_at > end - _IN_TIME for end in ends)
 
     @property
     def repaired_in_s(self) -> float | None:
-        """From the provider's result to our end, where the usual path was broken and was mended."""
+        """Seconds from the provider's result to the final state, if the usual path was broken and repaired."""
         ended = _instant(self.task["stored_at"] or self.task["failed_at"]) if self.task else None
         ready = _instant(self.taken[0]["ready_at"]) if self.taken else None
         if ended is None or ready is None or self.failure in _NOT_REPAIRED or not self._broken(ready, ended):
@@ -90,14 +90,15 @@ class Case:
 
 
 def cases(prompts: Iterable[str], seen: Seen) -> list[Case]:
-    ours: defaultdict[str, list[Json]] = defaultdict(list)
-    theirs: defaultdict[str, list[Json]] = defaultdict(list)
+    tasks_of: defaultdict[str, list[Json]] = defaultdict(list)
+    taken_of: defaultdict[str, list[Json]] = defaultdict(list)
     for task in seen.tasks:
-        ours[task["params"]["prompt"]].append(task)
+        tasks_of[task["params"]["prompt"]].append(task)
     for entry in seen.ledger["tasks"]:
-        theirs[entry["prompt_digest"]].append(entry)
+        taken_of[entry["prompt_digest"]].append(entry)
     return [
-        _case(prompt, ours[prompt], theirs[hashlib.sha256(prompt.encode()).hexdigest()], seen) for prompt in prompts
+        _case(prompt, tasks_of[prompt], taken_of[hashlib.sha256(prompt.encode()).hexdigest()], seen)
+        for prompt in prompts
     ]
 
 
@@ -108,7 +109,7 @@ def _case(prompt: str, tasks: list[Json], taken: list[Json], seen: Seen) -> Case
 
 
 def _delivered(entry: Json) -> bool:
-    """Whether a callback of the provider's own came to us and was taken."""
+    """Whether the service accepted a genuine callback of the provider."""
     return any(attempt["kind"] != "forged" and attempt["answered"] == 200 for attempt in entry["callbacks"])
 
 

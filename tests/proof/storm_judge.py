@@ -1,4 +1,4 @@
-"""What a storm came to: the figures of a run, and the promises that it broke. Pure."""
+"""Judges a storm: its figures, and the promises that it broke. Pure."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,12 +10,12 @@ from tests.proof.storm_run import Seen
 
 _SLOTS, _SLOTS_OF_MAX = 24, 6
 _SLOWEST_REPAIR_S = 60.0
-_COUNTED_ERRORS = {"asset_lost"}  # said aloud by the service, and judged by the link's end
+_COUNTED_ERRORS = {"asset_lost"}  # logged as an error by the service; judged here by the expiry of the link
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a run came to."""
+    """The figures of a run."""
 
     seed: int
     tasks: int
@@ -23,9 +23,9 @@ class Figures:
     stored: int
     failed_as_the_provider_says: int
     unknown_outcome: int
-    unknown_and_withheld: int  # the answer was lost, and the callback withheld
-    unknown_and_uncalled: int  # the answer was lost, and each time the callback came the service was down
-    unknown_and_never_taken: int  # a kill cut the submit, and the provider never had it
+    unknown_and_withheld: int  # the answer was lost and the callback withheld
+    unknown_and_uncalled: int  # the answer was lost and the service was down at each callback
+    unknown_and_never_taken: int  # a kill interrupted the submit, and the provider never accepted the task
     posted_twice: int
     charged_twice: int
     images_lost: int
@@ -48,7 +48,7 @@ class Figures:
     repair_p99_s: float
     repair_max_s: float
     seconds: float
-    which: dict[str, list[str]] = field(default_factory=dict)  # the tasks behind each count that should be small
+    which: dict[str, list[str]] = field(default_factory=dict)  # the prompts behind each count that should be small
 
     @property
     def as_json(self) -> dict[str, Any]:
@@ -56,38 +56,37 @@ class Figures:
 
     @property
     def broken(self) -> list[str]:
-        """The promises that were not kept, in words."""
-        spec = {
+        """The broken promises, as sentences."""
+        promises = {
             "every task is final": self.final == self.tasks,
-            "a post that was cut and sent again makes one task": self.posted_twice == 0,
+            "a post that is interrupted and repeated makes one task": self.posted_twice == 0,
             "nothing is charged twice": self.charged_twice == 0,
             "no image is lost that the provider delivered in time": self.images_lost == 0,
-            "stored images are the provider's": self.images_different == 0,
-            "a task ends as the provider says": self.ended_otherwise == 0,
-            "an outcome is unknown only where nothing could tell it": self.unjustified_unknown_outcome == 0,
-            "an outcome that nothing could tell is unknown": self.known_without_a_witness == 0,
+            "stored images equal the provider's": self.images_different == 0,
+            "a task ends as the provider reports": self.ended_otherwise == 0,
+            "an outcome is unknown only if no evidence could exist": self.unjustified_unknown_outcome == 0,
+            "an outcome is unknown if no evidence could exist": self.known_without_a_witness == 0,
             f"never more than {_SLOTS} in flight": self.max_in_flight <= _SLOTS,
             f"never more than {_SLOTS_OF_MAX} of Kontext Max": self.max_in_flight_kontext_max <= _SLOTS_OF_MAX,
             f"99 of 100 repairs take at most {_SLOWEST_REPAIR_S:.0f} s": self.repair_p99_s <= _SLOWEST_REPAIR_S,
-            "the service ends only when it is killed": self.ended_by_itself == 0,
-            "nothing is recorded that is not scheduled, and no step breaks": not self.errors_logged.keys()
-            - _COUNTED_ERRORS,
+            "the service ends only if it is killed": self.ended_by_itself == 0,
+            "every open task has a job, and no step fails": not self.errors_logged.keys() - _COUNTED_ERRORS,
         }
-        return [promise for promise, kept in spec.items() if not kept]
+        return [promise for promise, kept in promises.items() if not kept]
 
 
 def judge(seed: int, prompts: Iterable[str], seen: Seen) -> Figures:
-    every = cases(prompts, seen)
-    which = {name: [case.prompt for case in every if check(case)] for name, check in _CHECKS.items()}
-    repairs = sorted(seconds for case in every if (seconds := case.repaired_in_s) is not None)
-    most = seen.ledger["max_in_flight"]
+    all_cases = cases(prompts, seen)
+    which = {name: [case.prompt for case in all_cases if check(case)] for name, check in _CHECKS.items()}
+    repairs = sorted(seconds for case in all_cases if (seconds := case.repaired_in_s) is not None)
+    max_in_flight = seen.ledger["max_in_flight"]
     return Figures(
         seed=seed,
-        tasks=len(every),
-        **{name: sum(map(check, every)) for name, check in _COUNTED.items()},
+        tasks=len(all_cases),
+        **{name: sum(map(check, all_cases)) for name, check in _COUNTED.items()},
         **{name: len(prompts) for name, prompts in which.items()},
-        max_in_flight=most["account"],
-        max_in_flight_kontext_max=most["flux-kontext-max"],
+        max_in_flight=max_in_flight["account"],
+        max_in_flight_kontext_max=max_in_flight["flux-kontext-max"],
         kills=len(seen.kills),
         database_kills=len(seen.database_kills),
         ended_by_itself=seen.ended_by_itself,
@@ -104,9 +103,9 @@ def judge(seed: int, prompts: Iterable[str], seen: Seen) -> Figures:
     )
 
 
-def _failed_as_told(case: Case) -> bool:
-    told = {"Error": "provider_error", "Request Moderated": "request_moderated"}
-    return bool(case.taken) and case.failure == told.get(case.taken[0]["status"], "")
+def _failed_as_reported(case: Case) -> bool:
+    codes = {"Error": "provider_error", "Request Moderated": "request_moderated"}
+    return bool(case.taken) and case.failure == codes.get(case.taken[0]["status"], "")
 
 
 def _unknown(case: Case) -> bool:
@@ -119,15 +118,15 @@ def _lost(case: Case) -> bool:
 
 
 def _ended_otherwise(case: Case) -> bool:
-    """Neither stored nor failed as the provider has it; losses and unknown outcomes are counted by themselves."""
+    """Whether the task ended differently than the provider reports, other than as lost or unknown."""
     counted = case.made or _unknown(case)
-    return case.final and not counted and not _failed_as_told(case)
+    return case.final and not counted and not _failed_as_reported(case)
 
 
 _COUNTED: Mapping[str, Callable[[Case], bool]] = {
     "final": lambda case: case.final,
     "stored": lambda case: case.stored,
-    "failed_as_the_provider_says": _failed_as_told,
+    "failed_as_the_provider_says": _failed_as_reported,
     "unknown_outcome": _unknown,
 }
 _CHECKS: Mapping[str, Callable[[Case], bool]] = {
@@ -143,15 +142,15 @@ _CHECKS: Mapping[str, Callable[[Case], bool]] = {
     "images_different": lambda case: case.stored and case.image not in {entry["sha256"] for entry in case.taken},
     "ended_otherwise": _ended_otherwise,
     "unjustified_unknown_outcome": lambda case: _unknown(case) and not case.unknowable,
-    "known_without_a_witness": lambda case: case.final and not _unknown(case) and _untold(case),
+    "known_without_a_witness": lambda case: case.final and not _unknown(case) and _without_witness(case),
 }
 
 
-def _untold(case: Case) -> bool:
-    """Whether the provider lost the answer of this task and withheld its callback."""
+def _without_witness(case: Case) -> bool:
+    """Whether the provider lost the answer to the submission and withheld the callback."""
     return any(entry["answer_lost"] and entry["callbacks_withheld"] for entry in case.taken)
 
 
 def _percentile(values: Sequence[float], percent: int) -> float:
-    """The smallest value that so many of a hundred do not exceed; 0 where there are none."""
+    """Return the smallest of the sorted values that this percentage does not exceed; 0 without values."""
     return round(values[max(0, -(-len(values) * percent // 100) - 1)], 2) if values else 0.0

@@ -1,4 +1,4 @@
-"""One storm: tasks are posted while everything goes wrong, until all are final or the time is over."""
+"""One storm: posts tasks during faults and kills, until all are final or the time limit passes."""
 
 import asyncio
 import hashlib
@@ -27,22 +27,22 @@ FAULTS: Mapping[str, float] = {
     "lose_answer_after": 0.05,
     "submit_5xx": 0.05,
     "submit_429": 0.05,
-    # A link that dies soon after the image is ready, and one that is refused when it is used first.
+    # A link that expires soon after the image is ready, and one whose first use is refused.
     "expired_link": 0.02,
     "refused_link": 0.02,
 }
-# Above ours of 24 and 6: a twin that refuses the 25th task could never tell that we sent it.
+# Above the service's limits of 24 and 6: a twin that refuses the 25th task would hide that it was sent.
 _SLOTS = {"slots": {"flux-kontext-pro": 100, "flux-kontext-max": 100}, "account_slots": 200}
 _RULES = {**_SLOTS, "megapixels": 0.02, "credits": 1_000_000}
 _READY_AFTER_S = 0.5
 _OPEN = ("queued", "submitting", "submitted", "ready")
 _PAGE = 100
-_CLIENTS = 40  # each has one post under way: a slow service is asked for less
+_CLIENTS = 40  # each waits for the answer to its post, so a slow service gets fewer posts
 
 
 @dataclass(frozen=True, slots=True)
 class Storm:
-    """What to go through. `hold_s` is just longer than a provider goes on calling (36 s), so that a run ends soon."""
+    """The options of a storm. `hold_s` is slightly longer than the provider retries callbacks (36 s)."""
 
     tasks: int = 2000
     seed: int = 1
@@ -51,11 +51,11 @@ class Storm:
     most_kills: int | None = None
     posts_per_s: float = 25
     database: Literal["sqlite", "postgres"] = "sqlite"
-    workers: int = 1  # one is an API too; more have two APIs beside them
+    workers: int = 1  # one worker is also the API; several run with two APIs
 
     @property
     def bound_s(self) -> float:
-        """A run that takes longer has failed."""
+        """The time limit of a run in seconds."""
         return 180 + 0.4 * self.tasks
 
     @property
@@ -66,14 +66,14 @@ class Storm:
 
     @property
     def faults(self) -> dict[str, float]:
-        # A link that dies sooner than a worker's lease, dies with the worker.
+        # If a link expired before the lease of a killed worker, its image would be lost.
         near_expiry_s = 15 + (LEASE.total_seconds() if self.database == "postgres" else 0)
         return {**FAULTS, "near_expiry_s": near_expiry_s, "seed": self.seed}
 
 
 @dataclass(slots=True)
 class Seen:
-    """What both sides say when the storm is over."""
+    """The observations at the end of a storm, from both sides."""
 
     kills: list[datetime] = field(default_factory=list)
     database_kills: list[datetime] = field(default_factory=list)
@@ -81,21 +81,21 @@ class Seen:
     turned_away: int = 0
     complaints: Counter[str] = field(default_factory=Counter)
     asked: list[str] = field(default_factory=list)  # all prompts
-    posted: dict[str, str] = field(default_factory=dict)  # prompt to the id that the client was given
+    posted: dict[str, str] = field(default_factory=dict)  # task id by prompt
     tasks: list[dict[str, Any]] = field(default_factory=list)
-    timelines: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # of what is not stored
-    images: dict[str, str] = field(default_factory=dict)  # task id to the digest of what we hand out
+    timelines: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # of tasks that are not stored, by id
+    images: dict[str, str] = field(default_factory=dict)  # digest of the served image, by task id
     ledger: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0
 
 
 async def go_through(storm: Storm, folder: Path) -> Seen:
     rng = random.Random(storm.seed)  # noqa: S311 - a storm is repeated by its seed
-    twins_port = free_port(rng)
+    twin_port = free_port(rng)
     seen, began = Seen(), time.monotonic()
     async with (
-        playing_twin(twins_port, storm.seed, _READY_AFTER_S, folder / "twin.log") as twin,
-        form(storm.formation, folder, f"http://127.0.0.1:{twins_port}", rng) as service,
+        playing_twin(twin_port, storm.seed, _READY_AFTER_S, folder / "twin.log") as twin,
+        form(storm.formation, folder, f"http://127.0.0.1:{twin_port}", rng) as service,
     ):
         (await twin.put("/twin/rules", json=_RULES)).raise_for_status()
         (await twin.put("/twin/faults", json=storm.faults)).raise_for_status()
@@ -115,7 +115,7 @@ async def go_through(storm: Storm, folder: Path) -> Seen:
 
 
 async def _endure(storm: Storm, service: Service, rng: random.Random, seen: Seen) -> None:
-    """Post everything and wait for its end, within the bound; what is not final then is for the judge."""
+    """Post all tasks and wait until they are final, within the time limit; the judge counts the others."""
     calm = asyncio.Event()
     bodies = [_body(storm, number, rng) for number in range(storm.tasks)]
     seen.asked = [body["prompt"] for body in bodies]
@@ -133,7 +133,7 @@ async def _endure(storm: Storm, service: Service, rng: random.Random, seen: Seen
 
 
 def _body(storm: Storm, number: int, rng: random.Random) -> dict[str, Any]:
-    """A task: some want the model with fewer slots, some bring an image, some the provider cannot do."""
+    """Make a task: some use the model with fewer slots, some have an image, some fail at the provider."""
     ending = rng.choices(("", ", forbidden", ", fail"), (98, 1, 1))[0]
     body = {"prompt": f"storm {storm.seed}, picture {number}{ending}"}
     body["model"] = rng.choices(("flux-kontext-pro", "flux-kontext-max"), (85, 15))[0]
@@ -143,16 +143,16 @@ def _body(storm: Storm, number: int, rng: random.Random) -> dict[str, Any]:
 
 
 async def _post_all(service: Service, bodies: list[dict[str, Any]], per_s: float, posted: dict[str, str]) -> None:
-    turns = asyncio.Semaphore(_CLIENTS)
+    semaphore = asyncio.Semaphore(_CLIENTS)
     async with asyncio.TaskGroup() as group:
         for body in bodies:
-            await turns.acquire()
-            group.create_task(_post(service, body, posted)).add_done_callback(lambda _: turns.release())
+            await semaphore.acquire()
+            group.create_task(_post(service, body, posted)).add_done_callback(lambda _: semaphore.release())
             await asyncio.sleep(1 / per_s)
 
 
 async def _post(service: Service, body: dict[str, Any], posted: dict[str, str]) -> None:
-    """As a careful client does: the same key until there is an answer, however often the connection breaks."""
+    """Post with an Idempotency-Key, and repeat while the connection breaks or the service is unavailable."""
     headers = {"idempotency-key": hashlib.sha256(body["prompt"].encode()).hexdigest()}
     while body["prompt"] not in posted:
         try:
@@ -174,7 +174,7 @@ async def _all_final(service: Service) -> None:
             if not any([await _some(service.api, status) for status in _OPEN]):
                 return
         except httpx.HTTPError:
-            pass  # it was killed meanwhile, or the database was
+            pass  # the service or the database was killed
         await asyncio.sleep(0.3)
 
 
@@ -184,7 +184,7 @@ async def _some(api: httpx.AsyncClient, status: str) -> bool:
 
 
 async def _look(api: httpx.AsyncClient, seen: Seen) -> None:
-    """Read all tasks, and the very bytes of their images."""
+    """Read all tasks, with their images or timelines."""
     cursor: dict[str, str] = {}
     while True:
         page = (await api.get("/v1/tasks", params={"limit": _PAGE, **cursor})).raise_for_status().json()

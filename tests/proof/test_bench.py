@@ -1,4 +1,4 @@
-"""A very short run of the bench, for real: real processes, real sockets, no assertion on speed."""
+"""Very short runs of the benchmark with real processes and sockets, without assertions on speed."""
 
 import json
 import subprocess
@@ -11,18 +11,18 @@ import pytest
 pytestmark = pytest.mark.proof
 
 PROMISED = {"share_of_bare", "times_naive", "p99_ms_at_1000", "lone_p50_ms", "unstored"}
-_MOST_S = 240  # half a minute; a busy machine takes its time
+_MAX_S = 900  # a run takes half a minute, on a busy machine far longer
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    asked = [sys.executable, "-m", "benchmarks", *arguments]
-    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - ourselves
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own module
         try:
-            said, complaint = process.communicate(timeout=_MOST_S)
+            output, errors = process.communicate(timeout=_MAX_S)
         except subprocess.TimeoutExpired:
-            process.terminate()  # so that it ends what it started
+            process.terminate()  # so that it ends its child processes
             raise
-    return subprocess.CompletedProcess(asked, process.returncode, said, complaint)
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 def figures(path: Path, database: str) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def figures(path: Path, database: str) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("postgres")  # skips where no server can be started
-def test_a_quick_run_measures_both_databases_and_misses_nothing(tmp_path: Path) -> None:
+def test_a_quick_run_measures_both_databases_and_stores_every_callback(tmp_path: Path) -> None:
     out, picture = tmp_path / "bench.json", tmp_path / "bench.svg"
     done = bench("--quick", "--seconds", "0.3", "--json", str(out), "--svg", str(picture))
 
@@ -45,13 +45,13 @@ def test_a_quick_run_measures_both_databases_and_misses_nothing(tmp_path: Path) 
     assert "<svg" in picture.read_text()
 
 
-def test_nothing_acknowledged_is_missing_after_kills_under_load(tmp_path: Path) -> None:
+def test_every_acknowledged_callback_is_stored_after_a_kill_under_load(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
-    done = bench("--only", "lone", "--crash", "2", "--seconds", "0.3", "--json", str(out))
+    done = bench("--only", "crash", "--crash", "1", "--seconds", "0.3", "--json", str(out))
 
     assert done.returncode == 0, done.stderr
     found = figures(out, "sqlite")
-    assert found["kills"] == 2
+    assert found["kills"] == 1
     assert found["crash_acknowledged"] > 0
     assert found["crash_unstored"] == 0
 
@@ -60,7 +60,7 @@ def test_nothing_acknowledged_is_missing_after_kills_under_load(tmp_path: Path) 
     "wrong",
     [["--only", "nothing"], ["--json", "/nowhere/at/all.json"], ["--postgres", "postgresql://u@/d?host=/nowhere"]],
 )
-def test_what_cannot_be_is_refused_in_one_line(wrong: list[str]) -> None:
+def test_an_invalid_option_is_refused_in_one_line(wrong: list[str]) -> None:
     done = bench(*wrong)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1

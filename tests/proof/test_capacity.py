@@ -10,14 +10,14 @@ pytestmark = pytest.mark.proof
 
 
 @pytest.mark.usefixtures("postgres")  # skips where no server can be started
-async def test_two_replicas_fill_the_providers_slots_and_never_overfill_them(tmp_path: Path) -> None:
-    """How fast they are is for `make capacity` to say: here the machine may be busy with other tests."""
+async def test_two_replicas_fill_the_providers_slots_and_never_exceed_them(tmp_path: Path) -> None:
+    """The speed is measured by `make capacity` only: here the machine may be busy with other tests."""
     filled = await fill(tmp_path, tasks=96, ready_after_s=4)
 
     assert filled.max_in_flight == SLOTS
 
 
-async def test_tasks_that_wait_take_next_to_no_memory(tmp_path: Path) -> None:
+async def test_waiting_tasks_take_almost_no_memory(tmp_path: Path) -> None:
     assert await growth_mb(tmp_path, "sqlite", tasks=1000) < 10
 
 

@@ -1,4 +1,4 @@
-"""A short selection of the crash matrix; `make crash-matrix` does all of it."""
+"""A short selection of the crash matrix; `make crash-matrix` runs all of it."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ async def crashed(databases: Databases, name: str, step: str, place: str, number
         ("worker", "DELETE FROM jobs", 2),
     ],
 )
-async def test_a_crash_changes_neither_the_end_nor_the_bill(
+async def test_a_crash_changes_neither_the_outcome_nor_the_charges(
     on_sqlite: Files, step: str, place: str, number: int
 ) -> None:
     run = await crashed(on_sqlite, "plain", step, place, number)
@@ -56,7 +56,7 @@ async def test_a_crash_changes_neither_the_end_nor_the_bill(
 
 
 @pytest.mark.parametrize(("name", "place", "charges"), [("plain", SENT, 0), ("polled", ANSWERED, 1)])
-async def test_a_submit_of_which_nobody_can_tell_is_not_sent_again(
+async def test_a_submission_with_unknown_outcome_is_not_sent_again(
     on_sqlite: Files, name: str, place: str, charges: int
 ) -> None:
     run = await crashed(on_sqlite, name, "dispatch", place)
@@ -64,7 +64,7 @@ async def test_a_submit_of_which_nobody_can_tell_is_not_sent_again(
 
 
 @pytest.mark.parametrize(("name", "crashes"), [("plain", 12), ("polled", 4), ("hinted", 4)])
-async def test_on_postgres_another_worker_brings_to_the_same_end_what_a_dead_one_had_in_hand(
+async def test_on_postgres_another_worker_finishes_the_jobs_of_a_dead_one_with_the_same_result(
     on_postgres: OnServer, name: str, crashes: int
 ) -> None:
     usual, points = await without_crash(on_postgres, SCENARIOS[name])
@@ -74,7 +74,7 @@ async def test_on_postgres_another_worker_brings_to_the_same_end_what_a_dead_one
     assert any(run.outcome == usual.outcome for run in runs)
 
 
-def test_a_sample_is_the_same_each_time_and_none_is_everything() -> None:
+def test_a_sample_is_reproducible_and_none_chooses_all_points() -> None:
     points = [Point("submit", "a statement", number) for number in range(100)]
 
     assert sample(points, 7) == sample(points, 7)
@@ -83,7 +83,7 @@ def test_a_sample_is_the_same_each_time_and_none_is_everything() -> None:
 
 
 @pytest.mark.parametrize("name", ["busy", "refused"])
-async def test_every_scenario_of_a_fault_ends_by_itself_without_a_crash(on_sqlite: Files, name: str) -> None:
+async def test_a_scenario_with_a_fault_ends_as_stored_without_a_crash(on_sqlite: Files, name: str) -> None:
     end, _ = await without_crash(on_sqlite, SCENARIOS[name])
     assert (end.outcome, end.charges, end.wrong) == ("stored", 1, ())
 
@@ -96,7 +96,7 @@ async def test_every_step_has_points_to_crash_at(on_sqlite: Files) -> None:
     assert seen == {"submit", "dispatch", "callback", "reconcile", "collect", "admit", "sweep", "worker"}
 
 
-def test_a_statement_is_named_by_what_it_does_to_which_table() -> None:
+def test_a_statement_is_named_by_its_command_and_table() -> None:
     assert shortened("SELECT jobs.id \nFROM jobs LEFT OUTER JOIN tasks ON true") == "SELECT jobs"
     assert shortened("INSERT INTO tasks (id) VALUES (?)") == "INSERT INTO tasks"
     assert shortened("UPDATE jobs SET state=? RETURNING id") == "UPDATE jobs"
@@ -106,5 +106,5 @@ def test_a_statement_is_named_by_what_it_does_to_which_table() -> None:
     assert shortened("SELECT pg_notify($1, '')") == "SELECT pg_notify"
 
 
-def test_the_document_holds_a_matrix_without_a_difference() -> None:
+def test_the_document_has_matrices_without_a_difference() -> None:
     assert DOCUMENT.read_text().count("0 with another result. Tasks charged twice: 0.") == 2  # once for each engine

@@ -1,6 +1,6 @@
-"""Any interleaving of answers, callbacks, polls, downloads, people and deaths keeps every promise of the record.
+"""Every interleaving of answers, callbacks, polls, downloads, API requests and crashes keeps the invariants of the database.
 
-The provider here is worse than any real one: it says whatever it likes, in any order, as often as it likes.
+This provider is worse than any real one: it sends any report, in any order, any number of times.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ WORDS = {
 PROOFS = ("signed", "signed", "signed", "secret", "nothing", "forged")
 LINKS = ("works", "works", "refused", "torn")
 LANES = tuple((step,) for step in Step) + (tuple(Step),) * 3
-# When the process dies while it does this: at which write, and whether that one is committed; mostly it does not.
+# Crash at this write, counted from 0, and whether that write is committed; None, the most frequent choice: no crash.
 DEATHS = (None,) * 6 + tuple((write, committed) for write in range(3) for committed in (False, True))
 
 IN_FLIGHT = {Status.SUBMITTING, Status.SUBMITTED}
@@ -61,7 +61,7 @@ index = st.integers(0, 50)
 
 
 class Record(RuleBasedStateMachine):
-    """Plays everybody around the service, remembers what was done, and compares it with the record."""
+    """Plays the clients and the provider, remembers their actions, and compares them with the database."""
 
     @initialize(callback_requested=st.booleans(), trusted=st.booleans())
     def start(self, callback_requested: bool, trusted: bool) -> None:
@@ -69,7 +69,7 @@ class Record(RuleBasedStateMachine):
         self.lines = self.logs.__enter__()
         self.callback_requested, self.trusted = callback_requested, trusted
         self.posted = 0
-        self.attempts: list[tuple[str, str]] = []  # every attempt that was sent: task, submission
+        self.attempts: list[tuple[str, str]] = []  # (task id, attempt id) of every attempt sent
         self.delivered: list[tuple[str, bytes, str]] = []
         self.may_send: set[str] = set()
         self.came: Counter[Told] = Counter()
@@ -78,7 +78,7 @@ class Record(RuleBasedStateMachine):
         self.slotless: set[str] = set()
         self.unwanted: set[str] = set()
         self.process = Process(self.sent, callback_requested=callback_requested, trust_shared_secret=trusted)
-        for most in (False, False, True):  # there is something to begin with
+        for most in (False, False, True):  # initial tasks
             self.post("a", most, 0, None)
         self.work((Step.DISPATCH,), 3, None)
 
@@ -90,12 +90,12 @@ class Record(RuleBasedStateMachine):
                 self.process.close()
                 self.logs.__exit__(None, None, None)
 
-    # What people do.
+    # Actions of clients.
 
     @rule(key=st.sampled_from("ab"), most=st.booleans(), priority=st.integers(0, 1), hurry=st.sampled_from([None, 20]))
     def post(self, key: str, most: bool, priority: int, hurry: int | None) -> None:
         self.posted += 1
-        self.process.clock.advance(1e-6)  # so that ids sort as they are made, and a run can be repeated
+        self.process.clock.advance(1e-6)  # ids sort in the order of creation, so a run is reproducible
         self.process.post(
             f"picture {self.posted}",
             key_id=key,
@@ -120,7 +120,7 @@ class Record(RuleBasedStateMachine):
         self.unwanted.discard(task_id)
         self.process.db.now(lambda connection: resubmit(connection, task_id, "account", self.process.clock()))
 
-    # What time and fate do.
+    # Time, workers and crashes.
 
     @rule(seconds=st.sampled_from([0.01, 0.5, 1, 2, 6, 31, 70, 700, 4000]))
     def wait(self, seconds: float) -> None:
@@ -138,7 +138,7 @@ class Record(RuleBasedStateMachine):
         if not really:
             self.process.restart()
 
-    # What the provider does.
+    # Actions of the provider.
 
     @precondition(lambda self: self.choose("submit", 0) is not None)
     @rule(
@@ -229,7 +229,7 @@ class Record(RuleBasedStateMachine):
             assert reply is (callback.Reply.FORGED if proof == "forged" else callback.Reply.ACCEPTED)
         if reply is not None or (death and death[1]):
             self.count(submission_id, Witness.CALLBACK, verdict, body)
-        assert not (had_its_effect and self.process.has_moved()), "the same words had a second effect"
+        assert not (had_its_effect and self.process.has_moved()), "the same callback had a second effect"
         self.bury()
 
     def tell(self, call: Call, witness: Witness, report: Report, death: tuple[int, bool] | None) -> None:
@@ -240,7 +240,7 @@ class Record(RuleBasedStateMachine):
             self.count(call.submission_id, witness, Verdict.FETCHED, body)
         self.bury()
 
-    # What must hold, always.
+    # Invariants.
 
     @invariant()
     def every_promise_is_kept(self) -> None:
@@ -249,11 +249,13 @@ class Record(RuleBasedStateMachine):
         self.what_is_final_stays(found)
         assert found.told == self.came
         self.what_is_not_final_goes_on(found)
-        self.slots_are_held_by_those_that_need_them(found)
+        self.slots_are_taken_only_by_tasks_that_need_them(found)
         for task in found.tasks:
             assert (task.cost or 0) == found.costs[task.id]
         assert found.stored == {task.id for task in found.tasks if task.status is Status.STORED}
-        assert not [line for line in self.lines if line["event"] == "unscheduled"], "the sweeper had to mend"
+        assert not [line for line in self.lines if line["event"] == "unscheduled"], (
+            "the sweep recovered a task without a job"
+        )
         assert not [line for line in self.lines if line.get("code") == "internal_error"]
 
     def every_move_is_allowed(self) -> None:
@@ -264,16 +266,16 @@ class Record(RuleBasedStateMachine):
             else:
                 assert Status(became) in MOVES[Status(was)], (task_id, was, became)
             if became == Status.QUEUED:
-                assert self.refusing or self.resubmitting, "put back without a refusal"
+                assert self.refusing or self.resubmitting, "requeued without a refusal"
                 self.may_send.add(task_id)
             if (was, became) == (Status.QUEUED, Status.SUBMITTED):
-                self.slotless.add(task_id)  # a callback proved an attempt that had given its slot back
+                self.slotless.add(task_id)  # a callback proved an attempt whose slot was already free
         self.refusing = self.resubmitting = False
 
     def what_is_final_stays(self, found: Found) -> None:
         for task in found.tasks:
             known = self.final.get(task.id)
-            # What it cost may still come to light.
+            # The cost may become known later.
             assert known is None or replace(task, cost=known.cost) == known
             if task.status.final:
                 self.final[task.id] = task
@@ -282,23 +284,23 @@ class Record(RuleBasedStateMachine):
         now = self.process.clock()
         scheduled = {(step, task_id) for step, task_id, _, _ in found.jobs}
         wakes = [run_at for step, _, _, run_at in found.jobs if step is Step.ADMIT]
-        assert not any(state == "held" for _, _, state, _ in found.jobs), "a job was set aside"
+        assert not any(state == "held" for _, _, state, _ in found.jobs), "a job became a dead letter"
         for task in found.tasks:
-            late = task.deadline_at is not None and task.deadline_at <= now  # a queued one is the sweeper's business
+            late = task.deadline_at is not None and task.deadline_at <= now  # the sweep ends a queued one
             if (
                 task.status.final
                 or (NEEDS[task.status], task.id) in scheduled
                 or (late and task.status is Status.QUEUED)
             ):
                 continue
-            assert task.status is Status.QUEUED, f"{task.status} and nothing to do"
-            assert task.id not in found.held, "admitted and nothing to do"
+            assert task.status is Status.QUEUED, f"{task.status} without a job"
+            assert task.id not in found.held, "admitted without a job"
             if found.account.paused(now) or task.dispatch_after_at > now:
-                assert wakes, "waits for a time and nobody will wake it"
+                assert wakes, "waits for a time without an admit job"
             elif found.has_room(task.model):
-                assert any(run_at <= now for run_at in wakes), "there is room, and nobody lets it in"
+                assert any(run_at <= now for run_at in wakes), "a slot is free, and no admit job is due"
 
-    def slots_are_held_by_those_that_need_them(self, found: Found) -> None:
+    def slots_are_taken_only_by_tasks_that_need_them(self, found: Found) -> None:
         known = {task.id: task.status for task in found.tasks}
         in_flight = {task_id for task_id, status in known.items() if status in IN_FLIGHT}
         assert {known[task_id] for task_id in found.held} <= {Status.QUEUED, *IN_FLIGHT}
@@ -306,7 +308,7 @@ class Record(RuleBasedStateMachine):
         assert len(found.held) <= LIMITS["account"]
         assert list(found.held.values()).count("flux-kontext-max") <= LIMITS["flux-kontext-max"]
 
-    # And in the end, once everybody is of good will, everything ends.
+    # With a cooperative provider every task ends.
 
     def settle_down(self) -> None:
         self.process.restart()
@@ -318,7 +320,7 @@ class Record(RuleBasedStateMachine):
             if not self.process.work():
                 self.process.clock.at = max(self.process.clock(), self.next_due())
             self.every_promise_is_kept()
-        raise AssertionError(f"never ends: {[(task.id, task.status) for task in self.tasks()]} {self.jobs()}")
+        raise AssertionError(f"tasks never end: {[(task.id, task.status) for task in self.tasks()]} {self.jobs()}")
 
     def end_well(self, call: Call) -> None:
         if call.kind == "download":
@@ -330,20 +332,20 @@ class Record(RuleBasedStateMachine):
             self.tell(call, Witness.SUBMIT, Report(Said.PENDING, provider_id, cost=4.0), None)
 
     def next_due(self) -> Any:
-        """The next event; the sweeper, who may have nothing to mend, only where nothing else is left."""
+        """Return the time of the next job or deadline, and only without these that of a sweep."""
         due = [run_at for step, _, state, run_at in self.jobs() if state == "waiting" and step is not Step.SWEEP]
         ends = [task.deadline_at + timedelta(seconds=11) for task in self.tasks() if task.deadline_at]
         ahead = [instant for instant in due + ends if instant > self.process.clock()]
         return min(ahead, default=self.process.clock() + timedelta(days=1))
 
-    # What the rules need in hand.
+    # Helpers of the rules.
 
     def sent(self, task_id: str, submission_id: str) -> None:
-        """The provider hears of an attempt: only of the first, or of one after a refusal or a person's wish."""
-        again = any(known == task_id for known, _ in self.attempts)
+        """Check an attempt sent to the provider: the first, or one after a refusal or a resubmit."""
+        is_repeated = any(known == task_id for known, _ in self.attempts)
         self.every_move_is_allowed()
-        assert not again or task_id in self.may_send, "sent again, and nobody had refused"
-        assert task_id not in self.unwanted, "sent, and nobody wanted it any more"
+        assert not is_repeated or task_id in self.may_send, "sent again without a refusal or a resubmit"
+        assert task_id not in self.unwanted, "sent after it was cancelled"
         self.may_send.discard(task_id)
         assert (task_id, submission_id) not in self.attempts
         self.attempts.append((task_id, submission_id))
@@ -388,7 +390,7 @@ class Record(RuleBasedStateMachine):
 
 def download(how: str) -> httpx.Response | httpx.HTTPError:
     if how == "torn":
-        return httpx.ReadError("the line broke")
+        return httpx.ReadError("the connection was lost")
     return httpx.Response(200, stream=httpx.ByteStream(IMAGE)) if how == "works" else httpx.Response(403)
 
 

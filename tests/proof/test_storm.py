@@ -1,4 +1,4 @@
-"""The smallest honest storm as part of the suite; and proof that the judge sees what it is there to see."""
+"""Short storms, and tests that the judge finds each broken promise."""
 
 import hashlib
 from collections import Counter
@@ -18,7 +18,7 @@ PROMPT = "storm 1, picture 1"
 
 
 async def test_a_small_storm_with_two_kills_breaks_no_promise(tmp_path: Path) -> None:
-    # With this seed the twin loses an answer, drops callbacks and refuses links; none of it has to be waited out.
+    # With this seed the twin loses an answer, drops callbacks and refuses links, and no time limit has to pass.
     storm = Storm(tasks=40, seed=39, lifetime_s=(2, 3), posts_per_s=9)
     seen = await go_through(storm, tmp_path)
     figures = judge(storm.seed, seen.asked, seen)
@@ -30,8 +30,8 @@ async def test_a_small_storm_with_two_kills_breaks_no_promise(tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("postgres")  # skips where no server can be started
-async def test_three_workers_and_two_apis_on_postgres_are_killed_at_random_and_break_no_promise(tmp_path: Path) -> None:
-    # What a killed worker has in hand waits half a minute for the next one: a few kills are enough.
+async def test_three_workers_and_two_apis_on_postgres_killed_at_random_break_no_promise(tmp_path: Path) -> None:
+    # The jobs of a killed worker wait half a minute for another one, so a few kills are enough.
     storm = Storm(100, seed=17, lifetime_s=(2, 3), most_kills=3, posts_per_s=12, database="postgres", workers=3)
     seen = await go_through(storm, tmp_path)
     figures = judge(storm.seed, seen.asked, seen)
@@ -81,20 +81,20 @@ def judged(tasks: list[dict[str, Any]], taken: list[dict[str, Any]], in_flight: 
 
 BROKEN: dict[str, Figures] = {
     "every task is final": judged([ours(status="submitted", stored_at=None)], [theirs()]),
-    "a post that was cut and sent again makes one task": judged([ours(), ours(id="task_2")], [theirs()]),
+    "a post that is interrupted and repeated makes one task": judged([ours(), ours(id="task_2")], [theirs()]),
     "nothing is charged twice": judged([ours()], [theirs(), theirs()]),
     "no image is lost that the provider delivered in time": judged(
         [ours(status="failed", failure={"code": "asset_lost"}, stored_at=None, failed_at=at(700))], [theirs()]
     ),
-    "stored images are the provider's": judged([ours()], [theirs()], images={"task_1": "b"}),
-    "a task ends as the provider says": judged(
+    "stored images equal the provider's": judged([ours()], [theirs()], images={"task_1": "b"}),
+    "a task ends as the provider reports": judged(
         [ours(status="failed", failure={"code": "provider_rejected"}, stored_at=None)], [theirs(status="Error")]
     ),
-    "an outcome that nothing could tell is unknown": judged([ours()], [lost(withheld=True)]),
+    "an outcome is unknown if no evidence could exist": judged([ours()], [lost(withheld=True)]),
     "never more than 24 in flight": judged([ours()], [theirs()], in_flight=25),
     "99 of 100 repairs take at most 60 s": judged([ours(stored_at=at(62))], [theirs(faults=["drop_callback"])]),
-    "the service ends only when it is killed": judged([ours()], [theirs()], ended_by_itself=1),
-    "nothing is recorded that is not scheduled, and no step breaks": judged(
+    "the service ends only if it is killed": judged([ours()], [theirs()], ended_by_itself=1),
+    "every open task has a job, and no step fails": judged(
         [ours()], [theirs()], complaints=Counter({"unscheduled": 1})
     ),
 }
@@ -105,40 +105,40 @@ def test_each_broken_promise_is_named(promise: str) -> None:
     assert BROKEN[promise].broken == [promise]
 
 
-def test_a_run_in_which_all_went_well_breaks_none() -> None:
+def test_a_correct_run_breaks_no_promise() -> None:
     assert judged([ours()], [theirs()]).broken == []
 
 
-def test_an_outcome_is_rightly_unknown_where_the_answer_was_lost_and_the_callback_withheld() -> None:
+def test_an_outcome_is_unknown_if_the_answer_is_lost_and_the_callback_withheld() -> None:
     figures = judged([unknown()], [lost(withheld=True)])
 
     assert figures.broken == []
     assert (figures.unknown_outcome, figures.unknown_and_withheld) == (1, 1)
 
 
-def test_an_outcome_is_wrongly_unknown_where_a_callback_came() -> None:
+def test_an_unknown_outcome_after_a_callback_breaks_a_promise() -> None:
     assert judged([unknown()], [lost(withheld=False)]).broken == [
         "no image is lost that the provider delivered in time",
-        "an outcome is unknown only where nothing could tell it",
+        "an outcome is unknown only if no evidence could exist",
     ]
 
 
-def test_an_outcome_is_wrongly_unknown_where_the_provider_answered_that_it_took_nothing() -> None:
+def test_an_unknown_outcome_after_a_refusal_breaks_a_promise() -> None:
     answered = {"task_1": [{"event": "evidence", "witness": "submit"}]}
 
     assert judged([unknown()], [], timelines=answered).broken == [
-        "an outcome is unknown only where nothing could tell it"
+        "an outcome is unknown only if no evidence could exist"
     ]
 
 
-def test_an_outcome_is_rightly_unknown_where_an_earlier_attempt_was_refused_and_the_last_one_cut() -> None:
+def test_an_outcome_is_unknown_if_only_an_earlier_attempt_was_answered() -> None:
     attempts = [{"event": "submission", "submission_id": f"sub_{number}", "number": number} for number in (1, 2)]
     refused = {"event": "evidence", "witness": "submit", "submission_id": "sub_1"}
 
     assert judged([unknown()], [], timelines={"task_1": [*attempts, refused]}).broken == []
 
 
-def test_an_image_whose_link_died_before_we_heard_of_it_is_not_ours_to_lose() -> None:
+def test_an_image_whose_link_expired_before_it_was_known_is_not_counted_as_lost() -> None:
     gone = ours(status="failed", failure={"code": "asset_lost"}, stored_at=None, ready_at=at(20), failed_at=at(90))
     figures = judged([gone], [theirs(faults=["expired_link"], link_ends_at=at(16))])
 

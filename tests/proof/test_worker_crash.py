@@ -1,4 +1,4 @@
-"""The process is killed around each access of a task's life to the database, and started again."""
+"""The process is killed before or after each database access of a task, and restarted."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 
 class Killed(BaseException):
-    """The process is gone."""
+    """The process was killed."""
 
 
 class Dying(OneByOne):
-    """A database whose process is killed around one of its accesses."""
+    """A database whose process is killed before or after one of its accesses."""
 
     def __init__(self, inner: Database, number: int, *, after: bool) -> None:
         self._inner = inner
@@ -51,7 +51,7 @@ class Dying(OneByOne):
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("number", range(1, 11))
-async def test_a_process_killed_around_any_access_to_the_database_loses_no_task_and_pays_once(
+async def test_a_process_killed_at_any_database_access_loses_no_task_and_pays_once(
     world: World, number: int, after: bool
 ) -> None:
     small(world)
@@ -66,7 +66,7 @@ async def test_a_process_killed_around_any_access_to_the_database_loses_no_task_
     await world.go_on(1000, 50)
     task, ledger = await world.task(task_id), world.ledger()
 
-    if ledger["accepted"] == 0:  # killed between the record that bytes may leave and the first byte
+    if ledger["accepted"] == 0:  # killed after the commit that bytes may leave, before the first byte
         assert (task["failure"]["code"], task["failure"]["money_spent"]) == ("unknown_outcome", "maybe")
     else:
         assert (task["status"], ledger["accepted"], ledger["charged"]) == ("stored", 1, 4)
