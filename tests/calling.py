@@ -1,4 +1,4 @@
-"""The provider played by hand: callbacks of one attempt, and answers that were written down beforehand."""
+"""A provider controlled by a test: callbacks of one attempt, and scripted answers."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -22,7 +22,7 @@ from tests.world import TWIN, World
 
 @dataclass
 class Caller:
-    """Calls back about one attempt, with whatever proof a test wants."""
+    """Sends callbacks for one attempt, with any proof."""
 
     world: World
     task_id: str
@@ -32,7 +32,7 @@ class Caller:
     async def call(
         self, body: dict[str, Any] | bytes, proof: dict[str, str] | None = None, token: str | None = None
     ) -> httpx.Response:
-        self.world.clock.advance(0.001)  # so that what is kept has an order
+        self.world.clock.advance(0.001)  # gives stored callbacks an order
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         address = f"/callbacks/{self.submission_id}/{token or self.proof.token}"
         headers = {"content-type": "application/json", **(self.signature(raw) if proof is None else proof)}
@@ -46,27 +46,27 @@ class Caller:
         return {"x-webhook-secret": self.proof.secret}
 
     def ready(self, form: str = "documented", **changes: Any) -> dict[str, Any]:
-        """A true result of the provider's newest task, in one of the two payload forms."""
-        theirs = list(self.world.twin.tasks.values())[-1]
-        sample = self.world.twin.links.url(TWIN, theirs)
-        result = {"sample": sample, "prompt": "a red fox", "seed": theirs.seed}
+        """Return a genuine result of the provider's newest task, in one of the two payload forms."""
+        task = list(self.world.twin.tasks.values())[-1]
+        sample = self.world.twin.links.url(TWIN, task)
+        result = {"sample": sample, "prompt": "a red fox", "seed": task.seed}
         if form == "documented":
-            return {"id": theirs.id, "status": "Ready", "result": result, **changes}
-        return {"task_id": theirs.id, "status": "SUCCESS", "result": result, **changes}
+            return {"id": task.id, "status": "Ready", "result": result, **changes}
+        return {"task_id": task.id, "status": "SUCCESS", "result": result, **changes}
 
     async def verdicts(self) -> list[tuple[str, str]]:
-        """Verdict and effect of every callback that was kept."""
+        """Return verdict and effect of every stored callback."""
         entries = await self.world.timeline(self.task_id, "evidence")
         return [(entry["verdict"], entry["effect"]) for entry in entries if entry["witness"] == "callback"]
 
 
 def small(world: World) -> None:
-    """Let the twin paint small pictures: a test of steps need not wait for a megapixel."""
+    """Have the twin make small images, which is faster."""
     world.twin.rules = world.twin.rules.model_copy(update={"megapixels": 0.02})
 
 
 async def done(world: World) -> None:
-    """Let the provider finish its task, without a word of it."""
+    """Let the provider finish its tasks, without the service learning of it."""
     world.clock.advance(3)
     await world.twin.tick()
 
@@ -82,7 +82,7 @@ async def caller_of(world: World, task_id: str, number: int = 1) -> Caller:
 
 
 async def submitted(world: World, *, faults: Faults | None = None, **params: Any) -> Caller:
-    """A task that the provider has taken; by itself it never calls back, unless `faults` say so."""
+    """Submit a task and return its caller; the provider sends no callback itself, unless `faults` allow it."""
     small(world)
     world.twin.faults = faults or Faults(drop_callback=1)
     task_id = await world.post(**params)
@@ -92,7 +92,7 @@ async def submitted(world: World, *, faults: Faults | None = None, **params: Any
 
 @dataclass
 class Scripted:
-    """A provider that does what it is told. `submitting` sees each order and may look around meanwhile."""
+    """A scripted provider. `submitting` answers each submission, and may inspect the world first."""
 
     submitting: Callable[[SubmitRequest], Awaitable[ProviderResponse]]
     fetched: ProviderResponse = field(default_factory=lambda: ProviderResponse(Report(Said.LOST)))
@@ -121,7 +121,7 @@ class Scripted:
 
 
 def answering(*answers: ProviderResponse) -> Scripted:
-    """A provider that gives these answers in turn."""
+    """Return a provider that gives these answers in turn."""
     left = list(answers)
 
     async def submitting(_: SubmitRequest) -> ProviderResponse:
@@ -131,7 +131,7 @@ def answering(*answers: ProviderResponse) -> Scripted:
 
 
 def everything(connection: Connection) -> bytes:
-    """Every value of every table, as bytes that can be searched."""
+    """Return every value of every table, as searchable bytes."""
     found = []
     for table in inspect(connection).get_table_names():
         for row in connection.execute(text(f'select * from "{table}"')):  # noqa: S608 - our own tables

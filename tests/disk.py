@@ -1,4 +1,4 @@
-"""A disk that takes no more."""
+"""A full disk."""
 
 import resource
 import signal
@@ -9,11 +9,11 @@ from app.db import Connection
 
 
 @contextmanager
-def full_disk(most: int) -> Generator[None]:
-    """No file of this process grows past so many bytes meanwhile."""
+def full_disk(max_bytes: int) -> Generator[None]:
+    """Limit the size of files that this process writes, for the block."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing fails then, as it does on a full disk
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writes beyond the limit then fail as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, hard))
     try:
         yield
     finally:
@@ -22,11 +22,11 @@ def full_disk(most: int) -> Generator[None]:
 
 
 def make_large(connection: Connection) -> None:
-    """A table for `write_much`."""
+    """Create the table for `write_much`."""
     connection.exec_driver_sql("CREATE TABLE large (body BLOB)")
 
 
 def write_much(connection: Connection) -> None:
-    """8 MB: so much that SQLite writes some of it before the commit."""
+    """Write 8 MB, of which SQLite writes some to disk before the commit."""
     for _ in range(8):
         connection.exec_driver_sql("INSERT INTO large VALUES (zeroblob(1000000))")

@@ -1,4 +1,4 @@
-"""What the database holds at one moment, for proofs that look at all of it."""
+"""A snapshot of the database, for proofs that compare all of it."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -19,36 +19,37 @@ from tests.interleaving import LIMITS
 from tests.rows import jobs_left
 
 Job: TypeAlias = tuple[Step, str, str, datetime]
-Told: TypeAlias = tuple[str, str, str, str]  # attempt, witness, verdict, digest
+EvidenceKey: TypeAlias = tuple[str, str, str, str]  # attempt, witness, verdict, digest
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the database holds."""
+    """The state of the database at one moment."""
 
     tasks: list[Task]
-    told: Counter[Told]
-    effects: dict[Told, Effect]
+    evidence: Counter[EvidenceKey]  # copies
+    effects: dict[EvidenceKey, Effect]
     jobs: list[Job]
-    held: dict[str, str]
-    costs: Counter[str]
+    slots: dict[str, str]  # model by task
+    costs: Counter[str]  # by task, over its attempts
     stored: set[str]
     account: Account
 
     def has_room(self, model: str) -> bool:
-        in_flight = Counter(self.held.values())
+        in_flight = Counter(self.slots.values())
         return in_flight.total() < LIMITS["account"] and in_flight[model] < LIMITS.get(model, LIMITS["account"])
 
 
 def look(connection: Connection) -> Found:
-    told: Counter[Told] = Counter()
-    effects: dict[Told, Effect] = {}
-    kept = evidence.c
+    """Take a snapshot."""
+    copies: Counter[EvidenceKey] = Counter()
+    effects: dict[EvidenceKey, Effect] = {}
+    columns = evidence.c
     for row in connection.execute(
-        select(kept.submission_id, kept.witness, kept.verdict, kept.digest, kept.copies, kept.effect)
+        select(columns.submission_id, columns.witness, columns.verdict, columns.digest, columns.copies, columns.effect)
     ):
         key = (row.submission_id, row.witness, row.verdict, row.digest)
-        told[key], effects[key] = row.copies, Effect(row.effect)
+        copies[key], effects[key] = row.copies, Effect(row.effect)
     costs: Counter[Any] = Counter()
     for task_id, cost in connection.execute(select(attempts.c.task_id, attempts.c.cost)):
         costs[task_id] += cost or 0
@@ -56,10 +57,10 @@ def look(connection: Connection) -> Found:
     assert account is not None
     return Found(
         tasks=[task_of(row) for row in connection.execute(select(tasks).order_by(tasks.c.id))],
-        told=told,
+        evidence=copies,
         effects=effects,
-        jobs=[(each.step, each.task_id, each.state, each.run_at) for each in jobs_left(connection)],
-        held={row.task_id: row.model for row in connection.execute(select(slots.c.task_id, slots.c.model))},
+        jobs=[(job.step, job.task_id, job.state, job.run_at) for job in jobs_left(connection)],
+        slots={row.task_id: row.model for row in connection.execute(select(slots.c.task_id, slots.c.model))},
         costs=costs,
         stored=set(connection.execute(select(results.c.task_id)).scalars()),
         account=account,

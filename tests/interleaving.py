@@ -1,7 +1,7 @@
-"""One process of ours in which every call to the outside stands still until somebody says how it ends.
+"""One process of the service whose calls to the outside wait until a test ends them.
 
-The steps and the worker are the real ones, the database is SQLite in memory on one connection. So any order of
-answers, callbacks, people and deaths can be played, hundreds of steps in a second.
+The steps and the worker are real; the database is SQLite in memory on one connection. Any order of answers, callbacks,
+API requests and crashes can be played, at hundreds of steps per second.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from tests.world import GATEWAY, RING_KEY, FrozenClock
 
 T = TypeVar("T")
 
-# Far fewer than a provider has, so that a handful of tasks already has to queue for them.
+# Far fewer slots than a provider has, so that even a few tasks have to queue.
 LIMITS = {"account": 3, "flux-kontext-max": 1}
 
 _WATCH = """
@@ -50,7 +50,7 @@ end;
 
 
 class Killed(BaseException):
-    """The process is gone: nothing of it runs any more. No step may catch this."""
+    """The process was killed. A BaseException, so that no step catches it."""
 
 
 @dataclass(eq=False)
@@ -60,20 +60,20 @@ class Call:
     kind: str  # submit, fetch, download
     task_id: str
     submission_id: str
-    about: str  # the prompt, the provider's id that was asked for, or the link
+    about: str  # the prompt, the polled provider id, or the link
     future: "asyncio.Future[Any]"
     by: "asyncio.Task[Any]"
 
 
 class Inline(OneByOne):
-    """A database that does each unit at once; on demand the process dies just before or just after a commit."""
+    """A database that runs each unit of work inline, and can kill the process before or after a commit."""
 
     def __init__(self) -> None:
         self._engine = create_engine("sqlite://", creator=_copy, poolclass=StaticPool)
         event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
         self._connection = self._engine.connect()
         self.dead = False
-        self.dies_at: tuple[int, bool] | None = None  # at the how-manieth write from now, and whether it commits
+        self.dies_at: tuple[int, bool] | None = None  # the number of writes before it, and whether its write commits
 
     @property
     def dialect(self) -> Dialect:
@@ -98,17 +98,17 @@ class Inline(OneByOne):
             return work(self._connection)
 
     def on_signal(self, listener: Callable[[], None]) -> None:
-        """Nobody waits here for signals: the worker is told when to look."""
+        """Ignored: the test itself runs the worker."""
 
     def on_event(self, listener: Callable[[], None]) -> None:
-        """Nor does anybody listen to the feed."""
+        """Ignored: the feed has no listener."""
 
     def close(self) -> None:
         self._connection.close()
         self._engine.dispose()
 
     def _count_down(self) -> bool:
-        """Whether the unit at hand is still committed, should the process die at it."""
+        """Count this write down; return whether it is committed, even if the process dies at it."""
         if self.dead or self.dies_at is None:
             return not self.dead
         left, committed = self.dies_at
@@ -141,7 +141,7 @@ def _open() -> sqlite3.Connection:
 
 
 class Memory:
-    """A store without a disk."""
+    """A store in memory."""
 
     def __init__(self) -> None:
         self._kept: dict[str, bytes] = {}
@@ -167,7 +167,7 @@ class Memory:
 
 @dataclass
 class Outside(httpx.AsyncBaseTransport):
-    """The provider and its links. `sent` is told of each submit, before anything is answered."""
+    """The provider and its links. `sent` is called at each submission, before the answer."""
 
     db: Inline
     sent: Callable[[str, str], None]
@@ -211,7 +211,7 @@ class Outside(httpx.AsyncBaseTransport):
         return await call.future
 
     def _task(self, by: str, value: str) -> tasks.Task:
-        """The task that this is about: each has a prompt of its own, and each attempt an id and links of its own."""
+        """Find the task of a call: prompts are unique to a task, provider ids and links to an attempt."""
         known = self.db.now(lambda connection: tasks.newest(connection, limit=1000))
         if by == "prompt":
             return next(task for task in known if task.request["prompt"] == value)
@@ -219,7 +219,7 @@ class Outside(httpx.AsyncBaseTransport):
 
 
 class Process:
-    """Our service between two deaths, and what outlives them: the database, the clock, the provider."""
+    """The service between two crashes, and what survives them: the database, the clock, the provider."""
 
     def __init__(
         self, sent: Callable[[str, str], None], *, callback_requested: bool, trust_shared_secret: bool
@@ -247,35 +247,35 @@ class Process:
             hold_window=PROMISES.slowest_task + PROMISES.callback_window if callback_requested else timedelta(),
             scratch=Path(gettempdir()),
         )
-        self._in_hand: set[asyncio.Task[Any]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
         self.db.now(lambda connection: provider_accounts.put(connection, "account", "bfl", LIMITS))
         self.restart()
 
     def restart(self) -> None:
-        """Kill whatever runs, without a word to anybody, and start anew."""
+        """Kill the process and start it again."""
         self._runner.run(self._kill())
         self.outside.calls.clear()
         self.db.dead, self.db.dies_at = False, None
         self.play(loop.start(self.use))
 
-    def play(self, doing: Coroutine[Any, Any, T]) -> T | None:
-        """Have this done until it ends or waits for the outside; None when it waits or died."""
-        return self._runner.run(self._until_quiet(doing))
+    def play(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Run until it ends or waits for the outside; return None if it waits or was killed."""
+        return self._runner.run(self._until_quiet(work))
 
-    def answer(self, call: Call, given: Any) -> None:
-        """End a call to the outside, and have done what follows from it."""
+    def answer(self, call: Call, answer: Any) -> None:
+        """End a call to the outside, and run its task until it ends or waits again."""
         self.outside.calls.remove(call)
-        if isinstance(given, Exception):
-            call.future.set_exception(given)
+        if isinstance(answer, Exception):
+            call.future.set_exception(answer)
         else:
-            call.future.set_result(given)
+            call.future.set_result(answer)
         self._runner.run(self._quiet(call.by))
 
     def post(self, prompt: str, **params: Any) -> None:
         self.play(submit(self.use, params.pop("key_id"), TaskParams(prompt=prompt, **params), {}))
 
     def work(self, steps: tuple[Step, ...] = tuple(Step)) -> bool:
-        """Do one due job of these steps; False when there was none."""
+        """Run one due job of these steps; return False if there is none."""
         try:
             claimed = self._runner.run(self._claim(steps))
         except Killed:
@@ -285,7 +285,7 @@ class Process:
         return bool(claimed)
 
     def moves(self) -> list[tuple[str, str, str]]:
-        """Every move of a task since the last look."""
+        """Return the moves of all tasks since the last call."""
 
         def take(connection: Connection) -> list[tuple[str, str, str]]:
             found = connection.execute(text("select task_id, was, became from moves order by number")).all()
@@ -295,7 +295,7 @@ class Process:
         return self.db.now(take)
 
     def has_moved(self) -> bool:
-        """Whether a task moved since the last look."""
+        """Whether a task has moved since the last call of `moves`."""
         return self.db.now(lambda connection: connection.execute(text("select 1 from moves")).first() is not None)
 
     def close(self) -> None:
@@ -308,28 +308,28 @@ class Process:
     async def _claim(self, steps: tuple[Step, ...]) -> list[jobs.Job]:
         return await self.db.write(lambda connection: jobs.claim(connection, WORKER, self.clock(), 1, steps))
 
-    async def _until_quiet(self, doing: Coroutine[Any, Any, T]) -> T | None:
-        task = asyncio.ensure_future(doing)
-        self._in_hand.add(task)
+    async def _until_quiet(self, work: Coroutine[Any, Any, T]) -> T | None:
+        task = asyncio.ensure_future(work)
+        self._running.add(task)
         await self._quiet(task)
         return task.result() if task.done() and task.exception() is None else None
 
     async def _quiet(self, task: "asyncio.Task[Any]") -> None:
-        """Until this task ends or waits for the outside again."""
+        """Wait until this task ends or waits for the outside."""
         self.outside.parked.clear()
         parked = asyncio.ensure_future(self.outside.parked.wait())
         await asyncio.wait({task, parked}, return_when=asyncio.FIRST_COMPLETED)
         parked.cancel()
         await asyncio.gather(parked, return_exceptions=True)
         if task.done():
-            self._in_hand.discard(task)
+            self._running.discard(task)
             error = task.exception()
             if error is not None and not isinstance(error, Killed):
                 raise error
 
     async def _kill(self) -> None:
         self.db.dead = True
-        for task in self._in_hand:
+        for task in self._running:
             task.cancel()
-        await asyncio.gather(*self._in_hand, return_exceptions=True)
-        self._in_hand.clear()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        self._running.clear()

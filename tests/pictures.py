@@ -1,4 +1,4 @@
-"""Pictures for tests: small real ones, and files that claim to be more than they are."""
+"""Images for tests: small real ones, and files that claim larger dimensions."""
 
 import base64
 import struct
@@ -15,7 +15,7 @@ def picture(width: int = 320, height: int = 256, form: str = "PNG") -> bytes:
 
 
 def photo(form: str = "JPEG") -> bytes:
-    """What a camera gives: soft shapes, grain, a header that says who made it; 512x384, some 20 to 300 kB."""
+    """Return an image like a camera's, with soft shapes, grain and EXIF data; 512x384, about 20 to 300 kB."""
     size = (512, 384)
     sky = Image.linear_gradient("L").resize(size)
     upside_down = sky.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
@@ -26,7 +26,7 @@ def photo(form: str = "JPEG") -> bytes:
     grain = Image.effect_noise(size, 40).convert("RGB")
     image = Image.blend(image.filter(ImageFilter.GaussianBlur(2)), grain, 0.15)
     exif = Image.Exif()
-    exif[0x010F], exif[0x0132] = "A camera", "2026:01:01 12:00:00"  # its maker, and when
+    exif[0x010F], exif[0x0132] = "A camera", "2026:01:01 12:00:00"  # Make and DateTime
     out = BytesIO()
     image.save(out, form, exif=exif, **({"quality": 85} if form == "JPEG" else {}))
     return out.getvalue()
@@ -37,14 +37,14 @@ def in_base64(data: bytes) -> str:
 
 
 def claims(width: int, height: int) -> bytes:
-    """A PNG under a kilobyte that says it is this large."""
+    """Return a PNG of less than 1 kB that claims these dimensions."""
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     packed = zlib.compress(bytes(64))
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
 
 
 def padded(size: int) -> bytes:
-    """A small picture in a file of exactly this many bytes."""
+    """Return a small image, padded to exactly this many bytes."""
     small = picture()
     return small + bytes(size - len(small))
 

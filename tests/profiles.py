@@ -1,4 +1,4 @@
-"""How hard the property tests search. Set here for the whole suite, so that no test depends on a fast machine."""
+"""Hypothesis profiles for the whole suite, independent of the speed of the machine."""
 
 import os
 
@@ -6,16 +6,16 @@ from hypothesis import HealthCheck, settings
 
 _NORMAL, _PROVE, _COLD = "normal", "prove", "cold"
 _EXAMPLES = 50
-_FEW = 5  # in `make cold`, where the first ones are what matters
-_MORE = 4  # times as many examples in `make prove`
+_FEW = 5  # in `make cold`, which tests the slow first examples
+_MORE = 4  # factor of examples in `make prove`
 
 
 def install() -> None:
-    """Register the profiles and load the one that HYPOTHESIS_PROFILE names."""
+    """Register the profiles and load the one named by HYPOTHESIS_PROFILE."""
     settings.register_profile(
         _NORMAL,
         max_examples=_EXAMPLES,
-        # The first draw of a strategy may build tables for seconds: on a cold machine that says nothing about a test.
+        # The first draw of a strategy may build tables for seconds, so a deadline would fail correct tests.
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
         derandomize="CI" in os.environ,
@@ -26,6 +26,6 @@ def install() -> None:
 
 
 def examples(count: int) -> settings:
-    """For a test whose examples are expensive, or too cheap to stop early: so many, and more in `make prove`."""
+    """Set the number of examples of a test, if the default is too expensive or too few; more in `make prove`."""
     is_prove = os.environ.get("HYPOTHESIS_PROFILE") == _PROVE
     return settings(max_examples=count * _MORE if is_prove else count)

@@ -1,7 +1,7 @@
 """One cache of compiled SQL for all databases of a test run.
 
-SQLAlchemy compiles each statement once an engine. A test opens an engine of its own, so without this a quarter of the
-run would be spent compiling the same statements again.
+SQLAlchemy compiles each statement once per engine. Each test opens its own engine, so without this cache a quarter of
+the run would be spent compiling the same statements again.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ _compiled: LRUCache[Any, Any] = LRUCache(_STATEMENTS)
 
 
 class SharedSqlite(SQLiteDialect_pysqlite):
-    """The key of a compiled statement names its dialect; here all instances of a dialect are the same key."""
+    """All instances are equal, because the dialect is part of the key of a compiled statement."""
 
     supports_statement_cache = True
 
@@ -29,7 +29,7 @@ class SharedSqlite(SQLiteDialect_pysqlite):
 
 
 class SharedAsyncpg(PGDialect_asyncpg):
-    """See SharedSqlite. The tests have one server, so its version and settings are the same everywhere."""
+    """As SharedSqlite. All tests use one server, so its version and settings are the same for all."""
 
     supports_statement_cache = True
 
@@ -41,7 +41,7 @@ class SharedAsyncpg(PGDialect_asyncpg):
 
 
 def install() -> None:
-    """Have every engine that is made from now on use the shared cache."""
+    """Make every engine created from now on use the shared cache."""
     registry.register("sqlite", __name__, SharedSqlite.__name__)
     registry.register("postgresql.asyncpg", __name__, SharedAsyncpg.__name__)
     event.listen(Engine, "engine_connect", _share)

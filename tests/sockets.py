@@ -1,4 +1,4 @@
-"""Applications under uvicorn on loopback, for what only real sockets show."""
+"""Applications under uvicorn on loopback, for tests that need real sockets."""
 
 import asyncio
 import socket
@@ -13,14 +13,14 @@ from app.web.protocol import Protocol
 
 
 def listening(port: int = 0) -> tuple[socket.socket, str]:
-    """A socket on this port or on a free one, and the address it will be reached at."""
+    """Listen on this port, or on a free one; return the socket and its address."""
     bound = socket.create_server(("127.0.0.1", port))
     return bound, f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
 @asynccontextmanager
 async def serving(app: Any, bound: socket.socket, timeout_graceful_shutdown: int = 2) -> AsyncGenerator[uvicorn.Server]:
-    """Serve an ASGI application on this socket; the socket is closed at the end."""
+    """Serve an ASGI application on this socket; close the socket after the block."""
     config = uvicorn.Config(
         app,
         http=Protocol,
@@ -39,10 +39,10 @@ async def serving(app: Any, bound: socket.socket, timeout_graceful_shutdown: int
         bound.close()
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
-    """Wait, for a bounded time, until this holds."""
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 120) -> None:
+    """Wait until the condition holds; the time limit only guards against hanging. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110 - nothing outside of us signals
+        while not await condition():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.01)
 
 
@@ -51,14 +51,14 @@ async def _started(server: uvicorn.Server, running: asyncio.Task[None]) -> bool:
 
 
 async def signals_to(database: Database) -> list[bool]:
-    """One entry for each signal from now on."""
-    heard: list[bool] = []
-    database.on_signal(lambda: heard.append(True))
-    if database.dialect.name == "postgresql":  # whose new connection says that something may have been missed
+    """Return a list that gets an entry for each signal from now on."""
+    signals: list[bool] = []
+    database.on_signal(lambda: signals.append(True))
+    if database.dialect.name == "postgresql":  # its new connection signals once, because it may have missed some
 
         async def connected() -> bool:
-            return bool(heard)
+            return bool(signals)
 
         await until(connected)
-        heard.clear()
-    return heard
+        signals.clear()
+    return signals

@@ -1,4 +1,4 @@
-"""The service and the provider's twin as they run in earnest: each under uvicorn on a socket of its own."""
+"""The service and the provider's twin as in production: each under uvicorn on its own socket."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -18,9 +18,9 @@ from tests.world import ADMIN_KEY
 async def staged(
     folder: Path, database_url: str, *, provider: str = "bfl", profile: Profile = "a", ready_after_s: float = 0.2
 ) -> AsyncGenerator[tuple[str, str]]:
-    """Addresses of the service, with its worker inside, and of the twin that it submits to."""
-    ours, our_address = listening()
-    theirs, their_address = listening()
+    """Run both; yield the address of the service, which includes a worker, and that of the twin."""
+    our_socket, our_address = listening()
+    their_socket, their_address = listening()
     name = provider.upper()
     settings = Settings.from_env(
         {
@@ -35,7 +35,7 @@ async def staged(
     )
     await prepare(settings)
     async with (
-        serving(build(ready_after_s=ready_after_s, profile=profile, seed=1), theirs),
-        serving(create_app(open_resources(settings)), ours),
+        serving(build(ready_after_s=ready_after_s, profile=profile, seed=1), their_socket),
+        serving(create_app(open_resources(settings)), our_socket),
     ):
         yield our_address, their_address

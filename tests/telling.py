@@ -1,4 +1,4 @@
-"""A receiver of our webhooks that does what it is told, and a task that has come to an end."""
+"""A receiver of webhooks with scripted answers, and tasks that have ended."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -11,16 +11,16 @@ from starlette.responses import Response
 from tests.calling import small
 from tests.world import World
 
-HOST = "93.184.216.34"  # public, so that nothing has to be looked up
+HOST = "93.184.216.34"  # a public address, which needs no DNS
 URL = f"https://{HOST}/hooks"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 @dataclass
 class Receiver:
-    """An application that was told something: what came, and what it answers."""
+    """An application that receives webhooks: its requests, and its answers."""
 
-    answers: list[Response] = field(default_factory=list)  # in turn; the last for good
+    answers: list[Response] = field(default_factory=list)  # in turn; the last one is repeated
     heard: list[Request] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     meanwhile: Callable[[], Awaitable[None]] | None = None
@@ -36,19 +36,19 @@ class Receiver:
 
     @property
     def ids(self) -> list[str]:
-        return [each.headers["webhook-id"] for each in self.heard]
+        return [request.headers["webhook-id"] for request in self.heard]
 
 
 def receiver(world: World, *answers: int | Response, host: str = HOST) -> Receiver:
-    """A receiver at this address, in the world's network, that answers so: statuses, or whole answers."""
-    given = [Response(status_code=each) if isinstance(each, int) else each for each in answers]
-    made = Receiver(given)
-    world.network.add(host, made)
-    return made
+    """Add a receiver at this host to the world's network; its answers are statuses or responses."""
+    responses = [Response(status_code=answer) if isinstance(answer, int) else answer for answer in answers]
+    application = Receiver(responses)
+    world.network.add(host, application)
+    return application
 
 
 async def told(world: World, **params: Any) -> str:
-    """A task whose image is stored, and whose submitter was told, or tried to be."""
+    """Return a task whose image is stored and whose webhook was sent, or tried."""
     small(world)
     task_id = await world.post(**{"webhook_url": URL, **params})
     await world.go_on(6)
@@ -57,8 +57,8 @@ async def told(world: World, **params: Any) -> str:
 
 
 async def ended(world: World, **params: Any) -> str:
-    """A task that has ended at once, and whose submitter was told, or tried to be."""
-    world.clock.advance(0.001)  # so that what is planned has an order
+    """Return a task that was cancelled at once and whose webhook was sent, or tried."""
+    world.clock.advance(0.001)  # gives deliveries an order
     task_id = await world.post(**{"webhook_url": URL, **params})
     await world.api.post(f"/v1/tasks/{task_id}/cancel")
     await world.work()
@@ -73,7 +73,7 @@ async def deliveries(world: World, **query: Any) -> list[dict[str, Any]]:
 
 
 async def only_delivery(world: World, **query: Any) -> dict[str, Any]:
-    """The one delivery that there is, with its attempts."""
+    """Return the only delivery, with its attempts."""
     (found,) = await deliveries(world, **query)
     answer = await world.api.get(f"/v1/deliveries/{found['id']}")
     assert answer.status_code == 200, answer.text
@@ -89,7 +89,7 @@ async def endpoint(world: World, **query: Any) -> dict[str, Any]:
 
 
 async def until_due(world: World, delivery: dict[str, Any]) -> None:
-    """Let time pass until a delivery is due, and do what is to be done."""
+    """Advance the clock until a delivery is due, and run all due jobs."""
     due_at = datetime.fromisoformat(delivery["due_at"])
     world.clock.at = max(world.clock.at, due_at)
     await world.work()

@@ -1,9 +1,9 @@
-"""Which tests run when: `make test` stays under 90 seconds, `make check` runs what it leaves out.
+"""Which tests run when: `make test` takes less than 90 seconds, `make check` runs the tests that it omits.
 
-- `make test`: rules, database, jobs, steps and web; what is not in `db/` or `jobs/` on SQLite alone
+- `make test`: rules, database, jobs, steps and web; only `db/` and `jobs/` also on PostgreSQL
 - `make check`: the steps on PostgreSQL; browser, fuzzing, migrations, clouds, child processes, flaws, speed
-- `make cold`: properties and processes again, with cold caches on one busy processor
-- `make prove`: what kills processes or searches at random (`proof`), and a longer search for every property
+- `make cold`: property and process tests again, with cold caches on one busy processor
+- `make prove`: tests that kill processes or search at random (`proof`), and longer searches of all properties
 """
 
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 
 _TESTS = Path(__file__).parent
-# Here both databases are the subject, so `make test` runs both.
+# These test the databases themselves, so `make test` runs them on both.
 _BOTH_DATABASES = frozenset({"db", "jobs"})
 _SERVERS = frozenset({"postgres", "s3", "gs", "az"})
-# Folders and files that are in `make check` as a whole, beside single tests that carry its mark.
+# Folders and files that run in `make check` as a whole, in addition to single tests with its mark.
 _CHECKED = (
-    "benchmarks",  # measures, and proves no promise of the service
+    "benchmarks",  # tests of the benchmarks, not of the service
     "cli",  # starts processes
-    "flaws",  # the same stories again, each with a flaw put in that they must catch
+    "flaws",  # checks that must fail on flawed code
     "store/test_going_away.py",  # stand-ins for clouds
-    "twin/test_sockets.py",  # the same answers again, over real sockets
-    "test_clients.py",  # clients of others
+    "twin/test_sockets.py",  # repeats other tests over real sockets
+    "test_clients.py",  # clients of other vendors
     "test_dashboards.py",
     "db/migrations/test_migrations.py",
     "db/migrations/test_migrations_live.py",
@@ -36,7 +36,7 @@ _CHECKED = (
     "web/test_sockets.py",
 )
 
-# Files that start the service as a process: what is slow at first must not fail there either.
+# Files that start the service as a process: `make cold` runs them, because a slow first start must not fail them.
 _PROCESSES = ("cli/test_demo.py", "cli/test_stopping.py", "cli/test_work.py", "proof/test_crash.py")
 
 
@@ -57,10 +57,10 @@ def _is_checked(item: pytest.Item) -> bool:
 
 
 def _needs_a_server(item: pytest.Item) -> bool:
-    """Whether it asks for the fixture of one, or a parametrized fixture has chosen that."""
+    """Whether the test uses the fixture of a server, directly or through a parameter."""
     call = getattr(item, "callspec", None)
-    chosen = [] if call is None else [value for value in call.params.values() if isinstance(value, str)]
-    return not _SERVERS.isdisjoint([*getattr(item, "fixturenames", ()), *chosen])
+    parameters = [] if call is None else [value for value in call.params.values() if isinstance(value, str)]
+    return not _SERVERS.isdisjoint([*getattr(item, "fixturenames", ()), *parameters])
 
 
 def _is_in(path: Path, places: Sequence[str]) -> bool:
@@ -68,7 +68,7 @@ def _is_in(path: Path, places: Sequence[str]) -> bool:
 
 
 def is_left_out(path: Path, expression: str) -> bool:
-    """Whether no test of this file or folder is asked for by `-m`: then it need not be read, nor what it imports."""
+    """Whether `-m` excludes every test of this file or folder, so that it need not be imported."""
     place = path.relative_to(_TESTS)
     return ("not check" in expression and _is_in(place, _CHECKED)) or (
         "not proof" in expression and place.is_relative_to("proof")

@@ -1,4 +1,4 @@
-"""A whole world for a test: our service, the provider's twin, one clock, and HTTP between them in memory."""
+"""A world for tests: the service, the provider's twin, one clock, and HTTP between them in memory."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, nullcontext
@@ -26,14 +26,14 @@ from app.worker import loop
 from tests.postgres import keep_time
 
 TWIN, GATEWAY = "http://twin", "http://gateway"
-_MOST_JOBS = 5000  # that are ever due at once
+_MAX_JOBS = 5000  # more jobs than any test has due at once
 ADMIN_KEY = "an-admin-key-for-tests-only"
 RING_KEY = "a-ring-key-for-tests-only-0123456789"
 
 
 @dataclass
 class FrozenClock:
-    """Stands still until it is told to go on."""
+    """Stands still until a test advances it."""
 
     at: datetime = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
@@ -45,7 +45,7 @@ class FrozenClock:
 
 
 class Network(httpx.AsyncBaseTransport):
-    """Hosts by name, each an ASGI application; any other host cannot be reached."""
+    """ASGI applications by host name; other hosts are unreachable."""
 
     def __init__(self) -> None:
         self.hosts: dict[str, httpx.AsyncBaseTransport] = {}
@@ -62,14 +62,14 @@ class Network(httpx.AsyncBaseTransport):
 
 @dataclass
 class World:
-    """What a test needs in hand; `api` calls our service with the admin key."""
+    """The parts of a world; `api` calls the service with the admin key."""
 
     clock: FrozenClock
     network: Network
     twin: Twin
     use: Resources
     api: httpx.AsyncClient
-    outsider: httpx.AsyncClient = field(repr=False)  # calls our service with no key
+    outsider: httpx.AsyncClient = field(repr=False)  # calls the service without a key
 
     async def post(self, **params: Any) -> str:
         """Submit a task and return its id."""
@@ -90,21 +90,21 @@ class World:
         return [entry for entry in answer.json()["entries"] if entry["event"] == event]
 
     async def work(self) -> None:
-        """Do every job that is due, and those that they leave for now."""
-        for _ in range(_MOST_JOBS):
+        """Run all due jobs, including those that they enqueue for now."""
+        for _ in range(_MAX_JOBS):
             if not await loop.run_once(self.use):
                 return
-        raise AssertionError("jobs without end: does the database see the time of the test's clock?")
+        raise AssertionError("jobs never end; does the database use the test's clock?")
 
     async def go_on(self, seconds: float, step: float = 1.0) -> None:
-        """Let time pass: the provider acts, our jobs fall due."""
+        """Advance the clock in steps; after each, the provider acts and all due jobs run."""
         for _ in range(max(1, round(seconds / step))):
             self.clock.advance(step)
             await self.twin.tick()
             await self.work()
 
     def ledger(self) -> dict[str, Any]:
-        """The provider's own record."""
+        """Return the provider's ledger."""
         return self.twin.ledger()
 
 
@@ -118,7 +118,7 @@ async def open_world(
     bounds: Bounds = BOUNDS,
     **changes: Any,
 ) -> AsyncGenerator[World]:
-    """Build a world; `changes` replace fields of its Resources."""
+    """Open a world on this database; `changes` replace fields of its Resources."""
     clock, network = FrozenClock(), Network()
     async with (
         httpx.AsyncClient(transport=network) as twin_sends,

@@ -1,4 +1,4 @@
-"""A new world for the real code, and one for the flaw."""
+"""Worlds for the tests of flaws."""
 
 import shutil
 from collections.abc import AsyncGenerator
@@ -15,7 +15,7 @@ from tests.world import World, open_world
 
 @pytest.fixture
 def worlds(tmp_path: Path, sqlite_template: Path) -> Worlds:
-    """New worlds, as many as a test wants: one for the real code, one for the flaw."""
+    """Open new worlds, each on its own database: one for the real code, one for the flaw."""
     numbers = count()
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""What the proofs against flaws have in hand: new worlds, and callbacks that are handed over without HTTP."""
+"""Helpers for the tests of flaws: new worlds, and callbacks delivered without HTTP."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -14,13 +14,11 @@ Worlds: TypeAlias = Callable[..., AbstractAsyncContextManager[World]]
 Receive: TypeAlias = Callable[..., Awaitable[Reply]]
 
 
-async def delivered(
-    use: Resources, caller: Caller, body: dict[str, Any] | bytes, receiving: Receive = receive
-) -> Reply:
-    """A callback, handed over without HTTP, with a good signature."""
+async def delivered(use: Resources, caller: Caller, body: dict[str, Any] | bytes, handler: Receive = receive) -> Reply:
+    """Deliver a callback with a valid signature, without HTTP."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = [(name.encode(), value.encode()) for name, value in caller.signature(raw).items()]
-    return await receiving(use, caller.submission_id, caller.proof.token, headers, one(raw))
+    return await handler(use, caller.submission_id, caller.proof.token, headers, one(raw))
 
 
 def one(raw: bytes) -> Callable[[int], Awaitable[bytes | None]]:

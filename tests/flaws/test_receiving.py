@@ -1,8 +1,7 @@
-"""Flaws in receiving. Each of the nine in this folder is swapped in, and a check that holds here must then fail.
+"""Flaws in receiving. Each of the nine flaws in this folder replaces real code, and its check must then fail.
 
-A check states a promise and is run on the real code first. A flaw is swapped in through a field of Resources, or as a
-function that is handed over. Where there is no such seam, pytest's `monkeypatch` replaces one name: code is what is
-swapped here, and nowhere else in the suite.
+A check states a promise and first runs on the real code. A flaw replaces a field of Resources or is passed as a
+function. If neither is possible, pytest's `monkeypatch` replaces one name; only this folder replaces code.
 """
 
 import asyncio
@@ -40,13 +39,13 @@ async def an_accepted_callback_is_durable(world: World, flaw: Callable[[Resource
     caller = await submitted(world)
     await done(world)
     reply = await delivered(flaw(world.use), caller, caller.ready())
-    # The process dies here: what is not committed never was.
+    # The process dies here: uncommitted changes are lost.
     assert (reply, await status_of(world, caller)) == (Reply.ACCEPTED, "ready")
 
 
 @dataclass
 class AnswersFirst(OneByOne):
-    """Says that it is done, and means to do it later."""
+    """Reports a write as done without doing it."""
 
     inner: Database
 
@@ -54,7 +53,7 @@ class AnswersFirst(OneByOne):
     def dialect(self) -> Dialect:
         return self.inner.dialect
 
-    async def write(self, work: Callable[[Connection], T]) -> Any:  # noqa: ARG002 - that is the flaw
+    async def write(self, work: Callable[[Connection], T]) -> Any:  # noqa: ARG002 - the flaw
         return True
 
     async def read(self, work: Callable[[Connection], T]) -> T:
@@ -87,12 +86,10 @@ async def one_key_is_one_task(world: World) -> None:
     assert len((await world.api.get("/v1/tasks")).json()["tasks"]) == 1
 
 
-def begin_if_it_is_not_there(
-    connection: Connection, key_id: str, idempotency_key: str, digest: str, now: datetime
-) -> bool:
+def begin_after_a_check(connection: Connection, key_id: str, idempotency_key: str, digest: str, now: datetime) -> bool:
     if idempotency_keys.get(connection, key_id, idempotency_key) is not None:
         return False
-    connection.execute(text("select pg_sleep(0.1)"))  # as long as it takes another connection to look, too
+    connection.execute(text("select pg_sleep(0.1)"))  # long enough for another connection to check, too
     really_begin(connection, key_id, idempotency_key, digest, now)
     return True
 
@@ -105,7 +102,7 @@ async def test_checking_before_inserting_is_caught(
 ) -> None:
     async with open_world(tmp_path, postgres_url) as world:
         await one_key_is_one_task(world)
-    monkeypatch.setattr(idempotency_keys, "begin", begin_if_it_is_not_there)
+    monkeypatch.setattr(idempotency_keys, "begin", begin_after_a_check)
     async with open_world(tmp_path, postgres_other_url) as world:
         with pytest.raises(AssertionError):
             await one_key_is_one_task(world)
@@ -121,7 +118,7 @@ async def postgres_other_url(postgres: Any, postgres_template: str) -> AsyncGene
 # 3. Signature after parse.
 
 
-async def what_is_forged_is_read_by_nobody(world: World, parsed: list[bytes]) -> None:
+async def a_forged_body_is_never_parsed(world: World, parsed: list[bytes]) -> None:
     caller = await submitted(world)
     for body in (b"[" * 100_000, b"not json", b'{"status": "Ready"}'):
         answer = await caller.call(body, {"x-bfl-signature": "sha256=00"})
@@ -129,7 +126,9 @@ async def what_is_forged_is_read_by_nobody(world: World, parsed: list[bytes]) ->
     assert parsed == []
 
 
-async def test_reading_a_body_before_it_is_proven_is_caught(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_parsing_a_body_before_its_verification_is_caught(
+    worlds: Worlds, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parsed: list[bytes] = []
     read = messages.read_callback
 
@@ -137,28 +136,28 @@ async def test_reading_a_body_before_it_is_proven_is_caught(worlds: Worlds, monk
         parsed.append(body)
         return read(body)
 
-    def verify_what_was_read(body: bytes, headers: Headers, secret: str, profile: SigningProfile) -> Verdict:
+    def verify_after_parsing(body: bytes, headers: Headers, secret: str, profile: SigningProfile) -> Verdict:
         reading(body)
         return verify(body, headers, secret, profile)
 
     monkeypatch.setattr(messages, "read_callback", reading)
     async with worlds() as world:
-        await what_is_forged_is_read_by_nobody(world, parsed)
-    monkeypatch.setattr(callback, "verify", verify_what_was_read)
+        await a_forged_body_is_never_parsed(world, parsed)
+    monkeypatch.setattr(callback, "verify", verify_after_parsing)
     async with worlds() as world:
         with pytest.raises(AssertionError):
-            await what_is_forged_is_read_by_nobody(world, parsed)
+            await a_forged_body_is_never_parsed(world, parsed)
 
 
 # 6. Dedup on row seen.
 
 
-async def a_second_delivery_completes_what_the_first_began(world: World, receiving: Receive, dies_after: int) -> None:
+async def a_second_delivery_completes_the_first(world: World, handler: Receive, dies_after: int) -> None:
     caller = await submitted(world)
     await done(world)
     with pytest.raises(Dead):
-        await delivered(replace(world.use, db=Dying(world.use.db, dies_after)), caller, caller.ready(), receiving)
-    assert await delivered(world.use, caller, caller.ready(), receiving) is Reply.ACCEPTED
+        await delivered(replace(world.use, db=Dying(world.use.db, dies_after)), caller, caller.ready(), handler)
+    assert await delivered(world.use, caller, caller.ready(), handler) is Reply.ACCEPTED
     assert await status_of(world, caller) == "ready"
 
 
@@ -168,7 +167,7 @@ class Dead(Exception):
 
 @dataclass
 class Dying(AnswersFirst):
-    """A database whose process is killed after so many commits, before it can do anything with the last one."""
+    """A database whose process is killed after a number of commits, directly after the last one."""
 
     commits: int
 
@@ -182,18 +181,20 @@ class Dying(AnswersFirst):
         return done
 
 
-async def receive_what_was_not_seen(
+async def receive_unless_seen(
     use: Resources, submission_id: str, token: str, headers: Sequence[tuple[bytes, bytes]], read: Any
 ) -> Reply:
-    """The usual handler: note the delivery, and if it is noted already, it is a duplicate."""
+    """The usual handler: records the delivery, and treats it as a duplicate if it is already recorded."""
     proof = use.keys.prove_token(submission_id, token)
     assert proof is not None
     body = await read(callback.MAX_BYTES)
-    given = callback._evidence(use, submission_id, proof, headers, body, verify(body, headers, proof.secret, SIGNING))
+    evidence = callback._evidence(
+        use, submission_id, proof, headers, body, verify(body, headers, proof.secret, SIGNING)
+    )
     digest = hashlib.sha256(body).hexdigest()
     new = await use.db.write(lambda connection: idempotency_keys.begin(connection, "seen", digest, digest, use.now()))
     if new:
-        await use.db.write(lambda connection: settle(connection, [given], look_after=callback._PATIENCE))
+        await use.db.write(lambda connection: settle(connection, [evidence], look_after=callback._PATIENCE))
     return Reply.ACCEPTED
 
 
@@ -201,11 +202,11 @@ SIGNING = SigningProfile()
 
 
 @pytest.mark.parametrize("dies_after", [0, 1])
-async def test_taking_a_row_that_was_seen_for_an_effect_is_caught(worlds: Worlds, dies_after: int) -> None:
+async def test_taking_a_recorded_delivery_for_a_processed_one_is_caught(worlds: Worlds, dies_after: int) -> None:
     async with worlds() as world:
-        await a_second_delivery_completes_what_the_first_began(world, receive, dies_after)
+        await a_second_delivery_completes_the_first(world, receive, dies_after)
     if dies_after == 0:
-        return  # nothing was seen yet: here the two do not differ
+        return  # nothing is recorded yet, so flaw and real code behave alike
     async with worlds() as world:
         with pytest.raises(AssertionError, match="submitted"):
-            await a_second_delivery_completes_what_the_first_began(world, receive_what_was_not_seen, dies_after)
+            await a_second_delivery_completes_the_first(world, receive_unless_seen, dies_after)

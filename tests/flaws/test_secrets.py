@@ -1,4 +1,4 @@
-"""A flaw that nobody can measure in a test, found in the source instead."""
+"""A flaw that no test can measure, found in the source code instead."""
 
 import ast
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-# 7. A comparison of secrets that tells by its duration how far they agree. By contract: nobody can measure it here.
+# 7. A comparison of secrets whose duration depends on their common prefix. Too short to measure in a test.
 
 COMPARING = ("app/security/verify.py", "app/security/keyring.py", "app/web/auth.py")
 SECRETS = ("secret", "token", "signature", "digest", "sha256", "expected")
@@ -23,7 +23,7 @@ def no_secret_is_compared_plainly(source: str) -> None:
 
 
 def name_of(node: ast.expr) -> str:
-    """What a value is called, seen through the methods and indexes that are applied to it."""
+    """Return the name of a value, without the methods and indexes applied to it."""
     match node:
         case ast.Call(func=ast.Attribute(value=value)):
             return name_of(value)
@@ -38,7 +38,7 @@ def name_of(node: ast.expr) -> str:
 
 
 def flawed(source: str) -> Iterator[str]:
-    """This source with one of its constant-time comparisons made plain, for each of them."""
+    """Yield the source once per constant-time comparison, with that one replaced by `==`."""
     for number in range(source.count("compare_digest(")):
         tree = ast.parse(source)
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and is_constant_time(node)]
@@ -58,7 +58,7 @@ def is_constant_time(call: ast.Call) -> bool:
 
 
 @pytest.mark.parametrize("path", COMPARING)
-def test_a_comparison_of_secrets_that_takes_its_time_is_caught(path: str) -> None:
+def test_a_comparison_of_secrets_that_leaks_timing_is_caught(path: str) -> None:
     source = (Path(__file__).parents[2] / path).read_text()
     no_secret_is_compared_plainly(source)
     variants = list(flawed(source))

@@ -1,4 +1,4 @@
-"""Flaws that lose an image or spend money twice; how they are swapped in says `test_receiving.py`."""
+"""Flaws that lose an image or spend money twice; `test_receiving.py` explains how they replace real code."""
 
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -22,10 +22,10 @@ from tests.calling import caller_of, done, small, submitted
 from tests.flaws.deliveries import Worlds, status_of
 from tests.world import TWIN, World
 
-# 4. No terminal fence.
+# 4. No check for final states.
 
 
-async def what_has_ended_stays_ended(world: World) -> None:
+async def a_final_state_is_final(world: World) -> None:
     caller = await submitted(world)
     await done(world)
     ready = caller.ready()
@@ -35,25 +35,25 @@ async def what_has_ended_stays_ended(world: World) -> None:
     assert await status_of(world, caller) == "failed"
 
 
-def decide_whatever_the_state(
-    standing: AttemptState, report: Report, witness: Witness, now: datetime, *, proven: bool
+def decide_in_any_state(
+    state: AttemptState, report: Report, witness: Witness, now: datetime, *, proven: bool
 ) -> Decision:
-    open_again = standing._replace(status=Status.SUBMITTED) if standing.status.final else standing
+    open_again = state._replace(status=Status.SUBMITTED) if state.status.final else state
     return decide(open_again, report, witness, now, proven=proven)
 
 
-async def test_a_missing_fence_around_what_is_final_is_caught(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_check_for_final_states_is_caught(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
     async with worlds() as world:
-        await what_has_ended_stays_ended(world)
-    monkeypatch.setattr(settle_module, "decide", decide_whatever_the_state)
-    async with worlds() as world:  # the fence in SQL still stands
-        await what_has_ended_stays_ended(world)
+        await a_final_state_is_final(world)
+    monkeypatch.setattr(settle_module, "decide", decide_in_any_state)
+    async with worlds() as world:  # the condition in SQL still prevents it
+        await a_final_state_is_final(world)
     monkeypatch.setattr(apply_changes, "IS_FINAL", false())
     apply_changes._statement.cache_clear()
     monkeypatch.setattr(apply_changes, "_statement", apply_changes._statement.__wrapped__)
     async with worlds() as world:
         with pytest.raises(AssertionError, match="stored"):
-            await what_has_ended_stays_ended(world)
+            await a_final_state_is_final(world)
 
 
 # 5. Resend on timeout.
@@ -71,8 +71,8 @@ async def a_lost_answer_is_charged_once(world: World, flaw: Callable[[Provider],
 
 
 @dataclass
-class AsksAgain:
-    """Takes silence for a no."""
+class Resends:
+    """Resends when no answer arrives."""
 
     inner: Provider
 
@@ -80,9 +80,9 @@ class AsksAgain:
     def spec(self) -> ProviderSpec:
         return self.inner.spec
 
-    async def submit(self, order: SubmitRequest) -> ProviderResponse:
-        answer = await self.inner.submit(order)
-        return await self.inner.submit(order) if answer.report.said is Said.LOST else answer
+    async def submit(self, request: SubmitRequest) -> ProviderResponse:
+        answer = await self.inner.submit(request)
+        return await self.inner.submit(request) if answer.report.said is Said.LOST else answer
 
     async def fetch(self, reference: Reference) -> ProviderResponse:
         return await self.inner.fetch(reference)
@@ -99,7 +99,7 @@ async def test_sending_again_after_a_timeout_is_caught(worlds: Worlds) -> None:
         await a_lost_answer_is_charged_once(world, lambda provider: provider)
     async with worlds() as world:
         with pytest.raises(AssertionError, match="8"):
-            await a_lost_answer_is_charged_once(world, AsksAgain)
+            await a_lost_answer_is_charged_once(world, Resends)
 
 
 # 8. Slot freed at submit.
@@ -107,7 +107,7 @@ async def test_sending_again_after_a_timeout_is_caught(worlds: Worlds) -> None:
 ROOMY = Rules(megapixels=0.02, slots={"flux-kontext-pro": 100, "flux-kontext-max": 100}, account_slots=100)
 
 
-async def never_more_in_flight_than_is_allowed(world: World) -> None:
+async def the_limits_of_slots_are_kept(world: World) -> None:
     for model, number in (("flux-kontext-max", 8), ("flux-kontext-pro", 22)):
         for _ in range(number):
             await world.post(model=model)
@@ -116,21 +116,19 @@ async def never_more_in_flight_than_is_allowed(world: World) -> None:
     assert (in_flight["flux-kontext-max"], in_flight["account"]) == (6, 24)
 
 
-async def test_a_slot_that_is_free_once_the_provider_has_the_task_is_caught(
-    worlds: Worlds, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_freeing_a_slot_at_submission_is_caught(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
     async with worlds(ROOMY) as world:
-        await never_more_in_flight_than_is_allowed(world)
+        await the_limits_of_slots_are_kept(world)
     monkeypatch.setattr(settle_module, "_SLOTLESS", settle_module._SLOTLESS | {Status.SUBMITTED})
     async with worlds(ROOMY) as world:
         with pytest.raises(AssertionError, match="30"):
-            await never_more_in_flight_than_is_allowed(world)
+            await the_limits_of_slots_are_kept(world)
 
 
-# 9. Link not checked for expiry.
+# 9. Expiry of links ignored.
 
 
-async def the_link_that_dies_first_is_followed_first(world: World) -> None:
+async def the_link_that_expires_first_is_downloaded_first(world: World) -> None:
     callers = []
     for life in (600, 600, 7):
         faults = Faults(drop_callback=1, expired_link=1, near_expiry_s=life)
@@ -147,7 +145,7 @@ async def the_link_that_dies_first_is_followed_first(world: World) -> None:
 
 @dataclass
 class Slow(httpx.AsyncBaseTransport):
-    """Downloads that take four seconds each."""
+    """A transport on which each download takes four seconds."""
 
     world: World
     inner: httpx.AsyncBaseTransport
@@ -169,12 +167,10 @@ def claim_in_order_of_arrival(
     return [Job(row.id, Step(row.step), row.task_id, row.failures, holder) for row in rows]
 
 
-async def test_downloading_without_a_look_at_when_links_die_is_caught(
-    worlds: Worlds, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_downloading_without_regard_to_expiry_is_caught(worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
     async with worlds() as world:
-        await the_link_that_dies_first_is_followed_first(world)
+        await the_link_that_expires_first_is_downloaded_first(world)
     monkeypatch.setattr(jobs, "claim", claim_in_order_of_arrival)
     async with worlds() as world:
         with pytest.raises(AssertionError, match="failed"):
-            await the_link_that_dies_first_is_followed_first(world)
+            await the_link_that_expires_first_is_downloaded_first(world)

@@ -57,7 +57,7 @@ async def live(folder: Path, faults: Faults, actions: list[str]) -> None:
             elif action.startswith("wait"):
                 await world.go_on(40 if action == "wait long" else 2, 2)
             else:
-                answer = await world.api.post(f"/v1/tasks/{posted[len(doings) % len(posted)]}/{doing}")
+                answer = await world.api.post(f"/v1/tasks/{posted[len(actions) % len(posted)]}/{action}")
                 requests += action == "resubmit" and answer.status_code == 202
         world.twin.faults = Faults()
         await world.go_on(900, 30)

@@ -1,4 +1,4 @@
-"""Every interleaving of answers, callbacks, polls, downloads, API requests and crashes keeps the invariants of the database.
+"""Any interleaving of answers, callbacks, polls, downloads, API requests and crashes keeps all invariants.
 
 This provider is worse than any real one: it sends any report, in any order, any number of times.
 """
@@ -27,7 +27,7 @@ from app.rules.task import MOVES, Effect, Failure, Report, Said, Status, Witness
 from app.security.sign import bfl_signature
 from app.security.verify import Verdict
 from app.transitions.moves import cancel, resubmit
-from tests.found import Found, Job, Told, look
+from tests.found import EvidenceKey, Found, Job, look
 from tests.interleaving import LIMITS, Call, Process
 from tests.pictures import picture
 
@@ -72,7 +72,7 @@ class Record(RuleBasedStateMachine):
         self.attempts: list[tuple[str, str]] = []  # (task id, attempt id) of every attempt sent
         self.delivered: list[tuple[str, bytes, str]] = []
         self.may_send: set[str] = set()
-        self.came: Counter[Told] = Counter()
+        self.came: Counter[EvidenceKey] = Counter()
         self.refusing = self.resubmitting = False
         self.final: dict[str, Task] = {}
         self.slotless: set[str] = set()
@@ -247,7 +247,7 @@ class Record(RuleBasedStateMachine):
         self.every_move_is_allowed()
         found = self.process.db.now(look)
         self.what_is_final_stays(found)
-        assert found.told == self.came
+        assert found.evidence == self.came
         self.what_is_not_final_goes_on(found)
         self.slots_are_taken_only_by_tasks_that_need_them(found)
         for task in found.tasks:
@@ -294,7 +294,7 @@ class Record(RuleBasedStateMachine):
             ):
                 continue
             assert task.status is Status.QUEUED, f"{task.status} without a job"
-            assert task.id not in found.held, "admitted without a job"
+            assert task.id not in found.slots, "admitted without a job"
             if found.account.paused(now) or task.dispatch_after_at > now:
                 assert wakes, "waits for a time without an admit job"
             elif found.has_room(task.model):
@@ -303,10 +303,10 @@ class Record(RuleBasedStateMachine):
     def slots_are_taken_only_by_tasks_that_need_them(self, found: Found) -> None:
         known = {task.id: task.status for task in found.tasks}
         in_flight = {task_id for task_id, status in known.items() if status in IN_FLIGHT}
-        assert {known[task_id] for task_id in found.held} <= {Status.QUEUED, *IN_FLIGHT}
-        assert in_flight - found.held.keys() <= self.slotless
-        assert len(found.held) <= LIMITS["account"]
-        assert list(found.held.values()).count("flux-kontext-max") <= LIMITS["flux-kontext-max"]
+        assert {known[task_id] for task_id in found.slots} <= {Status.QUEUED, *IN_FLIGHT}
+        assert in_flight - found.slots.keys() <= self.slotless
+        assert len(found.slots) <= LIMITS["account"]
+        assert list(found.slots.values()).count("flux-kontext-max") <= LIMITS["flux-kontext-max"]
 
     # With a cooperative provider every task ends.
 
