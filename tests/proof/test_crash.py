@@ -51,7 +51,7 @@ async def service(env: dict[str, str]) -> AsyncGenerator[httpx.AsyncClient]:
         await child.wait()
 
 
-@pytest.mark.parametrize("way", ["called back", "polled"])
+@pytest.mark.parametrize("source", ["called back", "polled"])
 async def test_a_service_killed_after_the_submit_finishes_the_task_after_its_restart(
     source: str, tmp_path: Path
 ) -> None:
