@@ -39,10 +39,10 @@ def svg(results: Mapping[str, Any]) -> str:
 def _panel(name: str, figures: Mapping[str, float], top: int) -> list[str]:
     title = f"{name}: {number(figures['share_of_bare'])} of bare, {number(figures['times_naive'])} times naive"
     parts = [_text(0, top + 28, title, "bold")]
-    most = max(figures[f"{server}_rate"] for server in _SERVERS) or 1
+    highest = max(figures[f"{server}_rate"] for server in _SERVERS) or 1
     for index, (server, label) in enumerate(_SERVERS.items()):
         rate, y = figures[f"{server}_rate"], top + _HEAD + index * (_BAR + _GAP)
-        length = max(1, round(_LONGEST * rate / most))
+        length = max(1, round(_LONGEST * rate / highest))
         colour = _COLOURS.get(server, _OTHERS)
         parts += [
             _text(0, y + 16, label),

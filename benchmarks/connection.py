@@ -30,7 +30,7 @@ class Load:
 
     def __init__(self, plan: Plan, requests: list[bytes]) -> None:
         self.plan, self.requests = plan, requests
-        self.most = sys.maxsize if plan.repeat else len(requests)
+        self.max_requests = sys.maxsize if plan.repeat else len(requests)
         self.statuses: list[int] = []
         self.latencies: list[float] = []
         self.done = asyncio.Event()
@@ -51,7 +51,7 @@ class Load:
 
     @property
     def over(self) -> bool:
-        return len(self.statuses) >= self.most or perf_counter() - self.began >= self.plan.seconds
+        return len(self.statuses) >= self.max_requests or perf_counter() - self.began >= self.plan.seconds
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -134,13 +134,13 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._pending:
             data = self._pending + data
-        found = answer(data)
-        if found is None or len(data) < found[1]:
+        head = answer(data)
+        if head is None or len(data) < head[1]:
             self._pending = data
             return
         load, now = self._load, perf_counter()
         load.latencies[self._number] = now - self._sent_at
-        load.statuses[self._number] = found[0]
+        load.statuses[self._number] = head[0]
         load.ended = now
         self._pending, self._busy = b"", False
         if load.plan.fresh and self._transport is not None:

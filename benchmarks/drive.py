@@ -76,20 +76,20 @@ class Drive:
     def __init__(self, folder: Path, connections: int) -> None:
         self._folder, self._connections, self._runs = folder, connections, 0
 
-    def start(self, port: int, requests: Sequence[bytes], seconds: float, **how: object) -> "Running":
-        """Start a generator; `how` has further fields of its Plan."""
+    def start(self, port: int, requests: Sequence[bytes], seconds: float, **fields: object) -> "Running":
+        """Start a generator; `fields` has further fields of its Plan."""
         self._runs += 1
         files = [self._folder / f"{self._runs}.{kind}" for kind in ("plan", "requests", "outcomes")]
         plan_file, requests_file, outcomes_file = files
         write_requests(requests_file, list(requests))
-        fields = {"connections": self._connections, **how}
-        plan = Plan(port, str(requests_file), str(outcomes_file), seconds, **fields)  # type: ignore[arg-type]
+        all_fields = {"connections": self._connections, **fields}
+        plan = Plan(port, str(requests_file), str(outcomes_file), seconds, **all_fields)  # type: ignore[arg-type]
         write_plan(plan_file, plan)
         return Running(plan, files)
 
-    def run(self, port: int, pid: int, requests: Sequence[bytes], seconds: float, **how: object) -> Outcome:
+    def run(self, port: int, pid: int, requests: Sequence[bytes], seconds: float, **fields: object) -> Outcome:
         """Run a generator to its end, and measure the CPU time of the server process `pid` during the run."""
-        with self.start(port, requests, seconds, **how) as running:
+        with self.start(port, requests, seconds, **fields) as running:
             return running.outcome(lambda: cpu_seconds(pid))
 
 

@@ -45,11 +45,11 @@ class Compared:
 
 
 async def measure(
-    database_url: str, times: int = _TIMES, warm: int = _WARM, most_groups: int = _BATCHES
+    database_url: str, times: int = _TIMES, warm: int = _WARM, max_batches: int = _BATCHES
 ) -> dict[str, Figures]:
     """Run each hot path `warm` times unmeasured and then `times` times measured; return the figures by path.
 
-    Settling a batch of 16 callbacks counts as one path, which is measured at most `most_groups` times.
+    Settling a batch of 16 callbacks counts as one path, which is measured at most `max_batches` times.
 
     Only for a database filled by `grow`: rows added by the measurement are deleted at the end, and so are all jobs.
     """
@@ -59,16 +59,16 @@ async def measure(
         # Prunes the events that expired since the database was filled.
         await database.write(lambda connection: sweep.upkeep(connection, now, []))
         batches = await database.write(
-            lambda connection: hot_paths.prepare(connection, now, warm + min(times, most_groups))
+            lambda connection: hot_paths.prepare(connection, now, warm + min(times, max_batches))
         )
         try:
-            found = {name: await _timed(database, path, times, warm) for name, path in _paths(known, now).items()}
+            figures = {name: await _timed(database, path, times, warm) for name, path in _paths(known, now).items()}
             durations = []
             for batch in batches:
                 began = time.perf_counter()
                 await database.write(lambda connection, batch=batch: hot_paths.take(connection, batch))  # type: ignore[misc]
                 durations.append(time.perf_counter() - began)
-            return {**found, f"{hot_paths.GROUP} callbacks": _figures(durations[warm:])}
+            return {**figures, f"{hot_paths.GROUP} callbacks": _figures(durations[warm:])}
         finally:
             await database.write(lambda connection: hot_paths.clean(connection, now))
 
@@ -81,11 +81,11 @@ def compare(small: Mapping[str, Figures], large: Mapping[str, Figures]) -> list[
 
 def _known(connection: Connection, now: datetime) -> list[str]:
     """Return the ids of tasks of all ages, newest first, without duplicates."""
-    found: dict[str, None] = {}
+    task_ids: dict[str, None] = {}
     for days in range(180):
         before = ids.first_at("task", now - days * _SPREAD)
-        found.update(dict.fromkeys(task.id for task in tasks.newest(connection, limit=2, before=before)))
-    return list(found)
+        task_ids.update(dict.fromkeys(task.id for task in tasks.newest(connection, limit=2, before=before)))
+    return list(task_ids)
 
 
 def _paths(known: Sequence[str], now: datetime) -> dict[str, tuple[Path, bool]]:

@@ -9,7 +9,7 @@ from app import clock
 from app.db import Connection
 from app.db.engine.database import open_database
 from app.db.engine.sqlite import file_of
-from benchmarks.growth_rows import EVENTS_S, POSTGRES, SQLITE, Batch, Words, statements
+from benchmarks.growth_rows import EVENTS_S, POSTGRES, SQLITE, Batch, Dialect, statements
 
 _PERIOD = timedelta(days=180)
 _BATCH = 50_000
@@ -65,8 +65,8 @@ def _run(connection: Connection, batch: Batch) -> None:
         connection.exec_driver_sql(statement)
 
 
-def _parents(words: Words, batch: Batch) -> list[str]:
-    parts = {"json": words.json("'[]'"), "now": words.instant(str(batch.start_us)), "series": words.series(0, 4)}
+def _parents(dialect: Dialect, batch: Batch) -> list[str]:
+    parts = {"json": dialect.json("'[]'"), "now": dialect.instant(str(batch.start_us)), "series": dialect.series(0, 4)}
     return [statement.format(**parts) for statement in _PARENTS]
 
 

@@ -18,7 +18,7 @@ _HEADERS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class Dialect:
     """The expressions in which the engines differ; each function takes SQL and returns SQL."""
 
     series: Callable[[int, int], str]  # the numbers from first to last, inclusive, as the column n
@@ -29,7 +29,7 @@ class Words:
     no_xid: int  # a transaction id before all others
 
 
-POSTGRES = Words(
+POSTGRES = Dialect(
     lambda first, last: f"SELECT n FROM generate_series({first}::bigint, {last}) AS series (n)",
     lambda us: f"to_timestamp(({us}) / 1000000.0)",
     lambda number: f"lpad(to_hex({number}), 8, '0')",
@@ -37,7 +37,7 @@ POSTGRES = Words(
     lambda text: f"({text})::jsonb",
     no_xid=1,
 )
-SQLITE = Words(
+SQLITE = Dialect(
     lambda first, last: (
         f"WITH RECURSIVE series (n) AS (SELECT {first} UNION ALL SELECT n + 1 FROM series WHERE n < {last}) "
         "SELECT n FROM series"
@@ -61,15 +61,15 @@ class Batch:
     events_from_us: int
 
 
-def statements(words: Words, batch: Batch) -> list[str]:
+def statements(dialect: Dialect, batch: Batch) -> list[str]:
     """Return the statements of one batch, in order. Run them in one transaction: `made` is a temporary table."""
-    return ["DROP TABLE IF EXISTS made", _made(words, batch), *_rows(words, batch)]
+    return ["DROP TABLE IF EXISTS made", _made(dialect, batch), *_rows(dialect, batch)]
 
 
-def _made(words: Words, batch: Batch) -> str:
+def _made(dialect: Dialect, batch: Batch) -> str:
     hashed = "n * 2654435761 % 4294967296"
     numbered = f"SELECT n, {batch.start_us} + n * {batch.step_us} AS us, ({hashed}) / 4096 AS h FROM ({{}}) AS each"
-    inner = numbered.format(words.series(batch.first, batch.last))
+    inner = numbered.format(dialect.series(batch.first, batch.last))
     ready, ended = "us + 8000000", "us + 9200000"
     return f"""
         CREATE TEMPORARY TABLE made AS
@@ -81,9 +81,9 @@ def _made(words: Words, batch: Batch) -> str:
             'key_' || '000000000000000000000000000000000000' || (h % 5) AS key_id,
             CASE WHEN h % 4 = 3 THEN 'flux-kontext-max' ELSE 'flux-kontext-pro' END AS model,
             mark || mark || '0000000000000000' AS digest,
-            {words.instant("us")} AS created_at, {words.instant("us + 500000")} AS submitted_at,
-            {words.instant(ready)} AS ready_at, {words.instant(ended)} AS ended_at
-        FROM (SELECT n, us, h, {_head("us")} AS born, {_head(ended)} AS later, {_mark(words)} AS mark
+            {dialect.instant("us")} AS created_at, {dialect.instant("us + 500000")} AS submitted_at,
+            {dialect.instant(ready)} AS ready_at, {dialect.instant(ended)} AS ended_at
+        FROM (SELECT n, us, h, {_head("us")} AS born, {_head(ended)} AS later, {_mark(dialect)} AS mark
             FROM ({inner}) AS numbered) AS named"""
 
 
@@ -93,30 +93,30 @@ def _head(us: str) -> str:
     return " || ".join(f"substr('{_DIGITS}', {place}, 1)" for place in places)
 
 
-def _mark(words: Words) -> str:
+def _mark(dialect: Dialect) -> str:
     """Return 24 digits unique to a task: the factors are odd, so each part alone is unique among 2**32 tasks."""
-    return " || ".join(words.hexed(f"n * {odd} % 4294967296") for odd in (2246822519, 3266489917, 668265263))
+    return " || ".join(dialect.hexed(f"n * {odd} % 4294967296") for odd in (2246822519, 3266489917, 668265263))
 
 
-def _rows(words: Words, batch: Batch) -> list[str]:
+def _rows(dialect: Dialect, batch: Batch) -> list[str]:
     return [
-        _tasks(words),
+        _tasks(dialect),
         _submissions("first_id", 1, "second_id IS NOT NULL"),
         _submissions("second_id", 2, "0 = 1"),
-        *_evidence(words),
+        *_evidence(dialect),
         """INSERT INTO results
            SELECT task_id, 'results/' || substr(digest, 1, 2) || '/' || digest || '.png', digest, 'image/png',
                1400000 + n % 100000, 1024, 1024, ended_at FROM made WHERE status = 'stored'""",
         """INSERT INTO downloads
            SELECT 'dl_' || later || mark || '00', task_id, 'stored', NULL, ready_at, ended_at
            FROM made WHERE status = 'stored'""",
-        *_deliveries(words),
-        _events(words, batch),
+        *_deliveries(dialect),
+        _events(dialect, batch),
     ]
 
 
-def _tasks(words: Words) -> str:
-    request = words.json(
+def _tasks(dialect: Dialect) -> str:
+    request = dialect.json(
         f"""'{{"prompt": "{_PROMPT}", "seed": null, "aspect_ratio": "1:1", "output_format": "png",
         "prompt_upsampling": false, "safety_tolerance": 2, "images": []}}'"""
     )
@@ -127,24 +127,24 @@ def _tasks(words: Words) -> str:
             notify_url, notify_form, notify_events)
         SELECT task_id, key_id, 'bfl', 'bfl:0123456789ab', model, status,
             CASE status WHEN 'failed' THEN 'content_moderated' END, CASE status WHEN 'failed' THEN 'moderated' END,
-            CASE status WHEN 'failed' THEN 'maybe' END, {request}, {words.json("'[]'")}, 0, created_at,
+            CASE status WHEN 'failed' THEN 'maybe' END, {request}, {dialect.json("'[]'")}, 0, created_at,
             coalesce(second_id, first_id), 0, CASE WHEN status <> 'cancelled' THEN 4.0 END,
             CASE status WHEN 'stored' THEN CAST(h AS text) END, CASE status WHEN 'stored' THEN '{_LINK}' END,
-            CASE status WHEN 'stored' THEN {words.instant("us + 608000000")} END,
+            CASE status WHEN 'stored' THEN {dialect.instant("us + 608000000")} END,
             created_at, CASE WHEN status <> 'cancelled' THEN created_at END,
             CASE WHEN status <> 'cancelled' THEN submitted_at END, CASE status WHEN 'stored' THEN ready_at END,
             CASE status WHEN 'stored' THEN ended_at END, CASE status WHEN 'failed' THEN ended_at END,
             CASE status WHEN 'cancelled' THEN ended_at END,
             CASE WHEN n % 20 = 1 THEN 'https://app.example.com/hooks/' || (h % 5) END,
-            CASE WHEN n % 20 = 1 THEN 'event' END, CASE WHEN n % 20 = 1 THEN {words.json("'[]'")} END
+            CASE WHEN n % 20 = 1 THEN 'event' END, CASE WHEN n % 20 = 1 THEN {dialect.json("'[]'")} END
         FROM made"""
 
 
-def _submissions(of: str, number: int, refused: str) -> str:
+def _submissions(attempt: str, number: int, refused: str) -> str:
     return f"""
         INSERT INTO submissions (id, task_id, number, provider, ring_key, outcome, called_back, provider_id,
             polling_url, cost, planned_at, asked_at, answered_at)
-        SELECT {of}, task_id, {number}, 'bfl', '0b780f8cb964',
+        SELECT {attempt}, task_id, {number}, 'bfl', '0b780f8cb964',
             CASE WHEN status = 'cancelled' THEN 'planned' WHEN {refused} THEN 'refused' ELSE 'accepted' END,
             status <> 'cancelled', CASE WHEN status = 'cancelled' OR {refused} THEN NULL ELSE mark END,
             CASE WHEN status = 'cancelled' OR {refused} THEN NULL
@@ -152,10 +152,10 @@ def _submissions(of: str, number: int, refused: str) -> str:
             CASE WHEN status = 'cancelled' OR {refused} THEN NULL ELSE 4.0 END,
             created_at, CASE WHEN status <> 'cancelled' THEN created_at END,
             CASE WHEN status <> 'cancelled' THEN submitted_at END
-        FROM made WHERE {of} IS NOT NULL"""
+        FROM made WHERE {attempt} IS NOT NULL"""
 
 
-def _evidence(words: Words) -> list[str]:
+def _evidence(dialect: Dialect) -> list[str]:
     answer = (
         """'{"id": "' || mark || '", "polling_url": "https://api.eu1.bfl.ai/v1/get_result?id=' || mark || '", """
         '"cost": 4.0, "input_mp": 0.0, "output_mp": 1.0}\''
@@ -165,17 +165,32 @@ def _evidence(words: Words) -> list[str]:
         "end_time": 1767268808.4, "duration": 8.3}}, "progress": null, "details": null, "preview": null}}'"""
     busy = """'{"detail": "Too many active tasks", "id": "' || mark || '"}'"""
     last = "coalesce(second_id, first_id)"
-    came = "CASE status WHEN 'stored' THEN 'ready' ELSE 'failed' END"
+    reported = "CASE status WHEN 'stored' THEN 'ready' ELSE 'failed' END"
     json = '\'{"content-type": "application/json"}\''
     return [
-        _said(
-            words, "born", "06", last, ("submit", "fetched", "'pending'", "moved", 200), "submitted_at", answer, json
+        _evidence_rows(
+            dialect, "born", "06", last, ("submit", "fetched", "'pending'", "moved", 200), "submitted_at", answer, json
         ),
-        _said(words, "later", "08", last, ("callback", "signed", came, "moved", None), "ready_at", ready, _HEADERS_SQL),
-        _said(words, "later", "0a", last, ("poll", "fetched", came, "late", 200), "ended_at", ready, json),
-        _said(words, "born", "0c", "first_id", ("submit", "fetched", "'busy'", "moved", 429), "created_at", busy, json)
+        _evidence_rows(
+            dialect,
+            "later",
+            "08",
+            last,
+            ("callback", "signed", reported, "moved", None),
+            "ready_at",
+            ready,
+            _HEADERS_SQL,
+        ),
+        _evidence_rows(
+            dialect, "later", "0a", last, ("poll", "fetched", reported, "late", 200), "ended_at", ready, json
+        ),
+        _evidence_rows(
+            dialect, "born", "0c", "first_id", ("submit", "fetched", "'busy'", "moved", 429), "created_at", busy, json
+        )
         + " AND second_id IS NOT NULL",
-        _said(words, "later", "0e", last, ("callback", "forged", "'unclear'", "rejected", None), "ready_at", busy, json)
+        _evidence_rows(
+            dialect, "later", "0e", last, ("callback", "forged", "'unclear'", "rejected", None), "ready_at", busy, json
+        )
         + " AND h % 50 = 5",
     ]
 
@@ -183,11 +198,11 @@ def _evidence(words: Words) -> list[str]:
 _HEADERS_SQL = f"'{_HEADERS}'"
 
 
-def _said(
-    words: Words,
+def _evidence_rows(
+    dialect: Dialect,
     head: str,
     end: str,
-    of: str,
+    attempt: str,
     facts: tuple[str, str, str, str, int | None],
     at: str,
     body: str,
@@ -197,13 +212,13 @@ def _said(
     return f"""
         INSERT INTO evidence (id, submission_id, witness, verdict, digest, said, effect, http_status, headers, body,
             copies, received_at, last_received_at)
-        SELECT 'ev_' || {head} || mark || '{end}', {of}, '{witness}', '{verdict}', digest, {said}, '{effect}',
-            {"NULL" if status is None else status}, {words.json(json)}, {words.body(body)}, 1, {at}, {at}
+        SELECT 'ev_' || {head} || mark || '{end}', {attempt}, '{witness}', '{verdict}', digest, {said}, '{effect}',
+            {"NULL" if status is None else status}, {dialect.json(json)}, {dialect.body(body)}, 1, {at}, {at}
         FROM made WHERE status <> 'cancelled'"""
 
 
-def _deliveries(words: Words) -> list[str]:
-    payload = words.json("""'{"type": "task.' || status || '", "data": {"task": {"id": "' || task_id || '"}}}'""")
+def _deliveries(dialect: Dialect) -> list[str]:
+    payload = dialect.json("""'{"type": "task.' || status || '", "data": {"task": {"id": "' || task_id || '"}}}'""")
     return [
         f"""INSERT INTO deliveries (id, endpoint_id, task_id, event, form, payload, state, tries, planned_at, due_at,
                 ended_at)
@@ -213,20 +228,20 @@ def _deliveries(words: Words) -> list[str]:
             FROM made WHERE n % 20 = 1""",
         f"""INSERT INTO delivery_attempts (id, delivery_id, http_status, latency_ms, answer, began_at)
             SELECT 'att_' || later || mark || '00', 'dlv_' || later || mark || '00',
-                CASE WHEN h % 50 = 7 THEN 500 ELSE 200 END, 120, {words.body("'ok'")}, ended_at
+                CASE WHEN h % 50 = 7 THEN 500 ELSE 200 END, 120, {dialect.body("'ok'")}, ended_at
             FROM made WHERE n % 20 = 1""",
     ]
 
 
-def _events(words: Words, batch: Batch) -> str:
-    data = words.json("""'{"status": "' || kind || '", "failure": null}'""")
+def _events(dialect: Dialect, batch: Batch) -> str:
+    data = dialect.json("""'{"status": "' || kind || '", "failure": null}'""")
     steps = " UNION ALL ".join(
         f"SELECT {place} AS place, '{kind}' AS kind"
         for place, kind in enumerate(("queued", "submitting", "submitted", "ready", "stored", "failed", "cancelled"))
     )
     return f"""
         INSERT INTO events (xid, kind, task_id, key_id, data, at)
-        SELECT {words.no_xid}, 'task.' || kind, task_id, key_id, {data}, ended_at
+        SELECT {dialect.no_xid}, 'task.' || kind, task_id, key_id, {data}, ended_at
         FROM made CROSS JOIN ({steps}) AS step
         WHERE us >= {batch.events_from_us} AND (place = 0 OR kind = status OR status <> 'cancelled' AND place < 3
             OR status = 'stored' AND place = 3)

@@ -31,12 +31,12 @@ def write_plan(path: Path, plan: Plan) -> None:
 
 
 def read_requests(path: Path) -> list[bytes]:
-    data, at, found = path.read_bytes(), 0, []
+    data, at, requests = path.read_bytes(), 0, []
     while at < len(data):
         begin = at + _LENGTH
         at = begin + int.from_bytes(data[at:begin], "big")
-        found.append(data[begin:at])
-    return found
+        requests.append(data[begin:at])
+    return requests
 
 
 def write_requests(path: Path, requests: list[bytes]) -> None:

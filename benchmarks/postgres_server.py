@@ -132,9 +132,9 @@ def client_programs() -> Path | None:
 
 def _newest_binaries() -> Path | None:
     places = [*Path("/usr/lib/postgresql").glob("*/bin"), *Path("/opt/homebrew/opt").glob("postgresql@*/bin")]
-    found = [place for place in places if (place / "initdb").exists()]
-    if found:
-        return max(found, key=_major_version)
+    installed = [place for place in places if (place / "initdb").exists()]
+    if installed:
+        return max(installed, key=_major_version)
     on_path = shutil.which("initdb")
     return Path(on_path).resolve().parent if on_path else None
 

@@ -55,11 +55,11 @@ def text(results: Results) -> str:
 
 def document(results: Results) -> str:
     """Render the results as JSON; figures that were not measured are null."""
-    found = {name: value for name, value in results.items() if name not in DATABASES}
+    shown = {name: value for name, value in results.items() if name not in DATABASES}
     for name in DATABASES:
         figures = results.get(name)
-        found[name] = figures and {**dict.fromkeys(_PROMISED), **figures}
-    return json.dumps(_plain(found), indent=2) + "\n"
+        shown[name] = figures and {**dict.fromkeys(_PROMISED), **figures}
+    return json.dumps(_plain(shown), indent=2) + "\n"
 
 
 def number(value: float) -> str:

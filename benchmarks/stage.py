@@ -40,28 +40,28 @@ class Stage:
     acknowledged: int = 0
     unstored: int = 0
 
-    def beside(self, server: Process, seconds: float | None = None, **how: object) -> Outcome:
+    def beside(self, server: Process, seconds: float | None = None, **fields: object) -> Outcome:
         """Measure a reference server with all connections busy, repeating the same requests."""
         return self.drive.run(
-            server.port, server.pid, self.reference_requests, seconds or self.seconds, repeat=True, **how
+            server.port, server.pid, self.reference_requests, seconds or self.seconds, repeat=True, **fields
         )
 
-    def full_load(self, seconds: float | None = None, **how: object) -> Outcome:
+    def full_load(self, seconds: float | None = None, **fields: object) -> Outcome:
         """Measure the service with all connections busy, each callback for a different task."""
         seconds = seconds or self.seconds
         callbacks = self.ours.seed(min(_MOST_AT_ONCE, int(self.pace * _SPARE * seconds) + 500))
-        outcome = self.deliver(signed(callbacks), seconds, **how)
+        outcome = self.deliver(signed(callbacks), seconds, **fields)
         self.pace = outcome.rate
         return outcome
 
-    def at_rate(self, rate: float, seconds: float | None = None, **how: object) -> Outcome:
+    def at_rate(self, rate: float, seconds: float | None = None, **fields: object) -> Outcome:
         """Measure the service with callbacks at random times, `rate` per second on average."""
         seconds = seconds or self.seconds
-        return self.deliver(signed(self.ours.seed(int(rate * seconds * 1.2) + 50)), seconds, rate=rate, **how)
+        return self.deliver(signed(self.ours.seed(int(rate * seconds * 1.2) + 50)), seconds, rate=rate, **fields)
 
-    def deliver(self, sent: Sequence[Sent], seconds: float, **how: object) -> Outcome:
+    def deliver(self, sent: Sequence[Sent], seconds: float, **fields: object) -> Outcome:
         """Send these requests to the service, and check that every acknowledged callback is stored."""
-        outcome = self.drive.run(self.ours.port, self.ours.pid, [request for _, request in sent], seconds, **how)
+        outcome = self.drive.run(self.ours.port, self.ours.pid, [request for _, request in sent], seconds, **fields)
         self.check([sent[number][0] for number in outcome.acknowledged])
         return outcome
 

@@ -34,7 +34,7 @@ class Open:
 
     def __init__(self, load: Load, rate: float) -> None:
         self._load = load
-        self._due = poisson(rate, load.plan.seconds)[: load.most]
+        self._due = poisson(rate, load.plan.seconds)[: load.max_requests]
         self._next = 0
         self._free: deque[Connection] = deque()
         self._late: deque[float] = deque()

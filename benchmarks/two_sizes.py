@@ -96,11 +96,11 @@ def _serving(stage: Stage, url: str, name: str) -> Generator[Stage]:
     folder.mkdir()
     with Ours(name, folder, url, stage.ours.signing_key_id).running() as ours:
         ours.await_answer()
-        second = replace(stage, ours=ours, acknowledged=0, unstored=0)
-        second.full_load(_WARM_S)
-        yield second
-    stage.acknowledged += second.acknowledged
-    stage.unstored += second.unstored
+        other = replace(stage, ours=ours, acknowledged=0, unstored=0)
+        other.full_load(_WARM_S)
+        yield other
+    stage.acknowledged += other.acknowledged
+    stage.unstored += other.unstored
 
 
 def _callbacks(stage: Stage) -> dict[str, Figures]:

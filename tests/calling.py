@@ -122,10 +122,10 @@ class Scripted:
 
 def answering(*answers: ProviderResponse) -> Scripted:
     """Return a provider that gives these answers in turn."""
-    left = list(answers)
+    remaining = list(answers)
 
     async def submitting(_: SubmitRequest) -> ProviderResponse:
-        return left.pop(0)
+        return remaining.pop(0)
 
     return Scripted(submitting)
 

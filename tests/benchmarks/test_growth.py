@@ -75,7 +75,7 @@ async def test_a_measurement_leaves_nothing_behind(database_url: str) -> None:
     await grow(database_url, TASKS)
     async with open_database(database_url) as database:
         before = await database.read(counted)
-        figures = await measure(database_url, times=3, warm=1, most_groups=2)
+        figures = await measure(database_url, times=3, warm=1, max_batches=2)
         after = await database.read(counted)
 
     assert after == before

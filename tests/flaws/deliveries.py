@@ -22,8 +22,8 @@ async def delivered(use: Resources, caller: Caller, body: dict[str, Any] | bytes
 
 
 def one(raw: bytes) -> Callable[[int], Awaitable[bytes | None]]:
-    async def read(most: int) -> bytes | None:
-        return raw if len(raw) <= most else None
+    async def read(max_bytes: int) -> bytes | None:
+        return raw if len(raw) <= max_bytes else None
 
     return read
 

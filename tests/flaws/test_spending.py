@@ -134,9 +134,9 @@ async def the_link_that_expires_first_is_downloaded_first(world: World) -> None:
         faults = Faults(drop_callback=1, expired_link=1, near_expiry_s=life)
         callers.append(await submitted(world, faults=faults))
     await done(world)
-    for caller, theirs in zip(callers, list(world.twin.tasks.values()), strict=True):
-        sample = {"sample": world.twin.links.url(TWIN, theirs), "prompt": "a red fox"}
-        await caller.call({"id": theirs.id, "status": "Ready", "result": sample})
+    for caller, task in zip(callers, list(world.twin.tasks.values()), strict=True):
+        sample = {"sample": world.twin.links.url(TWIN, task), "prompt": "a red fox"}
+        await caller.call({"id": task.id, "status": "Ready", "result": sample})
     world.network.hosts["twin"] = Slow(world, world.network.hosts["twin"])
     await world.work()
     await world.go_on(120, 5)

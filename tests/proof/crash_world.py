@@ -222,17 +222,17 @@ def _all_final(connection: Connection) -> bool:
 
 def _outcome(connection: Connection, images: Path) -> tuple[str, str | None, list[str]]:
     """Return the outcome of the only task, the digest of its stored image, and the inconsistencies."""
-    found = tasks.newest(connection, limit=100)
-    wrong = [] if len(found) == 1 else [f"one request made {len(found)} tasks"]
-    if not all(task.status.final for task in found):
+    all_tasks = tasks.newest(connection, limit=100)
+    wrong = [] if len(all_tasks) == 1 else [f"one request made {len(all_tasks)} tasks"]
+    if not all(task.status.final for task in all_tasks):
         wrong.append("a task is not final")
     if connection.execute(select(func.count()).select_from(slots)).scalar_one():
         wrong.append("a slot is still taken")
     if jobs.dead_letters(connection):
         wrong.append("a job became a dead letter")
-    if not found:
+    if not all_tasks:
         return "no task", None, wrong
-    task = found[0]
+    task = all_tasks[0]
     result = results.of_tasks(connection, [task.id]).get(task.id)
     if result is not None and _sha256(images / result.store_key) != result.sha256:
         wrong.append("the stored file differs from its digest")

@@ -94,12 +94,12 @@ class Fleet:
                 await self._revive()
 
     async def live_and_die(
-        self, rng: random.Random, lifetime_s: tuple[float, float], calm: asyncio.Event, most: int | None
+        self, rng: random.Random, lifetime_s: tuple[float, float], calm: asyncio.Event, max_kills: int | None
     ) -> None:
         """Kill one process after another, and sometimes the database, until `calm` is set; then restart all."""
         for number in count(1):
             await _wait_at_most(rng.uniform(*lifetime_s), calm)
-            if most is not None and number > most:
+            if max_kills is not None and number > max_kills:
                 await calm.wait()
             await self._revive()
             if calm.is_set():

@@ -78,8 +78,8 @@ class Record(RuleBasedStateMachine):
         self.slotless: set[str] = set()
         self.unwanted: set[str] = set()
         self.process = Process(self.sent, callback_requested=callback_requested, trust_shared_secret=trusted)
-        for most in (False, False, True):  # initial tasks
-            self.post("a", most, 0, None)
+        for is_max in (False, False, True):  # initial tasks
+            self.post("a", is_max, 0, None)
         self.work((Step.DISPATCH,), 3, None)
 
     def teardown(self) -> None:
@@ -92,14 +92,16 @@ class Record(RuleBasedStateMachine):
 
     # Actions of clients.
 
-    @rule(key=st.sampled_from("ab"), most=st.booleans(), priority=st.integers(0, 1), hurry=st.sampled_from([None, 20]))
-    def post(self, key: str, most: bool, priority: int, hurry: int | None) -> None:
+    @rule(
+        key=st.sampled_from("ab"), is_max=st.booleans(), priority=st.integers(0, 1), hurry=st.sampled_from([None, 20])
+    )
+    def post(self, key: str, is_max: bool, priority: int, hurry: int | None) -> None:
         self.posted += 1
-        self.process.clock.advance(1e-6)  # ids sort in the order of creation, so a run is reproducible
+        self.process.clock.advance(1e-6)  # makes ids sort in the order of creation, so a run is reproducible
         self.process.post(
             f"picture {self.posted}",
             key_id=key,
-            model="flux-kontext-max" if most else "flux-kontext-pro",
+            model="flux-kontext-max" if is_max else "flux-kontext-pro",
             priority=priority,
             deadline_at=hurry and self.process.clock() + timedelta(seconds=hurry),
         )
@@ -126,16 +128,16 @@ class Record(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.process.clock.advance(seconds)
 
-    @rule(steps=st.sampled_from(LANES), most=st.integers(1, 4), death=deaths)
-    def work(self, steps: tuple[Step, ...], most: int, death: tuple[int, bool] | None) -> None:
+    @rule(steps=st.sampled_from(LANES), jobs=st.integers(1, 4), death=deaths)
+    def work(self, steps: tuple[Step, ...], jobs: int, death: tuple[int, bool] | None) -> None:
         self.process.db.dies_at = death
-        while most and self.process.work(steps):
-            most -= 1
+        while jobs and self.process.work(steps):
+            jobs -= 1
         self.bury()
 
-    @rule(really=st.integers(0, 3))
-    def restart(self, really: int) -> None:
-        if not really:
+    @rule(chance=st.integers(0, 3))
+    def restart(self, chance: int) -> None:
+        if chance == 0:
             self.process.restart()
 
     # Actions of the provider.
@@ -395,8 +397,8 @@ def download(how: str) -> httpx.Response | httpx.HTTPError:
 
 
 def whole(body: bytes) -> Callable[[int], Awaitable[bytes | None]]:
-    async def read(most: int) -> bytes | None:
-        return body if len(body) <= most else None
+    async def read(max_bytes: int) -> bytes | None:
+        return body if len(body) <= max_bytes else None
 
     return read
 
