@@ -56,7 +56,7 @@ class Storm:
     @property
     def bound_s(self) -> float:
         """The time limit of a run in seconds."""
-        return 180 + 0.4 * self.tasks
+        return 600 + 0.4 * self.tasks
 
     @property
     def formation(self) -> Formation:
