@@ -71,8 +71,8 @@ def reads(known: Sequence[str], now: datetime) -> Mapping[str, Path]:
         "what has no job": sweep.unscheduled,
         "deliveries": lambda connection: deliveries.newest(connection, deliveries.DeliveryFilter(), limit=_PAGE),
         "deliveries of a key": lambda connection: _deliveries(connection, key_id=KEY),
-        "deliveries that wait": lambda connection: _deliveries(connection, state=deliveries.State.WAITING),
-        "deliveries that failed": lambda connection: _deliveries(connection, state=deliveries.State.FAILED),
+        "deliveries that wait": lambda connection: _deliveries(connection, state=deliveries.DeliveryState.WAITING),
+        "deliveries that failed": lambda connection: _deliveries(connection, state=deliveries.DeliveryState.FAILED),
         "deliveries of a task": lambda connection: _deliveries(connection, task_id=next(task_ids)),
         "callbacks": _callbacks,
         "callbacks, deep": lambda connection: _callbacks(connection, before=ids.first_at("ev", now - _DEEP)),
@@ -148,7 +148,7 @@ def _notes(connection: Connection, now: datetime) -> object:
 
 
 def _deliveries(connection: Connection, **filters: Any) -> object:
-    return deliveries.newest(connection, deliveries.CallbackFilter(**filters), limit=_PAGE)
+    return deliveries.newest(connection, deliveries.DeliveryFilter(**filters), limit=_PAGE)
 
 
 def _callbacks(connection: Connection, before: str | None = None, **filters: Any) -> object:
