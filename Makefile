@@ -34,12 +34,14 @@ test: setup ## run the fast tests for use during development, ARGS for pytest
 check: develop ## run the tests that `make test` omits: PostgreSQL, browser, fuzzing, processes
 	@$(BIN)/pytest -n auto -m check $(ARGS)
 
-# Everything that is compiled or built on first use is rebuilt, on one CPU, in competition with a busy process.
+# Everything that is compiled or built on first use is rebuilt, on one CPU, in competition with a busy process. With
+# LOAD= there is none, for use beside other jobs, which are load enough.
+cold: LOAD = while :; do :; done
 cold: develop ## run property and process tests as on a slow machine with cold caches
 	@caches=$$(mktemp -d); \
 	pin=$$(command -v taskset >/dev/null && echo taskset -c 0); \
-	$$pin sh -c 'while :; do :; done' & busy=$$!; \
-	trap "kill $$busy; rm -rf $$caches" EXIT; \
+	$$pin sh -c '$(LOAD)' & busy=$$!; \
+	trap "kill $$busy 2>/dev/null; rm -rf $$caches" EXIT; \
 	HYPOTHESIS_PROFILE=cold HYPOTHESIS_STORAGE_DIRECTORY=$$caches/hypothesis PYTHONPYCACHEPREFIX=$$caches/compiled \
 	  $$pin $(BIN)/pytest -p no:cacheprovider -m "(hypothesis and not proof) or process" $(ARGS)
 

@@ -20,11 +20,11 @@ from app.provider import Provider, ProviderSpec, SubmitRequest, observed
 from app.resources import Resources
 from app.rules.task import Failure, Outcome, Status, Witness
 from app.security.keyring import CallbackProof
-from app.settle import answered, settle
+from app.settle import settle
 from app.store import Missing
 from app.telemetry import logs
 from app.transitions import moves
-from app.transitions.changes import Evidence
+from app.transitions.changes import Evidence, answered
 
 _MARGIN = timedelta(seconds=5)  # after the deadline of the request, before the answer counts as lost
 

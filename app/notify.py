@@ -7,9 +7,8 @@ process dies in between, the deliveries are sent again, and the receiver recogni
 import asyncio
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
 
 import httpx
 from opentelemetry.trace import SpanKind
@@ -17,8 +16,9 @@ from opentelemetry.trace import SpanKind
 from app import ids, jobs
 from app.db import Connection
 from app.db.tables import deliveries, delivery_attempts, endpoints, results, tasks
-from app.db.tables.deliveries import TEST, Delivery
-from app.db.tables.endpoints import Endpoint, EndpointState
+from app.db.tables.deliveries import TEST, Delivery, DeliveryChange, DeliveryState
+from app.db.tables.delivery_attempts import DeliveryAttempt
+from app.db.tables.endpoints import Endpoint, EndpointChange, EndpointState
 from app.jobs import Step
 from app.resources import Resources
 from app.rules.backoff import ENDPOINT_REST, WEBHOOK_WAITS, webhook_wait
@@ -135,27 +135,33 @@ def _record(
         delivery_attempts.insert(connection, [_attempt_row(attempt) for attempt in attempts])
         deliveries.conclude(connection, [_delivery_change(attempt, now) for attempt in attempts])
         change = _endpoint_change(endpoint, attempts, now)
-        endpoints.change(connection, endpoint_id, **change)
-        stopped = change["state"] if change["state"] is not endpoint.state else None
+        endpoints.change(connection, endpoint_id, change)
+        stopped = change.state if change.state is not endpoint.state else None
         if stopped is EndpointState.GONE:
             deliveries.end_waiting(connection, endpoint_id, "the endpoint answered 410 to another delivery", now)
     _schedule_next(connection, endpoint_id, now)
     return None if stopped is EndpointState.ACTIVE else stopped
 
 
-def _delivery_change(attempt: _Attempt, now: datetime) -> dict[str, Any]:
-    """Return the new values of a delivery after an attempt, in the form of `deliveries.conclude`."""
+def _delivery_change(attempt: _Attempt, now: datetime) -> DeliveryChange:
     delivery, outcome = attempt.webhook.delivery, attempt.outcome
     tries = delivery.tries + 1
     wait = None if outcome.gone or delivery.event == TEST else webhook_wait(tries, outcome.retry_after)
-    before = {"id": delivery.id, "was_tries": delivery.tries, "was_due_at": delivery.due_at}
-    change = {**before, "tries": tries, "detail": _detail(outcome), "due_at": delivery.due_at, "ended_at": now}
+    failed = DeliveryChange(
+        id=delivery.id,
+        was_tries=delivery.tries,
+        was_due_at=delivery.due_at,
+        state=DeliveryState.FAILED,
+        tries=tries,
+        detail=_detail(outcome),
+        due_at=delivery.due_at,
+        ended_at=now,
+    )
     if outcome.delivered:
-        return {**change, "state": deliveries.DeliveryState.DELIVERED, "detail": None}
+        return replace(failed, state=DeliveryState.DELIVERED, detail=None)
     if wait is None:
-        return {**change, "state": deliveries.DeliveryState.FAILED}
-    due_at = now + wait + ids.jitter(wait / 10)
-    return {**change, "state": deliveries.DeliveryState.WAITING, "due_at": due_at, "ended_at": None}
+        return failed
+    return replace(failed, state=DeliveryState.WAITING, due_at=now + wait + ids.jitter(wait / 10), ended_at=None)
 
 
 def _detail(outcome: Outcome) -> str:
@@ -168,35 +174,32 @@ def _detail(outcome: Outcome) -> str:
     return known.get(outcome.error or "") or f"answered with HTTP {outcome.http_status}"
 
 
-def _endpoint_change(endpoint: Endpoint, attempts: Sequence[_Attempt], now: datetime) -> dict[str, Any]:
-    """Return the new values of an endpoint after a round.
+def _endpoint_change(endpoint: Endpoint, attempts: Sequence[_Attempt], now: datetime) -> EndpointChange:
+    """Return the state of an endpoint after a round.
 
     A delivered test activates the endpoint. A failed test does not count as a failure: a test has no retry, so the
     failure would stay recorded until the next delivery succeeds, however much later.
     """
+    unchanged = EndpointChange(
+        endpoint.state, endpoint.stopped_at, endpoint.failures, endpoint.failing_since_at, endpoint.backoff_until
+    )
     if any(attempt.outcome.gone for attempt in attempts):
-        return {"state": EndpointState.GONE, "stopped_at": endpoint.stopped_at or now}
+        return replace(unchanged, state=EndpointState.GONE, stopped_at=endpoint.stopped_at or now)
     delivered = [attempt for attempt in attempts if attempt.outcome.delivered]
     if delivered:
         tested = any(attempt.webhook.delivery.event == TEST for attempt in delivered)
-        state = EndpointState.ACTIVE if tested else endpoint.state
-        stopped_at = None if state is EndpointState.ACTIVE else endpoint.stopped_at
-        no_failures = {"failures": 0, "failing_since_at": None, "backoff_until": None}
-        return {"state": state, "stopped_at": stopped_at, **no_failures}
+        is_active = tested or endpoint.state is EndpointState.ACTIVE
+        return EndpointChange() if is_active else EndpointChange(endpoint.state, endpoint.stopped_at)
     failed = [attempt for attempt in attempts if attempt.webhook.delivery.event != TEST]
     if not failed:
-        return {"state": endpoint.state}
+        return unchanged
     failures, since = endpoint.failures + len(failed), endpoint.failing_since_at or now
     requested = [attempt.outcome.retry_after for attempt in failed if attempt.outcome.retry_after is not None]
     backoff = max(ENDPOINT_REST.wait(failures), min(max(requested, default=timedelta()), _MAX_RETRY_AFTER))
-    pausing = endpoint.state is EndpointState.ACTIVE and now - since >= _PAUSE_AFTER
-    return {
-        "state": EndpointState.PAUSED if pausing else endpoint.state,
-        "stopped_at": now if pausing else endpoint.stopped_at,
-        "failures": failures,
-        "failing_since_at": since,
-        "backoff_until": now + backoff,
-    }
+    failing = replace(unchanged, failures=failures, failing_since_at=since, backoff_until=now + backoff)
+    if endpoint.state is EndpointState.ACTIVE and now - since >= _PAUSE_AFTER:
+        return replace(failing, state=EndpointState.PAUSED, stopped_at=now)
+    return failing
 
 
 def _schedule_next(connection: Connection, endpoint_id: str, now: datetime) -> None:
@@ -212,17 +215,17 @@ def _schedule_next(connection: Connection, endpoint_id: str, now: datetime) -> N
     )
 
 
-def _attempt_row(attempt: _Attempt) -> dict[str, Any]:
+def _attempt_row(attempt: _Attempt) -> DeliveryAttempt:
     outcome = attempt.outcome
-    return {
-        "id": ids.new_id("att", attempt.began_at),
-        "delivery_id": attempt.webhook.delivery.id,
-        "http_status": outcome.http_status,
-        "error": outcome.error,
-        "latency_ms": outcome.latency_ms,
-        "answer": outcome.answer,
-        "began_at": attempt.began_at,
-    }
+    return DeliveryAttempt(
+        id=ids.new_id("att", attempt.began_at),
+        delivery_id=attempt.webhook.delivery.id,
+        http_status=outcome.http_status,
+        error=outcome.error,
+        latency_ms=outcome.latency_ms,
+        answer=outcome.answer,
+        began_at=attempt.began_at,
+    )
 
 
 def _report(attempts: Sequence[_Attempt], endpoint_id: str, stopped: EndpointState | None) -> None:

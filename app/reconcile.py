@@ -15,9 +15,10 @@ from app.jobs import Step
 from app.provider import Provider, ProviderResponse, Reference, messages, observed
 from app.resources import Resources
 from app.rules.task import Effect, Failure, MoneySpent, Said, Status, Witness
-from app.settle import answered, settle
+from app.settle import settle
 from app.telemetry import logs, metrics
 from app.transitions import moves
+from app.transitions.changes import answered
 
 _WAITING = frozenset({Status.SUBMITTING, Status.SUBMITTED})
 _POLLED = _WAITING | {Status.READY}  # a ready task may need a fresh link

@@ -5,7 +5,6 @@ tasks and attempts, enqueue the jobs. Settling the same evidence twice changes n
 """
 
 import hashlib
-import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -22,9 +21,7 @@ from app.db.tables import provider_accounts
 from app.db.tables.attempts import AttemptChange, AttemptContext
 from app.db.tables.evidence import NewEvidence
 from app.jobs import Step
-from app.provider import ProviderResponse
 from app.rules.task import Decision, Effect, Said, Status, Witness, decide
-from app.security.keyring import CallbackProof
 from app.security.verify import Verdict
 from app.transitions.admit import admit, pause, resume
 from app.transitions.announce import Announcement, announce
@@ -35,30 +32,6 @@ _NOT_APPLIED = frozenset({Effect.HINTED, Effect.REJECTED, Effect.CONTRADICTED})
 # In these states a task has no slot of the provider.
 _SLOTLESS = frozenset({Status.QUEUED, Status.READY, Status.FAILED})
 _NO_ATTEMPT_CHANGE, _NO_TASK_CHANGE = AttemptChange(), TaskChange()
-
-
-def answered(
-    attempt_id: str, witness: Witness, response: ProviderResponse, proof: CallbackProof | None, now: datetime
-) -> Evidence:
-    """Return the evidence in a response to a request of ours, received at `now`.
-
-    If the provider echoes the attempt's token or secret, they are redacted.
-    """
-    report, body = response.report, response.body
-    if proof is not None:
-        detail = report.detail and proof.redact_text(report.detail)
-        report, body = report._replace(detail=detail), proof.redact(body)
-    return Evidence(
-        submission_id=attempt_id,
-        witness=witness,
-        verdict=Verdict.FETCHED,
-        proven=True,
-        report=report,
-        body=body,
-        received_at=now,
-        headers=json.dumps(dict(response.headers)),
-        http_status=response.http_status,
-    )
 
 
 def settle(connection: Connection, batch: Sequence[Evidence], *, look_after: timedelta) -> list[Effect | None]:

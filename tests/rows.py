@@ -26,7 +26,7 @@ def hold_slot(connection: Connection, name: str = "1", number: int = 1, **change
     """Give a slot to `task_NAME`, whatever its state, and even if it does not exist."""
     defaults = {"key_id": "key_admin", "model": "flux-kontext-pro", "account_id": "account"}
     row = {"task_id": f"task_{name}", "number": number, "taken_at": START, **defaults, **changes}
-    provider_accounts.take(connection, [row])
+    provider_accounts.take(connection, [provider_accounts.TakenSlot(**row)])
 
 
 def plan_task(

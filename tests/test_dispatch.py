@@ -19,8 +19,9 @@ from app.errors import Unavailable
 from app.provider import ProviderResponse, SubmitRequest
 from app.rules.task import MAX_TRIES, Failure, Outcome, Report, Said, Status, Witness
 from app.security.keyring import KeyRing
-from app.settle import answered, settle
+from app.settle import settle
 from app.transitions import moves
+from app.transitions.changes import answered
 from app.twin import Faults
 from app.twin.rules import Profile, preset
 from tests.calling import Scripted, answering, attempt_of, caller_of, everything, small, submitted

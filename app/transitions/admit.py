@@ -7,7 +7,6 @@ admitted task has a slot and a dispatch job; any other waits for the next call.
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from app import jobs
 from app.db import Connection
@@ -15,7 +14,7 @@ from app.db.queries import queue
 from app.db.queries.queue import Candidate
 from app.db.tables import provider_accounts, tasks
 from app.db.tables.attempts import AttemptContext
-from app.db.tables.provider_accounts import IN_ALL, Account
+from app.db.tables.provider_accounts import IN_ALL, Account, TakenSlot
 from app.jobs import Step
 from app.resources import Resources
 from app.rules.backoff import BUSY, UNPAID
@@ -40,17 +39,16 @@ def admit(connection: Connection, account_id: str, now: datetime) -> list[str]:
         candidates = queue.next_tasks(connection, account_id, now, _full(account, in_flight), limit)
         more = len(candidates) == limit  # else the queue has no others: those skipped below have a model without slots
         locked |= _locked(connection, candidates, now)
-        rows: list[dict[str, Any]] = []
+        slots: list[TakenSlot] = []
         for task in candidates:
             if not free or task.id in locked or task.model in _full(account, in_flight):
                 continue  # the next iteration excludes a model whose slots were used up in this one
             in_flight[task.model] += 1
-            slot = {"account_id": account_id, "number": free.pop(0), "taken_at": now}
-            rows.append({**slot, "task_id": task.id, "key_id": task.key_id, "model": task.model})
-        if rows:
-            provider_accounts.take(connection, rows)
-        jobs.enqueue(connection, [(Step.DISPATCH, row["task_id"], now) for row in rows])
-        admitted += [row["task_id"] for row in rows]
+            slots.append(TakenSlot(account_id, free.pop(0), task.id, task.key_id, task.model, now))
+        if slots:
+            provider_accounts.take(connection, slots)
+        jobs.enqueue(connection, [(Step.DISPATCH, slot.task_id, now) for slot in slots])
+        admitted += [slot.task_id for slot in slots]
     return admitted
 
 

@@ -3,6 +3,7 @@
 `settle` collects these for a batch and writes them together.
 """
 
+import json
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -11,9 +12,10 @@ from app import ids
 from app.db.queries.apply_changes import TaskChange
 from app.db.tables.attempts import AttemptChange, AttemptContext
 from app.jobs import Step
-from app.provider.contract import LINK_LIFE
+from app.provider.contract import LINK_LIFE, ProviderResponse
 from app.rules.backoff import SUBMIT
 from app.rules.task import Decision, Effect, Failure, Outcome, Report, Said, Status, Witness, money_spent
+from app.security.keyring import CallbackProof
 from app.security.verify import Verdict
 
 _OUTCOMES = {
@@ -48,6 +50,30 @@ class Evidence(NamedTuple):
 
     def __repr__(self) -> str:
         return f"<evidence about {self.submission_id}>"
+
+
+def answered(
+    attempt_id: str, witness: Witness, response: ProviderResponse, proof: CallbackProof | None, now: datetime
+) -> Evidence:
+    """Return the evidence in a response to a request of ours, received at `now`.
+
+    If the provider echoes the attempt's token or secret, they are redacted.
+    """
+    report, body = response.report, response.body
+    if proof is not None:
+        detail = report.detail and proof.redact_text(report.detail)
+        report, body = report._replace(detail=detail), proof.redact(body)
+    return Evidence(
+        submission_id=attempt_id,
+        witness=witness,
+        verdict=Verdict.FETCHED,
+        proven=True,
+        report=report,
+        body=body,
+        received_at=now,
+        headers=json.dumps(dict(response.headers)),
+        http_status=response.http_status,
+    )
 
 
 def attempt_change(attempt: AttemptContext, evidence: Evidence) -> AttemptChange:

@@ -6,11 +6,11 @@ Together with `settle` these are all moves. The SQL update of each requires a st
 
 from collections.abc import Collection
 from datetime import datetime
-from typing import Any
 
 from app.db import Connection
 from app.db.queries import queue
 from app.db.tables import provider_accounts, results, tasks
+from app.db.tables.results import Result
 from app.rules.task import Failure, MoneySpent, Status
 from app.transitions.admit import admit
 from app.transitions.announce import Announcement, announce
@@ -28,12 +28,12 @@ def begin(connection: Connection, task_id: str, submission_id: str, now: datetim
     return True
 
 
-def store(connection: Connection, task_id: str, now: datetime, **result: Any) -> bool:
-    """Move a ready task to `stored`, once its image is durable. `result`: the columns of its row in `results`."""
-    if not tasks.move(connection, task_id, Status.STORED, now):
+def store(connection: Connection, result: Result) -> bool:
+    """Move a ready task to `stored`, once its image is durable."""
+    if not tasks.move(connection, result.task_id, Status.STORED, result.stored_at):
         return False
-    results.insert(connection, task_id=task_id, stored_at=now, **result)
-    announce(connection, [Announcement(task_id, Status.STORED)], now)
+    results.insert(connection, result)
+    announce(connection, [Announcement(result.task_id, Status.STORED)], result.stored_at)
     return True
 
 

@@ -7,6 +7,8 @@ from app import ids, jobs
 from app.db import Connection
 from app.db.engine.commit_hooks import after_commit
 from app.db.tables import downloads, evidence, spooled_results, tasks
+from app.db.tables.downloads import Download
+from app.db.tables.results import Result
 from app.db.tables.tasks import Task
 from app.images.download import Image
 from app.jobs import Step
@@ -31,17 +33,17 @@ def store(connection: Connection, task: Task, image: Image, started_at: datetime
     spooled_results.forget(connection, task.submission_id)
     if _locked(connection, task.id, task.submission_id) is None:
         return tasks.get(connection, task.id) is not None
-    moves.store(
-        connection,
-        task.id,
-        now,
+    result = Result(
+        task_id=task.id,
         store_key=image.store_key,
         sha256=image.sha256,
         media_type=image.info.media_type,
         bytes=image.bytes,
         width=image.info.width,
         height=image.info.height,
+        stored_at=now,
     )
+    moves.store(connection, result)
     _record_download(connection, task, "stored", None, started_at, now)
     margin = (_deadline(connection, task, now) - now) / timedelta(seconds=1)
     after_commit(connection, partial(metrics.deadline_margin.observe, margin))
@@ -156,12 +158,4 @@ def _deadline(connection: Connection, task: Task, now: datetime) -> datetime:
 def _record_download(
     connection: Connection, task: Task, outcome: str, detail: str | None, started_at: datetime, now: datetime
 ) -> None:
-    downloads.insert(
-        connection,
-        id=ids.new_id("dl", now),
-        task_id=task.id,
-        outcome=outcome,
-        detail=detail,
-        started_at=started_at,
-        ended_at=now,
-    )
+    downloads.insert(connection, Download(ids.new_id("dl", now), task.id, outcome, detail, started_at, now))

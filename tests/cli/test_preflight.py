@@ -70,7 +70,7 @@ def test_a_saved_key_that_is_not_text_is_named(tmp_path: Path, name: str) -> Non
 
     detail = refusal("serve", {"FLUXHOOK_DATA_DIR": str(tmp_path)})
 
-    assert detail == f"{tmp_path / name} cannot be read: it holds no text; it is in FLUXHOOK_DATA_DIR"
+    assert detail == f"{tmp_path / name} cannot be read: it is not text; it is in FLUXHOOK_DATA_DIR"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid", "192.0.2.1", "a..b"])

@@ -1,5 +1,5 @@
 import asyncio
-from typing import Any
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
@@ -13,14 +13,16 @@ from app.webhooks import outbox
 from tests.databases import listening_for
 from tests.rows import START, hold_slot, plan_task, put_account
 
-IMAGE: dict[str, Any] = {
-    "store_key": "results/ab/ab.png",
-    "sha256": "ab",
-    "media_type": "image/png",
-    "bytes": 3,
-    "width": 2,
-    "height": 1,
-}
+IMAGE = results.Result(
+    task_id="task_1",
+    store_key="results/ab/ab.png",
+    sha256="ab",
+    media_type="image/png",
+    bytes=3,
+    width=2,
+    height=1,
+    stored_at=START,
+)
 
 
 def moved(connection: Connection, target: Status) -> bool:
@@ -29,7 +31,7 @@ def moved(connection: Connection, target: Status) -> bool:
         case Status.SUBMITTING:
             return moves.begin(connection, "task_1", "sub_2", START)
         case Status.STORED:
-            return moves.store(connection, "task_1", START, **IMAGE)
+            return moves.store(connection, IMAGE)
         case _:
             return moves.give_up(connection, "task_1", Failure.ASSET_LOST, MoneySpent.YES, "gone", START)
 
@@ -108,8 +110,8 @@ async def test_beginning_names_the_attempt_that_counts_from_now_on(database: Dat
 async def test_a_task_is_stored_once_and_its_result_stays(database: Database) -> None:
     def unit(connection: Connection) -> tuple[bool, bool, str]:
         plan_task(connection, status=Status.READY)
-        first = moves.store(connection, "task_1", START, **IMAGE)
-        second = moves.store(connection, "task_1", START, **{**IMAGE, "sha256": "cd"})
+        first = moves.store(connection, IMAGE)
+        second = moves.store(connection, replace(IMAGE, sha256="cd"))
         return first, second, results.of_tasks(connection, ["task_1"])["task_1"].sha256
 
     assert await database.write(unit) == (True, False, "ab")

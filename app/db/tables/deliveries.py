@@ -179,12 +179,22 @@ def next_due(connection: Connection, endpoint_id: str, *, tests: bool = False) -
     return due_at
 
 
-def conclude(connection: Connection, changes: Sequence[Mapping[str, Any]]) -> None:
-    """Write the outcome of attempts: `id`, `state`, `tries`, `detail`, `due_at` and `ended_at` of each delivery.
+@dataclass(frozen=True, slots=True)
+class DeliveryChange:
+    """The outcome of one attempt. `was_tries` and `was_due_at` are the values from before it."""
 
-    `was_tries` and `was_due_at` are the values from before the attempt. A row that no longer has them, because it was
-    replayed during the attempt, does not change.
-    """
+    id: str
+    was_tries: int
+    was_due_at: datetime
+    state: DeliveryState
+    tries: int
+    detail: str | None
+    due_at: datetime
+    ended_at: datetime | None
+
+
+def conclude(connection: Connection, changes: Sequence[DeliveryChange]) -> None:
+    """Write the outcome of attempts. A delivery that was replayed during its attempt does not change."""
     names = ("state", "tries", "detail", "due_at", "ended_at")
     values = {name: bindparam(f"new_{name}", type_=deliveries.c[name].type) for name in names}
     unchanged = (
@@ -199,7 +209,7 @@ def conclude(connection: Connection, changes: Sequence[Mapping[str, Any]]) -> No
         "was_due_at": "was_due_at",
         **{f"new_{name}": name for name in names},
     }
-    rows = [{parameter: change[name] for parameter, name in sources.items()} for change in changes]
+    rows = [{parameter: getattr(change, name) for parameter, name in sources.items()} for change in changes]
     connection.execute(update(deliveries).where(*unchanged).values(values), rows)
 
 

@@ -1,9 +1,8 @@
 """The table `delivery_attempts`: one row for each request to an endpoint, with the response."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Column, Connection, Index, Integer, LargeBinary, String, Table, func, select
 
@@ -50,12 +49,13 @@ class Told:
     attempts: int
 
 
-def insert(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+def insert(connection: Connection, attempts: Sequence[DeliveryAttempt]) -> None:
     """Insert attempts, except those of deliveries that were deleted, which erasing a task may do during an attempt."""
-    delivery_ids = {row["delivery_id"] for row in rows}
+    delivery_ids = {attempt.delivery_id for attempt in attempts}
     existing = set(connection.execute(select(deliveries.c.id).where(deliveries.c.id.in_(delivery_ids))).scalars())
     if existing:
-        connection.execute(delivery_attempts.insert(), [row for row in rows if row["delivery_id"] in existing])
+        rows = [asdict(attempt) for attempt in attempts if attempt.delivery_id in existing]
+        connection.execute(delivery_attempts.insert(), rows)
 
 
 def of_delivery(connection: Connection, delivery_id: str) -> list[DeliveryAttempt]:

@@ -1,8 +1,7 @@
 """The table `downloads`: every attempt to download a result, with its outcome."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Column, Connection, String, Table, Text, bindparam, func, select
 
@@ -34,8 +33,8 @@ _INSERT = downloads.insert()
 _COUNT = select(func.count()).where(downloads.c.task_id == bindparam("task_id"))
 
 
-def insert(connection: Connection, **values: Any) -> None:
-    connection.execute(_INSERT, values)
+def insert(connection: Connection, download: Download) -> None:
+    connection.execute(_INSERT, asdict(download))
 
 
 def count(connection: Connection, task_id: str) -> int:

@@ -1,7 +1,7 @@
 """The table `endpoints`: the webhook URLs of each API key, with their state and their failures."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -87,8 +87,20 @@ def newest(
     return [_endpoint_of(row) for row in connection.execute(query)]
 
 
-def change(connection: Connection, endpoint_id: str, **values: Any) -> None:
-    connection.execute(update(endpoints).where(endpoints.c.id == endpoint_id).values(values))
+@dataclass(frozen=True, slots=True)
+class EndpointChange:
+    """The whole state of an endpoint after a round of deliveries: every member is written. The default is healthy."""
+
+    state: EndpointState = EndpointState.ACTIVE
+    stopped_at: datetime | None = None
+    failures: int = 0
+    failing_since_at: datetime | None = None
+    backoff_until: datetime | None = None
+
+
+def change(connection: Connection, endpoint_id: str, values: EndpointChange) -> None:
+    """Write the new state of an endpoint."""
+    connection.execute(update(endpoints).where(endpoints.c.id == endpoint_id).values(asdict(values)))
 
 
 def these(connection: Connection, endpoint_ids: Collection[str]) -> list[Endpoint]:
@@ -98,8 +110,7 @@ def these(connection: Connection, endpoint_ids: Collection[str]) -> list[Endpoin
 
 def resume(connection: Connection, endpoint_id: str) -> None:
     """Make an endpoint active and clear its failures."""
-    no_failures = {"failures": 0, "failing_since_at": None, "backoff_until": None, "stopped_at": None}
-    change(connection, endpoint_id, state=EndpointState.ACTIVE, **no_failures)
+    change(connection, endpoint_id, EndpointChange())
 
 
 def lock(connection: Connection, endpoint_id: str) -> Endpoint | None:

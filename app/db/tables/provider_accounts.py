@@ -7,7 +7,7 @@ slot, and each sees the slots that the other has just freed.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import (
     ClauseElement,
@@ -85,6 +85,17 @@ class Slot(NamedTuple):
     model: str
 
 
+class TakenSlot(NamedTuple):
+    """A slot as it is given to a task."""
+
+    account_id: str
+    number: int
+    task_id: str
+    key_id: str
+    model: str
+    taken_at: datetime
+
+
 def put(connection: Connection, account_id: str, provider: str, limits: Mapping[str, int]) -> None:
     """Insert an account, or update the limits of an existing one."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
@@ -160,9 +171,9 @@ def slots_taken(connection: Connection, account_id: str) -> list[Slot]:
     return [Slot(*row) for row in connection.execute(_SLOTS_TAKEN, {"account_id": account_id})]
 
 
-def take(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+def take(connection: Connection, slots: Sequence[TakenSlot]) -> None:
     """Take slots. The primary key rejects a slot that is already taken, as a safeguard beside the account's lock."""
-    connection.execute(_TAKE, list(rows))
+    connection.execute(_TAKE, [slot._asdict() for slot in slots])
 
 
 def release(connection: Connection, task_ids: Collection[str]) -> set[str]:

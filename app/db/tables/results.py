@@ -1,9 +1,8 @@
 """The table `results`: a task's image and its place in the store. A row exists only if the bytes are in the store."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Column, Connection, Integer, String, Table, Text, bindparam, select
 
@@ -39,8 +38,8 @@ _INSERT = results.insert()
 _OF_TASKS = select(results).where(results.c.task_id.in_(bindparam("task_ids", expanding=True)))
 
 
-def insert(connection: Connection, **values: Any) -> None:
-    connection.execute(_INSERT, values)
+def insert(connection: Connection, result: Result) -> None:
+    connection.execute(_INSERT, asdict(result))
 
 
 def of_tasks(connection: Connection, task_ids: Collection[str]) -> dict[str, Result]:

@@ -23,7 +23,7 @@ def put_endpoint(connection: Connection, name: str, state: EndpointState = Endpo
     endpoint_id = f"ep_{name}"
     row = {"id": endpoint_id, "key_id": "key_1", "url": f"https://{name}.example.com", "created_at": START}
     endpoints.ensure(connection, [row])
-    endpoints.change(connection, endpoint_id, state=state)
+    endpoints.change(connection, endpoint_id, endpoints.EndpointChange(state=state))
     return endpoint_id
 
 

@@ -8,15 +8,7 @@ from tests.rows import START
 
 def note(connection: Connection, name: str, task_id: str, outcome: str = "failed", detail: str | None = None) -> None:
     ended_at = START + timedelta(seconds=1)
-    downloads.insert(
-        connection,
-        id=f"dl_{name}",
-        task_id=task_id,
-        outcome=outcome,
-        detail=detail,
-        started_at=START,
-        ended_at=ended_at,
-    )
+    downloads.insert(connection, downloads.Download(f"dl_{name}", task_id, outcome, detail, START, ended_at))
 
 
 async def test_downloads_are_stored_in_order_and_counted_for_each_task(database: Database) -> None:

@@ -21,7 +21,7 @@ IMAGE: dict[str, Any] = {
 async def test_a_result_is_found_by_its_task(database: Database) -> None:
     def unit(connection: Connection) -> dict[str, results.Result]:
         for task_id in ("task_1", "task_2"):
-            results.insert(connection, task_id=task_id, stored_at=START, **IMAGE)
+            results.insert(connection, results.Result(task_id=task_id, stored_at=START, **IMAGE))
         return results.of_tasks(connection, ["task_1", "task_none"])
 
     assert await database.write(unit) == {"task_1": results.Result(task_id="task_1", stored_at=START, **IMAGE)}
@@ -34,7 +34,7 @@ async def test_an_empty_list_of_tasks_has_no_results(database: Database) -> None
 async def test_a_second_result_of_a_task_is_rejected(database: Database) -> None:
     def unit(connection: Connection) -> None:
         for _ in range(2):
-            results.insert(connection, task_id="task_1", stored_at=START, **IMAGE)
+            results.insert(connection, results.Result(task_id="task_1", stored_at=START, **IMAGE))
 
     with pytest.raises(IntegrityError):
         await database.write(unit)
