@@ -53,7 +53,7 @@ lint: develop ## check style, types and layers
 	$(BIN)/python .ci/phrase-check
 
 prove: develop ## run short forms of the three proofs below with real kills, and longer property searches
-	@HYPOTHESIS_PROFILE=prove $(BIN)/pytest -m "proof or hypothesis" $(ARGS)
+	@HYPOTHESIS_PROFILE=prove $(BIN)/pytest -n 2 -m "proof or hypothesis" $(ARGS)
 
 crash-matrix: develop ## crash at every statement and external call, DB=postgres; ARGS=--write updates the document
 	@PYTHONPATH=. $(BIN)/python -m tests.proof.crash_matrix --db $(DB) $(ARGS)
