@@ -33,14 +33,15 @@ def main(arguments: list[str] | None = None) -> int:
     _say(_report(figures))
     if options.json:
         options.json.write_text(json.dumps(figures.as_json, indent=2) + "\n")
-    if not figures.broken and not options.keep:
+    broken = figures.broken + figures.too_slow
+    if not broken and not options.keep:
         shutil.rmtree(folder)
         return 0
     (folder / "ledger.json").write_text(json.dumps(seen.ledger, indent=1))
     (folder / "timelines.json").write_text(json.dumps(seen.timelines, indent=1))
-    _say("".join(f"BROKEN: {promise}\n" for promise in figures.broken))
+    _say("".join(f"BROKEN: {promise}\n" for promise in broken))
     _say(f"Databases, logs and timelines are in {folder}\n")
-    return 1 if figures.broken else 0
+    return 1 if broken else 0
 
 
 def _parser() -> argparse.ArgumentParser:

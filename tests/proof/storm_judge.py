@@ -68,11 +68,16 @@ class Figures:
             "an outcome is unknown if no evidence could exist": self.known_without_a_witness == 0,
             f"never more than {_SLOTS} in flight": self.max_in_flight <= _SLOTS,
             f"never more than {_SLOTS_OF_MAX} of Kontext Max": self.max_in_flight_kontext_max <= _SLOTS_OF_MAX,
-            f"99 of 100 repairs take at most {_SLOWEST_REPAIR_S:.0f} s": self.repair_p99_s <= _SLOWEST_REPAIR_S,
             "the service ends only if it is killed": self.ended_by_itself == 0,
             "every open task has a job, and no step fails": not self.errors_logged.keys() - _COUNTED_ERRORS,
         }
         return [promise for promise, kept in promises.items() if not kept]
+
+    @property
+    def too_slow(self) -> list[str]:
+        """The broken promises about time. They hold on two idle cores; on a busy machine they prove nothing."""
+        kept = self.repair_p99_s <= _SLOWEST_REPAIR_S
+        return [] if kept else [f"99 of 100 repairs take at most {_SLOWEST_REPAIR_S:.0f} s"]
 
 
 def judge(seed: int, prompts: Iterable[str], seen: Seen) -> Figures:
