@@ -18,6 +18,7 @@ from app.errors import Unavailable
 from app.jobs import Step
 from app.provider import Provider, ProviderSpec, SubmitRequest, observed
 from app.resources import Resources
+from app.rules.request import StoredImage
 from app.rules.task import Failure, Outcome, Status, Witness
 from app.security.keyring import CallbackProof
 from app.settle import settle
@@ -49,7 +50,7 @@ async def dispatch(use: Resources, task_id: str) -> None:
         return
     async with AsyncExitStack() as stack:
         try:
-            images = {image["field"]: await _read_input(use, image, stack) for image in task.request["images"]}
+            images = {image.field: await _read_input(use, image, stack) for image in task.request.images}
         except Missing:
             await use.store.check()  # raises Unavailable if the whole store is away: that is an outage, not a loss
             await _expire(use, task_id, Failure.ASSET_LOST, "an input image is no longer in the store")
@@ -116,22 +117,21 @@ def _begin(connection: Connection, use: Resources, task: Task, spec: ProviderSpe
     return submission_id, last.signing_key_id if reusable else use.keys.newest
 
 
-async def _read_input(use: Resources, image: dict[str, str | int], stack: AsyncExitStack) -> IO[bytes]:
+async def _read_input(use: Resources, image: StoredImage, stack: AsyncExitStack) -> IO[bytes]:
     """Copy an input image to a temporary file, so that a failing store cannot interrupt the request to the provider."""
     file: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY, "w+b", dir=str(use.scratch))  # noqa: SIM115 - `stack` closes it
     stack.push_async_callback(asyncio.to_thread, file.close)
-    key, size = str(image["store_key"]), int(image["bytes"])
-    async for piece in use.store.read(key, 0, size):
+    async for piece in use.store.read(image.store_key, 0, image.bytes):
         await asyncio.to_thread(file.write, piece)
-    if file.tell() != size:
-        raise Missing(key)  # the stored object is truncated: do not pay for a broken input
+    if file.tell() != image.bytes:
+        raise Missing(image.store_key)  # the stored object is truncated: do not pay for a broken input
     return file
 
 
 def _request(
     use: Resources, task: Task, submission_id: str, proof: CallbackProof, images: dict[str, IO[bytes]]
 ) -> SubmitRequest:
-    params = {name: value for name, value in task.request.items() if name != "images"}
+    params = dict(task.request.parameters)
     if not images and params["aspect_ratio"] is None:
         # The default is 1:1 at BFL and 16:9 in GPTProto's table. An explicit value gives the same result at both.
         params["aspect_ratio"] = "1:1"

@@ -4,13 +4,13 @@ The rules are those that the providers publish: the OpenAPI document of the BFL 
 """
 
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic import SecretStr as Secret
 
+from app.rules.json_value import JsonObject
 from app.security import sign, ssrf
 
 IMAGE_FIELDS = ("input_image", "input_image_2", "input_image_3", "input_image_4")
@@ -171,7 +171,7 @@ class TaskParams(Webhook, Params):
         Field(description="A task that has not been sent to the provider by then fails and costs nothing."),
     ] = None
 
-    def asked(self) -> Mapping[str, Any]:
+    def asked(self) -> JsonObject:
         """Return all parameters as JSON values, with secrets masked and without unset webhook fields."""
         values = self.model_dump(mode="json")
         return {name: value for name, value in values.items() if name not in WEBHOOK_FIELDS or value is not None}

@@ -3,17 +3,17 @@
 Nothing is sent to the provider here, and a refused task leaves no row.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from typing import IO, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO
 
 from app import ids
 from app.db import Connection
 from app.db.tables import attempts, tasks
 from app.errors import InvalidRequest, Unavailable
-from app.images.inputs import StoredImage, store_input
+from app.images.inputs import store_input
 from app.params import IMAGE_FIELDS, OPTIONS, Params, TaskParams
 from app.resources import Resources
+from app.rules.request import StoredImage, TaskRequest
 from app.rules.task import Status
 from app.telemetry import logs, tracing
 from app.transitions.admit import admit
@@ -100,13 +100,12 @@ def _in_order(params: Params, files: Mapping[str, IO[bytes]]) -> dict[str, str |
     return {field: sources[field] for field in expected}
 
 
-def _request(params: Params, images: list[StoredImage]) -> dict[str, Any]:
+def _request(params: Params, images: Sequence[StoredImage]) -> TaskRequest:
     """Return the request as recorded with the task: the parameters, and references in place of images."""
-    parameters = params.model_dump(exclude={"model", *IMAGE_FIELDS, *OPTIONS})
-    return {**parameters, "images": [asdict(image) for image in images]}
+    return TaskRequest(params.model_dump(exclude={"model", *IMAGE_FIELDS, *OPTIONS}), tuple(images))
 
 
-def _warnings(params: Params, images: list[StoredImage]) -> list[str]:
+def _warnings(params: Params, images: Sequence[StoredImage]) -> list[str]:
     """Return warnings about values on which the provider's documents disagree. The provider decides about them."""
     warnings = []
     if images and params.safety_tolerance > _MAX_EDIT_TOLERANCE:

@@ -23,6 +23,7 @@ from app.db.tables import (
 )
 from app.jobs import Step
 from app.reconcile import callbacks_are_missing
+from app.rules.request import TaskRequest
 from app.rules.task import Report, Said, Status, Witness
 from app.security.verify import Verdict
 from app.settle import settle
@@ -171,15 +172,16 @@ _TASK: Mapping[str, Any] = {
     "account_id": ACCOUNT,
     "model": PRO,
     "status": Status.QUEUED,
-    "request": {
-        "prompt": "a red fox",
-        "seed": None,
-        "aspect_ratio": "1:1",
-        "output_format": "png",
-        "prompt_upsampling": False,
-        "safety_tolerance": 2,
-        "images": [],
-    },
+    "request": TaskRequest(
+        {
+            "prompt": "a red fox",
+            "seed": None,
+            "aspect_ratio": "1:1",
+            "output_format": "png",
+            "prompt_upsampling": False,
+            "safety_tolerance": 2,
+        }
+    ),
     "warnings": [],
     "priority": 0,
 }

@@ -214,7 +214,7 @@ class Outside(httpx.AsyncBaseTransport):
         """Find the task of a call: prompts are unique to a task, provider ids and links to an attempt."""
         known = self.db.now(lambda connection: tasks.newest(connection, limit=1000))
         if by == "prompt":
-            return next(task for task in known if task.request["prompt"] == value)
+            return next(task for task in known if task.request.prompt == value)
         return next(task for task in known if task.id in value)
 
 

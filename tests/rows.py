@@ -10,6 +10,7 @@ from app import jobs
 from app.db import Connection
 from app.db.tables import attempts, provider_accounts, tasks
 from app.jobs import Job, Step, sqlite
+from app.rules.request import TaskRequest
 from app.rules.task import Status
 
 START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -40,7 +41,7 @@ def plan_task(
         "account_id": "account",
         "model": "flux-kontext-pro",
         "status": Status.QUEUED,
-        "request": {"prompt": "a red fox", "images": []},
+        "request": TaskRequest({"prompt": "a red fox"}),
         "warnings": [],
         "priority": 0,
         "dispatch_after_at": at,

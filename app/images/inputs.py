@@ -1,7 +1,6 @@
 """Take an input image: fetch or decode it, check it, and store it."""
 
 import asyncio
-from dataclasses import dataclass
 from http import HTTPStatus
 from tempfile import TemporaryFile
 from typing import IO
@@ -15,23 +14,11 @@ from app.images.base64 import Inline
 from app.images.inspect import ImageInfo, NotAnImage
 from app.provider import ProviderSpec
 from app.resources import Resources
+from app.rules.request import StoredImage
 from app.store import sha256_of
 from app.telemetry import tracing
 
 _FETCH_S = 60  # for a whole image, so that a slow host cannot keep a request open
-
-
-@dataclass(frozen=True, slots=True)
-class StoredImage:
-    """A stored input image as recorded with the task: a reference to its bytes, and the facts from its header."""
-
-    field: str
-    store_key: str
-    sha256: str
-    bytes: int
-    media_type: str
-    width: int
-    height: int
 
 
 async def store_input(use: Resources, spec: ProviderSpec, field: str, source: str | IO[bytes]) -> StoredImage:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
+from app.rules.json_value import JsonObject
 from app.rules.task import Report
 from app.security.verify import SigningProfile
 
@@ -48,7 +49,7 @@ class SubmitRequest:
     """A request to start a task: every field that goes into its JSON."""
 
     model: str
-    params: Mapping[str, Any]
+    params: JsonObject
     images: Mapping[str, IO[bytes]]  # by field name; read to the end while the request is sent
     webhook_url: str | None
     webhook_secret: str | None

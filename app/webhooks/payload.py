@@ -35,7 +35,7 @@ def provider_form(task: Task, status: Status, now: datetime) -> dict[str, Any]:
     head, tail = {"id": task.id}, {"timestamp": _timestamp(now)}
     match status:
         case Status.STORED:
-            result = {"sample": None, "prompt": task.request["prompt"], "seed": _seed(task)}
+            result = {"sample": None, "prompt": task.request.prompt, "seed": _seed(task)}
             return {**head, "status": "Ready", "result": result, **tail}
         case Status.FAILED:
             code = PROVIDER_CODES[task.failure or Failure.PROVIDER_ERROR]
@@ -75,7 +75,7 @@ def _task(task: Task, result: Result | None, status: Status) -> dict[str, Any]:
         "id": task.id,
         "status": status,
         "model": task.model,
-        "prompt": task.request["prompt"],
+        "prompt": task.request.prompt,
         "seed": _seed(task),
         "cost": task.cost,
         "failure": _failure(task),
@@ -88,8 +88,7 @@ def _task(task: Task, result: Result | None, status: Status) -> dict[str, Any]:
 
 def _seed(task: Task) -> int | None:
     """Return the seed of the image, else the requested seed."""
-    requested: int | None = task.request.get("seed")
-    return requested if task.seed is None else task.seed
+    return task.request.seed if task.seed is None else task.seed
 
 
 def _failure(task: Task) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ import pytest
 
 from app.db.tables.results import Result
 from app.db.tables.tasks import Task
+from app.rules.request import TaskRequest
 from app.rules.task import Failure, MoneySpent, Status
 from app.web.schemas.webhooks import EXAMPLES, EventForm, ProviderForm
 from app.webhooks.payload import event_form, provider_form, with_link
@@ -24,7 +25,7 @@ TASK = Task(
     failure=None,
     failure_detail=None,
     money_spent=None,
-    request={"prompt": "a red fox", "seed": 5},
+    request=TaskRequest({"prompt": "a red fox", "seed": 5}),
     warnings=[],
     priority=0,
     deadline_at=None,

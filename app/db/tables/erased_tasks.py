@@ -43,7 +43,7 @@ _MAX_REQUEST_TIME = timedelta(minutes=15)
 def erase(connection: Connection, task: Task, now: datetime) -> list[str]:
     """Erase a task from all tables. Return the store keys of its images. The caller must hold the task's lock."""
     result_keys = connection.execute(select(results.c.store_key).where(results.c.task_id == task.id)).scalars()
-    store_keys = [*(image["store_key"] for image in task.request.get("images", ())), *result_keys]
+    store_keys = [*(image.store_key for image in task.request.images), *result_keys]
     _delete_evidence(connection, task.id)
     _delete_deliveries(connection, task.id)
     _strip_idempotent_answer(connection, task)

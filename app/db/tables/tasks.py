@@ -1,6 +1,6 @@
 """The table `tasks`: one row for each task, and the statements that change one task's state."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 
 from app.db.engine.columns import Instant, Json, by_key, metadata
+from app.rules.request import TaskRequest
 from app.rules.task import RESUBMITTABLE, Failure, MoneySpent, Status, sources
 
 tasks = Table(
@@ -117,7 +118,7 @@ class Task:
     failure: Failure | None
     failure_detail: str | None
     money_spent: MoneySpent | None
-    request: Mapping[str, Any]
+    request: TaskRequest
     warnings: Sequence[str]
     priority: int
     deadline_at: datetime | None
@@ -148,8 +149,8 @@ _INSERT = tasks.insert()
 _GET = select(tasks).where(tasks.c.id == bindparam("task_id"))
 
 
-def insert(connection: Connection, **values: Any) -> None:
-    connection.execute(_INSERT, {"tries": 0, **values})
+def insert(connection: Connection, request: TaskRequest, **values: Any) -> None:
+    connection.execute(_INSERT, {"tries": 0, "request": request.as_json(), **values})
 
 
 def get(connection: Connection, task_id: str) -> Task | None:
@@ -269,6 +270,7 @@ def lock(connection: Connection, task_ids: Collection[str]) -> None:
 
 def task_of(row: Row[Any]) -> Task:
     values = by_key(tasks, row)
+    values["request"] = TaskRequest.of_json(values["request"])
     values["status"] = Status(values["status"])
     values["failure"] = values["failure"] and Failure(values["failure"])
     values["money_spent"] = values["money_spent"] and MoneySpent(values["money_spent"])

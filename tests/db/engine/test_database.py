@@ -15,6 +15,7 @@ from app.db.engine.commit_hooks import after_commit, notify_after_commit
 from app.db.engine.database import Database, open_database
 from app.db.tables import tasks
 from app.errors import ConfigurationError, Unavailable
+from app.rules.request import TaskRequest
 from tests.databases import Gate, listening_for
 from tests.disk import full_disk, make_large, write_much
 from tests.postgres import Postgres
@@ -238,7 +239,7 @@ async def test_on_sqlite_a_full_disk_is_unavailable_until_there_is_space(sqlite:
     await sqlite.write(lambda connection: connection.exec_driver_sql("PRAGMA max_page_count=1").close())
 
     def big(connection: Connection) -> None:
-        plan_task(connection, "big", request={"prompt": "x" * 1_000_000})
+        plan_task(connection, "big", request=TaskRequest({"prompt": "x" * 1_000_000}))
 
     with pytest.raises(Unavailable):
         await sqlite.write(big)

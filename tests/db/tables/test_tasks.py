@@ -6,19 +6,22 @@ from app.db import Connection
 from app.db.engine.database import Database
 from app.db.queries.apply_changes import TaskChange, apply_changes
 from app.db.tables import tasks
+from app.rules.request import StoredImage, TaskRequest
 from app.rules.task import Failure, MoneySpent, Status, sources
 from tests.rows import START, plan_task
+
+IMAGE = StoredImage("input_image", "inputs/ab/abc.img_1.png", "abc", 3, "image/png", 640, 480)
 
 
 async def test_a_task_is_read_as_it_was_written(database: Database) -> None:
     await database.write(
-        lambda connection: plan_task(connection, request={"prompt": "Füchse 🦊", "images": [{"bytes": 3}]})
+        lambda connection: plan_task(connection, request=TaskRequest({"prompt": "Füchse 🦊"}, (IMAGE,)))
     )
     task = await database.read(lambda connection: tasks.get(connection, "task_1"))
 
     assert task is not None
     assert task.status is Status.QUEUED
-    assert task.request == {"prompt": "Füchse 🦊", "images": [{"bytes": 3}]}
+    assert task.request == TaskRequest({"prompt": "Füchse 🦊"}, (IMAGE,))
     assert (task.submission_id, task.created_at, task.tries, task.cost) == ("sub_1", START, 0, None)
 
 

@@ -11,6 +11,7 @@ from app.db.tables.attempts import Attempt
 from app.db.tables.downloads import Download
 from app.db.tables.results import Result
 from app.db.tables.tasks import Task
+from app.rules.request import TaskRequest
 from app.rules.task import Effect, Failure, MoneySpent, Outcome, Said, Status, Witness
 from app.web.schemas.tasks import task_view
 from app.web.schemas.timeline import timeline_view
@@ -27,15 +28,16 @@ TASK = Task(
     failure=None,
     failure_detail=None,
     money_spent=None,
-    request={
-        "prompt": "a red fox",
-        "seed": None,
-        "aspect_ratio": None,
-        "output_format": "png",
-        "prompt_upsampling": False,
-        "safety_tolerance": 2,
-        "images": [],
-    },
+    request=TaskRequest(
+        {
+            "prompt": "a red fox",
+            "seed": None,
+            "aspect_ratio": None,
+            "output_format": "png",
+            "prompt_upsampling": False,
+            "safety_tolerance": 2,
+        }
+    ),
     warnings=["small"],
     priority=0,
     deadline_at=None,
