@@ -13,6 +13,7 @@ from app import ids, jobs
 from app.db import Connection
 from app.db.engine.database import write_until_available
 from app.db.tables import attempts, tasks
+from app.db.tables.attempts import NewAttempt
 from app.db.tables.tasks import Task
 from app.errors import Unavailable
 from app.jobs import Step
@@ -103,8 +104,7 @@ def _begin(connection: Connection, use: Resources, task: Task, spec: ProviderSpe
     if not moves.begin(connection, task.id, submission_id, now):
         return None
     if not reusable:
-        attempts.plan(
-            connection,
+        attempt = NewAttempt(
             id=submission_id,
             task_id=task.id,
             number=last.number + 1,
@@ -112,6 +112,7 @@ def _begin(connection: Connection, use: Resources, task: Task, spec: ProviderSpe
             signing_key_id=use.keys.newest,
             planned_at=now,
         )
+        attempts.plan(connection, attempt)
     attempts.mark_sent(connection, submission_id, now, callback_requested=use.public_url is not None)
     jobs.enqueue(connection, [(Step.RECONCILE, task.id, now + spec.submit_deadline + _MARGIN)])
     return submission_id, last.signing_key_id if reusable else use.keys.newest

@@ -4,11 +4,14 @@ Nothing is sent to the provider here, and a refused task leaves no row.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import IO
 
 from app import ids
 from app.db import Connection
 from app.db.tables import attempts, tasks
+from app.db.tables.attempts import NewAttempt
+from app.db.tables.tasks import NewTask
 from app.errors import InvalidRequest, Unavailable
 from app.images.inputs import store_input
 from app.params import IMAGE_FIELDS, OPTIONS, Params, TaskParams
@@ -50,36 +53,34 @@ async def submit(
     images = [await store_input(use, spec, field, source) for field, source in _in_order(params, files).items()]
     now = use.now()
     task_id, submission_id = ids.new_id("task", now), ids.new_id("sub", now)
-    traceparent = tracing.traceparent()
+    task = NewTask(
+        id=task_id,
+        key_id=key_id,
+        provider=spec.name,
+        account_id=use.account_id,
+        model=params.model,
+        request=_request(params, images),
+        warnings=_warnings(params, images),
+        priority=params.priority,
+        deadline_at=params.deadline_at,
+        dispatch_after_at=now,
+        submission_id=submission_id,
+        created_at=now,
+        traceparent=tracing.traceparent(),
+    )
+    attempt = NewAttempt(
+        id=submission_id,
+        task_id=task_id,
+        number=1,
+        provider=spec.name,
+        signing_key_id=use.keys.newest,
+        planned_at=now,
+    )
 
     def record(connection: Connection) -> None:
-        tasks.insert(
-            connection,
-            id=task_id,
-            key_id=key_id,
-            provider=spec.name,
-            account_id=use.account_id,
-            model=params.model,
-            status=Status.QUEUED,
-            request=_request(params, images),
-            warnings=_warnings(params, images),
-            priority=params.priority,
-            deadline_at=params.deadline_at,
-            dispatch_after_at=now,
-            submission_id=submission_id,
-            created_at=now,
-            traceparent=traceparent,
-            **subscription.columns(connection, use.keys, task_id, key_id, params, origin),
-        )
-        attempts.plan(
-            connection,
-            id=submission_id,
-            task_id=task_id,
-            number=1,
-            provider=spec.name,
-            signing_key_id=use.keys.newest,
-            planned_at=now,
-        )
+        webhook = subscription.of_task(connection, use.keys, task_id, key_id, params, origin)
+        tasks.insert(connection, replace(task, webhook=webhook))
+        attempts.plan(connection, attempt)
         announce(connection, [Announcement(task_id, Status.QUEUED)], now)
         admit(connection, use.account_id, now)
         on_record(connection, task_id)

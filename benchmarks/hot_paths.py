@@ -21,6 +21,8 @@ from app.db.tables import (
     spooled_results,
     tasks,
 )
+from app.db.tables.attempts import NewAttempt
+from app.db.tables.tasks import NewTask
 from app.jobs import Step
 from app.reconcile import callbacks_are_missing
 from app.rules.request import TaskRequest
@@ -156,40 +158,45 @@ def _callbacks(connection: Connection, before: str | None = None, **filters: Any
     return callbacks.newest(connection, callbacks.CallbackFilter(**filters), limit=_PAGE, before=before)
 
 
-def _task(connection: Connection, now: datetime, **changes: Any) -> tuple[str, str]:
-    """Insert a queued task and its unsent attempt; `changes` replace columns of the task."""
+def _task(connection: Connection, now: datetime) -> tuple[str, str]:
+    """Insert a queued task and its unsent attempt; return their ids."""
     task_id, submission_id = ids.new_id("task", now), ids.new_id("sub", now)
-    own = {"id": task_id, "submission_id": submission_id, "dispatch_after_at": now, "created_at": now}
-    tasks.insert(connection, **{**_TASK, **own, **changes})
-    planned = {"number": 1, "provider": "bfl", "signing_key_id": "ring", "planned_at": now}
-    attempts.plan(connection, id=submission_id, task_id=task_id, **planned)
+    task = NewTask(
+        id=task_id,
+        key_id=KEY,
+        provider="bfl",
+        account_id=ACCOUNT,
+        model=PRO,
+        request=_REQUEST,
+        warnings=(),
+        priority=0,
+        deadline_at=None,
+        dispatch_after_at=now,
+        submission_id=submission_id,
+        created_at=now,
+    )
+    tasks.insert(connection, task)
+    attempts.plan(connection, NewAttempt(submission_id, task_id, 1, "bfl", "ring", now))
     return task_id, submission_id
 
 
-_TASK: Mapping[str, Any] = {
-    "key_id": KEY,
-    "provider": "bfl",
-    "account_id": ACCOUNT,
-    "model": PRO,
-    "status": Status.QUEUED,
-    "request": TaskRequest(
-        {
-            "prompt": "a red fox",
-            "seed": None,
-            "aspect_ratio": "1:1",
-            "output_format": "png",
-            "prompt_upsampling": False,
-            "safety_tolerance": 2,
-        }
-    ),
-    "warnings": [],
-    "priority": 0,
-}
+_REQUEST = TaskRequest(
+    {
+        "prompt": "a red fox",
+        "seed": None,
+        "aspect_ratio": "1:1",
+        "output_format": "png",
+        "prompt_upsampling": False,
+        "safety_tolerance": 2,
+    }
+)
 
 
 def _submitted(connection: Connection, now: datetime) -> tuple[str, str]:
     """Insert a submitted task and its attempt; return their ids."""
-    task_id, submission_id = _task(connection, now, status=Status.SUBMITTED, submitting_at=now, submitted_at=now)
+    task_id, submission_id = _task(connection, now)
+    for status in (Status.SUBMITTING, Status.SUBMITTED):
+        tasks.move(connection, task_id, status, now)
     attempts.mark_sent(connection, submission_id, now, callback_requested=True)
     return task_id, submission_id
 

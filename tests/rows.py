@@ -1,14 +1,16 @@
 """Rows as `submit` writes them, for tests that start from a later step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import delete, select, text, update
 
 from app import jobs
 from app.db import Connection
 from app.db.tables import attempts, provider_accounts, tasks
+from app.db.tables.attempts import NewAttempt
+from app.db.tables.tasks import NewTask
 from app.jobs import Job, Step, sqlite
 from app.rules.request import TaskRequest
 from app.rules.task import Status
@@ -33,22 +35,29 @@ def hold_slot(connection: Connection, name: str = "1", number: int = 1, **change
 def plan_task(
     connection: Connection, name: str = "1", at: datetime = START, signing_key_id: str = "ring", **changes: Any
 ) -> str:
-    """Insert the task `task_NAME` and its planned attempt `sub_NAME`. Return the task's id."""
-    values = {
+    """Insert the task `task_NAME` and its planned attempt `sub_NAME`. Return the task's id.
+
+    `changes`: values of any columns of the task.
+    """
+    values: dict[str, Any] = {
         "id": f"task_{name}",
         "key_id": "key_admin",
         "provider": "bfl",
         "account_id": "account",
         "model": "flux-kontext-pro",
-        "status": Status.QUEUED,
         "request": TaskRequest({"prompt": "a red fox"}),
         "warnings": [],
         "priority": 0,
+        "deadline_at": None,
         "dispatch_after_at": at,
         "submission_id": f"sub_{name}",
         "created_at": at,
     }
-    tasks.insert(connection, **{**values, **changes})
+    new = {member.name for member in fields(NewTask)}
+    tasks.insert(connection, NewTask(**values | {name: value for name, value in changes.items() if name in new}))
+    later = {name: value for name, value in changes.items() if name not in new}
+    if later:
+        connection.execute(update(tasks.tasks).where(tasks.tasks.c.id == f"task_{name}").values(later))
     plan_attempt(connection, f"sub_{name}", f"task_{name}", at, signing_key_id=signing_key_id)
     return f"task_{name}"
 
@@ -61,15 +70,7 @@ def plan_attempt(
     number: int = 1,
     signing_key_id: str = "ring",
 ) -> None:
-    attempts.plan(
-        connection,
-        id=submission_id,
-        task_id=task_id,
-        number=number,
-        provider="bfl",
-        signing_key_id=signing_key_id,
-        planned_at=at,
-    )
+    attempts.plan(connection, NewAttempt(submission_id, task_id, number, "bfl", signing_key_id, at))
 
 
 def ask(connection: Connection, name: str = "1", at: datetime = START, **changes: Any) -> str:

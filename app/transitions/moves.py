@@ -11,6 +11,7 @@ from app.db import Connection
 from app.db.queries import queue
 from app.db.tables import provider_accounts, results, tasks
 from app.db.tables.results import Result
+from app.db.tables.tasks import FailureReason
 from app.rules.task import Failure, MoneySpent, Status
 from app.transitions.admit import admit
 from app.transitions.announce import Announcement, announce
@@ -41,8 +42,8 @@ def give_up(
     connection: Connection, task_id: str, failure: Failure, spent: MoneySpent, detail: str, now: datetime
 ) -> bool:
     """Fail a task about which no better evidence is expected."""
-    reason = {"failure": failure, "money_spent": spent, "failure_detail": detail}
-    if not tasks.move(connection, task_id, Status.FAILED, now, **reason):
+    reason = FailureReason(failure, spent, detail)
+    if not tasks.move(connection, task_id, Status.FAILED, now, reason=reason):
         return False
     announce(connection, [Announcement(task_id, Status.FAILED, failure)], now)
     _release_slots(connection, [task_id], now)
@@ -59,9 +60,9 @@ def expire(
     expired = sorted(queue.lock_rows(connection, task_ids))
     if not expired:
         return []
-    reason = {"failure": failure, "money_spent": MoneySpent.NO, "failure_detail": detail}
+    reason = FailureReason(failure, MoneySpent.NO, detail)
     for task_id in expired:
-        tasks.move(connection, task_id, Status.FAILED, now, **reason)
+        tasks.move(connection, task_id, Status.FAILED, now, reason=reason)
     announce(connection, [Announcement(task_id, Status.FAILED, failure) for task_id in expired], now)
     _release_slots(connection, expired, now)
     return expired

@@ -6,6 +6,7 @@ from app import ids
 from app.db import Connection
 from app.db.tables import api_keys
 from app.db.tables.api_keys import Key
+from app.db.tables.tasks import Subscription
 from app.errors import InvalidRequest
 from app.params import Webhook
 from app.resources import Resources
@@ -24,26 +25,26 @@ def check(use: Resources, webhook: Webhook) -> None:
         raise InvalidRequest(f"webhook_url: {_HTTPS_REQUIRED}", {"webhook_url": _HTTPS_REQUIRED})
 
 
-def columns(
+def of_task(
     connection: Connection, ring: KeyRing, task_id: str, key_id: str, webhook: Webhook, origin: str | None
-) -> dict[str, Any]:
-    """Return the webhook columns of a task; the API key's defaults replace missing fields. Empty without a URL.
+) -> Subscription | None:
+    """Return the webhook of a new task; the API key's defaults replace missing fields. None without a URL.
 
     `origin`: the origin at which the submitter reached the service, for links.
     """
     key = api_keys.get(connection, key_id)
-    url = webhook.webhook_url or (key and key.webhook_url)
+    url = webhook.webhook_url or (key.webhook_url if key else None)
     if url is None:
-        return {}
+        return None
     default_form, default_events = (key.webhook_form, key.webhook_events) if key else (None, None)
     events = default_events if webhook.webhook_events is None else webhook.webhook_events
-    return {
-        "webhook_url": url,
-        "webhook_secret": secret_of(ring, task_id, webhook, key),
-        "webhook_form": webhook.webhook_form or default_form or "provider",
-        "webhook_events": list(events or ()),
-        "webhook_origin": origin,
-    }
+    return Subscription(
+        url=url,
+        secret=secret_of(ring, task_id, webhook, key),
+        form=webhook.webhook_form or default_form or "provider",
+        events=list(events or ()),
+        origin=origin,
+    )
 
 
 def defaults(ring: KeyRing, key_id: str, webhook: Webhook) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The table `submissions`: one row for each attempt to submit a task, written before the request is sent."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -77,6 +77,18 @@ class Attempt:
     answered_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class NewAttempt:
+    """An attempt to be inserted as `planned`: nothing has been sent."""
+
+    id: str
+    task_id: str
+    number: int
+    provider: str
+    signing_key_id: str
+    planned_at: datetime
+
+
 class AttemptContext(NamedTuple):
     """The current state of an attempt and its task, as a decision about evidence needs it."""
 
@@ -99,8 +111,8 @@ _MARK_SENT = (
 )
 
 
-def plan(connection: Connection, **values: Any) -> None:
-    connection.execute(_PLAN, {"outcome": Outcome.PLANNED, "callback_requested": False, **values})
+def plan(connection: Connection, attempt: NewAttempt) -> None:
+    connection.execute(_PLAN, {"outcome": Outcome.PLANNED, "callback_requested": False, **asdict(attempt)})
 
 
 def get(connection: Connection, submission_id: str) -> Attempt | None:

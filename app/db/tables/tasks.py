@@ -1,7 +1,7 @@
 """The table `tasks`: one row for each task, and the statements that change one task's state."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -145,12 +145,56 @@ class Task:
     webhook_origin: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """The webhook of a task."""
+
+    url: str
+    secret: str | None = field(repr=False)  # sealed
+    form: str
+    events: Sequence[str]
+    origin: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task to be inserted as `queued`."""
+
+    id: str
+    key_id: str
+    provider: str
+    account_id: str
+    model: str
+    request: TaskRequest
+    warnings: Sequence[str]
+    priority: int
+    deadline_at: datetime | None
+    dispatch_after_at: datetime
+    submission_id: str
+    created_at: datetime
+    traceparent: str | None = None
+    webhook: Subscription | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FailureReason:
+    """Why a task failed, and whether it cost money."""
+
+    failure: Failure
+    money_spent: MoneySpent
+    failure_detail: str
+
+
 _INSERT = tasks.insert()
+_PLAIN_COLUMNS = tuple(column.name for column in fields(NewTask) if column.name not in {"request", "webhook"})
 _GET = select(tasks).where(tasks.c.id == bindparam("task_id"))
 
 
-def insert(connection: Connection, request: TaskRequest, **values: Any) -> None:
-    connection.execute(_INSERT, {"tries": 0, "request": request.as_json(), **values})
+def insert(connection: Connection, task: NewTask) -> None:
+    plain = {name: getattr(task, name) for name in _PLAIN_COLUMNS}
+    webhook = {f"webhook_{name}": value for name, value in asdict(task.webhook).items()} if task.webhook else {}
+    row = {**plain, "request": task.request.as_json(), "status": Status.QUEUED, "tries": 0, **webhook}
+    connection.execute(_INSERT, row)
 
 
 def get(connection: Connection, task_id: str) -> Task | None:
@@ -194,9 +238,22 @@ def _newest_ids(limit: int, *conditions: ColumnElement[bool]) -> Select[Any]:
     return select(newest_first.limit(limit).subquery())
 
 
-def move(connection: Connection, task_id: str, to: Status, now: datetime, **values: Any) -> bool:
-    """Move one task to `to` if its current state allows it, and write `values` with it. Return False if not moved."""
-    changes = {"status": to, f"{to}_at": now, **values}
+def move(
+    connection: Connection,
+    task_id: str,
+    to: Status,
+    now: datetime,
+    *,
+    submission_id: str | None = None,
+    reason: FailureReason | None = None,
+) -> bool:
+    """Move one task to `to` if its current state allows it. Return False if not moved.
+
+    `submission_id`: the attempt that becomes the current one. `reason`: of a task that fails.
+    """
+    changes = {"status": to, f"{to}_at": now} | (asdict(reason) if reason else {})
+    if submission_id is not None:
+        changes["submission_id"] = submission_id
     parameters = {_NEW + name: value for name, value in changes.items()}
     return connection.execute(_update_status(to, tuple(changes)), {"task_id": task_id, **parameters}).rowcount == 1
 

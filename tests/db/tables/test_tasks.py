@@ -6,6 +6,7 @@ from app.db import Connection
 from app.db.engine.database import Database
 from app.db.queries.apply_changes import TaskChange, apply_changes
 from app.db.tables import tasks
+from app.db.tables.tasks import FailureReason
 from app.rules.request import StoredImage, TaskRequest
 from app.rules.task import Failure, MoneySpent, Status, sources
 from tests.rows import START, plan_task
@@ -51,15 +52,8 @@ async def test_a_move_writes_its_time_and_its_values(database: Database) -> None
 
     def unit(connection: Connection) -> tasks.Task | None:
         plan_task(connection)
-        tasks.move(
-            connection,
-            "task_1",
-            Status.FAILED,
-            later,
-            failure=Failure.ASSET_LOST,
-            money_spent=MoneySpent.YES,
-            failure_detail="too late",
-        )
+        reason = FailureReason(Failure.ASSET_LOST, MoneySpent.YES, "too late")
+        tasks.move(connection, "task_1", Status.FAILED, later, reason=reason)
         return tasks.get(connection, "task_1")
 
     task = await database.write(unit)
