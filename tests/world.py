@@ -12,6 +12,7 @@ import httpx
 from app.db.engine.batches import BOUNDS, Bounds
 from app.db.engine.database import open_database
 from app.db.tables import api_keys, provider_accounts
+from app.db.tables.api_keys import NewApiKey
 from app.main import create_app
 from app.provider import Bfl, Gptproto
 from app.provider.http import client as provider_client
@@ -154,16 +155,8 @@ async def open_world(
         await use.db.write(
             lambda connection: provider_accounts.put(connection, "account", built.spec.name, built.spec.slots)
         )
-        await use.db.write(
-            lambda connection: api_keys.put(
-                connection,
-                id="key_admin",
-                name="admin",
-                sha256=digest_of(ADMIN_KEY),
-                scopes=["*"],
-                created_at=clock(),
-            )
-        )
+        admin = NewApiKey("key_admin", "admin", digest_of(ADMIN_KEY), ["*"], clock())
+        await use.db.write(lambda connection: api_keys.put(connection, admin))
         app = create_app(nullcontext(use), with_worker=False)
         network.add("gateway", app)
         transport = network.hosts["gateway"]

@@ -12,6 +12,7 @@ from app.db.engine.database import Database, open_database
 from app.db.engine.process_lock import process_lock
 from app.db.migrations.migrate import catch_up
 from app.db.tables import api_keys, idempotency_keys, provider_accounts
+from app.db.tables.api_keys import NewApiKey
 from app.errors import ConfigurationError
 from app.main import create_app
 from app.security.ssrf import mark_sniffio_absent
@@ -91,14 +92,5 @@ async def _put_account(database: Database, settings: Settings) -> None:
 
 
 async def _put_admin_key(database: Database, key: str) -> None:
-    now = clock.utc_now()
-    await database.write(
-        lambda connection: api_keys.put(
-            connection,
-            id=api_keys.ADMIN_ID,
-            name="admin",
-            sha256=digest_of(key),
-            scopes=["*"],
-            created_at=now,
-        )
-    )
+    admin = NewApiKey(api_keys.ADMIN_ID, "admin", digest_of(key), ["*"], clock.utc_now())
+    await database.write(lambda connection: api_keys.put(connection, admin))

@@ -1,11 +1,9 @@
 """Webhook subscriptions: the URL, form, events and encrypted secret that a task or an API key stores."""
 
-from typing import Any
-
 from app import ids
 from app.db import Connection
 from app.db.tables import api_keys
-from app.db.tables.api_keys import Key
+from app.db.tables.api_keys import UNCHANGED, Key, WebhookDefaults
 from app.db.tables.tasks import Subscription
 from app.errors import InvalidRequest
 from app.params import Webhook
@@ -47,15 +45,15 @@ def of_task(
     )
 
 
-def defaults(ring: KeyRing, key_id: str, webhook: Webhook) -> dict[str, Any]:
-    """Return the webhook columns of an API key for the fields in the request; null clears a default."""
-    values = {
-        "webhook_url": webhook.webhook_url,
-        "webhook_secret": seal(ring, key_id, webhook),
-        "webhook_form": webhook.webhook_form,
-        "webhook_events": webhook.webhook_events,
-    }
-    return {name: value for name, value in values.items() if name in webhook.model_fields_set}
+def defaults(ring: KeyRing, key_id: str, webhook: Webhook) -> WebhookDefaults:
+    """Return the webhook settings of an API key for the fields in the request; null clears a default."""
+    given = webhook.model_fields_set
+    return WebhookDefaults(
+        url=webhook.webhook_url if "webhook_url" in given else UNCHANGED,
+        secret=seal(ring, key_id, webhook) if "webhook_secret" in given else UNCHANGED,
+        form=webhook.webhook_form if "webhook_form" in given else UNCHANGED,
+        events=webhook.webhook_events if "webhook_events" in given else UNCHANGED,
+    )
 
 
 def seal(ring: KeyRing, owner_id: str, webhook: Webhook) -> str | None:

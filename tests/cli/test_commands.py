@@ -20,6 +20,7 @@ from app.clock import utc_now
 from app.db import Connection
 from app.db.engine.database import open_database
 from app.db.tables import api_keys
+from app.db.tables.api_keys import ApiKeyChange, WebhookDefaults
 from app.jobs import Step
 from app.main import create_app
 from app.security.keyring import KeyRing
@@ -242,7 +243,7 @@ async def test_the_uses_of_each_secret_key_are_shown_before_and_after_one_is_rem
             for name, signing_key_id in (("1", KeyRing((new,)).newest), ("2", only_old.newest), ("3", only_old.newest)):
                 ask(connection, name, utc_now(), signing_key_id=signing_key_id)
             sealed = only_old.seal(b"a webhook secret", "a purpose", bytes(12))
-            api_keys.change(connection, api_keys.ADMIN_ID, webhook_secret=sealed)
+            api_keys.change(connection, api_keys.ADMIN_ID, ApiKeyChange(webhook=WebhookDefaults(secret=sealed)))
             plan_task(connection, "4", signing_key_id=only_old.newest, webhook_secret=sealed)
 
         await database.write(use_both)

@@ -20,6 +20,7 @@ from starlette.responses import Response
 from app import jobs
 from app.db import Connection
 from app.db.tables import api_keys, idempotency_keys, provider_accounts, results, tasks
+from app.db.tables.api_keys import NewApiKey
 from app.db.tables.provider_accounts import slots
 from app.main import create_app
 from app.provider import Bfl
@@ -205,8 +206,7 @@ def _prepare(connection: Connection, use: Resources) -> None:
     assert use.provider is not None
     spec = use.provider.spec
     provider_accounts.put(connection, use.account_id, spec.name, spec.slots)
-    admin = {"id": "key_admin", "name": "admin", "sha256": digest_of(ADMIN_KEY), "scopes": ["*"]}
-    api_keys.put(connection, **admin, created_at=use.now())
+    api_keys.put(connection, NewApiKey("key_admin", "admin", digest_of(ADMIN_KEY), ["*"], use.now()))
     if connection.dialect.name == "sqlite":  # on PostgreSQL another process may still answer
         idempotency_keys.forget_unanswered(connection)
 

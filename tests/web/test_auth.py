@@ -5,7 +5,9 @@ from datetime import timedelta
 import httpx
 import pytest
 
+from app.db import Connection
 from app.db.tables import api_keys
+from app.db.tables.api_keys import NewApiKey
 from app.web.auth import COOKIE, digest_of
 from tests.web.documents import nothing_recorded, problem
 from tests.world import ADMIN_KEY, World
@@ -30,17 +32,13 @@ async def sign_in(world: World, key: str = ADMIN_KEY) -> dict[str, str]:
 
 async def replace_key(world: World, secret: str, *, disabled: bool = False) -> None:
     """Give the admin key another secret, or disable it."""
-    await world.use.db.write(
-        lambda connection: api_keys.put(
-            connection,
-            id="key_admin",
-            name="admin",
-            sha256=digest_of(secret),
-            scopes=["*"],
-            created_at=world.clock(),
-            disabled_at=world.clock() if disabled else None,
-        )
-    )
+
+    def replace(connection: Connection) -> None:
+        api_keys.put(connection, NewApiKey("key_admin", "admin", digest_of(secret), ["*"], world.clock()))
+        if disabled:
+            api_keys.disable(connection, "key_admin", world.clock())
+
+    await world.use.db.write(replace)
 
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from app.db.tables import api_keys, idempotency_keys
+from app.db.tables.api_keys import NewApiKey
 from app.main import create_app
 from app.store import FolderStore
 from app.web.auth import digest_of
@@ -92,16 +93,8 @@ async def test_a_key_is_forgotten_after_a_day(each_world: World) -> None:
 
 
 async def test_a_key_is_scoped_to_the_api_key(each_world: World) -> None:
-    await each_world.use.db.write(
-        lambda connection: api_keys.put(
-            connection,
-            id="key_other",
-            name="other",
-            sha256=digest_of("another-key-for-tests-only"),
-            scopes=["*"],
-            created_at=each_world.clock(),
-        )
-    )
+    other = NewApiKey("key_other", "other", digest_of("another-key-for-tests-only"), ["*"], each_world.clock())
+    await each_world.use.db.write(lambda connection: api_keys.put(connection, other))
     mine = await post(each_world)
     theirs = await post(each_world, authorization="Bearer another-key-for-tests-only", json={"prompt": "a blue fox"})
 

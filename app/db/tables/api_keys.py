@@ -1,9 +1,10 @@
 """The table `keys`: the API keys, found by their SHA-256. The keys themselves are not stored."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any
+from enum import Enum
+from typing import Final
 
 from sqlalchemy import Column, Connection, String, Table, Text, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -43,20 +44,74 @@ class Key:
     webhook_events: Sequence[str] | None = None
 
 
-def put(connection: Connection, **values: Any) -> None:
-    """Insert a key, or overwrite the key with the same id.
+class Unchanged(Enum):
+    """The type of `UNCHANGED`, the value that leaves a column as it is. None clears the column."""
 
-    Without `disabled_at` in `values` the key is enabled. Stored webhook settings that are not in `values` stay.
-    """
+    UNCHANGED = "unchanged"
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookDefaults:
+    """The webhook settings of an API key to be written."""
+
+    url: str | Unchanged | None = UNCHANGED
+    secret: str | Unchanged | None = field(default=UNCHANGED, repr=False)  # sealed
+    form: str | Unchanged | None = UNCHANGED
+    events: Sequence[str] | Unchanged | None = UNCHANGED
+
+    def columns(self) -> dict[str, str | Sequence[str] | None]:
+        """Return the values to write, by column."""
+        values = {f"webhook_{member.name}": getattr(self, member.name) for member in fields(self)}
+        return {name: value for name, value in values.items() if value is not UNCHANGED}
+
+
+_NO_WEBHOOK_CHANGE = WebhookDefaults()
+
+
+@dataclass(frozen=True, slots=True)
+class NewApiKey:
+    """An API key to be inserted, or to replace the key with the same id."""
+
+    id: str
+    name: str
+    sha256: str
+    scopes: Sequence[str]
+    created_at: datetime
+    webhook: WebhookDefaults = _NO_WEBHOOK_CHANGE
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyChange:
+    """New values for an API key; a name that is None stays."""
+
+    name: str | None = None
+    webhook: WebhookDefaults = _NO_WEBHOOK_CHANGE
+
+
+def put(connection: Connection, key: NewApiKey) -> None:
+    """Insert a key, or overwrite the key with the same id. The key is enabled."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    row = {"disabled_at": None, **values}
+    row = {
+        "id": key.id,
+        "name": key.name,
+        "sha256": key.sha256,
+        "scopes": list(key.scopes),
+        "created_at": key.created_at,
+        "disabled_at": None,
+        **key.webhook.columns(),
+    }
     # One statement, because replicas that start at the same time all write the operator's key.
     statement = dialect.insert(keys).values(row)
     connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=row))
 
 
-def change(connection: Connection, key_id: str, **values: Any) -> None:
-    connection.execute(update(keys).where(keys.c.id == key_id).values(values))
+def change(connection: Connection, key_id: str, values: ApiKeyChange) -> None:
+    columns = values.webhook.columns() | ({} if values.name is None else {"name": values.name})
+    if columns:
+        connection.execute(update(keys).where(keys.c.id == key_id).values(columns))
 
 
 def disable(connection: Connection, key_id: str, now: datetime) -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from app import ids
 from app.db import Connection
 from app.db.tables import api_keys
-from app.db.tables.api_keys import Key
+from app.db.tables.api_keys import ApiKeyChange, Key, NewApiKey
 from app.errors import Conflict, NotFound
 from app.params import Webhook
 from app.web.auth import AdminDep, ResourcesDep, digest_of
@@ -79,11 +79,11 @@ async def make_key(
     subscription.check(use, body)
     now, secret = use.now(), ids.new_key()
     key_id = ids.new_id("key", now)
-    row = {"id": key_id, "name": body.name, "sha256": digest_of(secret), "scopes": body.scopes, "created_at": now}
-    row |= subscription.defaults(use.keys, key_id, body)
+    webhook = subscription.defaults(use.keys, key_id, body)
+    key = NewApiKey(key_id, body.name, digest_of(secret), body.scopes, now, webhook)
 
     def make(connection: Connection) -> Key:
-        api_keys.put(connection, **row)
+        api_keys.put(connection, key)
         return _get(connection, key_id)
 
     return MadeKey(**dict(_view(await use.db.write(make))), key=secret)
@@ -95,13 +95,11 @@ async def change_key(
 ) -> KeyView:
     """Change the name or the default webhook of an API key. Requires the scope `*`."""
     subscription.check(use, body)
-    values = subscription.defaults(use.keys, key_id, body)
-    values |= {"name": body.name} if body.name is not None else {}
+    changes = ApiKeyChange(body.name, subscription.defaults(use.keys, key_id, body))
 
     def change(connection: Connection) -> Key:
         _get(connection, key_id)
-        if values:
-            api_keys.change(connection, key_id, **values)
+        api_keys.change(connection, key_id, changes)
         return _get(connection, key_id)
 
     return _view(await use.db.write(change))

@@ -9,6 +9,7 @@ from app.db.engine.database import Database
 from app.db.queries import usage
 from app.db.queries.usage import Used
 from app.db.tables import api_keys
+from app.db.tables.api_keys import NewApiKey
 from app.rules.task import MoneySpent, Status
 from tests.rows import START, plan_task
 
@@ -41,10 +42,8 @@ async def test_tasks_are_counted_by_state_and_their_costs_are_added(database: Da
 
 
 async def test_usage_is_listed_by_key_and_model_with_the_names_of_keys(database: Database) -> None:
-    key = {"sha256": "0", "scopes": [], "created_at": START}
-
     def unit(connection: Connection) -> list[list[Used]]:
-        api_keys.put(connection, id="key_1", name="shop", **key)
+        api_keys.put(connection, NewApiKey("key_1", "shop", "0", [], START))
         for key_id, model in (("key_1", "pro"), ("key_1", "pro"), ("key_1", "max"), ("key_2", "pro")):
             post(connection, key_id=key_id, model=model)
         span = (START, START + MINUTE)

@@ -1,15 +1,15 @@
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from app.db import Connection
 from app.db.engine.database import Database
 from app.db.tables import api_keys
+from app.db.tables.api_keys import NewApiKey
 from tests.rows import START
 
 
-def put(connection: Connection, sha256: str, key_id: str = "key_1", **changes: Any) -> None:
-    values = {"name": "admin", "scopes": ["*"], "created_at": START}
-    api_keys.put(connection, id=key_id, sha256=sha256, **{**values, **changes})
+def put(connection: Connection, sha256: str, key_id: str = "key_1", scopes: Sequence[str] = ("*",)) -> None:
+    api_keys.put(connection, NewApiKey(key_id, "admin", sha256, scopes, START))
 
 
 async def test_a_key_is_found_by_its_digest_and_by_its_id(database: Database) -> None:
@@ -41,16 +41,17 @@ async def test_disabling_a_key_keeps_its_first_time_and_no_other_key_changes(dat
     assert await database.write(unit) == [START + timedelta(seconds=1), None]
 
 
-async def test_putting_a_key_again_replaces_the_key_with_the_same_id(database: Database) -> None:
+async def test_putting_a_key_again_replaces_and_enables_the_key_with_the_same_id(database: Database) -> None:
     def unit(connection: Connection) -> list[api_keys.Key | None]:
         put(connection, "aa")
         put(connection, "cc", "key_2")
-        put(connection, "bb", disabled_at=START)
+        api_keys.disable(connection, "key_1", START)
+        put(connection, "bb")
         return [api_keys.by_digest(connection, digest) for digest in ("aa", "bb", "cc")]
 
     old, new, other = await database.write(unit)
 
     assert old is None
     assert new is not None
-    assert new.disabled_at == START
+    assert new.disabled_at is None
     assert other is not None

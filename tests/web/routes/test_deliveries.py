@@ -6,6 +6,7 @@ import pytest
 from starlette.responses import Response
 
 from app.db.tables import api_keys
+from app.db.tables.api_keys import NewApiKey
 from app.web.auth import digest_of
 from tests.telling import URL, deliveries, ended, endpoint, only_delivery, receiver
 from tests.world import World
@@ -15,10 +16,8 @@ NOBODY = "0" * 37
 
 async def key_for(world: World, name: str) -> dict[str, str]:
     """The headers of a key without scopes."""
-    row = {"name": name, "scopes": [], "created_at": world.clock.at}
-    await world.use.db.write(
-        lambda connection: api_keys.put(connection, id=f"key_{name}", sha256=digest_of(f"{name}'s key"), **row)
-    )
+    key = NewApiKey(f"key_{name}", name, digest_of(f"{name}'s key"), [], world.clock.at)
+    await world.use.db.write(lambda connection: api_keys.put(connection, key))
     return {"authorization": f"Bearer {name}'s key"}
 
 

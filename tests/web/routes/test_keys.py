@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from app.db.tables import api_keys, tasks
+from app.db.tables.api_keys import NewApiKey
 from app.webhooks import subscription
 from tests.calling import everything
 from tests.telling import SECRET, URL
@@ -123,8 +124,8 @@ async def test_only_the_given_fields_of_a_key_change(each_world: World) -> None:
 
 async def test_the_webhook_of_a_key_survives_a_restart(each_world: World) -> None:
     await each_world.api.patch("/v1/keys/key_admin", json={"webhook_url": URL})
-    row = {"name": "admin", "sha256": "0" * 64, "scopes": ["*"], "created_at": each_world.clock.at}
-    await each_world.use.db.write(lambda connection: api_keys.put(connection, id="key_admin", **row))
+    admin = NewApiKey("key_admin", "admin", "0" * 64, ["*"], each_world.clock.at)
+    await each_world.use.db.write(lambda connection: api_keys.put(connection, admin))
     kept = await each_world.use.db.read(lambda connection: api_keys.get(connection, "key_admin"))
 
     assert kept is not None
