@@ -9,11 +9,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import IO, Any
+from typing import IO
 
 from app.db import Connection
 from app.db.tables import idempotency_keys
-from app.db.tables.idempotency_keys import Remembered
+from app.db.tables.idempotency_keys import Remembered, StoredAnswer
 from app.errors import InvalidRequest, KeyReused, RequestInFlight
 from app.params import TaskParams
 from app.resources import Resources
@@ -34,7 +34,7 @@ class Claim:
     idempotency_key: str
     began_at: datetime
 
-    def answer(self, connection: Connection, answer: dict[str, Any]) -> None:
+    def answer(self, connection: Connection, answer: StoredAnswer) -> None:
         """Store the answer in the transaction of the request's effect. Raises RequestInFlight if the claim is lost."""
         if not idempotency_keys.answer(connection, self.key_id, self.idempotency_key, self.began_at, answer):
             raise RequestInFlight("another request with this Idempotency-Key has taken over")
@@ -42,7 +42,7 @@ class Claim:
 
 async def claim(
     use: Resources, key_id: str, header: str, digest: str, images: int = 0, *, or_digest: str | None = None
-) -> Claim | dict[str, Any]:
+) -> Claim | StoredAnswer:
     """Claim an Idempotency-Key for this request, or return the answer of the first request with it.
 
     `header`: the value of the header. `digest`: identifies the request, see `digest_of`; `or_digest` is accepted as

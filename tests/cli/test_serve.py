@@ -18,6 +18,7 @@ from app.cli.serve import prepare
 from app.db.engine.database import Database, open_database
 from app.db.migrations.revision import is_current
 from app.db.tables import api_keys, idempotency_keys
+from app.db.tables.idempotency_keys import StoredAnswer
 from app.errors import ConfigurationError
 from app.settings import Settings
 from app.web.auth import digest_of
@@ -47,7 +48,8 @@ async def half_answered(database: Database) -> None:
     """Store two idempotent requests: one is answered, one was interrupted."""
     await database.write(lambda connection: idempotency_keys.begin(connection, "key", "cut", "d", START))
     await database.write(lambda connection: idempotency_keys.begin(connection, "key", "answered", "d", START))
-    await database.write(lambda connection: idempotency_keys.answer(connection, "key", "answered", START, {"id": "t"}))
+    answer = StoredAnswer("task_1")
+    await database.write(lambda connection: idempotency_keys.answer(connection, "key", "answered", START, answer))
 
 
 @pytest.fixture(params=["embedded", "shared"])
@@ -84,7 +86,7 @@ async def test_a_start_deletes_idempotency_keys_that_the_previous_process_left_u
         kept = await database.read(lambda connection: idempotency_keys.get(connection, "key", "answered"))
     assert again
     assert kept is not None
-    assert kept.answer == {"id": "t"}
+    assert kept.answer == StoredAnswer("task_1")
 
 
 async def test_a_starting_replica_keeps_the_unanswered_idempotency_keys_of_other_replicas(shared: Settings) -> None:

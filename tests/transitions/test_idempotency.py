@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy.util import await_only
 
 from app.db import Connection
+from app.db.tables.idempotency_keys import StoredAnswer
 from app.errors import InvalidRequest, KeyReused, RequestInFlight
 from app.params import WEBHOOK_FIELDS, TaskParams
 from app.transitions.idempotency import REMEMBERED, Claim, claim, digest_of, let_go
@@ -27,21 +28,21 @@ async def claimed(world: World, key: str = "k", digest: str = "d", images: int =
 
 async def answered(world: World, key: str = "k", digest: str = "d") -> Claim:
     held = await claimed(world, key, digest)
-    await world.use.db.write(lambda connection: held.answer(connection, {"id": "task_1"}))
+    await world.use.db.write(lambda connection: held.answer(connection, StoredAnswer("task_1")))
     return held
 
 
 async def test_the_first_may_answer_and_the_others_get_that_answer(each_world: World) -> None:
     await answered(each_world)
 
-    assert await claim(each_world.use, "key_1", "k", "d") == {"id": "task_1"}
+    assert await claim(each_world.use, "key_1", "k", "d") == StoredAnswer("task_1")
 
 
 async def test_another_body_is_refused_before_and_after_the_answer(each_world: World) -> None:
     held = await claimed(each_world)
     with pytest.raises(KeyReused):
         await claim(each_world.use, "key_1", "k", "other")
-    await each_world.use.db.write(lambda connection: held.answer(connection, {"id": "task_1"}))
+    await each_world.use.db.write(lambda connection: held.answer(connection, StoredAnswer("task_1")))
     with pytest.raises(KeyReused):
         await claim(each_world.use, "key_1", "k", "other")
 
@@ -68,7 +69,7 @@ async def test_what_was_answered_is_not_let_go(each_world: World) -> None:
     """The commit succeeded, and its confirmation was lost."""
     await let_go(each_world.use, await answered(each_world))
 
-    assert await claim(each_world.use, "key_1", "k", "d") == {"id": "task_1"}
+    assert await claim(each_world.use, "key_1", "k", "d") == StoredAnswer("task_1")
 
 
 async def test_an_answer_is_remembered_for_a_day(each_world: World) -> None:
@@ -78,7 +79,7 @@ async def test_an_answer_is_remembered_for_a_day(each_world: World) -> None:
     each_world.clock.advance(1)
     after = await claim(each_world.use, "key_1", "k", "other")
 
-    assert last == {"id": "task_1"}
+    assert last == StoredAnswer("task_1")
     assert isinstance(after, Claim)
 
 
@@ -100,11 +101,11 @@ async def test_what_was_taken_over_cannot_answer_any_more(each_world: World) -> 
     each_world.clock.advance(31)
     heir = await claimed(each_world)
     with pytest.raises(RequestInFlight):
-        await each_world.use.db.write(lambda connection: dead.answer(connection, {"id": "task_dead"}))
+        await each_world.use.db.write(lambda connection: dead.answer(connection, StoredAnswer("task_dead")))
     await let_go(each_world.use, dead)
-    await each_world.use.db.write(lambda connection: heir.answer(connection, {"id": "task_heir"}))
+    await each_world.use.db.write(lambda connection: heir.answer(connection, StoredAnswer("task_heir")))
 
-    assert await claim(each_world.use, "key_1", "k", "d") == {"id": "task_heir"}
+    assert await claim(each_world.use, "key_1", "k", "d") == StoredAnswer("task_heir")
 
 
 async def test_an_answer_that_comes_just_before_its_key_is_taken_over_stands(tmp_path: Path, postgres_url: str) -> None:
@@ -114,19 +115,19 @@ async def test_an_answer_that_comes_just_before_its_key_is_taken_over_stands(tmp
 
         def answer_first(_connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
             if statement.startswith("DELETE FROM idempotency"):
-                await_only(world.use.db.write(lambda connection: slow.answer(connection, {"id": "task_1"})))
+                await_only(world.use.db.write(lambda connection: slow.answer(connection, StoredAnswer("task_1"))))
 
         with listening_for(world.use.db, "before_cursor_execute", answer_first):
             found = await claim(world.use, "key_1", "k", "d")
 
-        assert found == {"id": "task_1"}
+        assert found == StoredAnswer("task_1")
 
 
 @pytest.mark.parametrize("header", ['"k"', " k ", ' "k" '])
 async def test_quotes_and_spaces_around_a_key_are_not_of_it(world: World, header: str) -> None:
     await answered(world)
 
-    assert await claim(world.use, "key_1", header, "d") == {"id": "task_1"}
+    assert await claim(world.use, "key_1", header, "d") == StoredAnswer("task_1")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ async def test_what_is_no_key_is_refused_and_not_cut_to_fit(world: World, header
 async def test_the_longest_key_is_a_key(each_world: World) -> None:
     await answered(each_world, "k" * 255)
 
-    assert await claim(each_world.use, "key_1", "k" * 255, "d") == {"id": "task_1"}
+    assert await claim(each_world.use, "key_1", "k" * 255, "d") == StoredAnswer("task_1")
 
 
 def files(**given: bytes) -> dict[str, IO[bytes]]:

@@ -6,7 +6,6 @@ details, because the provider's own records list them. Request, result, evidence
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import Column, Connection, Float, String, Table, bindparam, delete, select, update
 
@@ -16,7 +15,7 @@ from app.db.tables.deliveries import deliveries
 from app.db.tables.delivery_attempts import delivery_attempts
 from app.db.tables.downloads import downloads
 from app.db.tables.evidence import evidence
-from app.db.tables.idempotency_keys import idempotency
+from app.db.tables.idempotency_keys import StoredAnswer, idempotency
 from app.db.tables.results import results
 from app.db.tables.spooled_results import kept_aside
 from app.db.tables.tasks import Task, tasks
@@ -82,8 +81,7 @@ def _delete_evidence(connection: Connection, task_id: str) -> None:
     attempt_ids = connection.execute(select(attempts.c.id).where(attempts.c.task_id == task_id)).scalars().all()
     for table in (evidence, kept_aside):
         connection.execute(delete(table).where(table.c.submission_id.in_(attempt_ids)))
-    cleared: dict[str, Any] = {"detail": None, "polling_url": None}
-    connection.execute(update(attempts).where(attempts.c.task_id == task_id).values(cleared))
+    connection.execute(update(attempts).where(attempts.c.task_id == task_id).values(detail=None, polling_url=None))
 
 
 def _delete_deliveries(connection: Connection, task_id: str) -> None:
@@ -100,6 +98,7 @@ def _strip_idempotent_answer(connection: Connection, task: Task) -> None:
     of_key = idempotency.c.key_id == task.key_id
     in_time = idempotency.c.began_at.between(task.created_at - _MAX_REQUEST_TIME, task.created_at)
     for row in connection.execute(select(idempotency).where(of_key, in_time)).all():
-        if (row.answer or {}).get("id") == task.id:
+        if row.answer is not None and StoredAnswer.of_json(row.answer).task_id == task.id:
             of_row = idempotency.c.idempotency_key == row.idempotency_key
-            connection.execute(update(idempotency).where(of_key, of_row).values(answer={"id": task.id}))
+            stripped = StoredAnswer(task.id).as_json()
+            connection.execute(update(idempotency).where(of_key, of_row).values(answer=stripped))

@@ -1,6 +1,7 @@
 """The table `idempotency`: the first request with each `Idempotency-Key`, and the answer to it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -8,6 +9,7 @@ from sqlalchemy import Column, Connection, String, Table, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.db.engine.columns import Instant, Json, metadata
+from app.rules.json_value import JsonObject
 
 idempotency = Table(
     "idempotency",
@@ -21,9 +23,25 @@ idempotency = Table(
 
 
 @dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """The answer to a request that made a task."""
+
+    task_id: str
+    task: JsonObject | None = field(default=None, repr=False)  # as it was shown; None once it is erased
+
+    def as_json(self) -> JsonObject:
+        """Return the form in which answers are stored: the task, or its id alone."""
+        return {"id": self.task_id} if self.task is None else self.task
+
+    @classmethod
+    def of_json(cls, stored: Mapping[str, Any]) -> "StoredAnswer":
+        return cls(stored["id"], stored if "status" in stored else None)
+
+
+@dataclass(frozen=True, slots=True)
 class Remembered:
     digest: str
-    answer: dict[str, Any] | None
+    answer: StoredAnswer | None
     began_at: datetime
 
 
@@ -41,17 +59,19 @@ def get(connection: Connection, key_id: str, idempotency_key: str) -> Remembered
         *_of_request(key_id, idempotency_key)
     )
     row = connection.execute(query).one_or_none()
-    return None if row is None else Remembered(**row._asdict())
+    if row is None:
+        return None
+    return Remembered(row.digest, row.answer and StoredAnswer.of_json(row.answer), row.began_at)
 
 
 def answer(
-    connection: Connection, key_id: str, idempotency_key: str, began_at: datetime, content: dict[str, Any]
+    connection: Connection, key_id: str, idempotency_key: str, began_at: datetime, content: StoredAnswer
 ) -> bool:
     """Store the answer to the request that began at `began_at`. Return False if the key is no longer its key."""
     updated = connection.execute(
         update(idempotency)
         .where(*_of_request(key_id, idempotency_key), idempotency.c.began_at == began_at)
-        .values(answer=content)
+        .values(answer=content.as_json())
     )
     return updated.rowcount == 1
 

@@ -11,6 +11,7 @@ from typing import IO, Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
+from app.db.tables.idempotency_keys import StoredAnswer
 from app.errors import KeyRefused, NotFound
 from app.params import TaskParams
 from app.resources import Resources
@@ -88,7 +89,7 @@ async def _submit(
             if isinstance(claim, Claim):
                 task_id = await submit_once(use, caller.key_id, params, files, claim, base_url)
             else:
-                task_id, headers["idempotency-replayed"] = str(claim["id"]), "true"
+                task_id, headers["idempotency-replayed"] = claim.task_id, "true"
     polling_url = f"{base_url}{_mount(request)}/v1/get_result?id={task_id}"
     answer = Submitted(id=task_id, polling_url=polling_url, webhook_url=params.webhook_url)
     return JSONResponse(answer.model_dump(exclude_none=True), headers=headers)
@@ -96,7 +97,7 @@ async def _submit(
 
 async def _claim(
     use: Resources, caller: Caller, params: TaskParams, files: dict[str, IO[bytes]], idempotency_key: str
-) -> Claim | dict[str, Any]:
+) -> Claim | StoredAnswer:
     """Claim an Idempotency-Key, or return the first answer.
 
     This API sets `webhook_form`, so the request is compared without it, and matches the same request to `/v1/tasks`.

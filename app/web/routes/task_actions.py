@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 
 from app.db import Connection
 from app.db.tables import tasks
+from app.db.tables.idempotency_keys import StoredAnswer
 from app.errors import Conflict, NotFound
 from app.params import IMAGE_FIELDS, TaskParams
 from app.resources import Resources
@@ -106,7 +107,7 @@ async def submit_once(
     def remember(connection: Connection, task_id: str) -> None:
         task = look_at(connection, task_id)
         if task is not None:
-            claim.answer(connection, task.model_dump(mode="json"))
+            claim.answer(connection, StoredAnswer(task_id, task.model_dump(mode="json")))
 
     try:
         return await submit(use, key_id, params, files, on_record=remember, origin=origin)
@@ -115,14 +116,14 @@ async def submit_once(
         raise
 
 
-async def _replay(use: Resources, feed: Feed, first: dict[str, Any], prefer: str | None) -> Response:
+async def _replay(use: Resources, feed: Feed, first: StoredAnswer, prefer: str | None) -> Response:
     """Return the first answer or, with `Prefer: wait`, the task as it is after the wait."""
     headers = {"idempotency-replayed": "true"}
-    if "status" not in first:
+    if first.task is None:
         raise NotFound("the task of this Idempotency-Key was erased")
     if wait_seconds(prefer):
-        return await _posted(use, feed, first["id"], prefer, headers)
-    return JSONResponse(first, HTTPStatus.ACCEPTED, {**headers, "location": f"/v1/tasks/{first['id']}"})
+        return await _posted(use, feed, first.task_id, prefer, headers)
+    return JSONResponse(first.task, HTTPStatus.ACCEPTED, {**headers, "location": f"/v1/tasks/{first.task_id}"})
 
 
 async def _posted(use: Resources, feed: Feed, task_id: str, prefer: str | None, headers: dict[str, str]) -> Response:

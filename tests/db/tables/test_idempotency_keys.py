@@ -3,7 +3,7 @@ from datetime import timedelta
 from app.db import Connection
 from app.db.engine.database import Database
 from app.db.tables import idempotency_keys
-from app.db.tables.idempotency_keys import Remembered
+from app.db.tables.idempotency_keys import Remembered, StoredAnswer
 from tests.rows import START
 
 KEY = ("key_1", "k")
@@ -18,18 +18,28 @@ async def test_a_key_is_taken_only_once_by_each_api_key(database: Database) -> N
 
 
 async def test_a_request_has_no_answer_until_one_is_stored(database: Database) -> None:
+    answer = StoredAnswer("task_1", {"id": "task_1", "status": "queued", "warnings": []})
+
     def unit(connection: Connection) -> list[Remembered | None]:
         before = idempotency_keys.get(connection, *KEY)
         idempotency_keys.begin(connection, *KEY, "d", START)
         begun = idempotency_keys.get(connection, *KEY)
-        idempotency_keys.answer(connection, *KEY, START, {"id": "task_1", "warnings": []})
+        idempotency_keys.answer(connection, *KEY, START, answer)
         return [before, begun, idempotency_keys.get(connection, *KEY)]
 
     assert await database.write(unit) == [
         None,
         Remembered("d", None, START),
-        Remembered("d", {"id": "task_1", "warnings": []}, START),
+        Remembered("d", answer, START),
     ]
+
+
+def test_an_answer_is_stored_as_the_task_and_after_its_erasure_as_the_id_alone() -> None:
+    task = {"id": "task_1", "status": "queued"}
+
+    for answer, stored in ((StoredAnswer("task_1", task), task), (StoredAnswer("task_1"), {"id": "task_1"})):
+        assert answer.as_json() == stored
+        assert StoredAnswer.of_json(stored) == answer
 
 
 async def test_only_the_request_that_has_the_key_may_answer_or_forget(database: Database) -> None:
@@ -37,7 +47,8 @@ async def test_only_the_request_that_has_the_key_may_answer_or_forget(database: 
         idempotency_keys.begin(connection, *KEY, "d", START)
         other_began_at = START + timedelta(seconds=1)
         idempotency_keys.forget(connection, *KEY, other_began_at)
-        return idempotency_keys.answer(connection, *KEY, other_began_at, {}), idempotency_keys.get(connection, *KEY)
+        answered = idempotency_keys.answer(connection, *KEY, other_began_at, StoredAnswer("task_1"))
+        return answered, idempotency_keys.get(connection, *KEY)
 
     assert await database.write(unit) == (False, Remembered("d", None, START))
 
