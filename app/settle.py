@@ -23,7 +23,7 @@ from app.db.tables.evidence import NewEvidence
 from app.jobs import Step
 from app.rules.task import Decision, Effect, Said, Status, Witness, decide
 from app.security.verify import Verdict
-from app.transitions.admit import admit, pause, resume
+from app.transitions.admit import pause, release_slots, resume
 from app.transitions.announce import Announcement, announce
 from app.transitions.changes import Evidence, attempt_change, link_dies_at, next_jobs, task_change
 
@@ -128,16 +128,10 @@ class _Ledger:
             _pause_or_resume(connection, attempt, evidence)
         left = {task_id: change for task_id, change in self._task_changes.items() if change.status in _SLOTLESS}
         if left and self._now is not None:
-            self._release(connection, [task_id for task_id in left if task_id in self._with_slot], self._now)
+            release_slots(connection, [task_id for task_id in left if task_id in self._with_slot], self._now)
             waits = {task_id: change.dispatch_after_at for task_id, change in left.items()}
             wakeups = [(Step.ADMIT, task_id, at) for task_id, at in waits.items() if at and at > self._now]
             jobs.enqueue(connection, wakeups)
-
-    @staticmethod
-    def _release(connection: Connection, task_ids: Sequence[str], now: datetime) -> None:
-        if task_ids:
-            for account_id in sorted(provider_accounts.release(connection, task_ids)):
-                admit(connection, account_id, now)
 
     def _store(self, identity: tuple[str, ...], evidence: Evidence, effect: Effect) -> None:
         known = self._evidence.get(identity)

@@ -5,7 +5,7 @@ admitted task has a slot and a dispatch job; any other waits for the next call.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from app import jobs
@@ -50,6 +50,18 @@ def admit(connection: Connection, account_id: str, now: datetime) -> list[str]:
         jobs.enqueue(connection, [(Step.DISPATCH, slot.task_id, now) for slot in slots])
         admitted += [slot.task_id for slot in slots]
     return admitted
+
+
+def release_slots(connection: Connection, task_ids: Collection[str], now: datetime) -> None:
+    """Free the slots of these tasks and admit the next ones.
+
+    The last step of a transaction: one that has locked an account must not wait for another lock, or it could deadlock
+    with a transaction that waits for the account.
+    """
+    if not task_ids:
+        return
+    for account_id in sorted(provider_accounts.release(connection, task_ids)):
+        admit(connection, account_id, now)
 
 
 def _locked(connection: Connection, candidates: Sequence[Candidate], now: datetime) -> set[str]:

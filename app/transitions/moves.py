@@ -9,11 +9,11 @@ from datetime import datetime
 
 from app.db import Connection
 from app.db.queries import queue
-from app.db.tables import provider_accounts, results, tasks
+from app.db.tables import results, tasks
 from app.db.tables.results import Result
 from app.db.tables.tasks import FailureReason
 from app.rules.task import Failure, MoneySpent, Status
-from app.transitions.admit import admit
+from app.transitions.admit import admit, release_slots
 from app.transitions.announce import Announcement, announce
 
 TOO_LATE = "the task's deadline passed before it was sent to the provider"
@@ -46,7 +46,7 @@ def give_up(
     if not tasks.move(connection, task_id, Status.FAILED, now, reason=reason):
         return False
     announce(connection, [Announcement(task_id, Status.FAILED, failure)], now)
-    _release_slots(connection, [task_id], now)
+    release_slots(connection, [task_id], now)
     return True
 
 
@@ -64,7 +64,7 @@ def expire(
     for task_id in expired:
         tasks.move(connection, task_id, Status.FAILED, now, reason=reason)
     announce(connection, [Announcement(task_id, Status.FAILED, failure) for task_id in expired], now)
-    _release_slots(connection, expired, now)
+    release_slots(connection, expired, now)
     return expired
 
 
@@ -78,7 +78,7 @@ def cancel(connection: Connection, task_id: str, now: datetime) -> bool:
         tasks.request_cancel(connection, task_id, now)
         return False
     announce(connection, [Announcement(task_id, Status.CANCELLED)], now)
-    _release_slots(connection, [task_id], now)
+    release_slots(connection, [task_id], now)
     return True
 
 
@@ -97,13 +97,3 @@ def resubmit(connection: Connection, task_id: str, account_id: str, now: datetim
     announce(connection, [Announcement(task_id, Status.QUEUED)], now)
     admit(connection, account_id, now)
     return True
-
-
-def _release_slots(connection: Connection, task_ids: Collection[str], now: datetime) -> None:
-    """Free the slots of these tasks and admit the next ones.
-
-    The last step of a move: a transaction that has locked an account must not wait for another lock, or it could
-    deadlock with a transaction that waits for the account.
-    """
-    for account_id in sorted(provider_accounts.release(connection, task_ids)):
-        admit(connection, account_id, now)
