@@ -109,7 +109,8 @@ async def test_the_timeline_shows_which_instance_spools_the_image_and_why(each_w
     )
 
     assert (entry["outcome"], entry["detail"]) == ("kept_aside", f"spooled on {name}: {OUTAGE}")
-    assert notes == [f"{name} spools images until the store accepts them: 1"]
+    assert len(notes) == 1
+    assert f"instance_id {name} spools images until the store accepts them: 1, the oldest since 20" in notes[0]
 
 
 async def test_tries_grow_rarer_and_the_timeline_does_not_grow_with_them(world: World, store: Unsteady) -> None:

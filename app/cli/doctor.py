@@ -18,13 +18,13 @@ from app.db.engine.database import READ_ONLY, is_read_only, open_database
 from app.db.engine.postgres_url import without_secrets
 from app.db.migrations.revision import is_current, is_newer
 from app.db.queries import webhook_secrets
-from app.db.tables import api_keys, attempts, provider_accounts, spooled_results
+from app.db.tables import api_keys, attempts
 from app.errors import ConfigurationError, FluxhookError
 from app.provider import http as exchange
-from app.reconcile import CALLBACKS_MISSING, callbacks_are_missing
 from app.security.keyring import KeyRing, sealed_with
 from app.settings import PREFIX, Settings, from_environment
 from app.wiring import build_provider, database_url, key_ring, open_store, provider_base, store_folder
+from app.worker import readiness_notes
 
 _MIN_ADMIN_KEY = 16  # characters: 64 bits even if they are hex digits
 _SET, _OK, _UNHEALTHY = "[dim]set[/]      ", "[green]ok[/]       ", "[red]unhealthy[/]"
@@ -121,22 +121,18 @@ async def _records(settings: Settings) -> list[Finding]:
     """Return what the stored tasks, jobs and keys show about the installation."""
     now = clock.utc_now()
     async with open_database(database_url(settings)) as database:
-        silent = settings.public_url is not None and await database.read(callbacks_are_missing)
-        paused = await database.read(lambda connection: provider_accounts.paused(connection, now))
+        notes = await database.read(
+            lambda connection: readiness_notes.read(connection, now, callbacks_expected=settings.public_url is not None)
+        )
         dead_letters = await database.read(jobs.count_dead_letters)
-        spool_holders = await database.read(spooled_results.spool_holders)
         in_flight = Counter(await database.read(attempts.under_way_by_signing_key))
         keys = await database.read(api_keys.every)
         of_tasks = Counter(map(sealed_with, await database.read(webhook_secrets.of_tasks)))
     of_keys = Counter(sealed_with(key.webhook_secret) for key in keys if key.webhook_secret and not key.disabled_at)
-    findings = [Finding("callbacks", CALLBACKS_MISSING, unhealthy=True)] if silent else []
-    findings += [
-        Finding("account", f"paused until {account.paused_until_at}: {account.pause_reason}") for account in paused
-    ]
+    findings = [Finding(note.subject, note.text, unhealthy=note.unhealthy) for note in notes]
     if dead_letters:
         text = f"{_counted(dead_letters, 'dead letter')}; `fluxhook jobs` lists them"
         findings.append(Finding("jobs", text, unhealthy=True))
-    findings += [Finding("spool", _spooled(holder), unhealthy=True) for holder in spool_holders]
     if in_flight or of_keys or of_tasks or len(settings.secret_keys) > 1:
         findings.append(_secret_keys(key_ring(settings), in_flight, of_keys, of_tasks))
     return findings
@@ -159,11 +155,6 @@ def _secret_keys(ring: KeyRing, *uses: Counter[str]) -> Finding:
         return Finding("secret keys", text, unhealthy=True)
     by_key = (f"key {number} is needed by {needed([name])}" for number, name in enumerate(ring, 1))
     return Finding("secret keys", "; ".join(by_key))
-
-
-def _spooled(holder: spooled_results.SpoolHolder) -> str:
-    images = _counted(holder.images, "image")
-    return f"{images} since {holder.since}, waiting for the store, on the machine with instance_id {holder.instance}"
 
 
 def _counted(number: int, noun: str) -> str:

@@ -19,7 +19,7 @@ from app.cli.serve import prepare
 from app.clock import utc_now
 from app.db import Connection
 from app.db.engine.database import open_database
-from app.db.tables import api_keys
+from app.db.tables import api_keys, spooled_results
 from app.db.tables.api_keys import ApiKeyChange, WebhookDefaults
 from app.jobs import Step
 from app.main import create_app
@@ -259,6 +259,17 @@ async def test_the_uses_of_each_secret_key_are_shown_before_and_after_one_is_rem
         "a removed key is needed by 2 tasks at the provider, 1 webhook secret of API keys and 1 of tasks"
         in too_soon.stdout
     )
+
+
+async def test_doctor_reports_the_notes_of_readyz(terminal: Terminal) -> None:
+    async with open_database(f"sqlite:///{terminal.folder / 'data' / 'fluxhook.db'}") as database:
+        await database.write(lambda connection: spooled_results.note(connection, "sub_1", "host_1", START, tried=True))
+    async with httpx.AsyncClient() as client:
+        (note,) = (await client.get(f"{terminal.env['FLUXHOOK_PUBLIC_URL']}/readyz")).json()["notes"]
+    done = await terminal.run("doctor")
+
+    assert done.exit_code == 1
+    assert f"unhealthy  spool: {note}" in done.stdout
 
 
 async def test_dead_letters_are_listed_and_requeued(terminal: Terminal) -> None:

@@ -9,14 +9,12 @@ from pydantic import BaseModel
 
 from app.db.engine.database import READ_ONLY, is_read_only
 from app.db.migrations.revision import is_current
-from app.db.tables import provider_accounts, spooled_results
 from app.errors import Unavailable
-from app.reconcile import CALLBACKS_MISSING, callbacks_are_missing
 from app.resources import Resources
 from app.telemetry import metrics
 from app.web.auth import ResourcesDep, digest_of, require_caller
 from app.web.problems import responses
-from app.worker import metrics_snapshot
+from app.worker import metrics_snapshot, readiness_notes
 
 router = APIRouter(tags=["operations"])
 
@@ -86,19 +84,11 @@ async def readyz(use: ResourcesDep) -> JSONResponse:
 
 
 async def _notes(use: Resources) -> list[str]:
-    """Return conditions that an operator should know and that do not make the service unready."""
-    now = use.now()
-    silent, paused, holders = await use.db.read(
-        lambda connection: (
-            callbacks_are_missing(connection),
-            provider_accounts.paused(connection, now),
-            spooled_results.spool_holders(connection),
-        )
+    callbacks_expected, now = use.public_url is not None, use.now()
+    notes = await use.db.read(
+        lambda connection: readiness_notes.read(connection, now, callbacks_expected=callbacks_expected)
     )
-    notes = [CALLBACKS_MISSING] if silent else []
-    notes += [f"no tasks are submitted until {account.paused_until_at}: {account.pause_reason}" for account in paused]
-    notes += [f"{holder.instance} spools images until the store accepts them: {holder.images}" for holder in holders]
-    return notes
+    return [note.text for note in notes]
 
 
 async def _database(use: Resources) -> str:

@@ -1,0 +1,33 @@
+"""Conditions that an operator should know and that do not make the service unready, for `/readyz` and `doctor`."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from app.db import Connection
+from app.db.tables import provider_accounts, spooled_results
+from app.reconcile import CALLBACKS_MISSING, callbacks_are_missing
+
+
+class Note(NamedTuple):
+    """One condition. `unhealthy`: it does not pass by itself, so `doctor` reports it as unhealthy."""
+
+    subject: str
+    text: str
+    unhealthy: bool
+
+
+def read(connection: Connection, now: datetime, *, callbacks_expected: bool) -> list[Note]:
+    """Return the conditions that hold now. `callbacks_expected`: a public URL is configured."""
+    notes = []
+    if callbacks_expected and callbacks_are_missing(connection):
+        notes.append(Note("callbacks", CALLBACKS_MISSING, unhealthy=True))
+    for account in provider_accounts.paused(connection, now):
+        text = f"no tasks are submitted until {account.paused_until_at}: {account.pause_reason}"
+        notes.append(Note("account", text, unhealthy=False))
+    for holder in spooled_results.spool_holders(connection):
+        text = (
+            f"the machine with instance_id {holder.instance} spools images until the store accepts them: "
+            f"{holder.images}, the oldest since {holder.since}"
+        )
+        notes.append(Note("spool", text, unhealthy=True))
+    return notes

@@ -1,0 +1,48 @@
+"""The notes for an operator: paused accounts and spooled images."""
+
+from datetime import timedelta
+
+from app.db import Connection
+from app.db.engine.database import Database
+from app.db.tables import provider_accounts, spooled_results
+from app.worker import readiness_notes
+from app.worker.readiness_notes import Note
+from tests.rows import START, put_account
+
+LATER = START + timedelta(minutes=1)
+
+
+def read(connection: Connection) -> list[Note]:
+    return readiness_notes.read(connection, START, callbacks_expected=True)
+
+
+async def test_an_idle_service_has_no_notes(database: Database) -> None:
+    assert await database.read(read) == []
+
+
+async def test_a_paused_account_is_a_note_until_the_pause_ends(database: Database) -> None:
+    def pause(connection: Connection) -> None:
+        put_account(connection)
+        provider_accounts.pause(connection, "account", START, LATER, "out of credits", 1)
+
+    await database.write(pause)
+    (note,) = await database.read(read)
+
+    assert (note.subject, note.unhealthy) == ("account", False)
+    assert note.text == f"no tasks are submitted until {LATER}: out of credits"
+    assert (
+        await database.read(lambda connection: readiness_notes.read(connection, LATER, callbacks_expected=True)) == []
+    )
+
+
+async def test_spooled_images_are_an_unhealthy_note_that_names_their_instance(database: Database) -> None:
+    def spool(connection: Connection) -> None:
+        spooled_results.note(connection, "sub_1", "host_1", START, tried=True)
+        spooled_results.note(connection, "sub_2", "host_1", LATER, tried=True)
+
+    await database.write(spool)
+    (note,) = await database.read(read)
+
+    assert (note.subject, note.unhealthy) == ("spool", True)
+    assert "instance_id host_1 spools images until the store accepts them: 2, the oldest since" in note.text
+    assert str(START) in note.text
