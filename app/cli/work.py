@@ -15,17 +15,12 @@ from app.cli.preflight import require
 from app.cli.process import give_back_large_blocks, settle_down
 from app.cli.serve import announce, prepare
 from app.db.engine.process_lock import process_lock
-from app.db.migrations.revision import is_current
-from app.errors import ConfigurationError, Unavailable
-from app.resources import Resources
+from app.errors import ConfigurationError
 from app.settings import Settings, from_environment
 from app.telemetry import logs, metrics, tracing
 from app.wiring import database_url, open_resources
 from app.worker import loop as worker
-
-_HEARTBEAT_S = 5.0
-
-log = logs.get("working")
+from app.worker.heartbeat import touch_liveness_file
 
 
 def work(
@@ -68,10 +63,10 @@ async def _work(settings: Settings, heartbeat: Path | None) -> None:
     async with open_resources(settings) as use, asyncio.TaskGroup() as group:
         stop_on_signals(use.stopping)
         settle_down()
-        heartbeats = group.create_task(touch_heartbeat(use, heartbeat)) if heartbeat else None
+        touching = group.create_task(touch_liveness_file(use, heartbeat)) if heartbeat else None
         await worker.run(use)
-        if heartbeats:
-            heartbeats.cancel()
+        if touching:
+            touching.cancel()
 
 
 def stop_on_signals(stopping: asyncio.Event) -> None:
@@ -87,24 +82,3 @@ def stop_on_signals(stopping: asyncio.Event) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-
-
-async def touch_heartbeat(use: Resources, file: Path, every_s: float = _HEARTBEAT_S) -> None:
-    """Touch `file` regularly while this event loop runs and the database answers. Runs until it is cancelled."""
-    while True:
-        if await can_work(use):
-            try:
-                await asyncio.to_thread(file.touch)
-            except OSError as error:
-                log.warning(
-                    "heartbeat_not_written", error=error.strerror
-                )  # jobs continue; a health check of the file fails
-        await asyncio.sleep(every_s)
-
-
-async def can_work(use: Resources) -> bool:
-    """Whether the database answers and this version can use its schema."""
-    try:
-        return await use.db.read(is_current)
-    except Unavailable:
-        return False

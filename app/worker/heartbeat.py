@@ -1,27 +1,35 @@
-"""The background loops of a worker: renew the leases of its jobs, and process the images in its spool."""
+"""The two heartbeats of a worker, and the regular check of its spool.
+
+The lease heartbeat, in the database, keeps other workers from claiming the jobs that this one runs. The liveness file
+shows a health check of the process that the worker can run jobs.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from app import jobs
 from app.collect import tend
+from app.db.migrations.revision import is_current
+from app.errors import Unavailable
 from app.jobs import Job
 from app.resources import Resources
 from app.telemetry import logs
 
-_HEARTBEAT_S = jobs.LEASE.total_seconds() / 6
+_LEASE_HEARTBEAT_S = jobs.LEASE.total_seconds() / 6
+_LIVENESS_FILE_S = 5.0
 _SPOOL_S = 60.0
 
 log = logs.get("heartbeat")
 
 
 @asynccontextmanager
-async def heartbeats(
-    use: Resources, in_hand: Mapping[asyncio.Task[None], Job], every_s: float = _HEARTBEAT_S
+async def background_loops(
+    use: Resources, in_hand: Mapping[asyncio.Task[None], Job], every_s: float = _LEASE_HEARTBEAT_S
 ) -> AsyncGenerator[None]:
-    """Inside the block, renew the leases of the jobs `in_hand` every `every_s` seconds, and process the spool each
-    minute.
+    """Inside the block, send a lease heartbeat for the jobs `in_hand` every `every_s` seconds, and process the spool
+    each minute.
     """
 
     async def renew_leases() -> None:
@@ -47,3 +55,23 @@ async def _repeat(call: Callable[[], Awaitable[None]], seconds: float) -> None:
         except Exception as error:  # noqa: BLE001 - the loop must survive every error, and the next call may succeed
             log.warning("background_loop_failed", error=type(error).__name__)
         await asyncio.sleep(seconds)
+
+
+async def touch_liveness_file(use: Resources, file: Path, every_s: float = _LIVENESS_FILE_S) -> None:
+    """Touch `file` regularly while this event loop runs and the worker can run jobs. Runs until it is cancelled."""
+    while True:
+        if await can_work(use):
+            try:
+                await asyncio.to_thread(file.touch)
+            except OSError as error:
+                # Jobs continue; a health check of the file fails.
+                log.warning("heartbeat_not_written", error=error.strerror)
+        await asyncio.sleep(every_s)
+
+
+async def can_work(use: Resources) -> bool:
+    """Whether the database answers and this version can use its schema."""
+    try:
+        return await use.db.read(is_current)
+    except Unavailable:
+        return False

@@ -26,7 +26,7 @@ from app.rules.task import Status
 from app.telemetry import logs, metrics, tracing
 from app.transitions.admit import wake
 from app.transitions.erase import remove_images
-from app.worker.heartbeat import heartbeats
+from app.worker.heartbeat import background_loops
 from app.worker.sweep import NO_TASK, sweep
 from app.worker.wakeup import Wakeup
 
@@ -73,7 +73,7 @@ async def run(use: Resources, *, grace: timedelta = _GRACE) -> None:
     wakeup = Wakeup()
     use.db.on_signal(wakeup.notify)
     in_hand: dict[asyncio.Task[None], Job] = {}
-    async with heartbeats(use, in_hand), wakeup.notified_by(use.stopping):
+    async with background_loops(use, in_hand), wakeup.notified_by(use.stopping):
         started = False
         while not use.stopping.is_set():
             wakeup.clear()

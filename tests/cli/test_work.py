@@ -1,11 +1,10 @@
 """`fluxhook work`: separate processes that share a PostgreSQL database, and their heartbeat and exit codes."""
 
 import asyncio
-import os
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +14,11 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from app.cli import commands
-from app.cli.work import can_work, touch_heartbeat
-from app.db.engine.database import open_database
 from app.errors import ConfigurationError
 from app.twin import build
 from tests.proof.processes import end, start
-from tests.schema_rows import reach
 from tests.sockets import listening, serving, until
-from tests.world import ADMIN_KEY, RING_KEY, World
-
-
-async def test_a_worker_whose_database_answers_keeps_its_heartbeat_fresh(each_world: World, tmp_path: Path) -> None:
-    file = tmp_path / "heartbeat"
-    file.touch()
-    os.utime(file, (0, 0))
-
-    async def is_fresh() -> bool:
-        return file.stat().st_mtime > 0
-
-    heartbeats = asyncio.create_task(touch_heartbeat(each_world.use, file, every_s=0.01))
-    await until(is_fresh)
-    os.utime(file, (0, 0))
-    await until(is_fresh)
-    heartbeats.cancel()
-
-
-async def test_a_heartbeat_that_cannot_be_written_does_not_end_the_worker(world: World, tmp_path: Path) -> None:
-    file = tmp_path / "gone" / "heartbeat"
-
-    async def exists() -> bool:
-        return file.exists()
-
-    heartbeats = asyncio.create_task(touch_heartbeat(world.use, file, every_s=0.01))
-    await asyncio.sleep(0.05)
-    file.parent.mkdir()
-    await until(exists)
-    heartbeats.cancel()
+from tests.world import ADMIN_KEY, RING_KEY
 
 
 @pytest.mark.parametrize("missing", ["heartbeat", "metrics"])
@@ -68,17 +36,6 @@ def test_a_worker_without_its_heartbeat_file_or_metrics_port_ends_with_one_sente
     assert isinstance(ended.exception, ConfigurationError)
     prefix = {"heartbeat": "--heartbeat: ", "metrics": "FLUXHOOK_METRICS_PORT: "}[missing]
     assert ended.exception.detail.startswith(prefix)
-
-
-async def test_a_worker_without_its_database_has_no_heartbeat(world: World) -> None:
-    async with open_database("postgresql://unknown@127.0.0.1:9/nothing") as away:
-        assert not await can_work(replace(world.use, db=away))
-
-
-async def test_a_worker_whose_schema_is_behind_has_no_heartbeat(world: World) -> None:
-    await world.use.db.write(lambda connection: reach(connection, "base"))
-
-    assert not await can_work(world.use)
 
 
 @dataclass

@@ -1,21 +1,24 @@
-"""The background loops of a worker."""
+"""The heartbeats of a worker: the leases of its jobs, and its liveness file."""
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from structlog.testing import capture_logs
 
 from app import jobs
 from app.db import Connection
-from app.db.engine.database import Database
+from app.db.engine.database import Database, open_database
 from app.jobs import LEASE, Step
 from app.resources import Resources
-from app.worker.heartbeat import heartbeats
+from app.worker.heartbeat import background_loops, can_work, touch_liveness_file
 from tests.databases import OneByOne
 from tests.rows import WORKER, claim
+from tests.schema_rows import reach
 from tests.sockets import until
 from tests.world import World, open_world
 
@@ -24,7 +27,7 @@ SECONDS = LEASE.total_seconds()
 
 
 @pytest.fixture
-async def world(tmp_path: Path, postgres_url: str) -> AsyncGenerator[World]:
+async def postgres_world(tmp_path: Path, postgres_url: str) -> AsyncGenerator[World]:
     async with open_world(tmp_path, postgres_url, worker_id=WORKER) as opened:
         yield opened
 
@@ -51,17 +54,17 @@ async def kept_by_beats(world: World, job: jobs.Job, use: Resources) -> bool:
         return due is not None and due > before
 
     doing: asyncio.Task[None] = asyncio.create_task(asyncio.sleep(600))
-    async with heartbeats(use, {doing: job}, every_s=0.01):
+    async with background_loops(use, {doing: job}, every_s=0.01):
         await until(beaten)
     doing.cancel()
     world.clock.advance(SECONDS * 0.9)
     return await world.use.db.write(lambda connection: jobs.claim(connection, "2" * 32, world.clock(), 9)) == []
 
 
-async def test_a_living_worker_keeps_the_leases_of_its_running_jobs(world: World) -> None:
-    job = await claimed(world)
+async def test_a_living_worker_keeps_the_leases_of_its_running_jobs(postgres_world: World) -> None:
+    job = await claimed(postgres_world)
 
-    assert await kept_by_beats(world, job, world.use)
+    assert await kept_by_beats(postgres_world, job, postgres_world.use)
 
 
 class Failing(OneByOne):
@@ -82,8 +85,51 @@ class Failing(OneByOne):
         return await self._inner.write(work)
 
 
-async def test_a_failed_heartbeat_is_retried(world: World) -> None:
-    job, failing = await claimed(world), Failing(world.use.db, 2)
+async def test_a_failed_heartbeat_is_retried(postgres_world: World) -> None:
+    job, failing = await claimed(postgres_world), Failing(postgres_world.use.db, 2)
 
-    assert await kept_by_beats(world, job, replace(world.use, db=failing))
+    assert await kept_by_beats(postgres_world, job, replace(postgres_world.use, db=failing))
     assert failing.left == 0
+
+
+async def test_a_worker_whose_database_answers_keeps_its_liveness_file_fresh(each_world: World, tmp_path: Path) -> None:
+    file = tmp_path / "heartbeat"
+    file.touch()
+    os.utime(file, (0, 0))
+
+    async def is_fresh() -> bool:
+        return file.stat().st_mtime > 0
+
+    touching = asyncio.create_task(touch_liveness_file(each_world.use, file, every_s=0.01))
+    await until(is_fresh)
+    os.utime(file, (0, 0))
+    await until(is_fresh)
+    touching.cancel()
+
+
+async def test_a_liveness_file_that_cannot_be_written_does_not_end_the_worker(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "gone" / "heartbeat"
+
+    async def has_failed() -> bool:
+        return "heartbeat_not_written" in [line["event"] for line in lines]
+
+    async def exists() -> bool:
+        return file.exists()
+
+    with capture_logs() as lines:
+        touching = asyncio.create_task(touch_liveness_file(world.use, file, every_s=0.01))
+        await until(has_failed)
+        file.parent.mkdir()
+        await until(exists)
+        touching.cancel()
+
+
+async def test_a_worker_without_its_database_cannot_work(world: World) -> None:
+    async with open_database("postgresql://unknown@127.0.0.1:9/nothing") as away:
+        assert not await can_work(replace(world.use, db=away))
+
+
+async def test_a_worker_whose_schema_is_behind_cannot_work(world: World) -> None:
+    await world.use.db.write(lambda connection: reach(connection, "base"))
+
+    assert not await can_work(world.use)
