@@ -14,9 +14,8 @@ from app import clock, ids
 from app.db.engine.database import open_database
 from app.errors import ConfigurationError
 from app.provider import Bfl, Gptproto, Provider, ProviderSpec
-from app.provider import http as provider_http
 from app.resources import Resources
-from app.security import ssrf
+from app.security.http_clients import guarded_client, provider_client, results_client
 from app.security.keyring import KeyRing
 from app.settings import Settings
 from app.store import BUCKETS, FolderStore, Store
@@ -27,7 +26,7 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
     """Connect to everything that the settings name; close the connections at the end."""
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(open_database(database_url(settings)))
-        http = await stack.enter_async_context(provider_http.client())
+        http = await stack.enter_async_context(provider_client())
         provider = build_provider(settings, http)
         yield Resources(
             db=db,
@@ -36,8 +35,8 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
             now=now,
             account_id=account_id(settings),
             provider=provider,
-            web=await stack.enter_async_context(ssrf.guarded_client(settings.egress_allow)),
-            webhooks=await stack.enter_async_context(ssrf.guarded_client(settings.egress_allow, plain_http=False)),
+            web=await stack.enter_async_context(guarded_client(settings.egress_allow)),
+            webhooks=await stack.enter_async_context(guarded_client(settings.egress_allow, plain_http=False)),
             results=await stack.enter_async_context(results_client()),
             result_hosts=(*(provider.spec.result_hosts if provider else ()), *settings.result_hosts),
             provider_origin=provider_base(settings),
@@ -49,19 +48,6 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
             evidence_kept=None if settings.evidence_days is None else timedelta(days=settings.evidence_days),
             link_life=timedelta(days=settings.link_days),
         )
-
-
-def results_client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
-    """Return a client for the provider's links: no key, no cookies, no redirects, no content encoding."""
-    return httpx.AsyncClient(
-        transport=transport,
-        verify=ssrf.tls(),
-        trust_env=False,
-        follow_redirects=False,
-        cookies=ssrf.no_cookies(),
-        headers={"accept-encoding": "identity"},
-        timeout=httpx.Timeout(30, connect=10),
-    )
 
 
 def provider_base(settings: Settings) -> str:

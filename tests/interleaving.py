@@ -26,10 +26,10 @@ from app.params import TaskParams
 from app.provider import ProviderResponse, ProviderSpec, Reference, SubmitRequest
 from app.provider.bfl import PROMISES
 from app.resources import Resources
+from app.security.http_clients import results_client
 from app.security.keyring import KeyRing
 from app.store import Missing
 from app.submit import submit
-from app.wiring import results_client
 from app.worker import loop
 from app.worker.loop import perform
 from tests.databases import OneByOne

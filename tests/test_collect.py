@@ -15,9 +15,9 @@ from app.db import Connection
 from app.db.tables import results, tasks
 from app.images.download import Image
 from app.images.inspect import ImageInfo
+from app.security.http_clients import results_client
 from app.transitions import result_state
 from app.twin import Faults
-from app.wiring import results_client
 from tests.calling import Caller, submitted
 from tests.pictures import claims, picture
 from tests.world import World

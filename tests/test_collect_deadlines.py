@@ -11,9 +11,9 @@ from structlog.testing import capture_logs
 
 from app.provider import ProviderResponse, messages
 from app.rules.task import Report, Said
+from app.security.http_clients import results_client
 from app.telemetry import metrics
 from app.twin import Faults
-from app.wiring import results_client
 from app.worker import loop
 from tests.calling import Caller, Scripted, answering, done, small, submitted
 from tests.pictures import picture

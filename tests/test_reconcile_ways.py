@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 from app.db.tables import tasks
 from app.dispatch import dispatch
 from app.provider import Bfl, ProviderResponse
-from app.provider.http import client as provider_client
 from app.rules.task import Report, Said, Status
+from app.security.http_clients import provider_client
 from app.telemetry import metrics
 from app.twin import Faults
 from tests.calling import Scripted, answering, attempt_of, done, submitted

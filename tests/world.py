@@ -15,14 +15,12 @@ from app.db.tables import api_keys, provider_accounts
 from app.db.tables.api_keys import NewApiKey
 from app.main import create_app
 from app.provider import Bfl, Gptproto
-from app.provider.http import client as provider_client
 from app.resources import Resources
-from app.security import ssrf
+from app.security.http_clients import guarded_client, provider_client, results_client
 from app.security.keyring import KeyRing
 from app.store import FolderStore
 from app.twin import Rules, Twin, create_twin_app
 from app.web.auth import digest_of
-from app.wiring import results_client
 from app.worker import loop
 from tests.postgres import keep_time
 
@@ -125,8 +123,8 @@ async def open_world(
         httpx.AsyncClient(transport=network) as twin_sends,
         provider_client(network) as provider_http,
         results_client(network) as results,
-        ssrf.guarded_client((), network) as web,
-        ssrf.guarded_client((), network, plain_http=False) as webhooks,
+        guarded_client((), network) as web,
+        guarded_client((), network, plain_http=False) as webhooks,
         open_database(database_url, bounds) as db,
     ):
         keep_time(db, clock)

@@ -20,7 +20,7 @@ from app.db.migrations.revision import is_current, is_newer
 from app.db.queries import webhook_secrets
 from app.db.tables import api_keys, attempts
 from app.errors import ConfigurationError, FluxhookError
-from app.provider import http as exchange
+from app.security import http_clients
 from app.security.keyring import KeyRing, sealed_with
 from app.settings import PREFIX, Settings, from_environment
 from app.wiring import build_provider, database_url, key_ring, open_store, provider_base, store_folder
@@ -178,7 +178,7 @@ async def _store(settings: Settings) -> Finding:
 
 async def _provider(settings: Settings) -> Finding:
     base = provider_base(settings)
-    async with exchange.client() as http:
+    async with http_clients.provider_client() as http:
         provider = build_provider(settings, http)
         if provider is None:
             missing = f"{PREFIX}{settings.provider.upper()}_API_KEY is not set: no task can be submitted"

@@ -15,7 +15,7 @@ from app.db.tables import api_keys, idempotency_keys, provider_accounts
 from app.db.tables.api_keys import NewApiKey
 from app.errors import ConfigurationError
 from app.main import create_app
-from app.security.ssrf import mark_sniffio_absent
+from app.security.http_clients import mark_sniffio_absent
 from app.settings import Settings, from_environment
 from app.telemetry import logs, tracing
 from app.web.auth import digest_of

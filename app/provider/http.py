@@ -11,7 +11,6 @@ from app.provider import messages
 from app.provider.contract import ProviderResponse
 from app.rules.backoff import read_retry_after
 from app.rules.task import Report, Said
-from app.security import ssrf
 
 MAX_ANSWER_BYTES = 1024 * 1024
 _MAX_RETRY_AFTER = timedelta(hours=3)  # a longer wait is taken for a mistake of the provider
@@ -46,24 +45,6 @@ async def send(http: httpx.AsyncClient, request: httpx.Request, deadline: timede
         return ProviderResponse(Report(Said.LOST, detail=f"no answer: {type(error).__name__}"))
     headers = {name: response.headers[name] for name in _STORED_HEADERS if name in response.headers}
     return ProviderResponse(Report(Said.LOST), response.status_code, headers, _redact_key(request, body))
-
-
-def client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
-    """Return a client for providers: no proxy variables, cookies or redirects, and a new connection for each request.
-
-    A reused connection that the provider has just closed fails after the request was sent. That looks like a lost
-    response, and would make a task wait for evidence without need.
-    """
-    return httpx.AsyncClient(
-        transport=transport,
-        verify=ssrf.tls(),
-        trust_env=False,
-        follow_redirects=False,
-        timeout=httpx.Timeout(None, connect=10),
-        cookies=ssrf.no_cookies(),
-        headers={"accept-encoding": "identity"},
-        limits=httpx.Limits(max_keepalive_connections=0),
-    )
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta | None:

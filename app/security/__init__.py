@@ -1,1 +1,1 @@
-"""Derived secrets, callback verification, signatures, the SSRF guard, and the hosts that results may come from."""
+"""Derived secrets, verification, signatures, the HTTP clients with their SSRF guard, and the hosts of results."""

@@ -7,13 +7,8 @@ connection goes to the address that was checked.
 import asyncio
 import ipaddress
 import socket
-import ssl
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from importlib.util import find_spec
 
 import httpx
 
@@ -34,7 +29,6 @@ _LAST_PORT = 65535
 _UNREACHABLE = "the host cannot be reached"
 _LOOKUP_THREADS = 256  # started on demand; a name server that does not answer blocks one for half a minute
 _LOOKUP_TIMEOUT_S = 5
-_NO_KEEPALIVE = httpx.Limits(max_connections=None, max_keepalive_connections=0)
 
 # Resolves a host name and a port to addresses, as text.
 Resolve = Callable[[str, int], Sequence[str]]
@@ -44,53 +38,27 @@ class EgressRefused(httpx.ConnectError):
     """The address is not permitted. The message equals that of an unreachable host, to reveal nothing about it."""
 
 
-def _resolve(host: str, port: int) -> list[str]:
+def resolve_host(host: str, port: int) -> list[str]:
     return [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-
-
-@cache
-def tls() -> ssl.SSLContext:
-    """Return the TLS context that all clients share: loading the trusted certificates takes tens of milliseconds and
-    megabytes.
-    """
-    return httpx.create_ssl_context(trust_env=False)
-
-
-def no_cookies() -> CookieJar:
-    """Return a cookie jar that stores nothing, for long-lived clients.
-
-    Otherwise, cookies from responses accumulate in memory and are sent with later requests for other applications.
-    """
-    return CookieJar(DefaultCookiePolicy(allowed_domains=()))
-
-
-def mark_sniffio_absent() -> None:
-    """Make each `import sniffio` fail at once if the package is not installed. Call it once, when a process starts.
-
-    httpx and httpcore try this import six times for each request. Python does not cache a failed import, and searches
-    the whole path again: 0.5 ms or more for each request, a fifth of its CPU time.
-    """
-    if "sniffio" not in sys.modules and find_spec("sniffio") is None:
-        sys.modules["sniffio"] = None  # type: ignore[assignment] # an import of it raises ModuleNotFoundError
 
 
 class GuardedTransport(httpx.AsyncBaseTransport):
     """Connect only to a checked address. `Host` header, SNI and certificate check still use the host name.
 
-    Connections are not reused: the pool finds them by address, and a connection that was opened for another host name
-    at the same address has been verified against that name's certificate.
+    `inner` must not reuse connections: a pool finds them by address, and a connection that was opened for another host
+    name at the same address has been verified against that name's certificate.
     """
 
     def __init__(
         self,
         allowed: Sequence[Network],
-        inner: httpx.AsyncBaseTransport | None = None,
+        inner: httpx.AsyncBaseTransport,
         *,
-        resolve: Resolve = _resolve,
-        plain_http: bool = True,
+        resolve: Resolve,
+        plain_http: bool,
     ) -> None:
         self._allowed = allowed
-        self._inner = inner or httpx.AsyncHTTPTransport(verify=tls(), trust_env=False, limits=_NO_KEEPALIVE)
+        self._inner = inner
         self._resolve = resolve
         self._plain_http = plain_http
         # A separate pool: slow lookups must not block other work that uses the default thread pool.
@@ -170,24 +138,3 @@ def unusable(url: str) -> str | None:
     if "#" in url:
         return "must not have a fragment"
     return "must have a port below 65536" if port is not None and port > _LAST_PORT else None
-
-
-def guarded_client(
-    allowed: Sequence[Network],
-    inner: httpx.AsyncBaseTransport | None = None,
-    *,
-    resolve: Resolve = _resolve,
-    plain_http: bool = True,
-) -> httpx.AsyncClient:
-    """Return a client for URLs that an application names: no cookies, no redirects, no proxy variables.
-
-    With `plain_http=False`, plain http is refused unless the address is in `allowed`.
-    """
-    return httpx.AsyncClient(
-        transport=GuardedTransport(allowed, inner, resolve=resolve, plain_http=plain_http),
-        trust_env=False,
-        follow_redirects=False,
-        cookies=no_cookies(),
-        headers={"accept-encoding": "identity", "user-agent": "fluxhook"},
-        timeout=httpx.Timeout(15, connect=5),
-    )

@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
 from starlette.applications import Starlette
@@ -14,7 +15,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from app.clock import utc_now
-from app.security import ssrf
 from app.twin.api import Api
 from app.twin.controls import Controls
 from app.twin.delivery import Delivery
@@ -60,7 +60,8 @@ def build(ready_after_s: float = 2.0, profile: Profile = "a", seed: int | None =
     rules = preset(profile).model_copy(update={"ready_after": timedelta(seconds=ready_after_s)})
     # Callbacks ignore proxies from environment variables.
     limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
-    send = httpx.AsyncClient(trust_env=False, cookies=ssrf.no_cookies(), limits=limits)
+    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+    send = httpx.AsyncClient(trust_env=False, cookies=no_cookies, limits=limits)
     seed = int.from_bytes(os.urandom(8)) if seed is None else seed
     return create_twin_app(Twin(rules, now=utc_now, send=send, seed=seed), owned=send)
 

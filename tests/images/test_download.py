@@ -13,7 +13,7 @@ from PIL import Image
 
 from app.images.download import check, download
 from app.resources import Resources
-from app.wiring import results_client
+from app.security.http_clients import results_client
 from tests.world import TWIN, World
 
 MB = 1024 * 1024

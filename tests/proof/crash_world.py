@@ -24,15 +24,13 @@ from app.db.tables.api_keys import NewApiKey
 from app.db.tables.provider_accounts import slots
 from app.main import create_app
 from app.provider import Bfl
-from app.provider.http import client as provider_client
 from app.resources import Resources
-from app.security import ssrf
+from app.security.http_clients import guarded_client, provider_client, results_client
 from app.security.keyring import KeyRing
 from app.telemetry import metrics
 from app.twin import Rules, Twin, create_twin_app
 from app.web.auth import digest_of
 from app.web.feed import Feed
-from app.wiring import results_client
 from app.worker import loop
 from app.worker.sweep import EVERY
 from tests.pictures import picture
@@ -92,7 +90,7 @@ class CrashWorld:
         async with (
             provider_client(network) as provider_http,
             results_client(network) as downloads,
-            ssrf.guarded_client((), network) as web,
+            guarded_client((), network) as web,
         ):
             use = self._resources(FusedDatabase(db, fuse), fuse, Bfl(provider_http, TWIN, "a-key"), downloads, web)
             try:

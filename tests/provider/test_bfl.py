@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from app import clock
 from app.provider import Bfl, ProviderResponse, Reference, SubmitRequest
-from app.provider.http import client
 from app.rules.task import Failure, Report, Said
+from app.security.http_clients import provider_client
 
 BASE, KEY = "https://api.bfl.ai", "bfl-key"
 POLL = "https://api.eu2.bfl.ai/v1/get_result?id=task-1"
@@ -64,7 +64,7 @@ def order(model: str = "flux-kontext-pro", **changed: Any) -> SubmitRequest:
 async def submit(
     other: Callable[[httpx.Request], httpx.Response], order: SubmitRequest, base: str = BASE
 ) -> ProviderResponse:
-    async with client(httpx.MockTransport(other)) as http:
+    async with provider_client(httpx.MockTransport(other)) as http:
         return await Bfl(http, base, KEY).submit(order)
 
 
@@ -73,12 +73,12 @@ async def submitted(answer: httpx.Response | Exception) -> Report:
 
 
 async def fetch(other: Other, polling_url: str | None = None, base: str = BASE) -> ProviderResponse:
-    async with client(httpx.MockTransport(other)) as http:
+    async with provider_client(httpx.MockTransport(other)) as http:
         return await Bfl(http, base, KEY).fetch(Reference("task-1", polling_url))
 
 
 async def reachable(answer: httpx.Response | Exception) -> str | None:
-    async with client(httpx.MockTransport(Other(answer))) as http:
+    async with provider_client(httpx.MockTransport(Other(answer))) as http:
         return await Bfl(http, BASE, KEY).reachable()
 
 
@@ -334,7 +334,7 @@ async def test_whatever_is_told_the_key_stays_with_bfl(middle: str) -> None:
 
 
 async def test_an_id_is_escaped() -> None:
-    async with client(httpx.MockTransport(other := Other())) as http:
+    async with provider_client(httpx.MockTransport(other := Other())) as http:
         await Bfl(http, BASE, KEY).fetch(Reference("a&b=c #/\u00e9", None))
 
     assert other.request.url.params["id"] == "a&b=c #/\u00e9"

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from app.provider import Gptproto, ProviderResponse, Reference, SubmitRequest
-from app.provider.http import client
 from app.rules.task import Failure, Report, Said
+from app.security.http_clients import provider_client
 
 BASE, KEY = "https://gptproto.com", "sk-gptproto"
 PARAMS = {"prompt": "a lake", "seed": None, "aspect_ratio": None, "output_format": "png", "safety_tolerance": 2}
@@ -42,7 +42,7 @@ def refusal(status: int, message: str) -> httpx.Response:
 
 
 async def submit(other: Other, base: str = BASE) -> ProviderResponse:
-    async with client(httpx.MockTransport(other)) as http:
+    async with provider_client(httpx.MockTransport(other)) as http:
         return await Gptproto(http, base, KEY).submit(ORDER)
 
 
@@ -56,12 +56,12 @@ async def sent() -> httpx.Request:
 
 
 async def fetch(other: Other, polling_url: str | None = None, base: str = BASE) -> ProviderResponse:
-    async with client(httpx.MockTransport(other)) as http:
+    async with provider_client(httpx.MockTransport(other)) as http:
         return await Gptproto(http, base, KEY).fetch(Reference("task-1", polling_url))
 
 
 async def reachable(answer: httpx.Response | Exception) -> str | None:
-    async with client(httpx.MockTransport(Other(answer))) as http:
+    async with provider_client(httpx.MockTransport(Other(answer))) as http:
         return await Gptproto(http, BASE, KEY).reachable()
 
 
@@ -234,7 +234,7 @@ def test_it_promises_what_bfl_does_under_its_own_name() -> None:
 
 async def test_the_balance_is_asked_for_where_its_other_paths_are() -> None:
     other = Other(httpx.Response(404))
-    async with client(httpx.MockTransport(other)) as http:
+    async with provider_client(httpx.MockTransport(other)) as http:
         answer = await Gptproto(http, BASE, KEY).credits()
 
     assert (str(other.asked[0].url), answer.http_status) == ("https://gptproto.com/flux/v1/credits", 404)

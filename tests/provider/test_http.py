@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from app.provider import http as exchange
 from app.provider.contract import ProviderResponse
 from app.rules.task import Report, Said
+from app.security.http_clients import provider_client
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SOON, NEVER = timedelta(milliseconds=20), timedelta(minutes=5)
@@ -50,7 +51,7 @@ class Stream(httpx.AsyncByteStream):
 
 @asynccontextmanager
 async def answering(handler: Handler) -> AsyncGenerator[httpx.AsyncClient]:
-    async with exchange.client(httpx.MockTransport(handler)) as http:
+    async with provider_client(httpx.MockTransport(handler)) as http:
         yield http
 
 
@@ -181,21 +182,6 @@ async def test_a_request_that_is_given_up_is_not_turned_into_an_answer() -> None
     with pytest.raises(asyncio.CancelledError):
         await task
     assert stream.closed
-
-
-async def test_a_client_for_providers_follows_nothing_and_asks_for_bytes_as_they_are() -> None:
-    seen: list[httpx.Request] = []
-
-    def handler(request: httpx.Request) -> httpx.Response:
-        seen.append(request)
-        return httpx.Response(200)
-
-    async with answering(handler) as http:
-        await http.get("https://api.bfl.ai/")
-
-    assert seen[0].headers["accept-encoding"] == "identity"
-    assert not http.follow_redirects
-    assert not http.trust_env
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.provider import Bfl, Gptproto, SubmitRequest
-from app.provider.http import client
 from app.provider.request_body import RequestBody
 from app.rules.task import Said
+from app.security.http_clients import provider_client
 from tests.pictures import in_base64
 
 HOOK = {"webhook_url": "https://fluxhook.example.com/callbacks/sub_1/token", "webhook_secret": "s" * 64}
@@ -87,7 +87,7 @@ async def test_an_incomplete_request_was_not_accepted(
     adapter: type[Bfl] | type[Gptproto], pieces: int, said: Said
 ) -> None:
     order = SubmitRequest("flux-kontext-pro", {"prompt": "a"}, {"input_image": BytesIO(b"an image")}, **HOOK)
-    async with client(Cutting(pieces)) as http:
+    async with provider_client(Cutting(pieces)) as http:
         answer = await adapter(http, "https://provider.example", "key").submit(order)
 
     assert answer.report.said is said
@@ -95,7 +95,7 @@ async def test_an_incomplete_request_was_not_accepted(
 
 async def test_a_complete_request_may_have_been_accepted_if_its_response_is_lost() -> None:
     order = SubmitRequest("flux-kontext-pro", {"prompt": "a"}, {}, **HOOK)
-    async with client(Cutting(1)) as http:
+    async with provider_client(Cutting(1)) as http:
         answer = await Bfl(http, "https://provider.example", "key").submit(order)
 
     assert answer.report.said is Said.LOST

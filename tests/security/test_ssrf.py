@@ -1,11 +1,9 @@
 """The SSRF guard. Host names are resolved from a table in this file, and nothing leaves the machine."""
 
 import socket
-import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -14,10 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.provider import http
-from app.security import ssrf
-from app.security.ssrf import EgressRefused, Network, guarded_client, is_permitted
-from app.wiring import results_client
+from app.security.http_clients import guarded_client
+from app.security.ssrf import EgressRefused, Network, is_permitted
 
 PHONE_BOOK = {
     "images.example.com": ["93.184.216.34"],
@@ -68,27 +64,6 @@ async def connected_to(url: str, *allowed: str) -> httpx.Request:
     async with guarded(*allowed) as (client, recorder):
         await client.get(url)
     return recorder.requests[0]
-
-
-@pytest.mark.parametrize(
-    "make", [http.client, results_client, lambda inner: guarded_client((), inner, resolve=look_up)]
-)
-@pytest.mark.parametrize("host", ["images.example.com", "93.184.216.34"])
-async def test_no_cookie_is_kept_or_sent_back(
-    make: Callable[[httpx.AsyncBaseTransport], httpx.AsyncClient], host: str
-) -> None:
-    sent: list[str | None] = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        sent.append(request.headers.get("cookie"))
-        return httpx.Response(200, headers={"set-cookie": f"number={len(sent)}; Max-Age=31536000"})
-
-    async with make(httpx.MockTransport(answer)) as client:
-        for _ in range(2):
-            await client.post(f"https://{host}/")
-
-    assert sent == [None, None]
-    assert list(client.cookies.jar) == []
 
 
 # Addresses
@@ -304,21 +279,3 @@ def test_the_guard_accepts_networks_of_both_ip_versions() -> None:
     networks: list[Network] = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
 
     assert is_permitted(ip_address("fd00::1"), networks)
-
-
-# Shared by all clients
-
-
-@pytest.mark.skipif(find_spec("sniffio") is not None, reason="sniffio is installed here")
-def test_a_missing_sniffio_is_marked_as_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "sniffio", raising=False)
-
-    ssrf.mark_sniffio_absent()
-    ssrf.mark_sniffio_absent()
-
-    assert sys.modules.pop("sniffio", "not marked") is None
-    assert find_spec("sniffio") is None
-
-
-def test_certificates_are_read_once() -> None:
-    assert ssrf.tls() is ssrf.tls()

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from app.security import ssrf
+from app.security.http_clients import guarded_client
 from tests.telling import ended, only_delivery
 from tests.world import World, open_world
 
@@ -111,8 +112,8 @@ async def outside() -> Outside:
 @asynccontextmanager
 async def housed(folder: Path, url: str, outside: Outside, resolve: ssrf.Resolve = look_up) -> AsyncGenerator[World]:
     async with (
-        ssrf.guarded_client((), outside, resolve=resolve) as web,
-        ssrf.guarded_client((), outside, resolve=resolve, plain_http=False) as webhooks,
+        guarded_client((), outside, resolve=resolve) as web,
+        guarded_client((), outside, resolve=resolve, plain_http=False) as webhooks,
         open_world(folder, url, web=web, webhooks=webhooks) as world,
     ):
         yield world
@@ -185,7 +186,7 @@ async def test_a_name_that_changes_after_the_check_is_not_looked_up_again(
 
 
 async def test_plain_http_does_not_leave_the_networks_that_the_operator_lists(outside: Outside) -> None:
-    async with ssrf.guarded_client((), outside, resolve=look_up, plain_http=False) as client:
+    async with guarded_client((), outside, resolve=look_up, plain_http=False) as client:
         with pytest.raises(ssrf.EgressRefused, match=r"^the host cannot be reached$"):
             await client.post("http://app.example.com/")
         await client.post("https://app.example.com/")
@@ -201,7 +202,7 @@ async def test_slow_lookups_do_not_block_other_threads(outside: Outside) -> None
         asyncio.run_coroutine_threadsafe(_wait(let_go.wait), loop).result()
         return [PUBLIC]
 
-    async with ssrf.guarded_client((), outside, resolve=hang) as client:
+    async with guarded_client((), outside, resolve=hang) as client:
         waiting = [asyncio.create_task(client.get("https://slow.example.com/")) for _ in range(40)]
         await asyncio.wait_for(asyncio.to_thread(str), 30)
         assert not any(each.done() for each in waiting)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.security import ssrf
+from app.security.http_clients import guarded_client
 from tests.calling import small
 from tests.sockets import until
 from tests.telling import deliveries as listed
@@ -26,7 +26,7 @@ Answering = Callable[["Sockets", asyncio.StreamReader, asyncio.StreamWriter], Aw
 async def world(tmp_path: Path, sqlite_url: str) -> AsyncGenerator[World]:
     """A world whose operator allows loopback."""
     async with (
-        ssrf.guarded_client(LOOPBACK, plain_http=False) as webhooks,
+        guarded_client(LOOPBACK, plain_http=False) as webhooks,
         open_world(tmp_path, sqlite_url, webhooks=webhooks, egress_allow=LOOPBACK) as opened,
     ):
         yield opened
