@@ -57,6 +57,14 @@ class Backlog:
     oldest_due: datetime | None = None
 
 
+def earliest(new_jobs: Sequence[tuple[Step, str, datetime]]) -> dict[tuple[Step, str], datetime]:
+    """Return the earliest time of each job in `new_jobs`, by step and task id."""
+    times: dict[tuple[Step, str], datetime] = {}
+    for step, task_id, run_at in new_jobs:
+        times[step, task_id] = min(run_at, times.get((step, task_id), run_at))
+    return times
+
+
 class Engine(Protocol):
     """Implemented by modules, not classes. Each function runs in the transaction of `connection`."""
 

@@ -15,7 +15,7 @@ from pgqueuer.domain.types import QueueEntrypoint, QueueManagerId
 from sqlalchemy import Connection
 
 from app.db.engine.commit_hooks import notify_after_commit
-from app.jobs.contract import LEASE, Backlog, DeadLetter, Job, Step
+from app.jobs.contract import LEASE, Backlog, DeadLetter, Job, Step, earliest
 from app.jobs.pgqueuer_schema import SETTINGS
 
 _STATEMENTS = QueryQueueBuilder(SETTINGS)
@@ -104,12 +104,9 @@ _PRUNE = "DELETE FROM pgqueuer_log WHERE created < $1"
 
 
 def enqueue(connection: Connection, new_jobs: Sequence[tuple[Step, str, datetime]]) -> None:
-    earliest: dict[tuple[Step, str], datetime] = {}
-    for step, task_id, run_at in new_jobs:
-        earliest[step, task_id] = min(run_at, earliest.get((step, task_id), run_at))
-    if not earliest:
+    rows = [(step, task_id, run_at) for (step, task_id), run_at in sorted(earliest(new_jobs).items())]
+    if not rows:
         return
-    rows = [(step, task_id, earliest[step, task_id]) for step, task_id in sorted(earliest)]
     _run(
         connection,
         _ENQUEUE,

@@ -32,7 +32,7 @@ from app.db.engine.bulk import Bulk
 from app.db.engine.columns import Instant, metadata
 from app.db.engine.commit_hooks import notify_after_commit
 from app.db.tables.tasks import tasks
-from app.jobs.contract import Backlog, DeadLetter, Job, Step
+from app.jobs.contract import Backlog, DeadLetter, Job, Step, earliest
 
 jobs = Table(
     "jobs",
@@ -62,13 +62,9 @@ _IS_WAITING = jobs.c.state == literal_column("'waiting'")
 
 
 def enqueue(connection: Connection, new_jobs: Sequence[tuple[Step, str, datetime]]) -> None:
-    earliest: dict[tuple[Step, str], datetime] = {}
-    for step, task_id, run_at in new_jobs:
-        known = earliest.get((step, task_id))
-        earliest[step, task_id] = run_at if known is None else min(known, run_at)
-    if not earliest:
-        return
-    _put(connection, [(str(step), task_id, run_at, 0, None) for (step, task_id), run_at in earliest.items()])
+    rows = [(str(step), task_id, run_at, 0, None) for (step, task_id), run_at in earliest(new_jobs).items()]
+    if rows:
+        _put(connection, rows)
 
 
 def _put(connection: Connection, rows: Sequence[tuple[str, str, datetime, int, str | None]]) -> None:
