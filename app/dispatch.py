@@ -28,8 +28,6 @@ from app.telemetry import logs
 from app.transitions import moves
 from app.transitions.changes import Evidence, answered
 
-_MARGIN = timedelta(seconds=5)  # after the deadline of the request, before the answer counts as lost
-
 _IN_MEMORY = 256 * 1024  # bytes up to which an image stays in memory
 
 _FIRST_POLL = timedelta(seconds=1)
@@ -114,7 +112,7 @@ def _begin(connection: Connection, use: Resources, task: Task, spec: ProviderSpe
         )
         attempts.plan(connection, attempt)
     attempts.mark_sent(connection, submission_id, now, callback_requested=use.public_url is not None)
-    jobs.enqueue(connection, [(Step.RECONCILE, task.id, now + spec.submit_deadline + _MARGIN)])
+    jobs.enqueue(connection, [(Step.RECONCILE, task.id, now + spec.answer_window)])
     return submission_id, last.signing_key_id if reusable else use.keys.newest
 
 

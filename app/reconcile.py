@@ -24,7 +24,6 @@ _WAITING = frozenset({Status.SUBMITTING, Status.SUBMITTED})
 _POLLED = _WAITING | {Status.READY}  # a ready task may need a fresh link
 _MIN_INTERVAL, _MAX_INTERVAL = timedelta(seconds=1), timedelta(seconds=30)
 _HINT_INTERVAL = timedelta(seconds=5)  # hints make polls more frequent than the schedule, but not more than this
-_MARGIN = timedelta(seconds=5)  # after the deadline of a submission, when its answer can no longer arrive
 # The time limit of a task, and the detail of its failure. A result after a day is not to be expected.
 _TIME_LIMIT = timedelta(hours=24), "no result within a day"
 
@@ -197,7 +196,7 @@ def _is_in_flight(provider: Provider, attempt: Attempt, now: datetime) -> bool:
 
 
 def _answer_deadline(provider: Provider, attempt: Attempt) -> datetime:
-    return _sent_at(attempt) + provider.spec.submit_deadline + _MARGIN
+    return _sent_at(attempt) + provider.spec.answer_window
 
 
 def _sent_at(attempt: Attempt) -> datetime:

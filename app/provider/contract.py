@@ -11,6 +11,7 @@ from app.security.verify import SigningProfile
 
 # The assumed lifetime of a link that does not state its expiry (BFL's integration guidelines).
 LINK_LIFE = timedelta(minutes=10)
+_MARGIN = timedelta(seconds=5)  # between the record of a submission and its request
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +30,18 @@ class ProviderSpec:
         timedelta(seconds=30),
     )
     callback_deadline: timedelta = timedelta(seconds=30)
-    submit_deadline: timedelta = timedelta(seconds=60)
+    submit_deadline: timedelta = timedelta(seconds=60)  # for the whole exchange
     status_deadline: timedelta = timedelta(seconds=20)
     # Most tasks take 5 to 15 seconds. No source states a maximum; no result has been seen later than this.
     slowest_task: timedelta = timedelta(minutes=10)
     max_image_bytes: int = 20 * 1024 * 1024
     max_image_pixels: int = 20_000_000
     signing: SigningProfile = field(default_factory=SigningProfile)
+
+    @property
+    def answer_window(self) -> timedelta:
+        """The time after a submission was recorded as sent in which its answer may still arrive."""
+        return self.submit_deadline + _MARGIN
 
     @property
     def callback_window(self) -> timedelta:
