@@ -64,6 +64,11 @@ def jitter(span: timedelta) -> timedelta:
     return span * random.random()  # noqa: S311 - spreads load and protects nothing
 
 
+def jittered(wait: timedelta) -> timedelta:
+    """Return the wait before a retry with jitter: lengthened by up to a quarter."""
+    return wait + jitter(wait / 4)
+
+
 def nonce() -> bytes:
     """Return twelve random bytes: the nonce for sealing one value with AES-GCM."""
     return secrets.token_bytes(12)

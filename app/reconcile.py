@@ -171,7 +171,7 @@ def _schedule_next(
         moves.give_up(connection, task.id, Failure.UNKNOWN_OUTCOME, MoneySpent.MAYBE, reason, now)
         return
     wait = _wait(age)
-    jobs.enqueue(connection, [(Step.RECONCILE, task.id, now + wait + ids.jitter(wait / 4))])
+    jobs.enqueue(connection, [(Step.RECONCILE, task.id, now + ids.jittered(wait))])
 
 
 def _time_limit(use: Resources, provider: Provider, attempt: Attempt, said: Said) -> tuple[timedelta, str]:

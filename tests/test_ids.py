@@ -60,6 +60,12 @@ def test_jitter_spreads() -> None:
     assert max(waits) - min(waits) > timedelta(seconds=0.5)
 
 
+def test_a_jittered_wait_is_at_most_a_quarter_longer() -> None:
+    wait = timedelta(seconds=8)
+
+    assert all(wait <= ids.jittered(wait) <= timedelta(seconds=10) for _ in range(1000))
+
+
 def test_no_span_has_no_jitter() -> None:
     assert ids.jitter(timedelta()) == timedelta()
 

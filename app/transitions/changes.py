@@ -164,4 +164,4 @@ def next_jobs(
 def _wait(attempt: AttemptContext, report: Report) -> timedelta:
     """Return how long to wait before the task is submitted again: as the provider asked, else backoff."""
     wait = report.retry_after or SUBMIT.wait(attempt.standing.tries + 1)
-    return wait + ids.jitter(wait / 4)
+    return ids.jittered(wait)

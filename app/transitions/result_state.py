@@ -69,7 +69,7 @@ def await_store(
         return False
     is_new = instance not in spooled_results.instances(connection, task.submission_id)
     wait = STORE.wait(spooled_results.note(connection, task.submission_id, instance, now, tried=tried))
-    jobs.enqueue(connection, [(Step.COLLECT, task.id, now + wait + ids.jitter(wait / 4))])
+    jobs.enqueue(connection, [(Step.COLLECT, task.id, now + ids.jittered(wait))])
     if is_new:
         _record_download(connection, task, "kept_aside", f"spooled on {instance}: {reason}", started_at, now)
     return is_new
@@ -121,7 +121,7 @@ def fail(
     if now > deadline + _GRACE and not spool_holders and (provider_answered or gave_up_waiting):
         return moves.give_up(connection, task.id, Failure.ASSET_LOST, MoneySpent.YES, reason, now)
     wait = COLLECT.wait(downloads.count(connection, task.id))
-    jobs.enqueue(connection, [(Step.COLLECT, task.id, now + wait + ids.jitter(wait / 4))])
+    jobs.enqueue(connection, [(Step.COLLECT, task.id, now + ids.jittered(wait))])
     if refused or now > deadline - _EXPIRES_SOON:
         jobs.enqueue(connection, [(Step.RECONCILE, task.id, now)])
     return False

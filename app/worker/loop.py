@@ -182,7 +182,7 @@ def _record_outcome(connection: Connection, now: datetime, job: Job, error: Exce
         jobs.dead_letter(connection, job, type(error).__name__)
     else:
         wait = STEP_FAILED.wait(job.failures + 1)
-        jobs.retry(connection, job, now + wait + ids.jitter(wait / 4), type(error).__name__)
+        jobs.retry(connection, job, now + ids.jittered(wait), type(error).__name__)
 
 
 def _is_temporary(error: Exception) -> bool:
