@@ -4,19 +4,16 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from app.cli.api import ask, ask_for_page, connect
-from app.cli.client import Key, Url
+from app.cli.client import AsJson, Key, Limit, Url
+from app.cli.table_printer import print_table
 from app.settings import from_environment
 
 _WIDTH = 180
 
 keys = typer.Typer(help="List, create and disable API keys.", no_args_is_help=True)
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 OfTask = Annotated[str | None, typer.Option(help="Show only one task, by its ID.")]
-Limit = Annotated[int, typer.Option(min=1, max=100, help="The maximum number of rows.")]
 
 
 def callbacks(
@@ -128,13 +125,8 @@ def _print(rows: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: boo
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(_cell(row[name]) for name in columns))
-    # A fixed width, because an ID that the terminal's width truncates cannot be copied.
-    Console(width=_WIDTH, highlight=False).print(table)
+    print_table(columns, ([_cell(row[name]) for name in columns] for row in rows), _WIDTH)
 
 
 def _cell(value: Any) -> str:
-    text = " ".join(value) if isinstance(value, list) else "" if value is None else str(value)
-    return text.replace("[", r"\[")
+    return " ".join(value) if isinstance(value, list) else "" if value is None else str(value)

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from app.cli.api import ask, ask_for_page, connect, post_task
+from app.cli.table_printer import print_table
 from app.cli.timeline_printer import print_timelines
 from app.settings import from_environment
 
@@ -16,6 +16,8 @@ _WIDTH = 160
 
 Url = Annotated[str | None, typer.Option(help="The URL of the service. Default: the configured host and port.")]
 Key = Annotated[str | None, typer.Option(help="An API key. Default: the admin key.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Limit = Annotated[int, typer.Option(min=1, max=100, help="The maximum number of rows.")]
 Image = Annotated[
     list[Path] | None,
     typer.Option("--image", exists=True, dir_okay=False, help="An input image; repeat it for up to 4."),
@@ -72,9 +74,9 @@ def watch(
 def tasks(
     status: Annotated[str | None, typer.Option(help="Show only tasks in this state.")] = None,
     model: Annotated[str | None, typer.Option(help="Show only tasks of this model.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100, help="The maximum number of rows.")] = 20,
+    limit: Limit = 20,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
     url: Url = None,
     key: Key = None,
 ) -> None:
@@ -85,17 +87,12 @@ def tasks(
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table("created", "id", "state", "prompt", box=None, pad_edge=False)
-    for task in rows:
-        table.add_row(*_row(task))
-    # A fixed width, because an ID that the terminal's width truncates cannot be copied.
-    Console(width=_WIDTH, highlight=False).print(table)
+    print_table(("created", "id", "state", "prompt"), map(_row, rows), _WIDTH)
 
 
 def _row(task: dict[str, Any]) -> tuple[str, ...]:
     state = task["failure"]["code"] if task["failure"] else task["status"]
-    prompt = task["params"]["prompt"].replace("[", r"\[")
-    return task["created_at"][:19], task["id"], state, prompt[:60]
+    return task["created_at"][:19], task["id"], state, task["params"]["prompt"][:60]
 
 
 def _require_stored(task: dict[str, Any]) -> None:

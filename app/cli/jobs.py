@@ -3,12 +3,13 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from app.cli.api import ask, connect
 from app.cli.client import Key, Url
+from app.cli.table_printer import print_table
 from app.settings import from_environment
+
+_WIDTH = 120
 
 
 def jobs(
@@ -26,7 +27,7 @@ def jobs(
             typer.echo("1 job is queued again" if count == 1 else f"{count} jobs are queued again")
             return
         dead_letters = ask(client, "GET", "/v1/jobs/held").json()["jobs"]
-    table = Table("id", "step", "task", "failures", "error", box=None, pad_edge=False)
-    for job in dead_letters:
-        table.add_row(str(job["id"]), job["step"], job["task_id"], str(job["failures"]), job["error"] or "")
-    Console(width=120, highlight=False).print(table)
+    rows = [
+        (str(job["id"]), job["step"], job["task_id"], str(job["failures"]), job["error"] or "") for job in dead_letters
+    ]
+    print_table(("id", "step", "task", "failures", "error"), rows, _WIDTH)
