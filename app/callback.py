@@ -142,7 +142,7 @@ def tell(reply: Reply, verdict: str = _UNCHECKED) -> Reply:
 
 def _count_failure(verdict: Verdict, error: Unavailable) -> None:
     if isinstance(error, Overloaded):
-        metrics.callbacks_turned_away.inc()
+        metrics.callbacks_shed.inc()
     metrics.callbacks.labels(verdict, error.status).inc()
 
 
@@ -151,7 +151,7 @@ def _store_sample(
 ) -> "Future[bool] | None":
     """Store a forged callback for a diagnosis if the sample limit allows it. Never raises."""
     if not use.forgeries.take(submission_id, use.now()):
-        metrics.forgeries_not_kept.inc()
+        metrics.forged_callbacks_dropped.inc()
         return None
     try:
         return _store(use, _evidence(use, submission_id, proof, headers, body, Verdict.FORGED))

@@ -118,7 +118,7 @@ async def _spool(
         return result_state.await_store(connection, task, instance, outage.detail, started_at, use.now(), tried=tried)
 
     if await use.db.write(record):
-        metrics.images_kept_aside.inc()
+        metrics.results_spooled.inc()
         log.warning("kept_aside", task_id=task.id, instance=instance, reason=outage.detail)
 
 

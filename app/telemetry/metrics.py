@@ -19,7 +19,7 @@ from prometheus_client import (
     generate_latest,
     start_http_server,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from app import __version__
@@ -36,8 +36,8 @@ assets_lost = Counter(
     "Images that were generated but could not be downloaded before their link expired.",
     registry=REGISTRY,
 )
-images_kept_aside = Counter(
-    "fluxhook_images_kept_aside",
+results_spooled = Counter(
+    "fluxhook_results_spooled",
     "Images spooled to local disk because the image store could not accept them.",
     registry=REGISTRY,
 )
@@ -46,8 +46,8 @@ tasks_repaired_by_poll = Counter(
     "Tasks whose result came from polling, because the callback was missing or proved nothing.",
     registry=REGISTRY,
 )
-tasks_unscheduled = Counter(
-    "fluxhook_tasks_unscheduled",
+orphaned_tasks_recovered = Counter(
+    "fluxhook_orphaned_tasks_recovered",
     "Open tasks and endpoints with waiting deliveries that the sweep found without a job. Should stay 0.",
     registry=REGISTRY,
 )
@@ -63,13 +63,13 @@ callbacks = Counter(
     ["verdict", "status"],
     registry=REGISTRY,
 )
-callbacks_turned_away = Counter(
-    "fluxhook_callbacks_turned_away",
+callbacks_shed = Counter(
+    "fluxhook_callbacks_shed",
     "Callbacks answered with 503 at once because the queue of callbacks to be written was full.",
     registry=REGISTRY,
 )
-forgeries_not_kept = Counter(
-    "fluxhook_forgeries_not_kept",
+forged_callbacks_dropped = Counter(
+    "fluxhook_forged_callbacks_dropped",
     "Forged callbacks that were rejected but not stored, because the limit for stored forgeries was reached.",
     registry=REGISTRY,
 )
@@ -113,6 +113,14 @@ endpoints_stopped = Counter(
     registry=REGISTRY,
 )
 
+# The former names of counters. They are removed in the release after this one.
+_DEPRECATED = {
+    "fluxhook_images_kept_aside": results_spooled,
+    "fluxhook_tasks_unscheduled": orphaned_tasks_recovered,
+    "fluxhook_callbacks_turned_away": callbacks_shed,
+    "fluxhook_forgeries_not_kept": forged_callbacks_dropped,
+}
+
 
 def exposition(live: Iterable[Metric] = ()) -> bytes:
     """Return the metrics of this process, followed by the given families."""
@@ -147,7 +155,17 @@ class _Version(Collector):
         return [family]
 
 
+class _DeprecatedNames(Collector):
+    def collect(self) -> Iterable[Metric]:
+        for name, counter in _DEPRECATED.items():
+            (family,) = counter.collect()
+            yield CounterMetricFamily(
+                name, f"Deprecated: use `{family.name}_total`.", value=sum(sample.value for sample in family.samples)
+            )
+
+
 REGISTRY.register(_Version())
+REGISTRY.register(_DeprecatedNames())
 
 
 class _Read(CollectorRegistry):

@@ -46,7 +46,7 @@ async def sweep(use: Resources, _task_id: str) -> None:
     missing = await use.db.read(unscheduled)
     rescheduled = await use.db.write(lambda connection: upkeep(connection, use.now(), missing))
     if rescheduled:
-        metrics.tasks_unscheduled.inc(len(rescheduled))
+        metrics.orphaned_tasks_recovered.inc(len(rescheduled))
         log.error("unscheduled", task_ids=rescheduled)
     await prune(use)
 

@@ -65,7 +65,7 @@ class CrashWorld:
     network: Network
     twin: Twin
     posted: bool = False
-    _recovered_before: float = field(default_factory=lambda: _counted("fluxhook_tasks_unscheduled_total"))
+    _recovered_before: float = field(default_factory=lambda: _counted("fluxhook_orphaned_tasks_recovered_total"))
 
     async def live(self, fuse: Fuse) -> End | None:
         """Run the service from its start until every task is final; return None if it crashes before."""
@@ -173,7 +173,7 @@ class CrashWorld:
         await _work(use)
         ledger = self.twin.ledger()
         outcome, sha256, wrong = await db.read(lambda connection: _outcome(connection, self.folder / "images"))
-        if _counted("fluxhook_tasks_unscheduled_total") != self._recovered_before:
+        if _counted("fluxhook_orphaned_tasks_recovered_total") != self._recovered_before:
             wrong.append("the sweep recovered a task without a job")
         if sha256 is not None and sha256 not in {task["sha256"] for task in ledger["tasks"]}:
             wrong.append("the image differs from the provider's")

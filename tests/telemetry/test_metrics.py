@@ -19,7 +19,11 @@ from tests.web.documents import problem
 from tests.world import World
 
 T = TypeVar("T")
-NAMES = ("fluxhook_assets_lost_total", "fluxhook_tasks_repaired_by_poll_total", "fluxhook_tasks_unscheduled_total")
+NAMES = (
+    "fluxhook_assets_lost_total",
+    "fluxhook_tasks_repaired_by_poll_total",
+    "fluxhook_orphaned_tasks_recovered_total",
+)
 
 
 def counted(name: str, **labels: str) -> float:
@@ -45,6 +49,22 @@ async def test_every_counter_is_there_from_the_start_with_a_sentence(world: Worl
     for name in NAMES:
         assert f"\n{name} " in answer.text
         assert f"# HELP {name} " in answer.text
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("images_kept_aside_total", "results_spooled_total"),
+        ("tasks_unscheduled_total", "orphaned_tasks_recovered_total"),
+        ("callbacks_turned_away_total", "callbacks_shed_total"),
+        ("forgeries_not_kept_total", "forged_callbacks_dropped_total"),
+    ],
+)
+def test_a_renamed_counter_has_the_same_value_under_its_deprecated_name(old: str, new: str) -> None:
+    getattr(metrics, new.removesuffix("_total")).inc(3)
+
+    assert metrics.REGISTRY.get_sample_value(f"fluxhook_{old}") == counted(new) >= 3
+    assert f"# HELP fluxhook_{old} Deprecated: use `fluxhook_{new}`." in metrics.exposition().decode()
 
 
 async def test_the_counters_are_read_with_a_key_alone(world: World) -> None:

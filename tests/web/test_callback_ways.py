@@ -56,11 +56,11 @@ async def post(called: Called, *headers: tuple[bytes, bytes], path: str | None =
 
 @pytest.mark.usefixtures("way")
 async def test_ten_of_many_forged_callbacks_are_stored_and_all_are_refused(called: Called) -> None:
-    before = counted("forgeries_not_kept")
+    before = counted("forged_callbacks_dropped")
     answers = [await called.call(b'{"n": %d}' % number, WRONG) for number in range(60)]
 
     assert {answer.status_code for answer in answers} == {401}
-    assert counted("forgeries_not_kept") - before == 50
+    assert counted("forged_callbacks_dropped") - before == 50
     assert await called.verdicts() == [("forged", "rejected", 1)] * 10
     assert (await called.call_signed(called.body())).status_code == 200
 
@@ -130,7 +130,7 @@ def problem_of(answer: httpx.Response) -> httpx.Response:
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("world", [Bounds(items=1)], indirect=True, ids=["one may wait"])
 async def test_callbacks_beyond_the_limit_get_503_so_that_the_provider_retries(called: Called) -> None:
-    before, gate = counted("callbacks_turned_away"), Gate()
+    before, gate = counted("callbacks_shed"), Gate()
     holding = asyncio.create_task(called.world.use.db.write(gate.hold))
     await gate.reached.wait()
     calling = [
@@ -148,7 +148,7 @@ async def test_callbacks_beyond_the_limit_get_503_so_that_the_provider_retries(c
         assert int(answer.headers["retry-after"]) > 0
     assert statuses == [200, 503, 503, 503]
     assert refused.status_code == 401
-    assert counted("callbacks_turned_away") - before == 3
+    assert counted("callbacks_shed") - before == 3
     assert again.status_code == 200
     assert sum(copies for _, _, copies in await called.verdicts()) == 2
 

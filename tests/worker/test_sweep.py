@@ -28,7 +28,7 @@ HOUR = 3600
 
 
 def counted() -> float:
-    return metrics.REGISTRY.get_sample_value("fluxhook_tasks_unscheduled_total") or 0
+    return metrics.REGISTRY.get_sample_value("fluxhook_orphaned_tasks_recovered_total") or 0
 
 
 async def sweeping(world: World) -> None:
