@@ -101,7 +101,13 @@ async def _put(use: Resources, image: Image, file: IO[bytes]) -> None:
     if await use.db.read(lambda connection: spooled_results.store_failed_since(connection, since)):
         raise _CircuitOpen("the image store has just failed")
     with tracing.span("store put", bytes=image.bytes):
-        await use.store.put(image.store_key, file)
+        try:
+            await use.store.put(image.store_key, file)
+        except Unavailable:
+            raise
+        except Exception as error:
+            # Whatever else a put raises must not lose the image either: it is spooled.
+            raise Unavailable(f"the image store failed: {type(error).__name__}") from error
 
 
 async def _spool(

@@ -25,11 +25,12 @@ class Unsteady(FolderStore):
 
     down = True
     asked = 0
+    error: Exception = Unavailable(OUTAGE)
 
     async def put(self, key: str, source: IO[bytes]) -> None:
         self.asked += 1
         if self.down:
-            raise Unavailable(OUTAGE)
+            raise self.error
         await super().put(key, source)
 
 
@@ -91,6 +92,20 @@ async def test_an_outage_far_longer_than_the_links_life_loses_nothing(each_world
     assert await is_whole(each_world, caller)
     assert await outcomes(each_world, caller) == ["kept_aside", "stored"]
     assert spool(each_world.use) == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("rust future panicked"), ValueError("http://key@bucket"), KeyError()])
+async def test_whatever_a_put_raises_is_an_outage(world: World, store: Unsteady, error: Exception) -> None:
+    store.error = error
+    caller = await kept(world, store)
+    await world.go_on(LONG, 600)
+    ((entry,), before) = await world.timeline(caller.task_id, "download"), await status(world, caller)
+    store.down = False
+    await world.go_on(160, 40)
+
+    assert before == "ready"
+    assert entry["detail"].endswith(f": the image store failed: {type(error).__name__}")
+    assert await is_whole(world, caller)
 
 
 async def test_the_link_is_not_requested_again_for_a_spooled_image(world: World, store: Unsteady) -> None:

@@ -3,13 +3,14 @@
 Credentials come from the environment variables of each cloud's own tools (`AWS_...`, `GOOGLE_...`, `AZURE_...`).
 """
 
+import os
 from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import IO, TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import BaseError
 from obstore.store import from_url
 
 from app import ids
@@ -27,15 +28,42 @@ _RETRIES: "RetryConfig" = {"max_retries": 2, "retry_timeout": timedelta(seconds=
 # Plain http is used only if the configured endpoint has it, as for a store in the same network.
 _CLIENT: "ClientConfig" = {"connect_timeout": "5s", "timeout": "60s", "user_agent": "fluxhook", "allow_http": True}
 
+# The class of panics in synchronous calls of obstore. It derives from BaseException, and no module exports it.
+_PANIC = "PanicException"
+# The variables that obstore takes unchecked into URLs and headers. An invalid value makes it panic at each request.
+_ENDPOINTS = {
+    "s3": (
+        *("AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_STS"),
+        *("AWS_METADATA_ENDPOINT", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
+    ),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": (
+        *("AZURE_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_MSI_ENDPOINT", "AZURE_IDENTITY_ENDPOINT"),
+        *("AZURE_AUTHORITY_HOST", "AZURE_STORAGE_AUTHORITY_HOST"),
+    ),
+}
+_PLAIN = {
+    "s3": (
+        *("AWS_REGION", "AWS_DEFAULT_REGION"),
+        *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_TOKEN"),
+    ),
+    "gs": ("GOOGLE_BEARER_TOKEN",),
+    "az": ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY"),
+}
+
 
 class ObjectStore:
-    """The store in a bucket. All keys are below the prefix of the URL."""
+    """The store in a bucket. All keys are below the prefix of the URL.
+
+    Raises ConfigurationError for a URL or an environment variable of the cloud that cannot be used.
+    """
 
     def __init__(self, url: str, believed_s: float = BELIEVED_S) -> None:
         self._recent_success = RecentSuccess(believed_s)
+        _require_usable_variables(url.partition(":")[0])
         try:
             self._bucket = from_url(url, client_options=_CLIENT, retry_config=_RETRIES)
-        except (BaseError, ValueError) as error:
+        except Exception as error:
             raise ConfigurationError(
                 "FLUXHOOK_STORE_URL: cannot be used; write s3://bucket/prefix (or gs://, az://), and set the variables "
                 "that the cloud's own tools read"
@@ -78,14 +106,43 @@ class ObjectStore:
 
     @contextmanager
     def _translating_errors(self, key: str = "") -> Generator[None]:
-        """Translate obstore's errors. Only their type is passed on, because messages may quote URLs with signatures."""
+        """Translate whatever obstore raises. Only its type is passed on: messages may quote URLs with signatures."""
         try:
             yield
         except FileNotFoundError as error:
             if key:
                 raise Missing(key) from error
-            self._recent_success.lose()
-            raise Unavailable("the image store cannot be written: there is no such bucket") from error
-        except (BaseError, OSError, ValueError) as error:
-            self._recent_success.lose()
-            raise Unavailable(f"the image store does not answer: {type(error).__name__}") from error
+            raise self._lost("the image store cannot be written: there is no such bucket") from error
+        except Exception as error:
+            raise self._lost(f"the image store does not answer: {type(error).__name__}") from error
+        except BaseException as error:
+            if type(error).__name__ != _PANIC:
+                raise
+            raise self._lost(f"the image store does not answer: {_PANIC}") from error
+
+    def _lost(self, detail: str) -> Unavailable:
+        self._recent_success.lose()
+        return Unavailable(detail)
+
+
+def _require_usable_variables(scheme: str) -> None:
+    for name in _ENDPOINTS.get(scheme, ()):
+        if name in os.environ and not _is_http_url(os.environ[name]):
+            raise ConfigurationError(f"{name}: must be an http(s) URL such as https://storage.example.com, or not set")
+    for name in _PLAIN.get(scheme, ()):
+        if not _is_printable_word(os.environ.get(name, "")):
+            raise ConfigurationError(f"{name}: must not contain spaces, line breaks or characters outside ASCII")
+
+
+def _is_http_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return bool(parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0) and (
+            _is_printable_word(text)
+        )
+    except ValueError:  # an invalid port, or brackets without an IPv6 address
+        return False
+
+
+def _is_printable_word(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text

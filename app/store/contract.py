@@ -21,7 +21,10 @@ class Missing(Exception):
 
 
 class Store(Protocol):
-    """A store of image bytes. Keys are relative paths in lower case; one key always names the same bytes."""
+    """A store of image bytes. Keys are relative paths in lower case; one key always names the same bytes.
+
+    Any failure but a missing object is errors.Unavailable, whatever the library below raises.
+    """
 
     async def put(self, key: str, source: IO[bytes]) -> None:
         """Store all of `source` under `key`, durably before it returns. Raises errors.Unavailable."""

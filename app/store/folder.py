@@ -93,14 +93,17 @@ class FolderStore:
 
     @contextmanager
     def _translating_errors(self, participle: str, key: str = "") -> Generator[None]:
-        """Translate OSError into Unavailable, and a missing file into Missing if `key` is given."""
+        """Translate any error into Unavailable, and a missing file into Missing if `key` is given."""
         try:
             yield
-        except OSError as error:
+        except Exception as error:
             if key and isinstance(error, FileNotFoundError):
                 raise Missing(key) from error
             self._recent_success.lose()
-            raise Unavailable(f"the image store cannot be {participle}: {error.strerror or 'timeout'}") from error
+            reason = type(error).__name__
+            if isinstance(error, OSError):
+                reason = error.strerror or "timeout"
+            raise Unavailable(f"the image store cannot be {participle}: {reason}") from error
 
 
 def _read_chunk(file: IO[bytes], start: int, end: int) -> bytes:

@@ -183,6 +183,14 @@ async def test_an_unhealthy_finding_is_named_and_makes_the_exit_code_1(
     assert reason in done.stdout
 
 
+async def test_doctor_names_an_endpoint_of_a_bucket_that_is_not_a_url(terminal: Terminal) -> None:
+    done = await terminal.run("doctor", FLUXHOOK_STORE_URL="s3://images", AWS_ENDPOINT_URL="minio:9000")
+
+    assert done.exit_code == 1
+    assert "store: AWS_ENDPOINT_URL: must be an http(s) URL" in done.output
+    assert isinstance(done.exception, SystemExit)
+
+
 async def test_before_the_first_start_a_missing_database_and_store_are_not_unhealthy(
     terminal: Terminal, tmp_path: Path
 ) -> None:

@@ -36,6 +36,7 @@ def refusal(command: str, env: dict[str, str]) -> str:
         ({"FLUXHOOK_STORE_URL": "ftp://images"}, "FLUXHOOK_STORE_URL: must be a folder or begin with s3://"),
         ({"FLUXHOOK_STORE_URL": "s3://[images"}, "FLUXHOOK_STORE_URL: not a valid URL"),
         ({"FLUXHOOK_STORE_URL": "az://images"}, "FLUXHOOK_STORE_URL: cannot be used"),
+        ({"FLUXHOOK_STORE_URL": "s3://images", "AWS_ENDPOINT_URL": "minio:9000"}, "AWS_ENDPOINT_URL: must be an http"),
         (
             {"FLUXHOOK_DATABASE_URL": "sqlite:///{file}/below.db"},
             "FLUXHOOK_DATABASE_URL: {file}/below.db cannot be used",

@@ -1,11 +1,14 @@
 """The conformance suite of the stores: a folder, and a bucket of each supported cloud."""
 
+import asyncio
 import os
 import resource
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import NoReturn
 
+import obstore
 import pytest
 
 from app.errors import ConfigurationError, Unavailable
@@ -158,3 +161,85 @@ async def test_a_wrong_key_is_unavailable_and_not_shown(
     with pytest.raises(Unavailable) as error:
         await refused.put(KEY, BytesIO(b"an image"))
     assert value not in error.value.detail
+
+
+@pytest.mark.parametrize(
+    ("scheme", "name"),
+    [
+        *(("s3", name) for name in ("AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")),
+        ("gs", "GOOGLE_BASE_URL"),
+        *(("az", name) for name in ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")),
+    ],
+    indirect=["scheme"],
+)
+@pytest.mark.parametrize("value", ["minio:9000", "minio", "", "http://", "//minio:9000", "ftp://minio", "http://a b"])
+def test_an_endpoint_that_is_not_a_url_is_refused_by_its_name(
+    scheme: str, name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigurationError, match=f"^{name}: must be an http"):
+        ObjectStore(f"{scheme}://pictures")
+
+
+@pytest.mark.parametrize("value", ["http://minio:99999", "http://minio:0", "http://[::1", "https://minio/a b"])
+@pytest.mark.parametrize("scheme", ["s3"], indirect=True)
+def test_an_endpoint_with_an_invalid_port_or_host_is_refused(
+    scheme: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", value)
+
+    with pytest.raises(ConfigurationError, match=r"^AWS_ENDPOINT_URL: "):
+        ObjectStore(f"{scheme}://pictures")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "name", "value"),
+    [
+        ("s3", "AWS_REGION", "us east"),
+        ("s3", "AWS_ACCESS_KEY_ID", "key\n"),
+        ("s3", "AWS_SECRET_ACCESS_KEY", "secr\u00e9t"),
+        ("gs", "GOOGLE_BEARER_TOKEN", "a token"),
+    ],
+    indirect=["scheme"],
+)
+def test_a_key_or_region_that_fits_in_no_header_is_refused_and_not_shown(
+    scheme: str, name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigurationError, match=f"^{name}: must not contain") as refused:
+        ObjectStore(f"{scheme}://pictures")
+    assert value not in refused.value.detail
+
+
+class PanicException(BaseException):
+    """A panic in a synchronous call of obstore, whose own class no module exports."""
+
+
+@pytest.mark.parametrize("scheme", ["s3"], indirect=True)
+@pytest.mark.parametrize("raised", [RuntimeError, PanicException, MemoryError])
+async def test_whatever_the_library_raises_is_unavailable(
+    scheme: str, raised: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def panic(*_: object, **_options: object) -> NoReturn:
+        raise raised("http://user:password@bucket")
+
+    failing = ObjectStore(f"{scheme}://pictures")
+    for function in ("put_async", "get_async", "head_async", "delete_async"):
+        monkeypatch.setattr(obstore, function, panic)
+    for call in (failing.put(KEY, BytesIO(b"")), failing.size(KEY), failing.remove(KEY), failing.check()):
+        with pytest.raises(Unavailable, match=f"does not answer: {raised.__name__}$"):
+            await call
+    with pytest.raises(Unavailable):
+        await whole(failing, KEY, 0, 1)
+
+
+@pytest.mark.parametrize("scheme", ["s3"], indirect=True)
+async def test_a_cancelled_put_is_not_an_outage(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cancel(*_: object, **_options: object) -> NoReturn:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(obstore, "put_async", cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await ObjectStore(f"{scheme}://pictures").put(KEY, BytesIO(b""))
