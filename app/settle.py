@@ -25,7 +25,7 @@ from app.rules.task import Decision, Effect, Said, Status, Witness, decide
 from app.security.verify import Verdict
 from app.transitions.admit import pause, release_slots, resume
 from app.transitions.announce import Announcement, announce
-from app.transitions.changes import Evidence, attempt_change, link_dies_at, next_jobs, task_change
+from app.transitions.changes import Evidence, attempt_change, cost_change, link_dies_at, next_jobs, task_change
 
 # Evidence with these effects is unproven, or about another attempt: it changes no row.
 _NOT_APPLIED = frozenset({Effect.HINTED, Effect.REJECTED, Effect.CONTRADICTED})
@@ -44,8 +44,8 @@ def settle(connection: Connection, batch: Sequence[Evidence], *, look_after: tim
         return []
     pieces = Counter(evidence.submission_id for evidence in batch)
     attempts = attempts_table.lock_attempts(connection, pieces.keys())
-    links = {_identity(piece) for piece in batch if _may_bring_a_link(attempts.get(piece.submission_id), piece)}
-    ledger = _Ledger(attempts, pieces, look_after, evidence_table.known(connection, links))
+    news = {_identity(piece) for piece in batch if _may_bring_news(attempts.get(piece.submission_id), piece, pieces)}
+    ledger = _Ledger(attempts, pieces, look_after, evidence_table.known(connection, news))
     effects = [ledger.take(evidence) for evidence in batch]
     ledger.write(connection)
     return effects
@@ -72,7 +72,7 @@ class _Ledger:
     ) -> None:
         self._attempts = attempts
         self._look_after = look_after
-        self._copies = copies  # identities of stored callbacks that look as if they brought a better link
+        self._copies = copies  # identities of stored callbacks that look as if they brought a better link or a new cost
         # A queued task may have been given a slot while this transaction waited for its row.
         self._with_slot = {
             attempt.task_id
@@ -98,8 +98,10 @@ class _Ledger:
         self._now = evidence.received_at
         identity = _identity(evidence)
         decision = _judge(attempt, evidence)
-        if _brings_a_link(evidence, decision) and (identity in self._copies or identity in self._evidence):
-            decision = Decision(Effect.CONFIRMED)
+        if evidence.witness is Witness.CALLBACK and (identity in self._copies or identity in self._evidence):
+            # A copy looks fresh, but its link and its cost are as old as the original.
+            evidence = evidence._replace(report=evidence.report._replace(cost=None))
+            decision = Decision(Effect.CONFIRMED) if _brings_a_link(evidence, decision) else decision
         self._store(identity, evidence, decision.effect)
         if evidence.proven and decision.effect not in _NOT_APPLIED:
             self._apply(attempt, evidence, decision)
@@ -158,7 +160,7 @@ class _Ledger:
     def _apply(self, attempt: AttemptContext, evidence: Evidence, decision: Decision) -> None:
         """Collect what this changes, and let the rest of the batch see it."""
         of_attempt = attempt_change(attempt, evidence)
-        of_task = replace(task_change(attempt, evidence, decision), cost=of_attempt.cost)
+        of_task = replace(task_change(attempt, evidence, decision), cost=cost_change(attempt, of_attempt))
         if of_attempt != _NO_ATTEMPT_CHANGE:
             known = self._attempt_changes.get(attempt.submission_id, _NO_ATTEMPT_CHANGE)
             self._attempt_changes[attempt.submission_id] = known.followed_by(of_attempt)
@@ -196,18 +198,21 @@ def _judge(attempt: AttemptContext, evidence: Evidence) -> Decision:
     return decide(attempt.standing, report, evidence.witness, evidence.received_at, proven=evidence.proven)
 
 
-def _may_bring_a_link(attempt: AttemptContext | None, evidence: Evidence) -> bool:
-    """Return whether this looks like a better link for a task that has one. The first check usually says no."""
-    if attempt is None or attempt.standing.status is not Status.READY:
+def _may_bring_news(attempt: AttemptContext | None, evidence: Evidence, pieces: Mapping[str, int]) -> bool:
+    """Return whether this looks like a better link for a task that has one, or another cost. Usually it does not.
+
+    `pieces` counts the evidence of the batch by attempt: earlier evidence may change the cost that is known.
+    """
+    if attempt is None or evidence.witness is not Witness.CALLBACK:
         return False
-    return _brings_a_link(evidence, _judge(attempt, evidence))
+    cost, known = evidence.report.cost, attempt.standing.cost
+    if cost is not None and known is not None and (cost != known or pieces[evidence.submission_id] > 1):
+        return True
+    return attempt.standing.status is Status.READY and _brings_a_link(evidence, _judge(attempt, evidence))
 
 
 def _brings_a_link(evidence: Evidence, decision: Decision) -> bool:
-    """Return whether a callback gives a ready task another link.
-
-    A copy of a callback must not: it looks fresh, but its link is as old as the original.
-    """
+    """Return whether a callback gives a ready task another link."""
     adopted = decision.effect is Effect.ADOPTED
     return adopted and evidence.witness is Witness.CALLBACK and evidence.report.said is Said.READY
 

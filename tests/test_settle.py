@@ -302,6 +302,95 @@ async def test_a_late_callback_teaches_the_attempt_nothing(database: Database) -
     assert await database.read(lambda connection: (task_of(connection), attempt_of(connection))) == before
 
 
+async def settled_in_turn(database: Database, *pieces: Evidence) -> list[Effect | None]:
+    return [effect for piece in pieces for effect in await settled(database, [piece])]
+
+
+async def costs(database: Database) -> tuple[float | None, float | None]:
+    """The cost of the task and of its attempt."""
+    return await database.read(lambda connection: (task_of(connection).cost, attempt_of(connection).cost))
+
+
+ESTIMATED = answer(TAKEN)
+NOW_FREE = told(READY._replace(cost=0.0), body=b"free", seconds=2)
+STILL_FOUR = told(READY._replace(cost=4.0), body=b"four", seconds=1)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [ESTIMATED, NOW_FREE],
+        [NOW_FREE, ESTIMATED],
+        [ESTIMATED, polled(READY._replace(cost=0.0))],
+        [ESTIMATED, STILL_FOUR, NOW_FREE],
+        [ESTIMATED, STILL_FOUR, NOW_FREE, STILL_FOUR],
+        [ESTIMATED, STILL_FOUR, polled(READY._replace(cost=0.0)), STILL_FOUR, ESTIMATED],
+        [ESTIMATED, NOW_FREE, told(Report(Said.PENDING, "p1", cost=4.0), seconds=3)],
+        [ESTIMATED, told(FAILED._replace(cost=0.0))],
+    ],
+    ids=["callback", "early", "poll", "two", "copy", "copies after a poll", "interim overtaken", "moderated"],
+)
+@pytest.mark.parametrize("together", [True, False], ids=["one batch", "one by one"])
+async def test_the_last_stated_cost_counts_also_if_it_is_nothing(
+    database: Database, pieces: list[Evidence], *, together: bool
+) -> None:
+    await database.write(ask)
+    if together:
+        await settled(database, pieces)
+    else:
+        await settled_in_turn(database, *pieces)
+
+    assert await costs(database) == (0.0, 0.0)
+    await settled(database, pieces[:1])
+    assert await costs(database) == (0.0, 0.0)
+
+
+async def test_a_late_callback_settles_the_cost_if_it_names_the_attempt(database: Database) -> None:
+    await database.write(ask)
+    await settled(database, [ESTIMATED, polled(READY)])
+    await database.write(lambda connection: tasks.move(connection, "task_1", Status.STORED, START))
+    other = NOW_FREE.report._replace(provider_id="p2")
+    effects = await settled_in_turn(
+        database,
+        told(other, body=b"another"),
+        told(READY._replace(cost=9.0), verdict=Verdict.UNPROVEN),
+        told(READY._replace(cost=3.0)),
+    )
+
+    assert effects == [Effect.LATE] * 3
+    assert await costs(database) == (3.0, 3.0)
+
+
+async def test_what_is_not_proven_or_contradicts_settles_no_cost(database: Database) -> None:
+    await database.write(ask)
+    await settled_in_turn(
+        database,
+        ESTIMATED,
+        told(READY._replace(cost=0.0), verdict=Verdict.UNPROVEN),
+        told(READY._replace(cost=0.0), verdict=Verdict.FORGED),
+        told(READY._replace(cost=0.0, provider_id="p2")),
+    )
+
+    assert await costs(database) == (4.0, 4.0)
+
+
+async def test_each_attempt_counts_once_with_its_last_cost(database: Database) -> None:
+    def prepare(connection: Connection) -> None:
+        plan_task(connection)
+        attempts.mark_sent(connection, "sub_1", START, callback_requested=True)
+        plan_attempt(connection, "sub_2", "task_1", number=2)
+        tasks.move(connection, "task_1", Status.SUBMITTING, START, submission_id="sub_2")
+        attempts.mark_sent(connection, "sub_2", START, callback_requested=True)
+
+    await database.write(prepare)
+    dear, cheap = READY._replace(cost=6.0), READY._replace(cost=1.0)
+    pieces = [answer(TAKEN, "1"), answer(TAKEN, "2"), told(dear, "1"), told(cheap, "2"), told(cheap, "1", seconds=2)]
+    await settled(database, pieces)
+    await settled_in_turn(database, *pieces)
+
+    assert (await database.read(task_of)).cost == 2.0
+
+
 async def test_a_late_answer_of_ours_tells_id_and_cost_but_not_how_the_attempt_went(database: Database) -> None:
     await database.write(ask)
     refusal = Report(Said.FAILED, failure=Failure.CONTENT_MODERATED, detail="NSFW")

@@ -28,6 +28,7 @@ _FAILURES = {
     "generated content moderated": Failure.CONTENT_MODERATED,
 }
 _IDS = ("id", "task_id")
+_INVALID_COST = "the stated cost is not an amount of credits and is ignored"
 _NO_MESSAGE = Report(Said.UNCLEAR, detail="not a JSON object")
 
 
@@ -62,11 +63,11 @@ def _status(message: Mapping[str, Any]) -> Report:
     provider_id = _id_in(message)
     status = (_text(message.get("status")) or "").lower().replace("_", " ").strip()
     if status in _PENDING:
-        return Report(Said.PENDING, provider_id=provider_id)
+        return _with_cost(Report(Said.PENDING, provider_id=provider_id), message)
     if status in _READY:
-        return _ready(message, provider_id)
+        return _with_cost(_ready(message, provider_id), message)
     if status in _FAILURES:
-        return _failed(message, provider_id, _FAILURES[status])
+        return _with_cost(_failed(message, provider_id, _FAILURES[status]), message)
     if status == "task not found":
         return Report(Said.NOT_FOUND, detail="Task not found")
     return Report(Said.UNCLEAR, provider_id=provider_id, detail="a status that is not known")
@@ -78,12 +79,8 @@ def read_acceptance(body: bytes) -> Report:
     provider_id = _id_in(message)
     if provider_id is None:
         return Report(Said.UNCLEAR, detail="an acceptance without an id")
-    return Report(
-        Said.PENDING,
-        provider_id=provider_id,
-        polling_url=_text(message.get("polling_url"), _MAX_URL),
-        cost=_number(message.get("cost")),
-    )
+    polling_url = _text(message.get("polling_url"), _MAX_URL)
+    return _with_cost(Report(Said.PENDING, provider_id=provider_id, polling_url=polling_url), message)
 
 
 def read_credits(body: bytes) -> float | None:
@@ -125,6 +122,17 @@ def _id_in(message: Mapping[str, Any]) -> str | None:
     return _text(message.get("id")) or _text(message.get("task_id"))
 
 
+def _with_cost(report: Report, message: Mapping[str, Any]) -> Report:
+    """Add the cost that the message states. An invalid one is ignored, and noted unless a detail says why it failed."""
+    stated = message.get("cost")
+    if stated is None:
+        return report
+    cost = _number(stated)
+    if cost is None or cost < 0:
+        return report if report.detail or report.said is Said.FAILED else report._replace(detail=_INVALID_COST)
+    return report._replace(cost=cost or 0.0)  # `-0.0` is falsy
+
+
 def _ready(message: Mapping[str, Any], provider_id: str | None) -> Report:
     result = message.get("result")
     if isinstance(result, str):  # seen in practice: the result as a JSON string
@@ -140,7 +148,6 @@ def _ready(message: Mapping[str, Any], provider_id: str | None) -> Report:
         sample_url=sample,
         sample_expires_at=link_expiry(sample),
         seed=seed if isinstance(seed, int) and not isinstance(seed, bool) else None,
-        cost=_number(message.get("cost")),
     )
 
 

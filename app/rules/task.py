@@ -111,7 +111,7 @@ class Said(StrEnum):
 class Report(NamedTuple):
     """A message from one witness about one attempt, translated by the provider's adapter.
 
-    `cost` is in credits. `sample_url` is the link to the result, valid until `sample_expires_at`.
+    `cost` is in credits, never negative. `sample_url` is the link to the result, valid until `sample_expires_at`.
     """
 
     said: Said
@@ -198,6 +198,20 @@ def money_spent(outcome: Outcome, said: Said) -> MoneySpent:
     """Return whether a task that fails because of this report cost money. `outcome`: of the attempt, before it."""
     refused = said in {Said.REFUSED, Said.DOWN} and outcome is not Outcome.ACCEPTED
     return MoneySpent.NO if refused else MoneySpent.MAYBE
+
+
+def new_cost(attempt: AttemptState, report: Report, witness: Witness) -> float | None:
+    """Return the cost of the attempt that the report states, or None if it changes nothing. The report must be proven.
+
+    The last stated cost counts, also 0. The submission's answer states an estimate, and so does an interim report:
+    neither replaces what a callback or a poll has stated about the outcome, because it may arrive after that.
+    """
+    if report.cost is None or report.cost == attempt.cost:
+        return None
+    if attempt.cost is None:
+        return report.cost
+    interim = report.said is Said.PENDING and (attempt.status.final or attempt.status is Status.READY)
+    return None if witness is Witness.SUBMIT or interim else report.cost
 
 
 def _repeats_outcome_before_resubmit(attempt: AttemptState, report: Report) -> bool:

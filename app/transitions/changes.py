@@ -14,7 +14,7 @@ from app.db.tables.attempts import AttemptChange, AttemptContext
 from app.jobs import Step
 from app.provider.contract import LINK_LIFE, ProviderResponse
 from app.rules.backoff import SUBMIT
-from app.rules.task import Decision, Effect, Failure, Outcome, Report, Said, Status, Witness, money_spent
+from app.rules.task import Decision, Effect, Failure, Outcome, Report, Said, Status, Witness, money_spent, new_cost
 from app.security.keyring import CallbackProof
 from app.security.verify import Verdict
 
@@ -77,23 +77,30 @@ def answered(
 
 
 def attempt_change(attempt: AttemptContext, evidence: Evidence) -> AttemptChange:
-    """Return what a proven report adds to its attempt. That it was accepted, its id and its cost are never taken back.
+    """Return what a proven report adds to its attempt. That it was accepted and its id are never taken back.
 
-    Once the task is final, a callback adds nothing. An answer to a request of ours still adds the id and the cost, but
-    not how the attempt went.
+    Once the task is final, a callback adds only the cost, and only if it names the attempt's provider id. An answer to
+    a request of ours still adds the id and the cost, but not how the attempt went.
     """
     report, state = evidence.report, attempt.standing
     is_late, is_answer = state.status.final, evidence.witness is Witness.SUBMIT
+    cost = new_cost(state, report, evidence.witness)
     if is_late and evidence.witness is Witness.CALLBACK:
-        return AttemptChange()
+        named = report.provider_id is not None and report.provider_id == state.provider_id
+        return AttemptChange(cost=cost if named else None)
     return AttemptChange(
         outcome=None if state.outcome is Outcome.ACCEPTED else _OUTCOMES.get(report.said),
         provider_id=report.provider_id if state.provider_id is None or is_answer else None,
         polling_url=report.polling_url,
-        cost=report.cost if state.cost is None else None,
+        cost=cost,
         detail=None if is_late else report.detail,
         answered_at=evidence.received_at if is_answer else None,
     )
+
+
+def cost_change(attempt: AttemptContext, change: AttemptChange) -> float | None:
+    """Return what a change to an attempt adds to the cost of its task, the sum over its attempts; may be negative."""
+    return None if change.cost is None else change.cost - (attempt.standing.cost or 0)
 
 
 def link_dies_at(evidence: Evidence) -> datetime:
@@ -102,7 +109,7 @@ def link_dies_at(evidence: Evidence) -> datetime:
 
 
 def task_change(attempt: AttemptContext, evidence: Evidence, decision: Decision) -> TaskChange:
-    """Return what the decision changes about the task. The cost is not part of it: it comes with the attempt."""
+    """Return what the decision changes about the task, except its cost (see `cost_change`)."""
     report = evidence.report
     change = TaskChange() if decision.to is None else _move(attempt, evidence, decision.to)
     if report.said is Said.READY and decision.effect in _NEW:

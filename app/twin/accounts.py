@@ -46,7 +46,7 @@ class Accounts:
 
     def take(self, task: Task, now: datetime) -> None:
         """Charge the task and give it a slot."""
-        self._spent[task.account] += task.cost
+        self._spent[task.account] += task.charged
         active = [*self.active(task.account, now), task]
         self._active[task.account] = active
         of_model = sum(other.model == task.model for other in active)

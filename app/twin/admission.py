@@ -65,6 +65,7 @@ def new_task(
         webhook_url=request.webhook_url,
         webhook_secret=request.webhook_secret,
         cost=cost_of(request, model, rules),
+        settled_cost=rules.settled_cost,
         ending=ending,
         faults=task_faults,
         accepted_at=acceptance.at,

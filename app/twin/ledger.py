@@ -30,7 +30,7 @@ def _task(task: Task, now: datetime) -> dict[str, Any]:
         "account": task.account,
         "model": task.model,
         "status": (task.outcome_at(now) or Outcome.NEVER).value,
-        "cost": task.cost,
+        "cost": task.charged,
         "webhook_url": task.webhook_url,
         "prompt_digest": hashlib.sha256(task.prompt.encode()).hexdigest(),
         "inputs": list(task.input_digests),

@@ -36,7 +36,7 @@ def status_answer(task: Task, now: datetime, sample: str, rules: Rules, dialect:
     if outcome is None:
         progress = task.progress_at(now)
         return 200, answer | {"status": _interim_status(progress, rules), "progress": progress}
-    answer["status"] = outcome.value
+    answer |= {"status": outcome.value, **_settled(task)}
     if outcome is Outcome.READY:
         result = {"sample": sample, "prompt": task.prompt, "seed": task.seed, **_times(task, dialect)}
         return 200, answer | {"result": result}
@@ -98,7 +98,7 @@ def forged_callback(task: Task, rules: Rules) -> bytes:
 
 def _documented_final(task: Task, sample: str) -> Json:
     head = {"id": task.id, "status": "Ready"}
-    tail = {"timestamp": (task.ready_at or task.accepted_at).strftime("%Y-%m-%dT%H:%M:%SZ")}
+    tail = {"timestamp": (task.ready_at or task.accepted_at).strftime("%Y-%m-%dT%H:%M:%SZ"), **_settled(task)}
     if task.ending.outcome is Outcome.READY:
         return head | {"result": {"sample": sample, "prompt": task.prompt, "seed": task.seed}} | tail
     outcome = task.ending.outcome
@@ -109,9 +109,14 @@ def _documented_final(task: Task, sample: str) -> Json:
 def _field_final(task: Task, sample: str) -> Json:
     if task.ending.outcome is Outcome.READY:
         result = {"sample": sample, "seed": task.seed, **_times(task, "bfl"), "pre_filtered": False}
-        return {"task_id": task.id, "status": "SUCCESS", "result": result}
+        amounts = {"cost": task.charged, "input_mp": task.input_megapixels, "output_mp": task.output_megapixels}
+        return {"task_id": task.id, "status": "SUCCESS", "progress": 100, "result": result, **amounts}
     status = task.ending.outcome.value if task.ending.outcome in MODERATED else "FAILED"
-    return {"task_id": task.id, "status": status, "result": None}
+    return {"task_id": task.id, "status": status, "result": None, **_settled(task)}
+
+
+def _settled(task: Task) -> Json:
+    return {} if task.settled_cost is None else {"cost": task.settled_cost}
 
 
 def _interim_status(progress: float, rules: Rules) -> str:

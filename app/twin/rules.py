@@ -31,6 +31,8 @@ class Rules(BaseModel):
     slots: dict[str, int] = {"flux-kontext-pro": 24, "flux-kontext-max": 6}
     account_slots: int = 24
     prices: dict[str, float] = {"flux-kontext-pro": 4, "flux-kontext-max": 8}
+    # The cost that polls and final callbacks state, and that is charged, instead of the price in the submit answer.
+    settled_cost: Annotated[float, Field(ge=0)] | None = None
     # The initial balance of each account. 1 credit = 0.01 USD.
     credits: float = 10_000
 

@@ -84,7 +84,8 @@ class Task:
     size: Size
     webhook_url: str | None
     webhook_secret: str | None
-    cost: float
+    cost: float  # as the answer to the submit request states it
+    settled_cost: float | None  # as polls and callbacks state it; None: they state no cost
     ending: Ending
     faults: frozenset[str]
     accepted_at: datetime
@@ -110,6 +111,10 @@ class Task:
             return 0.5
         span = (self.ready_at - self.accepted_at).total_seconds()
         return min(1.0, round((now - self.accepted_at).total_seconds() / span, 2)) if span else 1.0
+
+    @property
+    def charged(self) -> float:
+        return self.cost if self.settled_cost is None else self.settled_cost
 
     @property
     def output_megapixels(self) -> float:

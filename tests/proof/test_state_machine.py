@@ -161,7 +161,9 @@ class Record(RuleBasedStateMachine):
         self.tell(call, Witness.SUBMIT, report, death)
 
     @precondition(lambda self: self.choose("fetch", 0) is not None)
-    @rule(which=index, said=st.sampled_from([*SAYINGS, Said.LOST]), cost=st.sampled_from([None, 4.0]), death=deaths)
+    @rule(
+        which=index, said=st.sampled_from([*SAYINGS, Said.LOST]), cost=st.sampled_from([None, 0.0, 4.0]), death=deaths
+    )
     def answer_poll(self, which: int, said: Said, cost: float | None, death: tuple[int, bool] | None) -> None:
         call = self.choose("fetch", which)
         assert call is not None

@@ -191,8 +191,24 @@ def test_a_seed_that_is_no_whole_number_is_none(seed: object) -> None:
     assert status(status="Ready", result={"sample": SAMPLE, "seed": seed}).seed is None
 
 
-def test_what_it_cost_may_stand_beside_the_result() -> None:
-    assert status(status="Ready", result={"sample": SAMPLE}, cost=4.5).cost == 4.5
+@pytest.mark.parametrize("cost", [4.5, 0])
+@pytest.mark.parametrize("word", ["Ready", "SUCCESS", "Error", "Content Moderated", "Pending", "processing"])
+def test_what_it_cost_may_stand_beside_any_status(word: str, cost: float) -> None:
+    assert status(status=word, result={"sample": SAMPLE}, cost=cost).cost == cost
+
+
+@pytest.mark.parametrize("cost", [-1, -0.5, "4", True, 10**13])
+def test_a_cost_that_is_no_amount_is_ignored_with_a_note(cost: object) -> None:
+    for report in (
+        status(status="Ready", result={"sample": SAMPLE}, cost=cost),
+        read_acceptance(json.dumps({"id": "task-1", "cost": cost}).encode()),
+    ):
+        assert report.cost is None
+        assert report.detail == "the stated cost is not an amount of credits and is ignored"
+
+
+def test_a_note_about_the_cost_does_not_become_the_reason_of_a_failure() -> None:
+    assert status(status="Error", cost=-1) == Report(Said.FAILED, failure=Failure.PROVIDER_ERROR)
 
 
 # Why it failed

@@ -11,7 +11,7 @@ from app.jobs import Step
 from app.rules.backoff import SUBMIT
 from app.rules.task import AttemptState, Decision, Effect, Failure, MoneySpent, Outcome, Report, Said, Status, Witness
 from app.security.verify import Verdict
-from app.transitions.changes import Evidence, attempt_change, next_jobs, task_change
+from app.transitions.changes import Evidence, attempt_change, cost_change, next_jobs, task_change
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 EXPIRES = NOW + timedelta(minutes=10)
@@ -65,11 +65,24 @@ def test_an_id_that_is_known_stays_unless_the_submits_own_answer_names_it() -> N
     assert attempt_change(attempt(), said(READY)).provider_id == "p1"
 
 
-def test_a_cost_is_learned_once() -> None:
+def test_a_cost_that_is_known_is_not_learned_again() -> None:
     report = Report(Said.PENDING, cost=4.0)
 
     assert attempt_change(attempt(), said(report)).cost == 4.0
     assert attempt_change(attempt(cost=4.0), said(report)).cost is None
+
+
+@pytest.mark.parametrize("cost", [0.0, 3.0, 5.0])
+def test_a_settled_cost_changes_the_cost_of_the_task_by_the_difference(cost: float) -> None:
+    known = attempt(cost=4.0)
+    change = attempt_change(known, said(READY._replace(cost=cost), Witness.POLL))
+
+    assert change.cost == cost
+    assert cost_change(known, change) == cost - 4.0
+
+
+def test_no_stated_cost_changes_nothing() -> None:
+    assert cost_change(attempt(cost=4.0), attempt_change(attempt(cost=4.0), said(READY))) is None
 
 
 def test_only_the_answer_to_the_submit_says_when_it_was_answered() -> None:

@@ -31,6 +31,18 @@ async def test_a_rule_adds_the_polling_url_to_a_task_with_a_webhook(scene: Scene
     assert "polling_url" in (await scene.called()).json()
 
 
+async def test_a_rule_settles_for_another_cost_in_polls_and_callbacks(scene: Scene) -> None:
+    await scene.rules(settled_cost=0)
+    answer = (await scene.called()).json()
+    pending = (await scene.poll(answer["id"])).json()
+    await scene.after(2)
+    done = (await scene.poll(answer["id"])).json()
+
+    assert (answer["cost"], pending.get("cost"), done["cost"]) == (4, None, 0)
+    assert [got.json["cost"] for got in scene.receiver.got] == [0]
+    assert (await scene.ledger())["charged"] == 0
+
+
 async def test_a_task_is_pending_until_its_time_and_then_ready(scene: Scene) -> None:
     task_id = (await scene.submit("a lake", seed=7)).json()["id"]
     scene.clock.advance(1)

@@ -15,7 +15,10 @@ from app.rules.task import Failure, MoneySpent, Status
 
 @dataclass(frozen=True, slots=True)
 class TaskChange:
-    """A change to one task. None leaves a column as it is; `tries` and `cost` are added to what the task has."""
+    """A change to one task. None leaves a column as it is; `tries` and `cost` are added to what the task has.
+
+    `cost` is negative if the provider settles for less than it stated before.
+    """
 
     status: Status | None = None
     failure: Failure | None = None

@@ -1,5 +1,6 @@
 """The usage over HTTP: its period, and the access of keys."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from tests.calling import small
 from tests.web.documents import problem
 from tests.web.routes.test_deliveries import key_for
-from tests.world import World
+from tests.world import GATEWAY, World
 
 
 async def used(world: World, **span: Any) -> dict[str, Any]:
@@ -44,6 +45,22 @@ async def test_tasks_are_counted_and_their_cost_is_what_the_provider_charged(eac
         "cost_unknown": 1,
     }
     assert (most["model"], most["posted"], most["cost"]) == ("flux-kontext-max", 1, costs["flux-kontext-max"])
+
+
+@pytest.mark.parametrize("public_url", [GATEWAY, None], ids=["callbacks", "polls"])
+async def test_the_usage_follows_what_the_provider_settles_for(world: World, public_url: str | None) -> None:
+    small(world)
+    world.use = replace(world.use, public_url=public_url)
+    world.twin.rules = world.twin.rules.model_copy(update={"settled_cost": 0})
+    task_id = await world.post()
+    await world.work()
+    estimated = (await world.task(task_id))["cost"]
+    await world.go_on(10)
+    (row,) = (await used(world))["usage"]
+
+    assert (estimated, (await world.task(task_id))["cost"]) == (4.0, 0.0)
+    assert (row["stored"], row["cost"], row["cost_unknown"]) == (1, 0.0, 0)
+    assert world.ledger()["charged"] == 0
 
 
 async def test_only_tasks_posted_in_the_period_count(world: World) -> None:
