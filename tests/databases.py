@@ -85,7 +85,7 @@ class Gate:
 class OneByOne:
     """A database whose `write_batched` writes each item in a unit of its own, with `write`."""
 
-    async def write(self, work: Callable[[Connection], Any]) -> Any:
+    async def write(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         raise NotImplementedError
 
     def write_batched(self, work: Work[Item, T], item: Item, size: int = 0) -> "asyncio.Future[T]":  # noqa: ARG002

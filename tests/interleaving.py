@@ -79,23 +79,23 @@ class Inline(OneByOne):
     def dialect(self) -> Dialect:
         return self._engine.dialect
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         committed = self._count_down()
         if self.dead and not committed:
             raise Killed
-        result = self.now(work)
+        result = self.now(work, *args, **kwargs)
         if self.dead:
             raise Killed
         return result
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
+    async def read(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         if self.dead:
             raise Killed
-        return self.now(work)
+        return self.now(work, *args, **kwargs)
 
-    def now(self, work: Callable[[Connection], T]) -> T:
+    def now(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         with self._connection.begin():
-            return work(self._connection)
+            return work(self._connection, *args, **kwargs)
 
     def on_signal(self, listener: Callable[[], None]) -> None:
         """Ignored: the test itself runs the worker."""

@@ -18,14 +18,14 @@ from app.rules.task import Status
 START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
 
-def put_account(connection: Connection, account_id: str = "account", **limits: int) -> str:
+def put_account(connection: Connection, /, account_id: str = "account", **limits: int) -> str:
     """Insert a provider account. Its limits are 24 slots, and 6 for Kontext Max, unless `limits` replace them."""
     overrides = {name.replace("_", "-"): limit for name, limit in limits.items()}
     provider_accounts.put(connection, account_id, "bfl", {"account": 24, "flux-kontext-max": 6} | overrides)
     return account_id
 
 
-def hold_slot(connection: Connection, name: str = "1", number: int = 1, **changes: Any) -> None:
+def hold_slot(connection: Connection, /, name: str = "1", number: int = 1, **changes: Any) -> None:
     """Give a slot to `task_NAME`, whatever its state, and even if it does not exist."""
     defaults = {"key_id": "key_admin", "model": "flux-kontext-pro", "account_id": "account"}
     row = {"task_id": f"task_{name}", "number": number, "taken_at": START, **defaults, **changes}
@@ -33,7 +33,7 @@ def hold_slot(connection: Connection, name: str = "1", number: int = 1, **change
 
 
 def plan_task(
-    connection: Connection, name: str = "1", at: datetime = START, signing_key_id: str = "ring", **changes: Any
+    connection: Connection, /, name: str = "1", at: datetime = START, signing_key_id: str = "ring", **changes: Any
 ) -> str:
     """Insert the task `task_NAME` and its planned attempt `sub_NAME`. Return the task's id.
 
@@ -73,7 +73,7 @@ def plan_attempt(
     attempts.plan(connection, NewAttempt(submission_id, task_id, number, "bfl", signing_key_id, at))
 
 
-def ask(connection: Connection, name: str = "1", at: datetime = START, **changes: Any) -> str:
+def ask(connection: Connection, /, name: str = "1", at: datetime = START, **changes: Any) -> str:
     """Insert a task whose only attempt has been sent to the provider. Return the task's id."""
     task_id = plan_task(connection, name, at, **changes)
     tasks.move(connection, task_id, Status.SUBMITTING, at)

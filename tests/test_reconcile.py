@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 import pytest
 
 from app import jobs
-from app.db import Connection
 from app.db.engine.database import Database
 from app.dispatch import dispatch
 from app.errors import Unavailable
@@ -171,9 +170,9 @@ class Interrupted(OneByOne):
         self.on_signal = inner.on_signal
         self.on_event = inner.on_event
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         await self._meanwhile()
-        return await self._inner.write(work)
+        return await self._inner.write(work, *args, **kwargs)
 
 
 async def test_a_callback_that_comes_while_a_task_is_given_up_wins(each_world: World) -> None:

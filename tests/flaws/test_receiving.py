@@ -53,11 +53,11 @@ class AnswersFirst(OneByOne):
     def dialect(self) -> Dialect:
         return self.inner.dialect
 
-    async def write(self, work: Callable[[Connection], T]) -> Any:  # noqa: ARG002 - the flaw
+    async def write(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> Any:  # noqa: ARG002 - the flaw
         return True
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        return await self.inner.read(work)
+    async def read(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        return await self.inner.read(work, *args, **kwargs)
 
     def on_signal(self, listener: Callable[[], None]) -> None:
         self.inner.on_signal(listener)
@@ -171,11 +171,11 @@ class Dying(AnswersFirst):
 
     commits: int
 
-    async def write(self, work: Callable[[Connection], T]) -> Any:
+    async def write(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> Any:
         if self.commits == 0:
             raise Dead
         self.commits -= 1
-        done = await self.inner.write(work)
+        done = await self.inner.write(work, *args, **kwargs)
         if self.commits == 0:
             raise Dead
         return done

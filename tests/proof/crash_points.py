@@ -6,6 +6,7 @@ requests. The code of the service is not changed.
 
 import random  # noqa: TID251 - a run is repeated by its seed
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ BEFORE_COMMIT, AFTER_COMMIT = "before the commit", "after the commit"
 _READ = re.compile(r"\bFROM\s+\"?(\w+)\b(?!\s*\()")
 _CHANGE = re.compile(r"\b(INSERT INTO|DELETE FROM|(?<!FOR )UPDATE)\s+\"?(\w+)")
 _STEP_OF = {"idempotency": "submit", "loop": "worker"}
+_STATEMENTS = ("app.db.", "app.jobs")  # the modules of statements, which all steps share
 # The step whose unit of work runs in this thread or task.
 _CURRENT_STEP: ContextVar[str | None] = ContextVar("current_step", default=None)
 _ANSWER_OPEN = "dispatch"  # after its first commit only evidence shows whether the provider has the task
@@ -87,11 +89,11 @@ class FusedDatabase(OneByOne):
         self.on_signal = inner.on_signal
         self.on_event = inner.on_event
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
-        step = step_of(work)
+    async def write(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        step = step_of(work, sys._getframe(1).f_globals["__name__"])
 
         def unit(connection: Connection) -> T:
-            result = self._run(step, work, connection)
+            result = self._run(step, work, connection, *args, **kwargs)
             self._fuse.point(step, BEFORE_COMMIT)
             return result
 
@@ -101,14 +103,14 @@ class FusedDatabase(OneByOne):
         self._fuse.point(step, AFTER_COMMIT)
         return result
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        step = step_of(work)
+    async def read(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        step = step_of(work, sys._getframe(1).f_globals["__name__"])
         with self._dying():
-            return await self._inner.read(lambda connection: self._run(step, work, connection))
+            return await self._inner.read(lambda connection: self._run(step, work, connection, *args, **kwargs))
 
-    def _run(self, step: str, work: Callable[[Connection], T], connection: Connection) -> T:
+    def _run(self, step: str, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         with self._in_step(step):
-            return work(connection)
+            return work(*args, **kwargs)
 
     @contextmanager
     def _dying(self) -> Generator[None]:
@@ -141,12 +143,15 @@ def sample(points: Sequence[Point], count: int | None, seed: int = 1) -> list[Po
     return random.Random(seed).sample(points, count)  # noqa: S311 - a run is repeated by its seed
 
 
-def step_of(work: Callable[..., Any]) -> str:
-    """Return the step whose module defines this unit of work."""
+def step_of(work: Callable[..., Any], caller: str) -> str:
+    """Return the step of a unit of work: the module that defines it, or `caller` if that is one of statements."""
     work = work.func if isinstance(work, partial) else work
-    if work.__module__.startswith("app.web."):
+    name = work.__module__
+    if name.startswith(_STATEMENTS):
+        name = caller
+    if name.startswith("app.web."):
         return "submit"
-    module = work.__module__.rpartition(".")[2]
+    module = name.rpartition(".")[2]
     return _STEP_OF.get(module, module)
 
 

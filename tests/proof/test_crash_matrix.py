@@ -1,14 +1,17 @@
 """A short selection of the crash matrix; `make crash-matrix` runs all of it."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from app import jobs, settle
+from app.db.tables import tasks
 from tests.postgres import Postgres
 from tests.proof.crash_databases import Databases, Files, OnServer
 from tests.proof.crash_injected import UNKNOWN, Run, crash_at, without_crash
 from tests.proof.crash_matrix import DOCUMENT
-from tests.proof.crash_points import AFTER_COMMIT, BEFORE_COMMIT, Point, sample, shortened
+from tests.proof.crash_points import AFTER_COMMIT, BEFORE_COMMIT, Point, sample, shortened, step_of
 from tests.proof.crash_scenarios import SCENARIOS
 
 pytestmark = pytest.mark.proof
@@ -94,6 +97,13 @@ async def test_every_step_has_points_to_crash_at(on_sqlite: Files) -> None:
         _, points = await without_crash(on_sqlite, SCENARIOS[name])
         seen |= {point.step for point in points}
     assert seen == {"submit", "dispatch", "callback", "reconcile", "collect", "admit", "sweep", "worker"}
+
+
+def test_a_unit_belongs_to_the_step_that_defines_it_and_a_query_to_the_step_that_runs_it() -> None:
+    assert step_of(settle.settle, "app.dispatch") == "settle"
+    assert step_of(partial(settle.settle), "app.dispatch") == "settle"
+    assert step_of(tasks.get, "app.dispatch") == "dispatch"
+    assert step_of(jobs.next_due, "app.worker.loop") == "worker"
 
 
 def test_a_statement_is_named_by_its_command_and_table() -> None:

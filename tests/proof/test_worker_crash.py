@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 import pytest
 
 from app import jobs
-from app.db import Connection
 from app.db.engine.database import Database
 from tests.calling import small
 from tests.databases import OneByOne
@@ -33,17 +32,17 @@ class Dying(OneByOne):
         self.on_signal = inner.on_signal
         self.on_event = inner.on_event
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        return await self._around(self._inner.read, work)
+    async def read(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        return await self._around(self._inner.read, work, *args, **kwargs)
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
-        return await self._around(self._inner.write, work)
+    async def write(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        return await self._around(self._inner.write, work, *args, **kwargs)
 
-    async def _around(self, access: Callable[..., Any], work: Callable[[Connection], T]) -> T:
+    async def _around(self, access: Callable[..., Any], work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         self._number -= 1
         if self._number == 0 and not self._after:
             raise Killed
-        result: T = await access(work)
+        result: T = await access(work, *args, **kwargs)
         if self._number == 0:
             raise Killed
         return result

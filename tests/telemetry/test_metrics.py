@@ -149,7 +149,7 @@ async def test_a_path_that_nobody_knows_makes_no_label_of_its_own(world: World) 
 class Away:
     """A database that does not answer."""
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
+    async def read(self, work: Callable[..., T], *_args: Any, **_kwargs: Any) -> T:
         raise Unavailable(f"the database cannot be reached at the moment: {work}")
 
 

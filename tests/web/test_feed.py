@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -34,12 +34,12 @@ class Counted:
 
         self.away = 0  # the number of reads that fail
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
+    async def read(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         self.reads += 1
         if self.away:
             self.away -= 1
             raise Unavailable("away")
-        return await self._inner.read(work)
+        return await self._inner.read(work, *args, **kwargs)
 
 
 def ready(*numbers: int) -> Callable[[Connection], None]:

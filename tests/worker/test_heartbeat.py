@@ -5,7 +5,7 @@ import os
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from structlog.testing import capture_logs
@@ -78,11 +78,11 @@ class Failing(OneByOne):
         self.on_signal = inner.on_signal
         self.on_event = inner.on_event
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         if self.left:
             self.left -= 1
             raise KeyError("unheard of")
-        return await self._inner.write(work)
+        return await self._inner.write(work, *args, **kwargs)
 
 
 async def test_a_failed_heartbeat_is_retried(postgres_world: World) -> None:

@@ -4,13 +4,12 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from structlog.testing import capture_logs
 
 from app import jobs
-from app.db import Connection
 from app.db.engine.database import Database
 from app.errors import Unavailable
 from app.jobs import Step
@@ -294,13 +293,13 @@ class Away(OneByOne):
         if self._calls >= 0:
             raise self._error
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
+    async def read(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         self._count()
-        return await self._inner.read(work)
+        return await self._inner.read(work, *args, **kwargs)
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         self._count()
-        return await self._inner.write(work)
+        return await self._inner.write(work, *args, **kwargs)
 
 
 @pytest.mark.parametrize("error", [Unavailable("away"), KeyError("unheard of")])

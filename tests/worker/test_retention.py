@@ -45,11 +45,11 @@ class Dying:
     real: Database
     commits: int
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         if not self.commits:
             raise Unavailable("killed")
         self.commits -= 1
-        return await self.real.write(work)
+        return await self.real.write(work, *args, **kwargs)
 
 
 async def test_what_was_said_of_a_task_goes_and_the_task_its_attempts_and_its_image_stay(each_world: World) -> None:

@@ -9,7 +9,7 @@ Writes that arrive in bursts use `write_batched`: one unit writes all waiting it
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection, Dialect, text
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from app.db.engine.postgres import Postgres
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Item = TypeVar("Item")
 _RETRY_S = 0.5
 READ_ONLY = "the database is read-only: a standby, or set to read-only by its host because the disk is nearly full"
@@ -35,8 +36,11 @@ class Database(Protocol):
     @property
     def dialect(self) -> Dialect: ...
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` in a transaction and return its result. The transaction is durable when this returns."""
+    async def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work(connection, *args, **kwargs)` in a transaction, and return its result.
+
+        The transaction is durable when this returns.
+        """
         ...
 
     def write_batched(self, work: Work[Item, T], item: Item, size: int = 0) -> "Future[T]":
@@ -47,8 +51,8 @@ class Database(Protocol):
         """
         ...
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` on a snapshot and return its result. It must not write."""
+    async def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work(connection, *args, **kwargs)` on a snapshot, and return its result. It must not write."""
         ...
 
     def on_signal(self, listener: Callable[[], None]) -> None:
@@ -73,11 +77,13 @@ async def open_database(url: str, bounds: Bounds = BOUNDS) -> AsyncGenerator[Dat
         await engine.close()
 
 
-async def write_until_available(database: Database, work: Callable[[Connection], T]) -> T:
+async def write_until_available(
+    database: Database, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+) -> T:
     """Write what exists only in this process: retry every half second until the database is available."""
     while True:
         try:
-            return await database.write(work)
+            return await database.write(work, *args, **kwargs)
         except Unavailable:
             await asyncio.sleep(_RETRY_S)
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy import Connection, Dialect, Engine, event, text
@@ -20,6 +20,7 @@ from app.db.tables import events
 from app.errors import Unavailable
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Item = TypeVar("Item")
 _Begin = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
 
@@ -81,8 +82,8 @@ class Postgres:
         """The engines of SQLAlchemy that it uses, for listeners to their events."""
         return (self._engine.sync_engine,)
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
-        return await self._write(self._engine.begin, work)
+    async def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._write(self._engine.begin, lambda connection: work(connection, *args, **kwargs))
 
     async def _write(self, begin: _Begin, work: Callable[[Connection], T]) -> T:
         for attempt in range(1, _MAX_TRIES + 1):
@@ -106,8 +107,8 @@ class Postgres:
             writing.add_done_callback(self._writing.discard)
         return done
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        return await self._transaction(self._reading.begin, work)
+    async def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._transaction(self._reading.begin, lambda connection: work(connection, *args, **kwargs))
 
     async def build_indexes(self, definitions: Mapping[str, str]) -> bool:
         """Create indexes concurrently, without blocking writes. Return False if another process is building indexes.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
@@ -18,6 +18,7 @@ from app.db.engine.writer import Writer
 from app.errors import ConfigurationError, Unavailable
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Item = TypeVar("Item")
 
 _READERS = 4
@@ -48,10 +49,10 @@ class Sqlite:
         """The engines of SQLAlchemy that it uses, for listeners to their events."""
         return self._writing, self._reading
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._closed:
             raise Unavailable("the database is closed")
-        unit = CallerUnit(work)
+        unit = CallerUnit(lambda connection: work(connection, *args, **kwargs))
         self._writer.add(unit)
         # Shielded: the writer owns the unit now, so a cancelled caller does not roll it back.
         result: T = await asyncio.shield(asyncio.wrap_future(unit.done))
@@ -65,8 +66,11 @@ class Sqlite:
         self._schedule(asyncio.get_running_loop(), batcher)
         return done
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
+    async def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        def unit(connection: Connection) -> T:
+            return work(connection, *args, **kwargs)
+
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, unit)
 
     def on_signal(self, listener: Callable[[], None]) -> None:
         self._hooks.add(listener)

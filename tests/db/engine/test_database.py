@@ -51,6 +51,16 @@ async def test_a_unit_is_committed_when_write_returns(database: Database) -> Non
     assert await stored(database) == {"a"}
 
 
+@pytest.mark.parametrize("method", ["read", "write"])
+async def test_a_unit_is_called_with_the_arguments_of_read_or_write(database: Database, method: str) -> None:
+    def unit(connection: Connection, *names: str, limit: int) -> tuple[str, tuple[str, ...], int]:
+        return connection.dialect.name, names, limit
+
+    found = await getattr(database, method)(unit, "a", "b", limit=3)
+
+    assert found == (database.dialect.name, ("a", "b"), 3)
+
+
 async def test_committed_rows_survive_closing_and_reopening(database_url: str) -> None:
     async with open_database(database_url) as first:
         await first.write(planned("a"))
