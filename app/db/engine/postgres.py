@@ -13,7 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.engine.batches import BOUNDS, Batcher, Batchers, Bisection, Bounds, Work
-from app.db.engine.commit_hooks import CommitHooks, Hook, take_hooks, take_topics
+from app.db.engine.commit_hooks import CommitHooks, Listeners, take_hooks
 from app.db.engine.listen import Listening
 from app.db.engine.postgres_url import make_engine
 from app.db.tables import events
@@ -67,7 +67,7 @@ class Postgres:
         event.listen(self._engine.sync_engine, "handle_error", _leave_a_standby)
         # A read has one snapshot, as on SQLite, and cannot write.
         self._reading = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        self._hooks = CommitHooks()
+        self._listeners = Listeners()
         self._batchers = Batchers(bounds)
         self._writing: set[asyncio.Task[None]] = set()
         self._connections: dict[Batcher[Any, Any], AsyncConnection] = {}  # one for each batcher
@@ -131,7 +131,7 @@ class Postgres:
         return True
 
     def on_signal(self, listener: Callable[[], None]) -> None:
-        self._hooks.add(listener)
+        self._listeners.add(listener)
         self._listening.add(_JOBS_CHANNEL, listener, holding='"insert"')
 
     def on_event(self, listener: Callable[[], None]) -> None:
@@ -197,14 +197,13 @@ class Postgres:
             raise
 
     async def _transaction(self, begin: _Begin, work: Callable[[Connection], T]) -> T:
-        def unit(connection: Connection) -> tuple[T, set[str], list[Hook]]:
-            for discard in (take_topics, take_hooks):  # those of a unit that was rolled back
-                discard(connection)
-            return work(connection), take_topics(connection), take_hooks(connection)
+        def unit(connection: Connection) -> tuple[T, CommitHooks]:
+            take_hooks(connection)  # discards those of a unit that was rolled back
+            return work(connection), take_hooks(connection)
 
         try:
             async with begin() as connection:
-                result, topics, hooks = await connection.run_sync(unit)
+                result, hooks = await connection.run_sync(unit)
         except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
             raise Unavailable(_AWAY) from error
         except DBAPIError as error:
@@ -212,9 +211,8 @@ class Postgres:
             if outage is None:
                 raise
             raise Unavailable(outage) from error
-        for hook in hooks:
-            hook()
-        self._hooks.notify(topics)
+        hooks.run()
+        self._listeners.notify(hooks.topics)
         return result
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Dialect, Engine, create_engine, event, make_u
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
 from app.db.engine.batches import BOUNDS, Batcher, Batchers, Bounds, Work
-from app.db.engine.commit_hooks import EVENTS, CommitHooks
+from app.db.engine.commit_hooks import EVENTS, Listeners
 from app.db.engine.units import OUTAGE, Batch, CallerUnit, stop_iteration_error
 from app.db.engine.writer import Writer
 from app.errors import ConfigurationError, Unavailable
@@ -35,9 +35,9 @@ class Sqlite:
         self._writing = _engine(self._path, "BEGIN IMMEDIATE", synchronous="FULL", query_only="OFF")
         self._reading = _engine(self._path, "BEGIN", synchronous="FULL", query_only="ON")
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="sqlite-reader")
-        self._hooks = CommitHooks()
+        self._listeners = Listeners()
         self._batchers = Batchers(bounds)
-        self._writer = Writer(self._writing, self._hooks)
+        self._writer = Writer(self._writing, self._listeners)
         self._closed = False
 
     @property
@@ -73,10 +73,10 @@ class Sqlite:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, unit)
 
     def on_signal(self, listener: Callable[[], None]) -> None:
-        self._hooks.add(listener)
+        self._listeners.add(listener)
 
     def on_event(self, listener: Callable[[], None]) -> None:
-        self._hooks.add(listener, EVENTS)
+        self._listeners.add(listener, EVENTS)
 
     async def close(self) -> None:
         self._closed = True

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 from app.db.engine.batches import Batcher, Bisection, Waiting
-from app.db.engine.commit_hooks import Hook, take_hooks, take_topics
+from app.db.engine.commit_hooks import CommitHooks, take_hooks
 from app.errors import Unavailable
 
 E = TypeVar("E", bound=BaseException)
@@ -29,7 +29,7 @@ class RolledBack(Exception):
 class Unit(Protocol):
     """Runs in a transaction; then either `resolve` or `fail` is called."""
 
-    topics: set[str]  # whose listeners are notified after the commit
+    hooks: CommitHooks  # run after the commit
 
     def run(self, connection: Connection, *, owns_transaction: bool) -> None:
         """Run in the open transaction.
@@ -50,11 +50,10 @@ class CallerUnit:
 
     def __init__(self, work: Callable[[Connection], Any]) -> None:
         self.done: Future[Any] = Future()
-        self.topics: set[str] = set()
+        self.hooks = CommitHooks()
         self._work = work
         self._result: Any = None
         self._error: BaseException | None = None
-        self._hooks: list[Hook] = []
 
     def run(self, connection: Connection, *, owns_transaction: bool) -> None:
         try:
@@ -64,14 +63,13 @@ class CallerUnit:
             self._error = _caller_error(error)
             if owns_transaction:
                 raise RolledBack from error
-        topics, hooks = take_topics(connection), take_hooks(connection)
+        hooks = take_hooks(connection)
         if self._error is None:
-            self.topics, self._hooks = topics, hooks
+            self.hooks = hooks
 
     def resolve(self) -> None:
         if self._error is None:
-            for hook in self._hooks:
-                hook()
+            self.hooks.run()
             self.done.set_result(self._result)
         else:
             self.done.set_exception(self._error)
@@ -89,27 +87,25 @@ class Batch:
         loop: asyncio.AbstractEventLoop,
         schedule_next: Callable[[Batcher[Any, Any]], None],
     ) -> None:
-        self.topics: set[str] = set()
+        self.hooks = CommitHooks()
         self._batcher = batcher
         self._loop = loop
         self._schedule_next = schedule_next
         self._taken: list[Waiting[Any, Any]] = []
         self._outcomes: list[Any] = []
-        self._hooks: list[Hook] = []
 
     def run(self, connection: Connection, *, owns_transaction: bool) -> None:
         self._take()
         items = [waiting.item for waiting in self._taken]
-        self.topics, self._hooks = set(), []  # discards those of a first run that was rolled back
+        self.hooks = CommitHooks()  # discards those of a first run that was rolled back
         if owns_transaction and items:
             self._outcomes = list(self._batcher.work(connection, items))
-            self._take_hooks(connection)
+            self.hooks = take_hooks(connection)
         else:
             self._outcomes = self._bisect(connection, items)
 
     def resolve(self) -> None:
-        for hook in self._hooks:
-            hook()
+        self.hooks.run()
         self._resolve_callers()
 
     def fail(self, error: Exception) -> None:
@@ -133,17 +129,12 @@ class Batch:
                 with _savepoint(connection):
                     results = list(self._batcher.work(connection, part))
             except Exception as error:  # noqa: BLE001 - passed to the callers of the items that fail
-                take_topics(connection)
                 take_hooks(connection)
                 bisection.failed(part, _caller_error(error))
             else:
                 bisection.succeeded(results)
-                self._take_hooks(connection)
+                self.hooks.add(take_hooks(connection))
         return bisection.outcomes
-
-    def _take_hooks(self, connection: Connection) -> None:
-        self.topics |= take_topics(connection)
-        self._hooks += take_hooks(connection)
 
     def _resolve_callers(self) -> None:
         """Use one call of the event loop for all of them."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from sqlalchemy import Connection, Engine
 
-from app.db.engine.commit_hooks import CommitHooks, take_hooks, take_topics
+from app.db.engine.commit_hooks import Listeners, take_hooks
 from app.db.engine.units import OUTAGE, Batch, CallerUnit, RolledBack, Unit, require_transaction
 from app.errors import Unavailable
 
@@ -81,9 +81,9 @@ class Writer:
     `add` is thread-safe. `close` returns once all units that were added before it are written.
     """
 
-    def __init__(self, engine: Engine, hooks: CommitHooks) -> None:
+    def __init__(self, engine: Engine, listeners: Listeners) -> None:
         self._engine = engine
-        self._hooks = hooks
+        self._listeners = listeners
         self._schedule = Schedule()
         self._connection: Connection | None = None  # kept: a checkout takes as long as a statement
         self._thread = threading.Thread(target=self._write_until_closed, name="sqlite-writer", daemon=True)
@@ -112,7 +112,7 @@ class Writer:
             return
         for unit in units:
             unit.resolve()
-        self._hooks.notify(set[str]().union(*[unit.topics for unit in units]))
+        self._listeners.notify(set[str]().union(*[unit.hooks.topics for unit in units]))
 
     def _transact(self, units: list[Unit], *, owns_transaction: bool) -> Unavailable | None:
         """Run the units in one transaction. Return None if it is committed, or rolled back for its only unit's error.
@@ -122,8 +122,7 @@ class Writer:
         try:
             connection = self._connection = self._connection or self._engine.connect()
             with connection.begin():
-                for discard in (take_topics, take_hooks):  # those of a batch that was rolled back
-                    discard(connection)
+                take_hooks(connection)  # discards those of a batch that was rolled back
                 for done, unit in enumerate(units, 1):
                     unit.run(connection, owns_transaction=owns_transaction)
                     require_transaction(connection)  # if SQLite has rolled it back, the units before are lost too
