@@ -18,6 +18,7 @@ from prometheus_client import Counter
 
 from app.db import Connection
 from app.db.tables import attempts, evidence
+from app.db.tables.evidence import Evidence
 from app.errors import Overloaded, Unavailable
 from app.provider import messages
 from app.resources import Resources
@@ -26,7 +27,6 @@ from app.security.keyring import CallbackProof
 from app.security.verify import SigningProfile, Verdict, verify
 from app.settle import hint, settle
 from app.telemetry import logs, metrics, tracing
-from app.transitions.changes import Evidence
 
 MAX_BYTES = 1024 * 1024
 # Different callbacks without proof that are stored for each attempt and verdict: enough for a diagnosis.

@@ -14,6 +14,7 @@ from app.db import Connection
 from app.db.engine.database import write_until_available
 from app.db.tables import attempts, tasks
 from app.db.tables.attempts import NewAttempt
+from app.db.tables.evidence import Evidence
 from app.db.tables.tasks import Task
 from app.errors import Unavailable
 from app.jobs import Step
@@ -26,7 +27,7 @@ from app.settle import settle
 from app.store import Missing
 from app.telemetry import logs
 from app.transitions import moves
-from app.transitions.changes import Evidence, answered
+from app.transitions.changes import answered
 
 _IN_MEMORY = 256 * 1024  # bytes up to which an image stays in memory
 

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from app import ids, jobs
 from app.db import Connection
+from app.db.queries import callbacks
 from app.db.tables import attempts, evidence, tasks
 from app.db.tables.attempts import Attempt
 from app.db.tables.tasks import Task
@@ -68,7 +69,7 @@ def callbacks_are_missing(connection: Connection) -> bool:
 
     False if there are too few such tasks for a conclusion.
     """
-    arrived = evidence.callbacks_came_lately(connection, _LATEST_TASKS)
+    arrived = callbacks.came_lately(connection, _LATEST_TASKS)
     return len(arrived) >= _MIN_TASKS and not any(arrived)
 
 

@@ -19,13 +19,13 @@ from app.db.tables import attempts as attempts_table
 from app.db.tables import evidence as evidence_table
 from app.db.tables import provider_accounts
 from app.db.tables.attempts import AttemptChange, AttemptContext
-from app.db.tables.evidence import NewEvidence
+from app.db.tables.evidence import Evidence, NewEvidence
 from app.jobs import Step
 from app.rules.task import Decision, Effect, Said, Status, Witness, decide
 from app.security.verify import Verdict
 from app.transitions.admit import pause, release_slots, resume
 from app.transitions.announce import Announcement, announce
-from app.transitions.changes import Evidence, attempt_change, cost_change, link_dies_at, next_jobs, task_change
+from app.transitions.changes import attempt_change, cost_change, link_dies_at, next_jobs, task_change
 
 # Evidence with these effects is unproven, or about another attempt: it changes no row.
 _NOT_APPLIED = frozenset({Effect.HINTED, Effect.REJECTED, Effect.CONTRADICTED})

@@ -8,11 +8,11 @@ from time import perf_counter
 from app import clock
 from app.db import Connection
 from app.db.engine.database import open_database
+from app.db.tables.evidence import Evidence
 from app.provider.messages import read_callback
 from app.rules.task import Witness
 from app.security.verify import Verdict
 from app.settle import settle
-from app.transitions.changes import Evidence
 from benchmarks.seed import Callback
 from benchmarks.stage import Stage
 

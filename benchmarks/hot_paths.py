@@ -22,6 +22,7 @@ from app.db.tables import (
     tasks,
 )
 from app.db.tables.attempts import NewAttempt
+from app.db.tables.evidence import Evidence
 from app.db.tables.tasks import NewTask
 from app.jobs import Step
 from app.reconcile import callbacks_are_missing
@@ -29,7 +30,6 @@ from app.rules.request import TaskRequest
 from app.rules.task import Report, Said, Status, Witness
 from app.security.verify import Verdict
 from app.settle import settle
-from app.transitions.changes import Evidence
 from app.web.task_response import look, look_at
 from app.worker import metrics_snapshot, sweep
 

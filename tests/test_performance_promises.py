@@ -29,11 +29,11 @@ from app.cli.process import server
 from app.db import Connection
 from app.db.engine.database import Database, open_database
 from app.db.tables import deliveries, tasks
+from app.db.tables.evidence import Evidence
 from app.jobs import Step
 from app.main import create_app
 from app.security.keyring import KeyRing
 from app.settle import settle
-from app.transitions.changes import Evidence
 from app.web.feed import Feed
 from app.worker import loop
 from app.worker.retention import prune

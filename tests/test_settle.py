@@ -11,11 +11,11 @@ from app.db import Connection
 from app.db.engine.database import Database
 from app.db.tables import attempts, evidence, provider_accounts, tasks
 from app.db.tables.attempts import Attempt
+from app.db.tables.evidence import Evidence
 from app.db.tables.tasks import Task
 from app.rules.task import Effect, Failure, MoneySpent, Outcome, Report, Said, Status, Witness
 from app.security.verify import Verdict
 from app.settle import hint, settle
-from app.transitions.changes import Evidence
 from tests.rows import START, ask, claim, hold_slot, jobs_left, plan_attempt, plan_task, put_account
 
 LOOK_AFTER = timedelta(seconds=20)

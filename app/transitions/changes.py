@@ -6,11 +6,11 @@
 import json
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
 from app import ids
 from app.db.queries.apply_changes import TaskChange
 from app.db.tables.attempts import AttemptChange, AttemptContext
+from app.db.tables.evidence import Evidence
 from app.jobs import Step
 from app.provider.contract import LINK_LIFE, ProviderResponse
 from app.rules.backoff import SUBMIT
@@ -30,26 +30,6 @@ _OUTCOMES = {
 
 
 _NEW = frozenset({Effect.MOVED, Effect.ADOPTED})
-
-
-class Evidence(NamedTuple):
-    """What one witness said about one attempt: the raw bytes, and the report read from them.
-
-    Its `repr` shows none of that, so that no log line can.
-    """
-
-    submission_id: str
-    witness: Witness
-    verdict: Verdict
-    proven: bool
-    report: Report
-    body: bytes
-    received_at: datetime
-    headers: str = "{}"  # as JSON
-    http_status: int | None = None
-
-    def __repr__(self) -> str:
-        return f"<evidence about {self.submission_id}>"
 
 
 def answered(

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from app.db import Connection
 from app.db.engine.database import Database
 from app.db.tables import attempts, evidence, tasks
-from app.db.tables.evidence import NewEvidence
+from app.db.tables.evidence import Evidence, NewEvidence
 from app.jobs import Step
 from app.provider.messages import read_status
 from app.rules.task import Effect, Outcome, Status, Witness
 from app.security.keyring import KeyRing
 from app.security.verify import SigningProfile, Verdict, verify
 from app.settle import settle
-from app.transitions.changes import Evidence
 from benchmarks.hmac_only import proven
 from benchmarks.seed import Callback, imagine, seed
 from benchmarks.stored import unstored

@@ -19,6 +19,7 @@ from app.db import Connection
 from app.db.engine.database import Database, open_database
 from app.db.queries import queue
 from app.db.tables import attempts, provider_accounts, tasks
+from app.db.tables.evidence import Evidence
 from app.jobs import Step
 from app.provider import ProviderResponse
 from app.rules.task import Failure, MoneySpent, Outcome, Report, Said, Status, Witness
@@ -26,7 +27,6 @@ from app.security.verify import Verdict
 from app.settle import settle
 from app.transitions import moves
 from app.transitions.admit import admit, wake
-from app.transitions.changes import Evidence
 from app.twin import Faults
 from tests.profiles import examples
 from tests.rows import START, drop_jobs, jobs_left, plan_task, put_account

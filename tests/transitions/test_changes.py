@@ -7,11 +7,12 @@ import pytest
 
 from app.db.queries.apply_changes import TaskChange
 from app.db.tables.attempts import AttemptContext
+from app.db.tables.evidence import Evidence
 from app.jobs import Step
 from app.rules.backoff import SUBMIT
 from app.rules.task import AttemptState, Decision, Effect, Failure, MoneySpent, Outcome, Report, Said, Status, Witness
 from app.security.verify import Verdict
-from app.transitions.changes import Evidence, attempt_change, cost_change, next_jobs, task_change
+from app.transitions.changes import attempt_change, cost_change, next_jobs, task_change
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 EXPIRES = NOW + timedelta(minutes=10)

@@ -1,12 +1,17 @@
-"""Pages of the callbacks among the evidence, for users who inspect them. Ids sort by creation time."""
+"""The callbacks among the evidence: pages for users who inspect them, and whether any arrive.
+
+Ids sort by creation time.
+"""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Select, exists, select, union_all
 
 from app.db.tables.attempts import attempts
 from app.db.tables.evidence import IS_CALLBACK, IS_NOT_SIGNED, SAID, EvidenceRow, evidence, evidence_row
+from app.db.tables.tasks import tasks
+from app.rules.task import Status, Witness
 from app.security.verify import Verdict
 
 LOOKED = 10_000  # the default maximum of rows that one page examines
@@ -62,3 +67,26 @@ def _floor(connection: Connection, before: str | None, max_rows: int) -> str | N
         query = query.where(evidence.c.id < before)
     lowest_id: str | None = connection.execute(query).scalar_one_or_none()
     return lowest_id
+
+
+def came_lately(connection: Connection, limit: int) -> list[bool]:
+    """For each of the latest successful tasks with a callback address, newest first: did any callback arrive?
+
+    A callback counts whether it is proven or not. Tasks whose evidence was deleted are left out, because it is unknown.
+    """
+    has_evidence = exists().where(evidence.c.submission_id == attempts.c.id)
+    latest = union_all(*(_latest(status, limit) for status in (Status.READY, Status.STORED))).subquery()
+    query = (
+        select(has_evidence.where(evidence.c.witness == Witness.CALLBACK))
+        .join(latest, latest.c.submission_id == attempts.c.id)
+        .where(attempts.c.callback_requested, has_evidence)
+        .order_by(latest.c.id.desc())
+        .limit(limit)
+    )
+    return list(connection.execute(query).scalars())
+
+
+def _latest(status: Status, limit: int) -> Select[Any]:
+    """Select the newest tasks in one state: an index has them in this order, so no other rows are read."""
+    query = select(tasks.c.id, tasks.c.submission_id).where(tasks.c.status == status)
+    return select(query.order_by(tasks.c.id.desc()).limit(limit).subquery())

@@ -14,25 +14,21 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     Row,
-    Select,
     String,
     Table,
     Text,
     UniqueConstraint,
     and_,
-    exists,
     func,
     literal_column,
     select,
-    union_all,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.db.engine.bulk import Bulk, BulkRead
 from app.db.engine.columns import Instant, Json, metadata
 from app.db.tables.attempts import attempts
-from app.db.tables.tasks import tasks
-from app.rules.task import Effect, Said, Status, Witness
+from app.rules.task import Effect, Report, Said, Witness
 from app.security.verify import Verdict
 
 evidence = Table(
@@ -86,6 +82,26 @@ class EvidenceRow:
     copies: int
     received_at: datetime
     last_received_at: datetime
+
+
+class Evidence(NamedTuple):
+    """What one witness said about one attempt: the raw bytes, and the report read from them.
+
+    Its `repr` shows none of that, so that no log line can.
+    """
+
+    submission_id: str
+    witness: Witness
+    verdict: Verdict
+    proven: bool
+    report: Report
+    body: bytes
+    received_at: datetime
+    headers: str = "{}"  # as JSON
+    http_status: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<evidence about {self.submission_id}>"
 
 
 class NewEvidence(NamedTuple):
@@ -194,29 +210,6 @@ def hints(connection: Connection, submission_id: str) -> list[bytes]:
         .order_by(evidence.c.last_received_at.desc(), evidence.c.id.desc())
     )
     return list(connection.execute(query).scalars())
-
-
-def callbacks_came_lately(connection: Connection, limit: int) -> list[bool]:
-    """For each of the latest successful tasks with a callback address, newest first: did any callback arrive?
-
-    A callback counts whether it is proven or not. Tasks whose evidence was deleted are left out, because it is unknown.
-    """
-    has_evidence = exists().where(evidence.c.submission_id == attempts.c.id)
-    latest = union_all(*(_latest(status, limit) for status in (Status.READY, Status.STORED))).subquery()
-    query = (
-        select(has_evidence.where(evidence.c.witness == Witness.CALLBACK))
-        .join(latest, latest.c.submission_id == attempts.c.id)
-        .where(attempts.c.callback_requested, has_evidence)
-        .order_by(latest.c.id.desc())
-        .limit(limit)
-    )
-    return list(connection.execute(query).scalars())
-
-
-def _latest(status: Status, limit: int) -> Select[Any]:
-    """Select the newest tasks in one state: an index has them in this order, so no other rows are read."""
-    query = select(tasks.c.id, tasks.c.submission_id).where(tasks.c.status == status)
-    return select(query.order_by(tasks.c.id.desc()).limit(limit).subquery())
 
 
 def of_task(connection: Connection, task_id: str) -> list[EvidenceRow]:
