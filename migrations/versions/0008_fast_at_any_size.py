@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from app.db.migrations.indexes import create_index_if_missing, drop_index_if_present
+
 revision = "0008"
 down_revision = "0007"
 branch_labels = None
@@ -19,19 +21,12 @@ AHEAD = {
 
 
 def upgrade() -> None:
-    op.create_index(
-        "ix_submissions_provider_id",
-        "submissions",
-        ["provider_id"],
-        sqlite_where=NAMED,
-        postgresql_where=NAMED,
-        if_not_exists=True,
-    )
-    op.create_index("ix_tasks_model_status_id", "tasks", ["model", "status", "id"], if_not_exists=True)
+    create_index_if_missing("ix_submissions_provider_id", "submissions", ["provider_id"], where=NAMED)
+    create_index_if_missing("ix_tasks_model_status_id", "tasks", ["model", "status", "id"])
     by_place = ["endpoint_id", "state", "id"]
-    op.create_index("ix_deliveries_endpoint_id_state_id", "deliveries", by_place, if_not_exists=True)
-    op.create_index("ix_deliveries_state_id", "deliveries", ["state", "id"], if_not_exists=True)
-    op.drop_index("ix_tasks_model_id", "tasks")  # the previous version finds its tasks without it
+    create_index_if_missing("ix_deliveries_endpoint_id_state_id", "deliveries", by_place)
+    create_index_if_missing("ix_deliveries_state_id", "deliveries", ["state", "id"])
+    drop_index_if_present("ix_tasks_model_id", "tasks")  # the previous version finds its tasks without it
 
 
 def downgrade() -> None:

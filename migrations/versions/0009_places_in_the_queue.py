@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from app.db.migrations.indexes import create_index_if_missing
+
 revision = "0009"
 down_revision = "0008"
 branch_labels = None
@@ -13,14 +15,7 @@ AHEAD = {"ix_tasks_queued": "tasks (account_id, priority, id, status) WHERE stat
 
 
 def upgrade() -> None:
-    op.create_index(
-        "ix_tasks_queued",
-        "tasks",
-        ["account_id", "priority", "id", "status"],
-        sqlite_where=QUEUED,
-        postgresql_where=QUEUED,
-        if_not_exists=True,
-    )
+    create_index_if_missing("ix_tasks_queued", "tasks", ["account_id", "priority", "id", "status"], where=QUEUED)
 
 
 def downgrade() -> None:

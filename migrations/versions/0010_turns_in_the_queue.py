@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from app.db.migrations.indexes import create_index_if_missing
+
 revision = "0010"
 down_revision = "0009"
 branch_labels = None
@@ -18,9 +20,7 @@ AHEAD = {
 
 
 def upgrade() -> None:
-    op.create_index(
-        "ix_tasks_turns", "tasks", BY_TURN, sqlite_where=QUEUED, postgresql_where=QUEUED, if_not_exists=True
-    )
+    create_index_if_missing("ix_tasks_turns", "tasks", BY_TURN, where=QUEUED)
 
 
 def downgrade() -> None:

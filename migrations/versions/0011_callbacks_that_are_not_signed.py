@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from app.db.migrations.indexes import create_index_if_missing
+
 revision = "0011"
 down_revision = "0010"
 branch_labels = None
@@ -13,14 +15,7 @@ AHEAD = {"ix_evidence_not_signed": "evidence (verdict, id) WHERE witness = 'call
 
 
 def upgrade() -> None:
-    op.create_index(
-        "ix_evidence_not_signed",
-        "evidence",
-        ["verdict", "id"],
-        sqlite_where=NOT_SIGNED,
-        postgresql_where=NOT_SIGNED,
-        if_not_exists=True,
-    )
+    create_index_if_missing("ix_evidence_not_signed", "evidence", ["verdict", "id"], where=NOT_SIGNED)
 
 
 def downgrade() -> None:

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from app.db.migrations.indexes import create_index_if_missing
+
 revision = "0013"
 down_revision = "0012"
 branch_labels = None
@@ -13,14 +15,7 @@ AHEAD = {"ix_deliveries_tests": "deliveries (endpoint_id, state, due_at) WHERE e
 
 
 def upgrade() -> None:
-    op.create_index(
-        "ix_deliveries_tests",
-        "deliveries",
-        ["endpoint_id", "state", "due_at"],
-        sqlite_where=IS_TEST,
-        postgresql_where=IS_TEST,
-        if_not_exists=True,
-    )
+    create_index_if_missing("ix_deliveries_tests", "deliveries", ["endpoint_id", "state", "due_at"], where=IS_TEST)
 
 
 def downgrade() -> None:

@@ -6,11 +6,11 @@ Alembic is imported only to run a migration, because it takes a third of a secon
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, func, inspect, select
+from sqlalchemy import Connection, func, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 from app.db.engine.database import Database
@@ -28,7 +28,13 @@ _MIGRATION_LOCK = 0x666C7579  # the key of the advisory lock of a migration
 # A migration that waits for a table's lock blocks every later access to that table, so it gives up soon and retries.
 _LOCK_TIMEOUT_MS = 2000
 _PAUSES_S = (1, 2, 3, 5, 5, 5, 5)
-_LOCK_NOT_AVAILABLE = "55P03"
+_RETRIED = frozenset({"55P03", "40P01"})  # lock_not_available, deadlock_detected
+# The queries are left out: they may hold values.
+_BLOCKERS = text(
+    "SELECT pid, usename, left(application_name, 40) AS name, state, date_trunc('second', now() - xact_start) AS age "
+    "FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid() "
+    "ORDER BY xact_start LIMIT 3"
+)
 _INSUFFICIENT_PRIVILEGE = "42501"
 
 log = logs.get("migrate")
@@ -48,12 +54,14 @@ async def catch_up(database: Database) -> None:
 async def run_missing(
     database: Database, pauses_s: Sequence[float] = _PAUSES_S, lock_timeout_ms: int = _LOCK_TIMEOUT_MS
 ) -> None:
-    """Run the missing migrations. If a table is locked for longer than the timeout, retry after each of the pauses.
+    """Run the missing migrations, each in a transaction of its own.
 
-    Raises Unavailable if a table stays locked, ConfigurationError if the database user may not change the schema.
+    If a migration cannot lock a table within the timeout, or its locks and those of the service deadlock, it is rolled
+    back and retried after each of the pauses. Raises Unavailable if it still fails; the migrations before it stay.
+    Raises ConfigurationError if the database user may not change the schema.
     """
     try:
-        await _run_missing(database, pauses_s, partial(upgrade, lock_timeout_ms=lock_timeout_ms))
+        await _run_missing(database, pauses_s, lock_timeout_ms)
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) != _INSUFFICIENT_PRIVILEGE:
             raise
@@ -63,22 +71,26 @@ async def run_missing(
         ) from error
 
 
-async def _run_missing(database: Database, pauses_s: Sequence[float], work: Callable[[Connection], None]) -> None:
+async def _run_missing(database: Database, pauses_s: Sequence[float], lock_timeout_ms: int) -> None:
     if database.dialect.name == "postgresql":  # on SQLite the only process waits for its migrations anyway
         from app.db.engine.postgres import Postgres  # noqa: PLC0415 - SQLite does not need asyncpg
 
         assert isinstance(database, Postgres)  # noqa: S101 - the only engine of this dialect
         await _build_indexes(database)
-    for pause in pauses_s:
-        if await _try_upgrade(database, work):
-            return
-        log.warning("migration_waiting", again_in_s=pause)
+    pauses = iter(pauses_s)
+    while not await database.read(is_current):
+        if await try_next(database, lock_timeout_ms):
+            pauses = iter(pauses_s)
+            continue
+        blockers = await database.read(_describe_blockers)
+        pause = next(pauses, None)
+        if pause is None:
+            raise Unavailable(
+                f"the schema could not be changed, because other transactions lock its tables: {blockers}. Start again "
+                "when they have ended"
+            )
+        log.warning("migration_waiting", again_in_s=pause, blocked_by=blockers)
         await asyncio.sleep(pause)
-    if not await _try_upgrade(database, work):
-        raise Unavailable(
-            "the schema could not be changed, because a long transaction locks one of its tables (see "
-            "pg_stat_activity). Nothing was changed; start again when that transaction has ended"
-        )
 
 
 async def _build_indexes(database: "Postgres") -> None:
@@ -99,26 +111,46 @@ async def _build_indexes(database: "Postgres") -> None:
         await asyncio.sleep(_PAUSES_S[0])
 
 
-async def _try_upgrade(database: Database, work: Callable[[Connection], None]) -> bool:
-    """Return False if a table was locked for longer than the timeout."""
+async def try_next(database: Database, lock_timeout_ms: int) -> bool:
+    """Run the next migration. Return False if it got a lock too late, or was the victim of a deadlock."""
     try:
-        await database.write(work)
+        await database.write(_upgrade_by_one, lock_timeout_ms)
     except Unavailable as error:
-        if getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+        if getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) not in _RETRIED:
             raise
         return False
     return True
 
 
-def upgrade(connection: Connection, lock_timeout_ms: int = _LOCK_TIMEOUT_MS) -> None:
-    """Run the missing migrations in the transaction of `connection`. Another process that tries waits for its end."""
+def upgrade(connection: Connection) -> None:
+    """Run all missing migrations in the transaction of `connection`, for a database that nothing else uses."""
+    while not is_current(connection):
+        _upgrade_by_one(connection, _LOCK_TIMEOUT_MS)
+
+
+def _upgrade_by_one(connection: Connection, lock_timeout_ms: int) -> None:
+    """Run the next missing migration, if there is one. Another process that tries waits for the end.
+
+    One migration in a transaction locks few tables, so it seldom waits for a transaction that waits for it.
+    """
     from alembic import command  # noqa: PLC0415 - see above
 
     if connection.dialect.name == "postgresql":  # on SQLite only one connection can write at a time
         connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {lock_timeout_ms}")
     if not is_current(connection):
-        run(connection, command.upgrade, "head")
+        run(connection, command.upgrade, "+1")
+
+
+def _describe_blockers(connection: Connection) -> str:
+    """Describe the open transactions that lock tables, oldest first. SQLite has no others."""
+    if connection.dialect.name != "postgresql":
+        return "unknown"
+    rows = connection.execute(_BLOCKERS).all()
+    described = [
+        f"process {row.pid} of {row.usename} ({row.name or 'unnamed'}, {row.state}, {row.age})" for row in rows
+    ]
+    return "; ".join(described) or "they have just ended"
 
 
 def run(connection: Connection, direction: Any, target: str) -> None:

@@ -1,13 +1,15 @@
 """Migrations of a PostgreSQL in use: by the previous version, and by a long transaction."""
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from uuid import uuid4  # noqa: TID251 - names a throw-away database
 
 import pytest
 from sqlalchemy import Table, select, text
+from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
 from app.db import Connection
@@ -203,7 +205,57 @@ async def test_a_table_that_stays_locked_makes_the_migration_unavailable_and_cha
     behind: Database, address: str
 ) -> None:
     async with locked(address):
-        with pytest.raises(Unavailable, match="long transaction"):
+        with pytest.raises(Unavailable, match=r"other transactions lock its tables: process \d+ of .*idle in"):
             await migrate.run_missing(behind, [0.01], lock_timeout_ms=20)
 
         assert not await behind.read(is_current)
+
+
+async def test_a_migration_that_loses_a_deadlock_is_retried(live: Database, address: str) -> None:
+    """The service locks a table that the migration needs, and then waits for one that the migration has locked."""
+    await live.write(lambda connection: reach(connection, "0007"))
+    await live.write(fill)
+
+    async def write_both_ways() -> None:
+        async with connection_to(address) as connection:
+            await connection.execute(text("UPDATE deliveries SET detail = 'x'"))
+            wrote.set()
+            await asyncio.to_thread(is_blocked.wait)
+            with suppress(DBAPIError):  # one of the two transactions is rolled back
+                await connection.execute(text("UPDATE tasks SET priority = 1"))
+            await connection.commit()
+
+    wrote, is_blocked = asyncio.Event(), threading.Event()
+    # Without the indexes that are built before a migration, the migration locks `tasks` and then `deliveries`.
+    async with asyncio.TaskGroup() as group, open_database(address) as third:
+        group.create_task(write_both_ways())
+        await wrote.wait()
+        migrating = group.create_task(_without_indexes_ahead(live))
+        await until(partial(waits_for_a_lock, third))
+        is_blocked.set()
+        await migrating
+
+    assert await live.read(is_current)
+
+
+async def _without_indexes_ahead(live: Database) -> None:
+    pauses = [0.01] * 1000
+    while not await live.read(is_current):
+        if not await migrate.try_next(live, lock_timeout_ms=60_000):
+            await asyncio.sleep(pauses.pop())
+
+
+@pytest.mark.parametrize("exists", [False, True])
+async def test_an_index_is_created_only_if_it_is_missing_and_then_locks_its_table(
+    live: Database, address: str, *, exists: bool
+) -> None:
+    await live.write(lambda connection: reach(connection, "0008"))
+    if exists:
+        definition = "account_id, priority, id, status"
+        index = text(f"CREATE INDEX ix_tasks_queued ON tasks ({definition}) WHERE status = 'queued'")
+        await live.write(lambda connection: connection.execute(index))
+    async with connection_to(address) as connection:
+        await connection.execute(text("LOCK TABLE tasks IN ROW EXCLUSIVE MODE"))
+        done = await migrate.try_next(live, lock_timeout_ms=20)
+
+    assert done is exists
