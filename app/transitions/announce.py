@@ -16,6 +16,7 @@ from app.db.tables import events
 from app.rules.task import Failure, Status
 from app.telemetry import metrics
 from app.webhooks import outbox
+from app.webhooks.outbox import Reached
 
 # Create these series at 0: `rate()` and `increase()` miss the first increment of a series that starts at 1.
 for _end in ((Status.STORED, ""), (Status.CANCELLED, ""), *((Status.FAILED, failure) for failure in Failure)):
@@ -43,7 +44,7 @@ def announce(connection: Connection, announcements: Sequence[Announcement], now:
     for move in announcements:
         if move.status.final:
             after_commit(connection, metrics.tasks_ended.labels(move.status, move.failure or "").inc)
-    with_webhook = [(move.task_id, move.status) for move in announcements if move.is_told]
+    with_webhook = [Reached(move.task_id, move.status) for move in announcements if move.is_told]
     if with_webhook:
         flush(connection)  # the outbox reads the tasks' current rows
         outbox.plan(connection, with_webhook, now)

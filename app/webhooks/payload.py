@@ -6,12 +6,12 @@ added when it is sent, because links expire.
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import NotRequired, TypeAlias, TypedDict
 
 from app.db.tables.deliveries import TEST
 from app.db.tables.results import Result
 from app.db.tables.tasks import Task
-from app.rules.task import Failure, Status
+from app.rules.task import Failure, MoneySpent, Status
 
 # The provider's own error codes where it has them (webhook guide and error codes of the BFL API).
 PROVIDER_CODES = {
@@ -27,49 +27,115 @@ PROVIDER_CODES = {
 _MODERATED = {Failure.REQUEST_MODERATED: "Request Moderated", Failure.CONTENT_MODERATED: "Content Moderated"}
 
 
-def provider_form(task: Task, status: Status, now: datetime) -> dict[str, Any]:
+class ProviderResult(TypedDict):
+    sample: str | None
+    prompt: str
+    seed: int | None
+
+
+class ProviderPayload(TypedDict):
+    """The form of the provider's own callbacks."""
+
+    id: str
+    status: str
+    result: NotRequired[ProviderResult]  # if the image is stored
+    error: NotRequired[str]
+    message: NotRequired[str]
+    timestamp: str
+
+
+class EventFailure(TypedDict):
+    code: Failure
+    detail: str | None
+    money_spent: MoneySpent | None
+
+
+class EventImage(TypedDict):
+    url: str | None
+    sha256: str
+    media_type: str
+    bytes: int
+    width: int
+    height: int
+
+
+class EventTask(TypedDict):
+    id: str
+    status: Status
+    model: str
+    prompt: str
+    seed: int | None
+    cost: float | None
+    failure: EventFailure | None
+    image: EventImage | None
+    created_at: str
+    submitted_at: str | None
+    ended_at: str | None
+
+
+class EventData(TypedDict):
+    task: NotRequired[EventTask]  # not in a test
+
+
+class EventPayload(TypedDict):
+    """The form of an event with the whole task."""
+
+    type: str
+    timestamp: str
+    data: EventData
+
+
+Payload: TypeAlias = ProviderPayload | EventPayload
+
+
+def provider_form(task: Task, status: Status, now: datetime) -> ProviderPayload:
     """Return the payload of the provider's webhook guide: `id`, `status`, `result` or `error`, `timestamp`.
 
     `id` is the id of the task, not the provider's. `result.sample` stays None until `with_link`.
     """
-    head, tail = {"id": task.id}, {"timestamp": _timestamp(now)}
+    timestamp = _timestamp(now)
     match status:
         case Status.STORED:
-            result = {"sample": None, "prompt": task.request.prompt, "seed": _seed(task)}
-            return {**head, "status": "Ready", "result": result, **tail}
+            result: ProviderResult = {"sample": None, "prompt": task.request.prompt, "seed": _seed(task)}
+            return {"id": task.id, "status": "Ready", "result": result, "timestamp": timestamp}
         case Status.FAILED:
             code = PROVIDER_CODES[task.failure or Failure.PROVIDER_ERROR]
             message = _MODERATED.get(task.failure or Failure.PROVIDER_ERROR) or task.failure_detail or code
-            return {**head, "status": "Error", "error": code, "message": message, **tail}
+            return _error(task, code, message, timestamp)
         case Status.CANCELLED:
-            return {**head, "status": "Error", "error": "cancelled", "message": "the task was cancelled", **tail}
+            return _error(task, "cancelled", "the task was cancelled", timestamp)
         case _:
-            return {**head, "status": "Pending", **tail}
+            return {"id": task.id, "status": "Pending", "timestamp": timestamp}
 
 
-def event_form(task: Task, result: Result | None, status: Status, now: datetime) -> dict[str, Any]:
+def event_form(task: Task, result: Result | None, status: Status, now: datetime) -> EventPayload:
     """Return the payload that Standard Webhooks recommends: `type`, `timestamp` and `data`, with the whole task."""
     return {"type": f"task.{status}", "timestamp": _timestamp(now), "data": {"task": _task(task, result, status)}}
 
 
-def test_form(form: str, delivery_id: str, now: datetime) -> dict[str, Any]:
+def test_form(form: str, delivery_id: str, now: datetime) -> Payload:
     """Return the payload of a test delivery."""
     if form == "event":
         return {"type": TEST, "timestamp": _timestamp(now), "data": {}}
     return {"id": delivery_id, "status": "Pending", "timestamp": _timestamp(now)}
 
 
-def with_link(payload: Mapping[str, Any], link: str | None) -> dict[str, Any]:
-    """Return the payload to send: if it describes an image, with the link to it."""
-    if isinstance(payload.get("result"), Mapping):
-        return {**payload, "result": {**payload["result"], "sample": link}}
-    task = payload.get("data", {}).get("task", {})
-    if task.get("image") is None:
-        return dict(payload)
-    return {**payload, "data": {"task": {**task, "image": {**task["image"], "url": link}}}}
+def with_link(payload: Mapping[str, object], link: str | None) -> Mapping[str, object]:
+    """Return the payload to send, from the stored one: if it describes an image, with the link to it."""
+    match payload:
+        case {"result": {**result}}:
+            return {**payload, "result": {**result, "sample": link}}
+        case {"data": {"task": {"image": {**image}} as task}}:
+            return {**payload, "data": {"task": {**task, "image": {**image, "url": link}}}}
+        case _:
+            return payload
 
 
-def _task(task: Task, result: Result | None, status: Status) -> dict[str, Any]:
+def _error(task: Task, code: str, message: str, timestamp: str) -> ProviderPayload:
+    return {"id": task.id, "status": "Error", "error": code, "message": message, "timestamp": timestamp}
+
+
+def _task(task: Task, result: Result | None, status: Status) -> EventTask:
     ended_at = (task.stored_at or task.failed_at or task.cancelled_at) if status.final else None
     return {
         "id": task.id,
@@ -81,8 +147,8 @@ def _task(task: Task, result: Result | None, status: Status) -> dict[str, Any]:
         "failure": _failure(task),
         "image": None if result is None else _image(result),
         "created_at": _timestamp(task.created_at),
-        "submitted_at": task.submitted_at and _timestamp(task.submitted_at),
-        "ended_at": ended_at and _timestamp(ended_at),
+        "submitted_at": None if task.submitted_at is None else _timestamp(task.submitted_at),
+        "ended_at": None if ended_at is None else _timestamp(ended_at),
     }
 
 
@@ -91,15 +157,21 @@ def _seed(task: Task) -> int | None:
     return task.request.seed if task.seed is None else task.seed
 
 
-def _failure(task: Task) -> dict[str, Any] | None:
+def _failure(task: Task) -> EventFailure | None:
     if task.failure is None:
         return None
     return {"code": task.failure, "detail": task.failure_detail, "money_spent": task.money_spent}
 
 
-def _image(result: Result) -> dict[str, Any]:
-    names = ("sha256", "media_type", "bytes", "width", "height")
-    return {"url": None, **{name: getattr(result, name) for name in names}}
+def _image(result: Result) -> EventImage:
+    return {
+        "url": None,
+        "sha256": result.sha256,
+        "media_type": result.media_type,
+        "bytes": result.bytes,
+        "width": result.width,
+        "height": result.height,
+    }
 
 
 def _timestamp(at: datetime) -> str:

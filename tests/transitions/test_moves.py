@@ -10,6 +10,7 @@ from app.db.tables import provider_accounts, results, tasks
 from app.rules.task import Failure, MoneySpent, Status, sources
 from app.transitions import moves
 from app.webhooks import outbox
+from app.webhooks.outbox import Reached
 from tests.databases import listening_for
 from tests.rows import START, hold_slot, plan_task, put_account
 
@@ -72,7 +73,7 @@ async def test_on_postgresql_ending_many_tasks_waits_for_no_lock_while_it_has_th
 
     def tell_and_free(connection: Connection) -> None:
         """As a callback for another task with the same webhook URL does."""
-        outbox.plan(connection, [("task_b", Status.FAILED)], START)
+        outbox.plan(connection, [Reached("task_b", Status.FAILED)], START)
         told.set()
         while not connection.execute(blocked).one()[0]:
             pass

@@ -1,5 +1,6 @@
 """Payloads of webhooks in both forms, for each way in which a task can end."""
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -11,7 +12,7 @@ from app.db.tables.tasks import Task
 from app.rules.request import TaskRequest
 from app.rules.task import Failure, MoneySpent, Status
 from app.web.schemas.webhooks import EXAMPLES, EventForm, ProviderForm
-from app.webhooks.payload import event_form, provider_form, with_link
+from app.webhooks.payload import Payload, event_form, provider_form, with_link
 from tests.rows import START
 
 NOW = START + timedelta(seconds=6)
@@ -48,8 +49,14 @@ def failed(failure: Failure, detail: str | None = None) -> Task:
     )
 
 
+def sent(payload: Payload, link: str) -> Any:
+    """Return what a receiver reads of a payload that was stored and then sent with this link."""
+    stored = json.loads(json.dumps(payload))
+    return json.loads(json.dumps(with_link(stored, link)))
+
+
 def test_a_stored_task_in_the_provider_s_form() -> None:
-    said = with_link(provider_form(TASK, Status.STORED, NOW), "https://here/results/task_1.png")
+    said = sent(provider_form(TASK, Status.STORED, NOW), "https://here/results/task_1.png")
 
     assert said == {
         "id": "task_1",
@@ -79,14 +86,14 @@ def test_a_failure_in_the_provider_s_form_has_the_provider_s_code(failure: Failu
 
 def test_every_failure_has_a_code_and_a_message_and_no_link() -> None:
     for failure in Failure:
-        said = with_link(provider_form(failed(failure), Status.FAILED, NOW), "https://here")
+        said = sent(provider_form(failed(failure), Status.FAILED, NOW), "https://here")
         assert said["error"]
         assert said["message"]
         assert "https://here" not in str(said)
 
 
 def test_a_stored_task_as_an_event_has_the_whole_of_it() -> None:
-    said = with_link(event_form(TASK, RESULT, Status.STORED, NOW), "https://here/results/task_1.png")
+    said = sent(event_form(TASK, RESULT, Status.STORED, NOW), "https://here/results/task_1.png")
 
     assert (said["type"], said["timestamp"]) == ("task.stored", "2026-01-01T12:00:06.000Z")
     assert said["data"]["task"]["image"] == {

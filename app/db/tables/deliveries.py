@@ -1,10 +1,10 @@
 """The table `deliveries`: one row for each webhook of an endpoint, with its state."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Column,
@@ -79,7 +79,7 @@ class Delivery:
     task_id: str | None
     event: str
     form: str
-    payload: Mapping[str, Any]
+    payload: Mapping[str, object]
     secret: str | None
     state: DeliveryState
     tries: int
@@ -92,6 +92,31 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class NewDelivery:
+    """A delivery to be inserted. `payload`: a JSON object; the table does not know its members."""
+
+    id: str
+    endpoint_id: str
+    task_id: str | None
+    event: str
+    form: str
+    payload: Mapping[str, object]
+    planned_at: datetime
+    due_at: datetime
+    secret: str | None = field(default=None, repr=False)
+    state: DeliveryState = DeliveryState.WAITING
+    detail: str | None = None
+    ended_at: datetime | None = None
+
+
+class DeliveryRef(NamedTuple):
+    """The ids of a delivery and of its endpoint."""
+
+    id: str
+    endpoint_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeliveryFilter:
     """Conditions for deliveries; None matches any."""
 
@@ -101,8 +126,8 @@ class DeliveryFilter:
     endpoint_id: str | None = None
 
 
-def insert(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    connection.execute(deliveries.insert(), [{"state": DeliveryState.WAITING, "tries": 0, **row} for row in rows])
+def insert(connection: Connection, rows: Sequence[NewDelivery]) -> None:
+    connection.execute(deliveries.insert(), [{"tries": 0, **asdict(row)} for row in rows])
 
 
 def get(connection: Connection, delivery_id: str) -> Delivery | None:
@@ -232,15 +257,15 @@ def restart(connection: Connection, delivery_ids: Collection[str], now: datetime
 
 def failed_between(
     connection: Connection, begin: datetime, end: datetime, delivery_filter: DeliveryFilter, limit: int
-) -> list[tuple[str, str]]:
-    """Return (id, endpoint id) of deliveries that failed from `begin` up to, not including, `end`; earliest first."""
+) -> list[DeliveryRef]:
+    """Return the deliveries that failed from `begin` up to, not including, `end`; earliest first."""
     query = (
         _filtered(select(deliveries.c.id, deliveries.c.endpoint_id).join(endpoints, _OF_ENDPOINT), delivery_filter)
         .where(deliveries.c.state == DeliveryState.FAILED, deliveries.c.ended_at >= begin, deliveries.c.ended_at < end)
         .order_by(deliveries.c.ended_at, deliveries.c.id)
         .limit(limit)
     )
-    return [(row.id, row.endpoint_id) for row in connection.execute(query)]
+    return [DeliveryRef(row.id, row.endpoint_id) for row in connection.execute(query)]
 
 
 def awaited(connection: Connection) -> set[str]:

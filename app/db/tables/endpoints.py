@@ -1,10 +1,10 @@
 """The table `endpoints`: the webhook URLs of each API key, with their state and their failures."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Connection, Integer, String, Table, Text, UniqueConstraint, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -47,25 +47,37 @@ class Endpoint:
     created_at: datetime
 
 
-def ensure(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    """Insert an endpoint for each `key_id` and `url` that has none. Existing endpoints do not change.
+@dataclass(frozen=True, slots=True)
+class NewEndpoint:
+    id: str
+    key_id: str
+    url: str
+    created_at: datetime
 
-    Each row has `id`, `key_id`, `url` and `created_at`.
-    """
+
+class EndpointName(NamedTuple):
+    """What identifies an endpoint besides its id."""
+
+    key_id: str
+    url: str
+
+
+def ensure(connection: Connection, rows: Iterable[NewEndpoint]) -> None:
+    """Insert an endpoint for each `key_id` and `url` that has none. Existing endpoints do not change."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     new_rows = [
-        {"state": EndpointState.ACTIVE, "failures": 0, **row} for row in sorted(rows, key=lambda row: row["url"])
+        {"state": EndpointState.ACTIVE, "failures": 0, **asdict(row)} for row in sorted(rows, key=lambda row: row.url)
     ]
     statement = dialect.insert(endpoints).values(new_rows)
     connection.execute(statement.on_conflict_do_nothing(index_elements=["key_id", "url"]))
 
 
-def named(connection: Connection, keys_and_urls: Collection[tuple[str, str]]) -> dict[tuple[str, str], Endpoint]:
-    """Return the endpoints of these pairs of `key_id` and `url`, by pair."""
-    key_ids, urls = {key_id for key_id, _ in keys_and_urls}, {url for _, url in keys_and_urls}
+def named(connection: Connection, names: Collection[EndpointName]) -> dict[EndpointName, Endpoint]:
+    """Return the endpoints with these names, by name."""
+    key_ids, urls = {name.key_id for name in names}, {name.url for name in names}
     query = select(endpoints).where(endpoints.c.key_id.in_(key_ids), endpoints.c.url.in_(urls))
-    by_pair = {(row.key_id, row.url): _endpoint_of(row) for row in connection.execute(query)}
-    return {pair: endpoint for pair, endpoint in by_pair.items() if pair in keys_and_urls}
+    by_name = {EndpointName(row.key_id, row.url): _endpoint_of(row) for row in connection.execute(query)}
+    return {name: endpoint for name, endpoint in by_name.items() if name in names}
 
 
 def get(connection: Connection, endpoint_id: str) -> Endpoint | None:

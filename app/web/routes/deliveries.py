@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from app.db import Connection
 from app.db.tables import deliveries, delivery_attempts, endpoints
-from app.db.tables.deliveries import Delivery, DeliveryFilter, DeliveryState
+from app.db.tables.deliveries import Delivery, DeliveryFilter, DeliveryRef, DeliveryState
 from app.db.tables.delivery_attempts import DeliveryAttempt
 from app.errors import NotFound
 from app.params import InstantGiven
@@ -127,7 +127,7 @@ async def replay_failed(
     """
     query = DeliveryFilter(caller.owner, endpoint_id=body.endpoint_id)
 
-    def restart(connection: Connection) -> list[tuple[str, str]]:
+    def restart(connection: Connection) -> list[DeliveryRef]:
         failed = deliveries.failed_between(connection, body.begin, body.end, query, MAX_REPLAYED + 1)
         _restart(connection, failed[:MAX_REPLAYED], use.now())
         return failed
@@ -161,7 +161,7 @@ async def replay_delivery(use: ResourcesDep, caller: CallerDep, delivery_id: Del
 
     def restart(connection: Connection) -> Delivery:
         delivery = _get(connection, caller.owner, delivery_id)
-        _restart(connection, [(delivery_id, delivery.endpoint_id)], use.now())
+        _restart(connection, [DeliveryRef(delivery_id, delivery.endpoint_id)], use.now())
         return _get(connection, caller.owner, delivery_id)
 
     return delivery_view(await use.db.write(restart))
@@ -191,7 +191,7 @@ def _get(connection: Connection, owner: str | None, delivery_id: str) -> Deliver
     return delivery
 
 
-def _restart(connection: Connection, pairs: list[tuple[str, str]], now: datetime) -> None:
-    """Restart deliveries, given as pairs of delivery id and endpoint id, and wake their endpoints."""
-    deliveries.restart(connection, [delivery_id for delivery_id, _ in pairs], now)
-    outbox.wake(connection, endpoints.these(connection, {endpoint_id for _, endpoint_id in pairs}), now)
+def _restart(connection: Connection, refs: list[DeliveryRef], now: datetime) -> None:
+    """Restart deliveries and wake their endpoints."""
+    deliveries.restart(connection, [ref.id for ref in refs], now)
+    outbox.wake(connection, endpoints.these(connection, {ref.endpoint_id for ref in refs}), now)

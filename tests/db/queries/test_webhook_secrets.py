@@ -4,23 +4,14 @@ from app.db import Connection
 from app.db.engine.database import Database
 from app.db.queries import webhook_secrets
 from app.db.tables import deliveries
+from app.db.tables.deliveries import DeliveryState, NewDelivery
 from app.rules.task import Status
 from tests.rows import START, plan_task
 
 
-def plan_delivery(connection: Connection, task_id: str, number: int, state: deliveries.DeliveryState) -> None:
-    row = {
-        "id": f"dlv_{task_id}_{number}",
-        "endpoint_id": "ep_1",
-        "task_id": task_id,
-        "event": "stored",
-        "form": "event",
-        "payload": {},
-        "state": state,
-        "tries": 0,
-        "planned_at": START,
-        "due_at": START,
-    }
+def plan_delivery(connection: Connection, task_id: str, number: int, state: DeliveryState) -> None:
+    delivery_id = f"dlv_{task_id}_{number}"
+    row = NewDelivery(delivery_id, "ep_1", task_id, "stored", "event", {}, START, START, state=state)
     deliveries.insert(connection, [row])
 
 
@@ -29,8 +20,8 @@ async def test_secrets_of_open_tasks_and_tasks_with_waiting_deliveries_are_neede
         plan_task(connection, "open", webhook_secret="a.open")
         plan_task(connection, "plain")
         for name, state in (
-            ("waits", deliveries.DeliveryState.WAITING),
-            ("delivered", deliveries.DeliveryState.DELIVERED),
+            ("waits", DeliveryState.WAITING),
+            ("delivered", DeliveryState.DELIVERED),
         ):
             task_id = plan_task(connection, name, status=Status.STORED, webhook_secret=f"a.{name}")
             plan_delivery(connection, task_id, 1, state)

@@ -6,29 +6,28 @@ from typing import Any
 from app.db import Connection
 from app.db.engine.database import Database, open_database
 from app.db.tables import deliveries, endpoints
-from app.db.tables.endpoints import EndpointState
+from app.db.tables.deliveries import DeliveryState, NewDelivery
+from app.db.tables.endpoints import EndpointState, NewEndpoint
 from tests.rows import START
-
-_ROW: dict[str, Any] = {
-    "task_id": None,
-    "event": "stored",
-    "form": "event",
-    "payload": {},
-    "planned_at": START,
-    "due_at": START,
-}
 
 
 def put_endpoint(connection: Connection, name: str, state: EndpointState = EndpointState.ACTIVE) -> str:
     endpoint_id = f"ep_{name}"
-    row = {"id": endpoint_id, "key_id": "key_1", "url": f"https://{name}.example.com", "created_at": START}
-    endpoints.ensure(connection, [row])
+    endpoints.ensure(connection, [NewEndpoint(endpoint_id, "key_1", f"https://{name}.example.com", START)])
     endpoints.change(connection, endpoint_id, endpoints.EndpointChange(state=state))
     return endpoint_id
 
 
-def plan(connection: Connection, endpoint_id: str, *names: str, **changes: Any) -> None:
-    rows = [{"id": f"dlv_{name}", "endpoint_id": endpoint_id, **_ROW, **changes} for name in names]
+def plan(
+    connection: Connection,
+    endpoint_id: str,
+    *names: str,
+    event: str = "stored",
+    state: DeliveryState = DeliveryState.WAITING,
+) -> None:
+    rows = [
+        NewDelivery(f"dlv_{name}", endpoint_id, None, event, "event", {}, START, START, state=state) for name in names
+    ]
     deliveries.insert(connection, rows)
 
 
@@ -36,7 +35,7 @@ async def test_only_active_endpoints_with_waiting_deliveries_are_awaited(databas
     def prepare(connection: Connection) -> None:
         plan(connection, put_endpoint(connection, "busy"), "1", "2")
         plan(connection, put_endpoint(connection, "paused", EndpointState.PAUSED), "3")
-        plan(connection, put_endpoint(connection, "served"), "4", state=deliveries.DeliveryState.DELIVERED)
+        plan(connection, put_endpoint(connection, "served"), "4", state=DeliveryState.DELIVERED)
         put_endpoint(connection, "idle")
 
     await database.write(prepare)
@@ -78,7 +77,7 @@ async def test_a_waiting_test_is_found_among_other_waiting_deliveries(database: 
     def prepare(connection: Connection) -> None:
         plan(connection, put_endpoint(connection, "dead"), *map(str, range(20)))
         plan(connection, "ep_dead", "test", event=deliveries.TEST)
-        plan(connection, "ep_dead", "tested", event=deliveries.TEST, state=deliveries.DeliveryState.FAILED)
+        plan(connection, "ep_dead", "tested", event=deliveries.TEST, state=DeliveryState.FAILED)
 
     await database.write(prepare)
     found = await database.read(lambda connection: deliveries.due(connection, "ep_dead", START, 9, tests=True))
