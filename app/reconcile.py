@@ -4,6 +4,7 @@ The answer is evidence like any other. As long as the task is `submitting` or `s
 """
 
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from app import ids, jobs
 from app.db import Connection
@@ -83,11 +84,17 @@ async def _poll(use: Resources, provider: Provider, task: Task, attempt: Attempt
             log.warning("callbacks_missing", detail=CALLBACKS_MISSING)
 
 
-def _read(connection: Connection, task_id: str) -> tuple[Task, Attempt, str | None, datetime | None] | None:
-    """Return the task, its latest attempt, the provider's id to poll with, if known, and the time of the last poll.
+class _Found(NamedTuple):
+    """A task with its latest attempt, the provider's id to poll with, if known, and the time of the last poll."""
 
-    None if there is nothing to poll for.
-    """
+    task: Task
+    attempt: Attempt
+    provider_id: str | None
+    last_polled_at: datetime | None
+
+
+def _read(connection: Connection, task_id: str) -> _Found | None:
+    """Return what a poll needs; None if there is nothing to poll for."""
     task = tasks.get(connection, task_id)
     if task is None or task.status not in _POLLED:
         return None
@@ -95,7 +102,7 @@ def _read(connection: Connection, task_id: str) -> tuple[Task, Attempt, str | No
     if attempt is None:
         return None
     provider_id = attempt.provider_id or _hinted_id(connection, attempt.id)
-    return task, attempt, provider_id, evidence.last_polled_at(connection, attempt.id)
+    return _Found(task, attempt, provider_id, evidence.last_polled_at(connection, attempt.id))
 
 
 def _hinted_id(connection: Connection, submission_id: str) -> str | None:
@@ -120,11 +127,11 @@ def _await_evidence(connection: Connection, use: Resources, provider: Provider, 
     """Wait for a callback that proves acceptance. After the last possible callback, fail as `unknown_outcome`."""
     tasks.lock(connection, [task_id])
     found = _read(connection, task_id)
-    if found is None or found[0].status not in _WAITING or found[1].provider_id is not None:
+    if found is None or found.task.status not in _WAITING or found.attempt.provider_id is not None:
         return  # proof arrived in the meantime
-    now, until = use.now(), _sent_at(found[1]) + use.hold_window
-    if _is_in_flight(provider, found[1], now):
-        until = _answer_deadline(provider, found[1])
+    now, until = use.now(), _sent_at(found.attempt) + use.hold_window
+    if _is_in_flight(provider, found.attempt, now):
+        until = _answer_deadline(provider, found.attempt)
     if now < until:
         jobs.enqueue(connection, [(Step.RECONCILE, task_id, until)])
         return

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TypeVar
 
 from app import ids, jobs
 from app.db import Connection
@@ -19,13 +19,15 @@ from app.db.tables import attempts as attempts_table
 from app.db.tables import evidence as evidence_table
 from app.db.tables import provider_accounts
 from app.db.tables.attempts import AttemptChange, AttemptContext
-from app.db.tables.evidence import Evidence, NewEvidence
+from app.db.tables.evidence import Evidence, EvidenceKey, NewEvidence
 from app.jobs import Step
-from app.rules.task import Decision, Effect, Said, Status, Witness, decide
+from app.rules.task import AttemptState, Decision, Effect, Said, Status, Witness, decide
 from app.security.verify import Verdict
 from app.transitions.admit import pause, release_slots, resume
 from app.transitions.announce import Announcement, announce
 from app.transitions.changes import attempt_change, cost_change, link_dies_at, next_jobs, task_change
+
+T = TypeVar("T")
 
 # Evidence with these effects is unproven, or about another attempt: it changes no row.
 _NOT_APPLIED = frozenset({Effect.HINTED, Effect.REJECTED, Effect.CONTRADICTED})
@@ -44,7 +46,7 @@ def settle(connection: Connection, batch: Sequence[Evidence], *, look_after: tim
         return []
     pieces = Counter(evidence.submission_id for evidence in batch)
     attempts = attempts_table.lock_attempts(connection, pieces.keys())
-    news = {_identity(piece) for piece in batch if _may_bring_news(attempts.get(piece.submission_id), piece, pieces)}
+    news = {_key(piece) for piece in batch if _may_bring_news(attempts.get(piece.submission_id), piece, pieces)}
     ledger = _Ledger(attempts, pieces, look_after, evidence_table.known(connection, news))
     effects = [ledger.take(evidence) for evidence in batch]
     ledger.write(connection)
@@ -68,11 +70,11 @@ class _Ledger:
         attempts: dict[str, AttemptContext],
         pieces: Mapping[str, int],
         look_after: timedelta,
-        copies: Collection[tuple[str, ...]],
+        copies: Collection[EvidenceKey],
     ) -> None:
         self._attempts = attempts
         self._look_after = look_after
-        self._copies = copies  # identities of stored callbacks that look as if they brought a better link or a new cost
+        self._copies = copies  # keys of stored callbacks that look as if they brought a better link or a new cost
         # A queued task may have been given a slot while this transaction waited for its row.
         self._with_slot = {
             attempt.task_id
@@ -82,7 +84,7 @@ class _Ledger:
         self._of_task: dict[str, list[str]] = defaultdict(list)  # attempt ids, one entry for each piece of evidence
         for attempt in attempts.values():
             self._of_task[attempt.task_id] += [attempt.submission_id] * pieces[attempt.submission_id]
-        self._evidence: dict[tuple[str, ...], NewEvidence] = {}
+        self._evidence: dict[EvidenceKey, NewEvidence] = {}
         self._task_changes: dict[str, TaskChange] = {}
         self._attempt_changes: dict[str, AttemptChange] = {}
         self._jobs: list[tuple[Step, str, datetime]] = []
@@ -96,13 +98,13 @@ class _Ledger:
         if attempt is None:
             return None
         self._now = evidence.received_at
-        identity = _identity(evidence)
+        key = _key(evidence)
         decision = _judge(attempt, evidence)
-        if evidence.witness is Witness.CALLBACK and (identity in self._copies or identity in self._evidence):
+        if evidence.witness is Witness.CALLBACK and (key in self._copies or key in self._evidence):
             # A copy looks fresh, but its link and its cost are as old as the original.
             evidence = evidence._replace(report=evidence.report._replace(cost=None))
             decision = Decision(Effect.CONFIRMED) if _brings_a_link(evidence, decision) else decision
-        self._store(identity, evidence, decision.effect)
+        self._store(key, evidence, decision.effect)
         if evidence.proven and decision.effect not in _NOT_APPLIED:
             self._apply(attempt, evidence, decision)
         if evidence.witness is Witness.SUBMIT:
@@ -135,17 +137,17 @@ class _Ledger:
             wakeups = [(Step.ADMIT, task_id, at) for task_id, at in waits.items() if at and at > self._now]
             jobs.enqueue(connection, wakeups)
 
-    def _store(self, identity: tuple[str, ...], evidence: Evidence, effect: Effect) -> None:
-        known = self._evidence.get(identity)
+    def _store(self, key: EvidenceKey, evidence: Evidence, effect: Effect) -> None:
+        known = self._evidence.get(key)
         if known is not None:
-            self._evidence[identity] = known._replace(copies=known.copies + 1, last_received_at=evidence.received_at)
+            self._evidence[key] = known._replace(copies=known.copies + 1, last_received_at=evidence.received_at)
             return
-        self._evidence[identity] = NewEvidence(
+        self._evidence[key] = NewEvidence(
             id=ids.new_id("ev", evidence.received_at),
             submission_id=evidence.submission_id,
             witness=str(evidence.witness),
             verdict=str(evidence.verdict),
-            digest=identity[-1],
+            digest=key.digest,
             said=str(evidence.report.said),
             effect=str(effect),
             detail=evidence.report.detail,
@@ -176,17 +178,26 @@ class _Ledger:
         pieces = self._of_task[attempt.task_id]
         if len(pieces) == 1:
             return  # nothing else in this batch is about the task
-        for_all = _set(of_task, "status", "sample_url", "sample_expires_at")
-        for_one = _set(of_attempt, "outcome", "provider_id", "cost")
         for attempt_id in set(pieces):
             other = self._attempts[attempt_id]
-            known = for_all | (for_one if attempt_id == attempt.submission_id else {})
-            self._attempts[attempt_id] = other._replace(standing=other.standing._replace(**known))
+            own = of_attempt if attempt_id == attempt.submission_id else _NO_ATTEMPT_CHANGE
+            self._attempts[attempt_id] = other._replace(standing=_changed(other.standing, of_task, own))
 
 
-def _set(change: TaskChange | AttemptChange, *names: str) -> dict[str, Any]:
-    """Return those of these members that the change sets."""
-    return {name: value for name in names if (value := getattr(change, name)) is not None}
+def _changed(state: AttemptState, of_task: TaskChange, of_attempt: AttemptChange) -> AttemptState:
+    """Return what is known about an attempt after these changes to its task and to itself."""
+    return state._replace(
+        status=_latest(of_task.status, state.status),
+        sample_url=_latest(of_task.sample_url, state.sample_url),
+        sample_expires_at=_latest(of_task.sample_expires_at, state.sample_expires_at),
+        outcome=_latest(of_attempt.outcome, state.outcome),
+        provider_id=_latest(of_attempt.provider_id, state.provider_id),
+        cost=_latest(of_attempt.cost, state.cost),
+    )
+
+
+def _latest(change: T | None, known: T) -> T:
+    return known if change is None else change
 
 
 def _judge(attempt: AttemptContext, evidence: Evidence) -> Decision:
@@ -217,9 +228,9 @@ def _brings_a_link(evidence: Evidence, decision: Decision) -> bool:
     return adopted and evidence.witness is Witness.CALLBACK and evidence.report.said is Said.READY
 
 
-def _identity(evidence: Evidence) -> tuple[str, ...]:
-    """Return what a copy has in common with its original."""
-    return evidence.submission_id, evidence.witness, evidence.verdict, hashlib.sha256(evidence.body).hexdigest()
+def _key(evidence: Evidence) -> EvidenceKey:
+    digest = hashlib.sha256(evidence.body).hexdigest()
+    return EvidenceKey(evidence.submission_id, evidence.witness, evidence.verdict, digest)
 
 
 def _pause_or_resume(connection: Connection, attempt: AttemptContext, evidence: Evidence) -> None:

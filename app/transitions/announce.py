@@ -13,6 +13,7 @@ from app.db import Connection
 from app.db.engine.bulk import flush
 from app.db.engine.commit_hooks import after_commit
 from app.db.tables import events
+from app.db.tables.events import NewEvent
 from app.rules.task import Failure, Status
 from app.telemetry import metrics
 from app.webhooks import outbox
@@ -39,8 +40,8 @@ class Announcement(NamedTuple):
 def announce(connection: Connection, announcements: Sequence[Announcement], now: datetime) -> None:
     """Append events to the feed, in this order, and plan webhooks. The number of statements does not grow with them."""
     # Events contain nothing that a client or the provider sent.
-    rows = [(move.kind, move.task_id, _data(move.status, move.failure), now) for move in announcements]
-    events.append(connection, rows)
+    new_events = [NewEvent(move.kind, move.task_id, _data(move.status, move.failure), now) for move in announcements]
+    events.append(connection, new_events)
     for move in announcements:
         if move.status.final:
             after_commit(connection, metrics.tasks_ended.labels(move.status, move.failure or "").inc)

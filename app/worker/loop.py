@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any
 
 from opentelemetry.trace import Span, SpanKind
 
@@ -125,14 +124,14 @@ async def _finish(use: Resources, in_hand: set[asyncio.Task[None]], grace: timed
 async def perform(use: Resources, job: Job) -> None:
     """Run the step of one job; then finish the job, schedule a retry, or make it a dead letter."""
     started = time.monotonic()
-    fields: dict[str, Any] = {"step": job.step, "task_id": job.task_id, "attempt": job.failures + 1}
+    fields: dict[str, str | int] = {"step": job.step, "task_id": job.task_id, "attempt": job.failures + 1}
     with (
-        tracing.span(f"job {job.step}", SpanKind.CONSUMER, await _traceparent_of(use, job), **fields) as span,
+        tracing.span(f"job {job.step}", SpanKind.CONSUMER, await _traceparent_of(use, job), (), **fields) as span,
         logs.collecting() as facts,
     ):
         error = await _run_step(use, job)
         await _conclude(use, job, error)
-        _report(error, time.monotonic() - started, {**fields, **facts}, span)
+        _report(job.step, error, time.monotonic() - started, {**fields, **facts}, span)
 
 
 async def _run_step(use: Resources, job: Job) -> Exception | None:
@@ -143,11 +142,11 @@ async def _run_step(use: Resources, job: Job) -> Exception | None:
     return None
 
 
-def _report(error: Exception | None, seconds: float, fields: Mapping[str, Any], span: Span) -> None:
+def _report(step: Step, error: Exception | None, seconds: float, fields: Mapping[str, object], span: Span) -> None:
     """Record the outcome of a job attempt in log, metrics and span."""
     line = {**fields, "ms": round(seconds * 1000)}
     outcome = "done" if error is None else "failed"
-    metrics.job_attempts.labels(fields["step"], outcome).observe(seconds)
+    metrics.job_attempts.labels(step, outcome).observe(seconds)
     if error is None:
         log.info("job", outcome=outcome, **line)
         return

@@ -145,7 +145,7 @@ def next_tasks(
     instants = {"now": now, "soon": now + _MAX_SKEW}
     parameters = {"account_id": account_id, "full_models": list(full_models), "limit": limit, **instants}
     rows = connection.execute(_NEXT[connection.dialect.name], parameters)
-    return [Candidate(*row) for row in rows]
+    return [Candidate(**row._asdict()) for row in rows]
 
 
 def lock_rows(connection: Connection, task_ids: Collection[str]) -> set[str]:

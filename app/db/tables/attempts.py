@@ -9,6 +9,7 @@ from sqlalchemy import (
     Boolean,
     ClauseElement,
     Column,
+    ColumnElement,
     Connection,
     Float,
     FromClause,
@@ -137,27 +138,32 @@ def lock_attempts(connection: Connection, submission_ids: Iterable[str]) -> dict
     Unknown ids are left out. Tasks are locked in the order of their ids, so concurrent callers do not deadlock.
     """
     rows = [(submission_id,) for submission_id in submission_ids]
-    return {row[0]: _context_of(row) for row in _LOCK_ATTEMPTS.find(connection, rows)}
+    contexts = [_context_of(row) for row in _LOCK_ATTEMPTS.find(connection, rows)]
+    return {context.submission_id: context for context in contexts}
+
+
+# The driver returns the values in this order, without names.
+_CONTEXT: Mapping[str, ColumnElement[Any]] = {
+    "submission_id": attempts.c.id,
+    "task_id": attempts.c.task_id,
+    "outcome": attempts.c.outcome,
+    "provider_id": attempts.c.provider_id,
+    "cost": attempts.c.cost,
+    "account_id": tasks.c.account_id,
+    "key_id": tasks.c.key_id,
+    "is_told": tasks.c.webhook_url.is_not(None),
+    "status": tasks.c.status,
+    "sample_url": tasks.c.sample_url,
+    "sample_expires_at": tasks.c.sample_expires_at,
+    "tries": tasks.c.tries,
+    "is_current": tasks.c.submission_id == attempts.c.id,
+    "has_slot": exists().where(slots.c.task_id == tasks.c.id),
+}
 
 
 def _select_contexts(relation: FromClause, _dialect: str) -> ClauseElement:
     return (
-        select(
-            attempts.c.id,
-            attempts.c.task_id,
-            attempts.c.outcome,
-            attempts.c.provider_id,
-            attempts.c.cost,
-            tasks.c.account_id,
-            tasks.c.key_id,
-            tasks.c.webhook_url.is_not(None),
-            tasks.c.status,
-            tasks.c.sample_url,
-            tasks.c.sample_expires_at,
-            tasks.c.tries,
-            tasks.c.submission_id == attempts.c.id,
-            exists().where(slots.c.task_id == tasks.c.id),
-        )
+        select(*_CONTEXT.values())
         .select_from(relation)
         .join(attempts, attempts.c.id == relation.c.id)
         .join(tasks, tasks.c.id == attempts.c.task_id)
@@ -245,10 +251,23 @@ _OUTCOME = {outcome.value: outcome for outcome in Outcome}
 
 
 def _context_of(row: Sequence[Any]) -> AttemptContext:
-    submission_id, task_id, outcome, provider_id, cost, *task_columns = row
-    account_id, key_id, is_told, status, sample_url, expires_at, tries, current, has_slot = task_columns
-    sample_expires_at = None if expires_at is None else instant_of(expires_at)
-    standing = AttemptState(
-        _STATUS[status], bool(current), _OUTCOME[outcome], provider_id, sample_url, sample_expires_at, cost, tries
+    value = dict(zip(_CONTEXT, row, strict=True))
+    expires_at = value["sample_expires_at"]
+    return AttemptContext(
+        submission_id=value["submission_id"],
+        task_id=value["task_id"],
+        account_id=value["account_id"],
+        key_id=value["key_id"],
+        is_told=bool(value["is_told"]),
+        has_slot=bool(value["has_slot"]),
+        standing=AttemptState(
+            status=_STATUS[value["status"]],
+            current=bool(value["is_current"]),
+            outcome=_OUTCOME[value["outcome"]],
+            provider_id=value["provider_id"],
+            sample_url=value["sample_url"],
+            sample_expires_at=None if expires_at is None else instant_of(expires_at),
+            cost=value["cost"],
+            tries=value["tries"],
+        ),
     )
-    return AttemptContext(submission_id, task_id, account_id, key_id, bool(is_told), bool(has_slot), standing)

@@ -7,7 +7,7 @@ writer; there `xid` is 0 and every committed event is settled.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from sqlalchemy import (
     FromClause,
     Index,
     Integer,
+    Row,
     Select,
     String,
     Table,
@@ -40,6 +41,7 @@ from app.db.engine.bulk import Bulk
 from app.db.engine.columns import Instant, Json, metadata
 from app.db.engine.commit_hooks import EVENTS, notify_after_commit
 from app.db.tables.tasks import tasks
+from app.rules.json_value import JsonObject
 
 CHANNEL = "fluxhook_events"  # the PostgreSQL channel that notifies every process of new events
 _FLOOR = "feed.floor"  # the kind of the one row that marks the end of the pruned part; readers never see it
@@ -89,7 +91,7 @@ class Event:
     kind: str
     task_id: str
     at: datetime
-    data: Mapping[str, Any] = field(hash=False)
+    data: JsonObject = field(hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +104,18 @@ class Page:
     pending: bool  # others are committed but not settled yet, and no notification follows when they are
 
 
-def append(connection: Connection, rows: Sequence[tuple[str, str, str, datetime]]) -> None:
-    """Append events, as rows of kind, task id, data as JSON text, and time. Readers are notified after the commit."""
-    if not rows:
+class NewEvent(NamedTuple):
+    kind: str
+    task_id: str
+    data: str  # as JSON
+    at: datetime
+
+
+def append(connection: Connection, new_events: Sequence[NewEvent]) -> None:
+    """Append events, in this order. Readers are notified after the commit."""
+    if not new_events:
         return
-    _APPEND.write(connection, rows)
+    _APPEND.write(connection, new_events)
     if not _is_shared(connection):
         notify_after_commit(connection, EVENTS)
 
@@ -116,12 +125,13 @@ def _insert_events(relation: FromClause, dialect: str) -> ClauseElement:
     shared = dialect == "postgresql"
     key_id = select(tasks.c.key_id).where(tasks.c.id == relation.c.task_id).scalar_subquery()
     xid = _number(func.pg_current_xact_id()) if shared else literal_column("0", Integer)
-    columns = [*(relation.c[name] for name in _ROW), key_id, xid]
-    return events.insert().from_select([*_ROW, "key_id", "xid"], select(*columns))
+    columns = [*(relation.c[name] for name in NewEvent._fields), key_id, xid]
+    return events.insert().from_select([*NewEvent._fields, "key_id", "xid"], select(*columns))
 
 
-_ROW = ("kind", "task_id", "data", "at")
-_APPEND = Bulk({name: events.c[name].type for name in _ROW}, _insert_events, then=f"pg_notify('{CHANNEL}', '')")
+_APPEND = Bulk(
+    {name: events.c[name].type for name in NewEvent._fields}, _insert_events, then=f"pg_notify('{CHANNEL}', '')"
+)
 
 
 def following(
@@ -144,7 +154,7 @@ def following(
     if kinds:
         query = query.where(events.c.kind.in_(kinds))
     rows = connection.execute(query).all()
-    settled = [_event_of(row._asdict()) for row in rows if row.settled]
+    settled = [_event_of(row) for row in rows if row.settled]
     full = len(settled) == limit
     end = settled[-1].position if settled else after
     if not full and (task_id is not None or kinds):
@@ -163,7 +173,7 @@ def last_of_task(connection: Connection, task_id: str) -> Event | None:
     newest_first = (events.c.xid.desc(), events.c.sequence.desc())
     query = select(events).where(events.c.task_id == task_id, events.c.kind != _FLOOR).order_by(*newest_first).limit(1)
     row = connection.execute(query).one_or_none()
-    return None if row is None else _event_of(row._asdict())
+    return None if row is None else _event_of(row)
 
 
 def is_kept(connection: Connection, after: Position) -> bool:
@@ -216,11 +226,11 @@ def _literal(position: Position) -> ColumnElement[Any]:
 
 def _first(connection: Connection, query: Select[Any]) -> Position | None:
     row = connection.execute(query.limit(1)).one_or_none()
-    return None if row is None else Position(*row)
+    return None if row is None else Position(row.xid, row.sequence)
 
 
-def _event_of(row: Mapping[str, Any]) -> Event:
-    return Event(Position(row["xid"], row["sequence"]), row["kind"], row["task_id"], row["at"], row["data"])
+def _event_of(row: Row[Any]) -> Event:
+    return Event(Position(row.xid, row.sequence), row.kind, row.task_id, row.at, row.data)
 
 
 def _is_shared(connection: Connection) -> bool:

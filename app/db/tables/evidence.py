@@ -51,7 +51,6 @@ evidence = Table(
     # The verdict is part of the key: a forged copy that arrives first must not hide the signed original.
     UniqueConstraint("submission_id", "witness", "verdict", "digest"),
 )
-_KEY = ("submission_id", "witness", "verdict", "digest")
 # Literals, because the planner does not match a bound parameter with the condition of a partial index.
 IS_CALLBACK = evidence.c.witness == literal_column(f"'{Witness.CALLBACK}'")
 IS_NOT_SIGNED = and_(IS_CALLBACK, evidence.c.verdict != literal_column(f"'{Verdict.SIGNED}'"))
@@ -104,6 +103,15 @@ class Evidence(NamedTuple):
         return f"<evidence about {self.submission_id}>"
 
 
+class EvidenceKey(NamedTuple):
+    """What a copy of a piece of evidence has in common with its original."""
+
+    submission_id: str
+    witness: str
+    verdict: str
+    digest: str  # of the body
+
+
 class NewEvidence(NamedTuple):
     """A row to be written. Enums are passed as plain strings, because sqlite3 is slower with subclasses of `str`."""
 
@@ -135,30 +143,31 @@ def _upsert(relation: FromClause, dialect: str) -> ClauseElement:
     statement = insert.from_select(NewEvidence._fields, rows)
     new = statement.excluded
     changes = {"copies": evidence.c.copies + new.copies, "last_received_at": new.last_received_at}
-    return statement.on_conflict_do_update(index_elements=_KEY, set_=changes)
+    return statement.on_conflict_do_update(index_elements=EvidenceKey._fields, set_=changes)
 
 
 _KEEP = Bulk({name: evidence.c[name].type for name in NewEvidence._fields}, _upsert)
 
 
-def known(connection: Connection, keys: Collection[tuple[str, ...]]) -> set[tuple[str, ...]]:
-    """Return those of these keys (attempt id, witness, verdict, digest) that have a row."""
-    return {tuple(row) for row in _KNOWN.find(connection, list(keys))} if keys else set()
+def known(connection: Connection, keys: Collection[EvidenceKey]) -> set[EvidenceKey]:
+    """Return those of these keys that have a row."""
+    return {EvidenceKey(*row) for row in _KNOWN.find(connection, list(keys))} if keys else set()
 
 
 def _select_known(relation: FromClause, _dialect: str) -> ClauseElement:
-    same_key = and_(*(evidence.c[name] == relation.c[name] for name in _KEY))
-    return select(*(relation.c[name] for name in _KEY)).join_from(relation, evidence, same_key)
+    same_key = and_(*(evidence.c[name] == relation.c[name] for name in EvidenceKey._fields))
+    return select(*(relation.c[name] for name in EvidenceKey._fields)).join_from(relation, evidence, same_key)
 
 
-_KNOWN = BulkRead({name: evidence.c[name].type for name in _KEY}, _select_known)
+_KNOWN = BulkRead({name: evidence.c[name].type for name in EvidenceKey._fields}, _select_known)
 
 
 def count_callbacks(connection: Connection, pairs: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
     """Count the distinct stored callbacks for each pair of attempt id and verdict."""
     if not pairs:
         return {}
-    counts = {(row[0], row[1]): row[2] for row in _COUNT.find(connection, list(pairs))}
+    found = _COUNT.find(connection, list(pairs))
+    counts = {(submission_id, verdict): count for submission_id, verdict, count in found}
     return {pair: counts.get(pair, 0) for pair in pairs}
 
 

@@ -168,7 +168,7 @@ def resume(connection: Connection, account_id: str, now: datetime) -> None:
 
 def slots_taken(connection: Connection, account_id: str) -> list[Slot]:
     """Return the taken slots of an account, in no particular order."""
-    return [Slot(*row) for row in connection.execute(_SLOTS_TAKEN, {"account_id": account_id})]
+    return [Slot(**row._asdict()) for row in connection.execute(_SLOTS_TAKEN, {"account_id": account_id})]
 
 
 def take(connection: Connection, slots: Sequence[TakenSlot]) -> None:

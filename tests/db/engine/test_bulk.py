@@ -210,22 +210,27 @@ async def test_attempts_are_found_with_their_tasks_and_unknown_ids_are_skipped(d
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_events_are_read_back_as_they_were_written_and_in_order(database: Database, size: int) -> None:
-    rows = [
-        (f"kind.{number * 7 % 100}", f"task_{number % 2}", json.dumps(pick(DOCUMENTS, number)), instant(size - number))
+    new_events = [
+        events.NewEvent(
+            kind=f"kind.{number * 7 % 100}",
+            task_id=f"task_{number % 2}",
+            data=json.dumps(pick(DOCUMENTS, number)),
+            at=instant(size - number),
+        )
         for number in range(size)
     ]
 
     def unit(connection: Connection) -> None:
         for name in "01":
             ask(connection, name, key_id=f"key_{name}")
-        events.append(connection, rows)
+        events.append(connection, new_events)
 
     await database.write(unit)
     page = await database.read(lambda connection: events.following(connection, events.START, 1000))
     owners = await database.read(every(events.events, events.events.c.sequence))
 
     found = [(event.kind, event.task_id, event.data, event.at) for event in page.events]
-    assert found == [(kind, task_id, json.loads(data), at) for kind, task_id, data, at in rows]
+    assert found == [(new.kind, new.task_id, json.loads(new.data), new.at) for new in new_events]
     assert [row["key_id"] for row in owners] == [f"key_{number % 2}" for number in range(size)]
 
 

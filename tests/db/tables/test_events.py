@@ -9,7 +9,7 @@ from sqlalchemy import func, select, update
 from app.db import Connection
 from app.db.engine.database import Database, open_database
 from app.db.tables import events
-from app.db.tables.events import START, Page, Position
+from app.db.tables.events import START, NewEvent, Page, Position
 from tests.databases import connection_to
 from tests.rows import START as NOON
 from tests.rows import plan_task
@@ -22,8 +22,7 @@ def happened(*names: str, kind: str = "task.ready", at: datetime = NOON) -> Call
     """Return a unit that appends one event for each of these tasks."""
 
     def unit(connection: Connection) -> None:
-        rows = [(kind, f"task_{name}", "{}", at) for name in names]
-        events.append(connection, rows)
+        events.append(connection, [NewEvent(kind, f"task_{name}", "{}", at) for name in names])
 
     return unit
 
