@@ -17,7 +17,7 @@ from app.db.tables.attempts import NewAttempt
 from app.db.tables.evidence import Evidence
 from app.db.tables.tasks import Task
 from app.errors import Unavailable
-from app.jobs import Step
+from app.jobs import NewJob, Step
 from app.provider import Provider, ProviderSpec, SubmitRequest, observed
 from app.resources import Resources
 from app.rules.request import StoredImage
@@ -113,7 +113,7 @@ def _begin(connection: Connection, use: Resources, task: Task, spec: ProviderSpe
         )
         attempts.plan(connection, attempt)
     attempts.mark_sent(connection, submission_id, now, callback_requested=use.public_url is not None)
-    jobs.enqueue(connection, [(Step.RECONCILE, task.id, now + spec.answer_window)])
+    jobs.enqueue(connection, [NewJob(Step.RECONCILE, task.id, now + spec.answer_window)])
     return submission_id, last.signing_key_id if reusable else use.keys.newest
 
 

@@ -19,7 +19,7 @@ from app.db.tables import deliveries, delivery_attempts, endpoints, results, tas
 from app.db.tables.deliveries import TEST, Delivery, DeliveryChange, DeliveryState
 from app.db.tables.delivery_attempts import DeliveryAttempt
 from app.db.tables.endpoints import Endpoint, EndpointChange, EndpointState
-from app.jobs import Step
+from app.jobs import NewJob, Step
 from app.resources import Resources
 from app.rules.backoff import ENDPOINT_REST, WEBHOOK_WAITS, webhook_wait
 from app.telemetry import logs, metrics, tracing
@@ -56,7 +56,7 @@ async def notify(use: Resources, endpoint_id: str) -> None:
     host = httpx.URL(endpoint.url).netloc.decode()
     if webhooks and use.delivering[host] >= _PER_HOST:
         later = use.now() + _host_busy_wait(use.now() - webhooks[0].delivery.due_at)
-        await use.db.write(lambda connection: jobs.enqueue(connection, [(Step.NOTIFY, endpoint_id, later)]))
+        await use.db.write(lambda connection: jobs.enqueue(connection, [NewJob(Step.NOTIFY, endpoint_id, later)]))
         return
     with _counted(use, host):
         attempts = await asyncio.gather(*(_send(use, webhook) for webhook in webhooks))
@@ -211,7 +211,7 @@ def _schedule_next(connection: Connection, endpoint_id: str, now: datetime) -> N
     if next_due is not None:
         next_due = max(next_due, endpoint.backoff_until or next_due)
     jobs.enqueue(
-        connection, [(Step.NOTIFY, endpoint_id, max(due, now)) for due in (test_due, next_due) if due is not None]
+        connection, [NewJob(Step.NOTIFY, endpoint_id, max(due, now)) for due in (test_due, next_due) if due is not None]
     )
 
 

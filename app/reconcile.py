@@ -13,7 +13,7 @@ from app.db.tables import attempts, evidence, tasks
 from app.db.tables.attempts import Attempt
 from app.db.tables.tasks import Task
 from app.errors import Unavailable
-from app.jobs import Step
+from app.jobs import NewJob, Step
 from app.provider import Provider, ProviderResponse, Reference, messages, observed
 from app.resources import Resources
 from app.rules.task import Effect, Failure, MoneySpent, Said, Status, Witness
@@ -60,7 +60,7 @@ async def reconcile(use: Resources, task_id: str) -> None:
     elif other_provider:
         await use.db.write(lambda connection: _await_callback(connection, use, task.id, attempt))
     elif next_poll_at is not None:
-        await use.db.write(lambda connection: jobs.enqueue(connection, [(Step.RECONCILE, task.id, next_poll_at)]))
+        await use.db.write(lambda connection: jobs.enqueue(connection, [NewJob(Step.RECONCILE, task.id, next_poll_at)]))
     else:
         await _poll(use, provider, task, attempt, provider_id)
 
@@ -133,7 +133,7 @@ def _await_evidence(connection: Connection, use: Resources, provider: Provider, 
     if _is_in_flight(provider, found.attempt, now):
         until = _answer_deadline(provider, found.attempt)
     if now < until:
-        jobs.enqueue(connection, [(Step.RECONCILE, task_id, until)])
+        jobs.enqueue(connection, [NewJob(Step.RECONCILE, task_id, until)])
         return
     moves.give_up(connection, task_id, Failure.UNKNOWN_OUTCOME, MoneySpent.MAYBE, _OUTCOME_UNKNOWN, now)
 
@@ -179,7 +179,7 @@ def _schedule_next(
         moves.give_up(connection, task.id, Failure.UNKNOWN_OUTCOME, MoneySpent.MAYBE, reason, now)
         return
     wait = _wait(age)
-    jobs.enqueue(connection, [(Step.RECONCILE, task.id, now + ids.jittered(wait))])
+    jobs.enqueue(connection, [NewJob(Step.RECONCILE, task.id, now + ids.jittered(wait))])
 
 
 def _time_limit(use: Resources, provider: Provider, attempt: Attempt, said: Said) -> tuple[timedelta, str]:

@@ -20,7 +20,7 @@ from app.db.tables import evidence as evidence_table
 from app.db.tables import provider_accounts
 from app.db.tables.attempts import AttemptChange, AttemptContext
 from app.db.tables.evidence import Evidence, EvidenceKey, NewEvidence
-from app.jobs import Step
+from app.jobs import NewJob, Step
 from app.rules.task import AttemptState, Decision, Effect, Said, Status, Witness, decide
 from app.security.verify import Verdict
 from app.transitions.admit import pause, release_slots, resume
@@ -58,7 +58,7 @@ def hint(connection: Connection, attempt_ids: Collection[str], now: datetime) ->
     if not attempt_ids:
         return ()
     found = attempts_table.task_ids(connection, attempt_ids)
-    jobs.enqueue(connection, [(Step.RECONCILE, task_id, now) for task_id in sorted(set(found.values()))])
+    jobs.enqueue(connection, [NewJob(Step.RECONCILE, task_id, now) for task_id in sorted(set(found.values()))])
     return found.keys()
 
 
@@ -87,7 +87,7 @@ class _Ledger:
         self._evidence: dict[EvidenceKey, NewEvidence] = {}
         self._task_changes: dict[str, TaskChange] = {}
         self._attempt_changes: dict[str, AttemptChange] = {}
-        self._jobs: list[tuple[Step, str, datetime]] = []
+        self._jobs: list[NewJob] = []
         self._answers: list[tuple[AttemptContext, Evidence]] = []
         self._moves: list[Announcement] = []
         self._now: datetime | None = None
@@ -134,7 +134,7 @@ class _Ledger:
         if left and self._now is not None:
             release_slots(connection, [task_id for task_id in left if task_id in self._with_slot], self._now)
             waits = {task_id: change.dispatch_after_at for task_id, change in left.items()}
-            wakeups = [(Step.ADMIT, task_id, at) for task_id, at in waits.items() if at and at > self._now]
+            wakeups = [NewJob(Step.ADMIT, task_id, at) for task_id, at in waits.items() if at and at > self._now]
             jobs.enqueue(connection, wakeups)
 
     def _store(self, key: EvidenceKey, evidence: Evidence, effect: Effect) -> None:

@@ -24,7 +24,7 @@ from app.db.tables import (
 from app.db.tables.attempts import NewAttempt
 from app.db.tables.evidence import Evidence
 from app.db.tables.tasks import NewTask
-from app.jobs import Step
+from app.jobs import NewJob, Step
 from app.reconcile import callbacks_are_missing
 from app.rules.request import TaskRequest
 from app.rules.task import Report, Said, Status, Witness
@@ -102,7 +102,7 @@ def prepare(connection: Connection, now: datetime, groups: int) -> Iterator[list
     provider_accounts.put(connection, ACCOUNT, "bfl", {"account": 24, MAX: 6})
     for _ in range(_QUEUED):
         _task(connection, now)
-    due = [(Step.COLLECT, _submitted(connection, now)[0], now - timedelta(minutes=1)) for _ in range(_DUE)]
+    due = [NewJob(Step.COLLECT, _submitted(connection, now)[0], now - timedelta(minutes=1)) for _ in range(_DUE)]
     jobs.enqueue(connection, due)
     arrived = [_callback(_submitted(connection, now)[1], now) for _ in range(groups * GROUP)]
     return iter([arrived[first : first + GROUP] for first in range(0, len(arrived), GROUP)])

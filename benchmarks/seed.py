@@ -12,7 +12,7 @@ from app.db import Connection
 from app.db.engine.database import Database
 from app.db.tables.attempts import attempts
 from app.db.tables.tasks import tasks
-from app.jobs import Step, sqlite
+from app.jobs import NewJob, Step, sqlite
 from app.rules.task import Outcome, Status
 from app.security.keyring import KeyRing
 from app.security.sign import bfl_signature
@@ -84,7 +84,7 @@ def _recorder(batch: list[Callback], signing_key_id: str) -> Callable[[Connectio
 
 def _leave_jobs(connection: Connection, batch: list[Callback], run_at: datetime) -> None:
     if connection.dialect.name == "postgresql":
-        jobs.enqueue(connection, [(Step.RECONCILE, callback.task_id, run_at) for callback in batch])
+        jobs.enqueue(connection, [NewJob(Step.RECONCILE, callback.task_id, run_at) for callback in batch])
         return
     # Equivalent to `jobs.enqueue` if the jobs do not exist yet; that would take most of the time of seeding.
     row = {"step": Step.RECONCILE, "state": "waiting", "run_at": run_at, "failures": 0}

@@ -13,7 +13,7 @@ from app import jobs
 from app.db import Connection
 from app.db.tables import deliveries
 from app.images.signed_links import check
-from app.jobs import Step
+from app.jobs import NewJob, Step
 from app.rules.backoff import WEBHOOK_WAITS
 from app.rules.weighted_semaphore import WeightedSemaphore
 from app.security.keyring import KeyRing
@@ -378,7 +378,9 @@ async def test_what_was_planned_and_has_no_job_is_found_by_the_sweeper(each_worl
             jobs.finish(connection, job)
 
     await each_world.use.db.write(lose)
-    await each_world.use.db.write(lambda connection: jobs.enqueue(connection, [(Step.SWEEP, "-", each_world.clock.at)]))
+    await each_world.use.db.write(
+        lambda connection: jobs.enqueue(connection, [NewJob(Step.SWEEP, "-", each_world.clock.at)])
+    )
     await each_world.work()
 
     assert (await only_delivery(each_world))["state"] == "delivered"
@@ -390,7 +392,9 @@ async def test_telling_has_hands_of_its_own() -> None:
 
 
 async def test_a_delivery_without_its_endpoint_is_no_reason_to_fail(world: World) -> None:
-    await world.use.db.write(lambda connection: jobs.enqueue(connection, [(Step.NOTIFY, "ep_none", world.clock.at)]))
+    await world.use.db.write(
+        lambda connection: jobs.enqueue(connection, [NewJob(Step.NOTIFY, "ep_none", world.clock.at)])
+    )
     await world.work()
 
     assert await world.use.db.read(jobs.dead_letters) == []

@@ -30,7 +30,7 @@ from app.db import Connection
 from app.db.engine.database import Database, open_database
 from app.db.tables import deliveries, tasks
 from app.db.tables.evidence import Evidence
-from app.jobs import Step
+from app.jobs import NewJob, Step
 from app.main import create_app
 from app.security.keyring import KeyRing
 from app.settle import settle
@@ -187,7 +187,7 @@ async def test_claiming_a_job_does_not_read_a_hundred_thousand_jobs_that_are_not
         await database.write(park)
         rows_read = []
         for _ in range(10):  # PostgreSQL may switch to a generic plan at the sixth execution
-            await database.write(lambda connection: jobs.enqueue(connection, [(Step.COLLECT, "task_1", START)]))
+            await database.write(lambda connection: jobs.enqueue(connection, [NewJob(Step.COLLECT, "task_1", START)]))
             rows_read.append(await database.write(look))
 
     assert max(rows_read) < 100

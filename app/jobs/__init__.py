@@ -10,13 +10,14 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from app.jobs import sqlite
-from app.jobs.contract import LEASE, Backlog, DeadLetter, Engine, Job, Step
+from app.jobs.contract import LEASE, Backlog, DeadLetter, Engine, Job, NewJob, Step
 
 __all__ = [
     "LEASE",
     "Backlog",
     "DeadLetter",
     "Job",
+    "NewJob",
     "Step",
     "backlogs",
     "claim",
@@ -44,7 +45,7 @@ def _engine(connection: Connection) -> Engine:
     return postgres
 
 
-def enqueue(connection: Connection, new_jobs: Sequence[tuple[Step, str, datetime]]) -> None:
+def enqueue(connection: Connection, new_jobs: Sequence[NewJob]) -> None:
     _engine(connection).enqueue(connection, new_jobs)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sqlalchemy import Connection
 
@@ -24,6 +24,14 @@ class Step(StrEnum):
     NOTIFY = "notify"  # `task_id` is the id of an endpoint
     SWEEP = "sweep"
     ERASE = "erase"
+
+
+class NewJob(NamedTuple):
+    """A job to be enqueued: run `step` of a task, not before `run_at`."""
+
+    step: Step
+    task_id: str
+    run_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +65,7 @@ class Backlog:
     oldest_due: datetime | None = None
 
 
-def earliest(new_jobs: Sequence[tuple[Step, str, datetime]]) -> dict[tuple[Step, str], datetime]:
+def earliest(new_jobs: Sequence[NewJob]) -> dict[tuple[Step, str], datetime]:
     """Return the earliest time of each job in `new_jobs`, by step and task id."""
     times: dict[tuple[Step, str], datetime] = {}
     for step, task_id, run_at in new_jobs:
@@ -68,8 +76,8 @@ def earliest(new_jobs: Sequence[tuple[Step, str, datetime]]) -> dict[tuple[Step,
 class Engine(Protocol):
     """Implemented by modules, not classes. Each function runs in the transaction of `connection`."""
 
-    def enqueue(self, connection: Connection, new_jobs: Sequence[tuple[Step, str, datetime]]) -> None:
-        """Add jobs of (step, task id, earliest time). A job that waits already keeps the earlier of the two times."""
+    def enqueue(self, connection: Connection, new_jobs: Sequence[NewJob]) -> None:
+        """Add jobs. A job that waits already keeps the earlier of the two times."""
 
     def next_due(self, connection: Connection) -> datetime | None:
         """Return the earliest time at which a job may be claimed, or None if there is no such time."""

@@ -15,7 +15,7 @@ from pgqueuer.domain.types import QueueEntrypoint, QueueManagerId
 from sqlalchemy import Connection
 
 from app.db.engine.commit_hooks import notify_after_commit
-from app.jobs.contract import LEASE, Backlog, DeadLetter, Job, Step, earliest
+from app.jobs.contract import LEASE, Backlog, DeadLetter, Job, NewJob, Step, earliest
 from app.jobs.pgqueuer_schema import SETTINGS
 
 _STATEMENTS = QueryQueueBuilder(SETTINGS)
@@ -103,17 +103,17 @@ SELECT EXISTS (SELECT FROM pgqueuer WHERE entrypoint = $1 AND status = 'queued' 
 _PRUNE = "DELETE FROM pgqueuer_log WHERE created < $1"
 
 
-def enqueue(connection: Connection, new_jobs: Sequence[tuple[Step, str, datetime]]) -> None:
-    rows = [(step, task_id, run_at) for (step, task_id), run_at in sorted(earliest(new_jobs).items())]
+def enqueue(connection: Connection, new_jobs: Sequence[NewJob]) -> None:
+    rows = [NewJob(step, task_id, run_at) for (step, task_id), run_at in sorted(earliest(new_jobs).items())]
     if not rows:
         return
     _run(
         connection,
         _ENQUEUE,
-        [_key(step, task_id) for step, task_id, _ in rows],
-        [step.value for step, _, _ in rows],
-        [task_id for _, task_id, _ in rows],
-        [run_at for _, _, run_at in rows],
+        [_key(job.step, job.task_id) for job in rows],
+        [job.step.value for job in rows],
+        [job.task_id for job in rows],
+        [job.run_at for job in rows],
         int(_PRIORITY_ZERO.timestamp()),
     )
     notify_after_commit(connection)
@@ -180,7 +180,7 @@ def dead_letter(connection: Connection, job: Job, error: str) -> None:
     _end(connection, job, "failed")
     _run(connection, _SET_FAILURE, job.id, job.failures + 1, json.dumps({"error": error}))
     if "again" in headers:
-        enqueue(connection, [(job.step, job.task_id, datetime.fromisoformat(headers["again"]))])
+        enqueue(connection, [NewJob(job.step, job.task_id, datetime.fromisoformat(headers["again"]))])
 
 
 def release(connection: Connection, holder: str) -> None:
@@ -203,7 +203,7 @@ def count_dead_letters(connection: Connection) -> int:
 
 def requeue(connection: Connection, ids: Collection[int], now: datetime) -> int:
     rows = _run(connection, _TAKE_DEAD_LETTERS, list(ids))
-    enqueue(connection, [(Step(row["entrypoint"]), row["task_id"], now) for row in rows])
+    enqueue(connection, [NewJob(Step(row["entrypoint"]), row["task_id"], now) for row in rows])
     return len(rows)
 
 

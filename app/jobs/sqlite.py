@@ -32,7 +32,7 @@ from app.db.engine.bulk import Bulk
 from app.db.engine.columns import Instant, metadata
 from app.db.engine.commit_hooks import notify_after_commit
 from app.db.tables.tasks import tasks
-from app.jobs.contract import Backlog, DeadLetter, Job, Step, earliest
+from app.jobs.contract import Backlog, DeadLetter, Job, NewJob, Step, earliest
 
 jobs = Table(
     "jobs",
@@ -61,7 +61,7 @@ Index("ix_jobs_state_run_at", jobs.c.state, jobs.c.run_at)
 _IS_WAITING = jobs.c.state == literal_column("'waiting'")
 
 
-def enqueue(connection: Connection, new_jobs: Sequence[tuple[Step, str, datetime]]) -> None:
+def enqueue(connection: Connection, new_jobs: Sequence[NewJob]) -> None:
     rows = [(str(step), task_id, run_at, 0, None) for (step, task_id), run_at in earliest(new_jobs).items()]
     if rows:
         _put(connection, rows)
@@ -188,7 +188,7 @@ def requeue(connection: Connection, ids: Collection[int], now: datetime) -> int:
     rows = connection.execute(
         delete(jobs).where(jobs.c.state == "held", jobs.c.id.in_(ids)).returning(jobs.c.step, jobs.c.task_id)
     ).all()
-    enqueue(connection, [(Step(row.step), row.task_id, now) for row in rows])
+    enqueue(connection, [NewJob(Step(row.step), row.task_id, now) for row in rows])
     return len(rows)
 
 

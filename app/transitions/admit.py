@@ -15,7 +15,7 @@ from app.db.queries.queue import Candidate
 from app.db.tables import provider_accounts, tasks
 from app.db.tables.attempts import AttemptContext
 from app.db.tables.provider_accounts import IN_ALL, Account, TakenSlot
-from app.jobs import Step
+from app.jobs import NewJob, Step
 from app.resources import Resources
 from app.rules.backoff import BUSY, UNPAID
 from app.rules.task import Status
@@ -47,7 +47,7 @@ def admit(connection: Connection, account_id: str, now: datetime) -> list[str]:
             slots.append(TakenSlot(account_id, free.pop(0), task.id, task.key_id, task.model, now))
         if slots:
             provider_accounts.take(connection, slots)
-        jobs.enqueue(connection, [(Step.DISPATCH, slot.task_id, now) for slot in slots])
+        jobs.enqueue(connection, [NewJob(Step.DISPATCH, slot.task_id, now) for slot in slots])
         admitted += [slot.task_id for slot in slots]
     return admitted
 
@@ -72,7 +72,7 @@ def _locked(connection: Connection, candidates: Sequence[Candidate], now: dateti
     """
     ids = {task.id for task in candidates}
     locked = ids - queue.lock_rows(connection, ids) if ids else ids
-    jobs.enqueue(connection, [(Step.ADMIT, task_id, now + _RETRY_LOCKED) for task_id in sorted(locked)])
+    jobs.enqueue(connection, [NewJob(Step.ADMIT, task_id, now + _RETRY_LOCKED) for task_id in sorted(locked)])
     return locked
 
 
@@ -89,7 +89,7 @@ def pause(connection: Connection, attempt: AttemptContext, reason: str, wait: ti
     until = now + (wait or backoff.wait(refusals))
     if account.paused_until_at is None or account.paused_until_at < until:
         provider_accounts.pause(connection, account.id, now, until, reason, refusals)
-        jobs.enqueue(connection, [(Step.ADMIT, attempt.task_id, until)])
+        jobs.enqueue(connection, [NewJob(Step.ADMIT, attempt.task_id, until)])
 
 
 def resume(connection: Connection, account_id: str, now: datetime) -> None:
@@ -112,11 +112,11 @@ def _wake(connection: Connection, account_id: str, task_id: str, now: datetime) 
     task = tasks.get(connection, task_id)
     if task is not None and task.status is Status.QUEUED and task.dispatch_after_at > now:
         # The job ran early, for example because the database's clock is ahead.
-        jobs.enqueue(connection, [(Step.ADMIT, task_id, task.dispatch_after_at)])
+        jobs.enqueue(connection, [NewJob(Step.ADMIT, task_id, task.dispatch_after_at)])
     account = provider_accounts.get(connection, account_id)
     if account is not None and account.paused_until_at is not None and account.paused(now):
         # The account was paused again, or the job ran for another reason: a job must remain for the end of the pause.
-        jobs.enqueue(connection, [(Step.ADMIT, task_id, account.paused_until_at)])
+        jobs.enqueue(connection, [NewJob(Step.ADMIT, task_id, account.paused_until_at)])
 
 
 def _full(account: Account, in_flight: Counter[str]) -> set[str]:

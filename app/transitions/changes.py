@@ -11,7 +11,7 @@ from app import ids
 from app.db.queries.apply_changes import TaskChange
 from app.db.tables.attempts import AttemptChange, AttemptContext
 from app.db.tables.evidence import Evidence
-from app.jobs import Step
+from app.jobs import NewJob, Step
 from app.provider.contract import LINK_LIFE, ProviderResponse
 from app.rules.backoff import SUBMIT
 from app.rules.task import Decision, Effect, Failure, Outcome, Report, Said, Status, Witness, money_spent, new_cost
@@ -127,23 +127,21 @@ def _move(attempt: AttemptContext, evidence: Evidence, to: Status) -> TaskChange
             return moved
 
 
-def next_jobs(
-    attempt: AttemptContext, evidence: Evidence, decision: Decision, look_after: timedelta
-) -> list[tuple[Step, str, datetime]]:
+def next_jobs(attempt: AttemptContext, evidence: Evidence, decision: Decision, look_after: timedelta) -> list[NewJob]:
     """Return the jobs that the decision needs. `look_after` is how long an accepted task may be silent."""
     now, task_id = evidence.received_at, attempt.task_id
     said, witness = evidence.report.said, evidence.witness
     match decision:
         case Decision(effect=Effect.MOVED, to=Status.READY):
-            return [(Step.COLLECT, task_id, now)]
+            return [NewJob(Step.COLLECT, task_id, now)]
         case Decision(effect=Effect.ADOPTED) if said is Said.READY:
-            return [(Step.COLLECT, task_id, now)]
+            return [NewJob(Step.COLLECT, task_id, now)]
         case Decision(effect=Effect.MOVED, to=Status.SUBMITTED):
-            return [(Step.RECONCILE, task_id, now + look_after)]
+            return [NewJob(Step.RECONCILE, task_id, now + look_after)]
         case Decision(effect=Effect.HELD) if said is Said.LOST and witness is Witness.SUBMIT:
-            return [(Step.RECONCILE, task_id, now)]  # it knows how long to wait for evidence
+            return [NewJob(Step.RECONCILE, task_id, now)]  # it knows how long to wait for evidence
         case Decision(effect=Effect.HINTED | Effect.CONTRADICTED) if witness is Witness.CALLBACK:
-            return [(Step.RECONCILE, task_id, now)]
+            return [NewJob(Step.RECONCILE, task_id, now)]
         case _:
             return []
 

@@ -9,7 +9,7 @@ from app import jobs
 from app.db import Connection
 from app.db.tables import erased_tasks, tasks
 from app.errors import Conflict, Forbidden, NotFound
-from app.jobs import Step
+from app.jobs import NewJob, Step
 from app.resources import Resources
 from app.telemetry import logs
 
@@ -35,7 +35,7 @@ def erase(connection: Connection, task_id: str, owner: str | None, now: datetime
     if not task.status.final:
         raise Conflict(f"the task is {task.status}: cancel it, and erase it after it has ended")
     if erased_tasks.erase(connection, task, now):
-        jobs.enqueue(connection, [(Step.ERASE, task_id, now)])
+        jobs.enqueue(connection, [NewJob(Step.ERASE, task_id, now)])
 
 
 async def remove_images(use: Resources, task_id: str) -> None:

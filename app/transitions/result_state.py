@@ -11,7 +11,7 @@ from app.db.tables.downloads import Download
 from app.db.tables.results import Result
 from app.db.tables.tasks import Task
 from app.images.download import Image
-from app.jobs import Step
+from app.jobs import NewJob, Step
 from app.provider.contract import LINK_LIFE
 from app.rules.backoff import COLLECT, STORE
 from app.rules.task import Failure, MoneySpent, Status
@@ -69,7 +69,7 @@ def await_store(
         return False
     is_new = instance not in spooled_results.instances(connection, task.submission_id)
     wait = STORE.wait(spooled_results.note(connection, task.submission_id, instance, now, tried=tried))
-    jobs.enqueue(connection, [(Step.COLLECT, task.id, now + ids.jittered(wait))])
+    jobs.enqueue(connection, [NewJob(Step.COLLECT, task.id, now + ids.jittered(wait))])
     if is_new:
         _record_download(connection, task, "kept_aside", f"spooled on {instance}: {reason}", started_at, now)
     return is_new
@@ -93,7 +93,7 @@ def leave_to_others(connection: Connection, task_id: str, instance: str, started
     if task.cancel_requested_at is not None and now > task.cancel_requested_at + _MAX_OUTAGE:
         spooled_results.forget(connection, task.submission_id)
         return False
-    jobs.enqueue(connection, [(Step.COLLECT, task.id, now + STORE.longest)])
+    jobs.enqueue(connection, [NewJob(Step.COLLECT, task.id, now + STORE.longest)])
     return True
 
 
@@ -121,9 +121,9 @@ def fail(
     if now > deadline + _GRACE and not spool_holders and (provider_answered or gave_up_waiting):
         return moves.give_up(connection, task.id, Failure.ASSET_LOST, MoneySpent.YES, reason, now)
     wait = COLLECT.wait(downloads.count(connection, task.id))
-    jobs.enqueue(connection, [(Step.COLLECT, task.id, now + ids.jittered(wait))])
+    jobs.enqueue(connection, [NewJob(Step.COLLECT, task.id, now + ids.jittered(wait))])
     if refused or now > deadline - _EXPIRES_SOON:
-        jobs.enqueue(connection, [(Step.RECONCILE, task.id, now)])
+        jobs.enqueue(connection, [NewJob(Step.RECONCILE, task.id, now)])
     return False
 
 

@@ -10,7 +10,7 @@ from app.db.tables import deliveries, endpoints, results, tasks
 from app.db.tables.deliveries import TEST, DeliveryState, NewDelivery
 from app.db.tables.endpoints import Endpoint, EndpointName, EndpointState, NewEndpoint
 from app.db.tables.tasks import Task
-from app.jobs import Step
+from app.jobs import NewJob, Step
 from app.rules.task import Status
 from app.webhooks import payload
 from app.webhooks.payload import Payload
@@ -62,13 +62,13 @@ def plan_test(
         secret=secret,
     )
     deliveries.insert(connection, [test])
-    jobs.enqueue(connection, [(Step.NOTIFY, endpoint.id, now)])
+    jobs.enqueue(connection, [NewJob(Step.NOTIFY, endpoint.id, now)])
 
 
 def wake(connection: Connection, targets: Iterable[Endpoint], now: datetime) -> None:
     """Enqueue the NOTIFY job of each endpoint that is active."""
     active = sorted(endpoint.id for endpoint in targets if endpoint.state is EndpointState.ACTIVE)
-    jobs.enqueue(connection, [(Step.NOTIFY, endpoint_id, now) for endpoint_id in active])
+    jobs.enqueue(connection, [NewJob(Step.NOTIFY, endpoint_id, now) for endpoint_id in active])
 
 
 def _subscribes(task: Task | None, status: Status) -> bool:

@@ -16,7 +16,7 @@ from app.db.engine.database import write_until_available
 from app.db.tables import tasks
 from app.dispatch import dispatch
 from app.errors import FluxhookError, Unavailable
-from app.jobs import Job, Step
+from app.jobs import Job, NewJob, Step
 from app.notify import notify
 from app.reconcile import reconcile
 from app.resources import Resources
@@ -199,8 +199,8 @@ async def start(use: Resources) -> bool:
         now = use.now()
         jobs.release(connection, use.worker_id)
         submitted = tasks.ids_in(connection, Status.SUBMITTED)
-        jobs.enqueue(connection, [(Step.RECONCILE, task_id, now) for task_id in sorted(submitted)])
-        jobs.enqueue(connection, [(Step.SWEEP, NO_TASK, now)])
+        jobs.enqueue(connection, [NewJob(Step.RECONCILE, task_id, now) for task_id in sorted(submitted)])
+        jobs.enqueue(connection, [NewJob(Step.SWEEP, NO_TASK, now)])
 
     try:
         await use.db.write(prepare)

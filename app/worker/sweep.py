@@ -12,7 +12,7 @@ from app.db import Connection
 from app.db.queries import queue
 from app.db.tables import deliveries, events, idempotency_keys, provider_accounts, tasks
 from app.db.tables.provider_accounts import Account
-from app.jobs import Step
+from app.jobs import NewJob, Step
 from app.resources import Resources
 from app.rules.backoff import UNPAID
 from app.rules.task import Failure, Status
@@ -96,10 +96,10 @@ def _was_empty_for_a_day(account: Account) -> bool:
 def upkeep(connection: Connection, now: datetime, missing: list[tuple[Step, str]]) -> list[str]:
     """Delete expired rows, and schedule missing work and the next sweep. Return the ids of what was without a job."""
     events.prune(connection, now - EVENTS_KEPT)
-    jobs.enqueue(connection, [(Step.SWEEP, NO_TASK, now + EVERY)])
+    jobs.enqueue(connection, [NewJob(Step.SWEEP, NO_TASK, now + EVERY)])
     jobs.prune(connection, now - _JOB_LOG_KEPT)
     idempotency_keys.forget_before(connection, now - REMEMBERED)
-    jobs.enqueue(connection, [(step, task_id, now) for step, task_id in missing])
+    jobs.enqueue(connection, [NewJob(step, task_id, now) for step, task_id in missing])
     return [subject for _, subject in missing] + _repair_queues(connection, now)
 
 

@@ -21,7 +21,7 @@ from app.db import Connection
 from app.db.engine.database import open_database
 from app.db.tables import api_keys, spooled_results
 from app.db.tables.api_keys import ApiKeyChange, WebhookDefaults
-from app.jobs import Step
+from app.jobs import NewJob, Step
 from app.main import create_app
 from app.security.keyring import KeyRing
 from app.settings import Settings
@@ -284,7 +284,7 @@ async def test_dead_letters_are_listed_and_requeued(terminal: Terminal) -> None:
     async with open_database(f"sqlite:///{terminal.folder / 'data' / 'fluxhook.db'}") as database:
 
         def add_dead_letter(connection: Connection) -> None:
-            jobs.enqueue(connection, [(Step.RECONCILE, "task_gone", START)])
+            jobs.enqueue(connection, [NewJob(Step.RECONCILE, "task_gone", START)])
             for job in jobs.claim(connection, WORKER, START, 1, [Step.RECONCILE]):
                 jobs.dead_letter(connection, job, "KeyError")
 

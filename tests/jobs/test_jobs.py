@@ -10,7 +10,7 @@ import pytest
 from app import jobs
 from app.db import Connection
 from app.db.engine.database import Database
-from app.jobs import Backlog, DeadLetter, Job, Step
+from app.jobs import Backlog, DeadLetter, Job, NewJob, Step
 from tests.postgres import set_time
 from tests.rows import START, plan_task
 from tests.sockets import signals_to
@@ -22,7 +22,7 @@ def later(seconds: float) -> datetime:
     return START + timedelta(seconds=seconds)
 
 
-def enqueue(*new_jobs: tuple[Step, str, datetime]) -> Callable[[Connection], None]:
+def enqueue(*new_jobs: NewJob) -> Callable[[Connection], None]:
     return lambda connection: jobs.enqueue(connection, new_jobs)
 
 
@@ -55,7 +55,7 @@ async def finish(database: Database, found: Sequence[Job]) -> None:
 
 async def test_a_job_is_stored_only_if_its_transaction_commits(database: Database) -> None:
     def unit(connection: Connection, *, fails: bool) -> None:
-        jobs.enqueue(connection, [(Step.DISPATCH, plan_task(connection, f"{fails}"), START)])
+        jobs.enqueue(connection, [NewJob(Step.DISPATCH, plan_task(connection, f"{fails}"), START)])
         if fails:
             raise KeyError
 
@@ -70,7 +70,7 @@ async def test_a_job_is_stored_only_if_its_transaction_commits(database: Databas
 
 async def test_a_rollback_drops_jobs_enqueued_by_the_first_statement(database: Database) -> None:
     def unit(connection: Connection) -> None:
-        jobs.enqueue(connection, [(Step.DISPATCH, "task_1", START)])
+        jobs.enqueue(connection, [NewJob(Step.DISPATCH, "task_1", START)])
         raise KeyError
 
     with pytest.raises(KeyError):
@@ -86,7 +86,7 @@ async def test_enqueuing_no_jobs_does_nothing(database: Database) -> None:
 
 
 async def test_a_job_does_not_run_before_its_time(database: Database) -> None:
-    await database.write(enqueue((Step.COLLECT, "task_1", later(5))))
+    await database.write(enqueue(NewJob(Step.COLLECT, "task_1", later(5))))
 
     assert await database.read(jobs.next_due) == later(5)
     assert await claimed(database, later(4.999)) == []
@@ -98,7 +98,7 @@ async def test_enqueuing_a_waiting_job_again_keeps_the_earlier_time(
     database: Database, first: float, second: float, due: float
 ) -> None:
     for seconds in (first, second):
-        await database.write(enqueue((Step.COLLECT, "task_1", later(seconds))))
+        await database.write(enqueue(NewJob(Step.COLLECT, "task_1", later(seconds))))
 
     assert await claimed(database, later(due - 1)) == []
     found = await claim(database, later(due))
@@ -109,7 +109,7 @@ async def test_enqueuing_a_waiting_job_again_keeps_the_earlier_time(
 
 async def test_enqueuing_a_job_several_times_in_one_call_keeps_the_earliest_time(database: Database) -> None:
     times = [later(7), later(3), later(9)]
-    await database.write(enqueue(*((Step.COLLECT, "task_1", at) for at in times)))
+    await database.write(enqueue(*(NewJob(Step.COLLECT, "task_1", at) for at in times)))
 
     assert await database.read(jobs.next_due) == later(3)
     assert len(await claim(database, later(10))) == 1
@@ -117,19 +117,19 @@ async def test_enqueuing_a_job_several_times_in_one_call_keeps_the_earliest_time
 
 async def test_a_job_that_runs_again_comes_after_the_jobs_that_fell_due_before(database: Database) -> None:
     """Otherwise a job that always runs again would block the others."""
-    await database.write(enqueue((Step.NOTIFY, "ep_busy", START)))
+    await database.write(enqueue(NewJob(Step.NOTIFY, "ep_busy", START)))
     busy = await take(database)
-    await database.write(enqueue((Step.NOTIFY, "ep_new", later(1))))
-    await database.write(enqueue((Step.NOTIFY, "ep_busy", later(2))))
+    await database.write(enqueue(NewJob(Step.NOTIFY, "ep_new", later(1))))
+    await database.write(enqueue(NewJob(Step.NOTIFY, "ep_busy", later(2))))
     await finish(database, [busy])
 
     assert await claimed(database, later(3), limit=1) == [(Step.NOTIFY, "ep_new")]
 
 
 async def test_a_failed_job_comes_after_the_jobs_that_fell_due_before(database: Database) -> None:
-    await database.write(enqueue((Step.NOTIFY, "ep_failed", START)))
+    await database.write(enqueue(NewJob(Step.NOTIFY, "ep_failed", START)))
     failed = await take(database)
-    await database.write(enqueue((Step.NOTIFY, "ep_new", later(1))))
+    await database.write(enqueue(NewJob(Step.NOTIFY, "ep_new", later(1))))
     await database.write(lambda connection: jobs.retry(connection, failed, later(2), "KeyError"))
 
     assert await claimed(database, later(3), limit=1) == [(Step.NOTIFY, "ep_new")]
@@ -137,7 +137,7 @@ async def test_a_failed_job_comes_after_the_jobs_that_fell_due_before(database: 
 
 async def test_enqueuing_a_job_many_times_leaves_one(database: Database) -> None:
     for seconds in range(20):
-        await database.write(enqueue((Step.COLLECT, "task_1", later(seconds))))
+        await database.write(enqueue(NewJob(Step.COLLECT, "task_1", later(seconds))))
 
     found = await claim(database, later(99))
     assert len(found) == 1
@@ -146,7 +146,11 @@ async def test_enqueuing_a_job_many_times_leaves_one(database: Database) -> None
 
 
 async def test_jobs_of_different_steps_and_tasks_wait_independently(database: Database) -> None:
-    wanted = [(Step.COLLECT, "task_1", START), (Step.RECONCILE, "task_1", later(1)), (Step.COLLECT, "task_2", later(2))]
+    wanted = [
+        NewJob(Step.COLLECT, "task_1", START),
+        NewJob(Step.RECONCILE, "task_1", later(1)),
+        NewJob(Step.COLLECT, "task_2", later(2)),
+    ]
     await database.write(enqueue(*wanted))
     done = []
     while found := await claim(database, later(9), 1):
@@ -157,9 +161,9 @@ async def test_jobs_of_different_steps_and_tasks_wait_independently(database: Da
 
 
 async def test_a_job_enqueued_while_it_runs_runs_again(database: Database) -> None:
-    await database.write(enqueue((Step.COLLECT, "task_1", START)))
+    await database.write(enqueue(NewJob(Step.COLLECT, "task_1", START)))
     running = await claim(database)
-    await database.write(enqueue((Step.COLLECT, "task_1", START)))
+    await database.write(enqueue(NewJob(Step.COLLECT, "task_1", START)))
     meanwhile = await claimed(database)
     await finish(database, running)
 
@@ -169,7 +173,9 @@ async def test_a_job_enqueued_while_it_runs_runs_again(database: Database) -> No
 
 async def test_a_claim_takes_the_longest_due_jobs_up_to_its_limit(database: Database) -> None:
     order = ["task_c", "task_a", "task_d", "task_b"]
-    await database.write(enqueue(*((Step.DISPATCH, task_id, later(order.index(task_id))) for task_id in sorted(order))))
+    await database.write(
+        enqueue(*(NewJob(Step.DISPATCH, task_id, later(order.index(task_id))) for task_id in sorted(order)))
+    )
 
     first = await claimed(database, later(9), 3)
     second = await claimed(database, later(9), 3)
@@ -179,7 +185,7 @@ async def test_a_claim_takes_the_longest_due_jobs_up_to_its_limit(database: Data
 
 async def test_different_steps_of_one_task_may_run_at_once(database: Database) -> None:
     """A download that hangs must not delay the request for a fresh link."""
-    await database.write(enqueue((Step.COLLECT, "task_1", START), (Step.RECONCILE, "task_1", later(1))))
+    await database.write(enqueue(NewJob(Step.COLLECT, "task_1", START), NewJob(Step.RECONCILE, "task_1", later(1))))
     first = await claimed(database, START)
     second = await claimed(database, later(2))
 
@@ -187,15 +193,15 @@ async def test_different_steps_of_one_task_may_run_at_once(database: Database) -
 
 
 async def test_a_running_step_does_not_delay_other_tasks(database: Database) -> None:
-    await database.write(enqueue((Step.COLLECT, "task_1", START)))
+    await database.write(enqueue(NewJob(Step.COLLECT, "task_1", START)))
     await claim(database)
-    await database.write(enqueue((Step.COLLECT, "task_1", START), (Step.COLLECT, "task_2", later(1))))
+    await database.write(enqueue(NewJob(Step.COLLECT, "task_1", START), NewJob(Step.COLLECT, "task_2", later(1))))
 
     assert await claimed(database, later(1), 1) == [(Step.COLLECT, "task_2")]
 
 
 async def test_a_claim_takes_only_the_requested_steps(database: Database) -> None:
-    await database.write(enqueue(*((step, "task_1", START) for step in Step)))
+    await database.write(enqueue(*(NewJob(step, "task_1", START) for step in Step)))
     lane = {Step.DISPATCH, Step.SWEEP}
 
     def unit(connection: Connection) -> list[Job]:
@@ -213,7 +219,7 @@ async def test_jobs_are_claimed_in_the_order_in_which_their_links_expire(databas
     def unit(connection: Connection) -> None:
         for number, expires in enumerate((90, 30, 60)):
             plan_task(connection, f"{number}", sample_expires_at=later(expires))
-        wanted = [(Step.COLLECT, f"task_{number}", later(number)) for number in range(3)]
+        wanted = [NewJob(Step.COLLECT, f"task_{number}", later(number)) for number in range(3)]
         jobs.enqueue(connection, wanted)
 
     await database.write(unit)
@@ -224,17 +230,21 @@ async def test_jobs_are_claimed_in_the_order_in_which_their_links_expire(databas
 
 async def test_jobs_in_all_states_are_scheduled(database: Database) -> None:
     names = {"task_waiting", "task_running", "task_held", "task_none", "task_other"}
-    await database.write(enqueue((Step.COLLECT, "task_running", START), (Step.COLLECT, "task_held", START)))
+    await database.write(enqueue(NewJob(Step.COLLECT, "task_running", START), NewJob(Step.COLLECT, "task_held", START)))
     (failed,) = [job for job in await claim(database) if job.task_id == "task_held"]
     await database.write(lambda connection: jobs.dead_letter(connection, failed, "KeyError"))
-    await database.write(enqueue((Step.COLLECT, "task_waiting", later(9)), (Step.DISPATCH, "task_other", START)))
+    await database.write(
+        enqueue(NewJob(Step.COLLECT, "task_waiting", later(9)), NewJob(Step.DISPATCH, "task_other", START))
+    )
 
     found = await database.read(lambda connection: jobs.scheduled(connection, Step.COLLECT, names))
     assert found == {"task_waiting", "task_running", "task_held"}
 
 
 async def test_many_claims_at_once_take_each_job_once(database: Database) -> None:
-    wanted = [(step, f"task_{number:02}", START) for number in range(30) for step in (Step.RECONCILE, Step.COLLECT)]
+    wanted = [
+        NewJob(step, f"task_{number:02}", START) for number in range(30) for step in (Step.RECONCILE, Step.COLLECT)
+    ]
     await database.write(enqueue(*wanted))
 
     async def take_all() -> list[Job]:
@@ -248,11 +258,11 @@ async def test_many_claims_at_once_take_each_job_once(database: Database) -> Non
     found += await claim(database, limit=60)
 
     assert len({job.id for job in found}) == len(found) == 60
-    assert {(job.step, job.task_id) for job in found} == {(step, task_id) for step, task_id, _ in wanted}
+    assert {(job.step, job.task_id) for job in found} == {(job.step, job.task_id) for job in wanted}
 
 
 async def test_a_finished_job_is_gone(database: Database) -> None:
-    await database.write(enqueue((Step.DISPATCH, "task_1", START)))
+    await database.write(enqueue(NewJob(Step.DISPATCH, "task_1", START)))
     await finish(database, await claim(database))
     await database.write(release)
 
@@ -264,7 +274,7 @@ async def fail(database: Database, job: Job, at: datetime) -> None:
 
 
 async def test_a_failed_job_runs_again_and_remembers_how_often_it_failed(database: Database) -> None:
-    await database.write(enqueue((Step.DISPATCH, "task_1", START)))
+    await database.write(enqueue(NewJob(Step.DISPATCH, "task_1", START)))
     counts = []
     for number in range(3):
         job = await take(database, later(number))
@@ -276,9 +286,9 @@ async def test_a_failed_job_runs_again_and_remembers_how_often_it_failed(databas
 
 
 async def test_a_failed_job_passes_its_count_to_the_same_job_that_waits(database: Database) -> None:
-    await database.write(enqueue((Step.DISPATCH, "task_1", START)))
+    await database.write(enqueue(NewJob(Step.DISPATCH, "task_1", START)))
     job = await take(database)
-    await database.write(enqueue((Step.DISPATCH, "task_1", later(1))))
+    await database.write(enqueue(NewJob(Step.DISPATCH, "task_1", later(1))))
     await fail(database, job, later(60))
 
     again = await take(database, later(1))
@@ -288,20 +298,20 @@ async def test_a_failed_job_passes_its_count_to_the_same_job_that_waits(database
 
 
 async def test_enqueuing_a_failed_job_again_keeps_its_count_of_failures(database: Database) -> None:
-    await database.write(enqueue((Step.DISPATCH, "task_1", START)))
+    await database.write(enqueue(NewJob(Step.DISPATCH, "task_1", START)))
     await fail(database, await take(database), later(60))
-    await database.write(enqueue((Step.DISPATCH, "task_1", later(1))))
+    await database.write(enqueue(NewJob(Step.DISPATCH, "task_1", later(1))))
 
     assert (await take(database, later(1))).failures == 1
 
 
 async def test_a_dead_letter_is_counted_and_does_not_run_but_the_same_job_may(database: Database) -> None:
-    await database.write(enqueue((Step.DISPATCH, "task_1", START)))
+    await database.write(enqueue(NewJob(Step.DISPATCH, "task_1", START)))
     job = await take(database)
     await database.write(lambda connection: jobs.dead_letter(connection, job, "KeyError"))
     await database.write(release)
     claimable = await claimed(database, later(999))
-    await database.write(enqueue((Step.DISPATCH, "task_1", START)))
+    await database.write(enqueue(NewJob(Step.DISPATCH, "task_1", START)))
 
     assert len(await database.read(jobs.dead_letters)) == 1
     assert claimable == []
@@ -309,14 +319,14 @@ async def test_a_dead_letter_is_counted_and_does_not_run_but_the_same_job_may(da
 
 
 async def make_dead_letter(database: Database, task_id: str) -> DeadLetter:
-    await database.write(enqueue((Step.DISPATCH, task_id, START)))
+    await database.write(enqueue(NewJob(Step.DISPATCH, task_id, START)))
     job = await take(database)
     await database.write(lambda connection: jobs.dead_letter(connection, job, "KeyError"))
     return (await database.read(jobs.dead_letters))[-1]
 
 
 async def test_a_dead_letter_has_its_step_task_failures_and_error(database: Database) -> None:
-    await database.write(enqueue((Step.DISPATCH, "task_1", START)))
+    await database.write(enqueue(NewJob(Step.DISPATCH, "task_1", START)))
     await fail(database, await take(database), START)
     again = await take(database)
     await database.write(lambda connection: jobs.dead_letter(connection, again, "KeyError"))
@@ -331,9 +341,9 @@ async def test_a_dead_letter_has_its_step_task_failures_and_error(database: Data
 
 
 async def test_a_job_enqueued_during_the_last_try_runs_after_its_failure(database: Database) -> None:
-    await database.write(enqueue((Step.DISPATCH, "task_1", START)))
+    await database.write(enqueue(NewJob(Step.DISPATCH, "task_1", START)))
     job = await take(database)
-    await database.write(enqueue((Step.DISPATCH, "task_1", later(1))))
+    await database.write(enqueue(NewJob(Step.DISPATCH, "task_1", later(1))))
     await database.write(lambda connection: jobs.dead_letter(connection, job, "KeyError"))
 
     assert len(await database.read(jobs.dead_letters)) == 1
@@ -351,7 +361,7 @@ async def test_a_requeued_job_has_no_failures_and_the_other_dead_letters_stay(da
 
 async def test_a_requeued_job_that_already_waits_runs_once(database: Database) -> None:
     letter = await make_dead_letter(database, "task_1")
-    await database.write(enqueue((Step.DISPATCH, "task_1", later(5))))
+    await database.write(enqueue(NewJob(Step.DISPATCH, "task_1", later(5))))
     await database.write(lambda connection: jobs.requeue(connection, [letter.id], START))
     job = await take(database)
     await finish(database, [job])
@@ -360,7 +370,7 @@ async def test_a_requeued_job_that_already_waits_runs_once(database: Database) -
 
 
 async def test_a_waiting_job_is_not_requeued(database: Database) -> None:
-    await database.write(enqueue((Step.DISPATCH, "task_1", later(5))))
+    await database.write(enqueue(NewJob(Step.DISPATCH, "task_1", later(5))))
     (job_id,) = [job.id for job in await claim(database, later(5))]
 
     assert await database.write(lambda connection: jobs.requeue(connection, [job_id], START)) == 0
@@ -369,11 +379,11 @@ async def test_a_waiting_job_is_not_requeued(database: Database) -> None:
 async def test_the_backlog_of_each_step_is_counted(database: Database) -> None:
     await database.write(
         enqueue(
-            (Step.COLLECT, "a", later(-9)),
-            (Step.COLLECT, "b", later(-5)),
-            (Step.COLLECT, "c", later(60)),
-            (Step.RECONCILE, "a", later(60)),
-            (Step.DISPATCH, "d", later(-99)),
+            NewJob(Step.COLLECT, "a", later(-9)),
+            NewJob(Step.COLLECT, "b", later(-5)),
+            NewJob(Step.COLLECT, "c", later(60)),
+            NewJob(Step.RECONCILE, "a", later(60)),
+            NewJob(Step.DISPATCH, "d", later(-99)),
         )
     )
     await database.write(lambda connection: jobs.claim(connection, ME, START, 9, {Step.DISPATCH}))
@@ -386,11 +396,11 @@ async def test_the_backlog_of_each_step_is_counted(database: Database) -> None:
 
 
 async def test_released_jobs_run_again_with_their_count_of_failures(database: Database) -> None:
-    await database.write(enqueue((Step.DISPATCH, "task_1", START), (Step.COLLECT, "task_2", START)))
+    await database.write(enqueue(NewJob(Step.DISPATCH, "task_1", START), NewJob(Step.COLLECT, "task_2", START)))
     for job in await claim(database):
         await fail(database, job, later(1))
     lost = await claim(database, later(1))
-    await database.write(enqueue((Step.COLLECT, "task_2", later(60))))
+    await database.write(enqueue(NewJob(Step.COLLECT, "task_2", later(60))))
     await database.write(release)
     again = await claim(database, later(1))
 
@@ -401,7 +411,7 @@ async def test_released_jobs_run_again_with_their_count_of_failures(database: Da
 
 
 async def test_releasing_with_nothing_running_changes_nothing(database: Database) -> None:
-    await database.write(enqueue((Step.DISPATCH, "task_1", later(1))))
+    await database.write(enqueue(NewJob(Step.DISPATCH, "task_1", later(1))))
     await database.write(release)
 
     assert await database.read(jobs.next_due) == later(1)
@@ -409,10 +419,10 @@ async def test_releasing_with_nothing_running_changes_nothing(database: Database
 
 @pytest.mark.parametrize("call", ["enqueue", "finish", "retry"])
 async def test_listeners_are_called_when_there_may_be_jobs(database: Database, call: str) -> None:
-    await database.write(enqueue((Step.DISPATCH, "task_1", START)))
+    await database.write(enqueue(NewJob(Step.DISPATCH, "task_1", START)))
     job = await take(database)
     units: dict[str, Callable[[Connection], Any]] = {
-        "enqueue": enqueue((Step.DISPATCH, "task_2", START)),
+        "enqueue": enqueue(NewJob(Step.DISPATCH, "task_2", START)),
         "finish": lambda connection: jobs.finish(connection, job),
         "retry": lambda connection: jobs.retry(connection, job, START, "KeyError"),
     }

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from app import jobs
 from app.db import Connection
 from app.db.engine.database import Database, open_database
-from app.jobs import LEASE, Job, Step
+from app.jobs import LEASE, Job, NewJob, Step
 from app.jobs.pgqueuer_schema import SETTINGS
 from tests.databases import listening_for
 from tests.postgres import set_time
@@ -33,7 +33,7 @@ async def database(postgres_url: str) -> AsyncGenerator[Database]:
 
 
 async def enqueue(database: Database, step: Step = Step.COLLECT, at: datetime = START) -> None:
-    await database.write(lambda connection: jobs.enqueue(connection, [(step, "task_1", at)]))
+    await database.write(lambda connection: jobs.enqueue(connection, [NewJob(step, "task_1", at)]))
 
 
 async def claim(database: Database, holder: str = ME, at: datetime = START, limit: int = 9) -> list[Job]:
@@ -47,7 +47,7 @@ async def claim(database: Database, holder: str = ME, at: datetime = START, limi
 async def test_a_heartbeat_and_enqueuing_the_same_jobs_do_not_deadlock(database: Database) -> None:
     blocked = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted), pg_sleep(0.01)")
     enqueued, deadlocks = asyncio.Event(), list[object]()
-    first, second = (Step.NOTIFY, "ep_1", START), (Step.NOTIFY, "ep_2", START)
+    first, second = NewJob(Step.NOTIFY, "ep_1", START), NewJob(Step.NOTIFY, "ep_2", START)
 
     def enqueue_again(connection: Connection) -> None:
         jobs.enqueue(connection, [first])

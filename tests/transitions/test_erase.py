@@ -14,7 +14,7 @@ from app.db import Connection
 from app.db.tables import attempts as attempts_table
 from app.db.tables import erased_tasks, results
 from app.errors import Unavailable
-from app.jobs import Step
+from app.jobs import NewJob, Step
 from app.store import FolderStore
 from app.transitions.erase import erase as erase_task
 from app.worker import loop
@@ -217,7 +217,7 @@ async def test_removing_what_is_removed_already_does_no_harm(each_world: World, 
     await erase(each_world, task_id)
     (tmp_path / "images" / kept).unlink()
     await each_world.work()
-    again = [(Step.ERASE, task_id, each_world.clock())]
+    again = [NewJob(Step.ERASE, task_id, each_world.clock())]
     await each_world.use.db.write(lambda connection: jobs.enqueue(connection, again))
     await each_world.work()
 

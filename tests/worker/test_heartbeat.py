@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from app import jobs
 from app.db import Connection
 from app.db.engine.database import Database, open_database
-from app.jobs import LEASE, Step
+from app.jobs import LEASE, NewJob, Step
 from app.resources import Resources
 from app.worker.heartbeat import background_loops, can_work, touch_liveness_file
 from tests.databases import OneByOne
@@ -36,7 +36,7 @@ async def claimed(world: World) -> jobs.Job:
     """A running job whose lease is about to expire."""
 
     def leave_and_claim(connection: Connection) -> list[jobs.Job]:
-        jobs.enqueue(connection, [(Step.COLLECT, "task_1", world.clock())])
+        jobs.enqueue(connection, [NewJob(Step.COLLECT, "task_1", world.clock())])
         return claim(connection, world.clock())
 
     (job,) = await world.use.db.write(leave_and_claim)

@@ -5,7 +5,7 @@ from datetime import timedelta
 from app import jobs
 from app.db import Connection
 from app.db.tables import provider_accounts
-from app.jobs import Step
+from app.jobs import NewJob, Step
 from app.rules.task import Status
 from app.telemetry import metrics
 from app.worker import metrics_snapshot
@@ -73,7 +73,7 @@ async def test_a_pause_and_its_reason_are_shown_while_it_lasts(each_world: World
 async def test_jobs_are_shown_with_how_long_the_oldest_has_been_due(each_world: World) -> None:
     due, parked = START - timedelta(seconds=20), START + timedelta(seconds=20)
     await each_world.use.db.write(
-        lambda connection: jobs.enqueue(connection, [(Step.COLLECT, "a", due), (Step.COLLECT, "b", parked)])
+        lambda connection: jobs.enqueue(connection, [NewJob(Step.COLLECT, "a", due), NewJob(Step.COLLECT, "b", parked)])
     )
     values = await scraped(each_world)
 
@@ -83,7 +83,7 @@ async def test_jobs_are_shown_with_how_long_the_oldest_has_been_due(each_world: 
 
 async def test_a_job_that_was_set_aside_is_shown(each_world: World) -> None:
     def hold(connection: Connection) -> None:
-        jobs.enqueue(connection, [(Step.COLLECT, "a", START)])
+        jobs.enqueue(connection, [NewJob(Step.COLLECT, "a", START)])
         jobs.dead_letter(connection, claim(connection, START, 1)[0], "Broken")
 
     await each_world.use.db.write(hold)

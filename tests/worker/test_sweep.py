@@ -13,7 +13,7 @@ from app.db import Connection
 from app.db.engine.database import Database
 from app.db.queries import queue
 from app.db.tables import idempotency_keys, provider_accounts, tasks
-from app.jobs import Step
+from app.jobs import NewJob, Step
 from app.rules.backoff import UNPAID
 from app.rules.task import Status
 from app.telemetry import metrics
@@ -33,7 +33,7 @@ def counted() -> float:
 
 async def sweeping(world: World) -> None:
     """Start the sweep, as every running worker does."""
-    wanted = [(Step.SWEEP, NO_TASK, world.clock())]
+    wanted = [NewJob(Step.SWEEP, NO_TASK, world.clock())]
     await world.use.db.write(lambda connection: jobs.enqueue(connection, wanted))
 
 
@@ -299,7 +299,7 @@ async def test_a_slot_whose_holder_needs_none_is_free_again_and_counted(each_wor
         put_account(connection, account=1)
         plan_task(connection, "over", each_world.clock(), status=status)
         hold_slot(connection, "over")
-        jobs.enqueue(connection, [(Step.COLLECT, "task_over", each_world.clock())])
+        jobs.enqueue(connection, [NewJob(Step.COLLECT, "task_over", each_world.clock())])
 
     await each_world.use.db.write(leak)
     waiting = await each_world.post()

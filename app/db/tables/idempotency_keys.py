@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Connection, String, Table, delete, select, update
+from sqlalchemy import Column, ColumnElement, Connection, String, Table, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.db.engine.columns import Instant, Json, metadata
@@ -99,5 +99,5 @@ def forget_before(connection: Connection, instant: datetime) -> int:
     return connection.execute(delete(idempotency).where(idempotency.c.began_at < instant)).rowcount
 
 
-def _of_request(key_id: str, idempotency_key: str) -> tuple[Any, ...]:
+def _of_request(key_id: str, idempotency_key: str) -> tuple[ColumnElement[bool], ...]:
     return idempotency.c.key_id == key_id, idempotency.c.idempotency_key == idempotency_key

@@ -15,7 +15,7 @@ from app.db.engine.database import Database
 from app.db.queries.apply_changes import TaskChange, apply_changes
 from app.db.tables import attempts, events, evidence, provider_accounts, tasks
 from app.db.tables.evidence import NewEvidence
-from app.jobs import Step
+from app.jobs import NewJob, Step
 from app.rules.task import Effect, Failure, MoneySpent, Outcome, Said, Status, Witness
 from app.security.verify import Verdict
 from tests.rows import START, ask, hold_slot, jobs_left, put_account
@@ -236,14 +236,14 @@ async def test_events_are_read_back_as_they_were_written_and_in_order(database: 
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_a_job_that_is_enqueued_repeatedly_keeps_the_earliest_time(database: Database, size: int) -> None:
-    new_jobs = [(pick(list(Step), number), f"task_{number}", instant(number)) for number in range(size)]
-    earlier = [(step, task_id, at - timedelta(days=1)) for step, task_id, at in new_jobs[::2]]
-    later = [(step, task_id, at + timedelta(days=1)) for step, task_id, at in new_jobs]
+    new_jobs = [NewJob(pick(list(Step), number), f"task_{number}", instant(number)) for number in range(size)]
+    earlier = [job._replace(run_at=job.run_at - timedelta(days=1)) for job in new_jobs[::2]]
+    later = [job._replace(run_at=job.run_at + timedelta(days=1)) for job in new_jobs]
     for rows in (new_jobs, earlier, later):
         await database.write(lambda connection, rows=rows: jobs.enqueue(connection, rows))  # type: ignore[misc]
     found = await database.read(jobs_left)
 
-    expected = {(step, task_id): at for step, task_id, at in [*new_jobs, *earlier]}
+    expected = {(job.step, job.task_id): job.run_at for job in [*new_jobs, *earlier]}
     assert {(job.step, job.task_id): job.run_at for job in found} == expected
     assert (len(found), {job.state for job in found}) == (size, {"waiting"})
 

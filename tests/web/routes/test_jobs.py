@@ -4,7 +4,7 @@ import pytest
 
 from app import jobs
 from app.db import Connection
-from app.jobs import Step
+from app.jobs import NewJob, Step
 from tests.rows import claim, jobs_left
 from tests.web.documents import problem
 from tests.world import World
@@ -12,7 +12,7 @@ from tests.world import World
 
 async def set_aside(world: World, *task_ids: str) -> None:
     def unit(connection: Connection) -> None:
-        jobs.enqueue(connection, [(Step.COLLECT, task_id, world.clock()) for task_id in task_ids])
+        jobs.enqueue(connection, [NewJob(Step.COLLECT, task_id, world.clock()) for task_id in task_ids])
         for job in claim(connection, world.clock()):
             jobs.dead_letter(connection, job, "KeyError")
 
@@ -52,7 +52,7 @@ async def test_a_thousand_and_one_dead_letters_all_count_and_run_again(each_worl
     of_engine = {"sqlite": "jobs SET state = 'held'", "postgresql": "pgqueuer SET status = 'failed'"}
 
     def unit(connection: Connection) -> None:
-        jobs.enqueue(connection, [(Step.COLLECT, task_id, each_world.clock()) for task_id in task_ids])
+        jobs.enqueue(connection, [NewJob(Step.COLLECT, task_id, each_world.clock()) for task_id in task_ids])
         connection.exec_driver_sql(f"UPDATE {of_engine[connection.dialect.name]}")
 
     await each_world.use.db.write(unit)

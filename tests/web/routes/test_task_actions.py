@@ -8,7 +8,7 @@ import pytest
 
 from app import jobs
 from app.db.tables import provider_accounts, tasks
-from app.jobs import Step
+from app.jobs import NewJob, Step
 from app.rules.task import RESUBMITTABLE, Status
 from app.twin import Faults
 from app.worker.sweep import NO_TASK
@@ -42,7 +42,7 @@ async def in_state(world: World, status: Status) -> str:
 
 async def sweeping(world: World) -> None:
     """Start the sweep, as a worker does."""
-    wanted = [(Step.SWEEP, NO_TASK, world.clock())]
+    wanted = [NewJob(Step.SWEEP, NO_TASK, world.clock())]
     await world.use.db.write(lambda connection: jobs.enqueue(connection, wanted))
 
 
