@@ -20,6 +20,7 @@ from tests.world import World
 
 T = TypeVar("T")
 LOST = ProviderResponse(Report(Said.LOST))
+OTHER = "https://elsewhere.example"
 TAKEN = ProviderResponse(Report(Said.PENDING, "p1"), 200, {}, b"{}")
 
 
@@ -58,6 +59,21 @@ async def test_without_a_public_url_the_provider_is_polled_from_the_start(world:
 
     assert (await world.task(caller.task_id))["status"] == "stored"
     assert world.ledger()["tasks"][0]["callbacks"] == []
+
+
+@pytest.mark.parametrize(("redirects", "origin", "polled"), [(3, None, True), (4, None, False), (1, OTHER, False)])
+async def test_a_poll_follows_up_to_three_redirects_of_the_provider(
+    world: World, redirects: int, origin: str | None, *, polled: bool
+) -> None:
+    world.use = replace(world.use, public_url=None)
+    rules = {"status_redirects": redirects, "redirect_origin": origin}
+    world.twin.rules = world.twin.rules.model_copy(update=rules)
+    caller = await submitted(world)
+    await world.go_on(5)
+    last = (await polls(world, caller.task_id))[-1]
+
+    assert (await world.task(caller.task_id))["status"] == ("stored" if polled else "submitted")
+    assert (last["said"], last["http_status"]) == (("ready", 200) if polled else ("lost", 307))
 
 
 async def test_a_task_in_any_closed_state_is_left_alone(world: World) -> None:

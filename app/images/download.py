@@ -35,7 +35,7 @@ async def download(use: Resources, url: str) -> IO[bytes]:
 
     Raises ResultRefused, httpx.HTTPError, OSError (also TimeoutError).
     """
-    if not result_links.may_hold_result(url, hosts=use.result_hosts, provider_origin=use.provider_origin):
+    if not result_links.is_on(url, hosts=use.result_hosts, origin=use.provider_origin):
         raise ResultRefused("the link is not on an allowed result host: see FLUXHOOK_RESULT_HOSTS")
     file = use.spool.blank()
     try:

@@ -18,6 +18,9 @@ PROMISES = ProviderSpec(
     name="bfl",
     # Links use hosts such as delivery.*.bfl.ai and delivery-eu1.bfl.ai (integration guidelines; field reports).
     result_hosts=("bfl.ai", "*.bfl.ai"),
+    # Documented are the global host, two regions and two clusters; polling URLs name further clusters, and a gateway.
+    # Delivery hosts are not among them.
+    api_hosts=("api.bfl.ai", "api.*.bfl.ai", "gateway.bfl.ai"),
     slots={"account": 24, "flux-kontext-max": 6},
     # A task belongs to one region, and the global host may answer "Task not found" for it (field report, whose client
     # tries us3 first). The documented hosts come first, then those that were seen in a polling_url.
@@ -40,7 +43,7 @@ class Bfl:
         self._http = http
         self._base_url = base_url
         self._key = key
-        is_bfl = result_links.may_hold_result(base_url, hosts=PROMISES.result_hosts, provider_origin="")
+        is_bfl = result_links.is_on(base_url, hosts=PROMISES.api_hosts, origin="")
         self._other_hosts = [url for url in PROMISES.status_urls if is_bfl and url != base_url]
 
     async def submit(self, submit_request: SubmitRequest) -> ProviderResponse:
@@ -78,7 +81,7 @@ class Bfl:
 
     async def _poll(self, url: str) -> ProviderResponse:
         request = self._http.build_request("GET", url, headers=self._headers)
-        return exchange.read_fetched(await exchange.send(self._http, request, PROMISES.status_deadline))
+        return await exchange.poll(self._http, request, PROMISES.status_deadline, self._may_receive_key)
 
     @staticmethod
     def _status_url(base_url: str, reference: Reference) -> str:
@@ -94,8 +97,8 @@ class Bfl:
         return self._status_url(self._base_url, reference)
 
     def _may_receive_key(self, url: str) -> bool:
-        """Whether the API key may be sent to `url`: the configured origin, or a BFL host over https, as for results."""
-        return result_links.may_hold_result(url, hosts=PROMISES.result_hosts, provider_origin=self._base_url)
+        """Whether the API key may be sent to `url`: the configured origin, or an API host of BFL over https."""
+        return result_links.is_on(url, hosts=PROMISES.api_hosts, origin=self._base_url)
 
 
 def read_submitted(response: ProviderResponse) -> ProviderResponse:

@@ -20,6 +20,7 @@ class ProviderSpec:
 
     name: str
     result_hosts: tuple[str, ...]
+    api_hosts: tuple[str, ...]  # besides the configured origin, the hosts that may receive the API key
     slots: Mapping[str, int]  # maximum number of tasks in flight by model, and in total under "account"
     # Further hosts to poll if the host that took a task does not know it.
     status_urls: tuple[str, ...] = ()

@@ -13,9 +13,10 @@ from app.provider import http as exchange
 from app.provider.contract import ProviderResponse, ProviderSpec, Reference, SubmitRequest
 from app.provider.request_body import RequestBody
 from app.rules.task import Failure, Report, Said
+from app.security import result_links
 
 # GPTProto passes on BFL's delivery links (its sample response) and states no limits of its own.
-PROMISES: ProviderSpec = replace(bfl.PROMISES, name="gptproto")
+PROMISES: ProviderSpec = replace(bfl.PROMISES, name="gptproto", api_hosts=("gptproto.com", "api.gptproto.com"))
 
 _GATEWAY_ERRORS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE})
 
@@ -49,7 +50,7 @@ class Gptproto:
             params={"id": reference.provider_id},
             headers=self._headers,
         )
-        return exchange.read_fetched(await exchange.send(self._http, request, PROMISES.status_deadline))
+        return await exchange.poll(self._http, request, PROMISES.status_deadline, self._may_receive_key)
 
     async def credits(self) -> ProviderResponse:
         # Not documented: the path follows the pattern of the others, and a 404 is a valid outcome.
@@ -65,6 +66,11 @@ class Gptproto:
         )
         response = await exchange.send(self._http, request, PROMISES.status_deadline)
         return "its account has no balance left" if _is_unpaid(response) else bfl.what_is_wrong(response)
+
+    def _may_receive_key(self, url: str) -> bool:
+        """Whether a redirect to `url` may receive the API key. The key of a reseller stays on its own origin."""
+        is_gptproto = result_links.is_on(self._base_url, hosts=PROMISES.api_hosts, origin="")
+        return result_links.is_on(url, hosts=PROMISES.api_hosts if is_gptproto else (), origin=self._base_url)
 
     @property
     def _headers(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """One HTTP exchange with a provider: sent once, never retried; every outcome is a ProviderResponse."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from http import HTTPStatus
 
@@ -15,6 +15,8 @@ from app.rules.task import Report, Said
 MAX_ANSWER_BYTES = 1024 * 1024
 _MAX_RETRY_AFTER = timedelta(hours=3)  # a longer wait is taken for a mistake of the provider
 _MIN_KEY = 16  # characters; the twin accepts shorter keys, which could be part of other text
+_MAX_REDIRECTS = 3
+_KEY_HEADERS = ("x-key", "authorization")
 _STORED_HEADERS = ("content-type", "retry-after", "x-request-id", "x-ratelimit-remaining")
 
 # Raised before the first byte of the request is sent: the provider cannot have received it.
@@ -32,19 +34,52 @@ async def send(http: httpx.AsyncClient, request: httpx.Request, deadline: timede
     DOWN: the request was not sent. LOST: the provider may have received it. `deadline` limits the whole exchange,
     because httpx limits only each read, which a slowly sent response never exceeds.
     """
+    return await _send(http, request, deadline, follow=lambda _: False)
+
+
+async def poll(
+    http: httpx.AsyncClient, request: httpx.Request, deadline: timedelta, may_receive_key: Callable[[str], bool]
+) -> ProviderResponse:
+    """Send a poll, follow at most three redirects, and interpret the response (see `_read_fetched`).
+
+    A redirect is followed with the API key, and only to a URL that may receive it: an answer from any other host would
+    not be the provider's.
+    """
+    return _read_fetched(await _send(http, request, deadline, follow=may_receive_key))
+
+
+async def _send(
+    http: httpx.AsyncClient, request: httpx.Request, deadline: timedelta, follow: Callable[[str], bool]
+) -> ProviderResponse:
     try:
         async with asyncio.timeout(deadline.total_seconds()):
-            response = await http.send(request, stream=True)
-            try:
-                body = await _read_bounded(response)
-            finally:
-                await response.aclose()
+            response, body = await _exchange(http, request)
+            for _ in range(_MAX_REDIRECTS):
+                if response.next_request is None or not follow(str(response.next_request.url)):
+                    break
+                response, body = await _exchange(http, _with_key(response.next_request, request))
     except _UNSENT as error:
         return ProviderResponse(Report(Said.DOWN, detail=f"not reached: {type(error).__name__}"))
     except (httpx.HTTPError, OSError) as error:  # OSError: an image cannot be read, or TimeoutError
         return ProviderResponse(Report(Said.LOST, detail=f"no answer: {type(error).__name__}"))
     headers = {name: response.headers[name] for name in _STORED_HEADERS if name in response.headers}
     return ProviderResponse(Report(Said.LOST), response.status_code, headers, _redact_key(request, body))
+
+
+async def _exchange(http: httpx.AsyncClient, request: httpx.Request) -> tuple[httpx.Response, bytes]:
+    response = await http.send(request, stream=True)
+    try:
+        return response, await _read_bounded(response)
+    finally:
+        await response.aclose()
+
+
+def _with_key(redirected: httpx.Request, request: httpx.Request) -> httpx.Request:
+    """Add the API key to a redirected request. httpx removes `Authorization` when the host changes, but not `x-key`."""
+    for name in _KEY_HEADERS:
+        if name in request.headers:
+            redirected.headers[name] = request.headers[name]
+    return redirected
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta | None:
@@ -56,7 +91,7 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta | None:
     return None if wait is None or wait > _MAX_RETRY_AFTER else wait
 
 
-def read_fetched(response: ProviderResponse) -> ProviderResponse:
+def _read_fetched(response: ProviderResponse) -> ProviderResponse:
     """Interpret the response to a poll by its body first: the status of a failed task may come with 404, 422 or 503.
 
     Such a body holds the task's id. An HTTP error without an id is about the request, and does not fail the task: LOST.
@@ -66,8 +101,13 @@ def read_fetched(response: ProviderResponse) -> ProviderResponse:
     report = messages.read_status(response.body)
     without_task = response.http_status >= HTTPStatus.BAD_REQUEST and report.provider_id is None
     if report.said is Said.UNCLEAR or (report.said is Said.FAILED and without_task):
-        report = Report(Said.LOST, detail=f"HTTP {response.http_status} without a task status")
+        report = Report(Said.LOST, detail=_without_status(response.http_status))
     return _with_report(response, report)
+
+
+def _without_status(http_status: int) -> str:
+    redirect = ": a redirect that is not followed" if http_status in range(300, 400) else ""
+    return f"HTTP {http_status} without a task status{redirect}"
 
 
 def _with_report(response: ProviderResponse, report: Report) -> ProviderResponse:

@@ -1,4 +1,4 @@
-"""The hosts that a result may be fetched from. Pure: nothing is resolved or connected to."""
+"""The URLs that a provider names, judged by their text: for its results, and for its API key. Pure: no lookups."""
 
 import re
 from collections.abc import Iterable
@@ -9,31 +9,46 @@ _MAX_URL = 4096  # characters
 _HOST_NAME = re.compile(r"[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*")
 
 
-def may_hold_result(url: str, *, hosts: Iterable[str], provider_origin: str) -> bool:
-    """Whether a result may be fetched from `url`: https, without a port, on one of `hosts` (`name` or `*.name`).
+def is_on(url: str, *, hosts: Iterable[str], origin: str) -> bool:
+    """Whether `url` is https, without a port, on one of `hosts`, or on `origin`, which may use plain http.
 
-    Any URL on `provider_origin` is allowed too, even over plain http: the operator configured that origin. A URL with a
-    user name or a password is never allowed.
+    A host is `name` or `*.name`; elsewhere in a name, `*` stands for one label. A URL with a user name or a password is
+    on none of them.
     """
-    if len(url) > _MAX_URL:
+    link = _parsed(url)
+    if link is None:
         return False
-    try:
-        # httpx also opens the connection. A different parser could see a different host in the same URL.
-        link, origin = httpx.URL(url), httpx.URL(provider_origin)
-        link_host, origin_host = link.host, origin.host
-    except (httpx.InvalidURL, ValueError):
-        return False
-    if link.userinfo or not link_host:
-        return False
-    if (link.scheme, link_host, link.port) == (origin.scheme, origin_host, origin.port):
+    if _same_origin(link, origin):
         return True
     if link.scheme != "https" or link.port is not None:
         return False
     host = link.raw_host.decode("ascii").removesuffix(".")
-    return _HOST_NAME.fullmatch(host) is not None and any(_matches(host, pattern) for pattern in hosts)
+    return _HOST_NAME.fullmatch(host) is not None and any(_matches(host, pattern.lower()) for pattern in hosts)
+
+
+def _parsed(url: str) -> httpx.URL | None:
+    """Parse a URL with a host and without a user name. None for any other text."""
+    if len(url) > _MAX_URL:
+        return None
+    try:
+        # httpx also opens the connection. A different parser could see a different host in the same URL.
+        link = httpx.URL(url)
+        return link if link.host and not link.userinfo else None
+    except (httpx.InvalidURL, ValueError):  # ValueError: an invalid `xn--` name
+        return None
+
+
+def _same_origin(link: httpx.URL, origin: str) -> bool:
+    own = _parsed(origin)
+    return own is not None and (link.scheme, link.host, link.port) == (own.scheme, own.host, own.port)
 
 
 def _matches(host: str, pattern: str) -> bool:
     if pattern.startswith("*."):
-        return host.endswith(pattern[1:].lower())
-    return host == pattern.lower()
+        return host.endswith(pattern[1:])
+    labels, expected = host.split("."), pattern.split(".")
+    return len(labels) == len(expected) and all(map(_label_matches, labels, expected))
+
+
+def _label_matches(label: str, expected: str) -> bool:
+    return expected in {"*", label}

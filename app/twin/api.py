@@ -14,7 +14,7 @@ from app.twin.faults import fraction
 from app.twin.messages import Dialect
 from app.twin.submit_request import Refusal, read_submit_request
 from app.twin.task import Task
-from app.twin.wire import TruncatedResponse
+from app.twin.wire import TruncatedResponse, redirect
 
 BAD_KEY = "bad"
 NOT_AUTHENTICATED = Refusal(403, "invalid_api_key", "Not authenticated - Invalid Authentication")
@@ -69,6 +69,9 @@ class Api:
         number = self._twin.count("status")
         if self._twin.faults.strikes("status_5xx", number):
             return self._outage(self._outage_status("status_5xx", number))
+        redirected = redirect(request, self._twin.rules.status_redirects, self._twin.rules.redirect_origin)
+        if redirected is not None:
+            return redirected
         if self._key(request) is None:
             return self._answer(NOT_AUTHENTICATED)
         task_id = request.query_params.get("id", "")

@@ -7,7 +7,7 @@ from starlette.routing import Route
 from app.twin.engine import Twin
 from app.twin.links import MEDIA_TYPES, refusal_xml
 from app.twin.task import Outcome, Task
-from app.twin.wire import TruncatedResponse, slow_response
+from app.twin.wire import TruncatedResponse, redirect, slow_response
 
 
 class Delivery:
@@ -18,7 +18,10 @@ class Delivery:
         return [Route("/delivery/{file}", self.picture, methods=["GET"])]
 
     async def picture(self, request: Request) -> Response:
-        now = self._twin.now()
+        now, rules = self._twin.now(), self._twin.rules
+        redirected = redirect(request, rules.delivery_redirects, rules.redirect_origin)
+        if redirected is not None:
+            return redirected
         refusal = self._twin.links.refusal(request.url.path, request.query_params, now)
         if refusal is not None:
             return Response(refusal, 403, media_type="application/xml")

@@ -54,6 +54,12 @@ class Rules(BaseModel):
     )
     delivery_timeout: Annotated[Duration, Field(alias="delivery_timeout_s")] = timedelta(seconds=30)
 
+    # How many redirects precede the answer to a poll and to a download, and the origin that they lead to (None: the
+    # origin that the caller used).
+    status_redirects: Annotated[int, Field(ge=0)] = 0
+    delivery_redirects: Annotated[int, Field(ge=0)] = 0
+    redirect_origin: str | None = None
+
     # The schema says no, the provider's example of the hybrid approach says yes.
     polling_url_with_webhook: bool = False
     # "Reasoning" and "Generating" in place of the later part of "Pending".

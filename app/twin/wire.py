@@ -1,15 +1,25 @@
-"""Faulty HTTP responses: truncated, missing, or slow."""
+"""Unusual HTTP responses: redirected, truncated, missing, or slow."""
 
 import asyncio
 from collections.abc import AsyncGenerator
 
 import httpx
-from starlette.responses import Response, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 # The scope key of the server's own `send`, which TwinApp stores before middleware wraps it.
 SERVER_SEND = "twin.server_send"
 CHUNKS = 10
+
+
+def redirect(request: Request, count: int, origin: str | None) -> Response | None:
+    """Return the next of `count` redirects to the same path, or None once they are used up; `hop` counts them."""
+    hop = int(request.query_params.get("hop", "0")) + 1
+    if hop > count:
+        return None
+    url = request.url.include_query_params(hop=hop)
+    return RedirectResponse(f"{origin or f'{url.scheme}://{url.netloc}'}{url.path}?{url.query}")
 
 
 class TruncatedResponse(Response):

@@ -289,8 +289,8 @@ async def test_the_twins_own_address_is_used_over_plain_http() -> None:
     assert str(other.request.url) == "http://twin:9000/v1/get_result?id=task-1&region=eu"
 
 
-@pytest.mark.parametrize("host", ["api.us1.bfl.ai", "gateway.bfl.ai", "API.EU4.BFL.AI", "bfl.ai", "api.bfl.ai:443"])
-async def test_the_key_goes_to_every_host_of_bfl(host: str) -> None:
+@pytest.mark.parametrize("host", ["api.us1.bfl.ai", "gateway.bfl.ai", "API.EU4.BFL.AI", "api.bfl.ai:443"])
+async def test_the_key_goes_to_every_api_host_of_bfl(host: str) -> None:
     await fetch(other := Other(), f"https://{host}/v1/get_result?id=task-1")
 
     assert other.request.url.host == host.lower().removesuffix(":443")
@@ -300,6 +300,12 @@ async def test_the_key_goes_to_every_host_of_bfl(host: str) -> None:
     "url",
     [
         "https://evil.com/v1/get_result?id=task-1",
+        "https://bfl.ai/",
+        "https://delivery.eu1.bfl.ai/",
+        "https://delivery-eu1.bfl.ai/",
+        "https://api.eu1.delivery.bfl.ai/",
+        "https://evil.api.bfl.ai/",
+        "https://api..bfl.ai/",
         "https://evilbfl.ai/",
         "https://bfl.ai.evil.com/",
         "https://api.bfl.ai@evil.com/",
@@ -329,8 +335,86 @@ async def test_the_key_goes_nowhere_else_and_the_task_is_asked_for_by_its_id(url
 async def test_whatever_is_told_the_key_stays_with_bfl(middle: str) -> None:
     await fetch(other := Other(), f"https://{middle}.bfl.ai/")
 
-    assert other.request.url.host.removesuffix(".").endswith("bfl.ai")
+    labels = other.request.url.host.removesuffix(".").split(".")
+    assert (labels[0], labels[-2:]) == ("api", ["bfl", "ai"])
     assert other.request.url.scheme == "https"
+
+
+def redirecting(*locations: str, status: int = 307) -> tuple[list[httpx.Request], httpx.MockTransport]:
+    """A server that redirects to these URLs in turn, and then answers; the requests that it gets."""
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        if len(asked) <= len(locations):
+            return httpx.Response(status, headers={"location": locations[len(asked) - 1]})
+        return httpx.Response(200, json={"id": "task-1", "status": "Ready", "result": {"sample": SAMPLE}})
+
+    return asked, httpx.MockTransport(answer)
+
+
+async def polled(transport: httpx.MockTransport, base: str = BASE) -> ProviderResponse:
+    async with client(transport) as http:
+        return await Bfl(http, base, KEY).fetch(Reference("task-1", None))
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirected_poll_is_followed_to_the_regions_with_the_key(status: int) -> None:
+    regional = ["https://api.eu.bfl.ai/v1/get_result?id=task-1", "/v1/elsewhere?id=task-1", "https://api.us4.bfl.ai/x"]
+    asked, transport = redirecting(*regional, status=status)
+    answer = await polled(transport)
+
+    assert (answer.report.said, answer.http_status) == (Said.READY, 200)
+    assert [str(request.url) for request in asked[1:]] == [
+        regional[0],
+        "https://api.eu.bfl.ai/v1/elsewhere?id=task-1",
+        regional[2],
+    ]
+    assert {(request.method, request.headers["x-key"]) for request in asked} == {("GET", KEY)}
+
+
+async def test_a_poll_follows_at_most_three_redirects() -> None:
+    asked, transport = redirecting(*["https://api.eu.bfl.ai/"] * 4)
+    answer = await polled(transport)
+
+    assert len(asked) == 4
+    assert (answer.report.said, answer.http_status) == (Said.LOST, 307)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "https://evil.com/",
+        "https://delivery.eu1.bfl.ai/",
+        "https://bfl.ai/",
+        "http://api.bfl.ai/v1/get_result",
+        "http://169.254.169.254/",
+        "https://user@api.bfl.ai/",
+        "//evil.com/",
+        "ftp://api.bfl.ai/",
+        "https://[",
+    ],
+)
+async def test_a_poll_that_is_redirected_to_another_host_tells_nothing_of_the_task(location: str) -> None:
+    asked, transport = redirecting(location)
+    answer = await polled(transport)
+
+    assert len(asked) == 1
+    assert answer.report.said is Said.LOST
+
+
+async def test_a_twin_may_redirect_on_its_own_origin_only() -> None:
+    asked, transport = redirecting("/again", "http://twin:9001/")
+    answer = await polled(transport, "http://twin:9000")
+
+    assert [str(request.url) for request in asked[1:]] == ["http://twin:9000/again"]
+    assert answer.report == Report(Said.LOST, detail="HTTP 307 without a task status: a redirect that is not followed")
+
+
+async def test_a_submission_is_not_sent_again_to_where_it_is_redirected() -> None:
+    await submit(other := Other(httpx.Response(307, headers={"location": "https://api.eu.bfl.ai/"})), order())
+
+    assert len(other.asked) == 1
 
 
 async def test_an_id_is_escaped() -> None:

@@ -189,6 +189,32 @@ async def test_the_key_stays_on_the_configured_origin_whatever_is_told(polling_u
     assert other.asked[0].headers["authorization"] == "Bearer sk-gptproto"
 
 
+@pytest.mark.parametrize(
+    ("base", "location", "followed"),
+    [
+        (BASE, "https://api.gptproto.com/flux/v1/get_result?id=task-1", True),
+        (BASE, "/flux/v2/get_result?id=task-1", True),
+        (BASE, "https://api.bfl.ai/v1/get_result?id=task-1", False),
+        ("https://api.reseller.example", "https://api.reseller.example/moved", True),
+        ("https://api.reseller.example", "https://gptproto.com/flux/v1/get_result?id=task-1", False),
+    ],
+)
+async def test_a_redirected_poll_is_followed_with_the_key_on_its_own_hosts(
+    base: str, location: str, *, followed: bool
+) -> None:
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(302, headers={"location": location} if len(asked) == 1 else {})
+
+    async with client(httpx.MockTransport(answer)) as http:
+        await Gptproto(http, base, KEY).fetch(Reference("task-1", None))
+
+    assert len(asked) == 1 + followed
+    assert {request.headers["authorization"] for request in asked} == {f"Bearer {KEY}"}
+
+
 async def test_its_own_form_of_a_result_is_read() -> None:
     result = {"sample": "https://delivery-eu1.bfl.ai/a.png", "seed": 7, "startTime": 1.5, "endTime": 9.0}
     body = {"id": "task-1", "status": "Ready", "result": result, "progress": None}

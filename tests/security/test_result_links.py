@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.security.result_links import may_hold_result
+from app.security.result_links import is_on
 
 HOSTS = ("bfl.ai", "*.bfl.ai", "cdn.example.com")
 
 
 def allowed(url: str, origin: str = "https://api.bfl.ai") -> bool:
-    return may_hold_result(url, hosts=HOSTS, provider_origin=origin)
+    return is_on(url, hosts=HOSTS, origin=origin)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,21 @@ def test_a_result_may_come_from_a_host_of_the_provider(url: str) -> None:
 )
 def test_a_result_may_not_come_from_any_other_url(url: str) -> None:
     assert not allowed(url)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("api.eu1.bfl.ai", True),
+        ("API.us.BFL.ai", True),
+        ("api.bfl.ai", False),
+        ("api.eu1.delivery.bfl.ai", False),
+        ("delivery.eu1.bfl.ai", False),
+        ("evil.api.eu1.bfl.ai", False),
+    ],
+)
+def test_an_asterisk_inside_a_name_stands_for_one_label(host: str, *, expected: bool) -> None:
+    assert is_on(f"https://{host}/", hosts=["api.*.bfl.ai"], origin="") == expected
 
 
 @pytest.mark.parametrize("origin", ["http://twin:9000", "http://twin:9000/flux"], ids=["origin", "with a path"])
