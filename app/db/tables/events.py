@@ -36,7 +36,7 @@ from sqlalchemy import (
     update,
 )
 
-from app.db.engine.bulk import Bulk
+from app.db.engine.bulk import Bulk, DeferredWrites
 from app.db.engine.columns import Instant, Json, metadata
 from app.db.engine.commit_hooks import EVENTS, notify_after_commit
 from app.db.tables.tasks import tasks
@@ -102,13 +102,13 @@ class Page:
     pending: bool  # others are committed but not settled yet, and no notification follows when they are
 
 
-def append(connection: Connection, rows: Sequence[tuple[str, str, str, datetime]]) -> None:
+def append(writes: DeferredWrites, rows: Sequence[tuple[str, str, str, datetime]]) -> None:
     """Append events, as rows of kind, task id, data as JSON text, and time. Readers are notified after the commit."""
     if not rows:
         return
-    _APPEND.write(connection, rows)
-    if not _is_shared(connection):
-        notify_after_commit(connection, EVENTS)
+    writes.add(_APPEND, rows)
+    if not _is_shared(writes.connection):
+        notify_after_commit(writes.connection, EVENTS)
 
 
 def _insert_events(relation: FromClause, dialect: str) -> ClauseElement:

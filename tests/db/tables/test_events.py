@@ -12,7 +12,7 @@ from app.db.tables import events
 from app.db.tables.events import START, Page, Position
 from tests.databases import connection_to
 from tests.rows import START as NOON
-from tests.rows import plan_task
+from tests.rows import plan_task, write_now
 from tests.sockets import until
 
 DAY = timedelta(days=1)
@@ -23,7 +23,7 @@ def happened(*names: str, kind: str = "task.ready", at: datetime = NOON) -> Call
 
     def unit(connection: Connection) -> None:
         rows = [(kind, f"task_{name}", "{}", at) for name in names]
-        events.append(connection, rows)
+        write_now(connection, events.append, rows)
 
     return unit
 
