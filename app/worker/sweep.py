@@ -40,7 +40,7 @@ _REQUIRED_STEP = {
 log = logs.get("sweep")
 
 
-async def sweep(use: Resources, _task_id: str) -> None:
+async def sweep(use: Resources) -> None:
     """Run the maintenance once, and enqueue the next sweep."""
     await _end_overdue(use)
     missing = await use.db.read(unscheduled)
