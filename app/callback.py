@@ -167,7 +167,7 @@ def _store(use: Resources, callback: Evidence) -> "Future[bool]":
 
 async def _store_traced(use: Resources, callback: Evidence) -> bool:
     """Store and settle one callback within its task's trace."""
-    parent = await use.db.read(lambda connection: attempts.traceparent(connection, callback.submission_id))
+    parent = await use.db.read(attempts.traceparent, callback.submission_id)
     fields = {"submission_id": callback.submission_id, "verdict": callback.verdict}
     with tracing.span("callback", SpanKind.CONSUMER, parent, tracing.link_here(), **fields):
         return await use.callbacks.add(callback, len(callback.body))
