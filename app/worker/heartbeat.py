@@ -34,7 +34,7 @@ async def background_loops(
 
     async def renew_leases() -> None:
         if in_hand:
-            await use.db.write(lambda connection: jobs.heartbeat(connection, list(in_hand)))
+            await use.db.write(jobs.heartbeat, list(in_hand))
 
     loops = [
         asyncio.create_task(_repeat(renew_leases, every_s)),

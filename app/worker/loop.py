@@ -52,7 +52,7 @@ log = logs.get("worker")
 
 async def run_once(use: Resources) -> bool:
     """Run one due job. Return False if no job is due."""
-    claimed = await use.db.write(lambda connection: jobs.claim(connection, use.worker_id, use.now(), 1))
+    claimed = await use.db.write(jobs.claim, use.worker_id, use.now(), 1)
     for job in claimed:
         await perform(use, job)
     return bool(claimed)
@@ -115,7 +115,7 @@ async def _finish(use: Resources, running: set[asyncio.Task[None]], grace: timed
     await asyncio.gather(*late, return_exceptions=True)
     if late:
         with suppress(Unavailable):  # their leases then expire
-            await use.db.write(lambda connection: jobs.release(connection, use.worker_id))
+            await use.db.write(jobs.release, use.worker_id)
 
 
 async def perform(use: Resources, job: Job) -> None:
@@ -177,7 +177,7 @@ async def _traceparent_of(use: Resources, job: Job) -> str | None:
     if not tracing.is_on():
         return None
     try:
-        task = await use.db.read(lambda connection: tasks.get(connection, job.task_id))
+        task = await use.db.read(tasks.get, job.task_id)
     except Unavailable:
         return None
     return None if task is None else task.traceparent
@@ -185,17 +185,17 @@ async def _traceparent_of(use: Resources, job: Job) -> str | None:
 
 async def _conclude(use: Resources, job: Job, error: Exception | None) -> None:
     """Record the outcome of a job."""
-    await write_until_available(use.db, lambda connection: _record_outcome(connection, use.now(), job, error))
+    await write_until_available(use.db, _record_outcome, use, job, error)
 
 
-def _record_outcome(connection: Connection, now: datetime, job: Job, error: Exception | None) -> None:
+def _record_outcome(connection: Connection, use: Resources, job: Job, error: Exception | None) -> None:
     if error is None:
         jobs.finish(connection, job)
     elif job.failures + 1 >= _MAX_FAILURES and not _is_temporary(error):
         jobs.dead_letter(connection, job, type(error).__name__)
     else:
         wait = STEP_FAILED.wait(job.failures + 1)
-        jobs.retry(connection, job, now + ids.jittered(wait), type(error).__name__)
+        jobs.retry(connection, job, use.now() + ids.jittered(wait), type(error).__name__)
 
 
 def _is_temporary(error: Exception) -> bool:
