@@ -162,19 +162,22 @@ def _store_sample(
 def _store(use: Resources, callback: Evidence) -> "Future[bool]":
     if tracing.is_on():
         return ensure_future(_store_traced(use, callback))
-    return use.db.write_batched(_store_batch, callback, len(callback.body))
+    return use.callbacks.add(callback, len(callback.body))
 
 
 async def _store_traced(use: Resources, callback: Evidence) -> bool:
     """Store and settle one callback within its task's trace."""
-    parent = await use.db.read(lambda connection: attempts.traceparent(connection, callback.submission_id))
+    parent = await use.db.read(attempts.traceparent, callback.submission_id)
     fields = {"submission_id": callback.submission_id, "verdict": callback.verdict}
     with tracing.span("callback", SpanKind.CONSUMER, parent, tracing.link_here(), **fields):
-        return await use.db.write_batched(_store_batch, callback, len(callback.body))
+        return await use.callbacks.add(callback, len(callback.body))
 
 
-def _store_batch(connection: Connection, callbacks: Sequence[Evidence]) -> list[bool]:
-    """Store and settle a batch of callbacks. Return, for each of them, whether its attempt exists."""
+def store_batch(connection: Connection, callbacks: Sequence[Evidence]) -> list[bool]:
+    """Store and settle a batch of callbacks. Return, for each of them, whether its attempt exists.
+
+    The work of `Resources.callbacks`.
+    """
     batch = list(zip(callbacks, _within_limit(connection, callbacks), strict=True))
     effects = iter(settle(connection, [callback for callback, stored in batch if stored], look_after=_PATIENCE))
     hinted = {

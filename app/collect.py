@@ -55,7 +55,7 @@ async def tend(use: Resources) -> None:
     Every worker process calls this regularly, because the job may have run on an instance that does not have the bytes.
     """
     for submission_id in await asyncio.to_thread(use.spool.attempts):
-        attempt = await use.db.read(lambda connection, id_=submission_id: attempts.get(connection, id_))  # type: ignore[misc]
+        attempt = await use.db.read(attempts.get, submission_id)
         if attempt is None:
             continue  # the file belongs to another database, or is newer than the backup that was restored
         task = await _task(use, attempt.task_id)
@@ -72,11 +72,9 @@ async def _obtain(use: Resources, task: Task, started_at: datetime) -> IO[bytes]
     file = await asyncio.to_thread(use.spool.open, task.submission_id)
     if file is not None:
         return file
-    if await use.db.read(lambda connection: spooled_results.instances(connection, task.submission_id)):
+    if await use.db.read(spooled_results.instances, task.submission_id):
         instance = await asyncio.to_thread(use.spool.instance, started_at)
-        if await use.db.write(
-            lambda connection: result_state.leave_to_others(connection, task.id, instance, started_at, use.now())
-        ):
+        if await use.db.write(result_state.leave_to_others, task.id, instance, started_at, use.now()):
             return None
     return await download(use, task.sample_url or "")
 
@@ -89,16 +87,14 @@ async def _store(use: Resources, task: Task, file: IO[bytes], started_at: dateti
     except Unavailable as outage:
         await _spool(use, task, image, file, outage, started_at)
     else:
-        if not await use.db.write(
-            lambda connection: result_state.store(connection, task, image, started_at, use.now())
-        ):
+        if not await use.db.write(result_state.store, task, image, started_at, use.now()):
             await use.store.remove(image.store_key)
         await asyncio.to_thread(use.spool.discard, task.submission_id)
 
 
 async def _put(use: Resources, image: Image, file: IO[bytes]) -> None:
     since = use.now() - _STORE_BACKOFF
-    if await use.db.read(lambda connection: spooled_results.store_failed_since(connection, since)):
+    if await use.db.read(spooled_results.store_failed_since, since):
         raise _CircuitOpen("the image store has just failed")
     with tracing.span("store put", bytes=image.bytes):
         try:
@@ -131,17 +127,15 @@ async def _spool(
 async def _fail(use: Resources, task_id: str, error: Exception, started_at: datetime) -> None:
     reason = error.detail if isinstance(error, FluxhookError) else f"the download failed: {type(error).__name__}"
     refused = isinstance(error, ResultRefused)
-    if await use.db.write(
-        lambda connection: result_state.fail(connection, task_id, reason, started_at, use.now(), refused=refused)
-    ):
+    if await use.db.write(result_state.fail, task_id, reason, started_at, use.now(), refused=refused):
         metrics.assets_lost.inc()
         log.error("asset_lost", task_id=task_id, reason=reason)
 
 
 async def _task(use: Resources, task_id: str) -> Task | None:
-    return await use.db.read(lambda connection: tasks.get(connection, task_id))
+    return await use.db.read(tasks.get, task_id)
 
 
 async def _discard(use: Resources, submission_id: str) -> None:
     await asyncio.to_thread(use.spool.discard, submission_id)
-    await use.db.write(lambda connection: spooled_results.forget(connection, submission_id))
+    await use.db.write(spooled_results.forget, submission_id)

@@ -39,7 +39,7 @@ _MIN_OVERDUE, _MAX_OVERDUE = timedelta(seconds=5), timedelta(seconds=60)
 
 async def dispatch(use: Resources, task_id: str) -> None:
     """Submit a queued task. Does nothing for a task in another state: it was dispatched before, or has ended."""
-    task = await use.db.read(lambda connection: tasks.get(connection, task_id))
+    task = await use.db.read(tasks.get, task_id)
     if task is None or task.status is not Status.QUEUED:
         return
     logs.note(key_id=task.key_id)
@@ -59,11 +59,11 @@ async def dispatch(use: Resources, task_id: str) -> None:
 
 
 async def _expire(use: Resources, task_id: str, failure: Failure, detail: str) -> None:
-    await use.db.write(lambda connection: moves.expire(connection, [task_id], failure, detail, use.now()))
+    await use.db.write(moves.expire, [task_id], failure, detail, use.now())
 
 
 async def _submit(use: Resources, provider: Provider, task: Task, images: dict[str, IO[bytes]]) -> None:
-    started = await use.db.write(lambda connection: _begin(connection, use, task, provider.spec))
+    started = await use.db.write(_begin, use, task, provider.spec)
     if started is None:
         return
     submission_id, signing_key_id = started
@@ -72,7 +72,7 @@ async def _submit(use: Resources, provider: Provider, task: Task, images: dict[s
     answer = await observed("submit", provider.submit(_request(use, task, submission_id, proof, images)))
     evidence = answered(submission_id, Witness.SUBMIT, answer, proof, use.now())
     # Only this process knows the answer, so it waits until the database is available.
-    await write_until_available(use.db, lambda connection: _record_answer(connection, use, task, evidence))
+    await write_until_available(use.db, _record_answer, use, task, evidence)
 
 
 def _record_answer(connection: Connection, use: Resources, task: Task, evidence: Evidence) -> None:

@@ -49,18 +49,18 @@ class _Attempt:
 
 async def notify(use: Resources, endpoint_id: str) -> None:
     """Send the deliveries that are due at an endpoint, and schedule the next round."""
-    found = await use.db.read(lambda connection: _read(connection, endpoint_id, use.now()))
+    found = await use.db.read(_read, endpoint_id, use.now())
     if found is None:
         return
     endpoint, webhooks = found
     host = httpx.URL(endpoint.url).netloc.decode()
     if webhooks and use.delivering[host] >= _PER_HOST:
         later = use.now() + _host_busy_wait(use.now() - webhooks[0].delivery.due_at)
-        await use.db.write(lambda connection: jobs.enqueue(connection, [NewJob(Step.NOTIFY, endpoint_id, later)]))
+        await use.db.write(jobs.enqueue, [NewJob(Step.NOTIFY, endpoint_id, later)])
         return
     with _counted(use, host):
         attempts = await asyncio.gather(*(_send(use, webhook) for webhook in webhooks))
-    stopped = await use.db.write(lambda connection: _record(connection, endpoint_id, attempts, use.now()))
+    stopped = await use.db.write(_record, endpoint_id, attempts, use.now())
     _report(attempts, endpoint_id, stopped)
 
 

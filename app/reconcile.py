@@ -44,7 +44,7 @@ async def reconcile(use: Resources, task_id: str) -> None:
 
     Raises errors.Unavailable if no provider key is configured.
     """
-    found = await use.db.read(lambda connection: _read(connection, task_id))
+    found = await use.db.read(_read, task_id)
     if found is None:
         return
     provider = use.provider
@@ -56,11 +56,11 @@ async def reconcile(use: Resources, task_id: str) -> None:
     other_provider = attempt.provider != provider.spec.name
     ignore_hints = attempt.provider_id is None and (other_provider or _is_in_flight(provider, attempt, use.now()))
     if provider_id is None or ignore_hints:
-        await use.db.write(lambda connection: _await_evidence(connection, use, provider, task.id))
+        await use.db.write(_await_evidence, use, provider, task.id)
     elif other_provider:
-        await use.db.write(lambda connection: _await_callback(connection, use, task.id, attempt))
+        await use.db.write(_await_callback, use, task.id, attempt)
     elif next_poll_at is not None:
-        await use.db.write(lambda connection: jobs.enqueue(connection, [NewJob(Step.RECONCILE, task.id, next_poll_at)]))
+        await use.db.write(jobs.enqueue, [NewJob(Step.RECONCILE, task.id, next_poll_at)])
     else:
         await _poll(use, provider, task, attempt, provider_id)
 
@@ -76,7 +76,7 @@ def callbacks_are_missing(connection: Connection) -> bool:
 
 async def _poll(use: Resources, provider: Provider, task: Task, attempt: Attempt, provider_id: str) -> None:
     answer = await observed("poll", provider.fetch(Reference(provider_id, attempt.polling_url)))
-    repaired = await use.db.write(lambda connection: _record_answer(connection, use, provider, task, attempt, answer))
+    repaired = await use.db.write(_record_answer, use, provider, task, attempt, answer)
     if repaired:
         metrics.tasks_repaired_by_poll.inc()
         log.warning("repaired_by_poll", task_id=task.id, said=answer.report.said)

@@ -9,7 +9,9 @@ from pathlib import Path
 import httpx
 
 from app import clock, ids
+from app.db.engine.batches import Batcher
 from app.db.engine.database import Database
+from app.db.tables.evidence import Evidence
 from app.provider import Provider
 from app.rules.sampling import SampleLimit
 from app.rules.weighted_semaphore import WeightedSemaphore
@@ -32,6 +34,7 @@ class Resources:
 
     # Connections
     db: Database
+    callbacks: Batcher[Evidence, bool]  # stores and settles callbacks; the result: whether the attempt exists
     store: Store
     provider: Provider | None  # None: no provider key is configured, so no task can be submitted
     web: httpx.AsyncClient  # for URLs that applications name

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from app import ids, jobs
 from app.db import Connection
-from app.db.engine.bulk import deferred_writes
+from app.db.engine.bulk import DeferredWrites
 from app.db.queries.apply_changes import TaskChange, apply_changes
 from app.db.tables import attempts as attempts_table
 from app.db.tables import evidence as evidence_table
@@ -24,7 +24,7 @@ from app.jobs import NewJob, Step
 from app.rules.task import AttemptState, Decision, Effect, Said, Status, Witness, decide
 from app.security.verify import Verdict
 from app.transitions.admit import pause, release_slots, resume
-from app.transitions.announce import Announcement, announce
+from app.transitions.announce import Announcement, append_events, plan_webhooks
 from app.transitions.changes import attempt_change, cost_change, link_dies_at, next_jobs, task_change
 
 T = TypeVar("T")
@@ -114,27 +114,29 @@ class _Ledger:
 
     def write(self, connection: Connection) -> None:
         """Write everything that was collected."""
-        with deferred_writes(connection):
-            if self._evidence:
-                evidence_table.keep(connection, list(self._evidence.values()))
-            if self._attempt_changes:
-                attempts_table.apply_changes(connection, self._attempt_changes)
-            if self._task_changes:
-                apply_changes(connection, self._task_changes)
-            if self._now is not None:
-                announce(connection, self._moves, self._now)
+        if self._now is None:
+            return  # no evidence is about a known attempt
+        writes = DeferredWrites(connection)
+        evidence_table.keep(writes, list(self._evidence.values()))
+        if self._attempt_changes:
+            attempts_table.apply_changes(writes, self._attempt_changes)
+        if self._task_changes:
+            apply_changes(writes, self._task_changes)
+        append_events(writes, self._moves, self._now)
+        writes.send()
+        plan_webhooks(connection, self._moves, self._now)
         jobs.enqueue(connection, self._jobs)
-        self._hand_on_slots(connection)
+        self._hand_on_slots(connection, self._now)
 
-    def _hand_on_slots(self, connection: Connection) -> None:
+    def _hand_on_slots(self, connection: Connection, now: datetime) -> None:
         """Pause or resume accounts as the provider answered, free slots that are no longer used, and admit tasks."""
         for attempt, evidence in self._answers:
             _pause_or_resume(connection, attempt, evidence)
         left = {task_id: change for task_id, change in self._task_changes.items() if change.status in _SLOTLESS}
-        if left and self._now is not None:
-            release_slots(connection, [task_id for task_id in left if task_id in self._with_slot], self._now)
+        if left:
+            release_slots(connection, [task_id for task_id in left if task_id in self._with_slot], now)
             waits = {task_id: change.dispatch_after_at for task_id, change in left.items()}
-            wakeups = [NewJob(Step.ADMIT, task_id, at) for task_id, at in waits.items() if at and at > self._now]
+            wakeups = [NewJob(Step.ADMIT, task_id, at) for task_id, at in waits.items() if at and at > now]
             jobs.enqueue(connection, wakeups)
 
     def _store(self, key: EvidenceKey, evidence: Evidence, effect: Effect) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from app import clock, ids
+from app import callback, clock, ids
 from app.db.engine.database import open_database
 from app.errors import ConfigurationError
 from app.provider import Bfl, Gptproto, Provider, ProviderSpec
@@ -30,6 +30,7 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
         provider = build_provider(settings, http)
         yield Resources(
             db=db,
+            callbacks=db.batcher(callback.store_batch),
             store=open_store(settings),
             keys=key_ring(settings),
             now=now,

@@ -11,13 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.util import await_only
 
 from app.db import Connection
-from app.db.engine.batches import Work
+from app.db.engine.batches import BOUNDS, Batcher, Item, Result, Work
 from app.db.engine.database import Database
 from app.db.engine.postgres import Postgres
 from app.db.engine.postgres_url import make_engine
 from app.db.engine.sqlite import Sqlite
 
-Item = TypeVar("Item")
 T = TypeVar("T")
 
 
@@ -83,14 +82,26 @@ class Gate:
 
 
 class OneByOne:
-    """A database whose `write_batched` writes each item in a unit of its own, with `write`."""
+    """A database whose batchers write each item in a unit of its own, with `write`."""
 
     async def write(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         raise NotImplementedError
 
-    def write_batched(self, work: Work[Item, T], item: Item, size: int = 0) -> "asyncio.Future[T]":  # noqa: ARG002
-        def unit(connection: Connection) -> T:
-            return work(connection, [item])[0]
+    def batcher(self, work: Work[Item, Result]) -> Batcher[Item, Result]:
+        return _Single(work, self)
 
-        unit.__module__ = work.__module__  # names the step that the unit belongs to
-        return asyncio.ensure_future(self.write(unit))
+
+class _Single(Batcher[Item, Result]):
+    def __init__(self, work: Work[Item, Result], database: OneByOne) -> None:
+        super().__init__(work, BOUNDS)
+        self._database = database
+
+    def add(self, item: Item, size: int = 0) -> "asyncio.Future[Result]":  # noqa: ARG002 - there are no limits
+        def unit(connection: Connection) -> Result:
+            return self._work(connection, [item])[0]
+
+        unit.__module__ = self._work.__module__  # names the step that the unit belongs to
+        return asyncio.ensure_future(self._database.write(unit))
+
+    def _schedule(self) -> None:
+        raise NotImplementedError

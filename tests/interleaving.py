@@ -18,7 +18,7 @@ import httpx
 from sqlalchemy import Connection, Dialect, create_engine, event, text
 from sqlalchemy.pool import StaticPool
 
-from app import jobs
+from app import callback, jobs
 from app.db.migrations import migrate
 from app.db.tables import provider_accounts, tasks
 from app.jobs import Step
@@ -232,6 +232,7 @@ class Process:
         self._clients = [client]
         self.use = Resources(
             db=self.db,
+            callbacks=self.db.batcher(callback.store_batch),
             store=Memory(),
             keys=KeyRing((RING_KEY,)),
             now=self.clock,

@@ -18,7 +18,7 @@ from app.db.queries import queue, retention
 from app.db.tables import deliveries, endpoints, tasks
 from app.rules.task import Status
 from app.twin import Faults
-from app.worker.sweep import NO_TASK, sweep
+from app.worker.sweep import sweep
 from tests.databases import listening_for
 from tests.world import World
 
@@ -47,7 +47,7 @@ async def run_scenario(world: World) -> None:
     await send_client_requests(world, queued[-1])
     assert (await world.api.delete(f"/v1/tasks/{queued[-1]}")).status_code == 204
     await world.work()
-    await sweep(world.use, NO_TASK)
+    await sweep(world.use)
     await world.go_on(30, 10)
     await world.use.db.write(send_rare_statements)
 

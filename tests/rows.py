@@ -1,13 +1,15 @@
 """Rows as `submit` writes them, for tests that start from a later step."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 from sqlalchemy import delete, select, text, update
 
 from app import jobs
 from app.db import Connection
+from app.db.engine.bulk import DeferredWrites
 from app.db.tables import attempts, provider_accounts, tasks
 from app.db.tables.attempts import NewAttempt
 from app.db.tables.tasks import NewTask
@@ -15,6 +17,7 @@ from app.jobs import Job, Step, sqlite
 from app.rules.request import TaskRequest
 from app.rules.task import Status
 
+P = ParamSpec("P")
 START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
 
@@ -117,3 +120,12 @@ def drop_jobs(connection: Connection) -> None:
 
 def claim(connection: Connection, now: datetime, limit: int = 99) -> list[Job]:
     return jobs.claim(connection, WORKER, now, limit)
+
+
+def write_now(
+    connection: Connection, write: Callable[Concatenate[DeferredWrites, P], None], *args: P.args, **kwargs: P.kwargs
+) -> None:
+    """Call a function that defers its writes, and send them."""
+    writes = DeferredWrites(connection)
+    write(writes, *args, **kwargs)
+    writes.send()

@@ -391,16 +391,16 @@ async def test_the_feed_is_not_read_without_listeners(database: Database) -> Non
 
 
 async def test_a_batch_has_a_maximum_number_of_writes(database: Database) -> None:
-    work = Writing(gate=(gate := Gate()))
+    work = Writing(database, gate=(gate := Gate()))
     names = [f"{number:04}" for number in range(600)]
-    await after_the_first(database, work, gate, names)
+    await after_the_first(work, gate, names)
 
     assert work.batches == [["first"], names[:512], names[512:]]
 
 
 async def test_a_batch_has_a_maximum_size_in_bytes(database: Database) -> None:
-    work = Writing(gate=(gate := Gate()))
-    await after_the_first(database, work, gate, "abcde", size=5 * MIB)
+    work = Writing(database, gate=(gate := Gate()))
+    await after_the_first(work, gate, "abcde", size=5 * MIB)
 
     assert work.batches == [["first"], ["a", "b"], ["c", "d"], ["e"]]
 

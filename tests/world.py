@@ -9,8 +9,9 @@ from typing import Any
 
 import httpx
 
+from app import callback
 from app.db.engine.batches import BOUNDS, Bounds
-from app.db.engine.database import open_database
+from app.db.engine.database import Database, open_database
 from app.db.tables import api_keys, provider_accounts
 from app.db.tables.api_keys import NewApiKey
 from app.main import create_app
@@ -107,6 +108,11 @@ class World:
         return self.twin.ledger()
 
 
+def with_database(use: Resources, db: Database) -> Resources:
+    """Return the resources with another database, which also stores the callbacks."""
+    return replace(use, db=db, callbacks=db.batcher(callback.store_batch))
+
+
 @asynccontextmanager
 async def open_world(
     folder: Path,
@@ -134,6 +140,7 @@ async def open_world(
         built = adapter(provider_http, TWIN, "a-provider-key")
         use = Resources(
             db=db,
+            callbacks=db.batcher(callback.store_batch),
             store=FolderStore(folder / "images"),
             keys=KeyRing((RING_KEY,)),
             now=clock,

@@ -102,9 +102,9 @@ def resume(connection: Connection, account_id: str, now: datetime) -> None:
 
 async def wake(use: Resources, task_id: str) -> None:
     """Run `admit` for the task's account: a pause of the account or a wait of the task is over."""
-    task = await use.db.read(lambda connection: tasks.get(connection, task_id))
+    task = await use.db.read(tasks.get, task_id)
     if task is not None:
-        await use.db.write(lambda connection: _wake(connection, task.account_id, task_id, use.now()))
+        await use.db.write(_wake, task.account_id, task_id, use.now())
 
 
 def _wake(connection: Connection, account_id: str, task_id: str, now: datetime) -> None:

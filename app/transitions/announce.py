@@ -10,7 +10,7 @@ from functools import cache
 from typing import NamedTuple
 
 from app.db import Connection
-from app.db.engine.bulk import flush
+from app.db.engine.bulk import DeferredWrites
 from app.db.engine.commit_hooks import after_commit
 from app.db.tables import events
 from app.db.tables.events import NewEvent
@@ -39,15 +39,26 @@ class Announcement(NamedTuple):
 
 def announce(connection: Connection, announcements: Sequence[Announcement], now: datetime) -> None:
     """Append events to the feed, in this order, and plan webhooks. The number of statements does not grow with them."""
+    writes = DeferredWrites(connection)
+    append_events(writes, announcements, now)
+    writes.send()
+    plan_webhooks(connection, announcements, now)
+
+
+def append_events(writes: DeferredWrites, announcements: Sequence[Announcement], now: datetime) -> None:
+    """The first half of `announce`, which is sent with other writes."""
     # Events contain nothing that a client or the provider sent.
     new_events = [NewEvent(move.kind, move.task_id, _data(move.status, move.failure), now) for move in announcements]
-    events.append(connection, new_events)
+    events.append(writes, new_events)
     for move in announcements:
         if move.status.final:
-            after_commit(connection, metrics.tasks_ended.labels(move.status, move.failure or "").inc)
+            after_commit(writes.connection, metrics.tasks_ended.labels(move.status, move.failure or "").inc)
+
+
+def plan_webhooks(connection: Connection, announcements: Sequence[Announcement], now: datetime) -> None:
+    """The second half of `announce`: plan webhooks, from the tasks' rows as they are after the moves."""
     with_webhook = [Reached(move.task_id, move.status) for move in announcements if move.is_told]
     if with_webhook:
-        flush(connection)  # the outbox reads the tasks' current rows
         outbox.plan(connection, with_webhook, now)
 
 

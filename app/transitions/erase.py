@@ -40,10 +40,10 @@ def erase(connection: Connection, task_id: str, owner: str | None, now: datetime
 
 async def remove_images(use: Resources, task_id: str) -> None:
     """Remove an erased task's images from the store. Raises Unavailable if the store is unavailable."""
-    for key in await use.db.read(lambda connection: erased_tasks.store_keys(connection, task_id)) or ():
+    for key in await use.db.read(erased_tasks.store_keys, task_id) or ():
         if await _is_unshared(use, key):
             await use.store.remove(key)
-    await use.db.write(lambda connection: erased_tasks.forget_keys(connection, task_id))
+    await use.db.write(erased_tasks.forget_keys, task_id)
     log.info("erased", task_id=task_id)
 
 
@@ -55,6 +55,4 @@ async def _is_unshared(use: Resources, key: str) -> bool:
     """
     if len(key.rpartition("/")[2].split(".")) == _UNSHARED:
         return True
-    return key.startswith("results/") and not await use.db.read(
-        lambda connection: erased_tasks.is_used(connection, key)
-    )
+    return key.startswith("results/") and not await use.db.read(erased_tasks.is_used, key)

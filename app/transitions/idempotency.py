@@ -52,7 +52,7 @@ async def claim(
     the first request has no answer yet.
     """
     new_claim, timeout = Claim(key_id, _read(header), use.now()), _TIMEOUT + images * _TIMEOUT_PER_IMAGE
-    first = await use.db.write(lambda connection: _begin(connection, new_claim, digest, timeout))
+    first = await use.db.write(_begin, new_claim, digest, timeout)
     if first is None:
         return new_claim
     if first.digest not in {digest, or_digest}:
@@ -67,9 +67,7 @@ async def let_go(use: Resources, claim: Claim) -> None:
 
     A request that failed after its answer was stored has taken effect and keeps the key.
     """
-    await use.db.write(
-        lambda connection: idempotency_keys.release(connection, claim.key_id, claim.idempotency_key, claim.began_at)
-    )
+    await use.db.write(idempotency_keys.release, claim.key_id, claim.idempotency_key, claim.began_at)
 
 
 def digest_of(params: TaskParams, files: Mapping[str, IO[bytes]]) -> str:

@@ -167,7 +167,7 @@ class Exchange:
         self._judged = judged = callback.judge(self._use, self._submission_id, self._proof, self._headers, body)
         if judged.kept is None:
             return callback.reply_to(judged)
-        judged.kept.add_done_callback(self._on_stored)
+        judged.kept.add_done_callback(self._on_stored)  # to await it would take an asyncio task for each callback
         return None
 
     def _on_stored(self, _: object) -> None:

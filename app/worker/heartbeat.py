@@ -5,7 +5,7 @@ shows a health check of the process that the worker can run jobs.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -26,7 +26,7 @@ log = logs.get("heartbeat")
 
 @asynccontextmanager
 async def background_loops(
-    use: Resources, in_hand: Mapping[asyncio.Task[None], Job], every_s: float = _LEASE_HEARTBEAT_S
+    use: Resources, in_hand: Collection[Job], every_s: float = _LEASE_HEARTBEAT_S
 ) -> AsyncGenerator[None]:
     """Inside the block, send a lease heartbeat for the jobs `in_hand` every `every_s` seconds, and process the spool
     each minute.
@@ -34,7 +34,7 @@ async def background_loops(
 
     async def renew_leases() -> None:
         if in_hand:
-            await use.db.write(lambda connection: jobs.heartbeat(connection, list(in_hand.values())))
+            await use.db.write(jobs.heartbeat, list(in_hand))
 
     loops = [
         asyncio.create_task(_repeat(renew_leases, every_s)),

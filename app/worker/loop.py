@@ -3,9 +3,10 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
+from typing import assert_never
 
 from opentelemetry.trace import Span, SpanKind
 
@@ -29,16 +30,6 @@ from app.worker.heartbeat import background_loops
 from app.worker.sweep import NO_TASK, sweep
 from app.worker.wakeup import Wakeup
 
-STEPS: Mapping[Step, Callable[[Resources, str], Awaitable[None]]] = {
-    Step.DISPATCH: dispatch,
-    Step.RECONCILE: reconcile,
-    Step.COLLECT: collect,
-    Step.ADMIT: wake,
-    Step.NOTIFY: notify,
-    Step.SWEEP: sweep,
-    Step.ERASE: remove_images,
-}
-
 # Each lane has its own number of jobs at once, so that no kind of work blocks another: slow downloads must not delay
 # submissions, and a slow provider must not delay downloads past the expiry of their links.
 LANES: tuple[tuple[frozenset[Step], int], ...] = (
@@ -61,7 +52,7 @@ log = logs.get("worker")
 
 async def run_once(use: Resources) -> bool:
     """Run one due job. Return False if no job is due."""
-    claimed = await use.db.write(lambda connection: jobs.claim(connection, use.worker_id, use.now(), 1))
+    claimed = await use.db.write(jobs.claim, use.worker_id, use.now(), 1)
     for job in claimed:
         await perform(use, job)
     return bool(claimed)
@@ -71,7 +62,7 @@ async def run(use: Resources, *, grace: timedelta = _GRACE) -> None:
     """Run due jobs until `use.stopping` is set; then give running jobs up to `grace` to end."""
     wakeup = Wakeup()
     use.db.on_signal(wakeup.notify)
-    in_hand: dict[asyncio.Task[None], Job] = {}
+    in_hand: dict[Job, asyncio.Task[None]] = {}
     async with background_loops(use, in_hand), wakeup.notified_by(use.stopping):
         started = False
         while not use.stopping.is_set():
@@ -82,24 +73,30 @@ async def run(use: Resources, *, grace: timedelta = _GRACE) -> None:
             except Exception:
                 log.exception("round_failed")  # the worker must survive every error, and the next round may succeed
                 await asyncio.sleep(_ERROR_WAIT_S)
-        await _finish(use, set(in_hand), grace)
+        await _finish(use, set(in_hand.values()), grace)
 
 
-async def _round(use: Resources, in_hand: dict[asyncio.Task[None], Job], wakeup: Wakeup) -> float:
+async def _round(use: Resources, in_hand: dict[Job, asyncio.Task[None]], wakeup: Wakeup) -> float:
     """Start the due jobs for which there is room. Return the seconds to wait until the next round; 0 if any started."""
     try:
         due = await use.db.read(jobs.next_due)
         if due is None or due > use.now():
             return _seconds_until(use, due)
-        claimed = await _claim(use, in_hand.values())
+        claimed = await _claim(use, in_hand)
     except Unavailable:
         return _DATABASE_WAIT_S
     for job in claimed:
-        task = asyncio.create_task(perform(use, job))
-        in_hand[task] = job
-        task.add_done_callback(in_hand.pop)
-        task.add_done_callback(lambda _: wakeup.notify())
+        in_hand[job] = asyncio.create_task(_perform_in_hand(use, job, in_hand, wakeup))
     return 0 if claimed else _MIN_WAIT_S
+
+
+async def _perform_in_hand(use: Resources, job: Job, in_hand: dict[Job, asyncio.Task[None]], wakeup: Wakeup) -> None:
+    """Perform a job that is `in_hand`. At its end its lane has room for another."""
+    try:
+        await perform(use, job)
+    finally:
+        del in_hand[job]
+        wakeup.notify()
 
 
 def _seconds_until(use: Resources, due: datetime | None) -> float:
@@ -108,17 +105,17 @@ def _seconds_until(use: Resources, due: datetime | None) -> float:
     return min(_MAX_WAIT_S, max(_MIN_WAIT_S, (due - use.now()) / timedelta(seconds=1)))
 
 
-async def _finish(use: Resources, in_hand: set[asyncio.Task[None]], grace: timedelta) -> None:
+async def _finish(use: Resources, running: set[asyncio.Task[None]], grace: timedelta) -> None:
     """Wait for running jobs; cancel those that exceed `grace`, and release them to be claimed again."""
-    if not in_hand:
+    if not running:
         return
-    _, late = await asyncio.wait(in_hand, timeout=grace.total_seconds())
+    _, late = await asyncio.wait(running, timeout=grace.total_seconds())
     for task in late:
         task.cancel()
     await asyncio.gather(*late, return_exceptions=True)
     if late:
         with suppress(Unavailable):  # their leases then expire
-            await use.db.write(lambda connection: jobs.release(connection, use.worker_id))
+            await use.db.write(jobs.release, use.worker_id)
 
 
 async def perform(use: Resources, job: Job) -> None:
@@ -135,8 +132,25 @@ async def perform(use: Resources, job: Job) -> None:
 
 
 async def _run_step(use: Resources, job: Job) -> Exception | None:
+    """Run the step of a job, and return its error."""
     try:
-        await STEPS[job.step](use, job.task_id)
+        match job.step:
+            case Step.DISPATCH:
+                await dispatch(use, job.task_id)
+            case Step.RECONCILE:
+                await reconcile(use, job.task_id)
+            case Step.COLLECT:
+                await collect(use, job.task_id)
+            case Step.ADMIT:
+                await wake(use, job.task_id)
+            case Step.NOTIFY:
+                await notify(use, job.task_id)
+            case Step.SWEEP:
+                await sweep(use)
+            case Step.ERASE:
+                await remove_images(use, job.task_id)
+            case _:
+                assert_never(job.step)
     except Exception as caught:  # noqa: BLE001 - whatever a step raises, its job must be recorded
         return caught
     return None
@@ -163,7 +177,7 @@ async def _traceparent_of(use: Resources, job: Job) -> str | None:
     if not tracing.is_on():
         return None
     try:
-        task = await use.db.read(lambda connection: tasks.get(connection, job.task_id))
+        task = await use.db.read(tasks.get, job.task_id)
     except Unavailable:
         return None
     return None if task is None else task.traceparent
@@ -171,17 +185,17 @@ async def _traceparent_of(use: Resources, job: Job) -> str | None:
 
 async def _conclude(use: Resources, job: Job, error: Exception | None) -> None:
     """Record the outcome of a job."""
-    await write_until_available(use.db, lambda connection: _record_outcome(connection, use.now(), job, error))
+    await write_until_available(use.db, _record_outcome, use, job, error)
 
 
-def _record_outcome(connection: Connection, now: datetime, job: Job, error: Exception | None) -> None:
+def _record_outcome(connection: Connection, use: Resources, job: Job, error: Exception | None) -> None:
     if error is None:
         jobs.finish(connection, job)
     elif job.failures + 1 >= _MAX_FAILURES and not _is_temporary(error):
         jobs.dead_letter(connection, job, type(error).__name__)
     else:
         wait = STEP_FAILED.wait(job.failures + 1)
-        jobs.retry(connection, job, now + ids.jittered(wait), type(error).__name__)
+        jobs.retry(connection, job, use.now() + ids.jittered(wait), type(error).__name__)
 
 
 def _is_temporary(error: Exception) -> bool:

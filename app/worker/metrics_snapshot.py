@@ -30,7 +30,7 @@ async def read(use: Resources) -> list[Metric]:
     """Read all gauges. If the database is unavailable or slow, return only `database_up` with the value 0."""
     try:
         async with asyncio.timeout(_TIMEOUT_S):
-            gauges = await use.db.read(lambda connection: families(connection, use.now()))
+            gauges = await use.db.read(families, use.now())
     except (Unavailable, TimeoutError):
         return [_database_up(0)]
     return [_database_up(1), *gauges]

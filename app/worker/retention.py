@@ -30,9 +30,7 @@ async def prune(use: Resources, batch: int = _BATCH, at_once: int = _MAX_DELETED
     for kind, forget in _KINDS.items():
         start: str | None = ""
         while start is not None and deleted[kind] < at_once and not use.stopping.is_set():
-            step = await use.db.write(
-                lambda connection, forget=forget, start=start: forget(connection, ended_before, start, batch)  # type: ignore[misc]
-            )
+            step = await use.db.write(forget, ended_before, start, batch)
             deleted[kind] += step.deleted
             start = step.on
     if deleted.total():

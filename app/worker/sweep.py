@@ -5,7 +5,6 @@ Work without a job should not exist. The sweep finds it, schedules it again and 
 
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
-from functools import partial
 
 from app import jobs
 from app.db import Connection
@@ -37,14 +36,17 @@ _REQUIRED_STEP = {
     Status.READY: Step.COLLECT,
 }
 
+# Takes a connection, the time, and the ids of the tasks to examine; returns the ids of those that are overdue.
+_Find = Callable[[Connection, datetime, Collection[str]], list[str]]
+
 log = logs.get("sweep")
 
 
-async def sweep(use: Resources, _task_id: str) -> None:
+async def sweep(use: Resources) -> None:
     """Run the maintenance once, and enqueue the next sweep."""
     await _end_overdue(use)
     missing = await use.db.read(unscheduled)
-    rescheduled = await use.db.write(lambda connection: upkeep(connection, use.now(), missing))
+    rescheduled = await use.db.write(upkeep, use.now(), missing)
     if rescheduled:
         metrics.orphaned_tasks_recovered.inc(len(rescheduled))
         log.error("unscheduled", task_ids=rescheduled)
@@ -57,17 +59,16 @@ async def _end_overdue(use: Resources) -> None:
         (late, Failure.DEADLINE_EXCEEDED, moves.TOO_LATE),
         (unpaid, Failure.OUT_OF_CREDITS, "the provider's account was out of credits for a day"),
     ):
-        overdue = await use.db.read(partial(find, now=use.now()))
+        overdue = await use.db.read(find, use.now())
         for first in range(0, len(overdue), _BATCH):
-            still_overdue = partial(find, now=use.now(), among=overdue[first : first + _BATCH])
-            await use.db.write(partial(_end, find=still_overdue, failure=failure, detail=detail, now=use.now()))
+            await use.db.write(_end, find, overdue[first : first + _BATCH], failure, detail, use.now())
 
 
 def _end(
-    connection: Connection, find: Callable[[Connection], list[str]], failure: Failure, detail: str, now: datetime
+    connection: Connection, find: _Find, overdue: Collection[str], failure: Failure, detail: str, now: datetime
 ) -> None:
-    """End the tasks that `find` still returns: the account may have gained credits since they were read."""
-    moves.expire(connection, find(connection), failure, detail, now)
+    """End those of the tasks that `find` still returns: the account may have gained credits since they were read."""
+    moves.expire(connection, find(connection, now, overdue), failure, detail, now)
 
 
 def late(connection: Connection, now: datetime, among: Collection[str] | None = None) -> list[str]:

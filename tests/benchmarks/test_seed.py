@@ -15,7 +15,7 @@ from app.settle import settle
 from benchmarks.hmac_only import proven
 from benchmarks.seed import Callback, imagine, seed
 from benchmarks.stored import unstored
-from tests.rows import START, drop_jobs, jobs_left
+from tests.rows import START, drop_jobs, jobs_left, write_now
 
 LOOK_AFTER = START - START
 KEYS = KeyRing(("a-ring-key-for-benchmarks-0123456789",))
@@ -136,5 +136,5 @@ async def test_evidence_that_did_not_move_its_task_is_missing(database: Database
         last_received_at=START,
         body=callback.body,
     )
-    await database.write(lambda connection: evidence.keep(connection, [row]))
+    await database.write(write_now, evidence.keep, [row])
     assert await unstored(database, [callback]) == 1

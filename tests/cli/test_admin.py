@@ -9,6 +9,7 @@ from app.db.queries.callbacks import LOOKED
 from app.db.tables import evidence
 from tests.cli.test_commands import Terminal, terminal
 from tests.db.queries.test_callbacks import polled
+from tests.rows import write_now
 
 __all__ = ["terminal"]
 
@@ -62,7 +63,7 @@ async def test_callbacks_of_the_provider_are_listed(terminal: Terminal) -> None:
 async def test_a_short_list_of_callbacks_names_the_cursor_for_older_ones(terminal: Terminal) -> None:
     later = [polled(f"{number:05}") for number in range(LOOKED)]
     async with open_database(f"sqlite:///{terminal.folder / 'data' / 'fluxhook.db'}") as database:
-        await database.write(lambda connection: evidence.keep(connection, later))
+        await database.write(write_now, evidence.keep, later)
     listed = await terminal.run("callbacks")
 
     assert listed.exit_code == 0

@@ -7,7 +7,7 @@ function. If neither is possible, pytest's `monkeypatch` replaces one name; only
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ from app.settle import settle
 from tests.calling import done, submitted
 from tests.databases import OneByOne
 from tests.flaws.deliveries import Receive, Worlds, delivered, status_of
-from tests.world import World, open_world
+from tests.world import World, open_world, with_database
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ async def test_acknowledging_before_the_commit_is_caught(worlds: Worlds) -> None
         await an_accepted_callback_is_durable(world, lambda use: use)
     async with worlds() as world:
         with pytest.raises(AssertionError, match="submitted"):
-            await an_accepted_callback_is_durable(world, lambda use: replace(use, db=AnswersFirst(use.db)))
+            await an_accepted_callback_is_durable(world, lambda use: with_database(use, AnswersFirst(use.db)))
 
 
 # 2. Check, then insert.
@@ -156,7 +156,7 @@ async def a_second_delivery_completes_the_first(world: World, handler: Receive, 
     caller = await submitted(world)
     await done(world)
     with pytest.raises(Dead):
-        await delivered(replace(world.use, db=Dying(world.use.db, dies_after)), caller, caller.ready(), handler)
+        await delivered(with_database(world.use, Dying(world.use.db, dies_after)), caller, caller.ready(), handler)
     assert await delivered(world.use, caller, caller.ready(), handler) is Reply.ACCEPTED
     assert await status_of(world, caller) == "ready"
 

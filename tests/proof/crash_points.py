@@ -29,7 +29,7 @@ BEFORE_COMMIT, AFTER_COMMIT = "before the commit", "after the commit"
 _READ = re.compile(r"\bFROM\s+\"?(\w+)\b(?!\s*\()")
 _CHANGE = re.compile(r"\b(INSERT INTO|DELETE FROM|(?<!FOR )UPDATE)\s+\"?(\w+)")
 _STEP_OF = {"idempotency": "submit", "loop": "worker"}
-_STATEMENTS = ("app.db.", "app.jobs")  # the modules of statements, which all steps share
+_SHARED = ("app.db.", "app.jobs", "app.transitions.")  # packages whose units several steps run
 # The step whose unit of work runs in this thread or task.
 _CURRENT_STEP: ContextVar[str | None] = ContextVar("current_step", default=None)
 _ANSWER_OPEN = "dispatch"  # after its first commit only evidence shows whether the provider has the task
@@ -144,10 +144,10 @@ def sample(points: Sequence[Point], count: int | None, seed: int = 1) -> list[Po
 
 
 def step_of(work: Callable[..., Any], caller: str) -> str:
-    """Return the step of a unit of work: the module that defines it, or `caller` if that is one of statements."""
+    """Return the step of a unit of work: the module that defines it, or the module of the caller if steps share it."""
     work = work.func if isinstance(work, partial) else work
     name = work.__module__
-    if name.startswith(_STATEMENTS):
+    if name.startswith(_SHARED) and caller.startswith("app."):
         name = caller
     if name.startswith("app.web."):
         return "submit"

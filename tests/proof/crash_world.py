@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from sqlalchemy import func, select
 from starlette.responses import Response
 
-from app import jobs
+from app import callback, jobs
 from app.db import Connection
 from app.db.tables import api_keys, idempotency_keys, provider_accounts, results, tasks
 from app.db.tables.api_keys import NewApiKey
@@ -110,6 +110,7 @@ class CrashWorld:
         callback_requested = self.scenario.callback_requested
         return Resources(
             db=db,
+            callbacks=db.batcher(callback.store_batch),
             store=store,
             keys=KeyRing((RING_KEY,)),
             now=self.clock,

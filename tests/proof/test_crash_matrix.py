@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from app import jobs, settle
+from app import callback, jobs
 from app.db.tables import tasks
+from app.transitions import moves
+from app.transitions.erase import erase
 from tests.postgres import Postgres
 from tests.proof.crash_databases import Databases, Files, OnServer
 from tests.proof.crash_injected import UNKNOWN, Run, crash_at, without_crash
@@ -99,11 +101,14 @@ async def test_every_step_has_points_to_crash_at(on_sqlite: Files) -> None:
     assert seen == {"submit", "dispatch", "callback", "reconcile", "collect", "admit", "sweep", "worker"}
 
 
-def test_a_unit_belongs_to_the_step_that_defines_it_and_a_query_to_the_step_that_runs_it() -> None:
-    assert step_of(settle.settle, "app.dispatch") == "settle"
-    assert step_of(partial(settle.settle), "app.dispatch") == "settle"
+def test_a_unit_belongs_to_the_step_that_defines_it_and_a_shared_one_to_the_step_that_runs_it() -> None:
+    assert step_of(callback.store_batch, "asyncio.events") == "callback"
+    assert step_of(partial(callback.store_batch), "asyncio.events") == "callback"
     assert step_of(tasks.get, "app.dispatch") == "dispatch"
     assert step_of(jobs.next_due, "app.worker.loop") == "worker"
+    assert step_of(moves.expire, "app.dispatch") == "dispatch"
+    assert step_of(erase, "app.web.routes.task_actions") == "submit"
+    assert step_of(erase, __name__) == "erase"
 
 
 def test_a_statement_is_named_by_its_command_and_table() -> None:

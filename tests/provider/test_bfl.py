@@ -354,7 +354,7 @@ def redirecting(*locations: str, status: int = 307) -> tuple[list[httpx.Request]
 
 
 async def polled(transport: httpx.MockTransport, base: str = BASE) -> ProviderResponse:
-    async with client(transport) as http:
+    async with provider_client(transport) as http:
         return await Bfl(http, base, KEY).fetch(Reference("task-1", None))
 
 

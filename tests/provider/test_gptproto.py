@@ -208,7 +208,7 @@ async def test_a_redirected_poll_is_followed_with_the_key_on_its_own_hosts(
         asked.append(request)
         return httpx.Response(302, headers={"location": location} if len(asked) == 1 else {})
 
-    async with client(httpx.MockTransport(answer)) as http:
+    async with provider_client(httpx.MockTransport(answer)) as http:
         await Gptproto(http, base, KEY).fetch(Reference("task-1", None))
 
     assert len(asked) == 1 + followed

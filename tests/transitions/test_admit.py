@@ -29,7 +29,7 @@ from app.transitions import moves
 from app.transitions.admit import admit, wake
 from app.twin import Faults
 from tests.profiles import examples
-from tests.rows import START, drop_jobs, jobs_left, plan_task, put_account
+from tests.rows import START, drop_jobs, jobs_left, plan_task, put_account, write_now
 from tests.world import World
 
 PRO, MAX = "flux-kontext-pro", "flux-kontext-max"
@@ -307,7 +307,7 @@ async def test_on_postgresql_a_slot_that_a_task_gets_just_before_it_leaves_is_fr
     def refused(connection: Connection) -> None:
         settle_in(connection, {"account": 1}, [("a", {})])
         attempts.mark_sent(connection, "sub_a", START, callback_requested=True)
-        attempts.apply_changes(connection, {"sub_a": attempts.AttemptChange(outcome=Outcome.REFUSED)})
+        write_now(connection, attempts.apply_changes, {"sub_a": attempts.AttemptChange(outcome=Outcome.REFUSED)})
 
     ready = Report(Said.READY, "p1", sample_url="https://bfl.ai/1")
     proof = Evidence("sub_a", Witness.CALLBACK, Verdict.SIGNED, proven=True, report=ready, body=b"", received_at=START)

@@ -28,7 +28,7 @@ class Counted:
         self._inner = inner
         self.reads = 0
         self.dialect = inner.dialect
-        self.write, self.write_batched = inner.write, inner.write_batched
+        self.write, self.batcher = inner.write, inner.batcher
         self.on_signal = inner.on_signal
         self.on_event = inner.on_event
 

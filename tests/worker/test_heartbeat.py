@@ -53,10 +53,8 @@ async def kept_by_beats(world: World, job: jobs.Job, use: Resources) -> bool:
         due = await world.use.db.read(jobs.next_due)
         return due is not None and due > before
 
-    doing: asyncio.Task[None] = asyncio.create_task(asyncio.sleep(600))
-    async with background_loops(use, {doing: job}, every_s=0.01):
+    async with background_loops(use, [job], every_s=0.01):
         await until(beaten)
-    doing.cancel()
     world.clock.advance(SECONDS * 0.9)
     return await world.use.db.write(lambda connection: jobs.claim(connection, "2" * 32, world.clock(), 9)) == []
 

@@ -53,10 +53,6 @@ async def test_one_job_at_a_time_until_there_is_none(world: World) -> None:
     assert world.ledger()["accepted"] == 2
 
 
-async def test_every_step_has_its_function() -> None:
-    assert set(loop.STEPS) == set(Step)
-
-
 class BrokenStore(FolderStore):
     """A store that fails with an unexpected error."""
 

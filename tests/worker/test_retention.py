@@ -13,7 +13,7 @@ from app.errors import Unavailable
 from app.resources import Resources
 from app.twin import Faults
 from app.worker.retention import prune
-from app.worker.sweep import NO_TASK, sweep
+from app.worker.sweep import sweep
 from tests.calling import submitted
 from tests.telling import receiver, told
 from tests.world import World
@@ -169,6 +169,6 @@ async def test_each_sweep_prunes(each_world: World) -> None:
     receiver(each_world, 200)
     await told(each_world)
     each_world.clock.advance(31 * 86400)
-    await sweep(keeping(each_world), NO_TASK)
+    await sweep(keeping(each_world))
 
     assert await rows(each_world) == [0, 0, 0, 0]

@@ -55,7 +55,7 @@ async def test_a_task_without_its_job_is_rescheduled_and_counted(each_world: Wor
     await rob(each_world)
     before = counted()
     with capture_logs() as logs:
-        await sweep(each_world.use, NO_TASK)
+        await sweep(each_world.use)
     each_world.twin.faults = Faults()
     await each_world.go_on(60)
     (line,) = [line for line in logs if line["event"] == "unscheduled"]
@@ -71,7 +71,7 @@ async def test_a_final_task_needs_no_job(each_world: World) -> None:
     await each_world.go_on(5)
     await rob(each_world)
     before = counted()
-    await sweep(each_world.use, NO_TASK)
+    await sweep(each_world.use)
     left = await each_world.use.db.read(lambda connection: jobs.scheduled(connection, Step.COLLECT, {caller.task_id}))
 
     assert (counted() - before, left) == (0, set())
@@ -83,10 +83,10 @@ async def test_a_queue_whose_admission_was_missed_is_admitted_and_counted(each_w
     await each_world.use.db.write(lambda connection: provider_accounts.release(connection, [first]))
     await rob(each_world)
     before = counted()
-    await sweep(each_world.use, NO_TASK)
+    await sweep(each_world.use)
     soon = counted() - before
     each_world.clock.advance(31)
-    await sweep(each_world.use, NO_TASK)
+    await sweep(each_world.use)
     admitted = await each_world.use.db.read(queue.admitted)
 
     assert soon == 0
@@ -113,7 +113,7 @@ async def test_on_postgresql_what_another_process_admits_meanwhile_is_not_counte
 
         handing_on = asyncio.create_task(world.use.db.write(hand_on))
         await handed_on.wait()
-        await sweep(world.use, NO_TASK)
+        await sweep(world.use)
         await handing_on
         admitted = await world.use.db.read(queue.admitted)
 
@@ -122,7 +122,7 @@ async def test_on_postgresql_what_another_process_admits_meanwhile_is_not_counte
 
 
 async def test_it_leaves_the_next_time(each_world: World) -> None:
-    await sweep(each_world.use, NO_TASK)
+    await sweep(each_world.use)
 
     assert await each_world.use.db.read(jobs.next_due) == each_world.clock() + EVERY
 
@@ -219,7 +219,7 @@ async def test_who_pays_is_not_failed_before_the_provider_was_asked_again(each_w
     await each_world.work()
     each_world.clock.advance(48 * HOUR)
     each_world.twin.rules = rules
-    await sweep(each_world.use, NO_TASK)
+    await sweep(each_world.use)
     await each_world.go_on(60)
 
     assert (await each_world.task(task_id))["status"] == "stored"
@@ -243,7 +243,7 @@ async def test_who_pays_while_a_crowd_is_failed_saves_the_rest_of_it(each_world:
         return True
 
     await each_world.use.db.write(crowd)
-    sweeping = asyncio.create_task(sweep(each_world.use, NO_TASK))
+    sweeping = asyncio.create_task(sweep(each_world.use))
     while not await each_world.use.db.write(pay):
         pass
     await sweeping
@@ -258,7 +258,7 @@ async def test_answers_are_remembered_for_a_day_and_then_forgotten(each_world: W
             idempotency_keys.begin(connection, "key_1", name, "d", each_world.clock() - age)
 
     await each_world.use.db.write(remember)
-    await sweep(each_world.use, NO_TASK)
+    await sweep(each_world.use)
     left = await each_world.use.db.read(
         lambda connection: [name for name in ("old", "young") if idempotency_keys.get(connection, "key_1", name)]
     )
@@ -271,7 +271,7 @@ async def test_a_deadline_frees_the_slot_of_a_task_that_was_about_to_be_sent(eac
     first = await each_world.post(deadline_at="2026-01-01T12:00:10Z")
     second = await each_world.post()
     each_world.clock.advance(10)
-    await sweep(each_world.use, NO_TASK)
+    await sweep(each_world.use)
     await each_world.work()
 
     assert (await each_world.task(first))["failure"]["code"] == "deadline_exceeded"
@@ -286,7 +286,7 @@ async def test_a_queue_that_is_about_to_be_woken_is_left_to_its_job_and_not_coun
     world.twin.faults = Faults()
     world.clock.advance(60)  # the service was down
     before = counted()
-    await sweep(world.use, NO_TASK)
+    await sweep(world.use)
     await world.work()
 
     assert counted() == before
@@ -305,7 +305,7 @@ async def test_a_slot_whose_holder_needs_none_is_free_again_and_counted(each_wor
     waiting = await each_world.post()
     each_world.clock.advance(31)
     before = counted()
-    await sweep(each_world.use, NO_TASK)
+    await sweep(each_world.use)
 
     assert await each_world.use.db.read(queue.admitted) == {waiting}
     assert counted() - before == 2  # the slot, and the task whose admission was missed
@@ -322,7 +322,7 @@ async def test_a_crowd_whose_deadline_passed_is_ended_a_few_at_a_time(each_world
     def count(connection: Connection) -> None:
         ended.append(tasks.count_open(connection)[Status.QUEUED])
 
-    sweeping = asyncio.create_task(sweep(each_world.use, NO_TASK))
+    sweeping = asyncio.create_task(sweep(each_world.use))
     while not sweeping.done():
         await each_world.use.db.read(count)
     await sweeping
@@ -338,7 +338,7 @@ async def test_a_task_whose_deadline_passed_before_it_was_sent_ends_there_and_is
     before = counted()
     await each_world.work()
     task = await each_world.task(task_id)
-    await sweep(each_world.use, NO_TASK)
+    await sweep(each_world.use)
 
     assert (task["status"], task["failure"]["code"], task["failure"]["money_spent"]) == (
         "failed",

@@ -5,19 +5,20 @@ a batch is written form the next batch.
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 
 from app.errors import Overloaded, Unavailable
 
-T = TypeVar("T")
-R = TypeVar("R")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 # A unit of work for a batch: takes the items and returns their results, both in the same order.
-Work = Callable[[Connection, Sequence[T]], Sequence[R]]
+Work = Callable[[Connection, Sequence[Item]], Sequence[Result]]
 
 # The limits of one batch. In a larger one the first items would wait too long for the last.
 _MAX_ITEMS = 512
@@ -34,47 +35,60 @@ class Bounds(NamedTuple):
 BOUNDS = Bounds()
 
 
-class Waiting(NamedTuple, Generic[T, R]):
+class Waiting(NamedTuple, Generic[Item, Result]):
     """An item that waits to be written, its size in bytes, and the future of its result."""
 
-    item: T
+    item: Item
     size: int
-    done: "asyncio.Future[R]"
+    done: "asyncio.Future[Result]"
 
 
-class Batcher(Generic[T, R]):
-    """Collects the items of one `Work` into batches. All methods but `take` must be called on the event loop."""
+class Batcher(ABC, Generic[Item, Result]):
+    """Writes items in batches, with one `Work`. Each engine has its own; `Database.batcher` makes it."""
 
-    def __init__(self, work: Work[T, R], bounds: Bounds) -> None:
-        self.work = work
-        self.is_scheduled = False  # whether a writer is about to take the next batch
+    def __init__(self, work: Work[Item, Result], bounds: Bounds) -> None:
+        self.closed = False  # set when the database is closed
+        self._work = work
         self._bounds = bounds
-        self._waiting: deque[Waiting[T, R]] = deque()
+        self._waiting: deque[Waiting[Item, Result]] = deque()
         self._bytes = 0
+        self._is_scheduled = False  # whether the next batch is about to be taken
 
-    def __len__(self) -> int:
-        """The number of waiting items."""
-        return len(self._waiting)
+    def add(self, item: Item, size: int = 0) -> "asyncio.Future[Result]":
+        """Add an item of `size` bytes to the next batch, and return a future of its result. Call it on the event loop.
 
-    def add(self, item: T, size: int) -> "asyncio.Future[R]":
-        """Queue an item of `size` bytes. Raises Overloaded if the limits are reached."""
+        The write is durable when the future is done. A batch that fails is bisected, so that only the items at fault
+        fail. Raises at once: Overloaded if too much waits already, Unavailable if the database is closed.
+        """
+        if self.closed:
+            raise Unavailable("the database is closed")
         if len(self._waiting) >= self._bounds.items or self._bytes + size > self._bounds.size:
             raise Overloaded("too many writes are waiting for the database: try again in a moment")
-        done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._bytes += size
         self._waiting.append(Waiting(item, size, done))
+        self._schedule_once()
         return done
 
-    def take(self) -> list[Waiting[T, R]]:
-        """Remove and return the next batch, in the order of arrival."""
-        batch: list[Waiting[T, R]] = []
+    def _schedule_once(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._schedule()
+
+    @abstractmethod
+    def _schedule(self) -> None:
+        """Have the engine take and write the next batch."""
+
+    def _take(self) -> list[Waiting[Item, Result]]:
+        """Remove and return the next batch, in the order of arrival. May be called in any one thread."""
+        batch: list[Waiting[Item, Result]] = []
         size = 0
         while self._waiting and len(batch) < _MAX_ITEMS and size < _MAX_BYTES:
             batch.append(self._waiting.popleft())
             size += batch[-1].size
         return batch
 
-    def resolve(self, batch: Sequence[Waiting[T, R]], outcomes: Sequence[R | Exception]) -> None:
+    def _resolve(self, batch: Sequence[Waiting[Item, Result]], outcomes: Sequence[Result | Exception]) -> None:
         """Pass the outcomes to the callers; a cancelled caller is skipped."""
         for waiting, outcome in zip(batch, outcomes, strict=True):
             self._bytes -= waiting.size
@@ -86,40 +100,25 @@ class Batcher(Generic[T, R]):
                 waiting.done.set_result(outcome)
 
 
-class Batchers:
-    """The batchers of one database, one for each `Work`."""
-
-    def __init__(self, bounds: Bounds) -> None:
-        self._bounds = bounds
-        self._by_work: dict[Work[Any, Any], Batcher[Any, Any]] = {}
-
-    def get(self, work: Work[T, R]) -> Batcher[T, R]:
-        """Return the batcher of `work`, and create it first if necessary."""
-        batcher = self._by_work.get(work)
-        if batcher is None:
-            batcher = self._by_work[work] = Batcher(work, self._bounds)
-        return batcher
-
-
-class Bisection(Generic[T, R]):
+class Bisection(Generic[Item, Result]):
     """Bisects a batch that fails, so that an item whose write fails fails alone and the others are written.
 
     Iterate over the parts to write, and report each as `succeeded` or `failed` before the next; a failed part is split
     in two. At the end `outcomes` has a result or an error for each item, in order.
     """
 
-    def __init__(self, items: Sequence[T]) -> None:
-        self.outcomes: list[R | Exception] = []
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.outcomes: list[Result | Exception] = []
         self._parts = [items] if items else []
 
-    def __iter__(self) -> Iterator[Sequence[T]]:
+    def __iter__(self) -> Iterator[Sequence[Item]]:
         while self._parts:
             yield self._parts.pop()
 
-    def succeeded(self, results: Sequence[R]) -> None:
+    def succeeded(self, results: Sequence[Result]) -> None:
         self.outcomes += results
 
-    def failed(self, part: Sequence[T], error: Exception) -> None:
+    def failed(self, part: Sequence[Item], error: Exception) -> None:
         """Record the error of a part that cannot be split. An outage concerns all its items and is not split."""
         if len(part) == 1 or isinstance(error, Unavailable):
             self.outcomes += [error] * len(part)

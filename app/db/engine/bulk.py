@@ -7,8 +7,7 @@ prepared; in the padding rows the first column is NULL, and they are skipped.
 
 import json
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import chain
 from typing import Any
@@ -35,7 +34,6 @@ from app.db.engine.columns import Instant, sortable
 
 Row = Sequence[Any]
 Types = Mapping[str, TypeEngine[Any]]
-_DEFERRED = "deferred_writes"
 _PARAMETER = re.compile(r"\$(\d+)")
 
 
@@ -47,7 +45,7 @@ class Bulk:
 
     def __init__(self, columns: Types, build: Callable[[FromClause, str], ClauseElement], then: str = "NULL") -> None:
         self.columns = columns
-        self.then = then  # the SQL expression that PostgreSQL evaluates at the end of `deferred_writes`
+        self.then = then  # the SQL expression that PostgreSQL evaluates when `DeferredWrites` are sent
         self._build = build
         self._texts: dict[int, str] = {}  # by the number of rows, 0 on PostgreSQL
         self._instants = [index for index, kind in enumerate(columns.values()) if isinstance(kind, Instant)]
@@ -63,14 +61,6 @@ class Bulk:
         converted = map(self._converted, rows) if self._instants else rows
         values = (*chain.from_iterable(converted), *padding)
         return _execute(connection, self.text(dialect, size), values)
-
-    def write(self, connection: Connection, rows: Sequence[Row]) -> None:
-        """Run it and ignore its rows: at once, or at the end of a surrounding `deferred_writes`."""
-        deferred = connection.info.get(_DEFERRED)
-        if deferred is None:
-            _write(connection, [(self, rows)])
-        else:
-            deferred.append((self, rows))
 
     def text(self, dialect: Dialect, size: int = 0) -> str:
         """Return the SQL of the statement. `size` is the number of rows on SQLite, and 0 on PostgreSQL."""
@@ -107,36 +97,30 @@ def _execute(connection: Connection, statement: str, values: Sequence[Any]) -> S
     return rows
 
 
-@contextmanager
-def deferred_writes(connection: Connection) -> Generator[None]:
-    """Send each `Bulk.write` of the block at its end: on PostgreSQL as one statement, so in one round trip.
+class DeferredWrites:
+    """Write statements of one transaction that `send` runs: on PostgreSQL as one statement, so in one round trip.
 
-    On PostgreSQL no write of the block sees the others. Call `flush` before a read that must see them.
+    Send them before a read that must see them. On PostgreSQL no write sees the others of the same `send`.
     """
-    info = connection.info  # read once: a lost connection has no `info`, and that error would hide the loss
-    info[_DEFERRED] = []
-    try:
-        yield
-        flush(connection)
-    finally:
-        info.pop(_DEFERRED, None)
 
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._writes: list[tuple[Bulk, Sequence[Row]]] = []
 
-def flush(connection: Connection) -> None:
-    """Send the writes of the surrounding `deferred_writes` now. Without one, do nothing."""
-    deferred = connection.info.get(_DEFERRED)
-    if deferred:
-        connection.info[_DEFERRED] = []
-        _write(connection, deferred)
+    def add(self, bulk: Bulk, rows: Sequence[Row]) -> None:
+        """Add a statement, whose result is ignored, on these rows: at least one."""
+        self._writes.append((bulk, rows))
 
-
-def _write(connection: Connection, statements: Sequence[tuple[Bulk, Sequence[Row]]]) -> None:
-    if connection.dialect.name != "postgresql":
-        for bulk, rows in statements:
-            bulk.run(connection, rows)
-        return
-    sql = _combined(connection.dialect, tuple(bulk for bulk, _ in statements))
-    connection.exec_driver_sql(sql, tuple(chain.from_iterable(bulk.arrays(rows) for bulk, rows in statements)))
+    def send(self) -> None:
+        """Run the statements, in the order in which they were added."""
+        writes, self._writes = self._writes, []
+        if self.connection.dialect.name != "postgresql":
+            for bulk, rows in writes:
+                bulk.run(self.connection, rows)
+        elif writes:
+            sql = _combined(self.connection.dialect, tuple(bulk for bulk, _ in writes))
+            arrays = chain.from_iterable(bulk.arrays(rows) for bulk, rows in writes)
+            self.connection.exec_driver_sql(sql, tuple(arrays))
 
 
 @lru_cache(maxsize=256)

@@ -3,7 +3,7 @@
 On PostgreSQL each unit has a transaction of its own, on asyncpg. On SQLite one writer thread runs up to four waiting
 units in one transaction, each in a savepoint. The functions need not know which.
 
-Writes that arrive in bursts use `write_batched`: one unit writes all waiting items, with as many statements as for one.
+Writes that arrive in bursts use a batcher: one unit writes all waiting items, with as many statements as for one.
 """
 
 import asyncio
@@ -13,18 +13,15 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection, Dialect, text
 
-from app.db.engine.batches import BOUNDS, Bounds, Work
+from app.db.engine.batches import BOUNDS, Batcher, Bounds, Item, Result, Work
 from app.db.engine.sqlite import Sqlite
 from app.errors import Unavailable
 
 if TYPE_CHECKING:
-    from asyncio import Future
-
     from app.db.engine.postgres import Postgres
 
 T = TypeVar("T")
 P = ParamSpec("P")
-Item = TypeVar("Item")
 _RETRY_S = 0.5
 READ_ONLY = "the database is read-only: a standby, or set to read-only by its host because the disk is nearly full"
 _CANNOT_WRITE = text("SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean")
@@ -43,12 +40,8 @@ class Database(Protocol):
         """
         ...
 
-    def write_batched(self, work: Work[Item, T], item: Item, size: int = 0) -> "Future[T]":
-        """Add `item` to the next batch of `work`, and return a future of its result.
-
-        The write is durable when the future is done. A batch that fails is bisected, so that only the items at fault
-        fail. `size` is the size of the item in bytes. Raises `errors.Overloaded` at once if too much waits already.
-        """
+    def batcher(self, work: Work[Item, Result]) -> Batcher[Item, Result]:
+        """Return a new batcher: `add` its items, and `work` writes them in batches. Call it on the event loop."""
         ...
 
     async def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -68,7 +61,7 @@ class Database(Protocol):
 async def open_database(url: str, bounds: Bounds = BOUNDS) -> AsyncGenerator[Database]:
     """Open `sqlite:///PATH` or `postgresql://...`, and close it at the end. Raises ConfigurationError for a wrong URL.
 
-    `bounds` limits what may wait in `write_batched`, for each `work`.
+    `bounds` limits what may wait in each batcher.
     """
     engine = _engine(url, bounds)
     try:

@@ -4,22 +4,20 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
-from app.db.engine.batches import BOUNDS, Batcher, Batchers, Bounds, Work
+from app.db.engine.batches import BOUNDS, Batcher, Bounds, Item, Result, Work
 from app.db.engine.commit_hooks import EVENTS, Listeners
-from app.db.engine.units import OUTAGE, Batch, CallerUnit, stop_iteration_error
-from app.db.engine.writer import Writer
+from app.db.engine.savepoint import OUTAGE, stop_iteration_error
+from app.db.engine.writer import CallerUnit, SqliteBatcher, Writer
 from app.errors import ConfigurationError, Unavailable
 
 T = TypeVar("T")
 P = ParamSpec("P")
-Item = TypeVar("Item")
 
 _READERS = 4
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -36,8 +34,9 @@ class Sqlite:
         self._reading = _engine(self._path, "BEGIN", synchronous="FULL", query_only="ON")
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="sqlite-reader")
         self._listeners = Listeners()
-        self._batchers = Batchers(bounds)
         self._writer = Writer(self._writing, self._listeners)
+        self._bounds = bounds
+        self._batchers: list[Batcher[Any, Any]] = []
         self._closed = False
 
     @property
@@ -58,13 +57,10 @@ class Sqlite:
         result: T = await asyncio.shield(asyncio.wrap_future(unit.done))
         return result
 
-    def write_batched(self, work: Work[Item, T], item: Item, size: int = 0) -> "asyncio.Future[T]":
-        if self._closed:
-            raise Unavailable("the database is closed")
-        batcher = self._batchers.get(work)
-        done = batcher.add(item, size)
-        self._schedule(asyncio.get_running_loop(), batcher)
-        return done
+    def batcher(self, work: Work[Item, Result]) -> Batcher[Item, Result]:
+        batcher = SqliteBatcher(work, self._bounds, self._writer)
+        self._batchers.append(batcher)
+        return batcher
 
     async def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         def unit(connection: Connection) -> T:
@@ -80,15 +76,12 @@ class Sqlite:
 
     async def close(self) -> None:
         self._closed = True
+        for batcher in self._batchers:
+            batcher.closed = True
         await asyncio.to_thread(self._writer.close)
         await asyncio.to_thread(self._readers.shutdown)
         self._writing.dispose()
         self._reading.dispose()
-
-    def _schedule(self, loop: asyncio.AbstractEventLoop, batcher: Batcher[Any, Any]) -> None:
-        if not batcher.is_scheduled:
-            batcher.is_scheduled = True
-            self._writer.add(Batch(batcher, loop, partial(self._schedule, loop)))
 
     def _read(self, work: Callable[[Connection], T]) -> T:
         try:

@@ -1,78 +1,146 @@
-"""The thread that writes to SQLite, and the schedule of what it writes."""
+"""The thread that writes to SQLite, and the units of work that it writes.
 
-import queue
+A unit of work is the function of one caller, or a batch. Several units share a transaction, each in a savepoint: the
+failure of one rolls it back and does not affect the others. The only unit of a transaction runs without a savepoint,
+which takes longer than most statements.
+"""
+
+import asyncio
 import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import nullcontext
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine
 
-from app.db.engine.commit_hooks import Listeners, take_hooks
-from app.db.engine.units import OUTAGE, Batch, CallerUnit, RolledBack, Unit, require_transaction
+from app.db.engine.batches import Batcher, Bisection, Bounds, Item, Result, Waiting, Work
+from app.db.engine.commit_hooks import CommitHooks, Listeners, take_hooks
+from app.db.engine.savepoint import OUTAGE, caller_error, require_transaction, savepoint
+from app.db.engine.schedule import Schedule
 from app.errors import Unavailable
 
-_MAX_UNITS = 4  # single units in one transaction: with more of them a batch that arrives meanwhile waits too long
+
+class RolledBack(Exception):
+    """The only unit of a transaction has failed, and has recorded its error."""
 
 
-class Schedule:
-    """The units that wait, as the transactions that take them: batches and single units alternate.
+class Unit(Protocol):
+    """Runs in a transaction; then either `resolve` or `fail` is called."""
 
-    They alternate because many single units take longer than any batch. `add` and `close` are thread-safe; one thread
-    iterates, and blocks while there are no units.
+    hooks: CommitHooks  # run after the commit
+
+    def run(self, connection: Connection, *, owns_transaction: bool) -> None:
+        """Run in the open transaction.
+
+        `owns_transaction`: this is the only unit, so a failure rolls back the transaction. A single unit then raises
+        RolledBack. A batch raises the error of its work, and is run again without owning the transaction.
+        """
+
+    def resolve(self) -> None:
+        """Pass the outcome to the callers. The transaction is durable."""
+
+    def fail(self, error: Exception) -> None:
+        """Pass `error` to the callers. The transaction is rolled back."""
+
+
+class CallerUnit:
+    """The unit of work of one caller."""
+
+    def __init__(self, work: Callable[[Connection], Any]) -> None:
+        self.done: Future[Any] = Future()
+        self.hooks = CommitHooks()
+        self._work = work
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def run(self, connection: Connection, *, owns_transaction: bool) -> None:
+        try:
+            with nullcontext() if owns_transaction else savepoint(connection):
+                self._result = self._work(connection)
+        except BaseException as error:  # passed to the caller; the writer thread must survive
+            self._error = caller_error(error)
+            if owns_transaction:
+                raise RolledBack from error
+        hooks = take_hooks(connection)
+        if self._error is None:
+            self.hooks = hooks
+
+    def resolve(self) -> None:
+        if self._error is None:
+            self.hooks.run()
+            self.done.set_result(self._result)
+        else:
+            self.done.set_exception(self._error)
+
+    def fail(self, error: Exception) -> None:
+        self.done.set_exception(error)
+
+
+class SqliteBatcher(Batcher[Item, Result]):
+    """A batcher whose batches the writer writes. It is the unit of its next batch, which is taken when the unit runs.
+
+    The event loop adds items; the writer thread calls the methods of `Unit`.
     """
 
-    def __init__(self) -> None:
-        self._batches: deque[Batch] = deque()
-        self._singles: deque[CallerUnit] = deque()
-        self._last_was_batch = False
-        self._waiting: queue.SimpleQueue[bool] = queue.SimpleQueue()  # True for each waiting unit; False: closed
+    def __init__(self, work: Work[Item, Result], bounds: Bounds, writer: "Writer") -> None:
+        super().__init__(work, bounds)
+        self.hooks = CommitHooks()
+        self._loop = asyncio.get_running_loop()
+        self._writer = writer
+        self._batch: list[Waiting[Item, Result]] = []  # is being written
+        self._outcomes: list[Result | Exception] = []
 
-    def add(self, unit: Batch | CallerUnit) -> None:
-        if isinstance(unit, Batch):
-            self._batches.append(unit)
+    def _schedule(self) -> None:
+        self._writer.add(self, is_batch=True)
+
+    def run(self, connection: Connection, *, owns_transaction: bool) -> None:
+        self._take_once()
+        items = [waiting.item for waiting in self._batch]
+        self.hooks = CommitHooks()  # discards those of a first run that was rolled back
+        if owns_transaction and items:
+            self._outcomes = list(self._work(connection, items))
+            self.hooks = take_hooks(connection)
         else:
-            self._singles.append(unit)
-        self._waiting.put(True)
+            self._outcomes = self._bisect(connection, items)
 
-    def close(self) -> None:
-        """End the iteration once all units are taken. No unit may be added after this."""
-        self._waiting.put(False)
+    def resolve(self) -> None:
+        self.hooks.run()
+        self._resolve_on_loop()
 
-    def has_batch(self) -> bool:
-        """Whether a batch waits, so that the current transaction should end soon."""
-        return bool(self._batches)
+    def fail(self, error: Exception) -> None:
+        self._take_once()  # if the transaction could not begin, nothing is taken yet
+        self._outcomes = [error] * len(self._batch)
+        self._resolve_on_loop()
 
-    def put_back(self, units: Sequence[Unit]) -> None:
-        """Return single units to the head of the queue, for a later transaction."""
-        for unit in reversed(units):
-            assert isinstance(unit, CallerUnit)  # noqa: S101 - a batch is the only unit of its transaction
-            self._singles.appendleft(unit)
-            self._waiting.put(True)
+    def _take_once(self) -> None:
+        """Take the batch, unless this is its second run. It is empty if the previous batch took all items."""
+        if self._batch:
+            return
+        # Cleared before the items are taken: an item that is added from now on schedules the next batch.
+        self._is_scheduled = False
+        self._batch = self._take()
+        if self._waiting:
+            self._schedule_once()
 
-    def __iter__(self) -> Iterator[list[Unit]]:
-        """Yield the units of each transaction: one batch, or a few single units."""
-        closed = False
-        while not (closed and self._waiting.empty()):
-            units, ends = self._next()
-            closed = closed or ends
-            if units:
-                yield units
+    def _bisect(self, connection: Connection, items: Sequence[Item]) -> list[Result | Exception]:
+        bisection = Bisection[Item, Result](items)
+        for part in bisection:
+            try:
+                with savepoint(connection):
+                    results = list(self._work(connection, part))
+            except Exception as error:  # noqa: BLE001 - passed to the callers of the items that fail
+                take_hooks(connection)
+                bisection.failed(part, caller_error(error))
+            else:
+                bisection.succeeded(results)
+                self.hooks.add(take_hooks(connection))
+        return bisection.outcomes
 
-    def _next(self) -> tuple[list[Unit], bool]:
-        """Wait for the units of the next transaction; the flag says that `close` was called.
-
-        If batches and single units wait, one single unit comes between two batches.
-        """
-        units: list[Unit] = []
-        while self._waiting.get():
-            if self._batches and not units and not (self._last_was_batch and self._singles):
-                self._last_was_batch = True
-                return [self._batches.popleft()], False
-            self._last_was_batch = False
-            units.append(self._singles.popleft())
-            if len(units) == _MAX_UNITS or self._batches or not self._singles:
-                return units, False
-        return units, True
+    def _resolve_on_loop(self) -> None:
+        """Pass the outcomes to the callers, with one call of the event loop for all of them."""
+        self._loop.call_soon_threadsafe(self._resolve, self._batch, self._outcomes)
+        self._batch = []
 
 
 class Writer:
@@ -84,13 +152,13 @@ class Writer:
     def __init__(self, engine: Engine, listeners: Listeners) -> None:
         self._engine = engine
         self._listeners = listeners
-        self._schedule = Schedule()
+        self._schedule = Schedule[Unit]()
         self._connection: Connection | None = None  # kept: a checkout takes as long as a statement
         self._thread = threading.Thread(target=self._write_until_closed, name="sqlite-writer", daemon=True)
         self._thread.start()
 
-    def add(self, unit: Batch | CallerUnit) -> None:
-        self._schedule.add(unit)
+    def add(self, unit: Unit, *, is_batch: bool = False) -> None:
+        self._schedule.add(unit, is_batch=is_batch)
 
     def close(self) -> None:
         self._schedule.close()

@@ -6,9 +6,9 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ClauseElement, ColumnElement, Connection, FromClause, case, func, literal_column, update
+from sqlalchemy import ClauseElement, ColumnElement, FromClause, case, func, literal_column, update
 
-from app.db.engine.bulk import Bulk
+from app.db.engine.bulk import Bulk, DeferredWrites
 from app.db.tables.tasks import IS_FINAL, tasks
 from app.rules.task import Failure, MoneySpent, Status
 
@@ -47,7 +47,7 @@ _COLUMNS = tuple(field.name for field in fields(TaskChange))
 _ADDED = frozenset({"tries", "cost"})
 
 
-def apply_changes(connection: Connection, changes: Mapping[str, TaskChange]) -> None:
+def apply_changes(writes: DeferredWrites, changes: Mapping[str, TaskChange]) -> None:
     """Write changes by task id. The caller must hold the tasks' locks.
 
     A final task keeps its state; its cost may still be added.
@@ -55,7 +55,7 @@ def apply_changes(connection: Connection, changes: Mapping[str, TaskChange]) -> 
     names = tuple(name for name in _COLUMNS if any(getattr(change, name) is not None for change in changes.values()))
     rows = [(task_id, *(getattr(change, name) for name in names)) for task_id, change in changes.items()]
     if names:
-        _statement(names).write(connection, rows)
+        writes.add(_statement(names), rows)
 
 
 @cache

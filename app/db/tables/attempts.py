@@ -25,7 +25,7 @@ from sqlalchemy import (
     update,
 )
 
-from app.db.engine.bulk import Bulk, BulkRead
+from app.db.engine.bulk import Bulk, BulkRead, DeferredWrites
 from app.db.engine.columns import Instant, by_key, instant_of, metadata
 from app.db.tables.provider_accounts import slots
 from app.db.tables.tasks import tasks
@@ -228,10 +228,10 @@ class AttemptChange:
 _COLUMNS = tuple(field.name for field in fields(AttemptChange))
 
 
-def apply_changes(connection: Connection, changes: Mapping[str, AttemptChange]) -> None:
-    """Write changes by attempt id."""
+def apply_changes(writes: DeferredWrites, changes: Mapping[str, AttemptChange]) -> None:
+    """Write changes by attempt id, at least one."""
     rows = [(attempt_id, *(getattr(change, name) for name in _COLUMNS)) for attempt_id, change in changes.items()]
-    _APPLY.write(connection, rows)
+    writes.add(_APPLY, rows)
 
 
 def _apply(given: FromClause, _dialect: str) -> ClauseElement:

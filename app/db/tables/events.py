@@ -37,7 +37,7 @@ from sqlalchemy import (
     update,
 )
 
-from app.db.engine.bulk import Bulk
+from app.db.engine.bulk import Bulk, DeferredWrites
 from app.db.engine.columns import Instant, Json, metadata
 from app.db.engine.commit_hooks import EVENTS, notify_after_commit
 from app.db.tables.tasks import tasks
@@ -111,13 +111,13 @@ class NewEvent(NamedTuple):
     at: datetime
 
 
-def append(connection: Connection, new_events: Sequence[NewEvent]) -> None:
+def append(writes: DeferredWrites, new_events: Sequence[NewEvent]) -> None:
     """Append events, in this order. Readers are notified after the commit."""
     if not new_events:
         return
-    _APPEND.write(connection, new_events)
-    if not _is_shared(connection):
-        notify_after_commit(connection, EVENTS)
+    writes.add(_APPEND, new_events)
+    if not _is_shared(writes.connection):
+        notify_after_commit(writes.connection, EVENTS)
 
 
 def _insert_events(relation: FromClause, dialect: str) -> ClauseElement:

@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from app.db.engine.bulk import Bulk, BulkRead
+from app.db.engine.bulk import Bulk, BulkRead, DeferredWrites
 from app.db.engine.columns import Instant, Json, metadata
 from app.db.tables.attempts import attempts
 from app.rules.task import Effect, Report, Said, Witness
@@ -131,9 +131,12 @@ class NewEvidence(NamedTuple):
     body: bytes
 
 
-def keep(connection: Connection, rows: Sequence[NewEvidence]) -> None:
-    """Insert rows. If a row is already stored, add to its copies instead. No two of these rows may share a key."""
-    _KEEP.write(connection, rows)
+def keep(writes: DeferredWrites, rows: Sequence[NewEvidence]) -> None:
+    """Insert rows, at least one. If a row is already stored, add to its copies instead.
+
+    No two of these rows may share a key.
+    """
+    writes.add(_KEEP, rows)
 
 
 def _upsert(relation: FromClause, dialect: str) -> ClauseElement:

@@ -24,10 +24,11 @@ MIB = 1024 * 1024
 
 
 class Writing:
-    """A `Work` that writes a task and registers a commit hook for each name, and records its batches."""
+    """A batcher and its `Work`, which writes a task and registers a commit hook for each name, and records batches."""
 
     def __init__(
         self,
+        database: Database,
         poisoned: Collection[str] = (),
         gate: Gate | None = None,
         after: Callable[[Connection], None] | None = None,
@@ -37,6 +38,10 @@ class Writing:
         self._poisoned = poisoned
         self._gate = gate
         self._after = after
+        self._batcher = database.batcher(self)
+
+    def add(self, name: str, size: int = 0) -> "asyncio.Future[str]":
+        return self._batcher.add(name, size)
 
     def __call__(self, connection: Connection, names: Sequence[str]) -> list[str]:
         self.batches.append(list(names))
@@ -58,11 +63,11 @@ async def stored(database: Database) -> set[str]:
     return {task.id.removeprefix("task_") for task in found}
 
 
-def begin(database: Database, work: Writing, names: Sequence[str], size: int = 0) -> list[asyncio.Task[str]]:
+def begin(work: Writing, names: Sequence[str], size: int = 0) -> list[asyncio.Task[str]]:
     """Start to write these names, each in an asyncio task."""
 
     async def write(name: str) -> str:
-        return await database.write_batched(work, name, size)
+        return await work.add(name, size)
 
     return [asyncio.create_task(write(name)) for name in names]
 
@@ -78,21 +83,19 @@ async def all_of(calls: Sequence[asyncio.Task[str]]) -> list[Any]:
         return await asyncio.gather(*calls, return_exceptions=True)
 
 
-async def after_the_first(
-    database: Database, work: Writing, gate: Gate, names: Sequence[str], size: int = 0
-) -> list[Any]:
+async def after_the_first(work: Writing, gate: Gate, names: Sequence[str], size: int = 0) -> list[Any]:
     """Write these names while `first` is being written, and return their outcomes."""
-    first = begin(database, work, ["first"])
+    first = begin(work, ["first"])
     await gate.reached.wait()
-    others = begin(database, work, names, size)
+    others = begin(work, names, size)
     await all_waiting()
     gate.open()
     return (await all_of([*first, *others]))[1:]
 
 
 async def test_an_item_that_arrives_while_nothing_is_written_is_written_at_once(database: Database) -> None:
-    work = Writing()
-    results = [await database.write_batched(work, name) for name in ("a", "b")]
+    work = Writing(database)
+    results = [await work.add(name) for name in ("a", "b")]
 
     assert results == ["wrote a", "wrote b"]
     assert work.batches == [["a"], ["b"]]
@@ -100,9 +103,9 @@ async def test_an_item_that_arrives_while_nothing_is_written_is_written_at_once(
 
 
 async def test_items_that_arrive_while_a_batch_is_written_form_the_next_batch_in_order(database: Database) -> None:
-    work = Writing(gate=(gate := Gate()))
+    work = Writing(database, gate=(gate := Gate()))
     names = ["d", "b", "e", "a", "c"]
-    results = await after_the_first(database, work, gate, names)
+    results = await after_the_first(work, gate, names)
 
     assert results == [f"wrote {name}" for name in names]
     assert work.batches == [["first"], names]
@@ -113,11 +116,11 @@ async def test_items_that_arrive_while_a_batch_is_written_form_the_next_batch_in
 @pytest.mark.parametrize("with_unit", [False, True], ids=["only the batch", "beside another unit"])
 @pytest.mark.parametrize("poisoned", ["a", "d", "h", "ah", "cdg"])
 async def test_only_the_items_at_fault_fail(database: Database, poisoned: str, with_unit: bool) -> None:
-    work = Writing(poisoned, gate := Gate())
-    first = begin(database, work, ["first"])
+    work = Writing(database, poisoned, gate := Gate())
+    first = begin(work, ["first"])
     await gate.reached.wait()
     beside = [asyncio.create_task(database.write(lambda c: plan_task(c, "beside")))] if with_unit else []
-    others = begin(database, work, "abcdefgh")
+    others = begin(work, "abcdefgh")
     await all_waiting()
     gate.open()
     results = (await all_of([*first, *others, *beside]))[1:9]
@@ -131,8 +134,8 @@ async def test_only_the_items_at_fault_fail(database: Database, poisoned: str, w
 
 
 async def test_a_batch_in_which_all_items_fail_stores_nothing(database: Database) -> None:
-    work = Writing("abcde", gate := Gate())
-    results = await after_the_first(database, work, gate, "abcde")
+    work = Writing(database, "abcde", gate := Gate())
+    results = await after_the_first(work, gate, "abcde")
 
     assert [(type(result), result.args) for result in results] == [(KeyError, (name,)) for name in "abcde"]
     assert work.hooks_run == ["first"]
@@ -141,9 +144,9 @@ async def test_a_batch_in_which_all_items_fail_stores_nothing(database: Database
 
 async def test_the_caller_of_a_single_item_receives_its_error(database: Database) -> None:
     with pytest.raises(KeyError, match="a"):
-        await database.write_batched(Writing("a"), "a")
+        await Writing(database, "a").add("a")
 
-    assert await database.write_batched(Writing(), "a") == "wrote a"
+    assert await Writing(database).add("a") == "wrote a"
 
 
 async def test_a_stop_iteration_in_a_batch_reaches_the_caller_as_a_runtime_error(database: Database) -> None:
@@ -152,7 +155,7 @@ async def test_a_stop_iteration_in_a_batch_reaches_the_caller_as_a_runtime_error
 
     async with asyncio.timeout(30):
         with pytest.raises(RuntimeError, match="StopIteration"):
-            await database.write_batched(work, "a")
+            await database.batcher(work).add("a")
 
 
 async def test_the_hooks_of_a_batch_that_is_run_again_run_once(database: Database) -> None:
@@ -162,8 +165,8 @@ async def test_the_hooks_of_a_batch_that_is_run_again_run_once(database: Databas
         if len(work.batches) > 1 and failures:
             raise failures.pop()
 
-    work = Writing(gate=(gate := Gate()), after=fail_once)
-    results = await after_the_first(database, work, gate, "abc")
+    work = Writing(database, gate=(gate := Gate()), after=fail_once)
+    results = await after_the_first(work, gate, "abc")
 
     assert results == ["wrote a", "wrote b", "wrote c"]
     assert work.hooks_run == ["first", "a", "b", "c"]
@@ -183,8 +186,8 @@ async def test_on_sqlite_the_hooks_of_a_batch_whose_first_commit_fails_run_once(
             connection.exec_driver_sql("INSERT INTO child VALUES (1)").close()
 
     await sqlite.write(prepare)
-    work = Writing(after=break_the_first_commit)
-    result = await sqlite.write_batched(work, "a")
+    work = Writing(sqlite, after=break_the_first_commit)
+    result = await work.add("a")
 
     assert (result, work.batches, work.hooks_run) == ("wrote a", [["a"], ["a"]], ["a"])
 
@@ -202,9 +205,9 @@ async def test_on_sqlite_the_hooks_of_a_batch_that_never_commits_do_not_run_with
         taken[0].execute("BEGIN IMMEDIATE")
         raise ValueError
 
-    work = Writing(after=lock_the_file)
+    work = Writing(sqlite, after=lock_the_file)
     with pytest.raises(Unavailable):
-        await sqlite.write_batched(work, "a")
+        await work.add("a")
     with closing(taken[0]) as other:
         other.rollback()
     await sqlite.write(lambda connection: plan_task(connection, "b"))
@@ -214,9 +217,9 @@ async def test_on_sqlite_the_hooks_of_a_batch_that_never_commits_do_not_run_with
 
 
 async def test_items_that_exceed_one_batch_are_all_written(database: Database) -> None:
-    work = Writing(gate=(gate := Gate()))
+    work = Writing(database, gate=(gate := Gate()))
     names = [f"{number:04}" for number in range(600)]
-    results = await after_the_first(database, work, gate, names)
+    results = await after_the_first(work, gate, names)
 
     assert results == [f"wrote {name}" for name in names]
     assert [name for batch in work.batches for name in batch] == ["first", *names]
@@ -224,10 +227,10 @@ async def test_items_that_exceed_one_batch_are_all_written(database: Database) -
 
 
 async def test_a_cancelled_caller_rolls_nothing_back_and_blocks_no_other_caller(database: Database) -> None:
-    work = Writing(gate=(gate := Gate()))
-    calls = begin(database, work, ["first"])
+    work = Writing(database, gate=(gate := Gate()))
+    calls = begin(work, ["first"])
     await gate.reached.wait()
-    calls += begin(database, work, "abc")
+    calls += begin(work, "abc")
     await all_waiting()
     calls[0].cancel()  # is being written
     calls[2].cancel()  # waits
@@ -237,16 +240,16 @@ async def test_a_cancelled_caller_rolls_nothing_back_and_blocks_no_other_caller(
 
     assert [type(result) for result in results] == [asyncio.CancelledError, str, asyncio.CancelledError, str]
     assert await stored(database) == {"first", "a", "b", "c"}
-    assert await database.write_batched(work, "d") == "wrote d"
+    assert await work.add("d") == "wrote d"
 
 
 async def test_a_batch_contains_the_items_of_one_work_only(database: Database) -> None:
     gate = Gate()
-    one, other = Writing(gate=gate), Writing()
-    calls = begin(database, one, ["first"])
+    one, other = Writing(database, gate=gate), Writing(database)
+    calls = begin(one, ["first"])
     await gate.reached.wait()
     for name in "abc":
-        calls += [*begin(database, one, [name]), *begin(database, other, [name.upper()])]
+        calls += [*begin(one, [name]), *begin(other, [name.upper()])]
     await all_waiting()
     gate.open()
     await all_of(calls)
@@ -262,8 +265,8 @@ async def test_on_sqlite_a_batch_does_not_wait_for_many_single_units(sqlite: Dat
     await gate.reached.wait()
     singles = [asyncio.create_task(sqlite.write(lambda _: order.append("single"))) for _ in range(50)]
     await all_waiting()
-    written = Writing(after=lambda _: order.append("batch"))
-    calls = begin(sqlite, written, ["late"])
+    written = Writing(sqlite, after=lambda _: order.append("batch"))
+    calls = begin(written, ["late"])
     await all_waiting()
     gate.open()
     await asyncio.gather(blocked, *singles, *calls)
@@ -277,8 +280,8 @@ async def test_on_sqlite_waiting_batches_and_single_units_alternate(sqlite: Data
     blocked = asyncio.create_task(sqlite.write(gate.hold))
     await gate.reached.wait()
     singles = [asyncio.create_task(sqlite.write(lambda _: order.append("single"))) for _ in range(6)]
-    works = [Writing(after=lambda _: order.append("batch")) for _ in range(4)]
-    calls = [call for number, work in enumerate(works) for call in begin(sqlite, work, [f"{number}"])]
+    works = [Writing(sqlite, after=lambda _: order.append("batch")) for _ in range(4)]
+    calls = [call for number, work in enumerate(works) for call in begin(work, [f"{number}"])]
     await all_waiting()
     gate.open()
     await asyncio.gather(blocked, *singles, *calls)
@@ -302,7 +305,7 @@ async def test_on_sqlite_a_batch_waits_for_one_single_unit_of_a_transaction(
     await all_waiting()
     before.open()
     await during.reached.wait()
-    calls = begin(sqlite, Writing(after=lambda _: order.append("batch")), ["late"])
+    calls = begin(Writing(sqlite, after=lambda _: order.append("batch")), ["late"])
     await all_waiting()
     during.open()
     await asyncio.gather(blocked, *singles, *calls)
@@ -318,8 +321,8 @@ async def test_listeners_are_called_once_for_a_batch_after_its_commit(database: 
         notify_after_commit(connection)
         during.append(len(seen))
 
-    work = Writing(gate=(gate := Gate()), after=notify)
-    await after_the_first(database, work, gate, "abc")
+    work = Writing(database, gate=(gate := Gate()), after=notify)
+    await after_the_first(work, gate, "abc")
     await database.write(lambda _: None)  # the writer calls the listeners before it takes this unit
 
     assert (during, len(seen)) == ([0, 1], 2)
@@ -333,7 +336,7 @@ async def test_listeners_are_not_called_for_a_batch_that_is_rolled_back(database
         raise KeyError
 
     with pytest.raises(KeyError):
-        await database.write_batched(work, "a")
+        await database.batcher(work).add("a")
     await database.write(lambda connection: plan_task(connection, "b"))
     await database.write(lambda _: None)
 
@@ -343,10 +346,10 @@ async def test_listeners_are_not_called_for_a_batch_that_is_rolled_back(database
 async def test_closing_the_database_writes_all_waiting_items(database_url: str) -> None:
     gate = Gate()
     async with open_database(database_url) as database:
-        calls = begin(database, work := Writing(gate=gate), ["first"])
+        calls = begin(work := Writing(database, gate=gate), ["first"])
         await gate.reached.wait()
         names = [f"{number}" for number in range(600)]
-        calls += begin(database, work, names)
+        calls += begin(work, names)
         await all_waiting()
         gate.open()
     results = await all_of(calls)
@@ -356,23 +359,23 @@ async def test_closing_the_database_writes_all_waiting_items(database_url: str) 
         assert len(await stored(again)) == 601
 
 
-async def test_on_sqlite_a_closed_database_accepts_no_items(sqlite_url: str) -> None:
-    async with open_database(sqlite_url) as database:
-        pass
+async def test_a_closed_database_accepts_no_items(database_url: str) -> None:
+    async with open_database(database_url) as database:
+        work = Writing(database)
     with pytest.raises(Unavailable):
-        await database.write_batched(Writing(), "a")
+        await work.add("a")
 
 
 async def test_on_sqlite_a_locked_file_is_unavailable_to_all_items_of_a_batch(
     sqlite: Database, sqlite_url: str
 ) -> None:
-    work = Writing()
+    work = Writing(sqlite)
     await sqlite.write(lambda connection: connection.exec_driver_sql("PRAGMA busy_timeout=1").close())
     with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as backup:
         backup.execute("BEGIN IMMEDIATE")
-        refused = await all_of(begin(sqlite, work, [f"{number}" for number in range(600)]))
+        refused = await all_of(begin(work, [f"{number}" for number in range(600)]))
         backup.rollback()
-    again = await all_of(begin(sqlite, work, "abc"))
+    again = await all_of(begin(work, "abc"))
 
     assert {type(result) for result in refused} == {Unavailable}
     assert again == ["wrote a", "wrote b", "wrote c"]
@@ -392,7 +395,8 @@ async def test_on_sqlite_all_items_of_a_batch_fail_if_a_full_disk_rolls_it_back(
 
     blocked = asyncio.ensure_future(sqlite.write(gate.hold))
     await gate.reached.wait()
-    calls = [asyncio.ensure_future(sqlite.write_batched(write, name)) for name in ("a", "b", "poisoned", "large")]
+    batcher = sqlite.batcher(write)
+    calls = [batcher.add(name) for name in ("a", "b", "poisoned", "large")]
     await all_waiting()
     with full_disk(4_000_000):
         gate.open()
@@ -405,17 +409,17 @@ async def test_on_sqlite_all_items_of_a_batch_fail_if_a_full_disk_rolls_it_back(
 
 async def test_on_postgresql_an_unreachable_server_is_unavailable_to_all_items_of_a_batch() -> None:
     async with open_database("postgresql://absent@/none?host=/nowhere") as database:
-        refused = await all_of(begin(database, Writing(), "abc"))
+        refused = await all_of(begin(Writing(database), "abc"))
 
     assert [type(result) for result in refused] == [Unavailable] * 3
 
 
 async def test_an_item_larger_than_the_limit_is_refused(database: Database) -> None:
-    work = Writing()
+    work = Writing(database)
     with pytest.raises(Overloaded):
-        await database.write_batched(work, "a", size=65 * MIB)
+        await work.add("a", size=65 * MIB)
 
-    assert await database.write_batched(work, "b", size=MIB) == "wrote b"
+    assert await work.add("b", size=MIB) == "wrote b"
     assert work.batches == [["b"]]
 
 
@@ -424,8 +428,8 @@ async def test_an_item_larger_than_the_limit_is_refused(database: Database) -> N
 
 async def blocked_work(database: Database, size: int = 0) -> tuple[Writing, Gate, list[asyncio.Task[str]]]:
     """Return a `Work` whose first item is being written until the gate is opened."""
-    work = Writing(gate=(gate := Gate()))
-    calls = begin(database, work, ["blocked"], size)
+    work = Writing(database, gate=(gate := Gate()))
+    calls = begin(work, ["blocked"], size)
     await gate.reached.wait()
     return work, gate, calls
 
@@ -433,15 +437,15 @@ async def blocked_work(database: Database, size: int = 0) -> tuple[Writing, Gate
 async def test_beyond_the_limit_of_items_the_next_is_refused_until_a_batch_is_taken(database_url: str) -> None:
     async with open_database(database_url, Bounds(items=2)) as database:
         work, gate, calls = await blocked_work(database)
-        calls += begin(database, work, "ab")
+        calls += begin(work, "ab")
         await all_waiting()
         with pytest.raises(Overloaded):
-            await database.write_batched(work, "c")
+            await work.add("c")
         gate.open()
         results = await all_of(calls)
 
         assert results == ["wrote blocked", "wrote a", "wrote b"]
-        assert await database.write_batched(work, "c") == "wrote c"
+        assert await work.add("c") == "wrote c"
         assert await stored(database) == {"blocked", "a", "b", "c"}
 
 
@@ -449,26 +453,26 @@ async def test_the_batch_that_is_being_written_counts_towards_the_limit_of_bytes
     async with open_database(database_url, Bounds(size=10)) as database:
         work, gate, calls = await blocked_work(database, size=6)
         with pytest.raises(Overloaded):
-            await database.write_batched(work, "b", 5)
-        calls += begin(database, work, "c", 4)
+            await work.add("b", 5)
+        calls += begin(work, "c", 4)
         await all_waiting()
         with pytest.raises(Overloaded):
-            await database.write_batched(work, "d", 1)
+            await work.add("d", 1)
         gate.open()
         await all_of(calls)
 
-        assert await database.write_batched(work, "e", 10) == "wrote e"
+        assert await work.add("e", 10) == "wrote e"
         assert await stored(database) == {"blocked", "c", "e"}
 
 
 async def test_refused_and_cancelled_items_do_not_count_towards_the_limits(database_url: str) -> None:
     async with open_database(database_url, Bounds(items=1, size=10)) as database:
         work, gate, calls = await blocked_work(database)
-        (cancelled,) = begin(database, work, "a", 10)
+        (cancelled,) = begin(work, "a", 10)
         await all_waiting()
         for _ in range(3):
             with pytest.raises(Overloaded):
-                await database.write_batched(work, "b", 10)
+                await work.add("b", 10)
         cancelled.cancel()
         await all_waiting()
         gate.open()
@@ -476,7 +480,7 @@ async def test_refused_and_cancelled_items_do_not_count_towards_the_limits(datab
 
         async def is_accepted() -> bool:
             try:
-                return await database.write_batched(work, "c", 10) == "wrote c"
+                return await work.add("c", 10) == "wrote c"
             except Overloaded:  # the cancelled item is still being written
                 return False
 

@@ -11,6 +11,7 @@ from sqlalchemy import event, select
 
 from app import jobs
 from app.db import Connection
+from app.db.engine.bulk import DeferredWrites
 from app.db.engine.database import Database
 from app.db.queries.apply_changes import TaskChange, apply_changes
 from app.db.tables import attempts, events, evidence, provider_accounts, tasks
@@ -18,7 +19,8 @@ from app.db.tables.evidence import NewEvidence
 from app.jobs import NewJob, Step
 from app.rules.task import Effect, Failure, MoneySpent, Outcome, Said, Status, Witness
 from app.security.verify import Verdict
-from tests.rows import START, ask, hold_slot, jobs_left, put_account
+from tests.databases import statements
+from tests.rows import START, ask, hold_slot, jobs_left, put_account, write_now
 
 T = TypeVar("T")
 SIZES = [1, 2, 3, 17, 100]
@@ -67,7 +69,7 @@ def new_evidence(number: int) -> NewEvidence:
 @pytest.mark.parametrize("size", SIZES)
 async def test_evidence_is_read_back_as_it_was_written(database: Database, size: int) -> None:
     rows = [new_evidence(number) for number in range(size)]
-    await database.write(lambda connection: evidence.keep(connection, rows))
+    await database.write(write_now, evidence.keep, rows)
     found = await database.read(every(evidence.evidence, evidence.evidence.c.id))
 
     assert found == [{**row._asdict(), "headers": json.loads(row.headers)} for row in rows]
@@ -76,7 +78,7 @@ async def test_evidence_is_read_back_as_it_was_written(database: Database, size:
 
 async def test_instants_of_different_zones_sort_by_time(database: Database) -> None:
     rows = [new_evidence(number) for number in range(17)]
-    await database.write(lambda connection: evidence.keep(connection, rows))
+    await database.write(write_now, evidence.keep, rows)
     found = await database.read(every(evidence.evidence, evidence.evidence.c.received_at))
 
     assert [row["id"] for row in found] == [row.id for row in rows]
@@ -85,8 +87,8 @@ async def test_instants_of_different_zones_sort_by_time(database: Database) -> N
 @pytest.mark.parametrize("size", SIZES)
 async def test_existing_evidence_counts_its_copies_among_new_rows(database: Database, size: int) -> None:
     rows = [new_evidence(number) for number in range(size)]
-    await database.write(lambda connection: evidence.keep(connection, rows[::2]))
-    await database.write(lambda connection: evidence.keep(connection, rows))
+    await database.write(write_now, evidence.keep, rows[::2])
+    await database.write(write_now, evidence.keep, rows)
     found = await database.read(every(evidence.evidence, evidence.evidence.c.id))
 
     assert [row["copies"] for row in found] == [(number + 1) * (1 if number % 2 else 2) for number in range(size)]
@@ -100,7 +102,7 @@ async def test_callbacks_are_counted_for_each_requested_attempt(database: Databa
         return told._replace(id=f"ev_{digest}", digest=digest)
 
     rows = [callback(number, copy) for number in range(size) for copy in range((number + 1) % 3)]
-    await database.write(lambda connection: evidence.keep(connection, rows))
+    await database.write(write_now, evidence.keep, rows)
     asked = [(f"sub_{number}", str(Verdict.FORGED)) for number in range(size)]
     found = await database.read(lambda connection: evidence.count_callbacks(connection, asked))
 
@@ -126,7 +128,7 @@ async def test_changes_of_tasks_leave_the_other_columns_unchanged(database: Data
     def unit(connection: Connection) -> None:
         for number in range(size + 1):
             ask(connection, f"{number}")
-        apply_changes(connection, {task_id: TaskChange(**values) for task_id, values in changes.items()})
+        write_now(connection, apply_changes, {task_id: TaskChange(**values) for task_id, values in changes.items()})
 
     await database.write(unit)
     found = {row["id"]: row for row in await database.read(every(tasks.tasks, tasks.tasks.c.id))}
@@ -144,8 +146,8 @@ async def test_the_cost_of_a_task_is_added_and_a_missing_cost_adds_nothing(datab
     def unit(connection: Connection) -> None:
         for name in "ab":
             ask(connection, name)
-        apply_changes(connection, {"task_a": TaskChange(cost=4.5, tries=1), "task_b": TaskChange(cost=1.0)})
-        apply_changes(connection, {"task_a": TaskChange(cost=0.25), "task_b": TaskChange(tries=2)})
+        write_now(connection, apply_changes, {"task_a": TaskChange(cost=4.5, tries=1), "task_b": TaskChange(cost=1.0)})
+        write_now(connection, apply_changes, {"task_a": TaskChange(cost=0.25), "task_b": TaskChange(tries=2)})
 
     await database.write(unit)
     found = await database.read(every(tasks.tasks, tasks.tasks.c.id))
@@ -168,7 +170,11 @@ async def test_changes_of_attempts_leave_the_other_columns_unchanged(database: D
     def unit(connection: Connection) -> None:
         for number in range(size + 1):
             ask(connection, f"{number}")
-        attempts.apply_changes(connection, {name: attempts.AttemptChange(**values) for name, values in changes.items()})
+        write_now(
+            connection,
+            attempts.apply_changes,
+            {name: attempts.AttemptChange(**values) for name, values in changes.items()},
+        )
 
     await database.write(unit)
     found = {row["id"]: row for row in await database.read(every(attempts.attempts))}
@@ -187,9 +193,15 @@ async def test_attempts_are_found_with_their_tasks_and_unknown_ids_are_skipped(d
             ask(connection, f"{number}", webhook_url="https://a.example/" if number % 2 else None)
             if number % 3 == 0:
                 hold_slot(connection, f"{number}", number + 1)
-        apply_changes(connection, {f"task_{number}": TaskChange(cost=pick(FLOATS, number)) for number in range(size)})
-        attempts.apply_changes(
-            connection, {f"sub_{number}": attempts.AttemptChange(cost=pick(FLOATS, number)) for number in range(size)}
+        write_now(
+            connection,
+            apply_changes,
+            {f"task_{number}": TaskChange(cost=pick(FLOATS, number)) for number in range(size)},
+        )
+        write_now(
+            connection,
+            attempts.apply_changes,
+            {f"sub_{number}": attempts.AttemptChange(cost=pick(FLOATS, number)) for number in range(size)},
         )
         wanted = [name for number in range(size) for name in (f"sub_{number}", f"sub_unknown_{number}")]
         return attempts.lock_attempts(connection, wanted)
@@ -223,7 +235,7 @@ async def test_events_are_read_back_as_they_were_written_and_in_order(database: 
     def unit(connection: Connection) -> None:
         for name in "01":
             ask(connection, name, key_id=f"key_{name}")
-        events.append(connection, new_events)
+        write_now(connection, events.append, new_events)
 
     await database.write(unit)
     page = await database.read(lambda connection: events.following(connection, events.START, 1000))
@@ -258,6 +270,26 @@ async def test_only_the_slots_of_the_listed_tasks_are_freed(database: Database, 
         return list(provider_accounts.slots_taken(connection, "account"))
 
     assert len(await database.write(unit)) == 1
+
+
+async def test_deferred_writes_run_when_they_are_sent_and_on_postgresql_as_one_statement(database: Database) -> None:
+    def unit(connection: Connection) -> tuple[int, int, int]:
+        ask(connection)
+        writes = DeferredWrites(connection)
+        with statements(database) as sent:
+            evidence.keep(writes, [new_evidence(1)])
+            apply_changes(writes, {"task_1": TaskChange(seed="7")})
+            before = len(sent)
+            writes.send()
+            after = len(sent)
+            writes.send()
+        return before, after, len(sent)
+
+    at_once = 1 if database.dialect.name == "postgresql" else 2
+
+    assert await database.write(unit) == (0, at_once, at_once)
+    (task,) = await database.read(every(tasks.tasks))
+    assert (len(await database.read(every(evidence.evidence))), task["seed"]) == (1, "7")
 
 
 async def test_statement_listeners_are_called_for_bulk_statements(database: Database) -> None:

@@ -10,7 +10,6 @@ from sqlalchemy import make_url, text
 from sqlalchemy.util import await_only
 
 from app.db import Connection
-from app.db.engine.bulk import deferred_writes
 from app.db.engine.commit_hooks import after_commit, notify_after_commit
 from app.db.engine.database import Database, open_database
 from app.db.tables import tasks
@@ -336,15 +335,6 @@ async def test_on_postgresql_a_session_that_the_server_ends_between_two_statemen
     await postgresql.write(planned("after"))
 
     assert await stored(postgresql) == {"after"}
-
-
-async def test_on_postgresql_a_connection_lost_within_deferred_writes_is_unavailable(postgresql: Database) -> None:
-    def unit(connection: Connection) -> None:
-        with deferred_writes(connection):
-            connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
-
-    with pytest.raises(Unavailable):
-        await postgresql.write(unit)
 
 
 async def test_on_postgresql_an_unreachable_server_is_unavailable() -> None:

@@ -11,7 +11,7 @@ from app.db.tables import evidence
 from app.rules.task import Witness
 from app.security.verify import Verdict
 from tests.db.tables.test_evidence import row
-from tests.rows import START, plan_attempt, plan_task
+from tests.rows import START, plan_attempt, plan_task, write_now
 
 
 def keep(connection: Connection, *rows: evidence.NewEvidence) -> None:
@@ -19,7 +19,7 @@ def keep(connection: Connection, *rows: evidence.NewEvidence) -> None:
     plan_task(connection)
     plan_task(connection, "2")
     plan_attempt(connection, "sub_1b", "task_1", number=2)
-    evidence.keep(connection, list(rows))
+    write_now(connection, evidence.keep, list(rows))
 
 
 def names(page: callbacks.Page) -> list[str]:

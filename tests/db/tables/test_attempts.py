@@ -4,7 +4,7 @@ from app.db import Connection
 from app.db.engine.database import Database
 from app.db.tables import attempts, tasks
 from app.rules.task import Outcome, Status
-from tests.rows import START, ask, plan_attempt, plan_task
+from tests.rows import START, ask, plan_attempt, plan_task, write_now
 
 
 async def test_a_planned_attempt_has_no_provider_id_and_was_not_sent(database: Database) -> None:
@@ -53,14 +53,15 @@ async def test_columns_without_a_new_value_do_not_change(database: Database) -> 
     def unit(connection: Connection) -> list[attempts.Attempt]:
         for name in ("1", "2"):
             plan_task(connection, name)
-        attempts.apply_changes(
+        write_now(
             connection,
+            attempts.apply_changes,
             {
                 "sub_1": attempts.AttemptChange(outcome=Outcome.ACCEPTED, cost=4.0),
                 "sub_2": attempts.AttemptChange(detail="x"),
             },
         )
-        attempts.apply_changes(connection, {"sub_1": attempts.AttemptChange(provider_id="abc", cost=None)})
+        write_now(connection, attempts.apply_changes, {"sub_1": attempts.AttemptChange(provider_id="abc", cost=None)})
         return [*attempts.of_task(connection, "task_1"), *attempts.of_task(connection, "task_2")]
 
     first, second = await database.write(unit)

@@ -12,7 +12,7 @@ from app.db.tables import events
 from app.db.tables.events import START, NewEvent, Page, Position
 from tests.databases import connection_to
 from tests.rows import START as NOON
-from tests.rows import plan_task
+from tests.rows import plan_task, write_now
 from tests.sockets import until
 
 DAY = timedelta(days=1)
@@ -22,7 +22,8 @@ def happened(*names: str, kind: str = "task.ready", at: datetime = NOON) -> Call
     """Return a unit that appends one event for each of these tasks."""
 
     def unit(connection: Connection) -> None:
-        events.append(connection, [NewEvent(kind, f"task_{name}", "{}", at) for name in names])
+        rows = [NewEvent(kind, f"task_{name}", "{}", at) for name in names]
+        write_now(connection, events.append, rows)
 
     return unit
 

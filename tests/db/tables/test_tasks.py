@@ -9,7 +9,7 @@ from app.db.tables import tasks
 from app.db.tables.tasks import FailureReason
 from app.rules.request import StoredImage, TaskRequest
 from app.rules.task import Failure, MoneySpent, Status, sources
-from tests.rows import START, plan_task
+from tests.rows import START, plan_task, write_now
 
 IMAGE = StoredImage("input_image", "inputs/ab/abc.img_1.png", "abc", 3, "image/png", 640, 480)
 
@@ -74,8 +74,8 @@ async def test_only_one_of_two_equal_moves_succeeds(database: Database) -> None:
 async def test_columns_without_a_new_value_do_not_change(database: Database) -> None:
     def unit(connection: Connection) -> tasks.Task | None:
         plan_task(connection)
-        apply_changes(connection, {"task_1": TaskChange(sample_url="https://x/1", seed="7", cost=4.0)})
-        apply_changes(connection, {"task_1": TaskChange(status=Status.READY, seed=None, cost=0.5, tries=1)})
+        write_now(connection, apply_changes, {"task_1": TaskChange(sample_url="https://x/1", seed="7", cost=4.0)})
+        write_now(connection, apply_changes, {"task_1": TaskChange(status=Status.READY, seed=None, cost=0.5, tries=1)})
         return tasks.get(connection, "task_1")
 
     task = await database.write(unit)
@@ -89,8 +89,8 @@ async def test_columns_without_a_new_value_do_not_change(database: Database) -> 
 async def test_a_final_task_keeps_its_state_but_its_cost_may_still_be_added(database: Database, status: Status) -> None:
     def unit(connection: Connection) -> tasks.Task | None:
         plan_task(connection, status=status)
-        apply_changes(connection, {"task_1": TaskChange(status=Status.READY, cost=1.0)})
-        apply_changes(connection, {"task_1": TaskChange(cost=4.0)})
+        write_now(connection, apply_changes, {"task_1": TaskChange(status=Status.READY, cost=1.0)})
+        write_now(connection, apply_changes, {"task_1": TaskChange(cost=4.0)})
         return tasks.get(connection, "task_1")
 
     task = await database.write(unit)
@@ -103,7 +103,7 @@ async def test_a_final_task_keeps_its_state_but_its_cost_may_still_be_added(data
 async def test_a_seed_of_any_size_is_stored(database: Database, seed: int) -> None:
     def unit(connection: Connection) -> tasks.Task | None:
         plan_task(connection)
-        apply_changes(connection, {"task_1": TaskChange(seed=str(seed))})
+        write_now(connection, apply_changes, {"task_1": TaskChange(seed=str(seed))})
         return tasks.get(connection, "task_1")
 
     task = await database.write(unit)

@@ -22,7 +22,7 @@ from app.rules.task import Status
 from app.web.feed import Feed
 from app.web.schemas.events import Kind
 from app.worker import loop
-from app.worker.sweep import EVENTS_KEPT, NO_TASK, sweep
+from app.worker.sweep import EVENTS_KEPT, sweep
 from tests.calling import small
 from tests.sockets import until
 from tests.web.documents import problem
@@ -201,7 +201,7 @@ async def test_a_pruned_position_is_answered_with_the_start_of_the_feed(world: W
     await stored(world)
     first = (await page(world, limit=1))["next_cursor"]
     world.clock.advance(EVENTS_KEPT.total_seconds() + 60)
-    await sweep(world.use, NO_TASK)
+    await sweep(world.use)
     await world.post()
 
     answer = await world.api.get("/v1/events", params={"after": first})
@@ -218,7 +218,7 @@ async def test_the_cursor_from_the_start_of_a_pruned_feed_is_valid(
 ) -> None:
     await stored(each_world)
     each_world.clock.advance(EVENTS_KEPT.total_seconds() + 60)
-    await sweep(each_world.use, NO_TASK)
+    await sweep(each_world.use)
     empty = await page(each_world, after="start")
     await each_world.post()
 
@@ -232,7 +232,7 @@ async def test_the_cursor_from_the_start_of_a_pruned_feed_is_valid(
 async def test_a_stream_that_broke_before_its_first_event_can_be_resumed(world: World, service: Served) -> None:
     await stored(world)
     world.clock.advance(EVENTS_KEPT.total_seconds() + 60)
-    await sweep(world.use, NO_TASK)
+    await sweep(world.use)
     path = f"/v1/tasks/{await world.post()}/events"
     async with service.stream(path) as stream:
         await stream.block()

@@ -1,0 +1,43 @@
+"""Which errors of PostgreSQL and asyncpg are outages: they pass, or an operator can repair them at the server."""
+
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]
+from sqlalchemy.exc import DBAPIError
+
+AWAY = "the database cannot be reached at the moment"
+DEADLOCK_OR_CONFLICT = {"40001", "40P01"}
+LOCKED = "55P03"  # a lock was not granted within the lock_timeout
+_READ_ONLY = "25006"
+# The prefix of the SQLSTATE, and the message.
+_OUTAGES = {
+    "08": AWAY,
+    _READ_ONLY: "the database is read-only at the moment",  # a standby, or a nearly full disk
+    "28": "the database refuses the user or the password in FLUXHOOK_DATABASE_URL",
+    "3D": "the server has no database of the name in FLUXHOOK_DATABASE_URL",
+    "53": "the database is out of connections or disk space at the moment",
+    "57": AWAY,  # the server ended the session, or is still starting
+}
+
+
+def outage(error: DBAPIError) -> str | None:
+    """Return the message for an outage, or None for an error of the statement."""
+    if _is_driver_fault(error):
+        return AWAY
+    state = str(sqlstate(error))
+    return next((message for prefix, message in _OUTAGES.items() if state.startswith(prefix)), None)
+
+
+def leave_a_standby(context: Any) -> None:
+    """Drop the connection to a server that is no longer the primary, so that the next unit looks for the new one."""
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
+
+
+def sqlstate(error: DBAPIError) -> Any:
+    return getattr(error.orig, "sqlstate", None)
+
+
+def _is_driver_fault(error: DBAPIError) -> bool:
+    """Whether asyncpg lost the state of its connection, as when the server ends it between two messages."""
+    return isinstance(getattr(error.orig, "__cause__", None), asyncpg.InternalClientError)
