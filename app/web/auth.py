@@ -100,7 +100,7 @@ async def find_caller(request: Request, use: Resources, *, bare: bool = False) -
 async def by_secret(use: Resources, secret: str) -> Key | None:
     """Return the enabled key with this secret, or None."""
     digest = digest_of(secret)
-    key = await use.db.read(lambda connection: api_keys.by_digest(connection, digest))
+    key = await use.db.read(api_keys.by_digest, digest)
     if key is None or not hmac.compare_digest(key.sha256, digest) or key.disabled_at is not None:
         return None
     return key
@@ -128,7 +128,7 @@ async def _by_session(use: Resources, cookie: str) -> Key | None:
     session = json.loads(plain)
     if datetime.fromisoformat(session["until"]) < use.now():
         return None
-    key = await use.db.read(lambda connection: api_keys.get(connection, session["key"]))
+    key = await use.db.read(api_keys.get, session["key"])
     if key is None or not hmac.compare_digest(key.sha256, session["digest"]) or key.disabled_at is not None:
         return None
     return key

@@ -115,9 +115,7 @@ class Feed:
     async def read(self, after: Position, event_filter: EventFilter = _ALL) -> Page:
         """Read the next matching events from the database. Raises Unavailable."""
         task_id, kinds = event_filter.task_id, event_filter.kinds
-        return await self._db.read(
-            lambda connection: events.following(connection, after, _BATCH, task_id=task_id, kinds=kinds)
-        )
+        return await self._db.read(events.following, after, _BATCH, task_id=task_id, kinds=kinds)
 
     async def _start_reading(self) -> None:
         if not self._subscribed:

@@ -74,7 +74,7 @@ async def wait_for_task(use: Resources, feed: Feed, task_id: str, prefer: str | 
 
 
 async def _read(use: Resources, task_id: str) -> TaskView:
-    task = await use.db.read(lambda connection: look_at(connection, task_id))
+    task = await use.db.read(look_at, task_id)
     if task is None:
         raise NotFound("there is no such task")
     return task

@@ -110,7 +110,7 @@ async def list_deliveries(
 ) -> DeliveryList:
     """List deliveries, newest first: those of the calling key, or of all keys if it has the scope `*`."""
     query = DeliveryFilter(caller.owner, state, task_id, endpoint_id)
-    rows = await use.db.read(lambda connection: deliveries.newest(connection, query, limit=limit + 1, before=cursor))
+    rows = await use.db.read(deliveries.newest, query, limit=limit + 1, before=cursor)
     page, next_cursor = page_of(rows, limit)
     return DeliveryList(deliveries=[delivery_view(row) for row in page], next_cursor=next_cursor)
 

@@ -87,7 +87,7 @@ async def get_events(
     if "text/event-stream" in accept.lower():
         return stream(feed, await _position(use, last_event_id or after or "now"), event_filter)
     position = await _position(use, after or "start")
-    page = await use.db.read(lambda connection: _page(connection, position, event_filter, limit))
+    page = await use.db.read(_page, position, event_filter, limit)
     if page.events or not wait_seconds(prefer):
         return _answer(page.events, page.end, prefer)
     found, end = await _wait(feed, page.end, event_filter, wait_seconds(prefer))
@@ -113,7 +113,7 @@ async def get_task_events(
 ) -> Response:
     """Stream the events of one task. The stream ends with the event of the task's final state."""
     position = await _position(use, last_event_id or after or "start")
-    if await use.db.read(lambda connection: _is_over(connection, task_id, position)):
+    if await use.db.read(_is_over, task_id, position):
         return Response(status_code=HTTPStatus.NO_CONTENT)
     return stream(feed, position, EventFilter(task_id), until_final=True)
 

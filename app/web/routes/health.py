@@ -85,9 +85,7 @@ async def readyz(use: ResourcesDep) -> JSONResponse:
 
 async def _notes(use: Resources) -> list[str]:
     callbacks_expected, now = use.public_url is not None, use.now()
-    notes = await use.db.read(
-        lambda connection: readiness_notes.read(connection, now, callbacks_expected=callbacks_expected)
-    )
+    notes = await use.db.read(readiness_notes.read, now, callbacks_expected=callbacks_expected)
     return [note.text for note in notes]
 
 

@@ -67,7 +67,7 @@ async def requeue_one(
     job_id: Annotated[int, Path(ge=1, le=_MAX_ID, description="The id of the dead letter.")],
 ) -> Requeued:
     """Run a dead letter again with all its tries."""
-    requeued = await use.db.write(lambda connection: jobs.requeue(connection, [job_id], use.now()))
+    requeued = await use.db.write(jobs.requeue, [job_id], use.now())
     if not requeued:
         raise NotFound("there is no such dead letter")
     return Requeued(requeued=requeued)

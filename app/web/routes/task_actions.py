@@ -179,4 +179,4 @@ async def erase_task(use: ResourcesDep, caller: CallerDep, task_id: TaskId) -> N
 
     Requires the key that posted the task or a key with the scope `*`. Deliveries that are still waiting are not sent.
     """
-    await use.db.write(lambda connection: erase(connection, task_id, caller.owner, use.now()))
+    await use.db.write(erase, task_id, caller.owner, use.now())

@@ -65,7 +65,7 @@ async def get_usage(
     Covers the calling key, or all keys if it has the scope `*`.
     """
     begin, end = _period(begin, end, use.now())
-    rows = await use.db.read(lambda connection: usage.between(connection, begin, end, caller.owner))
+    rows = await use.db.read(usage.between, begin, end, caller.owner)
     return Usage(begin=begin, end=end, usage=[UsedView.model_validate(asdict(row)) for row in rows])
 
 
