@@ -121,9 +121,7 @@ async def _records(settings: Settings) -> list[Finding]:
     """Return what the stored tasks, jobs and keys show about the installation."""
     now = clock.utc_now()
     async with open_database(database_url(settings)) as database:
-        notes = await database.read(
-            lambda connection: readiness_notes.read(connection, now, callbacks_expected=settings.public_url is not None)
-        )
+        notes = await database.read(readiness_notes.read, now, callbacks_expected=settings.public_url is not None)
         dead_letters = await database.read(jobs.count_dead_letters)
         in_flight = Counter(await database.read(attempts.under_way_by_signing_key))
         keys = await database.read(api_keys.every)

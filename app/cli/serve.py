@@ -86,11 +86,9 @@ def _admin_key(settings: Settings) -> tuple[str, bool]:
 
 async def _put_account(database: Database, settings: Settings) -> None:
     limits = provider_spec(settings).slots
-    await database.write(
-        lambda connection: provider_accounts.put(connection, account_id(settings), settings.provider, limits)
-    )
+    await database.write(provider_accounts.put, account_id(settings), settings.provider, limits)
 
 
 async def _put_admin_key(database: Database, key: str) -> None:
     admin = NewApiKey(api_keys.ADMIN_ID, "admin", digest_of(key), ["*"], clock.utc_now())
-    await database.write(lambda connection: api_keys.put(connection, admin))
+    await database.write(api_keys.put, admin)
