@@ -172,7 +172,7 @@ class _Ledger:
             before = self._task_changes.get(attempt.task_id, _NO_TASK_CHANGE)
             self._task_changes[attempt.task_id] = before.followed_by(of_task)
         if decision.to is not None:
-            move = Announcement(attempt.task_id, decision.to, of_task.failure, is_told=attempt.is_told)
+            move = Announcement(attempt.task_id, decision.to, of_task.failure, has_webhook=attempt.has_webhook)
             self._moves.append(move)
         self._advance(attempt, of_attempt, of_task)
 

@@ -138,7 +138,7 @@ def _timeline(connection: Connection, task_id: str) -> object:
         attempts.of_task(connection, task_id),
         evidence.of_task(connection, task_id),
         downloads.of_task(connection, task_id),
-        delivery_attempts.told_of(connection, task_id),
+        delivery_attempts.summaries_of_task(connection, task_id),
     )
 
 

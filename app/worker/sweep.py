@@ -114,8 +114,8 @@ def unscheduled(connection: Connection) -> list[tuple[Step, str]]:
     for status, step in _REQUIRED_STEP.items():
         ids = queue.admitted(connection) if status is Status.QUEUED else tasks.ids_in(connection, status)
         missing += [(step, task_id) for task_id in sorted(ids - jobs.scheduled(connection, step, ids))]
-    awaited = deliveries.awaited(connection)
-    without_job = awaited - jobs.scheduled(connection, Step.NOTIFY, awaited)
+    endpoint_ids = deliveries.endpoints_with_waiting(connection)
+    without_job = endpoint_ids - jobs.scheduled(connection, Step.NOTIFY, endpoint_ids)
     missing += [(Step.NOTIFY, endpoint_id) for endpoint_id in sorted(without_job)]
     return missing
 

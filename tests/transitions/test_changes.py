@@ -23,7 +23,7 @@ TO_READY = Decision(Effect.MOVED, Status.READY)
 
 def attempt(outcome: Outcome = Outcome.UNKNOWN, **known: Any) -> AttemptContext:
     standing = AttemptState(status=Status.SUBMITTING, current=True, outcome=outcome, **known)
-    return AttemptContext("sub_1", "task_1", "account", "key", is_told=True, has_slot=True, standing=standing)
+    return AttemptContext("sub_1", "task_1", "account", "key", has_webhook=True, has_slot=True, standing=standing)
 
 
 def said(report: Report, witness: Witness = Witness.CALLBACK) -> Evidence:

@@ -99,9 +99,9 @@ def test_the_waits_are_those_of_the_schedule() -> None:
     found = re.search(r"<!-- waits -->(.*?)<!-- end -->", DOCUMENT)
     assert found is not None
     units = {"s": timedelta(seconds=1), "min": timedelta(minutes=1), "h": timedelta(hours=1)}
-    told_of = [int(number) * units[unit] for number, unit in re.findall(r"(\d+) (s|min|h)\b", found[1])]
+    documented = [int(number) * units[unit] for number, unit in re.findall(r"(\d+) (s|min|h)\b", found[1])]
 
-    assert told_of == list(WEBHOOK_WAITS)
+    assert documented == list(WEBHOOK_WAITS)
 
 
 def test_every_error_of_an_attempt_is_explained() -> None:

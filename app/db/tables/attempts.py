@@ -97,7 +97,7 @@ class AttemptContext(NamedTuple):
     task_id: str
     account_id: str
     key_id: str
-    is_told: bool  # whether the task has a webhook
+    has_webhook: bool
     has_slot: bool
     standing: AttemptState
 
@@ -151,7 +151,7 @@ _CONTEXT: Mapping[str, ColumnElement[Any]] = {
     "cost": attempts.c.cost,
     "account_id": tasks.c.account_id,
     "key_id": tasks.c.key_id,
-    "is_told": tasks.c.webhook_url.is_not(None),
+    "has_webhook": tasks.c.webhook_url.is_not(None),
     "status": tasks.c.status,
     "sample_url": tasks.c.sample_url,
     "sample_expires_at": tasks.c.sample_expires_at,
@@ -258,7 +258,7 @@ def _context_of(row: Sequence[Any]) -> AttemptContext:
         task_id=value["task_id"],
         account_id=value["account_id"],
         key_id=value["key_id"],
-        is_told=bool(value["is_told"]),
+        has_webhook=bool(value["has_webhook"]),
         has_slot=bool(value["has_slot"]),
         standing=AttemptState(
             status=_STATUS[value["status"]],

@@ -218,7 +218,7 @@ class DeliveryChange:
     ended_at: datetime | None
 
 
-def conclude(connection: Connection, changes: Sequence[DeliveryChange]) -> None:
+def apply_changes(connection: Connection, changes: Sequence[DeliveryChange]) -> None:
     """Write the outcome of attempts. A delivery that was replayed during its attempt does not change."""
     names = ("state", "tries", "detail", "due_at", "ended_at")
     values = {name: bindparam(f"new_{name}", type_=deliveries.c[name].type) for name in names}
@@ -268,7 +268,7 @@ def failed_between(
     return [DeliveryRef(row.id, row.endpoint_id) for row in connection.execute(query)]
 
 
-def awaited(connection: Connection) -> set[str]:
+def endpoints_with_waiting(connection: Connection) -> set[str]:
     """Return the ids of active endpoints with waiting deliveries. Rows of paused endpoints are not read."""
     waits = exists().where(_OF_ENDPOINT, deliveries.c.state == DeliveryState.WAITING)
     query = select(endpoints.c.id).where(endpoints.c.state == "active", waits)

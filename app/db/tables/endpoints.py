@@ -72,7 +72,7 @@ def ensure(connection: Connection, rows: Iterable[NewEndpoint]) -> None:
     connection.execute(statement.on_conflict_do_nothing(index_elements=["key_id", "url"]))
 
 
-def named(connection: Connection, names: Collection[EndpointName]) -> dict[EndpointName, Endpoint]:
+def by_key_and_url(connection: Connection, names: Collection[EndpointName]) -> dict[EndpointName, Endpoint]:
     """Return the endpoints with these names, by name."""
     key_ids, urls = {name.key_id for name in names}, {name.url for name in names}
     query = select(endpoints).where(endpoints.c.key_id.in_(key_ids), endpoints.c.url.in_(urls))
@@ -115,7 +115,7 @@ def change(connection: Connection, endpoint_id: str, values: EndpointChange) -> 
     connection.execute(update(endpoints).where(endpoints.c.id == endpoint_id).values(asdict(values)))
 
 
-def these(connection: Connection, endpoint_ids: Collection[str]) -> list[Endpoint]:
+def get_many(connection: Connection, endpoint_ids: Collection[str]) -> list[Endpoint]:
     query = select(endpoints).where(endpoints.c.id.in_(endpoint_ids)).order_by(endpoints.c.id)
     return [_endpoint_of(row) for row in connection.execute(query)]
 

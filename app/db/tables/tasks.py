@@ -202,7 +202,7 @@ def get(connection: Connection, task_id: str) -> Task | None:
     return None if row is None else task_of(row)
 
 
-def told(connection: Connection, task_ids: Collection[str]) -> dict[str, Task]:
+def with_webhook(connection: Connection, task_ids: Collection[str]) -> dict[str, Task]:
     """Return those of these tasks that have a webhook, by id."""
     if not task_ids:
         return {}

@@ -194,4 +194,4 @@ def _get(connection: Connection, owner: str | None, delivery_id: str) -> Deliver
 def _restart(connection: Connection, refs: list[DeliveryRef], now: datetime) -> None:
     """Restart deliveries and wake their endpoints."""
     deliveries.restart(connection, [ref.id for ref in refs], now)
-    outbox.wake(connection, endpoints.these(connection, {ref.endpoint_id for ref in refs}), now)
+    outbox.enqueue_rounds(connection, endpoints.get_many(connection, {ref.endpoint_id for ref in refs}), now)

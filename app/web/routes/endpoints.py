@@ -132,8 +132,8 @@ async def resume_endpoint(use: ResourcesDep, caller: CallerDep, endpoint_id: End
         if endpoint is None or caller.owner not in {None, endpoint.key_id}:
             raise NotFound("there is no such endpoint")
         endpoints.resume(connection, endpoint_id)
-        resumed = endpoints.these(connection, {endpoint_id})
-        outbox.wake(connection, resumed, use.now())
+        resumed = endpoints.get_many(connection, {endpoint_id})
+        outbox.enqueue_rounds(connection, resumed, use.now())
         return resumed[0]
 
     return _view(await use.db.write(resume))

@@ -72,7 +72,7 @@ async def get_timeline(use: ResourcesDep, _caller: CallerDep, task_id: TaskId) -
             attempts.of_task(connection, task_id),
             evidence.of_task(connection, task_id),
             downloads.of_task(connection, task_id),
-            delivery_attempts.told_of(connection, task_id),
+            delivery_attempts.summaries_of_task(connection, task_id),
         )
 
     timeline = await use.db.read(read)

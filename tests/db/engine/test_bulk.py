@@ -208,7 +208,7 @@ async def test_attempts_are_found_with_their_tasks_and_unknown_ids_are_skipped(d
 
     found = await database.write(unit)
 
-    assert {name: (attempt.task_id, attempt.is_told, attempt.has_slot) for name, attempt in found.items()} == {
+    assert {name: (attempt.task_id, attempt.has_webhook, attempt.has_slot) for name, attempt in found.items()} == {
         f"sub_{number}": (f"task_{number}", number % 2 == 1, number % 3 == 0) for number in range(size)
     }
     # The JSON document of SQLite has fifteen digits; the code only checks whether a cost is known.

@@ -130,8 +130,8 @@ def test_the_timeline_is_chronological_and_a_cause_comes_before_its_effect() -> 
         [row(Download, **download, outcome="stored")],
     ).entries
 
-    told_of = [entry.status if entry.event == "phase" else entry.event for entry in entries]
-    assert told_of == [
+    shown = [entry.status if entry.event == "phase" else entry.event for entry in entries]
+    assert shown == [
         "queued",
         "submitting",
         "submission",
