@@ -20,7 +20,7 @@ from app.rules.task import Effect, Failure, MoneySpent, Said, Status, Witness
 from app.settle import settle
 from app.telemetry import logs, metrics
 from app.transitions import moves
-from app.transitions.changes import answered
+from app.transitions.changes import evidence_of
 
 _WAITING = frozenset({Status.SUBMITTING, Status.SUBMITTED})
 _POLLED = _WAITING | {Status.READY}  # a ready task may need a fresh link
@@ -157,7 +157,7 @@ def _record_answer(
     # If the signing key has left the keyring, its callbacks are no longer accepted, so its secret need not be redacted.
     known = attempt.signing_key_id in use.keys
     proof = use.keys.callback_proof(attempt.id, attempt.signing_key_id) if known else None
-    effects = settle(connection, [answered(attempt.id, Witness.POLL, answer, proof, now)], look_after=_MIN_INTERVAL)
+    effects = settle(connection, [evidence_of(attempt.id, Witness.POLL, answer, proof, now)], poll_after=_MIN_INTERVAL)
     _schedule_next(connection, task.id, attempt, _time_limit(use, provider, attempt, answer.report.said), now)
     finished = answer.report.said in {Said.READY, Said.FAILED}
     return attempt.callback_requested and finished and effects == [Effect.MOVED]

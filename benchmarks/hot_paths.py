@@ -65,9 +65,9 @@ def reads(known: Sequence[str], now: datetime) -> Mapping[str, Path]:
         "dashboard": _dashboard,
         "metrics": lambda connection: metrics_snapshot.families(connection, now),
         "readiness": lambda connection: _notes(connection, now),
-        "how long tasks took": lambda connection: tasks.lately(connection, PRO, 20),
+        "how long tasks took": lambda connection: tasks.latest_durations(connection, PRO, 20),
         "is a provider's id known": lambda connection: attempts.is_known(connection, "no such id"),
-        "tasks by ring key": attempts.under_way_by_signing_key,
+        "tasks by ring key": attempts.count_in_flight_by_signing_key,
         "key by digest": lambda connection: api_keys.by_digest(connection, "no such digest"),
         "next due job": jobs.next_due,
         "who is next": lambda connection: queue.next_tasks(connection, ACCOUNT, now, (), 24),
@@ -109,7 +109,7 @@ def prepare(connection: Connection, now: datetime, groups: int) -> Iterator[list
 
 
 def take(connection: Connection, batch: Sequence[Evidence]) -> None:
-    settle(connection, batch, look_after=timedelta(minutes=1))
+    settle(connection, batch, poll_after=timedelta(minutes=1))
 
 
 def clean(connection: Connection, since: datetime) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.callback import MAX_BYTES, Reply, judge, receive, reply_to
+from app.callback import MAX_BYTES, Reply, receive, reply_to, verify_and_store
 from app.db.tables import evidence
 from app.errors import Unavailable
 from app.main import create_app
@@ -194,9 +194,11 @@ async def test_an_unknown_address_is_one_answer_without_a_trace(world: World, ca
 async def test_many_unsigned_callbacks_at_once_to_a_deleted_attempt_are_all_unknown(each_world: World) -> None:
     caller = await submitted(each_world)
     proof = each_world.use.keys.callback_proof("sub_none", each_world.use.keys.newest)
-    gone = [judge(each_world.use, "sub_none", proof, [], b"%d" % number) for number in range(16)]
-    there = [judge(each_world.use, caller.submission_id, caller.proof, [], b"%d" % number) for number in range(16)]
-    await wait([each.kept for each in (*gone, *there) if each.kept is not None])
+    gone = [verify_and_store(each_world.use, "sub_none", proof, [], b"%d" % number) for number in range(16)]
+    there = [
+        verify_and_store(each_world.use, caller.submission_id, caller.proof, [], b"%d" % number) for number in range(16)
+    ]
+    await wait([each.stored for each in (*gone, *there) if each.stored is not None])
 
     assert {reply_to(each) for each in gone} == {Reply.UNKNOWN}
     assert {reply_to(each) for each in there} == {Reply.ACCEPTED}

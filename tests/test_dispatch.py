@@ -21,7 +21,7 @@ from app.rules.task import MAX_TRIES, Failure, Outcome, Report, Said, Status, Wi
 from app.security.keyring import KeyRing
 from app.settle import settle
 from app.transitions import moves
-from app.transitions.changes import answered
+from app.transitions.changes import evidence_of
 from app.twin import Faults
 from app.twin.rules import Profile, preset
 from tests.calling import Scripted, answering, attempt_of, caller_of, everything, small, submitted
@@ -399,8 +399,10 @@ async def test_on_postgresql_a_task_that_is_cancelled_while_the_provider_refuses
     async with asyncio.timeout(120), open_world(tmp_path, postgres_url) as world:
 
         def refuse(connection: Connection) -> None:
-            given = answered(attempt.id, Witness.SUBMIT, ProviderResponse(Report(Said.DOWN), 503), None, world.clock())
-            settle(connection, [given], look_after=timedelta(minutes=1))
+            given = evidence_of(
+                attempt.id, Witness.SUBMIT, ProviderResponse(Report(Said.DOWN), 503), None, world.clock()
+            )
+            settle(connection, [given], poll_after=timedelta(minutes=1))
             moves.cancel_if_requested(connection, task_id, world.clock())
             refused.set()
             while not connection.execute(blocked).scalar_one():

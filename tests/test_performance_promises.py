@@ -46,7 +46,7 @@ from tests.postgres import Postgres, set_time
 from tests.rows import START, ask, hold_slot, put_account
 from tests.sockets import listening, serving, until
 from tests.telling import ended, receiver
-from tests.test_settle import LOOK_AFTER, READY, polled, result, told
+from tests.test_settle import POLL_AFTER, READY, polled, result, told
 from tests.web.routes.test_callback_receiver import Called, submitted
 from tests.web.test_feed import Counted, heard, planned, ready
 from tests.world import RING_KEY, World, open_world
@@ -199,7 +199,7 @@ async def test_claiming_a_job_does_not_read_a_hundred_thousand_jobs_that_are_not
 async def settling(database: Database, group: Sequence[Evidence]) -> list[str]:
     """Settle a group of evidence and return the statements that were sent."""
     with statements(database) as seen:
-        await database.write(lambda connection: settle(connection, group, look_after=LOOK_AFTER))
+        await database.write(lambda connection: settle(connection, group, poll_after=POLL_AFTER))
     return seen
 
 

@@ -18,7 +18,7 @@ from app.security.verify import Verdict
 from app.settle import hint, settle
 from tests.rows import START, ask, claim, hold_slot, jobs_left, plan_attempt, plan_task, put_account
 
-LOOK_AFTER = timedelta(seconds=20)
+POLL_AFTER = timedelta(seconds=20)
 EXPIRES = START + timedelta(minutes=10)
 READY = Report(Said.READY, "p1", sample_url="https://bfl.ai/1", sample_expires_at=EXPIRES, seed=7)
 TAKEN = Report(Said.PENDING, "p1", polling_url="https://bfl.ai/poll", cost=4.0)
@@ -69,7 +69,7 @@ def waiting(connection: Connection) -> list[tuple[str, str, datetime]]:
 
 
 async def settled(database: Database, group: Sequence[Evidence]) -> list[Effect | None]:
-    return await database.write(lambda connection: settle(connection, group, look_after=LOOK_AFTER))
+    return await database.write(lambda connection: settle(connection, group, poll_after=POLL_AFTER))
 
 
 async def test_a_group_settles_each_task_as_if_it_came_alone(database: Database) -> None:
@@ -177,7 +177,7 @@ async def test_an_acceptance_is_learned_and_the_next_look_is_left(database: Data
 
 async def test_the_first_look_comes_as_soon_as_the_caller_wants(database: Database) -> None:
     await database.write(ask)
-    await database.write(lambda connection: settle(connection, [answer(TAKEN)], look_after=timedelta(seconds=1)))
+    await database.write(lambda connection: settle(connection, [answer(TAKEN)], poll_after=timedelta(seconds=1)))
 
     assert await database.read(waiting) == [("task_1", "reconcile", START + timedelta(seconds=2))]
 

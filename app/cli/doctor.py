@@ -125,7 +125,7 @@ async def _records(settings: Settings) -> list[Finding]:
             lambda connection: readiness_notes.read(connection, now, callbacks_expected=settings.public_url is not None)
         )
         dead_letters = await database.read(jobs.count_dead_letters)
-        in_flight = Counter(await database.read(attempts.under_way_by_signing_key))
+        in_flight = Counter(await database.read(attempts.count_in_flight_by_signing_key))
         keys = await database.read(api_keys.every)
         of_tasks = Counter(map(sealed_with, await database.read(webhook_secrets.of_tasks)))
     of_keys = Counter(sealed_with(key.webhook_secret) for key in keys if key.webhook_secret and not key.disabled_at)

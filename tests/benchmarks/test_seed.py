@@ -17,7 +17,7 @@ from benchmarks.seed import Callback, imagine, seed
 from benchmarks.stored import unstored
 from tests.rows import START, drop_jobs, jobs_left, write_now
 
-LOOK_AFTER = START - START
+POLL_AFTER = START - START
 KEYS = KeyRing(("a-ring-key-for-benchmarks-0123456789",))
 
 
@@ -46,7 +46,7 @@ def evidence_of(callback: Callback) -> Evidence:
 
 async def settle_callbacks(database: Database, callbacks: Sequence[Callback]) -> list[Effect | None]:
     group = [evidence_of(callback) for callback in callbacks]
-    return await database.write(lambda connection: settle(connection, group, look_after=LOOK_AFTER))
+    return await database.write(lambda connection: settle(connection, group, poll_after=POLL_AFTER))
 
 
 def test_a_signed_callback_is_verified_at_its_address() -> None:
@@ -136,5 +136,5 @@ async def test_evidence_that_did_not_move_its_task_is_missing(database: Database
         last_received_at=START,
         body=callback.body,
     )
-    await database.write(write_now, evidence.keep, [row])
+    await database.write(write_now, evidence.upsert, [row])
     assert await unstored(database, [callback]) == 1

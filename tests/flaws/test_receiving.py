@@ -194,7 +194,7 @@ async def receive_unless_seen(
     digest = hashlib.sha256(body).hexdigest()
     new = await use.db.write(lambda connection: idempotency_keys.begin(connection, "seen", digest, digest, use.now()))
     if new:
-        await use.db.write(lambda connection: settle(connection, [evidence], look_after=callback._PATIENCE))
+        await use.db.write(lambda connection: settle(connection, [evidence], poll_after=callback._POLL_AFTER))
     return Reply.ACCEPTED
 
 

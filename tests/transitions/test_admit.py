@@ -315,7 +315,7 @@ async def test_on_postgresql_a_slot_that_a_task_gets_just_before_it_leaves_is_fr
         await database.write(refused)
         async with undecided(database, lambda connection: admit(connection, "account", START)):
             settling = asyncio.create_task(
-                database.write(lambda connection: settle(connection, [proof], look_after=timedelta()))
+                database.write(lambda connection: settle(connection, [proof], poll_after=timedelta()))
             )
             while not await database.read(lambda connection: connection.execute(_SOMEBODY_WAITS).scalar_one()):
                 pass

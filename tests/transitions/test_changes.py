@@ -16,14 +16,14 @@ from app.transitions.changes import attempt_change, cost_change, next_jobs, task
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 EXPIRES = NOW + timedelta(minutes=10)
-LOOK_AFTER = timedelta(seconds=20)
+POLL_AFTER = timedelta(seconds=20)
 READY = Report(Said.READY, "p1", sample_url="https://bfl.ai/1", sample_expires_at=EXPIRES, seed=2**70)
 TO_READY = Decision(Effect.MOVED, Status.READY)
 
 
 def attempt(outcome: Outcome = Outcome.UNKNOWN, **known: Any) -> AttemptContext:
-    standing = AttemptState(status=Status.SUBMITTING, current=True, outcome=outcome, **known)
-    return AttemptContext("sub_1", "task_1", "account", "key", has_webhook=True, has_slot=True, standing=standing)
+    state = AttemptState(status=Status.SUBMITTING, current=True, outcome=outcome, **known)
+    return AttemptContext("sub_1", "task_1", "account", "key", has_webhook=True, has_slot=True, state=state)
 
 
 def said(report: Report, witness: Witness = Witness.CALLBACK) -> Evidence:
@@ -171,7 +171,7 @@ def test_a_failure_says_why_and_what_it_cost() -> None:
             Decision(Effect.MOVED, Status.SUBMITTED),
             Report(Said.PENDING),
             Witness.SUBMIT,
-            [(Step.RECONCILE, NOW + LOOK_AFTER)],
+            [(Step.RECONCILE, NOW + POLL_AFTER)],
         ),
         (Decision(Effect.HINTED), READY, Witness.CALLBACK, [(Step.RECONCILE, NOW)]),
         (Decision(Effect.CONTRADICTED), READY, Witness.CALLBACK, [(Step.RECONCILE, NOW)]),
@@ -189,6 +189,6 @@ def test_a_failure_says_why_and_what_it_cost() -> None:
 def test_each_decision_leaves_its_jobs(
     decision: Decision, report: Report, witness: Witness, jobs: list[tuple[Step, datetime]]
 ) -> None:
-    left = next_jobs(attempt(), said(report, witness), decision, LOOK_AFTER)
+    left = next_jobs(attempt(), said(report, witness), decision, POLL_AFTER)
 
     assert left == [(step, "task_1", at) for step, at in jobs]

@@ -99,7 +99,7 @@ class AttemptContext(NamedTuple):
     key_id: str
     has_webhook: bool
     has_slot: bool
-    standing: AttemptState
+    state: AttemptState
 
 
 _PLAN = attempts.insert()
@@ -192,7 +192,7 @@ def traceparent(connection: Connection, submission_id: str) -> str | None:
     return stored
 
 
-def under_way_by_signing_key(connection: Connection) -> dict[str, int]:
+def count_in_flight_by_signing_key(connection: Connection) -> dict[str, int]:
     """Count the tasks that may still receive a callback, by the signing key id of their current attempt."""
     query = (
         select(attempts.c.signing_key_id, func.count().label("tasks"))
@@ -260,7 +260,7 @@ def _context_of(row: Sequence[Any]) -> AttemptContext:
         key_id=value["key_id"],
         has_webhook=bool(value["has_webhook"]),
         has_slot=bool(value["has_slot"]),
-        standing=AttemptState(
+        state=AttemptState(
             status=_STATUS[value["status"]],
             current=bool(value["is_current"]),
             outcome=_OUTCOME[value["outcome"]],

@@ -306,13 +306,13 @@ def count_open(connection: Connection) -> dict[Status, int]:
     return {status: counts.get(status, 0) for status in open_states}
 
 
-def lately(connection: Connection, model: str, limit: int) -> list[timedelta]:
+def latest_durations(connection: Connection, model: str, limit: int) -> list[timedelta]:
     """Return the provider's processing times of a model's latest stored tasks, newest first, `limit` at most."""
-    rows = connection.execute(_LATELY, {"model": model, "limit": limit})
+    rows = connection.execute(_LATEST_DURATIONS, {"model": model, "limit": limit})
     return [row.ready_at - row.submitted_at for row in rows]
 
 
-_LATELY = (
+_LATEST_DURATIONS = (
     select(tasks.c.submitted_at, tasks.c.ready_at)
     .where(tasks.c.model == bindparam("model"), tasks.c.status == Status.STORED, tasks.c.submitted_at.is_not(None))
     .order_by(tasks.c.id.desc())

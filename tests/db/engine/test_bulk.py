@@ -69,7 +69,7 @@ def new_evidence(number: int) -> NewEvidence:
 @pytest.mark.parametrize("size", SIZES)
 async def test_evidence_is_read_back_as_it_was_written(database: Database, size: int) -> None:
     rows = [new_evidence(number) for number in range(size)]
-    await database.write(write_now, evidence.keep, rows)
+    await database.write(write_now, evidence.upsert, rows)
     found = await database.read(every(evidence.evidence, evidence.evidence.c.id))
 
     assert found == [{**row._asdict(), "headers": json.loads(row.headers)} for row in rows]
@@ -78,7 +78,7 @@ async def test_evidence_is_read_back_as_it_was_written(database: Database, size:
 
 async def test_instants_of_different_zones_sort_by_time(database: Database) -> None:
     rows = [new_evidence(number) for number in range(17)]
-    await database.write(write_now, evidence.keep, rows)
+    await database.write(write_now, evidence.upsert, rows)
     found = await database.read(every(evidence.evidence, evidence.evidence.c.received_at))
 
     assert [row["id"] for row in found] == [row.id for row in rows]
@@ -87,8 +87,8 @@ async def test_instants_of_different_zones_sort_by_time(database: Database) -> N
 @pytest.mark.parametrize("size", SIZES)
 async def test_existing_evidence_counts_its_copies_among_new_rows(database: Database, size: int) -> None:
     rows = [new_evidence(number) for number in range(size)]
-    await database.write(write_now, evidence.keep, rows[::2])
-    await database.write(write_now, evidence.keep, rows)
+    await database.write(write_now, evidence.upsert, rows[::2])
+    await database.write(write_now, evidence.upsert, rows)
     found = await database.read(every(evidence.evidence, evidence.evidence.c.id))
 
     assert [row["copies"] for row in found] == [(number + 1) * (1 if number % 2 else 2) for number in range(size)]
@@ -102,7 +102,7 @@ async def test_callbacks_are_counted_for_each_requested_attempt(database: Databa
         return told._replace(id=f"ev_{digest}", digest=digest)
 
     rows = [callback(number, copy) for number in range(size) for copy in range((number + 1) % 3)]
-    await database.write(write_now, evidence.keep, rows)
+    await database.write(write_now, evidence.upsert, rows)
     asked = [(f"sub_{number}", str(Verdict.FORGED)) for number in range(size)]
     found = await database.read(lambda connection: evidence.count_callbacks(connection, asked))
 
@@ -212,10 +212,10 @@ async def test_attempts_are_found_with_their_tasks_and_unknown_ids_are_skipped(d
         f"sub_{number}": (f"task_{number}", number % 2 == 1, number % 3 == 0) for number in range(size)
     }
     # The JSON document of SQLite has fifteen digits; the code only checks whether a cost is known.
-    assert {name: attempt.standing.cost for name, attempt in found.items()} == {
+    assert {name: attempt.state.cost for name, attempt in found.items()} == {
         f"sub_{number}": pytest.approx(pick(FLOATS, number), rel=1e-14) for number in range(size)
     }
-    assert {(attempt.standing.status, attempt.standing.outcome) for attempt in found.values()} == {
+    assert {(attempt.state.status, attempt.state.outcome) for attempt in found.values()} == {
         (Status.SUBMITTING, Outcome.UNKNOWN)
     }
 
@@ -277,7 +277,7 @@ async def test_deferred_writes_run_when_they_are_sent_and_on_postgresql_as_one_s
         ask(connection)
         writes = DeferredWrites(connection)
         with statements(database) as sent:
-            evidence.keep(writes, [new_evidence(1)])
+            evidence.upsert(writes, [new_evidence(1)])
             apply_changes(writes, {"task_1": TaskChange(seed="7")})
             before = len(sent)
             writes.send()

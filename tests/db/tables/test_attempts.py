@@ -80,8 +80,8 @@ async def test_locking_attempts_returns_them_with_the_state_of_their_task(databa
     found = await database.write(unit)
 
     assert found.keys() == {"sub_1", "sub_2"}
-    assert [found[name].standing.current for name in ("sub_1", "sub_2")] == [False, True]
-    assert {attempt.standing.status for attempt in found.values()} == {Status.SUBMITTING}
+    assert [found[name].state.current for name in ("sub_1", "sub_2")] == [False, True]
+    assert {attempt.state.status for attempt in found.values()} == {Status.SUBMITTING}
 
 
 async def test_task_ids_are_found_by_attempt_id(database: Database) -> None:
@@ -102,6 +102,6 @@ async def test_tasks_at_the_provider_are_counted_by_the_signing_key_of_their_cur
         plan_attempt(connection, "sub_5", "task_1", number=2, signing_key_id="older")
         plan_task(connection, "6", signing_key_id="planned")
         tasks.move(connection, "task_4", Status.FAILED, START)
-        return attempts.under_way_by_signing_key(connection)
+        return attempts.count_in_flight_by_signing_key(connection)
 
     assert await database.write(unit) == {"new": 1, "old": 2}
