@@ -46,7 +46,7 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
             hold_window=hold_window(settings, provider),
             scratch=settings.data_dir,
             egress_allow=settings.egress_allow,
-            evidence_kept=None if settings.evidence_days is None else timedelta(days=settings.evidence_days),
+            evidence_retention=None if settings.evidence_days is None else timedelta(days=settings.evidence_days),
             link_life=timedelta(days=settings.link_days),
         )
 

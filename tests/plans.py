@@ -79,8 +79,8 @@ def send_rare_statements(connection: Connection) -> None:
     deliveries.end_waiting(connection, endpoint.id, "gone", now)
     deliveries.failed_between(connection, now - timedelta(minutes=1), now, deliveries.DeliveryFilter(), 10)
     deliveries.restart(connection, ["dlv_none"], now)
-    for forget in (retention.forget_evidence, retention.forget_downloads, retention.forget_deliveries):
-        forget(connection, now - timedelta(days=3650), "", 1000)
+    for delete in (retention.prune_evidence, retention.prune_downloads, retention.prune_deliveries):
+        delete(connection, now - timedelta(days=3650), "", 1000)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import IO
 
 import pytest
 
-from app.collect import tend
+from app.collect import store_spooled
 from app.db.tables import spooled_results
 from app.errors import Unavailable
 from app.resources import Resources
@@ -160,7 +160,7 @@ async def test_all_spooled_images_are_stored_at_once_when_the_store_is_back(worl
     callers = [await kept(world, store) for _ in range(3)]
     world.clock.advance(60)
     store.down = False
-    await tend(world.use)
+    await store_spooled(world.use)
 
     assert [await status(world, caller) for caller in callers] == ["stored"] * 3
     assert spool(world.use) == []
@@ -170,7 +170,7 @@ async def test_one_round_asks_a_store_that_is_down_once(world: World, store: Uns
     for _ in range(3):
         await kept(world, store)
     world.clock.advance(60)
-    await tend(world.use)
+    await store_spooled(world.use)
 
     assert store.asked == 2
 
@@ -182,7 +182,7 @@ async def test_another_instance_downloads_the_image_while_its_link_is_valid(each
     each_world.use = machine(each_world, "other", store)
     await each_world.go_on(60, 5)
     stored, left = await is_whole(each_world, caller), len(spool(keeper))
-    await tend(keeper)
+    await store_spooled(keeper)
 
     assert (stored, left) == (True, 1)
     assert spool(keeper) == []
@@ -198,7 +198,7 @@ async def test_past_the_links_life_the_task_waits_for_the_machine_that_keeps_it(
     each_world.use = machine(each_world, "other", store)
     await each_world.go_on(LONG, 600)
     before = (await status(each_world, caller), await outcomes(each_world, caller))
-    await tend(keeper)
+    await store_spooled(keeper)
 
     assert before == ("ready", ["kept_aside"])
     assert await is_whole(each_world, caller)
@@ -215,7 +215,7 @@ async def test_two_machines_may_keep_the_same_image(each_world: World, store: Un
     before = await status(each_world, caller)
     store.down = False
     each_world.clock.advance(60)
-    await tend(second)
+    await store_spooled(second)
 
     assert before == "ready"
     assert await is_whole(each_world, caller)
@@ -291,7 +291,7 @@ async def test_a_new_attempt_never_gets_the_bytes_of_the_one_before(world: World
     store.down = False
     await world.api.post(f"/v1/tasks/{caller.task_id}/resubmit")
     await world.work()
-    await tend(keeper)
+    await store_spooled(keeper)
     await world.go_on(40, 5)
 
     assert lost == "asset_lost"
@@ -303,7 +303,7 @@ async def test_what_no_task_knows_is_left_alone(world: World) -> None:
     folder = world.use.scratch / "aside"
     folder.mkdir()
     (folder / f"sub_of_another_database.{'0' * 64}").write_bytes(b"an image")
-    await tend(world.use)
+    await store_spooled(world.use)
 
     assert len(spool(world.use)) == 1
 
@@ -352,7 +352,7 @@ async def test_a_process_killed_while_it_keeps_or_brings_in_loses_nothing(
     world.clock.advance(LONG)
     await loop.start(world.use)
     await world.work()
-    await tend(world.use)
+    await store_spooled(world.use)
 
     assert left == 1
     assert await is_whole(world, caller)

@@ -237,7 +237,7 @@ async def test_only_callbacks_with_a_better_link_are_looked_up_among_stored_ones
 
 
 async def test_pruning_does_not_read_a_backlog_of_waiting_deliveries(each_world: World) -> None:
-    use = replace(each_world.use, evidence_kept=timedelta(days=30))
+    use = replace(each_world.use, evidence_retention=timedelta(days=30))
     receiver(each_world, 500)
 
     async def takes() -> int:

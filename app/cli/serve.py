@@ -55,7 +55,7 @@ async def prepare(settings: Settings) -> str | None:
         await catch_up(database)
         if settings.embedded:
             # The process that would have answered these has ended: a repeated request must not wait for it.
-            await database.write(idempotency_keys.forget_unanswered)
+            await database.write(idempotency_keys.remove_unanswered)
         await _put_admin_key(database, key)
         await _put_account(database, settings)
     return key if generated else None

@@ -62,7 +62,7 @@ async def claim(
     return first.answer
 
 
-async def let_go(use: Resources, claim: Claim) -> None:
+async def release(use: Resources, claim: Claim) -> None:
     """Release the key of a request that was refused or failed, so that the client can use it again.
 
     A request that failed after its answer was stored has taken effect and keeps the key.
@@ -94,8 +94,8 @@ def _begin(connection: Connection, claim: Claim, digest: str, timeout: timedelta
         return first
     if first is not None:
         # A request that had no answer when it was read may have one now; `release` then keeps it.
-        forget = idempotency_keys.release if first.answer is None else idempotency_keys.forget
-        forget(connection, *key, first.began_at)
+        remove = idempotency_keys.release if first.answer is None else idempotency_keys.remove
+        remove(connection, *key, first.began_at)
     if idempotency_keys.begin(connection, *key, digest, claim.began_at):
         return None
     return idempotency_keys.get(connection, *key)

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from app import jobs
-from app.collect import tend
+from app.collect import store_spooled
 from app.db.migrations.revision import is_current
 from app.errors import Unavailable
 from app.jobs import Job
@@ -38,7 +38,7 @@ async def background_loops(
 
     loops = [
         asyncio.create_task(_repeat(renew_leases, every_s)),
-        asyncio.create_task(_repeat(lambda: tend(use), _SPOOL_S)),
+        asyncio.create_task(_repeat(lambda: store_spooled(use), _SPOOL_S)),
     ]
     try:
         yield

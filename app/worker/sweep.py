@@ -22,9 +22,9 @@ from app.transitions.idempotency import REMEMBERED
 from app.worker.retention import prune
 
 EVERY = timedelta(seconds=10)
-EVENTS_KEPT = timedelta(days=7)  # a reader that was away for longer gets an error
+EVENTS_RETENTION = timedelta(days=7)  # a reader that was away for longer gets an error
 NO_TASK = "-"  # the task id of a job that is not about a task
-_JOB_LOG_KEPT = timedelta(hours=1)  # the log that the job engine keeps of finished jobs
+_JOB_LOG_RETENTION = timedelta(hours=1)  # the log that the job engine keeps of finished jobs
 _LATE = timedelta(seconds=30)  # work that has been due for longer was missed, and is not just about to start
 _BATCH = 50  # tasks to end in one transaction
 _OUT_OF_CREDITS = timedelta(hours=24)  # how long a task waits for new credits
@@ -96,10 +96,10 @@ def _was_empty_for_a_day(account: Account) -> bool:
 
 def upkeep(connection: Connection, now: datetime, missing: list[tuple[Step, str]]) -> list[str]:
     """Delete expired rows, and schedule missing work and the next sweep. Return the ids of what was without a job."""
-    events.prune(connection, now - EVENTS_KEPT)
+    events.prune(connection, now - EVENTS_RETENTION)
     jobs.enqueue(connection, [NewJob(Step.SWEEP, NO_TASK, now + EVERY)])
-    jobs.prune(connection, now - _JOB_LOG_KEPT)
-    idempotency_keys.forget_before(connection, now - REMEMBERED)
+    jobs.prune(connection, now - _JOB_LOG_RETENTION)
+    idempotency_keys.prune(connection, now - REMEMBERED)
     jobs.enqueue(connection, [NewJob(step, task_id, now) for step, task_id in missing])
     return [subject for _, subject in missing] + _repair_queues(connection, now)
 

@@ -271,7 +271,9 @@ async def test_the_uses_of_each_secret_key_are_shown_before_and_after_one_is_rem
 
 async def test_doctor_reports_the_notes_of_readyz(terminal: Terminal) -> None:
     async with open_database(f"sqlite:///{terminal.folder / 'data' / 'fluxhook.db'}") as database:
-        await database.write(lambda connection: spooled_results.note(connection, "sub_1", "host_1", START, tried=True))
+        await database.write(
+            lambda connection: spooled_results.record_holder(connection, "sub_1", "host_1", START, tried=True)
+        )
     async with httpx.AsyncClient() as client:
         (note,) = (await client.get(f"{terminal.env['FLUXHOOK_PUBLIC_URL']}/readyz")).json()["notes"]
     done = await terminal.run("doctor")

@@ -242,7 +242,7 @@ async def test_a_folder_that_has_failed_is_tried_out_at_the_next_probe(store: Fo
 
 
 async def test_a_recent_success_expires(root: Path) -> None:
-    store = FolderStore(root, believed_s=0)
+    store = FolderStore(root, success_lasts_s=0)
     await store.check()
     written(root)
     await store.check()
@@ -287,7 +287,7 @@ class Hanging(BytesIO):
 
 
 async def test_a_folder_that_hangs_is_unavailable_and_does_not_block_other_threads(root: Path) -> None:
-    store, let_go = FolderStore(root, patience_s=0.2), Event()
+    store, let_go = FolderStore(root, timeout_s=0.2), Event()
     puts = [store.put(f"{KEY}{number}", Hanging(b"an image", let_go)) for number in range(40)]
     hanging = asyncio.gather(*puts, return_exceptions=True)
     await asyncio.sleep(0)
@@ -300,7 +300,7 @@ async def test_a_folder_that_hangs_is_unavailable_and_does_not_block_other_threa
 
 
 async def test_an_abandoned_write_does_not_complete_later(root: Path) -> None:
-    store, let_go = FolderStore(root, patience_s=0.1), Event()
+    store, let_go = FolderStore(root, timeout_s=0.1), Event()
     source = Hanging(b"an image", let_go)
     with pytest.raises(Unavailable):
         await store.put(KEY, source)

@@ -84,7 +84,7 @@ async def test_a_bucket_that_has_just_worked_is_believed_and_not_asked_by_each_p
     with cutting(address, after=16 * 1024) as way:
         believed = through(scheme, way, monkeypatch, "believed")
         await believed.check()
-        doubted = ObjectStore(f"{scheme}://pictures/doubted", believed_s=0)
+        doubted = ObjectStore(f"{scheme}://pictures/doubted", success_lasts_s=0)
         with pytest.raises(Unavailable):
             await asyncio.gather(*(doubted.check() for _ in range(40)))  # until the way has ended
         await believed.check()

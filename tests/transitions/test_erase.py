@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from app import jobs
-from app.collect import collect, tend
+from app.collect import collect, store_spooled
 from app.db import Connection
 from app.db.tables import attempts as attempts_table
 from app.db.tables import erased_tasks, results
@@ -304,7 +304,7 @@ async def test_a_spooled_image_of_an_erased_task_is_removed_too(each_world: Worl
     folder.mkdir()
     (folder / f"{caller.submission_id}.{'0' * 64}").write_bytes(b"a copy")
     await erase(each_world, task_id)
-    await tend(each_world.use)
+    await store_spooled(each_world.use)
 
     assert list(folder.iterdir()) == []
 

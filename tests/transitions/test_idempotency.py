@@ -13,7 +13,7 @@ from app.db import Connection
 from app.db.tables.idempotency_keys import StoredAnswer
 from app.errors import InvalidRequest, KeyReused, RequestInFlight
 from app.params import WEBHOOK_FIELDS, TaskParams
-from app.transitions.idempotency import REMEMBERED, Claim, claim, digest_of, let_go
+from app.transitions.idempotency import REMEMBERED, Claim, claim, digest_of, release
 from tests.databases import listening_for
 from tests.world import World, open_world
 
@@ -60,14 +60,14 @@ async def test_a_key_means_something_to_one_api_key_alone(each_world: World) -> 
 
 
 async def test_a_request_that_was_let_go_may_be_sent_again_even_with_another_body(each_world: World) -> None:
-    await let_go(each_world.use, await claimed(each_world))
+    await release(each_world.use, await claimed(each_world))
 
     assert isinstance(await claim(each_world.use, "key_1", "k", "corrected"), Claim)
 
 
 async def test_what_was_answered_is_not_let_go(each_world: World) -> None:
     """The commit succeeded, and its confirmation was lost."""
-    await let_go(each_world.use, await answered(each_world))
+    await release(each_world.use, await answered(each_world))
 
     assert await claim(each_world.use, "key_1", "k", "d") == StoredAnswer("task_1")
 
@@ -102,7 +102,7 @@ async def test_what_was_taken_over_cannot_answer_any_more(each_world: World) -> 
     heir = await claimed(each_world)
     with pytest.raises(RequestInFlight):
         await each_world.use.db.write(lambda connection: dead.answer(connection, StoredAnswer("task_dead")))
-    await let_go(each_world.use, dead)
+    await release(each_world.use, dead)
     await each_world.use.db.write(lambda connection: heir.answer(connection, StoredAnswer("task_heir")))
 
     assert await claim(each_world.use, "key_1", "k", "d") == StoredAnswer("task_heir")

@@ -25,7 +25,7 @@ LASTING = ("tasks", "submissions", "results")
 
 
 def keeping(world: World) -> Resources:
-    return replace(world.use, evidence_kept=KEPT)
+    return replace(world.use, evidence_retention=KEPT)
 
 
 async def rows(world: World, tables: tuple[str, ...] = SAID) -> list[int]:

@@ -76,7 +76,7 @@ def answer(
     return updated.rowcount == 1
 
 
-def forget(connection: Connection, key_id: str, idempotency_key: str, began_at: datetime) -> None:
+def remove(connection: Connection, key_id: str, idempotency_key: str, began_at: datetime) -> None:
     """Delete the row if it belongs to the request that began at `began_at`."""
     connection.execute(
         delete(idempotency).where(*_of_request(key_id, idempotency_key), idempotency.c.began_at == began_at)
@@ -89,12 +89,12 @@ def release(connection: Connection, key_id: str, idempotency_key: str, began_at:
     connection.execute(delete(idempotency).where(*_of_request(key_id, idempotency_key), *unanswered))
 
 
-def forget_unanswered(connection: Connection) -> None:
+def remove_unanswered(connection: Connection) -> None:
     """Delete all rows without an answer. Call it only if no process that could still answer is running."""
     connection.execute(delete(idempotency).where(idempotency.c.answer.is_(None)))
 
 
-def forget_before(connection: Connection, instant: datetime) -> int:
+def prune(connection: Connection, instant: datetime) -> int:
     """Delete the rows of requests that began before `instant`. Return their number."""
     return connection.execute(delete(idempotency).where(idempotency.c.began_at < instant)).rowcount
 

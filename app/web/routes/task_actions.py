@@ -112,7 +112,7 @@ async def submit_once(
     try:
         return await submit(use, key_id, params, files, on_record=remember, origin=origin)
     except Exception:
-        await idempotency.let_go(use, claim)
+        await idempotency.release(use, claim)
         raise
 
 
