@@ -95,7 +95,7 @@ WebhookEvent = Literal["submitted", "stored", "failed", "cancelled"]
 
 
 def _valid_url(url: str) -> str:
-    reason = ssrf.unusable(url)
+    reason = ssrf.url_problem(url)
     if reason is not None:
         raise ValueError(reason)
     return url
@@ -105,7 +105,7 @@ def _valid_secret(secret: Secret) -> Secret:
     text = secret.get_secret_value()
     if not text.isprintable() or not text.strip():
         raise ValueError("must be printable text")
-    sign.key_of(text)  # raises ValueError for `whsec_` without a valid key
+    sign.decode_secret(text)  # raises ValueError for `whsec_` without a valid key
     return secret
 
 

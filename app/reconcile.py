@@ -129,7 +129,7 @@ def _await_evidence(connection: Connection, use: Resources, provider: Provider, 
     found = _read(connection, task_id)
     if found is None or found.task.status not in _WAITING or found.attempt.provider_id is not None:
         return  # proof arrived in the meantime
-    now, until = use.now(), _sent_at(found.attempt) + use.hold_window
+    now, until = use.now(), _sent_at(found.attempt) + use.evidence_window
     if _is_in_flight(provider, found.attempt, now):
         until = _answer_deadline(provider, found.attempt)
     if now < until:
@@ -187,7 +187,7 @@ def _time_limit(use: Resources, provider: Provider, attempt: Attempt, said: Said
     if said is not Said.NOT_FOUND:
         return _TIME_LIMIT
     if attempt.provider_id is None:  # the poll used an id from a hint, so NOT_FOUND proves little
-        return use.hold_window, _OUTCOME_UNKNOWN
+        return use.evidence_window, _OUTCOME_UNKNOWN
     # A young task may be unknown in one region and known in another.
     return provider.spec.slowest_task, "the provider does not know the task any more"
 

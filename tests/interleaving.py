@@ -24,7 +24,7 @@ from app.db.tables import provider_accounts, tasks
 from app.jobs import Step
 from app.params import TaskParams
 from app.provider import ProviderResponse, ProviderSpec, Reference, SubmitRequest
-from app.provider.bfl import PROMISES
+from app.provider.bfl import SPEC
 from app.resources import Resources
 from app.security.http_clients import results_client
 from app.security.keyring import KeyRing
@@ -176,7 +176,7 @@ class Outside(httpx.AsyncBaseTransport):
 
     @property
     def spec(self) -> ProviderSpec:
-        return PROMISES
+        return SPEC
 
     async def submit(self, order: SubmitRequest) -> ProviderResponse:
         task = self._task("prompt", str(order.params["prompt"]))
@@ -241,11 +241,11 @@ class Process:
             web=client,
             webhooks=client,
             results=client,
-            result_hosts=PROMISES.result_hosts,
+            result_hosts=SPEC.result_hosts,
             provider_origin="https://api.bfl.ai",
             public_url=GATEWAY if callback_requested else None,
             trust_shared_secret=trust_shared_secret,
-            hold_window=PROMISES.slowest_task + PROMISES.callback_window if callback_requested else timedelta(),
+            evidence_window=SPEC.slowest_task + SPEC.callback_window if callback_requested else timedelta(),
             scratch=Path(gettempdir()),
         )
         self._running: set[asyncio.Task[Any]] = set()

@@ -371,7 +371,7 @@ async def test_an_answer_that_comes_while_the_database_is_away_is_kept_once_it_i
     tmp_path: Path, sqlite_url: str
 ) -> None:
     """Without callbacks, polling is the only way to learn the outcome."""
-    async with open_world(tmp_path, sqlite_url, public_url=None, hold_window=timedelta()) as world:
+    async with open_world(tmp_path, sqlite_url, public_url=None, evidence_window=timedelta()) as world:
         at_once = "PRAGMA busy_timeout=0"
         await world.use.db.write(lambda connection: connection.exec_driver_sql(at_once).close())
         assert world.use.provider is not None

@@ -166,7 +166,7 @@ async def test_a_lost_answer_without_an_id_awaits_evidence_without_a_poll(world:
 
 
 async def test_without_callbacks_nothing_can_prove_a_lost_answer_and_the_task_fails_at_once(world: World) -> None:
-    world.use = replace(world.use, public_url=None, hold_window=timedelta())
+    world.use = replace(world.use, public_url=None, evidence_window=timedelta())
     task_id, provider = await silent(world, LOST)
     await world.go_on(70, 10)
     task = await world.task(task_id)

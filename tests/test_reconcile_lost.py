@@ -25,7 +25,7 @@ async def held(world: World, *answers: ProviderResponse, fetched: ProviderRespon
 
 
 async def test_a_task_is_held_for_exactly_its_window_once_the_answer_is_known_to_be_lost(world: World) -> None:
-    world.use = replace(world.use, hold_window=timedelta(seconds=45))
+    world.use = replace(world.use, evidence_window=timedelta(seconds=45))
     task_id, _ = await held(world, LOST, fetched=LOST)
     await world.go_on(44)
     before = (await world.task(task_id))["status"]
@@ -36,7 +36,7 @@ async def test_a_task_is_held_for_exactly_its_window_once_the_answer_is_known_to
 
 
 async def test_without_callbacks_the_slot_of_a_lost_answer_is_free_at_once(world: World) -> None:
-    world.use = replace(world.use, public_url=None, hold_window=timedelta())
+    world.use = replace(world.use, public_url=None, evidence_window=timedelta())
     task_id, _ = await held(world, LOST, fetched=LOST)
 
     assert (await world.task(task_id))["failure"]["code"] == "unknown_outcome"
@@ -76,7 +76,7 @@ async def test_a_hint_counts_as_soon_as_no_answer_to_the_submit_can_come_any_mor
         raise Unavailable("the process dies")
 
     provider = Scripted(submitting, fetched=ProviderResponse(Report(Said.PENDING, "p1"), 200, {}, b"{}"))
-    each_world.use = replace(each_world.use, provider=provider, hold_window=timedelta(minutes=13))
+    each_world.use = replace(each_world.use, provider=provider, evidence_window=timedelta(minutes=13))
     task_id = await each_world.post()
     await each_world.work()
     caller = await caller_of(each_world, task_id)
@@ -100,7 +100,7 @@ async def test_a_task_is_not_given_up_while_its_submit_is_under_way(world: World
         await reconcile(world.use, task_id)
         return ProviderResponse(Report(Said.PENDING, "p1"), 200, {}, b"{}")
 
-    world.use = replace(world.use, provider=Scripted(submitting), hold_window=timedelta(seconds=45))
+    world.use = replace(world.use, provider=Scripted(submitting), evidence_window=timedelta(seconds=45))
     await world.work()
 
     assert (await world.task(task_id))["status"] == "submitted"
@@ -132,7 +132,7 @@ async def test_a_hint_that_the_provider_knows_nothing_of_ends_the_wait_neither_s
     task_id, provider = await held(world, LOST, fetched=ProviderResponse(Report(Said.NOT_FOUND), 404, {}, b"{}"))
     caller = await caller_of(world, task_id)
     await caller.call({"id": "unknown", "status": "Ready"}, proof={})
-    await world.go_on(world.use.hold_window.total_seconds() - 10, 10)
+    await world.go_on(world.use.evidence_window.total_seconds() - 10, 10)
     before = (await world.task(task_id))["status"]
     await world.go_on(60, 10)
     task = await world.task(task_id)

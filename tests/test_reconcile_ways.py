@@ -70,7 +70,7 @@ async def test_a_flood_of_hints_at_one_moment_is_one_poll(each_world: World) -> 
     ids=["text", "edit", "moderated", "failed"],
 )
 async def test_poll_only_mode_has_every_feature(each_world: World, params: dict[str, Any], status: str) -> None:
-    each_world.use = replace(each_world.use, public_url=None, hold_window=timedelta())
+    each_world.use = replace(each_world.use, public_url=None, evidence_window=timedelta())
     before = repaired()
     caller = await submitted(each_world, **params)
     await each_world.go_on(8)
@@ -253,7 +253,7 @@ async def test_a_hint_does_not_make_a_provider_be_polled_about_the_lost_answer_o
     caller = await submitted(each_world, faults=Faults(lose_answer_after=1, drop_callback=1))
     provider = moved_on(each_world)
     await caller.call({"id": "p1", "status": "Ready"}, {})
-    await each_world.go_on(each_world.use.hold_window.total_seconds() + 30, 30)
+    await each_world.go_on(each_world.use.evidence_window.total_seconds() + 30, 30)
 
     assert provider.asked == []
     assert (await each_world.task(caller.task_id))["failure"]["code"] == "unknown_outcome"
@@ -300,7 +300,7 @@ async def test_a_provider_that_is_configured_again_is_polled_as_before(world: Wo
 
 
 async def test_the_hold_window_is_as_long_as_the_operator_says(each_world: World) -> None:
-    each_world.use = replace(each_world.use, hold_window=timedelta(seconds=100))
+    each_world.use = replace(each_world.use, evidence_window=timedelta(seconds=100))
     caller = await submitted(each_world, faults=Faults(lose_answer_before=1))
     await each_world.go_on(98, 2)
     before = (await each_world.task(caller.task_id))["status"]

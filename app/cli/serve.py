@@ -19,7 +19,7 @@ from app.security.http_clients import mark_sniffio_absent
 from app.settings import Settings, from_environment
 from app.telemetry import logs, tracing
 from app.web.auth import digest_of
-from app.wiring import account_id, database_url, kept_secret, open_resources, provider_spec
+from app.wiring import account_id, database_url, load_or_create_secret, open_resources, provider_spec
 
 
 def serve(
@@ -81,7 +81,7 @@ def _admin_key(settings: Settings) -> tuple[str, bool]:
         return settings.admin_key.get_secret_value(), False
     if not settings.embedded:
         raise ConfigurationError("FLUXHOOK_ADMIN_KEY: required on PostgreSQL, where replicas share no folder")
-    return kept_secret(settings.data_dir / "admin_key")
+    return load_or_create_secret(settings.data_dir / "admin_key")
 
 
 async def _put_account(database: Database, settings: Settings) -> None:

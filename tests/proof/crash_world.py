@@ -122,7 +122,7 @@ class CrashWorld:
             result_hosts=spec.result_hosts,
             provider_origin=TWIN,
             public_url=GATEWAY if callback_requested else None,
-            hold_window=spec.slowest_task + spec.callback_window if callback_requested else timedelta(),
+            evidence_window=spec.slowest_task + spec.callback_window if callback_requested else timedelta(),
             trust_shared_secret=True,
             scratch=self.folder,
         )

@@ -14,7 +14,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from app import clock
 from app.security.keyring import KeyRing
-from app.security.sign import bfl_signature, key_of, spelled_out, standard_headers
+from app.security.sign import bfl_signature, decode_secret, encode_secret, standard_headers
 from tests.telling import SECRET, ended, receiver, told
 from tests.world import RING_KEY, World
 
@@ -24,7 +24,7 @@ PLAIN = "a passphrase, with spaces & an \u00e9"
 
 def headers(secret: str = SECRET, **changes: Any) -> dict[str, str]:
     given = {"message_id": "dlv_1", "at": clock.utc_now(), "body": BODY, **changes}
-    return standard_headers([key_of(secret)], **given)
+    return standard_headers([decode_secret(secret)], **given)
 
 
 def documented(secret: str) -> str:
@@ -35,7 +35,7 @@ def documented(secret: str) -> str:
 @pytest.mark.parametrize("secret", [SECRET, SECRET.rstrip("="), PLAIN, "x"], ids=["whsec", "unpadded", "text", "short"])
 def test_the_library_believes_what_we_sign(secret: str) -> None:
     assert Webhook(documented(secret)).verify(BODY, headers(secret)) == json.loads(BODY)
-    assert spelled_out(key_of(secret)).rstrip("=") == documented(secret).rstrip("=")
+    assert encode_secret(decode_secret(secret)).rstrip("=") == documented(secret).rstrip("=")
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,8 @@ def test_the_library_refuses_each_tampered_variant(
 def test_the_signature_is_that_of_the_specification_s_example() -> None:
     # From the specification's repository, as its libraries test themselves.
     at = datetime.fromtimestamp(1614265330, UTC)
-    given = standard_headers(
-        [key_of("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")], "msg_p5jXN8AQM9LWM0D4loKWxJek", at, b'{"test": 2432232314}'
-    )
+    key = decode_secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    given = standard_headers([key], "msg_p5jXN8AQM9LWM0D4loKWxJek", at, b'{"test": 2432232314}')
 
     assert given["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
@@ -131,7 +130,7 @@ async def test_after_a_change_of_the_ring_receivers_with_the_old_secret_and_the_
     given = dict(heard.heard[0].headers)
 
     for key in new.webhook_keys("key_admin"):
-        assert Webhook(spelled_out(key)).verify(heard.bodies[0], given)
+        assert Webhook(encode_secret(key)).verify(heard.bodies[0], given)
 
 
 async def test_each_attempt_is_signed_anew_and_has_the_same_id(world: World) -> None:

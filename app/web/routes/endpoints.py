@@ -86,7 +86,7 @@ async def list_endpoints(
 @router.get("/secret", responses=responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE))
 async def get_signing_secret(use: ResourcesDep, caller: CallerDep) -> SigningSecret:
     """Get the secret that signs the deliveries of the calling key if neither the task nor the key has a secret."""
-    return SigningSecret(secret=sign.spelled_out(use.keys.webhook_keys(caller.key_id)[0]))
+    return SigningSecret(secret=sign.encode_secret(use.keys.webhook_keys(caller.key_id)[0]))
 
 
 @router.post(
