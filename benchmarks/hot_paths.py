@@ -71,7 +71,7 @@ def reads(known: Sequence[str], now: datetime) -> Mapping[str, Path]:
         "key by digest": lambda connection: api_keys.by_digest(connection, "no such digest"),
         "next due job": jobs.next_due,
         "who is next": lambda connection: queue.next_tasks(connection, ACCOUNT, now, (), 24),
-        "what has no job": sweep.unscheduled,
+        "what has no job": sweep.orphaned,
         "deliveries": lambda connection: deliveries.newest(connection, deliveries.DeliveryFilter(), limit=_PAGE),
         "deliveries of a key": lambda connection: _deliveries(connection, key_id=KEY),
         "deliveries that wait": lambda connection: _deliveries(connection, state=deliveries.DeliveryState.WAITING),
@@ -93,7 +93,7 @@ def writes(now: datetime) -> Mapping[str, Path]:
     """Return the units that write; each is rolled back."""
     return {
         "claim of jobs": lambda connection: _undo(jobs.claim(connection, _WORKER, now, 24)),
-        "upkeep": lambda connection: _undo(sweep.upkeep(connection, now, [])),
+        "upkeep": lambda connection: _undo(sweep.maintain(connection, now, [])),
     }
 
 

@@ -31,7 +31,7 @@ from app.security.keyring import KeyRing
 from app.store import Missing
 from app.submit import submit
 from app.worker import loop
-from app.worker.loop import perform
+from app.worker.loop import run_job
 from tests.databases import OneByOne
 from tests.rows import WORKER
 from tests.world import GATEWAY, RING_KEY, FrozenClock
@@ -97,10 +97,10 @@ class Inline(OneByOne):
         with self._connection.begin():
             return work(self._connection, *args, **kwargs)
 
-    def on_signal(self, listener: Callable[[], None]) -> None:
+    def on_jobs(self, listener: Callable[[], None]) -> None:
         """Ignored: the test itself runs the worker."""
 
-    def on_event(self, listener: Callable[[], None]) -> None:
+    def on_events(self, listener: Callable[[], None]) -> None:
         """Ignored: the feed has no listener."""
 
     def close(self) -> None:
@@ -282,7 +282,7 @@ class Process:
         except Killed:
             return False
         for job in claimed:
-            self.play(perform(self.use, job))
+            self.play(run_job(self.use, job))
         return bool(claimed)
 
     def moves(self) -> list[tuple[str, str, str]]:

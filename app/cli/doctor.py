@@ -126,7 +126,7 @@ async def _records(settings: Settings) -> list[Finding]:
         )
         dead_letters = await database.read(jobs.count_dead_letters)
         in_flight = Counter(await database.read(attempts.count_in_flight_by_signing_key))
-        keys = await database.read(api_keys.every)
+        keys = await database.read(api_keys.list_all)
         of_tasks = Counter(map(sealing_key_id, await database.read(webhook_secrets.of_tasks)))
     of_keys = Counter(sealing_key_id(key.webhook_secret) for key in keys if key.webhook_secret and not key.disabled_at)
     findings = [Finding(note.subject, note.text, unhealthy=note.unhealthy) for note in notes]

@@ -19,7 +19,7 @@ from app.params import TaskParams
 from app.resources import Resources
 from app.store import sha256_of
 
-REMEMBERED = timedelta(hours=24)
+ANSWER_RETENTION = timedelta(hours=24)
 # A request without an answer for longer than this has died with its process or database, and the next one takes over.
 # If it is still alive, its `Claim.answer` fails and it records nothing.
 _TIMEOUT, _TIMEOUT_PER_IMAGE = timedelta(seconds=30), timedelta(seconds=80)
@@ -103,7 +103,7 @@ def _begin(connection: Connection, claim: Claim, digest: str, timeout: timedelta
 
 def _has_expired(request: Remembered, now: datetime, timeout: timedelta) -> bool:
     age = now - request.began_at
-    return age > (timeout if request.answer is None else REMEMBERED)
+    return age > (timeout if request.answer is None else ANSWER_RETENTION)
 
 
 def _read(header: str) -> str:

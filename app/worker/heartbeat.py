@@ -26,15 +26,15 @@ log = logs.get("heartbeat")
 
 @asynccontextmanager
 async def background_loops(
-    use: Resources, in_hand: Collection[Job], every_s: float = _LEASE_HEARTBEAT_S
+    use: Resources, running_jobs: Collection[Job], every_s: float = _LEASE_HEARTBEAT_S
 ) -> AsyncGenerator[None]:
-    """Inside the block, send a lease heartbeat for the jobs `in_hand` every `every_s` seconds, and process the spool
+    """Inside the block, send a lease heartbeat for `running_jobs` every `every_s` seconds, and check the spool
     each minute.
     """
 
     async def renew_leases() -> None:
-        if in_hand:
-            await use.db.write(jobs.heartbeat, list(in_hand))
+        if running_jobs:
+            await use.db.write(jobs.heartbeat, list(running_jobs))
 
     loops = [
         asyncio.create_task(_repeat(renew_leases, every_s)),

@@ -196,7 +196,7 @@ def test_no_environment_variable_renames_the_tables() -> None:
 async def test_a_job_of_one_process_wakes_the_workers_of_the_others(database: Database, postgres_url: str) -> None:
     async with open_database(postgres_url) as other:
         notified = asyncio.Event()
-        other.on_signal(notified.set)
+        other.on_jobs(notified.set)
         await asyncio.wait_for(notified.wait(), 30)  # called once it listens
         notified.clear()
         await enqueue(database)

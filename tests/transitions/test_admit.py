@@ -26,7 +26,7 @@ from app.rules.task import Failure, MoneySpent, Outcome, Report, Said, Status, W
 from app.security.verify import Verdict
 from app.settle import settle
 from app.transitions import moves
-from app.transitions.admit import admit, wake
+from app.transitions.admit import admit, readmit
 from app.twin import Faults
 from tests.profiles import examples
 from tests.rows import START, drop_jobs, jobs_left, plan_task, put_account, write_now
@@ -346,7 +346,7 @@ async def test_an_admit_job_that_runs_early_runs_again(world: World) -> None:
     assert until is not None
     world.clock.at = until.dispatch_after_at - timedelta(milliseconds=200)
     await world.use.db.write(drop_jobs)
-    await wake(world.use, task_id)
+    await readmit(world.use, task_id)
     left = await world.use.db.read(jobs_left)
 
     assert [(job.step, job.run_at) for job in left] == [(Step.ADMIT, until.dispatch_after_at)]

@@ -13,7 +13,7 @@ from app.db import Connection
 from app.db.tables.idempotency_keys import StoredAnswer
 from app.errors import InvalidRequest, KeyReused, RequestInFlight
 from app.params import WEBHOOK_FIELDS, TaskParams
-from app.transitions.idempotency import REMEMBERED, Claim, claim, digest_of, release
+from app.transitions.idempotency import ANSWER_RETENTION, Claim, claim, digest_of, release
 from tests.databases import listening_for
 from tests.world import World, open_world
 
@@ -74,7 +74,7 @@ async def test_what_was_answered_is_not_let_go(each_world: World) -> None:
 
 async def test_an_answer_is_remembered_for_a_day(each_world: World) -> None:
     await answered(each_world)
-    each_world.clock.advance(REMEMBERED.total_seconds())
+    each_world.clock.advance(ANSWER_RETENTION.total_seconds())
     last = await claim(each_world.use, "key_1", "k", "d")
     each_world.clock.advance(1)
     after = await claim(each_world.use, "key_1", "k", "other")

@@ -73,8 +73,8 @@ class Failing(OneByOne):
         self.left = times
         self.dialect = inner.dialect
         self.read = inner.read
-        self.on_signal = inner.on_signal
-        self.on_event = inner.on_event
+        self.on_jobs = inner.on_jobs
+        self.on_events = inner.on_events
 
     async def write(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         if self.left:

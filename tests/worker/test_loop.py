@@ -281,8 +281,8 @@ class Away(OneByOne):
         self._calls = calls
         self._error = error or Unavailable("away")
         self.dialect = inner.dialect
-        self.on_signal = inner.on_signal
-        self.on_event = inner.on_event
+        self.on_jobs = inner.on_jobs
+        self.on_events = inner.on_events
 
     def _count(self) -> None:
         self._calls -= 1

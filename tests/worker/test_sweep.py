@@ -19,7 +19,7 @@ from app.rules.task import Status
 from app.telemetry import metrics
 from app.transitions import moves
 from app.twin import Faults
-from app.worker.sweep import EVERY, NO_TASK, sweep, unpaid
+from app.worker.sweep import EVERY, NO_TASK, out_of_credits, sweep
 from tests.calling import done, small, submitted
 from tests.rows import START, drop_jobs, hold_slot, plan_task, put_account
 from tests.world import World, open_world
@@ -206,7 +206,7 @@ async def test_unpaid_are_the_old_ones_of_an_account_that_was_empty_a_day_after_
             provider_accounts.pause(connection, "account", at, at + UNPAID.longest, reason, 9)
         for name, age_h in (("old", 24), ("young", 23)):
             plan_task(connection, name, START - timedelta(hours=asked_h + age_h))
-        return unpaid(connection, START - timedelta(hours=asked_h))
+        return out_of_credits(connection, START - timedelta(hours=asked_h))
 
     assert await database.write(unit) == (["task_old"] if ended else [])
 

@@ -119,7 +119,7 @@ def disable(connection: Connection, key_id: str, now: datetime) -> None:
     connection.execute(update(keys).where(keys.c.id == key_id, keys.c.disabled_at.is_(None)).values(disabled_at=now))
 
 
-def every(connection: Connection) -> list[Key]:
+def list_all(connection: Connection) -> list[Key]:
     """Return all keys, newest first."""
     query = select(keys).order_by(keys.c.created_at.desc(), keys.c.id.desc())
     return [Key(**by_key(keys, row)) for row in connection.execute(query)]

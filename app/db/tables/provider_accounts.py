@@ -122,7 +122,7 @@ def all_ids(connection: Connection) -> list[str]:
     return list(connection.execute(select(accounts.c.id).order_by(accounts.c.id)).scalars())
 
 
-def everyone(connection: Connection) -> list[Account]:
+def list_all(connection: Connection) -> list[Account]:
     return [Account(**row._asdict()) for row in connection.execute(select(accounts).order_by(accounts.c.id))]
 
 
