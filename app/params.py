@@ -88,7 +88,7 @@ def _in_utc(at: datetime) -> datetime:
         raise ValueError("must be in the years 1 to 9999 in UTC") from None
 
 
-InstantGiven = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+UtcInstant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 WebhookForm = Literal["provider", "event"]
 WebhookEvent = Literal["submitted", "stored", "failed", "cancelled"]
@@ -167,11 +167,11 @@ class TaskParams(Webhook, Params):
 
     priority: Annotated[int, Field(ge=0, le=9, description="Priority in the queue: 9 is the highest.")] = 0
     deadline_at: Annotated[
-        InstantGiven | None,
+        UtcInstant | None,
         Field(description="A task that has not been sent to the provider by then fails and costs nothing."),
     ] = None
 
-    def asked(self) -> JsonObject:
+    def masked_json(self) -> JsonObject:
         """Return all parameters as JSON values, with secrets masked and without unset webhook fields."""
         values = self.model_dump(mode="json")
         return {name: value for name, value in values.items() if name not in WEBHOOK_FIELDS or value is not None}

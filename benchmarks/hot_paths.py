@@ -30,7 +30,7 @@ from app.rules.request import TaskRequest
 from app.rules.task import Report, Said, Status, Witness
 from app.security.verify import Verdict
 from app.settle import settle
-from app.web.task_response import look, look_at
+from app.web.task_response import read_task_view, task_views
 from app.worker import metrics_snapshot, sweep
 
 ACCOUNT, KEY = "bfl:0123456789ab", "key_0000000000000000000000000000000000000"
@@ -52,7 +52,7 @@ def reads(known: Sequence[str], now: datetime) -> Mapping[str, Path]:
     task_ids = cycle(known)
     middle = known[len(known) // 2]
     return {
-        "task by id": lambda connection: look_at(connection, next(task_ids)),
+        "task by id": lambda connection: read_task_view(connection, next(task_ids)),
         "timeline": lambda connection: _timeline(connection, next(task_ids)),
         "list": _page,
         "list, deep": lambda connection: _page(connection, before=middle),
@@ -125,7 +125,7 @@ def _undo(_result: object) -> None:
 
 
 def _page(connection: Connection, **filters: Any) -> object:
-    return look(connection, tasks.newest(connection, limit=_PAGE + 1, **filters))
+    return task_views(connection, tasks.newest(connection, limit=_PAGE + 1, **filters))
 
 
 def _dashboard(connection: Connection) -> object:

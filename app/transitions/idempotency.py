@@ -80,7 +80,7 @@ def digest_of(params: TaskParams, files: Mapping[str, IO[bytes]]) -> str:
     Whether a webhook secret is set matters. Its value does not, because it could be guessed from the digest.
     """
     uploaded = {field: sha256_of(file) for field, file in sorted(files.items())}
-    document = json.dumps([params.asked(), uploaded], sort_keys=True)
+    document = json.dumps([params.masked_json(), uploaded], sort_keys=True)
     return hashlib.sha256(document.encode()).hexdigest()
 
 

@@ -12,7 +12,7 @@ from app.db.tables import deliveries, delivery_attempts, endpoints
 from app.db.tables.deliveries import Delivery, DeliveryFilter, DeliveryRef, DeliveryState
 from app.db.tables.delivery_attempts import DeliveryAttempt
 from app.errors import NotFound
-from app.params import InstantGiven
+from app.params import UtcInstant
 from app.web.auth import CallerDep, ResourcesDep
 from app.web.body import REFUSALS, described, json_body
 from app.web.paging import page_of
@@ -73,8 +73,8 @@ class Replay(BaseModel):
 
     model_config = {"extra": "forbid"}
 
-    begin: Annotated[InstantGiven, Field(alias="from")]
-    end: Annotated[InstantGiven, Field(alias="to", description="Exclusive.")]
+    begin: Annotated[UtcInstant, Field(alias="from")]
+    end: Annotated[UtcInstant, Field(alias="to", description="Exclusive.")]
     endpoint_id: Annotated[str | None, Field(pattern=_ENDPOINT_ID, description="Only to this endpoint.")] = None
 
     @model_validator(mode="after")
