@@ -41,12 +41,12 @@ class Claim:
 
 
 async def claim(
-    use: Resources, key_id: str, header: str, digest: str, images: int = 0, *, or_digest: str | None = None
+    use: Resources, key_id: str, header: str, digest: str, images: int = 0, *, equivalent_digest: str | None = None
 ) -> Claim | StoredAnswer:
     """Claim an Idempotency-Key for this request, or return the answer of the first request with it.
 
-    `header`: the value of the header. `digest`: identifies the request, see `digest_of`; `or_digest` is accepted as
-    equivalent. `images`: the number of images to fetch and store, which extends the timeout.
+    `header`: the value of the header. `digest`: identifies the request, see `digest_of`; `equivalent_digest` is
+    accepted too. `images`: the number of images to fetch and store, which extends the timeout.
 
     Raises InvalidRequest for a malformed key, KeyReused if the key belongs to another request, and RequestInFlight if
     the first request has no answer yet.
@@ -55,7 +55,7 @@ async def claim(
     first = await use.db.write(_begin, new_claim, digest, timeout)
     if first is None:
         return new_claim
-    if first.digest not in {digest, or_digest}:
+    if first.digest not in {digest, equivalent_digest}:
         raise KeyReused("this Idempotency-Key was sent before with another body")
     if first.answer is None:
         raise RequestInFlight("the first request with this Idempotency-Key has no answer yet")

@@ -234,9 +234,9 @@ def apply_changes(writes: DeferredWrites, changes: Mapping[str, AttemptChange]) 
     writes.add(_APPLY, rows)
 
 
-def _apply(given: FromClause, _dialect: str) -> ClauseElement:
-    values = {name: func.coalesce(given.c[name], attempts.c[name]) for name in _COLUMNS}
-    return update(attempts).where(attempts.c.id == given.c.id).values(values)
+def _apply(relation: FromClause, _dialect: str) -> ClauseElement:
+    values = {name: func.coalesce(relation.c[name], attempts.c[name]) for name in _COLUMNS}
+    return update(attempts).where(attempts.c.id == relation.c.id).values(values)
 
 
 _APPLY = Bulk({name: attempts.c[name].type for name in ("id", *_COLUMNS)}, _apply)
