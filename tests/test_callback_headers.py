@@ -20,7 +20,7 @@ NAMES = st.sampled_from([b"x-a", b"X-A", b"host", b"Cookie", b"x-webhook-secret"
 
 
 @given(st.lists(st.tuples(NAMES, WORDS.map(b"".join)), max_size=70))
-def test_any_headers_are_kept_as_json_without_token_and_secret(headers: list[tuple[bytes, bytes]]) -> None:
+def test_any_headers_are_stored_as_json_without_token_and_secret(headers: list[tuple[bytes, bytes]]) -> None:
     text = stored_headers(headers, PROOF)
     kept = json.loads(text)
 
@@ -34,7 +34,7 @@ def test_any_headers_are_kept_as_json_without_token_and_secret(headers: list[tup
     assert kept.get("cookie", "[not kept]") == kept.get("x-webhook-secret", "[not kept]") == "[not kept]"
 
 
-def test_what_is_remembered_of_headers_is_bounded_however_long_they_are() -> None:
+def test_the_cache_of_headers_is_bounded_however_long_they_are() -> None:
     tracemalloc.start()
     for number in range(50):
         stored_headers([(b"x-%d" % number + b"n" * 100_000, b"v" * 100_000)], PROOF)
@@ -44,7 +44,7 @@ def test_what_is_remembered_of_headers_is_bounded_however_long_they_are() -> Non
     assert remembered < 1_000_000
 
 
-def test_usual_headers_are_kept_as_they_came() -> None:
+def test_usual_headers_are_stored_unchanged() -> None:
     headers = [(b"host", b"hooks.example"), (b"x-odd", b'a "quoted" \\ and \xe9'), (b"x-odd-too", b"")]
     kept = json.loads(stored_headers(headers, PROOF))
 

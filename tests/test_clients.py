@@ -55,7 +55,7 @@ def fetched(address: str, sample: str) -> bytes:
     return answer.content
 
 
-async def test_the_official_client_does_its_whole_job(address: str, photo: Path) -> None:
+async def test_the_official_client_submits_polls_and_downloads(address: str, photo: Path) -> None:
     await asyncio.to_thread(official, address, photo)
 
 
@@ -89,7 +89,7 @@ def official(address: str, photo: Path) -> None:
 
 
 @pytest.mark.parametrize("mount", ["", "/flux"])
-async def test_the_client_with_the_strict_statuses_does_its_whole_job(
+async def test_the_client_with_strict_statuses_submits_polls_and_downloads(
     address: str, black_forest_labs: ModuleType, mount: str
 ) -> None:
     await asyncio.to_thread(strict, address, black_forest_labs, mount)

@@ -203,7 +203,7 @@ async def settling(database: Database, group: Sequence[Evidence]) -> list[str]:
     return seen
 
 
-async def test_settling_takes_the_same_number_of_statements_for_any_group_size(database: Database) -> None:
+async def test_settling_takes_the_same_number_of_statements_for_any_batch_size(database: Database) -> None:
     sizes = (1, 2, 100)
 
     def prepare(connection: Connection) -> None:

@@ -72,7 +72,7 @@ async def settled(database: Database, group: Sequence[Evidence]) -> list[Effect 
     return await database.write(lambda connection: settle(connection, group, poll_after=POLL_AFTER))
 
 
-async def test_a_group_settles_each_task_as_if_it_came_alone(database: Database) -> None:
+async def test_a_batch_settles_each_task_as_if_it_were_alone(database: Database) -> None:
     def prepare(connection: Connection) -> None:
         for name in ("good", "doubled", "torn", "forged", "hinted", "failed"):
             ask(connection, name)
@@ -128,7 +128,7 @@ async def test_a_group_settles_each_task_as_if_it_came_alone(database: Database)
     assert (doubled.copies, doubled.effect) == (2, Effect.MOVED)
 
 
-async def test_the_same_group_again_changes_nothing_but_the_count_of_copies(database: Database) -> None:
+async def test_settling_the_same_batch_again_changes_only_the_count_of_copies(database: Database) -> None:
     await database.write(ask)
     group = [answer(TAKEN), told(READY)]
     await settled(database, group)
@@ -142,11 +142,11 @@ async def test_the_same_group_again_changes_nothing_but_the_count_of_copies(data
     assert [each.copies for each in copies] == [2, 2]
 
 
-async def test_an_empty_group_is_nothing(database: Database) -> None:
+async def test_an_empty_batch_changes_nothing(database: Database) -> None:
     assert await settled(database, []) == []
 
 
-async def test_copies_in_one_group_say_when_the_last_one_came(database: Database) -> None:
+async def test_copies_in_one_batch_record_the_time_of_the_last(database: Database) -> None:
     await database.write(ask)
     await settled(database, [told(READY, seconds=1), told(READY, seconds=2)])
     (kept,) = await database.read(lambda connection: evidence.of_task(connection, "task_1"))
@@ -154,7 +154,7 @@ async def test_copies_in_one_group_say_when_the_last_one_came(database: Database
     assert kept.last_received_at - kept.received_at == timedelta(seconds=1)
 
 
-async def test_what_is_kept_is_the_digest_of_what_came(database: Database) -> None:
+async def test_evidence_has_the_digest_of_the_received_bytes(database: Database) -> None:
     await database.write(ask)
     await settled(database, [told(READY, body=b"raw \x00 bytes", http_status=200)])
     (kept,) = await database.read(lambda connection: evidence.of_task(connection, "task_1"))
@@ -163,7 +163,7 @@ async def test_what_is_kept_is_the_digest_of_what_came(database: Database) -> No
     assert kept.http_status == 200
 
 
-async def test_an_acceptance_is_learned_and_the_next_look_is_left(database: Database) -> None:
+async def test_an_acceptance_is_recorded_and_a_poll_is_scheduled(database: Database) -> None:
     await database.write(ask)
     await settled(database, [answer(TAKEN)])
     task, attempt, left = await database.read(
@@ -175,14 +175,14 @@ async def test_an_acceptance_is_learned_and_the_next_look_is_left(database: Data
     assert left == [("task_1", "reconcile", START + timedelta(seconds=21))]
 
 
-async def test_the_first_look_comes_as_soon_as_the_caller_wants(database: Database) -> None:
+async def test_the_first_poll_is_scheduled_as_the_caller_asks(database: Database) -> None:
     await database.write(ask)
     await database.write(lambda connection: settle(connection, [answer(TAKEN)], poll_after=timedelta(seconds=1)))
 
     assert await database.read(waiting) == [("task_1", "reconcile", START + timedelta(seconds=2))]
 
 
-async def test_a_result_is_learned_with_its_link_and_seed(database: Database) -> None:
+async def test_a_result_is_recorded_with_its_link_and_seed(database: Database) -> None:
     await database.write(ask)
     await settled(database, [told(READY)])
     task = await database.read(task_of)
@@ -202,9 +202,7 @@ def polled(report: Report, **changes: Any) -> Evidence:
 
 
 @pytest.mark.parametrize("dies_after", [10, None])
-async def test_an_old_callback_does_not_put_its_link_in_the_place_of_a_fresh_one(
-    database: Database, dies_after: float | None
-) -> None:
+async def test_a_repeated_callback_does_not_replace_a_fresh_link(database: Database, dies_after: float | None) -> None:
     await database.write(ask)
     first, fresh = told(result(1, dies_after)), polled(result(2, 20), seconds=540)
     again = told(result(1, dies_after), seconds=700)
@@ -218,7 +216,7 @@ async def test_an_old_callback_does_not_put_its_link_in_the_place_of_a_fresh_one
     assert [each.copies for each in kept] == [2, 1]
 
 
-async def test_a_callback_that_was_held_up_does_not_take_the_place_of_a_fresh_link(database: Database) -> None:
+async def test_a_delayed_callback_does_not_replace_a_fresh_link(database: Database) -> None:
     await database.write(ask)
     await settled(database, [polled(result(2, 20))])
     (effect,) = await settled(database, [told(result(1, 10), seconds=30)])
@@ -227,7 +225,7 @@ async def test_a_callback_that_was_held_up_does_not_take_the_place_of_a_fresh_li
     assert (await database.read(task_of)).sample_url == "https://bfl.ai/2"
 
 
-async def test_old_callbacks_in_the_group_of_a_fresh_link_leave_it_in_its_place(database: Database) -> None:
+async def test_repeated_callbacks_in_the_batch_of_a_fresh_link_do_not_replace_it(database: Database) -> None:
     await database.write(ask)
     first, second = told(result(1)), told(result(2), seconds=2)
     effects = await settled(database, [first, second, first._replace(received_at=START + timedelta(seconds=3))])
@@ -239,9 +237,7 @@ async def test_old_callbacks_in_the_group_of_a_fresh_link_leave_it_in_its_place(
 @pytest.mark.parametrize(
     ("witness", "dies_after"), [("poll", 19), ("poll", None), ("callback", 21), ("callback", None)]
 )
-async def test_a_fresh_link_of_the_same_task_takes_the_place_of_the_old_one(
-    database: Database, witness: str, dies_after: float | None
-) -> None:
+async def test_a_fresh_link_replaces_the_old_one(database: Database, witness: str, dies_after: float | None) -> None:
     await database.write(ask)
     await settled(database, [told(result(1, 20))])
     fresh = result(2, dies_after)
@@ -256,9 +252,7 @@ async def test_a_fresh_link_of_the_same_task_takes_the_place_of_the_old_one(
 
 
 @pytest.mark.parametrize("status", [Status.STORED, Status.FAILED, Status.CANCELLED])
-async def test_late_evidence_is_kept_and_not_applied_but_its_cost_is_money_all_the_same(
-    database: Database, status: Status
-) -> None:
+async def test_late_evidence_is_stored_and_only_its_cost_is_applied(database: Database, status: Status) -> None:
     await database.write(lambda connection: ask(connection, status=Status.QUEUED))
     await database.write(
         lambda connection: connection.execute(tasks.tasks.update().values(status=status, sample_url=None)).close()
@@ -271,7 +265,7 @@ async def test_late_evidence_is_kept_and_not_applied_but_its_cost_is_money_all_t
     assert left == []
 
 
-async def test_a_refusal_that_comes_after_the_proof_of_acceptance_takes_nothing_back(database: Database) -> None:
+async def test_a_refusal_after_a_proven_acceptance_changes_nothing(database: Database) -> None:
     await database.write(ask)
     refusal = Report(Said.DOWN, detail="HTTP 503")
     for group in ([told(READY)], [answer(refusal)]):
@@ -291,7 +285,7 @@ async def test_a_late_callback_with_another_id_does_not_rename_the_attempt(datab
     assert (await database.read(attempt_of)).provider_id == "p1"
 
 
-async def test_a_late_callback_teaches_the_attempt_nothing(database: Database) -> None:
+async def test_a_late_callback_does_not_change_the_attempt(database: Database) -> None:
     await database.write(ask)
     await database.write(lambda connection: connection.execute(tasks.tasks.update().values(status="failed")).close())
     before = await database.read(lambda connection: (task_of(connection), attempt_of(connection)))
@@ -391,7 +385,7 @@ async def test_each_attempt_counts_once_with_its_last_cost(database: Database) -
     assert (await database.read(task_of)).cost == 2.0
 
 
-async def test_a_late_answer_of_ours_tells_id_and_cost_but_not_how_the_attempt_went(database: Database) -> None:
+async def test_a_late_answer_adds_id_and_cost_but_no_outcome(database: Database) -> None:
     await database.write(ask)
     refusal = Report(Said.FAILED, failure=Failure.CONTENT_MODERATED, detail="NSFW")
     late = answer(TAKEN._replace(detail="no answer: ReadTimeout"))
@@ -402,7 +396,7 @@ async def test_a_late_answer_of_ours_tells_id_and_cost_but_not_how_the_attempt_w
     assert (attempt.detail, attempt.provider_id, attempt.cost) == ("NSFW", "p1", 4.0)
 
 
-async def test_the_submit_answer_names_the_id_even_when_a_callback_named_another(database: Database) -> None:
+async def test_the_id_of_the_submit_answer_replaces_that_of_a_callback(database: Database) -> None:
     await database.write(ask)
     effects = await settled(database, [told(Report(Said.PENDING, "supplier")), answer(TAKEN)])
 
@@ -411,7 +405,7 @@ async def test_the_submit_answer_names_the_id_even_when_a_callback_named_another
 
 
 @pytest.mark.parametrize("status", [Status.SUBMITTING, Status.STORED])
-async def test_what_proves_nothing_teaches_nothing(database: Database, status: Status) -> None:
+async def test_unproven_and_forged_evidence_changes_no_row(database: Database, status: Status) -> None:
     await database.write(ask)
     await database.write(lambda connection: connection.execute(tasks.tasks.update().values(status=status)).close())
     before = await database.read(attempt_of)
@@ -448,7 +442,7 @@ async def test_an_earlier_attempt_is_superseded_and_its_cost_is_added(database: 
         (Report(Said.DOWN, retry_after=timedelta(seconds=40)), 1, 40.0, False),
     ],
 )
-async def test_a_refusal_for_now_puts_the_task_back_and_leaves_the_next_try(
+async def test_a_temporary_refusal_requeues_the_task_and_schedules_the_next_try(
     database: Database, report: Report, tries: int, soonest: float, *, paused: bool
 ) -> None:
     def prepare(connection: Connection) -> None:
@@ -474,7 +468,7 @@ async def test_a_refusal_for_now_puts_the_task_back_and_leaves_the_next_try(
     assert account.paused(START) == paused
 
 
-async def test_a_failure_says_why_and_whether_money_was_spent(database: Database) -> None:
+async def test_a_failure_is_recorded_with_its_reason_and_money_spent(database: Database) -> None:
     def prepare(connection: Connection) -> None:
         for name in ("1", "2"):
             ask(connection, name)

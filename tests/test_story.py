@@ -59,7 +59,7 @@ async def stage(
 @pytest.mark.parametrize(
     "profile", ["a", *(pytest.param(profile, marks=pytest.mark.check) for profile in ("b", "c", "none"))]
 )
-async def test_an_image_is_made_and_kept_and_everything_is_accounted_for(stage: Stage, profile: Profile) -> None:
+async def test_a_generated_image_is_stored_and_every_charge_is_accounted_for(stage: Stage, profile: Profile) -> None:
     photos = {name: in_base64(photo(name.upper())) for name in ("jpeg", "png")}
     orders: list[dict[str, Any]] = [
         {"prompt": "a lighthouse at dusk", "aspect_ratio": "16:9"},

@@ -154,7 +154,7 @@ def test_a_proven_report_about_the_current_attempt_moves_where_the_table_says(st
     list(product(sorted(FINAL), Said, [True, False], [True, False])),
     ids=lambda value: str(getattr(value, "value", value)),
 )
-def test_whatever_is_said_of_a_final_task_is_late(status: Status, said: Said, *, current: bool, proven: bool) -> None:
+def test_any_report_about_a_final_task_is_late(status: Status, said: Said, *, current: bool, proven: bool) -> None:
     about = state(status)._replace(current=current)
 
     assert decide(about, Report(said), Witness.CALLBACK, NOW, proven=proven) == Decision(Effect.LATE)
@@ -165,7 +165,7 @@ def test_whatever_is_said_of_a_final_task_is_late(status: Status, said: Said, *,
     list(product(sorted(OPEN), Said, [True, False])),
     ids=lambda value: str(getattr(value, "value", value)),
 )
-def test_whatever_is_said_of_an_earlier_attempt_is_superseded(status: Status, said: Said, *, proven: bool) -> None:
+def test_any_report_about_an_earlier_attempt_is_superseded(status: Status, said: Said, *, proven: bool) -> None:
     about = state(status)._replace(current=False)
 
     assert decide(about, Report(said), Witness.CALLBACK, NOW, proven=proven) == Decision(Effect.SUPERSEDED)
@@ -174,7 +174,7 @@ def test_whatever_is_said_of_an_earlier_attempt_is_superseded(status: Status, sa
 @pytest.mark.parametrize(
     ("status", "said"), list(product(sorted(OPEN), Said)), ids=lambda value: str(getattr(value, "value", value))
 )
-def test_an_unproven_report_is_a_hint_and_moves_nothing(status: Status, said: Said) -> None:
+def test_an_unproven_report_is_a_hint_and_changes_nothing(status: Status, said: Said) -> None:
     assert decide(state(status), Report(said), Witness.CALLBACK, NOW, proven=False) == Decision(Effect.HINTED)
 
 
@@ -191,13 +191,13 @@ def test_a_signed_callback_proves_that_an_attempt_was_accepted_after_all(status:
     assert decide(state(status), report, Witness.CALLBACK, NOW, proven=True) == Decision(Effect.MOVED, Status.READY)
 
 
-def test_a_lost_answer_holds_the_task_and_sends_nothing_again() -> None:
+def test_a_task_with_a_lost_answer_awaits_evidence_and_is_not_resent() -> None:
     decision = decide(state(Status.SUBMITTING), Report(Said.LOST), Witness.SUBMIT, NOW, proven=True)
 
     assert decision == Decision(Effect.HELD)
 
 
-def test_an_unknown_id_holds_the_task_because_another_region_may_know_it() -> None:
+def test_a_task_whose_id_is_unknown_awaits_evidence_because_another_region_may_know_it() -> None:
     decision = decide(state(Status.SUBMITTED), Report(Said.NOT_FOUND), Witness.POLL, NOW, proven=True)
 
     assert decision == Decision(Effect.HELD)
@@ -206,13 +206,13 @@ def test_an_unknown_id_holds_the_task_because_another_region_may_know_it() -> No
 @pytest.mark.parametrize(
     ("tries", "to"), [(MAX_TRIES - 2, Status.QUEUED), (MAX_TRIES - 1, Status.FAILED)], ids=["last but one", "last"]
 )
-def test_an_outage_is_waited_out_until_the_tries_are_used_up(tries: int, to: Status) -> None:
+def test_an_outage_requeues_the_task_until_its_tries_are_used_up(tries: int, to: Status) -> None:
     about = state(Status.SUBMITTING, tries=tries)
 
     assert decide(about, Report(Said.DOWN), Witness.SUBMIT, NOW, proven=True) == Decision(Effect.MOVED, to)
 
 
-def test_full_slots_never_use_up_the_tries() -> None:
+def test_busy_answers_never_use_up_the_tries() -> None:
     about = state(Status.SUBMITTING, tries=MAX_TRIES)
 
     assert decide(about, Report(Said.BUSY), Witness.SUBMIT, NOW, proven=True) == Decision(Effect.MOVED, Status.QUEUED)
@@ -248,7 +248,7 @@ def test_the_answer_to_a_poll_counts_whatever_id_it_repeats() -> None:
     assert decision == Decision(Effect.MOVED, Status.READY)
 
 
-def test_the_answer_to_our_submit_names_the_id_even_after_a_callback_named_another() -> None:
+def test_the_submit_answer_sets_the_id_even_after_a_callback_with_another() -> None:
     about = state(Status.SUBMITTED, Outcome.ACCEPTED, provider_id="id-of-the-supplier")
 
     decision = decide(about, Report(Said.PENDING, provider_id="id-1"), Witness.SUBMIT, NOW, proven=True)
@@ -282,7 +282,7 @@ def test_a_second_ready_adds_only_a_fresh_link(sample: str, effect: Effect) -> N
         (Witness.POLL, -2, -1, Effect.ADOPTED),
     ],
 )
-def test_another_link_of_a_callback_has_to_outlive_the_known_one_and_that_of_a_poll_to_live(
+def test_a_link_of_a_callback_must_outlive_the_known_one_and_a_link_of_a_poll_must_be_valid(
     witness: Witness, known: int, told: int, effect: Effect
 ) -> None:
     dies_at = NOW + timedelta(minutes=known)
@@ -301,7 +301,7 @@ def test_pending_adds_only_an_id_that_is_new(known: str | None, effect: Effect) 
     assert decide(about, Report(Said.PENDING, provider_id="id-1"), Witness.POLL, NOW, proven=True) == Decision(effect)
 
 
-def test_a_late_pending_does_not_take_a_result_back() -> None:
+def test_a_late_pending_does_not_undo_a_result() -> None:
     about = state(Status.READY, Outcome.ACCEPTED, provider_id="id-1")
 
     decision = decide(about, Report(Said.PENDING, provider_id="id-1"), Witness.CALLBACK, NOW, proven=True)
@@ -328,7 +328,7 @@ def test_a_decision_only_makes_moves_that_are_allowed(
 
 
 @given(states, reports, witnesses)
-def test_nothing_unproven_ever_moves(about: AttemptState, report: Report, witness: Witness) -> None:
+def test_an_unproven_report_never_moves_a_task(about: AttemptState, report: Report, witness: Witness) -> None:
     assert decide(about, report, witness, NOW, proven=False).to is None
 
 
@@ -366,7 +366,7 @@ def test_a_report_that_is_repeated_is_confirmed(about: AttemptState, report: Rep
 @pytest.mark.parametrize(
     ("outcome", "said"), list(product(Outcome, Said)), ids=lambda value: str(getattr(value, "value", value))
 )
-def test_a_failure_costs_nothing_only_when_the_attempt_was_refused(outcome: Outcome, said: Said) -> None:
+def test_a_failure_costs_nothing_only_if_the_attempt_was_refused(outcome: Outcome, said: Said) -> None:
     refused = said in {Said.REFUSED, Said.DOWN} and outcome is not Outcome.ACCEPTED
 
     assert money_spent(outcome, said) is (MoneySpent.NO if refused else MoneySpent.MAYBE)

@@ -33,7 +33,7 @@ def documented(secret: str) -> str:
 
 
 @pytest.mark.parametrize("secret", [SECRET, SECRET.rstrip("="), PLAIN, "x"], ids=["whsec", "unpadded", "text", "short"])
-def test_the_library_believes_what_we_sign(secret: str) -> None:
+def test_the_library_accepts_a_signed_webhook(secret: str) -> None:
     assert Webhook(documented(secret)).verify(BODY, headers(secret)) == json.loads(BODY)
     assert encode_secret(decode_secret(secret)).rstrip("=") == documented(secret).rstrip("=")
 
@@ -91,7 +91,7 @@ def bfl_handler(body: bytes, given: dict[str, str], secret: str) -> str:
 
 
 @pytest.mark.parametrize("secret", [SECRET, PLAIN], ids=["whsec", "text"])
-async def test_both_kinds_of_handlers_believe_a_delivery(world: World, secret: str) -> None:
+async def test_handlers_of_both_signatures_accept_a_delivery(world: World, secret: str) -> None:
     world.clock.at = clock.utc_now()
     heard = receiver(world)
     task_id = await told(world, webhook_secret=secret)
@@ -103,14 +103,14 @@ async def test_both_kinds_of_handlers_believe_a_delivery(world: World, secret: s
         bfl_handler(body + b" ", given, secret)
 
 
-async def test_a_handler_of_the_provider_s_understands_a_failure(world: World) -> None:
+async def test_a_handler_for_the_provider_understands_a_failure(world: World) -> None:
     heard = receiver(world)
     await ended(world, webhook_secret=PLAIN)
 
     assert bfl_handler(heard.bodies[0], dict(heard.heard[0].headers), PLAIN) == "cancelled: the task was cancelled"
 
 
-async def test_without_a_secret_a_delivery_is_signed_with_the_api_key_s_own(world: World) -> None:
+async def test_without_a_secret_a_delivery_is_signed_with_the_secret_of_the_api_key(world: World) -> None:
     world.clock.at = clock.utc_now()
     heard = receiver(world)
     await ended(world)
@@ -121,7 +121,7 @@ async def test_without_a_secret_a_delivery_is_signed_with_the_api_key_s_own(worl
     assert Webhook(secret).verify(heard.bodies[0], given)
 
 
-async def test_after_a_change_of_the_ring_receivers_with_the_old_secret_and_the_new_believe_it(world: World) -> None:
+async def test_after_a_key_rotation_receivers_with_the_old_and_the_new_secret_accept_a_delivery(world: World) -> None:
     world.clock.at = clock.utc_now()
     heard = receiver(world)
     new = KeyRing(("a-newer-key-of-at-least-32-characters", RING_KEY))
@@ -133,7 +133,7 @@ async def test_after_a_change_of_the_ring_receivers_with_the_old_secret_and_the_
         assert Webhook(encode_secret(key)).verify(heard.bodies[0], given)
 
 
-async def test_each_attempt_is_signed_anew_and_has_the_same_id(world: World) -> None:
+async def test_each_attempt_has_a_new_signature_and_the_same_id(world: World) -> None:
     heard = receiver(world, 500, 200)
     await ended(world, webhook_secret=SECRET)
     await world.go_on(20)
@@ -145,7 +145,7 @@ async def test_each_attempt_is_signed_anew_and_has_the_same_id(world: World) -> 
     assert first["x-bfl-signature"] == second["x-bfl-signature"] == bfl_signature(SECRET, heard.bodies[1])
 
 
-async def test_what_is_sent_is_json_and_says_who_sends_it(world: World) -> None:
+async def test_a_webhook_is_json_with_a_user_agent(world: World) -> None:
     heard = receiver(world)
     await ended(world)
     given = heard.heard[0].headers

@@ -38,7 +38,7 @@ async def heard(world: World) -> Receiver:
     return heard
 
 
-async def test_the_example_in_python_takes_a_delivery_once_and_refuses_another(
+async def test_the_python_example_accepts_a_delivery_once_and_refuses_a_forged_one(
     heard: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(os.environ, "WEBHOOK_SECRET", SECRET)
@@ -54,7 +54,7 @@ async def test_the_example_in_python_takes_a_delivery_once_and_refuses_another(
     assert code["receive"](body, {**given, "webhook-signature": "nonsense"}) == 401
 
 
-async def test_the_example_in_typescript_believes_a_delivery_and_nothing_else(heard: Receiver, tmp_path: Path) -> None:
+async def test_the_typescript_example_accepts_only_genuine_deliveries(heard: Receiver, tmp_path: Path) -> None:
     node = shutil.which("node")
     if node is None:
         pytest.skip("no node on this machine")
@@ -83,7 +83,7 @@ async def test_the_example_in_typescript_believes_a_delivery_and_nothing_else(he
     assert json.loads(out) == [True, False, False, False, False, False, False]
 
 
-async def test_every_curl_of_the_document_is_answered_well(world: World) -> None:
+async def test_every_curl_command_of_the_document_succeeds(world: World) -> None:
     joined = "\n".join(re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)).replace("\\\n", " ")
     calls = re.findall(r'^curl -s "?\$FLUXHOOK([^\s"]+)"?(.*)$', joined, re.MULTILINE)
     answers = []
@@ -95,7 +95,7 @@ async def test_every_curl_of_the_document_is_answered_well(world: World) -> None
     assert answers == [202, 200, 200, 202, 202]
 
 
-def test_the_waits_are_those_of_the_schedule() -> None:
+def test_the_documented_waits_are_those_of_the_schedule() -> None:
     found = re.search(r"<!-- waits -->(.*?)<!-- end -->", DOCUMENT)
     assert found is not None
     units = {"s": timedelta(seconds=1), "min": timedelta(minutes=1), "h": timedelta(hours=1)}

@@ -42,7 +42,7 @@ def test_an_answer_is_stored_as_the_task_and_after_its_erasure_as_the_id_alone()
         assert StoredAnswer.of_json(stored) == answer
 
 
-async def test_only_the_request_that_has_the_key_may_answer_or_forget(database: Database) -> None:
+async def test_only_the_request_that_has_the_key_may_answer_or_remove_it(database: Database) -> None:
     def unit(connection: Connection) -> tuple[bool, Remembered | None]:
         idempotency_keys.begin(connection, *KEY, "d", START)
         other_began_at = START + timedelta(seconds=1)
@@ -53,7 +53,7 @@ async def test_only_the_request_that_has_the_key_may_answer_or_forget(database: 
     assert await database.write(unit) == (False, Remembered("d", None, START))
 
 
-async def test_only_keys_from_before_the_given_time_are_forgotten(database: Database) -> None:
+async def test_only_keys_from_before_the_given_time_are_pruned(database: Database) -> None:
     def unit(connection: Connection) -> tuple[int, list[bool]]:
         for seconds in range(4):
             idempotency_keys.begin(connection, "key_1", f"{seconds}", "d", START + timedelta(seconds=seconds))

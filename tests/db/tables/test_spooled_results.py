@@ -9,7 +9,7 @@ from tests.rows import START
 SECOND = timedelta(seconds=1)
 
 
-async def test_the_instances_that_hold_an_image_are_known_until_forgotten(database: Database) -> None:
+async def test_the_instances_that_hold_an_image_are_recorded_until_deleted(database: Database) -> None:
     def unit(connection: Connection) -> list[set[str]]:
         for attempt, instance in (("sub_1", "host_a"), ("sub_1", "host_b"), ("sub_2", "host_a")):
             spooled_results.record_holder(connection, attempt, instance, START, tried=True)

@@ -156,7 +156,7 @@ async def test_an_invalid_request_replays_nothing(each_world: World, changes: di
     assert (await replay(each_world, **changes)).status_code == 422
 
 
-async def test_a_key_sees_and_replays_its_own_and_the_administrator_everything(each_world: World) -> None:
+async def test_a_key_sees_and_replays_its_own_deliveries_and_the_admin_key_all(each_world: World) -> None:
     mine = await given_up(each_world)
     theirs = await key_for(each_world, "theirs")
     path = f"/v1/deliveries/{mine['id']}"
@@ -191,6 +191,6 @@ async def test_the_same_address_of_two_keys_is_two_endpoints_with_secrets_of_the
     assert len(secrets) == 2
 
 
-async def test_nothing_is_shown_without_a_key(world: World) -> None:
+async def test_deliveries_and_endpoints_require_a_key(world: World) -> None:
     for path in ("/v1/deliveries", "/v1/endpoints", "/v1/endpoints/secret"):
         assert (await world.outsider.get(path)).status_code == 401

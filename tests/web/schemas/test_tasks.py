@@ -97,7 +97,7 @@ def test_a_seed_of_any_size_is_shown_whole() -> None:
 
 
 @pytest.mark.parametrize("money_spent", MoneySpent)
-def test_a_failure_says_what_it_cost(money_spent: MoneySpent) -> None:
+def test_a_failure_shows_money_spent(money_spent: MoneySpent) -> None:
     failed = replace(TASK, status=Status.FAILED, failure=Failure.ASSET_LOST, money_spent=money_spent)
     failure = task_view(failed, None).failure
 
