@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.pictures import in_base64, picture
-from tests.stage import staged
+from tests.services import services_running
 from tests.world import ADMIN_KEY
 
 # They are as they are: what they do that Python or pydantic frowns upon is not for our tests to judge.
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture
 async def address(tmp_path: Path, sqlite_url: str) -> AsyncGenerator[str]:
     """Where Fluxhook listens."""
-    async with staged(tmp_path, sqlite_url, ready_after_s=0.1) as (ours, theirs):
+    async with services_running(tmp_path, sqlite_url, ready_after_s=0.1) as (ours, theirs):
         async with httpx.AsyncClient(base_url=theirs) as twin:
             (await twin.put("/twin/rules", json={"megapixels": 0.02})).raise_for_status()
         yield ours

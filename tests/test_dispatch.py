@@ -26,7 +26,7 @@ from app.twin import Faults
 from app.twin.rules import Profile, preset
 from tests.calling import Scripted, answering, attempt_of, caller_of, everything, small, submitted
 from tests.pictures import in_base64, picture
-from tests.rows import jobs_left, put_account
+from tests.rows import put_account, stored_jobs
 from tests.world import GATEWAY, RING_KEY, World, open_world
 
 TAKEN = ProviderResponse(Report(Said.PENDING, "p1", cost=4.0), 200, {}, b'{"id": "p1"}')
@@ -39,7 +39,7 @@ async def test_task_attempt_and_next_job_are_recorded_before_the_request_is_sent
         def read(connection: Connection) -> tuple[object, ...]:
             task = tasks.get(connection, task_id)
             attempts = attempts_table.of_task(connection, task_id)
-            left = [job for job in jobs_left(connection) if job.state == "waiting"]
+            left = [job for job in stored_jobs(connection) if job.state == "waiting"]
             assert task is not None
             return task.status, [each.outcome for each in attempts], [job.step for job in left]
 
@@ -319,7 +319,7 @@ async def test_during_a_submission_the_reconcile_job_waits_for_its_deadline(worl
     looks: list[Any] = []
 
     async def submitting(_: SubmitRequest) -> ProviderResponse:
-        looks.extend(await world.use.db.read(jobs_left))
+        looks.extend(await world.use.db.read(stored_jobs))
         return ProviderResponse(Report(Said.LOST))
 
     await dispatch(replace(world.use, provider=Scripted(submitting)), task_id)

@@ -20,9 +20,9 @@ from app.security.keyring import KeyRing
 from app.worker import loop
 from app.worker.loop import LANES
 from tests.calling import small
+from tests.receivers import HOST, SECRET, URL, ended, endpoint, only_delivery, receiver, stored_with_webhook, until_due
+from tests.receivers import deliveries as listed
 from tests.rows import WORKER
-from tests.telling import HOST, SECRET, URL, ended, endpoint, only_delivery, receiver, told, until_due
-from tests.telling import deliveries as listed
 from tests.world import RING_KEY, World, open_world
 
 
@@ -40,11 +40,11 @@ async def exhaust(world: World) -> dict[str, Any]:
 
 async def test_a_task_that_ends_sends_one_webhook_and_the_timeline_shows_it(each_world: World) -> None:
     heard = receiver(each_world)
-    task_id = await told(each_world)
+    task_id = await stored_with_webhook(each_world)
     delivery = await only_delivery(each_world)
     (entry,) = await each_world.timeline(task_id, "delivery")
 
-    assert len(heard.heard) == 1
+    assert len(heard.requests) == 1
     assert (delivery["state"], delivery["about"], delivery["task_id"], delivery["tries"]) == (
         "delivered",
         "stored",
@@ -59,7 +59,7 @@ async def test_a_task_that_ends_sends_one_webhook_and_the_timeline_shows_it(each
 
 async def test_the_link_in_a_webhook_works_for_the_configured_time(world: World) -> None:
     heard = receiver(world)
-    task_id = await told(world)
+    task_id = await stored_with_webhook(world)
     link = (await only_delivery(world))["payload"]["result"]["sample"]
     sent = heard.bodies[0].decode()
     query = dict(part.split("=") for part in sent.partition("?")[2].partition('"')[0].split("&"))
@@ -93,8 +93,8 @@ async def test_a_task_without_a_webhook_url_sends_nothing(world: World) -> None:
 
 async def test_only_listed_events_are_sent_before_the_end(world: World) -> None:
     heard = receiver(world)
-    await told(world, webhook_events=["submitted"], webhook_form="event")
-    await told(world, webhook_form="event")
+    await stored_with_webhook(world, webhook_events=["submitted"], webhook_form="event")
+    await stored_with_webhook(world, webhook_form="event")
 
     kinds = [body.decode().partition('"type":"')[2].partition('"')[0] for body in heard.bodies]
     assert kinds == ["task.submitted", "task.stored", "task.stored"]
@@ -155,7 +155,7 @@ async def test_a_delivery_is_tried_for_three_days_and_then_its_endpoint_is_pause
     waits = [later - earlier for earlier, later in pairwise(begun)]
 
     assert found["state"] == "failed"
-    assert len(heard.heard) == len(WEBHOOK_WAITS) + 1
+    assert len(heard.requests) == len(WEBHOOK_WAITS) + 1
     assert all(
         wait <= waited <= wait * 1.1 + timedelta(minutes=6) for wait, waited in zip(WEBHOOK_WAITS, waits, strict=True)
     )
@@ -224,7 +224,7 @@ async def test_a_receiver_that_answers_410_gets_nothing_more(each_world: World) 
 
     (entry,) = await each_world.timeline(task_id, "delivery")
 
-    assert len(heard.heard) == 1
+    assert len(heard.requests) == 1
     assert (await endpoint(each_world))["state"] == entry["endpoint_state"] == "gone"
     assert [each["state"] for each in await listed(each_world)] == ["failed", "failed"]
 
@@ -254,7 +254,7 @@ async def test_a_failing_endpoint_backs_off_and_uses_up_no_try_of_its_other_deli
     resting = await endpoint(world)
 
     assert datetime.fromisoformat(resting["rests_until_at"]) > world.clock.at - timedelta(minutes=6)
-    assert sum(each["tries"] for each in found) == len(heard.heard)
+    assert sum(each["tries"] for each in found) == len(heard.requests)
     heard.answers = [Response()]
     await world.go_on(3600, 60)
     assert {each["state"] for each in await listed(world)} == {"delivered"}
@@ -310,7 +310,7 @@ async def test_a_secret_that_cannot_be_decrypted_is_reported_and_nothing_is_sent
 
     assert without["attempts"][0]["error"] == "sealed"
     assert "FLUXHOOK_SECRET_KEYS" in without["detail"]
-    assert len(heard.heard) == 1
+    assert len(heard.requests) == 1
     assert (await only_delivery(world))["state"] == "delivered"
 
 
@@ -423,7 +423,7 @@ async def test_concurrent_webhooks_never_exceed_their_limit(world: World) -> Non
     heard = receiver(world)
     world.use = replace(world.use, sending=WeightedSemaphore(1))
     for _ in range(3):
-        await told(world)
+        await stored_with_webhook(world)
 
-    assert len(heard.heard) == 3
+    assert len(heard.requests) == 3
     assert world.use.sending.free == 1

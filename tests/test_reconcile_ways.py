@@ -18,7 +18,7 @@ from app.telemetry import metrics
 from app.twin import Faults
 from tests.calling import Scripted, answering, attempt_of, done, submitted
 from tests.pictures import in_base64, picture
-from tests.rows import jobs_left, plan_task
+from tests.rows import plan_task, stored_jobs
 from tests.world import World
 
 TAKEN = ProviderResponse(Report(Said.PENDING, "p1"), 200, {}, b"{}")
@@ -148,7 +148,7 @@ async def test_a_callback_is_overdue_after_a_multiple_of_the_models_median_time(
     await each_world.use.db.write(took)
     task_id = await each_world.post()
     await dispatch(replace(each_world.use, provider=answering(TAKEN)), task_id)
-    (look,) = [job for job in await each_world.use.db.read(jobs_left) if job.step == "reconcile"]
+    (look,) = [job for job in await each_world.use.db.read(stored_jobs) if job.step == "reconcile"]
 
     # The earlier of this poll and of the job for a lost answer.
     assert (look.run_at - each_world.clock()).total_seconds() == pytest.approx(overdue)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from app.twin.rules import Profile
 from tests.pictures import in_base64, photo
-from tests.stage import staged
+from tests.services import services_running
 from tests.world import ADMIN_KEY
 
 # What a final callback proves in each profile, and whether the provider had to be asked.
@@ -48,7 +48,7 @@ async def stage(
     headers = {"authorization": f"Bearer {ADMIN_KEY}"}
     async with AsyncExitStack() as stack:
         our_address, their_address = await stack.enter_async_context(
-            staged(tmp_path, sqlite_url, provider=request.param, profile=profile)
+            services_running(tmp_path, sqlite_url, provider=request.param, profile=profile)
         )
         twin = await stack.enter_async_context(httpx.AsyncClient(base_url=their_address))
         api = await stack.enter_async_context(httpx.AsyncClient(base_url=our_address, headers=headers, timeout=120))

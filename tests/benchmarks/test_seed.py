@@ -15,7 +15,7 @@ from app.settle import settle
 from benchmarks.hmac_only import proven
 from benchmarks.seed import Callback, imagine, seed
 from benchmarks.stored import unstored
-from tests.rows import START, drop_jobs, jobs_left, write_now
+from tests.rows import START, drop_jobs, stored_jobs, write_now
 
 POLL_AFTER = START - START
 KEYS = KeyRing(("a-ring-key-for-benchmarks-0123456789",))
@@ -86,7 +86,7 @@ async def test_a_seeded_task_is_submitted_and_has_its_reconcile_job(database: Da
         assert (task.status, task.submission_id) == (Status.SUBMITTED, callback.submission_id)
         assert (attempt.outcome, attempt.callback_requested) == (Outcome.ACCEPTED, True)
         assert attempt.provider_id == read_status(callback.body).provider_id
-        assert [job.step for job in jobs_left(connection)] == [Step.RECONCILE]
+        assert [job.step for job in stored_jobs(connection)] == [Step.RECONCILE]
 
     await database.read(look)
 

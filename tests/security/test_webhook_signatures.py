@@ -15,7 +15,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from app import clock
 from app.security.keyring import KeyRing
 from app.security.sign import bfl_signature, decode_secret, encode_secret, standard_headers
-from tests.telling import SECRET, ended, receiver, told
+from tests.receivers import SECRET, ended, receiver, stored_with_webhook
 from tests.world import RING_KEY, World
 
 BODY = b'{"type":"task.stored"}'
@@ -94,8 +94,8 @@ def bfl_handler(body: bytes, given: dict[str, str], secret: str) -> str:
 async def test_handlers_of_both_signatures_accept_a_delivery(world: World, secret: str) -> None:
     world.clock.at = clock.utc_now()
     heard = receiver(world)
-    task_id = await told(world, webhook_secret=secret)
-    body, given = heard.bodies[0], dict(heard.heard[0].headers)
+    task_id = await stored_with_webhook(world, webhook_secret=secret)
+    body, given = heard.bodies[0], dict(heard.requests[0].headers)
 
     assert f"/results/{task_id}.png?" in bfl_handler(body, given, secret)
     assert Webhook(documented(secret)).verify(body, given)["id"] == task_id
@@ -107,14 +107,14 @@ async def test_a_handler_for_the_provider_understands_a_failure(world: World) ->
     heard = receiver(world)
     await ended(world, webhook_secret=PLAIN)
 
-    assert bfl_handler(heard.bodies[0], dict(heard.heard[0].headers), PLAIN) == "cancelled: the task was cancelled"
+    assert bfl_handler(heard.bodies[0], dict(heard.requests[0].headers), PLAIN) == "cancelled: the task was cancelled"
 
 
 async def test_without_a_secret_a_delivery_is_signed_with_the_secret_of_the_api_key(world: World) -> None:
     world.clock.at = clock.utc_now()
     heard = receiver(world)
     await ended(world)
-    given = dict(heard.heard[0].headers)
+    given = dict(heard.requests[0].headers)
     secret = (await world.api.get("/v1/endpoints/secret")).json()["secret"]
 
     assert "x-bfl-signature" not in given
@@ -127,7 +127,7 @@ async def test_after_a_key_rotation_receivers_with_the_old_and_the_new_secret_ac
     new = KeyRing(("a-newer-key-of-at-least-32-characters", RING_KEY))
     world.use = replace(world.use, keys=new)
     await ended(world)
-    given = dict(heard.heard[0].headers)
+    given = dict(heard.requests[0].headers)
 
     for key in new.webhook_keys("key_admin"):
         assert Webhook(encode_secret(key)).verify(heard.bodies[0], given)
@@ -137,7 +137,7 @@ async def test_each_attempt_has_a_new_signature_and_the_same_id(world: World) ->
     heard = receiver(world, 500, 200)
     await ended(world, webhook_secret=SECRET)
     await world.go_on(20)
-    first, second = (each.headers for each in heard.heard)
+    first, second = (each.headers for each in heard.requests)
 
     assert first["webhook-id"] == second["webhook-id"]
     assert int(second["webhook-timestamp"]) - int(first["webhook-timestamp"]) >= 5
@@ -148,8 +148,8 @@ async def test_each_attempt_has_a_new_signature_and_the_same_id(world: World) ->
 async def test_a_webhook_is_json_with_a_user_agent(world: World) -> None:
     heard = receiver(world)
     await ended(world)
-    given = heard.heard[0].headers
+    given = heard.requests[0].headers
 
-    assert heard.heard[0].method == "POST"
+    assert heard.requests[0].method == "POST"
     assert (given["content-type"], given["user-agent"]) == ("application/json", "fluxhook")
     assert json.loads(heard.bodies[0])["status"] == "Error"

@@ -24,7 +24,7 @@ from app.worker import loop
 from tests.calling import caller_of, small
 from tests.pictures import in_base64, picture
 from tests.postgres import keep_time
-from tests.telling import URL, receiver
+from tests.receivers import URL, receiver
 from tests.world import ADMIN_KEY, World
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -101,7 +101,7 @@ async def another_process(world: World, database_url: str) -> AsyncGenerator[Wor
         yield replace(world, use=replace(world.use, db=db))
 
 
-async def apart(doing: Coroutine[Any, Any, Any]) -> None:
+async def without_context(doing: Coroutine[Any, Any, Any]) -> None:
     """Run this in a context of its own: no span of ours is current there."""
     await asyncio.create_task(doing, context=Context())
 
@@ -119,8 +119,8 @@ async def test_a_task_is_one_trace_from_its_request_to_its_last_job_across_proce
             headers={"traceparent": f"00-{TRACE}-{PARENT}-01"},
         )
         async with another_process(each_world, database_url) as elsewhere:
-            await apart(elsewhere.work())
-            await apart(elsewhere.go_on(5))
+            await without_context(elsewhere.work())
+            await without_context(elsewhere.go_on(5))
         caller = await caller_of(each_world, posted.json()["id"])
 
     ours = {span.name for span in collector.spans if span.trace_id.hex() == TRACE}

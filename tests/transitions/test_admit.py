@@ -29,7 +29,7 @@ from app.transitions import moves
 from app.transitions.admit import admit, readmit
 from app.twin import Faults
 from tests.profiles import examples
-from tests.rows import START, drop_jobs, jobs_left, plan_task, put_account, write_now
+from tests.rows import START, drop_jobs, plan_task, put_account, stored_jobs, write_now
 from tests.world import World
 
 PRO, MAX = "flux-kontext-pro", "flux-kontext-max"
@@ -293,7 +293,7 @@ async def test_on_postgresql_a_task_that_is_being_cancelled_gets_no_slot_and_is_
             meanwhile = await database.read(admitted)
             if undone:
                 is_undone.set()
-        left = await database.read(lambda connection: {job.step for job in jobs_left(connection)})
+        left = await database.read(lambda connection: {job.step for job in stored_jobs(connection)})
         await database.write(lambda connection: admit(connection, "account", START))
 
         assert meanwhile == []
@@ -347,6 +347,6 @@ async def test_an_admit_job_that_runs_early_runs_again(world: World) -> None:
     world.clock.at = until.dispatch_after_at - timedelta(milliseconds=200)
     await world.use.db.write(drop_jobs)
     await readmit(world.use, task_id)
-    left = await world.use.db.read(jobs_left)
+    left = await world.use.db.read(stored_jobs)
 
     assert [(job.step, job.run_at) for job in left] == [(Step.ADMIT, until.dispatch_after_at)]

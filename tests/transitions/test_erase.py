@@ -21,7 +21,7 @@ from app.worker import loop
 from tests.calling import caller_of, done, everything, small, submitted
 from tests.pictures import picture
 from tests.proof.crash_points import AFTER_COMMIT, BEFORE_COMMIT, Fuse, FusedDatabase, Point, Stop
-from tests.telling import URL, deliveries, receiver, until_due
+from tests.receivers import URL, deliveries, receiver, until_due
 from tests.test_collect import files
 from tests.web.documents import problem
 from tests.web.routes.test_deliveries import key_for
@@ -49,7 +49,7 @@ def given() -> str:
     return base64.b64encode(picture()).decode()
 
 
-async def still_kept(world: World, task_id: str) -> int:
+async def images_still_stored(world: World, task_id: str) -> int:
     """Return how many images of an erased task are recorded as still stored."""
     found = await world.use.db.read(lambda connection: erased_tasks.store_keys(connection, task_id))
     assert found is not None
@@ -203,13 +203,13 @@ async def test_images_are_removed_once_the_store_is_available(each_world: World,
     task_id = await stored(each_world, input_image=given())
     await erase(each_world, task_id)
     await each_world.go_on(7200, step=600)  # longer than the tries of a failing job
-    while_down = len(files(tmp_path / "images")), await still_kept(each_world, task_id)
+    while_down = len(files(tmp_path / "images")), await images_still_stored(each_world, task_id)
     store.down = False
     await each_world.go_on(1200, step=600)
 
     assert while_down == (2, 2)
     assert files(tmp_path / "images") == {}
-    assert await still_kept(each_world, task_id) == 0
+    assert await images_still_stored(each_world, task_id) == 0
 
 
 async def test_removing_images_twice_succeeds(each_world: World, tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ async def test_no_webhook_is_sent_for_an_erased_task(each_world: World) -> None:
     await erase(each_world, task_id)
     await until_due(each_world, waiting)
 
-    assert len(heard.heard) == 1
+    assert len(heard.requests) == 1
 
 
 async def test_a_delivery_during_the_erasure_stores_nothing(each_world: World) -> None:
@@ -337,5 +337,5 @@ async def test_a_delivery_during_the_erasure_stores_nothing(each_world: World) -
     def attempts(connection: Connection) -> int:
         return int(connection.exec_driver_sql("SELECT count(*) FROM delivery_attempts").scalar_one())
 
-    assert len(heard.heard) == 1
+    assert len(heard.requests) == 1
     assert await each_world.use.db.read(attempts) == 0

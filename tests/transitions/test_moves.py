@@ -12,7 +12,7 @@ from app.transitions import moves
 from app.webhooks import outbox
 from app.webhooks.outbox import Reached
 from tests.databases import listening_for
-from tests.rows import START, hold_slot, plan_task, put_account
+from tests.rows import START, plan_task, put_account, take_slot
 
 IMAGE = results.Result(
     task_id="task_1",
@@ -43,7 +43,7 @@ async def test_each_move_is_made_exactly_from_the_allowed_states(database: Datab
         made = {}
         for status in Status:
             plan_task(connection)
-            hold_slot(connection)
+            take_slot(connection)
             connection.execute(tasks.tasks.update().values(status=status))
             made[status] = moved(connection, target)
             for table in (
@@ -67,7 +67,7 @@ async def test_on_postgresql_expiring_tasks_waits_for_no_lock_while_it_holds_the
         put_account(connection)
         for number, name in enumerate("ab", 1):
             plan_task(connection, name, webhook_url=f"https://{name}.example", webhook_form="event")
-            hold_slot(connection, name, number)
+            take_slot(connection, name, number)
 
     def tell_and_free(connection: Connection) -> None:
         """As a callback for another task with the same webhook URL does."""
@@ -96,7 +96,7 @@ async def test_on_postgresql_expiring_tasks_waits_for_no_lock_while_it_holds_the
 async def test_begin_sets_the_current_attempt(database: Database) -> None:
     def unit(connection: Connection) -> tasks.Task | None:
         plan_task(connection)
-        hold_slot(connection)
+        take_slot(connection)
         moves.begin(connection, "task_1", "sub_2", START)
         return tasks.get(connection, "task_1")
 

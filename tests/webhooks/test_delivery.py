@@ -12,9 +12,9 @@ import pytest
 
 from app.security.http_clients import guarded_client
 from tests.calling import small
+from tests.receivers import deliveries as listed
+from tests.receivers import ended, only_delivery
 from tests.sockets import until
-from tests.telling import deliveries as listed
-from tests.telling import ended, only_delivery
 from tests.worker.test_loop import running
 from tests.world import World, open_world
 

@@ -17,7 +17,7 @@ from app.rules.backoff import WEBHOOK_WAITS
 from app.rules.task import Failure
 from app.webhooks.delivery import BROKEN, SEALED, TIMEOUT, UNREACHABLE
 from app.webhooks.payload import PROVIDER_CODES
-from tests.telling import SECRET, Receiver, receiver, told
+from tests.receivers import SECRET, Receiver, receiver, stored_with_webhook
 from tests.world import World
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "receiving-webhooks.md").read_text()
@@ -34,7 +34,7 @@ async def heard(world: World) -> Receiver:
     """A receiver with one current webhook about a task, signed with the document's secret."""
     world.clock.at = clock.utc_now()
     heard = receiver(world)
-    await told(world, webhook_secret=SECRET)
+    await stored_with_webhook(world, webhook_secret=SECRET)
     return heard
 
 
@@ -44,7 +44,7 @@ async def test_the_python_example_accepts_a_delivery_once_and_refuses_a_forged_o
     monkeypatch.setitem(os.environ, "WEBHOOK_SECRET", SECRET)
     code: dict[str, Any] = {}
     exec(compile(block("python"), "docs/receiving-webhooks.md", "exec"), code)  # noqa: S102 - the document's own
-    body, given = heard.bodies[0], dict(heard.heard[0].headers)
+    body, given = heard.bodies[0], dict(heard.requests[0].headers)
     capsys.readouterr()
     once, twice = code["receive"](body, given), code["receive"](body, given)
 
@@ -65,7 +65,7 @@ async def test_the_typescript_example_accepts_only_genuine_deliveries(heard: Rec
         "const cases = JSON.parse(process.argv[2]);\n"
         'console.log(JSON.stringify(cases.map((c) => isOurs(Buffer.from(c[0], "base64"), c[1], c[2]))));\n'
     )
-    given, encoded = dict(heard.heard[0].headers), base64.b64encode(heard.bodies[0]).decode()
+    given, encoded = dict(heard.requests[0].headers), base64.b64encode(heard.bodies[0]).decode()
     cases = [
         (encoded, given, SECRET),
         (base64.b64encode(heard.bodies[0] + b" ").decode(), given, SECRET),

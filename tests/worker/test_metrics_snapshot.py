@@ -9,7 +9,7 @@ from app.jobs import NewJob, Step
 from app.rules.task import Status
 from app.telemetry import metrics
 from app.worker import metrics_snapshot
-from tests.rows import START, ask, claim, hold_slot, plan_task, put_account
+from tests.rows import START, claim, plan_task, put_account, put_sent_task, take_slot
 from tests.world import World
 
 MAX, PRO = "flux-kontext-max", "flux-kontext-pro"
@@ -38,12 +38,12 @@ async def test_an_idle_service_shows_zeros(each_world: World) -> None:
 async def test_the_queue_counts_tasks_without_a_slot_and_has_the_age_of_the_oldest(each_world: World) -> None:
     def fill(connection: Connection) -> None:
         put_account(connection)
-        ask(connection, "1")
+        put_sent_task(connection, "1")
         plan_task(connection, "2")
         plan_task(connection, "3", START - timedelta(seconds=90))
         plan_task(connection, "4", START - timedelta(seconds=40), model=MAX)
         for number, name in enumerate("12", start=1):
-            hold_slot(connection, name, number)
+            take_slot(connection, name, number)
 
     await each_world.use.db.write(fill)
     values = await scraped(each_world)

@@ -15,7 +15,7 @@ from app.twin import Faults
 from app.worker.retention import prune
 from app.worker.sweep import sweep
 from tests.calling import submitted
-from tests.telling import receiver, told
+from tests.receivers import receiver, stored_with_webhook
 from tests.world import World
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Dying:
 
 async def test_expired_records_are_deleted_and_the_task_its_attempts_and_its_image_stay(each_world: World) -> None:
     receiver(each_world, 200)
-    task_id = await told(each_world)
+    task_id = await stored_with_webhook(each_world)
     before, lasting = await rows(each_world), await rows(each_world, LASTING)
     seen = await each_world.task(task_id)
     each_world.clock.advance(31 * 86400)
@@ -71,7 +71,7 @@ async def test_expired_records_are_deleted_and_the_task_its_attempts_and_its_ima
 
 async def test_nothing_is_deleted_before_the_retention_ends_or_without_a_retention(each_world: World) -> None:
     receiver(each_world, 200)
-    await told(each_world)
+    await stored_with_webhook(each_world)
     before = await rows(each_world)
     each_world.clock.advance(29.99 * 86400)
     await prune(keeping(each_world))
@@ -112,7 +112,7 @@ async def test_the_retention_begins_with_the_end_of_the_task(each_world: World) 
 
 async def test_a_waiting_delivery_is_not_deleted(each_world: World) -> None:
     receiver(each_world, 500)
-    await told(each_world)
+    await stored_with_webhook(each_world)
     each_world.clock.advance(31 * 86400)
     await prune(keeping(each_world))
 
@@ -124,7 +124,7 @@ async def test_a_waiting_delivery_is_not_deleted(each_world: World) -> None:
 async def test_after_a_kill_between_two_batches_the_next_sweep_continues(each_world: World, commits: int) -> None:
     receiver(each_world, 200)
     for _ in range(3):
-        await told(each_world)
+        await stored_with_webhook(each_world)
     each_world.clock.advance(31 * 86400)
     dying: Any = Dying(each_world.use.db, commits)
     with pytest.raises(Unavailable):
@@ -142,7 +142,7 @@ async def test_old_open_tasks_do_not_stop_the_deletion_of_later_ones(each_world:
     open_ones = await rows(each_world)
     each_world.twin.faults = Faults()
     receiver(each_world, 200)
-    await told(each_world)
+    await stored_with_webhook(each_world)
     all_of_them = await rows(each_world)
     each_world.clock.advance(31 * 86400)
     await prune(keeping(each_world), batch=1)
@@ -154,7 +154,7 @@ async def test_old_open_tasks_do_not_stop_the_deletion_of_later_ones(each_world:
 
 async def test_one_round_deletes_a_limited_number_and_the_next_continues(each_world: World) -> None:
     receiver(each_world, 200)
-    await told(each_world)
+    await stored_with_webhook(each_world)
     before = await rows(each_world)
     each_world.clock.advance(31 * 86400)
     await prune(keeping(each_world), batch=1, at_once=1)
@@ -167,7 +167,7 @@ async def test_one_round_deletes_a_limited_number_and_the_next_continues(each_wo
 
 async def test_each_sweep_prunes(each_world: World) -> None:
     receiver(each_world, 200)
-    await told(each_world)
+    await stored_with_webhook(each_world)
     each_world.clock.advance(31 * 86400)
     await sweep(keeping(each_world))
 

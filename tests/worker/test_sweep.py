@@ -21,7 +21,7 @@ from app.transitions import moves
 from app.twin import Faults
 from app.worker.sweep import EVERY, NO_TASK, out_of_credits, sweep
 from tests.calling import done, small, submitted
-from tests.rows import START, drop_jobs, hold_slot, plan_task, put_account
+from tests.rows import START, drop_jobs, plan_task, put_account, take_slot
 from tests.world import World, open_world
 
 HOUR = 3600
@@ -37,7 +37,7 @@ async def sweeping(world: World) -> None:
     await world.use.db.write(lambda connection: jobs.enqueue(connection, wanted))
 
 
-async def rob(world: World) -> None:
+async def lose_jobs(world: World) -> None:
     await world.use.db.write(drop_jobs)
 
 
@@ -52,7 +52,7 @@ async def test_a_task_without_its_job_is_rescheduled_and_counted(each_world: Wor
         if state == "ready":
             await done(each_world)
     assert (await each_world.task(task_id))["status"] == state
-    await rob(each_world)
+    await lose_jobs(each_world)
     before = counted()
     with capture_logs() as logs:
         await sweep(each_world.use)
@@ -69,7 +69,7 @@ async def test_a_task_without_its_job_is_rescheduled_and_counted(each_world: Wor
 async def test_a_final_task_needs_no_job(each_world: World) -> None:
     caller = await submitted(each_world, faults=Faults())
     await each_world.go_on(5)
-    await rob(each_world)
+    await lose_jobs(each_world)
     before = counted()
     await sweep(each_world.use)
     left = await each_world.use.db.read(lambda connection: jobs.scheduled(connection, Step.COLLECT, {caller.task_id}))
@@ -81,7 +81,7 @@ async def test_queued_tasks_with_a_missed_admission_are_admitted_and_counted(eac
     await each_world.use.db.write(lambda connection: put_account(connection, account=1))
     first, second = await each_world.post(), await each_world.post()
     await each_world.use.db.write(lambda connection: provider_accounts.release(connection, [first]))
-    await rob(each_world)
+    await lose_jobs(each_world)
     before = counted()
     await sweep(each_world.use)
     soon = counted() - before
@@ -298,7 +298,7 @@ async def test_a_slot_of_a_task_that_may_have_none_is_freed_and_counted(each_wor
     def leak(connection: Connection) -> None:
         put_account(connection, account=1)
         plan_task(connection, "over", each_world.clock(), status=status)
-        hold_slot(connection, "over")
+        take_slot(connection, "over")
         jobs.enqueue(connection, [NewJob(Step.COLLECT, "task_over", each_world.clock())])
 
     await each_world.use.db.write(leak)

@@ -20,7 +20,7 @@ from app.jobs import NewJob, Step
 from app.rules.task import Effect, Failure, MoneySpent, Outcome, Said, Status, Witness
 from app.security.verify import Verdict
 from tests.databases import statements
-from tests.rows import START, ask, hold_slot, jobs_left, put_account, write_now
+from tests.rows import START, put_account, put_sent_task, stored_jobs, take_slot, write_now
 
 T = TypeVar("T")
 SIZES = [1, 2, 3, 17, 100]
@@ -127,7 +127,7 @@ async def test_changes_of_tasks_leave_the_other_columns_unchanged(database: Data
 
     def unit(connection: Connection) -> None:
         for number in range(size + 1):
-            ask(connection, f"{number}")
+            put_sent_task(connection, f"{number}")
         write_now(connection, apply_changes, {task_id: TaskChange(**values) for task_id, values in changes.items()})
 
     await database.write(unit)
@@ -145,7 +145,7 @@ async def test_changes_of_tasks_leave_the_other_columns_unchanged(database: Data
 async def test_the_cost_of_a_task_is_added_and_a_missing_cost_adds_nothing(database: Database) -> None:
     def unit(connection: Connection) -> None:
         for name in "ab":
-            ask(connection, name)
+            put_sent_task(connection, name)
         write_now(connection, apply_changes, {"task_a": TaskChange(cost=4.5, tries=1), "task_b": TaskChange(cost=1.0)})
         write_now(connection, apply_changes, {"task_a": TaskChange(cost=0.25), "task_b": TaskChange(tries=2)})
 
@@ -169,7 +169,7 @@ async def test_changes_of_attempts_leave_the_other_columns_unchanged(database: D
 
     def unit(connection: Connection) -> None:
         for number in range(size + 1):
-            ask(connection, f"{number}")
+            put_sent_task(connection, f"{number}")
         write_now(
             connection,
             attempts.apply_changes,
@@ -190,9 +190,9 @@ async def test_attempts_are_found_with_their_tasks_and_unknown_ids_are_skipped(d
     def unit(connection: Connection) -> dict[str, attempts.AttemptContext]:
         put_account(connection, account=200)
         for number in range(size):
-            ask(connection, f"{number}", webhook_url="https://a.example/" if number % 2 else None)
+            put_sent_task(connection, f"{number}", webhook_url="https://a.example/" if number % 2 else None)
             if number % 3 == 0:
-                hold_slot(connection, f"{number}", number + 1)
+                take_slot(connection, f"{number}", number + 1)
         write_now(
             connection,
             apply_changes,
@@ -234,7 +234,7 @@ async def test_events_are_read_back_as_they_were_written_and_in_order(database: 
 
     def unit(connection: Connection) -> None:
         for name in "01":
-            ask(connection, name, key_id=f"key_{name}")
+            put_sent_task(connection, name, key_id=f"key_{name}")
         write_now(connection, events.append, new_events)
 
     await database.write(unit)
@@ -253,7 +253,7 @@ async def test_a_job_that_is_enqueued_repeatedly_keeps_the_earliest_time(databas
     later = [job._replace(run_at=job.run_at + timedelta(days=1)) for job in new_jobs]
     for rows in (new_jobs, earlier, later):
         await database.write(lambda connection, rows=rows: jobs.enqueue(connection, rows))  # type: ignore[misc]
-    found = await database.read(jobs_left)
+    found = await database.read(stored_jobs)
 
     expected = {(job.step, job.task_id): job.run_at for job in [*new_jobs, *earlier]}
     assert {(job.step, job.task_id): job.run_at for job in found} == expected
@@ -265,7 +265,7 @@ async def test_only_the_slots_of_the_listed_tasks_are_freed(database: Database, 
     def unit(connection: Connection) -> list[Any]:
         put_account(connection, account=200)
         for number in range(size + 1):
-            hold_slot(connection, f"{number}", number + 1)
+            take_slot(connection, f"{number}", number + 1)
         provider_accounts.release(connection, [f"task_{number}" for number in range(size)])
         return list(provider_accounts.slots_taken(connection, "account"))
 
@@ -274,7 +274,7 @@ async def test_only_the_slots_of_the_listed_tasks_are_freed(database: Database, 
 
 async def test_deferred_writes_run_when_they_are_sent_and_on_postgresql_as_one_statement(database: Database) -> None:
     def unit(connection: Connection) -> tuple[int, int, int]:
-        ask(connection)
+        put_sent_task(connection)
         writes = DeferredWrites(connection)
         with statements(database) as sent:
             evidence.upsert(writes, [new_evidence(1)])

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from app.db.tables import api_keys
 from app.db.tables.api_keys import NewApiKey
 from app.web.auth import digest_of
-from tests.telling import URL, deliveries, ended, endpoint, only_delivery, receiver
+from tests.receivers import URL, deliveries, ended, endpoint, only_delivery, receiver
 from tests.world import World
 
 NOBODY = "0" * 37
@@ -102,7 +102,7 @@ async def test_a_delivery_replayed_to_a_gone_endpoint_waits_until_it_is_resumed(
     await world.work()
 
     assert (waiting["state"], (await only_delivery(world))["state"]) == ("waiting", "delivered")
-    assert len(heard.heard) == 1
+    assert len(heard.requests) == 1
 
 
 async def test_a_test_says_that_it_is_one_in_both_forms(world: World) -> None:
@@ -114,7 +114,7 @@ async def test_a_test_says_that_it_is_one_in_both_forms(world: World) -> None:
 
     assert b'"status":"Pending"' in heard.bodies[0]
     assert heard.bodies[1].startswith(b'{"type":"test"')
-    assert all("x-bfl-signature" in each.headers for each in heard.heard)
+    assert all("x-bfl-signature" in each.headers for each in heard.requests)
 
 
 @pytest.mark.parametrize("url", ["http://app.example.com/", "nonsense", None], ids=["http", "no address", "none"])

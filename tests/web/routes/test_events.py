@@ -51,11 +51,11 @@ class Served:
             assert response.status_code == httpx.codes.OK, await response.aread()
             yield Stream(response)
 
-    async def nobody_listens(self) -> None:
-        async def nobody() -> bool:
+    async def until_no_listener(self) -> None:
+        async def no_listener() -> bool:
             return feed_of(self.app).listeners == 0
 
-        await until(nobody)
+        await until(no_listener)
 
 
 @dataclass
@@ -328,7 +328,7 @@ async def test_a_client_that_disconnects_leaves_nothing_behind(world: World, ser
         await other.event()
         assert feed_of(service.app).listeners > 0
 
-    await service.nobody_listens()
+    await service.until_no_listener()
 
 
 async def test_a_stopping_service_ends_its_streams_with_reconnect_and_does_not_wait_for_them(world: World) -> None:

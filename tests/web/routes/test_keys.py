@@ -9,7 +9,7 @@ from app.db.tables import api_keys, tasks
 from app.db.tables.api_keys import NewApiKey
 from app.webhooks import subscription
 from tests.calling import everything
-from tests.telling import SECRET, URL
+from tests.receivers import SECRET, URL
 from tests.world import World
 
 
