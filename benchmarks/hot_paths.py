@@ -8,6 +8,7 @@ from typing import Any
 from app import ids, jobs
 from app.db import Connection
 from app.db.queries import callbacks, queue, usage
+from app.db.queries.deliveries import DeliveryFilter, newest
 from app.db.tables import (
     api_keys,
     attempts,
@@ -72,7 +73,7 @@ def reads(known: Sequence[str], now: datetime) -> Mapping[str, Path]:
         "next due job": jobs.next_due,
         "who is next": lambda connection: queue.next_tasks(connection, ACCOUNT, now, (), 24),
         "what has no job": sweep.orphaned,
-        "deliveries": lambda connection: deliveries.newest(connection, deliveries.DeliveryFilter(), limit=_PAGE),
+        "deliveries": lambda connection: newest(connection, DeliveryFilter(), limit=_PAGE),
         "deliveries of a key": lambda connection: _deliveries(connection, key_id=KEY),
         "deliveries that wait": lambda connection: _deliveries(connection, state=deliveries.DeliveryState.WAITING),
         "deliveries that failed": lambda connection: _deliveries(connection, state=deliveries.DeliveryState.FAILED),
@@ -151,7 +152,7 @@ def _notes(connection: Connection, now: datetime) -> object:
 
 
 def _deliveries(connection: Connection, **filters: Any) -> object:
-    return deliveries.newest(connection, deliveries.DeliveryFilter(**filters), limit=_PAGE)
+    return newest(connection, DeliveryFilter(**filters), limit=_PAGE)
 
 
 def _callbacks(connection: Connection, before: str | None = None, **filters: Any) -> object:

@@ -8,8 +8,9 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field, model_validator
 
 from app.db import Connection
+from app.db.queries.deliveries import DeliveryFilter, DeliveryRef, failed_between, newest
 from app.db.tables import deliveries, delivery_attempts, endpoints
-from app.db.tables.deliveries import Delivery, DeliveryFilter, DeliveryRef, DeliveryState
+from app.db.tables.deliveries import Delivery, DeliveryState
 from app.db.tables.delivery_attempts import DeliveryAttempt
 from app.errors import NotFound
 from app.params import UtcInstant
@@ -110,7 +111,7 @@ async def list_deliveries(
 ) -> DeliveryList:
     """List deliveries, newest first: those of the calling key, or of all keys if it has the scope `*`."""
     query = DeliveryFilter(caller.owner, state, task_id, endpoint_id)
-    rows = await use.db.read(lambda connection: deliveries.newest(connection, query, limit=limit + 1, before=cursor))
+    rows = await use.db.read(lambda connection: newest(connection, query, limit=limit + 1, before=cursor))
     page, next_cursor = page_of(rows, limit)
     return DeliveryList(deliveries=[delivery_view(row) for row in page], next_cursor=next_cursor)
 
@@ -128,7 +129,7 @@ async def replay_failed(
     query = DeliveryFilter(caller.owner, endpoint_id=body.endpoint_id)
 
     def restart(connection: Connection) -> list[DeliveryRef]:
-        failed = deliveries.failed_between(connection, body.begin, body.end, query, MAX_REPLAYED + 1)
+        failed = failed_between(connection, body.begin, body.end, query, MAX_REPLAYED + 1)
         _restart(connection, failed[:MAX_REPLAYED], use.now())
         return failed
 
