@@ -7,9 +7,8 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Connection, Integer, String, Table, Text, UniqueConstraint, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
-from app.db.engine.columns import Instant, by_key, metadata
+from app.db.engine.columns import Instant, by_key, insert_into, metadata
 
 
 class EndpointState(StrEnum):
@@ -64,11 +63,10 @@ class EndpointName(NamedTuple):
 
 def ensure(connection: Connection, rows: Iterable[NewEndpoint]) -> None:
     """Insert an endpoint for each `key_id` and `url` that has none. Existing endpoints do not change."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     new_rows = [
         {"state": EndpointState.ACTIVE, "failures": 0, **asdict(row)} for row in sorted(rows, key=lambda row: row.url)
     ]
-    statement = dialect.insert(endpoints).values(new_rows)
+    statement = insert_into(endpoints, connection.dialect.name).values(new_rows)
     connection.execute(statement.on_conflict_do_nothing(index_elements=["key_id", "url"]))
 
 

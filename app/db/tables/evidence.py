@@ -23,10 +23,9 @@ from sqlalchemy import (
     literal_column,
     select,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from app.db.engine.bulk import Bulk, BulkRead, DeferredWrites
-from app.db.engine.columns import Instant, Json, metadata
+from app.db.engine.columns import Instant, Json, insert_into, metadata
 from app.db.tables.attempts import attempts
 from app.rules.task import Effect, Report, Said, Witness
 from app.security.verify import Verdict
@@ -140,10 +139,9 @@ def upsert(writes: DeferredWrites, rows: Sequence[NewEvidence]) -> None:
 
 
 def _build_upsert(relation: FromClause, dialect: str) -> ClauseElement:
-    insert: postgresql.Insert = (postgresql if dialect == "postgresql" else sqlite).insert(evidence)
     # Without a WHERE before it, SQLite parses ON CONFLICT as a join condition.
     rows = select(*(relation.c[name] for name in NewEvidence._fields)).where(literal_column("true"))
-    statement = insert.from_select(NewEvidence._fields, rows)
+    statement = insert_into(evidence, dialect).from_select(NewEvidence._fields, rows)
     new = statement.excluded
     changes = {"copies": evidence.c.copies + new.copies, "last_received_at": new.last_received_at}
     return statement.on_conflict_do_update(index_elements=EvidenceKey._fields, set_=changes)

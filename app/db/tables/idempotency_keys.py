@@ -6,9 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, String, Table, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
-from app.db.engine.columns import Instant, Json, metadata
+from app.db.engine.columns import Instant, Json, insert_into, metadata
 from app.rules.json_value import JsonObject
 
 idempotency = Table(
@@ -47,8 +46,7 @@ class Remembered:
 
 def begin(connection: Connection, key_id: str, idempotency_key: str, digest: str, now: datetime) -> bool:
     """Record that a request is in progress. Return False if the Idempotency-Key is already in use."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(idempotency).values(
+    statement = insert_into(idempotency, connection.dialect.name).values(
         key_id=key_id, idempotency_key=idempotency_key, digest=digest, began_at=now
     )
     return connection.execute(statement.on_conflict_do_nothing()).rowcount == 1
