@@ -144,6 +144,11 @@ class Task:
     webhook_events: Sequence[str] | None = None
     webhook_origin: str | None = None
 
+    @property
+    def effective_seed(self) -> int | None:
+        """The seed of the image: as the provider reported it, else as requested."""
+        return self.request.seed if self.seed is None else self.seed
+
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
