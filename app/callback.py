@@ -32,7 +32,7 @@ MAX_BYTES = 1024 * 1024
 # Different callbacks without proof that are stored for each attempt and verdict: enough for a diagnosis.
 _MAX_UNPROVEN = 10
 _MAX_HEADERS = 60
-_PATIENCE = timedelta(seconds=20)  # until the first poll of a task whose acceptance is first seen in a callback
+_POLL_AFTER = timedelta(seconds=20)  # until the first poll of a task whose acceptance is first seen in a callback
 _MAX_HEADER = 300  # characters of a name or value that are stored
 _SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization", "x-webhook-secret"})
 _UNCHECKED = "unchecked"  # metric label of a callback that is answered before verification
@@ -69,11 +69,11 @@ for _verdict, _reply in (
     _counter(_verdict, _reply)
 
 
-class Judged(NamedTuple):
+class VerifiedCallback(NamedTuple):
     """A callback with a valid token, and the pending write that stores it."""
 
     verdict: Verdict
-    kept: "Future[bool] | None"  # done once durable; the result tells whether the attempt exists. None: not stored
+    stored: "Future[bool] | None"  # done once durable; the result tells whether the attempt exists. None: not stored
 
 
 async def receive(
@@ -90,18 +90,20 @@ async def receive(
     """
     proof = use.keys.prove_token(submission_id, token)
     if proof is None:
-        return tell(Reply.UNKNOWN)
+        return count_reply(Reply.UNKNOWN)
     body = await read(MAX_BYTES)
     if body is None:
-        return tell(Reply.TOO_LARGE)
-    judged = judge(use, submission_id, proof, headers, body)
-    if judged.kept is not None:
+        return count_reply(Reply.TOO_LARGE)
+    verified = verify_and_store(use, submission_id, proof, headers, body)
+    if verified.stored is not None:
         with suppress(Exception):  # reply_to reports it
-            await judged.kept
-    return reply_to(judged)
+            await verified.stored
+    return reply_to(verified)
 
 
-def judge(use: Resources, submission_id: str, proof: CallbackProof, headers: RawHeaders, body: bytes) -> Judged:
+def verify_and_store(
+    use: Resources, submission_id: str, proof: CallbackProof, headers: RawHeaders, body: bytes
+) -> VerifiedCallback:
     """Verify a callback whose token is valid, and start storing it. Raises errors.Unavailable.
 
     Of forged callbacks only samples are stored.
@@ -110,29 +112,29 @@ def judge(use: Resources, submission_id: str, proof: CallbackProof, headers: Raw
     verdict = verify(body, headers, proof.secret, profile)
     logs.note(submission_id=submission_id, verdict=verdict)
     if verdict is Verdict.FORGED:
-        return Judged(verdict, _store_sample(use, submission_id, proof, headers, body))
+        return VerifiedCallback(verdict, _store_sample(use, submission_id, proof, headers, body))
     try:
-        return Judged(verdict, _store(use, _evidence(use, submission_id, proof, headers, body, verdict)))
+        return VerifiedCallback(verdict, _store(use, _evidence(use, submission_id, proof, headers, body, verdict)))
     except Unavailable as error:
         _count_failure(verdict, error)
         raise
 
 
-def reply_to(judged: Judged) -> Reply:
-    """Return the reply to a callback whose `kept` is None or done. Raises errors.Unavailable if it was not stored."""
-    verdict, kept = judged
-    if kept is None or (verdict is Verdict.FORGED and kept.exception() is not None):
-        return tell(Reply.FORGED, verdict)  # the verdict does not depend on whether the sample was stored
+def reply_to(verified: VerifiedCallback) -> Reply:
+    """Return the reply to a callback whose `stored` is None or done. Raises errors.Unavailable if it was not stored."""
+    verdict, stored = verified
+    if stored is None or (verdict is Verdict.FORGED and stored.exception() is not None):
+        return count_reply(Reply.FORGED, verdict)  # the verdict does not depend on whether the sample was stored
     try:
-        attempt_exists = kept.result()
+        attempt_exists = stored.result()
     except Unavailable as error:
         _count_failure(verdict, error)
         raise
     reply = Reply.FORGED if verdict is Verdict.FORGED else Reply.ACCEPTED
-    return tell(reply if attempt_exists else Reply.UNKNOWN, verdict)
+    return count_reply(reply if attempt_exists else Reply.UNKNOWN, verdict)
 
 
-def tell(reply: Reply, verdict: str = _UNCHECKED) -> Reply:
+def count_reply(reply: Reply, verdict: str = _UNCHECKED) -> Reply:
     """Count a callback by verdict and reply, and return the reply."""
     if verdict is _UNCHECKED:
         logs.note(verdict=verdict)
@@ -179,7 +181,7 @@ def store_batch(connection: Connection, callbacks: Sequence[Evidence]) -> list[b
     The work of `Resources.callbacks`.
     """
     batch = list(zip(callbacks, _within_limit(connection, callbacks), strict=True))
-    effects = iter(settle(connection, [callback for callback, stored in batch if stored], look_after=_PATIENCE))
+    effects = iter(settle(connection, [callback for callback, stored in batch if stored], poll_after=_POLL_AFTER))
     hinted = {
         callback.submission_id for callback, stored in batch if not stored and callback.verdict is not Verdict.FORGED
     }
@@ -222,17 +224,17 @@ def _evidence(
         report=report,
         body=redacted,
         received_at=use.now(),
-        headers=kept_headers(headers, proof),
+        headers=stored_headers(headers, proof),
     )
 
 
-def kept_headers(headers: RawHeaders, proof: CallbackProof) -> str:
+def stored_headers(headers: RawHeaders, proof: CallbackProof) -> str:
     """Return the headers to store as a JSON object, for the diagnosis of signatures: bounded, and without secrets."""
-    kept = headers[:_MAX_HEADERS]
-    if max(map(len, chain.from_iterable(kept)), default=0) > _MAX_HEADER:
+    stored = headers[:_MAX_HEADERS]
+    if max(map(len, chain.from_iterable(stored)), default=0) > _MAX_HEADER:
         # Redact before cutting: a secret that is cut in half would not be found.
-        kept = [(proof.redact(name)[:_MAX_HEADER], proof.redact(value)[:_MAX_HEADER]) for name, value in kept]
-    text = "{" + ", ".join({name: _json_member(name, value) for name, value in kept}.values()) + "}"
+        stored = [(proof.redact(name)[:_MAX_HEADER], proof.redact(value)[:_MAX_HEADER]) for name, value in stored]
+    text = "{" + ", ".join({name: _json_member(name, value) for name, value in stored}.values()) + "}"
     return proof.redact_text(text)
 
 

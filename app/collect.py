@@ -13,7 +13,7 @@ from app.db import Connection
 from app.db.tables import attempts, spooled_results, tasks
 from app.db.tables.tasks import Task
 from app.errors import FluxhookError, ResultRefused, Unavailable
-from app.images.download import Image, check, download
+from app.images.download import Image, download, verify
 from app.resources import Resources
 from app.rules.task import Status
 from app.telemetry import logs, metrics, tracing
@@ -49,7 +49,7 @@ async def collect(use: Resources, task_id: str) -> None:
         await _fail(use, task_id, error, started_at)
 
 
-async def tend(use: Resources) -> None:
+async def store_spooled(use: Resources) -> None:
     """Store the images in this instance's spool, stopping at the first failure; delete files that no task needs.
 
     Every worker process calls this regularly, because the job may have run on an instance that does not have the bytes.
@@ -60,7 +60,7 @@ async def tend(use: Resources) -> None:
             continue  # the file belongs to another database, or is newer than the backup that was restored
         task = await _task(use, attempt.task_id)
         if task is None or task.status.final or task.submission_id != submission_id:
-            await _discard(use, submission_id)
+            await _delete_spooled(use, submission_id)
         elif task.status is Status.READY:
             await collect(use, task.id)
             if submission_id in await asyncio.to_thread(use.spool.attempts):
@@ -81,7 +81,7 @@ async def _obtain(use: Resources, task: Task, started_at: datetime) -> IO[bytes]
 
 async def _store(use: Resources, task: Task, file: IO[bytes], started_at: datetime) -> None:
     """Verify the image, put it into the store or into the spool, and record which."""
-    image = await check(use, file, task.submission_id)
+    image = await verify(use, file, task.submission_id)
     try:
         await _put(use, image, file)
     except Unavailable as outage:
@@ -89,7 +89,7 @@ async def _store(use: Resources, task: Task, file: IO[bytes], started_at: dateti
     else:
         if not await use.db.write(result_state.store, task, image, started_at, use.now()):
             await use.store.remove(image.store_key)
-        await asyncio.to_thread(use.spool.discard, task.submission_id)
+        await asyncio.to_thread(use.spool.delete, task.submission_id)
 
 
 async def _put(use: Resources, image: Image, file: IO[bytes]) -> None:
@@ -111,7 +111,7 @@ async def _spool(
 ) -> None:
     try:
         instance = await asyncio.to_thread(use.spool.instance, started_at)
-        await asyncio.to_thread(use.spool.keep, task.submission_id, file, image.sha256)
+        await asyncio.to_thread(use.spool.put, task.submission_id, file, image.sha256)
     except OSError as error:
         raise Unavailable(f"{outage.detail}; the spool cannot be written either: {error.strerror}") from error
     tried = not isinstance(outage, _CircuitOpen)
@@ -136,6 +136,6 @@ async def _task(use: Resources, task_id: str) -> Task | None:
     return await use.db.read(tasks.get, task_id)
 
 
-async def _discard(use: Resources, submission_id: str) -> None:
-    await asyncio.to_thread(use.spool.discard, submission_id)
-    await use.db.write(spooled_results.forget, submission_id)
+async def _delete_spooled(use: Resources, submission_id: str) -> None:
+    await asyncio.to_thread(use.spool.delete, submission_id)
+    await use.db.write(spooled_results.delete_holders, submission_id)

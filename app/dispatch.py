@@ -27,7 +27,7 @@ from app.settle import settle
 from app.store import Missing
 from app.telemetry import logs
 from app.transitions import moves
-from app.transitions.changes import answered
+from app.transitions.changes import evidence_of
 
 _IN_MEMORY = 256 * 1024  # bytes up to which an image stays in memory
 
@@ -70,13 +70,13 @@ async def _submit(use: Resources, provider: Provider, task: Task, images: dict[s
     proof = use.keys.callback_proof(submission_id, signing_key_id)
     logs.note(submission_id=submission_id)
     answer = await observed("submit", provider.submit(_request(use, task, submission_id, proof, images)))
-    evidence = answered(submission_id, Witness.SUBMIT, answer, proof, use.now())
+    evidence = evidence_of(submission_id, Witness.SUBMIT, answer, proof, use.now())
     # Only this process knows the answer, so it waits until the database is available.
     await write_until_available(use.db, _record_answer, use, task, evidence)
 
 
 def _record_answer(connection: Connection, use: Resources, task: Task, evidence: Evidence) -> None:
-    settle(connection, [evidence], look_after=_time_until_poll(connection, use, task))
+    settle(connection, [evidence], poll_after=_time_until_poll(connection, use, task))
     moves.cancel_if_requested(connection, task.id, evidence.received_at)
 
 
@@ -84,7 +84,7 @@ def _time_until_poll(connection: Connection, use: Resources, task: Task) -> time
     """Return how long to wait for a callback before the first poll. Without a public URL no callback can arrive."""
     if use.public_url is None:
         return _FIRST_POLL
-    durations = sorted(tasks.lately(connection, task.model, _SAMPLE))
+    durations = sorted(tasks.latest_durations(connection, task.model, _SAMPLE))
     median = durations[len(durations) // 2] if durations else _DEFAULT_MEDIAN
     return max(_MIN_OVERDUE, min(_OVERDUE_FACTOR * median, _MAX_OVERDUE))
 

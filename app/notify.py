@@ -21,7 +21,7 @@ from app.db.tables.delivery_attempts import DeliveryAttempt
 from app.db.tables.endpoints import Endpoint, EndpointChange, EndpointState
 from app.jobs import NewJob, Step
 from app.resources import Resources
-from app.rules.backoff import ENDPOINT_REST, WEBHOOK_WAITS, webhook_wait
+from app.rules.backoff import ENDPOINT, WEBHOOK_WAITS, webhook_wait
 from app.telemetry import logs, metrics, tracing
 from app.webhooks.delivery import BROKEN, SEALED, TIMEOUT, UNREACHABLE, Outcome, OutgoingWebhook, deliver
 
@@ -70,7 +70,7 @@ def _host_busy_wait(overdue: timedelta) -> timedelta:
     Each check costs a few statements. With a fixed wait, ten thousand endpoints on one hanging host would all be
     checked in the time of eight deliveries, and all other endpoints would queue behind them.
     """
-    wait = min(max(_HOST_BUSY_WAIT, overdue / 2), ENDPOINT_REST.longest)
+    wait = min(max(_HOST_BUSY_WAIT, overdue / 2), ENDPOINT.longest)
     return wait + ids.jitter(wait)
 
 
@@ -133,7 +133,7 @@ def _record(
     stopped = None
     if attempts:
         delivery_attempts.insert(connection, [_attempt_row(attempt) for attempt in attempts])
-        deliveries.conclude(connection, [_delivery_change(attempt, now) for attempt in attempts])
+        deliveries.apply_changes(connection, [_delivery_change(attempt, now) for attempt in attempts])
         change = _endpoint_change(endpoint, attempts, now)
         endpoints.change(connection, endpoint_id, change)
         stopped = change.state if change.state is not endpoint.state else None
@@ -195,7 +195,7 @@ def _endpoint_change(endpoint: Endpoint, attempts: Sequence[_Attempt], now: date
         return unchanged
     failures, since = endpoint.failures + len(failed), endpoint.failing_since_at or now
     requested = [attempt.outcome.retry_after for attempt in failed if attempt.outcome.retry_after is not None]
-    backoff = max(ENDPOINT_REST.wait(failures), min(max(requested, default=timedelta()), _MAX_RETRY_AFTER))
+    backoff = max(ENDPOINT.wait(failures), min(max(requested, default=timedelta()), _MAX_RETRY_AFTER))
     failing = replace(unchanged, failures=failures, failing_since_at=since, backoff_until=now + backoff)
     if endpoint.state is EndpointState.ACTIVE and now - since >= _PAUSE_AFTER:
         return replace(failing, state=EndpointState.PAUSED, stopped_at=now)

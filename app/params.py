@@ -88,14 +88,14 @@ def _in_utc(at: datetime) -> datetime:
         raise ValueError("must be in the years 1 to 9999 in UTC") from None
 
 
-InstantGiven = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+UtcInstant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 WebhookForm = Literal["provider", "event"]
 WebhookEvent = Literal["submitted", "stored", "failed", "cancelled"]
 
 
 def _valid_url(url: str) -> str:
-    reason = ssrf.unusable(url)
+    reason = ssrf.url_problem(url)
     if reason is not None:
         raise ValueError(reason)
     return url
@@ -105,7 +105,7 @@ def _valid_secret(secret: Secret) -> Secret:
     text = secret.get_secret_value()
     if not text.isprintable() or not text.strip():
         raise ValueError("must be printable text")
-    sign.key_of(text)  # raises ValueError for `whsec_` without a valid key
+    sign.decode_secret(text)  # raises ValueError for `whsec_` without a valid key
     return secret
 
 
@@ -167,11 +167,11 @@ class TaskParams(Webhook, Params):
 
     priority: Annotated[int, Field(ge=0, le=9, description="Priority in the queue: 9 is the highest.")] = 0
     deadline_at: Annotated[
-        InstantGiven | None,
+        UtcInstant | None,
         Field(description="A task that has not been sent to the provider by then fails and costs nothing."),
     ] = None
 
-    def asked(self) -> JsonObject:
+    def masked_json(self) -> JsonObject:
         """Return all parameters as JSON values, with secrets masked and without unset webhook fields."""
         values = self.model_dump(mode="json")
         return {name: value for name, value in values.items() if name not in WEBHOOK_FIELDS or value is not None}

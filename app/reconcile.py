@@ -20,7 +20,7 @@ from app.rules.task import Effect, Failure, MoneySpent, Said, Status, Witness
 from app.settle import settle
 from app.telemetry import logs, metrics
 from app.transitions import moves
-from app.transitions.changes import answered
+from app.transitions.changes import evidence_of
 
 _WAITING = frozenset({Status.SUBMITTING, Status.SUBMITTED})
 _POLLED = _WAITING | {Status.READY}  # a ready task may need a fresh link
@@ -129,7 +129,7 @@ def _await_evidence(connection: Connection, use: Resources, provider: Provider, 
     found = _read(connection, task_id)
     if found is None or found.task.status not in _WAITING or found.attempt.provider_id is not None:
         return  # proof arrived in the meantime
-    now, until = use.now(), _sent_at(found.attempt) + use.hold_window
+    now, until = use.now(), _sent_at(found.attempt) + use.evidence_window
     if _is_in_flight(provider, found.attempt, now):
         until = _answer_deadline(provider, found.attempt)
     if now < until:
@@ -157,7 +157,7 @@ def _record_answer(
     # If the signing key has left the keyring, its callbacks are no longer accepted, so its secret need not be redacted.
     known = attempt.signing_key_id in use.keys
     proof = use.keys.callback_proof(attempt.id, attempt.signing_key_id) if known else None
-    effects = settle(connection, [answered(attempt.id, Witness.POLL, answer, proof, now)], look_after=_MIN_INTERVAL)
+    effects = settle(connection, [evidence_of(attempt.id, Witness.POLL, answer, proof, now)], poll_after=_MIN_INTERVAL)
     _schedule_next(connection, task.id, attempt, _time_limit(use, provider, attempt, answer.report.said), now)
     finished = answer.report.said in {Said.READY, Said.FAILED}
     return attempt.callback_requested and finished and effects == [Effect.MOVED]
@@ -187,7 +187,7 @@ def _time_limit(use: Resources, provider: Provider, attempt: Attempt, said: Said
     if said is not Said.NOT_FOUND:
         return _TIME_LIMIT
     if attempt.provider_id is None:  # the poll used an id from a hint, so NOT_FOUND proves little
-        return use.hold_window, _OUTCOME_UNKNOWN
+        return use.evidence_window, _OUTCOME_UNKNOWN
     # A young task may be unknown in one region and known in another.
     return provider.spec.slowest_task, "the provider does not know the task any more"
 

@@ -49,11 +49,11 @@ class Resources:
     provider_origin: str
     public_url: str | None  # None: the provider gets no callback URL and is polled
     trust_shared_secret: bool
-    hold_window: timedelta  # how long a callback may still prove an attempt whose answer was lost
+    evidence_window: timedelta  # how long a callback may still prove an attempt whose answer was lost
     scratch: Path  # DATA_DIR: temporary files of requests and downloads, and the spool
     egress_allow: tuple[ssrf.Network, ...] = ()  # private networks that applications may name; plain HTTP is allowed
     webhook_deadline: timedelta = timedelta(seconds=15)  # for one delivery attempt in all, however slowly it answers
-    evidence_kept: timedelta | None = None  # after a task became final; None: without limit
+    evidence_retention: timedelta | None = None  # after a task became final; None: without limit
     link_life: timedelta = timedelta(days=7)  # of a link to a result that needs no key
 
     # Limits and state of this process

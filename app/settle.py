@@ -25,7 +25,7 @@ from app.rules.task import AttemptState, Decision, Effect, Said, Status, Witness
 from app.security.verify import Verdict
 from app.transitions.admit import pause, release_slots, resume
 from app.transitions.announce import Announcement, append_events, plan_webhooks
-from app.transitions.changes import attempt_change, cost_change, link_dies_at, next_jobs, task_change
+from app.transitions.changes import attempt_change, cost_change, link_expires_at, next_jobs, task_change
 
 T = TypeVar("T")
 
@@ -36,10 +36,10 @@ _SLOTLESS = frozenset({Status.QUEUED, Status.READY, Status.FAILED})
 _NO_ATTEMPT_CHANGE, _NO_TASK_CHANGE = AttemptChange(), TaskChange()
 
 
-def settle(connection: Connection, batch: Sequence[Evidence], *, look_after: timedelta) -> list[Effect | None]:
+def settle(connection: Connection, batch: Sequence[Evidence], *, poll_after: timedelta) -> list[Effect | None]:
     """Store each piece of evidence and apply what follows from it. Return the effects, in the order of the batch.
 
-    The effect of evidence about an unknown attempt is None. `look_after` is how long a task that is accepted now may be
+    The effect of evidence about an unknown attempt is None. `poll_after` is how long a task that is accepted now may be
     silent before the provider is polled.
     """
     if not batch:
@@ -47,9 +47,9 @@ def settle(connection: Connection, batch: Sequence[Evidence], *, look_after: tim
     pieces = Counter(evidence.submission_id for evidence in batch)
     attempts = attempts_table.lock_attempts(connection, pieces.keys())
     news = {_key(piece) for piece in batch if _may_bring_news(attempts.get(piece.submission_id), piece, pieces)}
-    ledger = _Ledger(attempts, pieces, look_after, evidence_table.known(connection, news))
-    effects = [ledger.take(evidence) for evidence in batch]
-    ledger.write(connection)
+    changes = _Changes(attempts, pieces, poll_after, evidence_table.known(connection, news))
+    effects = [changes.take(evidence) for evidence in batch]
+    changes.write(connection)
     return effects
 
 
@@ -62,24 +62,24 @@ def hint(connection: Connection, attempt_ids: Collection[str], now: datetime) ->
     return found.keys()
 
 
-class _Ledger:
+class _Changes:
     """The changes of one batch, collected in memory and then written together."""
 
     def __init__(
         self,
         attempts: dict[str, AttemptContext],
         pieces: Mapping[str, int],
-        look_after: timedelta,
+        poll_after: timedelta,
         copies: Collection[EvidenceKey],
     ) -> None:
         self._attempts = attempts
-        self._look_after = look_after
+        self._poll_after = poll_after
         self._copies = copies  # keys of stored callbacks that look as if they brought a better link or a new cost
         # A queued task may have been given a slot while this transaction waited for its row.
         self._with_slot = {
             attempt.task_id
             for attempt in attempts.values()
-            if attempt.has_slot or attempt.standing.status is Status.QUEUED
+            if attempt.has_slot or attempt.state.status is Status.QUEUED
         }
         self._of_task: dict[str, list[str]] = defaultdict(list)  # attempt ids, one entry for each piece of evidence
         for attempt in attempts.values():
@@ -109,7 +109,7 @@ class _Ledger:
             self._apply(attempt, evidence, decision)
         if evidence.witness is Witness.SUBMIT:
             self._answers.append((attempt, evidence))
-        self._jobs += next_jobs(attempt, evidence, decision, self._look_after)
+        self._jobs += next_jobs(attempt, evidence, decision, self._poll_after)
         return decision.effect
 
     def write(self, connection: Connection) -> None:
@@ -117,7 +117,7 @@ class _Ledger:
         if self._now is None:
             return  # no evidence is about a known attempt
         writes = DeferredWrites(connection)
-        evidence_table.keep(writes, list(self._evidence.values()))
+        evidence_table.upsert(writes, list(self._evidence.values()))
         if self._attempt_changes:
             attempts_table.apply_changes(writes, self._attempt_changes)
         if self._task_changes:
@@ -172,7 +172,7 @@ class _Ledger:
             before = self._task_changes.get(attempt.task_id, _NO_TASK_CHANGE)
             self._task_changes[attempt.task_id] = before.followed_by(of_task)
         if decision.to is not None:
-            move = Announcement(attempt.task_id, decision.to, of_task.failure, is_told=attempt.is_told)
+            move = Announcement(attempt.task_id, decision.to, of_task.failure, has_webhook=attempt.has_webhook)
             self._moves.append(move)
         self._advance(attempt, of_attempt, of_task)
 
@@ -183,7 +183,7 @@ class _Ledger:
         for attempt_id in set(pieces):
             other = self._attempts[attempt_id]
             own = of_attempt if attempt_id == attempt.submission_id else _NO_ATTEMPT_CHANGE
-            self._attempts[attempt_id] = other._replace(standing=_changed(other.standing, of_task, own))
+            self._attempts[attempt_id] = other._replace(state=_changed(other.state, of_task, own))
 
 
 def _changed(state: AttemptState, of_task: TaskChange, of_attempt: AttemptChange) -> AttemptState:
@@ -207,8 +207,8 @@ def _judge(attempt: AttemptContext, evidence: Evidence) -> Decision:
         return Decision(Effect.REJECTED)
     report = evidence.report
     if report.said is Said.READY and report.sample_expires_at is None:
-        report = report._replace(sample_expires_at=link_dies_at(evidence))
-    return decide(attempt.standing, report, evidence.witness, evidence.received_at, proven=evidence.proven)
+        report = report._replace(sample_expires_at=link_expires_at(evidence))
+    return decide(attempt.state, report, evidence.witness, evidence.received_at, proven=evidence.proven)
 
 
 def _may_bring_news(attempt: AttemptContext | None, evidence: Evidence, pieces: Mapping[str, int]) -> bool:
@@ -218,10 +218,10 @@ def _may_bring_news(attempt: AttemptContext | None, evidence: Evidence, pieces: 
     """
     if attempt is None or evidence.witness is not Witness.CALLBACK:
         return False
-    cost, known = evidence.report.cost, attempt.standing.cost
+    cost, known = evidence.report.cost, attempt.state.cost
     if cost is not None and known is not None and (cost != known or pieces[evidence.submission_id] > 1):
         return True
-    return attempt.standing.status is Status.READY and _brings_a_link(evidence, _judge(attempt, evidence))
+    return attempt.state.status is Status.READY and _brings_a_link(evidence, _judge(attempt, evidence))
 
 
 def _brings_a_link(evidence: Evidence, decision: Decision) -> bool:

@@ -43,10 +43,10 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
             provider_origin=provider_base(settings),
             public_url=settings.public_url,
             trust_shared_secret=settings.shared_secret_callbacks == "accept",  # noqa: S105
-            hold_window=hold_window(settings, provider),
+            evidence_window=evidence_window(settings, provider),
             scratch=settings.data_dir,
             egress_allow=settings.egress_allow,
-            evidence_kept=None if settings.evidence_days is None else timedelta(days=settings.evidence_days),
+            evidence_retention=None if settings.evidence_days is None else timedelta(days=settings.evidence_days),
             link_life=timedelta(days=settings.link_days),
         )
 
@@ -66,7 +66,7 @@ def build_provider(settings: Settings, http: httpx.AsyncClient) -> Provider | No
     return adapter(http, provider_base(settings), settings.provider_key)
 
 
-def hold_window(settings: Settings, provider: Provider | None) -> timedelta:
+def evidence_window(settings: Settings, provider: Provider | None) -> timedelta:
     """Return how long a callback may still prove an attempt: as configured, else the sum of the provider's times.
 
     Without a public URL it is zero: no callback can come.
@@ -119,10 +119,10 @@ def store_folder(settings: Settings) -> Path | None:
 def key_ring(settings: Settings) -> KeyRing:
     """Return the configured keys, else the key that the first start created in DATA_DIR."""
     configured = tuple(key.get_secret_value() for key in settings.secret_keys)
-    return KeyRing(configured or (kept_secret(settings.data_dir / "secret_keys")[0],))
+    return KeyRing(configured or (load_or_create_secret(settings.data_dir / "secret_keys")[0],))
 
 
-def kept_secret(path: Path) -> tuple[str, bool]:
+def load_or_create_secret(path: Path) -> tuple[str, bool]:
     """Return the secret in this file, and whether this call created it. Raises ConfigurationError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

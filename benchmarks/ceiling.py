@@ -18,7 +18,7 @@ from benchmarks.stage import Stage
 
 _BATCH_SIZES = (1, 16, 64)
 _MAX_CALLBACKS = 4000
-_LOOK_AFTER = timedelta(seconds=20)
+_POLL_AFTER = timedelta(seconds=20)
 
 
 def ceiling(stage: Stage) -> dict[str, float]:
@@ -50,7 +50,7 @@ async def _settle_all(url: str, batches: Sequence[Sequence[Evidence]], max_secon
 
 
 def _settler(batch: Sequence[Evidence]) -> Callable[[Connection], object]:
-    return lambda connection: settle(connection, batch, look_after=_LOOK_AFTER)
+    return lambda connection: settle(connection, batch, poll_after=_POLL_AFTER)
 
 
 def _evidence(callback: Callback) -> Evidence:

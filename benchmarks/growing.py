@@ -57,7 +57,7 @@ async def measure(
         now = clock.utc_now()
         known = await database.read(lambda connection: _known(connection, now))
         # Prunes the events that expired since the database was filled.
-        await database.write(lambda connection: sweep.upkeep(connection, now, []))
+        await database.write(lambda connection: sweep.maintain(connection, now, []))
         batches = await database.write(
             lambda connection: hot_paths.prepare(connection, now, warm + min(times, max_batches))
         )

@@ -8,6 +8,7 @@ from typing import Any
 from app import ids, jobs
 from app.db import Connection
 from app.db.queries import callbacks, queue, usage
+from app.db.queries.deliveries import DeliveryFilter, newest
 from app.db.tables import (
     api_keys,
     attempts,
@@ -30,7 +31,7 @@ from app.rules.request import TaskRequest
 from app.rules.task import Report, Said, Status, Witness
 from app.security.verify import Verdict
 from app.settle import settle
-from app.web.task_response import look, look_at
+from app.web.task_response import read_task_view, task_views
 from app.worker import metrics_snapshot, sweep
 
 ACCOUNT, KEY = "bfl:0123456789ab", "key_0000000000000000000000000000000000000"
@@ -52,7 +53,7 @@ def reads(known: Sequence[str], now: datetime) -> Mapping[str, Path]:
     task_ids = cycle(known)
     middle = known[len(known) // 2]
     return {
-        "task by id": lambda connection: look_at(connection, next(task_ids)),
+        "task by id": lambda connection: read_task_view(connection, next(task_ids)),
         "timeline": lambda connection: _timeline(connection, next(task_ids)),
         "list": _page,
         "list, deep": lambda connection: _page(connection, before=middle),
@@ -65,14 +66,14 @@ def reads(known: Sequence[str], now: datetime) -> Mapping[str, Path]:
         "dashboard": _dashboard,
         "metrics": lambda connection: metrics_snapshot.families(connection, now),
         "readiness": lambda connection: _notes(connection, now),
-        "how long tasks took": lambda connection: tasks.lately(connection, PRO, 20),
+        "how long tasks took": lambda connection: tasks.latest_durations(connection, PRO, 20),
         "is a provider's id known": lambda connection: attempts.is_known(connection, "no such id"),
-        "tasks by ring key": attempts.under_way_by_signing_key,
+        "tasks by ring key": attempts.count_in_flight_by_signing_key,
         "key by digest": lambda connection: api_keys.by_digest(connection, "no such digest"),
         "next due job": jobs.next_due,
         "who is next": lambda connection: queue.next_tasks(connection, ACCOUNT, now, (), 24),
-        "what has no job": sweep.unscheduled,
-        "deliveries": lambda connection: deliveries.newest(connection, deliveries.DeliveryFilter(), limit=_PAGE),
+        "what has no job": sweep.orphaned,
+        "deliveries": lambda connection: newest(connection, DeliveryFilter(), limit=_PAGE),
         "deliveries of a key": lambda connection: _deliveries(connection, key_id=KEY),
         "deliveries that wait": lambda connection: _deliveries(connection, state=deliveries.DeliveryState.WAITING),
         "deliveries that failed": lambda connection: _deliveries(connection, state=deliveries.DeliveryState.FAILED),
@@ -93,7 +94,7 @@ def writes(now: datetime) -> Mapping[str, Path]:
     """Return the units that write; each is rolled back."""
     return {
         "claim of jobs": lambda connection: _undo(jobs.claim(connection, _WORKER, now, 24)),
-        "upkeep": lambda connection: _undo(sweep.upkeep(connection, now, [])),
+        "upkeep": lambda connection: _undo(sweep.maintain(connection, now, [])),
     }
 
 
@@ -109,7 +110,7 @@ def prepare(connection: Connection, now: datetime, groups: int) -> Iterator[list
 
 
 def take(connection: Connection, batch: Sequence[Evidence]) -> None:
-    settle(connection, batch, look_after=timedelta(minutes=1))
+    settle(connection, batch, poll_after=timedelta(minutes=1))
 
 
 def clean(connection: Connection, since: datetime) -> None:
@@ -125,7 +126,7 @@ def _undo(_result: object) -> None:
 
 
 def _page(connection: Connection, **filters: Any) -> object:
-    return look(connection, tasks.newest(connection, limit=_PAGE + 1, **filters))
+    return task_views(connection, tasks.newest(connection, limit=_PAGE + 1, **filters))
 
 
 def _dashboard(connection: Connection) -> object:
@@ -138,7 +139,7 @@ def _timeline(connection: Connection, task_id: str) -> object:
         attempts.of_task(connection, task_id),
         evidence.of_task(connection, task_id),
         downloads.of_task(connection, task_id),
-        delivery_attempts.told_of(connection, task_id),
+        delivery_attempts.summaries_of_task(connection, task_id),
     )
 
 
@@ -151,7 +152,7 @@ def _notes(connection: Connection, now: datetime) -> object:
 
 
 def _deliveries(connection: Connection, **filters: Any) -> object:
-    return deliveries.newest(connection, deliveries.DeliveryFilter(**filters), limit=_PAGE)
+    return newest(connection, DeliveryFilter(**filters), limit=_PAGE)
 
 
 def _callbacks(connection: Connection, before: str | None = None, **filters: Any) -> object:

@@ -24,7 +24,7 @@ _AT_ONCE = 1000  # rows per statement
 _ACCOUNT = "bfl:bench"
 _INTERVAL = timedelta(milliseconds=1)
 _TOOK = timedelta(seconds=6)  # the time that the provider took for the image
-_LOOK_AFTER = timedelta(hours=1)  # until the reconcile job of each task, which never runs here
+_POLL_AFTER = timedelta(hours=1)  # until the reconcile job of each task, which never runs here
 _FORGED = "sha256=" + "0" * 64
 
 
@@ -77,7 +77,7 @@ def _recorder(batch: list[Callback], signing_key_id: str) -> Callable[[Connectio
         now = clock.utc_now()
         connection.execute(tasks.insert(), [_task(callback, now) for callback in batch])
         connection.execute(attempts.insert(), [_submission(callback, signing_key_id, now) for callback in batch])
-        _leave_jobs(connection, batch, now + _LOOK_AFTER)
+        _leave_jobs(connection, batch, now + _POLL_AFTER)
 
     return record
 

@@ -12,7 +12,7 @@ from app.db import Connection
 from app.db.tables import attempts
 from app.db.tables.attempts import Attempt
 from app.provider import ProviderResponse, ProviderSpec, Reference, SubmitRequest
-from app.provider.bfl import PROMISES
+from app.provider.bfl import SPEC
 from app.rules.task import Report, Said
 from app.security.keyring import CallbackProof
 from app.security.sign import bfl_signature
@@ -103,7 +103,7 @@ class Scripted:
 
     @property
     def spec(self) -> ProviderSpec:
-        return replace(PROMISES, name=self.name)
+        return replace(SPEC, name=self.name)
 
     async def submit(self, order: SubmitRequest) -> ProviderResponse:
         self.orders.append(order)

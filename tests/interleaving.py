@@ -24,14 +24,14 @@ from app.db.tables import provider_accounts, tasks
 from app.jobs import Step
 from app.params import TaskParams
 from app.provider import ProviderResponse, ProviderSpec, Reference, SubmitRequest
-from app.provider.bfl import PROMISES
+from app.provider.bfl import SPEC
 from app.resources import Resources
 from app.security.http_clients import results_client
 from app.security.keyring import KeyRing
 from app.store import Missing
 from app.submit import submit
 from app.worker import loop
-from app.worker.loop import perform
+from app.worker.loop import run_job
 from tests.databases import OneByOne
 from tests.rows import WORKER
 from tests.world import GATEWAY, RING_KEY, FrozenClock
@@ -97,10 +97,10 @@ class Inline(OneByOne):
         with self._connection.begin():
             return work(self._connection, *args, **kwargs)
 
-    def on_signal(self, listener: Callable[[], None]) -> None:
+    def on_jobs(self, listener: Callable[[], None]) -> None:
         """Ignored: the test itself runs the worker."""
 
-    def on_event(self, listener: Callable[[], None]) -> None:
+    def on_events(self, listener: Callable[[], None]) -> None:
         """Ignored: the feed has no listener."""
 
     def close(self) -> None:
@@ -176,7 +176,7 @@ class Outside(httpx.AsyncBaseTransport):
 
     @property
     def spec(self) -> ProviderSpec:
-        return PROMISES
+        return SPEC
 
     async def submit(self, order: SubmitRequest) -> ProviderResponse:
         task = self._task("prompt", str(order.params["prompt"]))
@@ -241,11 +241,11 @@ class Process:
             web=client,
             webhooks=client,
             results=client,
-            result_hosts=PROMISES.result_hosts,
+            result_hosts=SPEC.result_hosts,
             provider_origin="https://api.bfl.ai",
             public_url=GATEWAY if callback_requested else None,
             trust_shared_secret=trust_shared_secret,
-            hold_window=PROMISES.slowest_task + PROMISES.callback_window if callback_requested else timedelta(),
+            evidence_window=SPEC.slowest_task + SPEC.callback_window if callback_requested else timedelta(),
             scratch=Path(gettempdir()),
         )
         self._running: set[asyncio.Task[Any]] = set()
@@ -282,7 +282,7 @@ class Process:
         except Killed:
             return False
         for job in claimed:
-            self.play(perform(self.use, job))
+            self.play(run_job(self.use, job))
         return bool(claimed)
 
     def moves(self) -> list[tuple[str, str, str]]:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from app import clock, ids
 from app.db.engine.database import Database
 from app.db.queries import queue, retention
+from app.db.queries.deliveries import DeliveryFilter, failed_between
 from app.db.tables import deliveries, endpoints, tasks
 from app.rules.task import Status
 from app.twin import Faults
@@ -77,10 +78,10 @@ def send_rare_statements(connection: Connection) -> None:
     deliveries.due(connection, endpoint.id, now, 4)
     deliveries.next_due(connection, endpoint.id)
     deliveries.end_waiting(connection, endpoint.id, "gone", now)
-    deliveries.failed_between(connection, now - timedelta(minutes=1), now, deliveries.DeliveryFilter(), 10)
+    failed_between(connection, now - timedelta(minutes=1), now, DeliveryFilter(), 10)
     deliveries.restart(connection, ["dlv_none"], now)
-    for forget in (retention.forget_evidence, retention.forget_downloads, retention.forget_deliveries):
-        forget(connection, now - timedelta(days=3650), "", 1000)
+    for delete in (retention.prune_evidence, retention.prune_downloads, retention.prune_deliveries):
+        delete(connection, now - timedelta(days=3650), "", 1000)
 
 
 @contextmanager

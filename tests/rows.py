@@ -28,7 +28,7 @@ def put_account(connection: Connection, /, account_id: str = "account", **limits
     return account_id
 
 
-def hold_slot(connection: Connection, /, name: str = "1", number: int = 1, **changes: Any) -> None:
+def take_slot(connection: Connection, /, name: str = "1", number: int = 1, **changes: Any) -> None:
     """Give a slot to `task_NAME`, whatever its state, and even if it does not exist."""
     defaults = {"key_id": "key_admin", "model": "flux-kontext-pro", "account_id": "account"}
     row = {"task_id": f"task_{name}", "number": number, "taken_at": START, **defaults, **changes}
@@ -76,7 +76,7 @@ def plan_attempt(
     attempts.plan(connection, NewAttempt(submission_id, task_id, number, "bfl", signing_key_id, at))
 
 
-def ask(connection: Connection, /, name: str = "1", at: datetime = START, **changes: Any) -> str:
+def put_sent_task(connection: Connection, /, name: str = "1", at: datetime = START, **changes: Any) -> str:
     """Insert a task whose only attempt has been sent to the provider. Return the task's id."""
     task_id = plan_task(connection, name, at, **changes)
     tasks.move(connection, task_id, Status.SUBMITTING, at)
@@ -88,7 +88,7 @@ WORKER = "1" * 32
 
 
 @dataclass(frozen=True)
-class Left:
+class StoredJob:
     """A job as stored, on either engine."""
 
     step: Step
@@ -100,7 +100,7 @@ class Left:
 _STATES = {"queued": "waiting", "picked": "running", "failed": "held"}
 
 
-def jobs_left(connection: Connection) -> list[Left]:
+def stored_jobs(connection: Connection) -> list[StoredJob]:
     """Return all jobs, earliest due first."""
     if connection.dialect.name == "postgresql":
         query = "SELECT entrypoint, convert_from(payload, 'UTF8'), status::text, execute_after FROM pgqueuer"
@@ -108,7 +108,7 @@ def jobs_left(connection: Connection) -> list[Left]:
     else:
         table = sqlite.jobs.c
         rows = [tuple(row) for row in connection.execute(select(table.step, table.task_id, table.state, table.run_at))]
-    jobs_found = [Left(Step(step), task_id, state, run_at) for step, task_id, state, run_at in rows]
+    jobs_found = [StoredJob(Step(step), task_id, state, run_at) for step, task_id, state, run_at in rows]
     return sorted(jobs_found, key=lambda job: (job.run_at, job.step, job.task_id))
 
 

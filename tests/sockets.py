@@ -53,7 +53,7 @@ async def _started(server: uvicorn.Server, running: asyncio.Task[None]) -> bool:
 async def signals_to(database: Database) -> list[bool]:
     """Return a list that gets an entry for each signal from now on."""
     signals: list[bool] = []
-    database.on_signal(lambda: signals.append(True))
+    database.on_jobs(lambda: signals.append(True))
     if database.dialect.name == "postgresql":  # its new connection signals once, because it may have missed some
 
         async def connected() -> bool:

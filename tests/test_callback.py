@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.callback import MAX_BYTES, Reply, judge, receive, reply_to
+from app.callback import MAX_BYTES, Reply, receive, reply_to, verify_and_store
 from app.db.tables import evidence
 from app.errors import Unavailable
 from app.main import create_app
@@ -20,7 +20,7 @@ from tests.world import RING_KEY, World
 
 @pytest.mark.parametrize("form", ["documented", "field"])
 @pytest.mark.parametrize("as_text", [False, True])
-async def test_a_signed_callback_of_either_form_finishes_the_task(world: World, form: str, as_text: bool) -> None:
+async def test_a_signed_callback_in_either_form_finishes_the_task(world: World, form: str, as_text: bool) -> None:
     caller = await submitted(world)
     await done(world)
     body = caller.ready(form)
@@ -42,7 +42,7 @@ async def test_a_callback_is_answered_only_when_its_effect_is_durable(each_world
     assert (await each_world.task(caller.task_id))["status"] == "ready"
 
 
-async def test_a_callback_that_cannot_be_kept_is_not_accepted(world: World, sqlite_url: str) -> None:
+async def test_a_callback_that_cannot_be_stored_is_not_accepted(world: World, sqlite_url: str) -> None:
     caller = await submitted(world)
     await done(world)
     raw = json.dumps(caller.ready()).encode()
@@ -72,7 +72,7 @@ def raw_headers(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
-async def test_the_plain_secret_is_believed_where_the_operator_accepts_it(world: World) -> None:
+async def test_the_plain_secret_proves_a_callback_if_the_setting_accepts_it(world: World) -> None:
     caller = await submitted(world)
     await done(world)
     await caller.call(caller.ready(), caller.plain_secret)
@@ -81,7 +81,7 @@ async def test_the_plain_secret_is_believed_where_the_operator_accepts_it(world:
     assert await caller.verdicts() == [("shared_secret", "moved")]
 
 
-async def test_the_plain_secret_is_only_a_hint_where_the_operator_forbids_it(world: World) -> None:
+async def test_the_plain_secret_is_a_hint_if_the_setting_says_so(world: World) -> None:
     caller = await submitted(world)
     await done(world)
     raw = json.dumps(caller.ready()).encode()
@@ -109,7 +109,7 @@ async def test_an_unsigned_callback_is_stored_and_the_provider_is_polled_instead
     assert (await each_world.task(caller.task_id))["status"] == "stored"
 
 
-async def test_a_lie_without_a_signature_moves_nothing(world: World) -> None:
+async def test_a_false_report_without_a_signature_changes_nothing(world: World) -> None:
     caller = await submitted(world)
     await caller.call({"id": "p1", "status": "Error", "error": "internal_error"}, {})
     await world.work()
@@ -118,7 +118,9 @@ async def test_a_lie_without_a_signature_moves_nothing(world: World) -> None:
 
 
 @pytest.mark.parametrize("header", ["x-bfl-signature", "x-webhook-secret"])
-async def test_a_forged_callback_gets_the_providers_own_401_and_moves_nothing(each_world: World, header: str) -> None:
+async def test_a_forged_callback_gets_a_401_in_the_providers_form_and_changes_nothing(
+    each_world: World, header: str
+) -> None:
     caller = await submitted(each_world)
     await done(each_world)
     answer = await caller.call(caller.ready(), {header: "sha256=" + "0" * 64})
@@ -130,7 +132,7 @@ async def test_a_forged_callback_gets_the_providers_own_401_and_moves_nothing(ea
     assert await caller.verdicts() == [("forged", "rejected")]
 
 
-async def test_a_wrong_signature_is_not_saved_by_the_right_secret(world: World) -> None:
+async def test_a_wrong_signature_is_refused_even_with_the_right_plain_secret(world: World) -> None:
     caller = await submitted(world)
     await done(world)
     answer = await caller.call(caller.ready(), {"x-bfl-signature": "sha256=00", **caller.plain_secret})
@@ -139,7 +141,7 @@ async def test_a_wrong_signature_is_not_saved_by_the_right_secret(world: World) 
     assert (await world.task(caller.task_id))["status"] == "submitted"
 
 
-async def test_a_forged_copy_that_came_first_does_not_swallow_the_signed_original(each_world: World) -> None:
+async def test_a_forged_copy_that_arrives_first_does_not_hide_the_signed_original(each_world: World) -> None:
     caller = await submitted(each_world)
     await done(each_world)
     await caller.call(caller.ready(), {"x-bfl-signature": "sha256=00"})
@@ -149,7 +151,7 @@ async def test_a_forged_copy_that_came_first_does_not_swallow_the_signed_origina
 
 
 @pytest.mark.parametrize(("proof", "verdict"), [({"x-bfl-signature": "0"}, "forged"), ({}, "unproven")])
-async def test_at_most_ten_callbacks_that_prove_nothing_are_kept_and_the_true_one_still_counts(
+async def test_at_most_ten_unproven_callbacks_are_stored_and_a_signed_one_still_counts(
     world: World, proof: dict[str, str], verdict: str
 ) -> None:
     caller = await submitted(world)
@@ -162,7 +164,7 @@ async def test_at_most_ten_callbacks_that_prove_nothing_are_kept_and_the_true_on
     assert (await world.task(caller.task_id))["status"] == "ready"
 
 
-async def test_an_unsigned_callback_past_the_tenth_still_triggers_a_poll(world: World) -> None:
+async def test_an_unsigned_callback_after_the_tenth_still_triggers_a_poll(world: World) -> None:
     caller = await submitted(world)
     for number in range(10):
         await caller.call({"number": number}, {})
@@ -175,7 +177,7 @@ async def test_an_unsigned_callback_past_the_tenth_still_triggers_a_poll(world: 
 
 
 @pytest.mark.parametrize("case", ["token", "submission", "empty"])
-async def test_an_unknown_address_is_one_answer_without_a_trace(world: World, case: str) -> None:
+async def test_every_unknown_address_gets_the_same_answer_and_stores_nothing(world: World, case: str) -> None:
     caller = await submitted(world)
     other = replace(
         caller, submission_id="sub_none", proof=world.use.keys.callback_proof("sub_none", world.use.keys.newest)
@@ -191,12 +193,14 @@ async def test_an_unknown_address_is_one_answer_without_a_trace(world: World, ca
     assert await caller.verdicts() == []
 
 
-async def test_many_unsigned_callbacks_at_once_to_a_deleted_attempt_are_all_unknown(each_world: World) -> None:
+async def test_many_unsigned_callbacks_to_a_deleted_attempt_are_all_unknown(each_world: World) -> None:
     caller = await submitted(each_world)
     proof = each_world.use.keys.callback_proof("sub_none", each_world.use.keys.newest)
-    gone = [judge(each_world.use, "sub_none", proof, [], b"%d" % number) for number in range(16)]
-    there = [judge(each_world.use, caller.submission_id, caller.proof, [], b"%d" % number) for number in range(16)]
-    await wait([each.kept for each in (*gone, *there) if each.kept is not None])
+    gone = [verify_and_store(each_world.use, "sub_none", proof, [], b"%d" % number) for number in range(16)]
+    there = [
+        verify_and_store(each_world.use, caller.submission_id, caller.proof, [], b"%d" % number) for number in range(16)
+    ]
+    await wait([each.stored for each in (*gone, *there) if each.stored is not None])
 
     assert {reply_to(each) for each in gone} == {Reply.UNKNOWN}
     assert {reply_to(each) for each in there} == {Reply.ACCEPTED}
@@ -211,7 +215,7 @@ async def test_a_callback_that_is_too_large_is_refused(world: World) -> None:
     assert await caller.verdicts() == []
 
 
-async def test_a_callback_made_under_an_older_key_still_proves_itself(world: World) -> None:
+async def test_a_callback_of_an_older_signing_key_is_still_proven(world: World) -> None:
     caller = await submitted(world)
     await done(world)
     raw = json.dumps(caller.ready()).encode()
@@ -225,7 +229,7 @@ async def test_a_callback_made_under_an_older_key_still_proves_itself(world: Wor
     assert replies == [Reply.UNKNOWN, Reply.ACCEPTED]
 
 
-async def test_a_rotation_of_keys_loses_no_task_that_is_under_way(each_world: World) -> None:
+async def test_a_key_rotation_loses_no_task_in_flight(each_world: World) -> None:
     small(each_world)
     at_the_provider = await each_world.post()
     await each_world.work()
@@ -244,7 +248,7 @@ async def test_a_rotation_of_keys_loses_no_task_that_is_under_way(each_world: Wo
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-async def test_a_secret_that_is_echoed_in_escapes_is_shown_nowhere(each_world: World, encoding: str) -> None:
+async def test_a_secret_that_is_echoed_in_json_escapes_is_never_shown(each_world: World, encoding: str) -> None:
     caller = await submitted(each_world)
     token, secret = ("".join(f"\\u{ord(letter):04x}" for letter in text) for text in caller.proof)
     await caller.call(f'{{"status": "Error", "message": "bad {secret} at {token}"}}'.encode(encoding))
@@ -255,7 +259,7 @@ async def test_a_secret_that_is_echoed_in_escapes_is_shown_nowhere(each_world: W
     assert caller.proof.token not in timeline.text
 
 
-async def test_what_is_kept_of_headers_is_bounded_and_opens_no_door(world: World) -> None:
+async def test_stored_headers_are_bounded_and_contain_no_credentials(world: World) -> None:
     caller = await submitted(world)
     headers = {f"x-{number}": "v" * 1000 for number in range(100)} | {"authorization": "Bearer secret-thing"}
     await caller.call(b"{}", headers)

@@ -6,7 +6,7 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.callback import kept_headers
+from app.callback import stored_headers
 from app.security.keyring import KeyRing
 
 RING = KeyRing(("a-ring-key-for-tests-0123456789abcdef",))
@@ -20,8 +20,8 @@ NAMES = st.sampled_from([b"x-a", b"X-A", b"host", b"Cookie", b"x-webhook-secret"
 
 
 @given(st.lists(st.tuples(NAMES, WORDS.map(b"".join)), max_size=70))
-def test_any_headers_are_kept_as_json_without_token_and_secret(headers: list[tuple[bytes, bytes]]) -> None:
-    text = kept_headers(headers, PROOF)
+def test_any_headers_are_stored_as_json_without_token_and_secret(headers: list[tuple[bytes, bytes]]) -> None:
+    text = stored_headers(headers, PROOF)
     kept = json.loads(text)
 
     assert all(isinstance(value, str) for value in kept.values())
@@ -34,19 +34,19 @@ def test_any_headers_are_kept_as_json_without_token_and_secret(headers: list[tup
     assert kept.get("cookie", "[not kept]") == kept.get("x-webhook-secret", "[not kept]") == "[not kept]"
 
 
-def test_what_is_remembered_of_headers_is_bounded_however_long_they_are() -> None:
+def test_the_cache_of_headers_is_bounded_however_long_they_are() -> None:
     tracemalloc.start()
     for number in range(50):
-        kept_headers([(b"x-%d" % number + b"n" * 100_000, b"v" * 100_000)], PROOF)
+        stored_headers([(b"x-%d" % number + b"n" * 100_000, b"v" * 100_000)], PROOF)
     remembered, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
     assert remembered < 1_000_000
 
 
-def test_usual_headers_are_kept_as_they_came() -> None:
+def test_usual_headers_are_stored_unchanged() -> None:
     headers = [(b"host", b"hooks.example"), (b"x-odd", b'a "quoted" \\ and \xe9'), (b"x-odd-too", b"")]
-    kept = json.loads(kept_headers(headers, PROOF))
+    kept = json.loads(stored_headers(headers, PROOF))
 
     assert kept == {"host": "hooks.example", "x-odd": 'a "quoted" \\ and \xe9', "x-odd-too": ""}
-    assert kept_headers([], PROOF) == "{}"
+    assert stored_headers([], PROOF) == "{}"

@@ -10,7 +10,7 @@ from tests.calling import attempt_of, caller_of, done, small, submitted
 from tests.world import World
 
 
-async def test_an_early_callback_finds_its_task_before_the_submit_is_answered(each_world: World) -> None:
+async def test_a_callback_before_the_submit_answer_finds_its_task(each_world: World) -> None:
     caller = await submitted(each_world, faults=Faults(early_callback=1))
     await each_world.work()
     task = await each_world.task(caller.task_id)
@@ -20,7 +20,7 @@ async def test_an_early_callback_finds_its_task_before_the_submit_is_answered(ea
     assert await caller.verdicts() == [("signed", "moved")]
 
 
-async def test_what_a_task_cost_is_known_though_it_failed_before_the_submit_was_answered(each_world: World) -> None:
+async def test_the_cost_is_recorded_if_the_task_failed_before_the_submit_answer(each_world: World) -> None:
     caller = await submitted(each_world, faults=Faults(early_callback=1), prompt="an unsafe result")
     task = await each_world.task(caller.task_id)
 
@@ -28,7 +28,7 @@ async def test_what_a_task_cost_is_known_though_it_failed_before_the_submit_was_
     assert (task["cost"], each_world.ledger()["charged"]) == (4, 4)
 
 
-async def test_a_doubled_callback_has_one_effect_and_is_counted(each_world: World) -> None:
+async def test_a_duplicate_callback_has_one_effect_and_is_counted(each_world: World) -> None:
     caller = await submitted(each_world)
     await done(each_world)
     answers = [(await caller.call(caller.ready())).status_code for _ in range(3)]
@@ -56,7 +56,7 @@ async def test_a_late_callback_does_not_reopen_a_failed_task(world: World) -> No
     assert await caller.verdicts() == [("signed", "moved"), ("signed", "late")]
 
 
-async def test_a_failure_that_contradicts_a_result_is_kept_and_not_applied(world: World) -> None:
+async def test_a_failure_that_contradicts_a_result_is_stored_and_not_applied(world: World) -> None:
     caller = await submitted(world)
     await done(world)
     ready = caller.ready()
@@ -84,7 +84,7 @@ async def test_an_interim_callback_after_the_final_one_changes_nothing(world: Wo
     assert (await caller.verdicts())[-1] == ("signed", "late" if stored else "confirmed")
 
 
-async def test_a_callback_about_another_id_is_not_applied_and_the_provider_is_polled(world: World) -> None:
+async def test_a_callback_with_another_provider_id_is_not_applied_and_triggers_a_poll(world: World) -> None:
     caller = await submitted(world)
     await done(world)
     await caller.call(caller.ready(id="another"))
@@ -97,7 +97,7 @@ async def test_a_callback_about_another_id_is_not_applied_and_the_provider_is_po
 
 
 @pytest.mark.parametrize("ids", [{"id": 12345}, {"id": "x" * 201}, {"task_id": "another"}])
-async def test_a_callback_that_does_not_name_one_task_is_not_applied_and_the_provider_is_polled(
+async def test_a_callback_without_exactly_one_id_is_not_applied_and_triggers_a_poll(
     each_world: World, ids: dict[str, Any]
 ) -> None:
     caller = await submitted(each_world)
@@ -129,7 +129,7 @@ async def test_a_callback_of_an_earlier_attempt_is_superseded(world: World) -> N
     assert await first.verdicts() == [("signed", "superseded"), ("signed", "moved")]
 
 
-async def test_a_callback_proves_an_attempt_that_the_provider_had_seemed_to_refuse(world: World) -> None:
+async def test_a_callback_proves_that_a_seemingly_refused_attempt_was_accepted(world: World) -> None:
     small(world)
     world.twin.faults = Faults(submit_5xx=1)
     task_id = await world.post()
@@ -150,7 +150,7 @@ async def test_a_callback_proves_an_attempt_that_the_provider_had_seemed_to_refu
     [b"", b"not json", b"[]", b"[" * 100_000, b'{"status": "Ready"}', b'{"status": "Thinking"}', b'{"id": 7}', b"\xff"],
     ids=lambda body: repr(body[:20]),
 )
-async def test_a_signed_callback_that_is_not_understood_is_stored_and_the_provider_is_polled(
+async def test_a_signed_callback_that_is_not_understood_is_stored_and_triggers_a_poll(
     world: World, body: bytes
 ) -> None:
     caller = await submitted(world)
@@ -164,7 +164,7 @@ async def test_a_signed_callback_that_is_not_understood_is_stored_and_the_provid
 
 
 @pytest.mark.parametrize("expiry", ["9999-12-31T23:59:59Z", "tomorrow", "", "0001-01-01T00:00:00Z"])
-async def test_a_link_with_an_odd_expiry_does_no_harm(each_world: World, expiry: str) -> None:
+async def test_a_result_link_with_an_invalid_expiry_does_not_stop_the_task(each_world: World, expiry: str) -> None:
     caller = await submitted(each_world)
     await done(each_world)
     body: dict[str, Any] = caller.ready()

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.pictures import in_base64, picture
-from tests.stage import staged
+from tests.services import services_running
 from tests.world import ADMIN_KEY
 
 # They are as they are: what they do that Python or pydantic frowns upon is not for our tests to judge.
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture
 async def address(tmp_path: Path, sqlite_url: str) -> AsyncGenerator[str]:
     """Where Fluxhook listens."""
-    async with staged(tmp_path, sqlite_url, ready_after_s=0.1) as (ours, theirs):
+    async with services_running(tmp_path, sqlite_url, ready_after_s=0.1) as (ours, theirs):
         async with httpx.AsyncClient(base_url=theirs) as twin:
             (await twin.put("/twin/rules", json={"megapixels": 0.02})).raise_for_status()
         yield ours
@@ -55,7 +55,7 @@ def fetched(address: str, sample: str) -> bytes:
     return answer.content
 
 
-async def test_the_official_client_does_its_whole_job(address: str, photo: Path) -> None:
+async def test_the_official_client_submits_polls_and_downloads(address: str, photo: Path) -> None:
     await asyncio.to_thread(official, address, photo)
 
 
@@ -89,7 +89,7 @@ def official(address: str, photo: Path) -> None:
 
 
 @pytest.mark.parametrize("mount", ["", "/flux"])
-async def test_the_client_with_the_strict_statuses_does_its_whole_job(
+async def test_the_client_with_strict_statuses_submits_polls_and_downloads(
     address: str, black_forest_labs: ModuleType, mount: str
 ) -> None:
     await asyncio.to_thread(strict, address, black_forest_labs, mount)

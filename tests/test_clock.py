@@ -3,7 +3,7 @@ from datetime import timedelta
 from app.clock import utc_now
 
 
-def test_the_clock_tells_aware_utc() -> None:
+def test_the_clock_returns_aware_utc() -> None:
     assert utc_now().utcoffset() == timedelta()
 
 

@@ -55,7 +55,7 @@ async def link_is(caller: Caller, sample: str) -> None:
 
 
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
-async def test_the_image_is_stored_whole_with_the_digest_of_the_provider(world: World, output_format: str) -> None:
+async def test_the_stored_image_has_the_digest_of_the_provider(world: World, output_format: str) -> None:
     caller = await ready(world, output_format=output_format, aspect_ratio="2:1")
     await world.work()
     image = (await world.task(caller.task_id))["image"]
@@ -118,7 +118,7 @@ async def test_links_on_the_providers_hosts_and_configured_ones_are_collected(wo
     assert (await world.task(caller.task_id))["status"] == "stored"
 
 
-async def test_no_key_of_ours_goes_to_the_delivery_host_and_no_redirect_is_followed(world: World) -> None:
+async def test_no_key_is_sent_to_the_delivery_host_and_no_redirect_is_followed(world: World) -> None:
     seen: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -154,7 +154,7 @@ async def pieces(data: bytes) -> AsyncGenerator[bytes]:
     ],
     ids=["html", "nothing", "cut", "bomb", "endless"],
 )
-async def test_what_is_not_a_whole_image_of_sane_size_is_not_kept(
+async def test_a_download_that_is_no_complete_image_of_valid_size_is_not_stored(
     world: World, content: Any, reason: str, tmp_path: Path
 ) -> None:
     caller = await ready(world)
@@ -170,7 +170,7 @@ async def test_what_is_not_a_whole_image_of_sane_size_is_not_kept(
 
 
 @pytest.mark.parametrize("fault", ["truncated_body", "refused_link"])
-async def test_a_download_that_fails_once_is_tried_again(each_world: World, fault: str) -> None:
+async def test_a_failed_download_is_retried(each_world: World, fault: str) -> None:
     caller = await ready(each_world, faults=Faults.model_validate({fault: 1, "drop_callback": 1}))
     await each_world.work()
     before = (await each_world.task(caller.task_id))["status"]
@@ -181,14 +181,14 @@ async def test_a_download_that_fails_once_is_tried_again(each_world: World, faul
     assert [outcome for outcome, _ in await downloads(each_world, caller)] == ["failed", "stored"]
 
 
-async def test_a_link_that_lives_only_seconds_is_collected_in_time(world: World) -> None:
+async def test_a_link_that_is_valid_for_seconds_is_collected_in_time(world: World) -> None:
     caller = await ready(world, faults=Faults(expired_link=1, near_expiry_s=5, drop_callback=1))
     await world.work()
 
     assert (await world.task(caller.task_id))["status"] == "stored"
 
 
-async def test_past_the_links_life_the_image_is_lost_and_an_error_line_says_so(each_world: World) -> None:
+async def test_an_image_whose_link_has_expired_is_lost_and_logged_as_an_error(each_world: World) -> None:
     caller = await ready(each_world)
     serving(each_world, lambda _: httpx.Response(403))
     with capture_logs() as logs:
@@ -203,7 +203,7 @@ async def test_past_the_links_life_the_image_is_lost_and_an_error_line_says_so(e
     assert [(line["log_level"], line["task_id"]) for line in lost] == [("error", caller.task_id)]
 
 
-async def test_a_fresh_link_saves_an_image_whose_first_link_is_broken(world: World) -> None:
+async def test_a_fresh_link_replaces_a_broken_one(world: World) -> None:
     caller = await submitted(world)
     world.clock.advance(3)
     await link_is(caller, "https://evil.example/x.png")
@@ -221,7 +221,7 @@ async def test_collecting_twice_stores_once(world: World) -> None:
     assert await downloads(world, caller) == [("stored", None)]
 
 
-async def test_a_task_that_is_not_ready_is_left_alone(world: World) -> None:
+async def test_a_task_that_is_not_ready_is_not_collected(world: World) -> None:
     caller = await submitted(world)
     await collect(world.use, caller.task_id)
     await collect(world.use, "task_none")
@@ -229,7 +229,7 @@ async def test_a_task_that_is_not_ready_is_left_alone(world: World) -> None:
     assert await downloads(world, caller) == []
 
 
-async def test_a_full_disk_for_downloads_is_no_reason_to_lose_sight_of_the_image(world: World, tmp_path: Path) -> None:
+async def test_a_missing_download_folder_is_retried_until_the_image_is_lost(world: World, tmp_path: Path) -> None:
     caller = await ready(world)
     world.use = replace(world.use, scratch=tmp_path / "not-there")
     await world.go_on(5)
@@ -240,7 +240,7 @@ async def test_a_full_disk_for_downloads_is_no_reason_to_lose_sight_of_the_image
     assert (await world.task(caller.task_id))["failure"]["code"] == "asset_lost"
 
 
-async def test_a_connection_that_breaks_is_a_failed_download(world: World) -> None:
+async def test_a_broken_connection_is_a_failed_download(world: World) -> None:
     def broken(request: httpx.Request) -> httpx.Response:
         raise httpx.ReadTimeout("slow", request=request)
 
@@ -251,7 +251,7 @@ async def test_a_connection_that_breaks_is_a_failed_download(world: World) -> No
     assert await downloads(world, caller) == [("failed", "the download failed: ReadTimeout")]
 
 
-async def test_waits_between_tries_grow_but_stay_short_beside_the_links_life(world: World) -> None:
+async def test_waits_between_downloads_grow_but_stay_short_compared_to_the_link_lifetime(world: World) -> None:
     caller = await ready(world)
     serving(world, lambda _: httpx.Response(403))
     await world.go_on(600)
@@ -260,7 +260,7 @@ async def test_waits_between_tries_grow_but_stay_short_beside_the_links_life(wor
     assert 600 / timedelta(seconds=25).total_seconds() - 2 <= tries <= 600 / 20 + 6
 
 
-async def test_an_image_of_an_attempt_that_counts_no_more_is_not_the_result(each_world: World) -> None:
+async def test_the_image_of_an_earlier_attempt_is_not_recorded_as_the_result(each_world: World) -> None:
     caller = await ready(each_world)
     image = Image("results/ab/ab.png", "ab", 3, ImageInfo("image/png", 2, 1))
 

@@ -60,7 +60,7 @@ def fresh_link(world: World) -> Scripted:
     return provider
 
 
-async def test_the_link_that_dies_first_is_collected_first(each_world: World) -> None:
+async def test_the_link_that_expires_first_is_collected_first(each_world: World) -> None:
     lives = {"long": 600, "short": 60, "middle": 300}
     callers = {}
     for name, seconds in lives.items():
@@ -80,7 +80,7 @@ async def test_the_link_that_dies_first_is_collected_first(each_world: World) ->
     assert stored == ["short", "middle", "long"]
 
 
-async def test_a_link_that_is_refused_is_replaced_by_a_fresh_one_from_the_provider(each_world: World) -> None:
+async def test_a_refused_link_is_replaced_by_a_fresh_one_from_the_provider(each_world: World) -> None:
     caller = await ready(each_world)
     provider = fresh_link(each_world)
     await each_world.go_on(4)
@@ -89,7 +89,7 @@ async def test_a_link_that_is_refused_is_replaced_by_a_fresh_one_from_the_provid
     assert len(provider.asked) == 1
 
 
-async def test_a_service_that_was_down_past_the_links_life_still_asks_for_a_fresh_one(each_world: World) -> None:
+async def test_a_service_that_was_down_past_the_expiry_polls_for_a_fresh_link(each_world: World) -> None:
     caller = await ready(each_world)
     before = lost()
     each_world.clock.advance(900)
@@ -101,7 +101,7 @@ async def test_a_service_that_was_down_past_the_links_life_still_asks_for_a_fres
     assert lost() == before
 
 
-async def test_a_service_that_was_down_for_hours_asks_before_it_gives_an_image_up(each_world: World) -> None:
+async def test_a_service_that_was_down_for_hours_polls_before_it_gives_up_an_image(each_world: World) -> None:
     each_world.use = replace(each_world.use, public_url=None)
     caller = await submitted(each_world)
     each_world.clock.advance(3)
@@ -116,7 +116,7 @@ async def test_a_service_that_was_down_for_hours_asks_before_it_gives_an_image_u
     assert len(provider.asked) == 1
 
 
-async def test_a_fresh_link_that_came_after_hours_is_tried_while_it_lives(each_world: World) -> None:
+async def test_a_fresh_link_after_hours_is_tried_while_it_is_valid(each_world: World) -> None:
     caller = await ready(each_world)
     each_world.clock.advance(2 * 3600)
     fresh_link(each_world)
@@ -129,7 +129,7 @@ async def test_a_fresh_link_that_came_after_hours_is_tried_while_it_lives(each_w
     assert (held, (await each_world.task(caller.task_id))["status"]) == ("ready", "stored")
 
 
-async def test_links_that_promise_a_year_and_are_dead_end_the_hope_after_an_hour_of_tries(
+async def test_a_broken_link_that_claims_a_year_is_given_up_after_an_hour_of_tries(
     world: World,
 ) -> None:
     caller = await ready(world)
@@ -144,7 +144,7 @@ async def test_links_that_promise_a_year_and_are_dead_end_the_hope_after_an_hour
     assert (await world.task(caller.task_id))["failure"]["code"] == "asset_lost"
 
 
-async def test_a_link_that_says_it_died_in_the_year_1_is_tried_and_replaced(each_world: World) -> None:
+async def test_a_link_that_claims_to_have_expired_in_the_year_1_is_tried_and_replaced(each_world: World) -> None:
     caller = await submitted(each_world)
     body = caller.ready()
     body["result"]["sample"] = "https://delivery.eu1.bfl.ai/a.png?se=0001-01-01T00:00:00Z"
@@ -166,7 +166,7 @@ async def test_a_link_that_says_it_died_in_the_year_1_is_tried_and_replaced(each
     assert provider.asked
 
 
-async def test_an_image_is_lost_only_after_the_provider_was_polled_past_the_deadline(each_world: World) -> None:
+async def test_an_image_is_lost_only_after_a_poll_past_the_deadline(each_world: World) -> None:
     caller = await ready(each_world)
     answering_downloads(each_world, 403)
     provider = answering()  # gives no usable answer to any poll
@@ -189,7 +189,7 @@ async def test_an_image_is_lost_only_after_the_provider_was_polled_past_the_dead
 
 @pytest.mark.parametrize("witness", ["callback", "poll"])
 @pytest.mark.parametrize("ended", ["2026-01-01T00:00:00Z", "0001-01-01T00:00:00Z"])
-async def test_one_failed_download_does_not_lose_an_image_whose_link_had_expired_by_our_clock(
+async def test_one_failed_download_does_not_lose_an_image_if_the_local_clock_is_ahead(
     each_world: World, witness: str, ended: str
 ) -> None:
     link = f"https://delivery.eu1.bfl.ai/a.png?se={ended}"
@@ -210,7 +210,7 @@ async def test_one_failed_download_does_not_lose_an_image_whose_link_had_expired
     assert (await each_world.task(caller.task_id))["status"] == "stored"
 
 
-async def test_a_link_that_came_dead_and_stays_dead_is_given_up_after_the_contracts_ten_minutes(world: World) -> None:
+async def test_a_link_that_never_works_is_given_up_after_the_contracts_ten_minutes(world: World) -> None:
     caller = await submitted(world)
     answering_downloads(world, 403)
     provider = answering()
@@ -225,7 +225,7 @@ async def test_a_link_that_came_dead_and_stays_dead_is_given_up_after_the_contra
     assert (await world.task(caller.task_id))["failure"]["code"] == "asset_lost"
 
 
-async def test_a_provider_that_is_silent_for_an_hour_ends_the_hope(world: World) -> None:
+async def test_an_image_is_lost_after_an_hour_without_an_answer_of_the_provider(world: World) -> None:
     caller = await ready(world)
     answering_downloads(world, 403)
     world.use = replace(world.use, provider=answering())
@@ -234,7 +234,7 @@ async def test_a_provider_that_is_silent_for_an_hour_ends_the_hope(world: World)
     assert (await world.task(caller.task_id))["failure"]["code"] == "asset_lost"
 
 
-async def test_a_lost_image_may_be_made_again_on_purpose(world: World) -> None:
+async def test_a_task_with_a_lost_image_can_be_resubmitted(world: World) -> None:
     caller = await ready(world)
     good = world.use
     answering_downloads(world, 403)

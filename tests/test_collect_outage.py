@@ -6,7 +6,7 @@ from typing import IO
 
 import pytest
 
-from app.collect import tend
+from app.collect import store_spooled
 from app.db.tables import spooled_results
 from app.errors import Unavailable
 from app.resources import Resources
@@ -81,7 +81,7 @@ async def is_whole(world: World, caller: Caller) -> bool:
     return bool(task["image"] and task["image"]["sha256"] == world.ledger()["tasks"][0]["sha256"])
 
 
-async def test_an_outage_far_longer_than_the_links_life_loses_nothing(each_world: World, store: Unsteady) -> None:
+async def test_a_store_outage_longer_than_the_link_lifetime_loses_nothing(each_world: World, store: Unsteady) -> None:
     caller = await kept(each_world, store)
     await each_world.go_on(LONG, 600)
     before = await status(each_world, caller)
@@ -128,7 +128,7 @@ async def test_the_timeline_shows_which_instance_spools_the_image_and_why(each_w
     assert f"instance_id {name} spools images until the store accepts them: 1, the oldest since 20" in notes[0]
 
 
-async def test_tries_grow_rarer_and_the_timeline_does_not_grow_with_them(world: World, store: Unsteady) -> None:
+async def test_tries_become_rarer_and_add_nothing_to_the_timeline(world: World, store: Unsteady) -> None:
     caller = await kept(world, store)
     await world.go_on(1200, 15)
 
@@ -146,7 +146,7 @@ async def test_a_store_that_has_just_failed_is_not_called_for_the_next_image(wor
     assert len(spool(world.use)) == 2
 
 
-async def test_a_restarted_service_finds_what_it_kept(each_world: World, store: Unsteady, tmp_path: Path) -> None:
+async def test_a_restarted_service_finds_its_spooled_images(each_world: World, store: Unsteady, tmp_path: Path) -> None:
     caller = await kept(each_world, store)
     each_world.clock.advance(LONG)
     each_world.use = replace(each_world.use, store=FolderStore(tmp_path / "images"))
@@ -160,17 +160,17 @@ async def test_all_spooled_images_are_stored_at_once_when_the_store_is_back(worl
     callers = [await kept(world, store) for _ in range(3)]
     world.clock.advance(60)
     store.down = False
-    await tend(world.use)
+    await store_spooled(world.use)
 
     assert [await status(world, caller) for caller in callers] == ["stored"] * 3
     assert spool(world.use) == []
 
 
-async def test_one_round_asks_a_store_that_is_down_once(world: World, store: Unsteady) -> None:
+async def test_one_round_calls_an_unavailable_store_once(world: World, store: Unsteady) -> None:
     for _ in range(3):
         await kept(world, store)
     world.clock.advance(60)
-    await tend(world.use)
+    await store_spooled(world.use)
 
     assert store.asked == 2
 
@@ -182,13 +182,13 @@ async def test_another_instance_downloads_the_image_while_its_link_is_valid(each
     each_world.use = machine(each_world, "other", store)
     await each_world.go_on(60, 5)
     stored, left = await is_whole(each_world, caller), len(spool(keeper))
-    await tend(keeper)
+    await store_spooled(keeper)
 
     assert (stored, left) == (True, 1)
     assert spool(keeper) == []
 
 
-async def test_past_the_links_life_the_task_waits_for_the_machine_that_keeps_it(
+async def test_after_the_link_has_expired_the_task_waits_for_the_instance_with_the_spooled_image(
     each_world: World, store: Unsteady
 ) -> None:
     caller = await kept(each_world, store)
@@ -198,13 +198,13 @@ async def test_past_the_links_life_the_task_waits_for_the_machine_that_keeps_it(
     each_world.use = machine(each_world, "other", store)
     await each_world.go_on(LONG, 600)
     before = (await status(each_world, caller), await outcomes(each_world, caller))
-    await tend(keeper)
+    await store_spooled(keeper)
 
     assert before == ("ready", ["kept_aside"])
     assert await is_whole(each_world, caller)
 
 
-async def test_two_machines_may_keep_the_same_image(each_world: World, store: Unsteady) -> None:
+async def test_two_instances_may_spool_the_same_image(each_world: World, store: Unsteady) -> None:
     caller = await kept(each_world, store)
     first, second = each_world.use, machine(each_world, "other", store)
     each_world.use = second
@@ -215,7 +215,7 @@ async def test_two_machines_may_keep_the_same_image(each_world: World, store: Un
     before = await status(each_world, caller)
     store.down = False
     each_world.clock.advance(60)
-    await tend(second)
+    await store_spooled(second)
 
     assert before == "ready"
     assert await is_whole(each_world, caller)
@@ -226,7 +226,7 @@ async def test_two_machines_may_keep_the_same_image(each_world: World, store: Un
     [("gone", 20, "stored"), ("changed", 20, "stored"), ("changed", 900, "asset_lost")],
     ids=["gone", "changed", "changed and the link dead"],
 )
-async def test_a_damaged_copy_does_not_count(
+async def test_a_damaged_spooled_image_does_not_count(
     each_world: World, store: Unsteady, damage: str, life: float, end: str
 ) -> None:
     caller = await kept(each_world, store)
@@ -253,7 +253,7 @@ async def test_if_the_spool_cannot_be_written_the_link_is_tried_again(world: Wor
     assert await is_whole(world, caller)
 
 
-async def test_a_cancelled_tasks_image_is_kept_all_the_same(world: World, store: Unsteady) -> None:
+async def test_the_image_of_a_cancelled_task_is_spooled_too(world: World, store: Unsteady) -> None:
     caller = await kept(world, store)
     await world.api.post(f"/v1/tasks/{caller.task_id}/cancel")
     await world.go_on(LONG, 600)
@@ -264,9 +264,7 @@ async def test_a_cancelled_tasks_image_is_kept_all_the_same(world: World, store:
     assert (await world.task(caller.task_id))["unwanted"]
 
 
-async def test_for_a_cancelled_task_no_machine_is_waited_for_longer_than_an_hour(
-    each_world: World, store: Unsteady
-) -> None:
+async def test_a_cancelled_task_waits_at_most_an_hour_for_an_instance(each_world: World, store: Unsteady) -> None:
     caller = await kept(each_world, store)
     each_world.clock.advance(900)
     each_world.use = machine(each_world, "other", store)
@@ -291,7 +289,7 @@ async def test_a_new_attempt_never_gets_the_bytes_of_the_one_before(world: World
     store.down = False
     await world.api.post(f"/v1/tasks/{caller.task_id}/resubmit")
     await world.work()
-    await tend(keeper)
+    await store_spooled(keeper)
     await world.go_on(40, 5)
 
     assert lost == "asset_lost"
@@ -299,11 +297,11 @@ async def test_a_new_attempt_never_gets_the_bytes_of_the_one_before(world: World
     assert (await world.task(caller.task_id))["image"]["sha256"] == world.ledger()["tasks"][1]["sha256"]
 
 
-async def test_what_no_task_knows_is_left_alone(world: World) -> None:
+async def test_a_spooled_file_of_an_unknown_attempt_is_not_deleted(world: World) -> None:
     folder = world.use.scratch / "aside"
     folder.mkdir()
     (folder / f"sub_of_another_database.{'0' * 64}").write_bytes(b"an image")
-    await tend(world.use)
+    await store_spooled(world.use)
 
     assert len(spool(world.use)) == 1
 
@@ -332,7 +330,7 @@ def fused(world: World, store: FusedUnsteady, fuse: Fuse) -> Resources:
     ("down", "place"),
     [*((True, place) for place in KEEPING), *((False, place) for place in STORING)],
 )
-async def test_a_process_killed_while_it_keeps_or_brings_in_loses_nothing(
+async def test_a_process_killed_while_it_spools_or_stores_an_image_loses_nothing(
     world: World, tmp_path: Path, down: bool, place: str
 ) -> None:
     store = FusedUnsteady(tmp_path / "images")
@@ -352,7 +350,7 @@ async def test_a_process_killed_while_it_keeps_or_brings_in_loses_nothing(
     world.clock.advance(LONG)
     await loop.start(world.use)
     await world.work()
-    await tend(world.use)
+    await store_spooled(world.use)
 
     assert left == 1
     assert await is_whole(world, caller)

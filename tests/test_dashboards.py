@@ -96,7 +96,7 @@ def _metrics_in(expr: str) -> list[str]:
     return [name for name in re.findall(r"\b[a-z_][a-z0-9_]*\b", bare) if name not in WORDS]
 
 
-async def test_every_metric_label_and_value_that_is_asked_for_exists(world: World) -> None:
+async def test_every_metric_label_and_value_in_an_expression_exists(world: World) -> None:
     shown = await shown_by(world)
 
     assert {expr: wrong for expr in expressions() if (wrong := unknown(expr, shown))} == {}
@@ -114,11 +114,11 @@ async def test_every_metric_label_and_value_that_is_asked_for_exists(world: Worl
         ("fluxhook_deadline_margin_seconds", ["fluxhook_deadline_margin_seconds"]),
     ],
 )
-async def test_what_does_not_exist_is_found(world: World, expr: str, wrong: Collection[str]) -> None:
+async def test_an_unknown_metric_label_or_value_is_found(world: World, expr: str, wrong: Collection[str]) -> None:
     assert unknown(expr, await shown_by(world)) == wrong
 
 
-async def test_every_metric_of_ours_is_on_the_dashboard(world: World) -> None:
+async def test_every_metric_of_fluxhook_is_on_the_dashboard(world: World) -> None:
     asked = {re.sub(r"_(bucket|count|sum)$", "", name) for _, expr, _ in targets() for name in _metrics_in(expr)}
     ours = {re.sub(r"_(bucket|count|sum)$", "", name) for name in await shown_by(world) if name.startswith("fluxhook_")}
 
@@ -131,7 +131,7 @@ def test_a_legend_names_labels_that_its_expression_keeps() -> None:
         assert set(re.findall(r"\{\{(\w+)\}\}", legend)) <= kept, title
 
 
-def test_a_rule_says_what_happened_how_bad_it_is_and_what_it_means() -> None:
+def test_a_rule_has_a_severity_a_summary_and_a_description() -> None:
     names = [rule["alert"] for rule in rules()]
 
     assert len(names) == len(set(names))
@@ -143,7 +143,7 @@ def test_a_rule_says_what_happened_how_bad_it_is_and_what_it_means() -> None:
         assert set(told) <= kept, rule["alert"]
 
 
-def test_no_two_panels_lie_on_each_other_or_have_one_number() -> None:
+def test_panels_do_not_overlap_and_have_unique_ids() -> None:
     panels = dashboard()["panels"]
     places = [panel["gridPos"] for panel in panels]
     cells = [
@@ -170,7 +170,9 @@ async def metrics_table(world: World) -> str:
     return "\n".join(rows)
 
 
-async def test_the_document_names_every_metric_as_it_is(world: World, request: pytest.FixtureRequest) -> None:
+async def test_the_document_lists_every_metric_with_its_labels_and_description(
+    world: World, request: pytest.FixtureRequest
+) -> None:
     path, table = DOCS / "observing.md", await metrics_table(world)
     text = path.read_text()
     found = re.search(r"(<!-- metrics: generated.*? -->\n)(.*?)(<!-- metrics: end -->)", text, re.DOTALL)

@@ -21,25 +21,25 @@ from app.rules.task import MAX_TRIES, Failure, Outcome, Report, Said, Status, Wi
 from app.security.keyring import KeyRing
 from app.settle import settle
 from app.transitions import moves
-from app.transitions.changes import answered
+from app.transitions.changes import evidence_of
 from app.twin import Faults
 from app.twin.rules import Profile, preset
 from tests.calling import Scripted, answering, attempt_of, caller_of, everything, small, submitted
 from tests.pictures import in_base64, picture
-from tests.rows import jobs_left, put_account
+from tests.rows import put_account, stored_jobs
 from tests.world import GATEWAY, RING_KEY, World, open_world
 
 TAKEN = ProviderResponse(Report(Said.PENDING, "p1", cost=4.0), 200, {}, b'{"id": "p1"}')
 
 
-async def test_task_attempt_and_next_look_are_recorded_before_the_provider_hears_of_it(each_world: World) -> None:
+async def test_task_attempt_and_next_job_are_recorded_before_the_request_is_sent(each_world: World) -> None:
     seen: list[object] = []
 
     async def look(_: SubmitRequest) -> ProviderResponse:
         def read(connection: Connection) -> tuple[object, ...]:
             task = tasks.get(connection, task_id)
             attempts = attempts_table.of_task(connection, task_id)
-            left = [job for job in jobs_left(connection) if job.state == "waiting"]
+            left = [job for job in stored_jobs(connection) if job.state == "waiting"]
             assert task is not None
             return task.status, [each.outcome for each in attempts], [job.step for job in left]
 
@@ -54,7 +54,7 @@ async def test_task_attempt_and_next_look_are_recorded_before_the_provider_hears
     assert (await each_world.task(task_id))["status"] == "submitted"
 
 
-async def test_every_field_is_sent_with_the_address_and_secret_of_this_attempt(world: World) -> None:
+async def test_every_field_is_sent_with_the_callback_url_and_secret_of_the_attempt(world: World) -> None:
     task_id = await world.post(input_image=in_base64(picture()), seed=7, output_format="jpeg")
     provider = answering(TAKEN)
     await dispatch(replace(world.use, provider=provider), task_id)
@@ -88,7 +88,7 @@ async def test_without_a_public_url_no_callback_is_requested(world: World) -> No
     assert (provider.orders[0].webhook_url, provider.orders[0].webhook_secret) == (None, None)
 
 
-async def test_each_attempt_has_an_address_and_a_secret_of_its_own(world: World) -> None:
+async def test_each_attempt_has_its_own_callback_url_and_secret(world: World) -> None:
     task_id = await world.post()
     provider = answering(ProviderResponse(Report(Said.DOWN)), TAKEN)
     world.use = replace(world.use, provider=provider)
@@ -102,7 +102,7 @@ async def test_each_attempt_has_an_address_and_a_secret_of_its_own(world: World)
     assert [entry["number"] for entry in await world.timeline(task_id, "submission")] == [1, 2]
 
 
-async def test_an_attempt_whose_signing_key_is_gone_is_replaced_before_anything_is_sent(world: World) -> None:
+async def test_an_attempt_whose_signing_key_is_gone_is_replaced_before_it_is_sent(world: World) -> None:
     task_id = await world.post()
     newer = KeyRing(("another-ring-key-for-tests-0123456789",))
     await dispatch(replace(world.use, provider=answering(TAKEN), keys=newer), task_id)
@@ -134,7 +134,7 @@ async def test_an_attempt_planned_under_an_older_key_keeps_it(world: World) -> N
     ],
     ids=lambda value: str(getattr(value, "said", value)),
 )
-async def test_each_answer_leaves_the_task_where_it_belongs(
+async def test_each_answer_moves_the_task_to_the_matching_state(
     world: World, report: Report, status: str, failure: str | None, spent: str | None
 ) -> None:
     task_id = await world.post()
@@ -146,7 +146,7 @@ async def test_each_answer_leaves_the_task_where_it_belongs(
     assert (task["failure"] or {}).get("money_spent") == spent
 
 
-async def test_a_provider_that_is_down_for_good_ends_in_a_failure_that_cost_nothing(world: World) -> None:
+async def test_a_provider_that_stays_down_ends_the_task_at_no_cost(world: World) -> None:
     task_id = await world.post()
     provider = answering(*[ProviderResponse(Report(Said.DOWN, detail="HTTP 503"), 503)] * (MAX_TRIES + 1))
     world.use = replace(world.use, provider=provider)
@@ -174,7 +174,7 @@ async def test_a_submission_to_a_full_provider_is_retried_without_limit(world: W
     assert world.ledger()["accepted"] == 1
 
 
-async def test_a_task_that_found_no_free_slot_comes_again_when_the_pause_ends(world: World) -> None:
+async def test_a_task_without_a_free_slot_is_sent_again_after_the_pause(world: World) -> None:
     small(world)
     world.twin.faults = Faults(submit_429=1)
     task_id = await world.post()
@@ -199,7 +199,7 @@ async def test_a_task_that_was_cancelled_during_its_submission_is_not_resent(eac
     assert each_world.ledger()["accepted"] == 0
 
 
-async def test_a_task_that_is_resubmitted_is_wanted_again(world: World) -> None:
+async def test_resubmitting_a_task_withdraws_its_cancellation(world: World) -> None:
     caller = await submitted(world)
     await world.api.post(f"/v1/tasks/{caller.task_id}/cancel")
     await caller.call({"id": caller.ready()["id"], "status": "Error"})
@@ -213,7 +213,7 @@ async def test_a_task_that_is_resubmitted_is_wanted_again(world: World) -> None:
     assert (task["status"], task["unwanted"]) == ("stored", False)
 
 
-async def test_a_lost_answer_is_never_sent_again_and_its_callback_finishes_the_task(each_world: World) -> None:
+async def test_a_task_with_a_lost_answer_is_never_resent_and_its_callback_finishes_it(each_world: World) -> None:
     caller = await submitted(each_world, faults=Faults(lose_answer_after=1))
     before = await each_world.task(caller.task_id)
     await each_world.work()
@@ -226,7 +226,7 @@ async def test_a_lost_answer_is_never_sent_again_and_its_callback_finishes_the_t
     assert (await attempt_of(each_world, caller.task_id)).provider_id == ledger["tasks"][0]["id"]
 
 
-async def test_a_lost_answer_that_nothing_proves_fails_as_unknown_after_the_hold_window(world: World) -> None:
+async def test_a_lost_answer_without_evidence_fails_as_unknown_after_the_evidence_window(world: World) -> None:
     caller = await submitted(world, faults=Faults(lose_answer_before=1))
     await world.go_on(70, 10)
     held = (await world.task(caller.task_id))["status"]
@@ -267,14 +267,14 @@ async def test_without_a_provider_key_a_queued_task_keeps_its_job_until_there_is
     assert (await world.task(task_id))["status"] == "submitted"
 
 
-async def test_dispatching_without_a_provider_says_that_it_passes(world: World) -> None:
+async def test_dispatching_without_a_provider_is_a_temporary_error(world: World) -> None:
     task_id = await world.post()
     with pytest.raises(Unavailable):
         await dispatch(replace(world.use, provider=None), task_id)
 
 
 @pytest.mark.parametrize("profile", ["a", "b", "c", "none"])
-async def test_nothing_that_could_forge_a_callback_is_in_the_database(each_world: World, profile: Profile) -> None:
+async def test_the_database_holds_nothing_that_could_forge_a_callback(each_world: World, profile: Profile) -> None:
     rules = preset(profile).model_copy(update={"megapixels": 0.02, "polling_url_with_webhook": True})
     each_world.twin.rules = rules
     each_world.twin.faults = Faults(forge_callback=1)
@@ -290,7 +290,7 @@ async def test_nothing_that_could_forge_a_callback_is_in_the_database(each_world
     assert caller.proof.secret.encode() not in dump
 
 
-async def test_a_provider_that_echoes_token_and_secret_does_not_get_them_into_the_database(each_world: World) -> None:
+async def test_token_and_secret_that_the_provider_echoes_are_not_stored(each_world: World) -> None:
     async def echo(order: SubmitRequest) -> ProviderResponse:
         text = f"bad webhook {order.webhook_url} {order.webhook_secret}"
         return ProviderResponse(Report(Said.PENDING, "p1", detail=text), 200, {}, text.encode())
@@ -319,7 +319,7 @@ async def test_during_a_submission_the_reconcile_job_waits_for_its_deadline(worl
     looks: list[Any] = []
 
     async def submitting(_: SubmitRequest) -> ProviderResponse:
-        looks.extend(await world.use.db.read(jobs_left))
+        looks.extend(await world.use.db.read(stored_jobs))
         return ProviderResponse(Report(Said.LOST))
 
     await dispatch(replace(world.use, provider=Scripted(submitting)), task_id)
@@ -327,7 +327,7 @@ async def test_during_a_submission_the_reconcile_job_waits_for_its_deadline(worl
     assert [look.run_at - world.clock() for look in looks if look.step == "reconcile"] == [timedelta(seconds=65)]
 
 
-async def test_a_task_whose_image_is_gone_from_the_store_fails_and_keeps_no_slot(world: World) -> None:
+async def test_a_task_whose_input_image_is_missing_fails_and_frees_its_slot(world: World) -> None:
     await world.use.db.write(lambda connection: put_account(connection, account=1))
     task_id = await world.post(input_image=in_base64(picture()))
     (image,) = [path for path in (world.use.scratch / "images").rglob("*") if path.is_file()]
@@ -341,7 +341,7 @@ async def test_a_task_whose_image_is_gone_from_the_store_fails_and_keeps_no_slot
     assert (await world.task(other))["status"] == "submitted"
 
 
-async def test_a_truncated_image_is_not_sent_and_posting_it_again_stores_a_whole_one(each_world: World) -> None:
+async def test_a_truncated_input_image_is_not_sent_and_posting_it_again_stores_it_completely(each_world: World) -> None:
     image = in_base64(picture())
     task_id = await each_world.post(input_image=image)
     (file,) = [path for path in (each_world.use.scratch / "images").rglob("*") if path.is_file()]
@@ -355,7 +355,9 @@ async def test_a_truncated_image_is_not_sent_and_posting_it_again_stores_a_whole
     assert (await each_world.task(again))["status"] == "submitted"
 
 
-async def test_a_task_whose_image_is_in_an_unavailable_store_waits_for_it(each_world: World, tmp_path: Path) -> None:
+async def test_a_task_waits_while_the_store_of_its_input_image_is_unavailable(
+    each_world: World, tmp_path: Path
+) -> None:
     task_id = await each_world.post(input_image=in_base64(picture()))
     root = tmp_path / "images"
     root.rename(tmp_path / "gone")
@@ -367,11 +369,9 @@ async def test_a_task_whose_image_is_in_an_unavailable_store_waits_for_it(each_w
     assert (waiting, (await each_world.task(task_id))["status"]) == ("queued", "stored")
 
 
-async def test_an_answer_that_comes_while_the_database_is_away_is_kept_once_it_is_back(
-    tmp_path: Path, sqlite_url: str
-) -> None:
+async def test_an_answer_during_a_database_outage_is_recorded_after_it(tmp_path: Path, sqlite_url: str) -> None:
     """Without callbacks, polling is the only way to learn the outcome."""
-    async with open_world(tmp_path, sqlite_url, public_url=None, hold_window=timedelta()) as world:
+    async with open_world(tmp_path, sqlite_url, public_url=None, evidence_window=timedelta()) as world:
         at_once = "PRAGMA busy_timeout=0"
         await world.use.db.write(lambda connection: connection.exec_driver_sql(at_once).close())
         assert world.use.provider is not None
@@ -399,8 +399,10 @@ async def test_on_postgresql_a_task_that_is_cancelled_while_the_provider_refuses
     async with asyncio.timeout(120), open_world(tmp_path, postgres_url) as world:
 
         def refuse(connection: Connection) -> None:
-            given = answered(attempt.id, Witness.SUBMIT, ProviderResponse(Report(Said.DOWN), 503), None, world.clock())
-            settle(connection, [given], look_after=timedelta(minutes=1))
+            given = evidence_of(
+                attempt.id, Witness.SUBMIT, ProviderResponse(Report(Said.DOWN), 503), None, world.clock()
+            )
+            settle(connection, [given], poll_after=timedelta(minutes=1))
             moves.cancel_if_requested(connection, task_id, world.clock())
             refused.set()
             while not connection.execute(blocked).scalar_one():

@@ -86,12 +86,12 @@ def test_every_log_event_has_a_snake_case_name_and_is_documented() -> None:
     assert [name for name in names if f"`{name}`" not in described and f'"{name}"' not in described] == []
 
 
-def test_the_operating_guide_tells_what_to_do_at_every_alert() -> None:
+def test_the_operating_guide_explains_every_alert() -> None:
     alerts = re.findall(r"alert: (\w+)", (ROOT / "docs" / "alerts.yml").read_text())
     assert [alert for alert in alerts if f"`{alert}`" not in OPERATING.read_text()] == []
 
 
-def test_links_between_documents_lead_somewhere() -> None:
+def test_links_between_documents_have_targets() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     assert [
         (page.name, target)
@@ -117,7 +117,7 @@ def test_the_architecture_names_every_package_and_module_at_the_top() -> None:
     assert {name for name in there if not re.search(rf"\b{name}\b", text)} <= {"__init__"}
 
 
-def test_the_direction_of_imports_in_the_architecture_is_the_one_that_is_checked() -> None:
+def test_the_architecture_lists_the_layers_of_the_import_contract() -> None:
     checked = re.search(r"layers = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL)
     assert checked is not None
     layers = [sorted(layer.split(" | ")) for layer in re.findall(r'"(.*?)"', checked[1])]
@@ -127,14 +127,14 @@ def test_the_direction_of_imports_in_the_architecture_is_the_one_that_is_checked
     assert [sorted(re.findall(r"`(\w+)`", line)) for line in shown] == layers
 
 
-def test_compose_hands_on_every_setting_that_the_image_does_not_fix() -> None:
+def test_compose_passes_on_every_setting_that_the_image_does_not_set() -> None:
     fixed = {"HOST", "PORT", "DATA_DIR"}
     wanted = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields if name.upper() not in fixed}
     handed_on = set(re.findall(rf"^ +({PREFIX}\w+):", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE))
     assert handed_on == wanted
 
 
-def test_compose_hands_on_every_variable_of_tracing_that_the_documents_name() -> None:
+def test_compose_passes_on_every_documented_variable_of_tracing() -> None:
     named = set(re.findall(r"`(OTEL_\w+)`", (ROOT / "docs" / "observing.md").read_text()))
     handed_on = set(re.findall(r"^ +(OTEL_\w+):", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE))
     assert named

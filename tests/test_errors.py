@@ -21,7 +21,7 @@ def test_every_code_means_one_error() -> None:
 
 
 @each_error
-def test_a_code_is_a_word_that_programs_can_hold_on_to(kind: type[FluxhookError]) -> None:
+def test_a_code_is_a_snake_case_word(kind: type[FluxhookError]) -> None:
     assert re.fullmatch(r"[a-z]+(_[a-z]+)*", kind.code)
 
 

@@ -71,9 +71,7 @@ def test_no_span_has_no_jitter() -> None:
 
 
 @given(INSTANTS, INSTANTS)
-def test_what_is_made_before_an_instant_sorts_before_its_first_id_and_nothing_else_does(
-    one: datetime, other: datetime
-) -> None:
+def test_exactly_the_ids_created_before_an_instant_sort_before_its_first_id(one: datetime, other: datetime) -> None:
     made = ids.new_id("ev", one)
 
     assert (made < ids.first_at("ev", other)) == (one < other)
@@ -83,7 +81,7 @@ def test_the_first_id_of_an_instant_has_the_form_of_an_id() -> None:
     assert ids.is_id("ev", ids.first_at("ev", AT))
 
 
-def test_an_instant_that_no_id_can_tell_is_before_or_after_all_ids() -> None:
+def test_an_instant_outside_the_range_of_ids_is_before_or_after_all_ids() -> None:
     calendar = [datetime.min.replace(tzinfo=UTC), AT, datetime.max.replace(tzinfo=UTC)]
     first, _, last = [ids.first_at("ev", instant) for instant in calendar]
 
@@ -111,7 +109,7 @@ def test_the_time_of_an_id_is_its_microseconds_in_base32hex(at: datetime) -> Non
 
 
 @pytest.mark.parametrize("instant", [AT, AT.replace(microsecond=1), AT.replace(microsecond=999_999)])
-def test_the_first_id_of_an_instant_is_below_all_of_it_and_above_all_that_came_before(instant: datetime) -> None:
+def test_the_first_id_of_an_instant_is_its_lowest_and_above_all_earlier_ones(instant: datetime) -> None:
     first = ids.first_at("ev", instant)
     before = [ids.new_id("ev", instant - timedelta(microseconds=1)) for _ in range(200)]
 

@@ -71,7 +71,7 @@ async def test_the_document_names_the_service_and_its_version(openapi: dict[str,
     assert (openapi["info"]["title"], openapi["info"]["version"]) == ("Fluxhook", __version__)
 
 
-async def test_every_reference_leads_somewhere_and_every_schema_is_used(openapi: dict[str, Any]) -> None:
+async def test_every_reference_has_a_target_and_every_schema_is_used(openapi: dict[str, Any]) -> None:
     found = set(references(openapi))
 
     assert all(resolve(openapi, reference) for reference in found)
@@ -136,7 +136,7 @@ async def test_the_document_is_the_same_each_time(world: World, openapi: dict[st
     assert (await world.outsider.get("/openapi.json")).json() == openapi
 
 
-async def test_what_we_send_is_described_as_a_webhook_and_as_a_callback(openapi: dict[str, Any]) -> None:
+async def test_outgoing_webhooks_are_described_as_webhook_and_as_callback(openapi: dict[str, Any]) -> None:
     webhook = openapi["webhooks"]["task"]["post"]
     ((address, callback),) = openapi["paths"]["/v1/tasks"]["post"]["callbacks"]["told_of_task"].items()
     body = webhook["requestBody"]["content"]["application/json"]

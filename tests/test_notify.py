@@ -20,9 +20,9 @@ from app.security.keyring import KeyRing
 from app.worker import loop
 from app.worker.loop import LANES
 from tests.calling import small
+from tests.receivers import HOST, SECRET, URL, ended, endpoint, only_delivery, receiver, stored_with_webhook, until_due
+from tests.receivers import deliveries as listed
 from tests.rows import WORKER
-from tests.telling import HOST, SECRET, URL, ended, endpoint, only_delivery, receiver, told, until_due
-from tests.telling import deliveries as listed
 from tests.world import RING_KEY, World, open_world
 
 
@@ -40,11 +40,11 @@ async def exhaust(world: World) -> dict[str, Any]:
 
 async def test_a_task_that_ends_sends_one_webhook_and_the_timeline_shows_it(each_world: World) -> None:
     heard = receiver(each_world)
-    task_id = await told(each_world)
+    task_id = await stored_with_webhook(each_world)
     delivery = await only_delivery(each_world)
     (entry,) = await each_world.timeline(task_id, "delivery")
 
-    assert len(heard.heard) == 1
+    assert len(heard.requests) == 1
     assert (delivery["state"], delivery["about"], delivery["task_id"], delivery["tries"]) == (
         "delivered",
         "stored",
@@ -59,7 +59,7 @@ async def test_a_task_that_ends_sends_one_webhook_and_the_timeline_shows_it(each
 
 async def test_the_link_in_a_webhook_works_for_the_configured_time(world: World) -> None:
     heard = receiver(world)
-    task_id = await told(world)
+    task_id = await stored_with_webhook(world)
     link = (await only_delivery(world))["payload"]["result"]["sample"]
     sent = heard.bodies[0].decode()
     query = dict(part.split("=") for part in sent.partition("?")[2].partition('"')[0].split("&"))
@@ -70,7 +70,7 @@ async def test_the_link_in_a_webhook_works_for_the_configured_time(world: World)
     assert abs(int(query["expires"]) - (world.clock.at + timedelta(days=7)).timestamp()) < 10
 
 
-async def test_without_a_public_address_a_link_is_on_the_origin_of_the_submitter(
+async def test_without_a_public_url_a_link_is_on_the_origin_of_the_submitting_request(
     tmp_path: Path, sqlite_url: str
 ) -> None:
     async with open_world(tmp_path, sqlite_url, public_url=None) as world:
@@ -93,8 +93,8 @@ async def test_a_task_without_a_webhook_url_sends_nothing(world: World) -> None:
 
 async def test_only_listed_events_are_sent_before_the_end(world: World) -> None:
     heard = receiver(world)
-    await told(world, webhook_events=["submitted"], webhook_form="event")
-    await told(world, webhook_form="event")
+    await stored_with_webhook(world, webhook_events=["submitted"], webhook_form="event")
+    await stored_with_webhook(world, webhook_form="event")
 
     kinds = [body.decode().partition('"type":"')[2].partition('"')[0] for body in heard.bodies]
     assert kinds == ["task.submitted", "task.stored", "task.stored"]
@@ -121,7 +121,7 @@ async def test_every_2xx_is_success(world: World) -> None:
     assert [each["state"] for each in await listed(world)] == ["delivered"] * 5
 
 
-async def test_everything_else_is_tried_again(world: World) -> None:
+async def test_every_other_status_is_retried(world: World) -> None:
     statuses = (300, 301, 302, 304, 307, 308, 400, 401, 404, 418, 429, 500, 503, 599)
     away = {"location": "http://169.254.169.254/"}
     receiver(world, *(Response(status_code=status, headers=away) for status in statuses))
@@ -133,7 +133,7 @@ async def test_everything_else_is_tried_again(world: World) -> None:
     ]
 
 
-async def test_a_try_that_failed_is_recorded_and_followed_by_another_under_the_same_id(each_world: World) -> None:
+async def test_a_failed_attempt_is_recorded_and_retried_with_the_same_id(each_world: World) -> None:
     heard = receiver(each_world, Response("mind the gap", 500), 200)
     await ended(each_world)
     await until_due(each_world, await only_delivery(each_world))
@@ -155,7 +155,7 @@ async def test_a_delivery_is_tried_for_three_days_and_then_its_endpoint_is_pause
     waits = [later - earlier for earlier, later in pairwise(begun)]
 
     assert found["state"] == "failed"
-    assert len(heard.heard) == len(WEBHOOK_WAITS) + 1
+    assert len(heard.requests) == len(WEBHOOK_WAITS) + 1
     assert all(
         wait <= waited <= wait * 1.1 + timedelta(minutes=6) for wait, waited in zip(WEBHOOK_WAITS, waits, strict=True)
     )
@@ -164,7 +164,7 @@ async def test_a_delivery_is_tried_for_three_days_and_then_its_endpoint_is_pause
     assert await each_world.use.db.read(jobs.dead_letters) == []
 
 
-async def test_what_is_planned_for_a_paused_endpoint_waits_until_it_is_resumed(world: World) -> None:
+async def test_deliveries_to_a_paused_endpoint_wait_until_it_is_resumed(world: World) -> None:
     heard = receiver(world, 500)
     await ended(world)
     await exhaust(world)
@@ -181,7 +181,7 @@ async def test_what_is_planned_for_a_paused_endpoint_waits_until_it_is_resumed(w
     assert [each["state"] for each in await listed(world)] == ["delivered", "failed"]
 
 
-async def test_a_test_that_arrives_resumes_a_paused_endpoint(each_world: World) -> None:
+async def test_a_delivered_test_resumes_a_paused_endpoint(each_world: World) -> None:
     heard = receiver(each_world, 500)
     await ended(each_world)
     await exhaust(each_world)
@@ -200,7 +200,7 @@ async def test_a_test_that_arrives_resumes_a_paused_endpoint(each_world: World) 
     assert list(states.values()).count("waiting") == 0
 
 
-async def test_a_failed_test_does_not_pause_an_endpoint_that_fails_once_days_later(each_world: World) -> None:
+async def test_a_failed_test_does_not_count_towards_the_pause_of_an_endpoint(each_world: World) -> None:
     heard = receiver(each_world, 503)
     await each_world.api.post("/v1/endpoints/test", json={"webhook_url": URL})
     await each_world.work()
@@ -224,12 +224,12 @@ async def test_a_receiver_that_answers_410_gets_nothing_more(each_world: World) 
 
     (entry,) = await each_world.timeline(task_id, "delivery")
 
-    assert len(heard.heard) == 1
+    assert len(heard.requests) == 1
     assert (await endpoint(each_world))["state"] == entry["endpoint_state"] == "gone"
     assert [each["state"] for each in await listed(each_world)] == ["failed", "failed"]
 
 
-async def test_retry_after_is_heeded_within_bounds(world: World) -> None:
+async def test_retry_after_is_honoured_within_bounds(world: World) -> None:
     wishes = {
         "3600": timedelta(hours=1),
         "Thu, 01 Jan 2026 14:00:00 GMT": timedelta(hours=1, minutes=59),
@@ -254,7 +254,7 @@ async def test_a_failing_endpoint_backs_off_and_uses_up_no_try_of_its_other_deli
     resting = await endpoint(world)
 
     assert datetime.fromisoformat(resting["rests_until_at"]) > world.clock.at - timedelta(minutes=6)
-    assert sum(each["tries"] for each in found) == len(heard.heard)
+    assert sum(each["tries"] for each in found) == len(heard.requests)
     heard.answers = [Response()]
     await world.go_on(3600, 60)
     assert {each["state"] for each in await listed(world)} == {"delivered"}
@@ -284,7 +284,7 @@ async def test_a_host_with_many_dead_endpoints_is_postponed_without_using_up_a_t
     assert (await only_delivery(world))["state"] == "delivered"
 
 
-async def test_a_host_that_stays_crowded_is_looked_at_ever_less_often(world: World) -> None:
+async def test_a_host_without_capacity_is_checked_less_and_less_often(world: World) -> None:
     receiver(world)
     world.use.delivering[HOST] = 8
     await ended(world)
@@ -297,7 +297,7 @@ async def test_a_host_that_stays_crowded_is_looked_at_ever_less_often(world: Wor
     assert (await only_delivery(world))["tries"] == 0
 
 
-async def test_a_secret_whose_key_left_the_keyring_is_reported_and_nothing_is_sent_unsigned(world: World) -> None:
+async def test_a_secret_that_cannot_be_decrypted_is_reported_and_nothing_is_sent(world: World) -> None:
     heard = receiver(world)
     task_id = await world.post(webhook_url=URL, webhook_secret=SECRET)
     await world.api.post(f"/v1/tasks/{task_id}/cancel")
@@ -310,18 +310,18 @@ async def test_a_secret_whose_key_left_the_keyring_is_reported_and_nothing_is_se
 
     assert without["attempts"][0]["error"] == "sealed"
     assert "FLUXHOOK_SECRET_KEYS" in without["detail"]
-    assert len(heard.heard) == 1
+    assert len(heard.requests) == 1
     assert (await only_delivery(world))["state"] == "delivered"
 
 
-async def test_a_receiver_that_echoes_its_secret_does_not_put_it_into_the_database(world: World) -> None:
+async def test_a_secret_that_a_receiver_echoes_is_not_stored(world: World) -> None:
     receiver(world, Response(f"you signed with {SECRET}", 400))
     await ended(world, webhook_secret=SECRET)
 
     assert (await only_delivery(world))["attempts"][0]["answer"] == "you signed with [secret]"
 
 
-async def test_a_replay_while_the_last_try_is_under_way_is_not_lost(each_world: World) -> None:
+async def test_a_replay_during_the_last_attempt_is_not_lost(each_world: World) -> None:
     heard = receiver(each_world, 500)
     await ended(each_world)
     answers: list[dict[str, Any]] = []
@@ -343,7 +343,7 @@ async def test_a_replay_while_the_last_try_is_under_way_is_not_lost(each_world: 
 
 
 @pytest.mark.parametrize("room", [0, 1, len(SECRET) - 1, len(SECRET)])
-async def test_a_secret_that_the_end_of_what_is_kept_would_split_is_blanked_too(world: World, room: int) -> None:
+async def test_a_secret_across_the_end_of_the_stored_answer_is_redacted_too(world: World, room: int) -> None:
     receiver(world, Response(f"{SECRET}{'.' * (4096 - len(SECRET) - room)}{SECRET} and on", 400))
     await ended(world, webhook_secret=SECRET)
     answer = (await only_delivery(world))["attempts"][0]["answer"]
@@ -368,7 +368,7 @@ async def test_a_resubmitted_task_sends_again_and_the_first_delivery_stays_as_it
     assert heard.ids[0] == heard.ids[2] != heard.ids[1]
 
 
-async def test_what_was_planned_and_has_no_job_is_found_by_the_sweeper(each_world: World) -> None:
+async def test_the_sweep_finds_waiting_deliveries_without_a_job(each_world: World) -> None:
     receiver(each_world)
     task_id = await each_world.post(webhook_url=URL)
     await each_world.api.post(f"/v1/tasks/{task_id}/cancel")
@@ -386,12 +386,12 @@ async def test_what_was_planned_and_has_no_job_is_found_by_the_sweeper(each_worl
     assert (await only_delivery(each_world))["state"] == "delivered"
 
 
-async def test_telling_has_hands_of_its_own() -> None:
+async def test_webhooks_have_a_lane_of_their_own() -> None:
     assert [room for lane, room in LANES if Step.NOTIFY in lane] == [64]
     assert all(lane == {Step.NOTIFY} for lane, _ in LANES if Step.NOTIFY in lane)
 
 
-async def test_a_delivery_without_its_endpoint_is_no_reason_to_fail(world: World) -> None:
+async def test_a_job_for_an_unknown_endpoint_does_nothing(world: World) -> None:
     await world.use.db.write(
         lambda connection: jobs.enqueue(connection, [NewJob(Step.NOTIFY, "ep_none", world.clock.at)])
     )
@@ -423,7 +423,7 @@ async def test_concurrent_webhooks_never_exceed_their_limit(world: World) -> Non
     heard = receiver(world)
     world.use = replace(world.use, sending=WeightedSemaphore(1))
     for _ in range(3):
-        await told(world)
+        await stored_with_webhook(world)
 
-    assert len(heard.heard) == 3
+    assert len(heard.requests) == 3
     assert world.use.sending.free == 1

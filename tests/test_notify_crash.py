@@ -6,15 +6,15 @@ from itertools import product
 
 from app import jobs
 from tests.proof.test_worker_crash import Dying, Killed
-from tests.telling import URL, only_delivery, receiver
+from tests.receivers import URL, only_delivery, receiver
 from tests.world import World
 
 
-async def test_a_process_killed_while_it_tells_tells_again_under_the_same_id(world: World) -> None:
+async def test_a_process_killed_during_a_delivery_sends_it_again_with_the_same_id(world: World) -> None:
     heard = receiver(world)
     living = world.use
     for number, after in product(range(1, 7), (False, True)):
-        heard.heard.clear()
+        heard.requests.clear()
         world.clock.advance(1)
         task_id = await world.post(webhook_url=URL)
         await world.api.post(f"/v1/tasks/{task_id}/cancel")

@@ -43,10 +43,10 @@ from tests.databases import Gate, statements
 from tests.db.engine.test_batches import MIB, Writing, after_the_first
 from tests.plans import GROWN_TASKS, captured_statements, full_scans, run_scenario
 from tests.postgres import Postgres, set_time
-from tests.rows import START, ask, hold_slot, put_account
+from tests.receivers import ended, receiver
+from tests.rows import START, put_account, put_sent_task, take_slot
 from tests.sockets import listening, serving, until
-from tests.telling import ended, receiver
-from tests.test_settle import LOOK_AFTER, READY, polled, result, told
+from tests.test_settle import POLL_AFTER, READY, evidence_of, polled, result
 from tests.web.routes.test_callback_receiver import Called, submitted
 from tests.web.test_feed import Counted, heard, planned, ready
 from tests.world import RING_KEY, World, open_world
@@ -199,24 +199,24 @@ async def test_claiming_a_job_does_not_read_a_hundred_thousand_jobs_that_are_not
 async def settling(database: Database, group: Sequence[Evidence]) -> list[str]:
     """Settle a group of evidence and return the statements that were sent."""
     with statements(database) as seen:
-        await database.write(lambda connection: settle(connection, group, look_after=LOOK_AFTER))
+        await database.write(lambda connection: settle(connection, group, poll_after=POLL_AFTER))
     return seen
 
 
-async def test_settling_takes_the_same_number_of_statements_for_any_group_size(database: Database) -> None:
+async def test_settling_takes_the_same_number_of_statements_for_any_batch_size(database: Database) -> None:
     sizes = (1, 2, 100)
 
     def prepare(connection: Connection) -> None:
         put_account(connection, account=200)
         for size in sizes:
             for number in range(size):
-                ask(connection, f"{size}_{number}")
-                hold_slot(connection, f"{size}_{number}", size + number)
+                put_sent_task(connection, f"{size}_{number}")
+                take_slot(connection, f"{size}_{number}", size + number)
 
     await database.write(prepare)
     counts = []
     for size in sizes:
-        group = [told(READY, f"{size}_{number}") for number in range(size)]
+        group = [evidence_of(READY, f"{size}_{number}") for number in range(size)]
         counts.append(len(await settling(database, group)))
 
     assert len(set(counts)) == 1
@@ -226,18 +226,18 @@ async def test_settling_takes_the_same_number_of_statements_for_any_group_size(d
 
 
 async def test_only_callbacks_with_a_better_link_are_looked_up_among_stored_ones(database: Database) -> None:
-    await database.write(ask)
-    await settling(database, [told(READY)])
+    await database.write(put_sent_task)
+    await settling(database, [evidence_of(READY)])
 
     async def looks(group: Sequence[Evidence]) -> int:
         return sum("evidence.digest = " in statement for statement in await settling(database, group))
 
-    assert await looks([told(READY), told(result(2, 5)), polled(result(3, 20))]) == 0
-    assert await looks([told(result(number, 20 + number)) for number in range(9)]) == 1
+    assert await looks([evidence_of(READY), evidence_of(result(2, 5)), polled(result(3, 20))]) == 0
+    assert await looks([evidence_of(result(number, 20 + number)) for number in range(9)]) == 1
 
 
 async def test_pruning_does_not_read_a_backlog_of_waiting_deliveries(each_world: World) -> None:
-    use = replace(each_world.use, evidence_kept=timedelta(days=30))
+    use = replace(each_world.use, evidence_retention=timedelta(days=30))
     receiver(each_world, 500)
 
     async def takes() -> int:

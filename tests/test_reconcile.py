@@ -38,7 +38,7 @@ async def silent(world: World, *answers: ProviderResponse, fetched: ProviderResp
     return task_id, provider
 
 
-async def test_a_task_whose_callback_never_came_is_finished_by_polling(each_world: World) -> None:
+async def test_a_task_without_a_callback_is_finished_by_polling(each_world: World) -> None:
     caller = await submitted(each_world)
     await each_world.go_on(15)
     before = await each_world.task(caller.task_id)
@@ -76,7 +76,7 @@ async def test_a_poll_follows_up_to_three_redirects_of_the_provider(
     assert (last["said"], last["http_status"]) == (("ready", 200) if polled else ("lost", 307))
 
 
-async def test_a_task_in_any_closed_state_is_left_alone(world: World) -> None:
+async def test_a_final_or_unknown_task_is_not_polled(world: World) -> None:
     caller = await submitted(world, faults=Faults())
     await world.go_on(5)
     known = len(await polls(world, caller.task_id))
@@ -86,7 +86,7 @@ async def test_a_task_in_any_closed_state_is_left_alone(world: World) -> None:
     assert len(await polls(world, caller.task_id)) == known
 
 
-async def test_asking_goes_on_with_growing_waits_while_the_provider_is_at_work(world: World) -> None:
+async def test_polls_continue_with_growing_waits_while_the_task_is_pending(world: World) -> None:
     task_id, provider = await silent(world, TAKEN, fetched=TAKEN)
     counts = []
     for seconds in (60, 60, 600, 600):
@@ -98,7 +98,7 @@ async def test_asking_goes_on_with_growing_waits_while_the_provider_is_at_work(w
     assert 600 / 37.5 - 1 <= counts[3] - counts[2] <= 600 / 30 + 1
 
 
-async def test_a_provider_that_says_nothing_for_a_day_ends_in_an_unknown_outcome(world: World) -> None:
+async def test_a_day_without_a_usable_answer_ends_in_an_unknown_outcome(world: World) -> None:
     task_id, _ = await silent(world, TAKEN)
     await world.go_on(23 * 3600, 600)
     before = (await world.task(task_id))["status"]
@@ -147,7 +147,7 @@ async def test_a_status_route_that_fails_is_polled_again(world: World) -> None:
     assert (await world.task(caller.task_id))["status"] == "stored"
 
 
-async def test_the_polling_address_that_the_provider_gave_is_used(world: World) -> None:
+async def test_the_polling_url_of_the_provider_is_used(world: World) -> None:
     accepted = ProviderResponse(Report(Said.PENDING, "p1", polling_url="https://api.eu.bfl.ai/x"), 200, {}, b"{}")
     _, provider = await silent(world, accepted)
     await world.go_on(30)
@@ -166,7 +166,7 @@ async def test_a_lost_answer_without_an_id_awaits_evidence_without_a_poll(world:
 
 
 async def test_without_callbacks_nothing_can_prove_a_lost_answer_and_the_task_fails_at_once(world: World) -> None:
-    world.use = replace(world.use, public_url=None, hold_window=timedelta())
+    world.use = replace(world.use, public_url=None, evidence_window=timedelta())
     task_id, provider = await silent(world, LOST)
     await world.go_on(70, 10)
     task = await world.task(task_id)
@@ -183,15 +183,15 @@ class Interrupted(OneByOne):
         self._meanwhile = meanwhile
         self.dialect = inner.dialect
         self.read = inner.read
-        self.on_signal = inner.on_signal
-        self.on_event = inner.on_event
+        self.on_jobs = inner.on_jobs
+        self.on_events = inner.on_events
 
     async def write(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         await self._meanwhile()
         return await self._inner.write(work, *args, **kwargs)
 
 
-async def test_a_callback_that_comes_while_a_task_is_given_up_wins(each_world: World) -> None:
+async def test_a_callback_while_a_task_is_given_up_takes_precedence(each_world: World) -> None:
     small(each_world)
     each_world.twin.faults = Faults(lose_answer_after=1, drop_callback=1)
     task_id = await each_world.post()
@@ -208,7 +208,7 @@ async def test_a_callback_that_comes_while_a_task_is_given_up_wins(each_world: W
     assert (await attempt_of(each_world, task_id)).provider_id is not None
 
 
-async def test_an_answer_about_an_earlier_attempt_does_not_give_up_the_one_that_followed(each_world: World) -> None:
+async def test_an_answer_about_an_earlier_attempt_does_not_end_the_next_one(each_world: World) -> None:
     task_id, provider = await silent(each_world, TAKEN, ProviderResponse(Report(Said.PENDING, "p2"), 200, {}, b"{}"))
     caller = await caller_of(each_world, task_id)
     each_world.clock.advance(3600)
@@ -229,7 +229,7 @@ async def test_an_answer_about_an_earlier_attempt_does_not_give_up_the_one_that_
     assert (await attempt_of(each_world, task_id, 2)).provider_id == "p2"
 
 
-async def test_without_a_provider_key_the_look_is_put_off_and_not_dropped(world: World) -> None:
+async def test_without_a_provider_key_the_poll_is_postponed_and_not_lost(world: World) -> None:
     caller = await submitted(world)
     configured, keyless = world.use, replace(world.use, provider=None)
     with pytest.raises(Unavailable):
@@ -245,7 +245,7 @@ async def test_without_a_provider_key_the_look_is_put_off_and_not_dropped(world:
 
 
 @pytest.mark.parametrize("said", [Said.PENDING, Said.LOST, Said.BUSY, Said.UNPAID, Said.DOWN])
-async def test_every_open_task_has_a_next_look(each_world: World, said: Said) -> None:
+async def test_every_open_task_has_a_next_job_after_a_poll(each_world: World, said: Said) -> None:
     """Whatever the answer, an open task has a next job."""
     await silent(each_world, ProviderResponse(Report(said, "p1" if said is Said.PENDING else None)))
     due = await each_world.use.db.write(lambda connection: claim(connection, each_world.clock()))

@@ -24,8 +24,8 @@ async def held(world: World, *answers: ProviderResponse, fetched: ProviderRespon
     return task_id, provider
 
 
-async def test_a_task_is_held_for_exactly_its_window_once_the_answer_is_known_to_be_lost(world: World) -> None:
-    world.use = replace(world.use, hold_window=timedelta(seconds=45))
+async def test_a_task_with_a_lost_answer_awaits_evidence_for_exactly_its_window(world: World) -> None:
+    world.use = replace(world.use, evidence_window=timedelta(seconds=45))
     task_id, _ = await held(world, LOST, fetched=LOST)
     await world.go_on(44)
     before = (await world.task(task_id))["status"]
@@ -36,7 +36,7 @@ async def test_a_task_is_held_for_exactly_its_window_once_the_answer_is_known_to
 
 
 async def test_without_callbacks_the_slot_of_a_lost_answer_is_free_at_once(world: World) -> None:
-    world.use = replace(world.use, public_url=None, hold_window=timedelta())
+    world.use = replace(world.use, public_url=None, evidence_window=timedelta())
     task_id, _ = await held(world, LOST, fetched=LOST)
 
     assert (await world.task(task_id))["failure"]["code"] == "unknown_outcome"
@@ -53,7 +53,7 @@ async def test_an_unsigned_callback_finishes_a_task_whose_answer_was_lost(each_w
     assert each_world.ledger()["accepted"] == 1
 
 
-async def test_a_hint_names_nothing_while_the_answer_to_the_submit_may_still_come(each_world: World) -> None:
+async def test_a_hint_is_ignored_while_the_submit_answer_may_still_arrive(each_world: World) -> None:
     task_id = await each_world.post()
 
     async def submitting(_: SubmitRequest) -> ProviderResponse:
@@ -71,12 +71,12 @@ async def test_a_hint_names_nothing_while_the_answer_to_the_submit_may_still_com
     assert (await attempt_of(each_world, task_id)).provider_id == "p1"
 
 
-async def test_a_hint_counts_as_soon_as_no_answer_to_the_submit_can_come_any_more(each_world: World) -> None:
+async def test_a_hint_counts_once_the_submit_answer_can_no_longer_arrive(each_world: World) -> None:
     async def submitting(_: SubmitRequest) -> ProviderResponse:
         raise Unavailable("the process dies")
 
     provider = Scripted(submitting, fetched=ProviderResponse(Report(Said.PENDING, "p1"), 200, {}, b"{}"))
-    each_world.use = replace(each_world.use, provider=provider, hold_window=timedelta(minutes=13))
+    each_world.use = replace(each_world.use, provider=provider, evidence_window=timedelta(minutes=13))
     task_id = await each_world.post()
     await each_world.work()
     caller = await caller_of(each_world, task_id)
@@ -90,7 +90,7 @@ async def test_a_hint_counts_as_soon_as_no_answer_to_the_submit_can_come_any_mor
     assert (await each_world.task(task_id))["status"] == "submitted"
 
 
-async def test_a_task_is_not_given_up_while_its_submit_is_under_way(world: World) -> None:
+async def test_a_task_is_not_given_up_while_its_submit_is_in_flight(world: World) -> None:
     task_id = await world.post()
 
     async def submitting(_: SubmitRequest) -> ProviderResponse:
@@ -100,7 +100,7 @@ async def test_a_task_is_not_given_up_while_its_submit_is_under_way(world: World
         await reconcile(world.use, task_id)
         return ProviderResponse(Report(Said.PENDING, "p1"), 200, {}, b"{}")
 
-    world.use = replace(world.use, provider=Scripted(submitting), hold_window=timedelta(seconds=45))
+    world.use = replace(world.use, provider=Scripted(submitting), evidence_window=timedelta(seconds=45))
     await world.work()
 
     assert (await world.task(task_id))["status"] == "submitted"
@@ -119,7 +119,7 @@ async def test_an_id_that_another_attempt_has_is_not_polled(each_world: World) -
     assert (await each_world.task(task_id))["status"] == "submitting"
 
 
-async def test_a_forged_callback_names_nothing(world: World) -> None:
+async def test_a_forged_callback_provides_no_id_to_poll(world: World) -> None:
     task_id, provider = await held(world, LOST, fetched=LOST)
     caller = await caller_of(world, task_id)
     await caller.call({"id": "p1", "status": "Ready"}, proof={"x-bfl-signature": "sha256=0"})
@@ -128,11 +128,11 @@ async def test_a_forged_callback_names_nothing(world: World) -> None:
     assert provider.asked == []
 
 
-async def test_a_hint_that_the_provider_knows_nothing_of_ends_the_wait_neither_sooner_nor_later(world: World) -> None:
+async def test_an_unknown_hinted_id_does_not_change_the_end_of_the_window(world: World) -> None:
     task_id, provider = await held(world, LOST, fetched=ProviderResponse(Report(Said.NOT_FOUND), 404, {}, b"{}"))
     caller = await caller_of(world, task_id)
     await caller.call({"id": "unknown", "status": "Ready"}, proof={})
-    await world.go_on(world.use.hold_window.total_seconds() - 10, 10)
+    await world.go_on(world.use.evidence_window.total_seconds() - 10, 10)
     before = (await world.task(task_id))["status"]
     await world.go_on(60, 10)
     task = await world.task(task_id)
@@ -142,7 +142,7 @@ async def test_a_hint_that_the_provider_knows_nothing_of_ends_the_wait_neither_s
     assert (task["failure"]["code"], task["failure"]["money_spent"]) == ("unknown_outcome", "maybe")
 
 
-async def test_a_proof_that_comes_after_a_wrong_hint_still_counts(world: World) -> None:
+async def test_a_proof_after_a_wrong_hint_still_counts(world: World) -> None:
     caller = await submitted(world, faults=Faults(lose_answer_after=1, drop_callback=1))
     await caller.call({"id": "unknown", "status": "Ready"}, proof={})
     await world.go_on(5)

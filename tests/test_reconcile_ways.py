@@ -18,7 +18,7 @@ from app.telemetry import metrics
 from app.twin import Faults
 from tests.calling import Scripted, answering, attempt_of, done, submitted
 from tests.pictures import in_base64, picture
-from tests.rows import jobs_left, plan_task
+from tests.rows import plan_task, stored_jobs
 from tests.world import World
 
 TAKEN = ProviderResponse(Report(Said.PENDING, "p1"), 200, {}, b"{}")
@@ -31,7 +31,7 @@ def repaired() -> float:
 # Hints
 
 
-async def test_a_flood_of_hints_is_no_flood_of_polls(each_world: World) -> None:
+async def test_a_flood_of_hints_causes_few_polls(each_world: World) -> None:
     caller = await submitted(each_world)
     provider = answering()
     provider.fetched = TAKEN
@@ -44,7 +44,7 @@ async def test_a_flood_of_hints_is_no_flood_of_polls(each_world: World) -> None:
     assert 30 / 6 <= len(provider.asked) <= 30 / 5 + 6  # a young task may be polled more often than every 5 seconds
 
 
-async def test_a_flood_of_hints_at_one_moment_is_one_poll(each_world: World) -> None:
+async def test_simultaneous_hints_cause_one_poll(each_world: World) -> None:
     caller = await submitted(each_world)
     provider = answering()
     provider.fetched = TAKEN
@@ -70,7 +70,7 @@ async def test_a_flood_of_hints_at_one_moment_is_one_poll(each_world: World) -> 
     ids=["text", "edit", "moderated", "failed"],
 )
 async def test_poll_only_mode_has_every_feature(each_world: World, params: dict[str, Any], status: str) -> None:
-    each_world.use = replace(each_world.use, public_url=None, hold_window=timedelta())
+    each_world.use = replace(each_world.use, public_url=None, evidence_window=timedelta())
     before = repaired()
     caller = await submitted(each_world, **params)
     await each_world.go_on(8)
@@ -88,7 +88,7 @@ async def test_poll_only_mode_has_every_feature(each_world: World, params: dict[
 # Missing callbacks
 
 
-async def test_what_polling_saved_is_counted_shown_and_logged(each_world: World) -> None:
+async def test_a_result_from_a_poll_is_counted_shown_and_logged_as_repaired(each_world: World) -> None:
     before = repaired()
     with capture_logs() as logs:
         caller = await submitted(each_world)
@@ -131,7 +131,7 @@ async def test_missing_callbacks_are_reported_until_one_arrives(each_world: Worl
     [([], 20), ([1, 1, 1], 5), ([2, 4, 6], 12), ([4, 4, 900], 12), ([100], 60)],
     ids=["nothing seen yet", "not sooner", "three times the median", "one slow one", "not later"],
 )
-async def test_a_callback_is_overdue_after_a_multiple_of_what_its_model_took_lately(
+async def test_a_callback_is_overdue_after_a_multiple_of_the_models_median_time(
     each_world: World, lately: list[int], overdue: int
 ) -> None:
     def took(connection: Any) -> None:
@@ -148,7 +148,7 @@ async def test_a_callback_is_overdue_after_a_multiple_of_what_its_model_took_lat
     await each_world.use.db.write(took)
     task_id = await each_world.post()
     await dispatch(replace(each_world.use, provider=answering(TAKEN)), task_id)
-    (look,) = [job for job in await each_world.use.db.read(jobs_left) if job.step == "reconcile"]
+    (look,) = [job for job in await each_world.use.db.read(stored_jobs) if job.step == "reconcile"]
 
     # The earlier of this poll and of the job for a lost answer.
     assert (look.run_at - each_world.clock()).total_seconds() == pytest.approx(overdue)
@@ -177,7 +177,7 @@ def regions(world: World, alive: str | None, unknown: object = UNKNOWN) -> list[
     return asked
 
 
-async def test_a_task_that_is_not_known_here_is_looked_for_in_every_region_and_found_there_from_then_on(
+async def test_a_task_unknown_at_one_region_is_polled_at_the_others_and_then_where_it_was_found(
     each_world: World,
 ) -> None:
     asked = regions(each_world, "api.eu.bfl.ai")
@@ -192,7 +192,7 @@ async def test_a_task_that_is_not_known_here_is_looked_for_in_every_region_and_f
 
 
 @pytest.mark.parametrize("region", ["us", "eu", "us1", "us2", "us3", "eu1", "eu2", "eu4"])
-async def test_a_task_is_found_in_every_region_that_was_seen(world: World, region: str) -> None:
+async def test_a_task_is_found_in_every_listed_region(world: World, region: str) -> None:
     asked = regions(world, f"api.{region}.bfl.ai")
     await world.post()
     await world.work()
@@ -201,7 +201,7 @@ async def test_a_task_is_found_in_every_region_that_was_seen(world: World, regio
     assert asked[-1] == f"api.{region}.bfl.ai"
 
 
-async def test_a_404_without_a_reason_makes_the_other_regions_be_polled_too(world: World) -> None:
+async def test_a_404_without_a_reason_causes_polls_of_the_other_regions(world: World) -> None:
     asked = regions(world, "api.eu.bfl.ai", unknown={"detail": "Not Found"})
     await world.post()
     await world.work()
@@ -211,7 +211,7 @@ async def test_a_404_without_a_reason_makes_the_other_regions_be_polled_too(worl
     assert set(asked[3:]) == {"api.eu.bfl.ai"}
 
 
-async def test_a_task_that_no_region_knows_is_not_failed_before_the_contract_says_so(world: World) -> None:
+async def test_a_task_unknown_in_all_regions_fails_only_after_the_contracts_time(world: World) -> None:
     asked = regions(world, None)
     task_id = await world.post()
     await world.work()
@@ -249,11 +249,11 @@ async def test_a_provider_is_not_polled_about_the_task_of_another_whose_callback
     assert (await each_world.task(caller.task_id))["status"] == "ready"
 
 
-async def test_a_hint_does_not_make_a_provider_be_polled_about_the_lost_answer_of_another(each_world: World) -> None:
+async def test_a_hint_causes_no_poll_about_the_lost_answer_of_another_provider(each_world: World) -> None:
     caller = await submitted(each_world, faults=Faults(lose_answer_after=1, drop_callback=1))
     provider = moved_on(each_world)
     await caller.call({"id": "p1", "status": "Ready"}, {})
-    await each_world.go_on(each_world.use.hold_window.total_seconds() + 30, 30)
+    await each_world.go_on(each_world.use.evidence_window.total_seconds() + 30, 30)
 
     assert provider.asked == []
     assert (await each_world.task(caller.task_id))["failure"]["code"] == "unknown_outcome"
@@ -270,7 +270,7 @@ async def test_a_task_of_another_provider_is_given_up_after_a_day_of_silence(wor
     assert (await world.task(caller.task_id))["failure"]["code"] == "unknown_outcome"
 
 
-async def test_a_task_that_was_queued_for_another_provider_is_submitted_and_polled_at_this_one(
+async def test_a_task_queued_for_another_provider_is_submitted_to_the_configured_one(
     each_world: World,
 ) -> None:
     task_id = await each_world.post()
@@ -299,8 +299,8 @@ async def test_a_provider_that_is_configured_again_is_polled_as_before(world: Wo
 # Lost answers
 
 
-async def test_the_hold_window_is_as_long_as_the_operator_says(each_world: World) -> None:
-    each_world.use = replace(each_world.use, hold_window=timedelta(seconds=100))
+async def test_the_evidence_window_is_as_long_as_configured(each_world: World) -> None:
+    each_world.use = replace(each_world.use, evidence_window=timedelta(seconds=100))
     caller = await submitted(each_world, faults=Faults(lose_answer_before=1))
     await each_world.go_on(98, 2)
     before = (await each_world.task(caller.task_id))["status"]

@@ -61,7 +61,7 @@ def release(folder: Path) -> tuple[int, str]:
     return ran.returncode, ran.stdout
 
 
-def test_the_steps_of_a_release_are_printed_and_nothing_is_done(checkout: Path) -> None:
+def test_the_steps_of_a_release_are_printed_and_nothing_is_changed(checkout: Path) -> None:
     code, printed = release(checkout)
 
     assert code == 0
@@ -83,7 +83,7 @@ def test_the_steps_of_a_release_are_printed_and_nothing_is_done(checkout: Path) 
     ],
     ids=["label", "code", "unreleased", "no date", "no such day"],
 )
-def test_what_the_files_lack_is_named(checkout: Path, name: str, old: str, new: str, problem: str) -> None:
+def test_missing_parts_of_a_release_are_named(checkout: Path, name: str, old: str, new: str, problem: str) -> None:
     (checkout / name).write_text(READY[name].replace(old, new, 1))
     commit(checkout)
     code, printed = release(checkout)

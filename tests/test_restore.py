@@ -126,7 +126,7 @@ async def image(api: httpx.AsyncClient, task_id: str) -> bytes:
 
 
 @pytest.mark.proof
-async def test_a_backup_comes_back_as_the_guide_says_and_nothing_is_charged_twice(
+async def test_a_backup_is_restored_as_documented_and_nothing_is_charged_twice(
     sites: list[Site], tmp_path: Path
 ) -> None:
     lost, restored = sites

@@ -16,16 +16,16 @@ from app.db.tables.tasks import Task
 from app.rules.task import Effect, Failure, MoneySpent, Outcome, Report, Said, Status, Witness
 from app.security.verify import Verdict
 from app.settle import hint, settle
-from tests.rows import START, ask, claim, hold_slot, jobs_left, plan_attempt, plan_task, put_account
+from tests.rows import START, claim, plan_attempt, plan_task, put_account, put_sent_task, stored_jobs, take_slot
 
-LOOK_AFTER = timedelta(seconds=20)
+POLL_AFTER = timedelta(seconds=20)
 EXPIRES = START + timedelta(minutes=10)
 READY = Report(Said.READY, "p1", sample_url="https://bfl.ai/1", sample_expires_at=EXPIRES, seed=7)
 TAKEN = Report(Said.PENDING, "p1", polling_url="https://bfl.ai/poll", cost=4.0)
 FAILED = Report(Said.FAILED, "p1", failure=Failure.CONTENT_MODERATED, detail="NSFW")
 
 
-def told(
+def evidence_of(
     report: Report,
     name: str = "1",
     *,
@@ -48,7 +48,7 @@ def told(
 
 def answer(report: Report, name: str = "1", **changes: Any) -> Evidence:
     """The provider's answer to the submission."""
-    return told(report, name, witness=Witness.SUBMIT, verdict=Verdict.FETCHED, **changes)
+    return evidence_of(report, name, witness=Witness.SUBMIT, verdict=Verdict.FETCHED, **changes)
 
 
 def task_of(connection: Connection, name: str = "1") -> Task:
@@ -65,31 +65,31 @@ def attempt_of(connection: Connection, name: str = "1") -> Attempt:
 
 def waiting(connection: Connection) -> list[tuple[str, str, datetime]]:
     """Return the pending jobs by task."""
-    return sorted((each.task_id, each.step, each.run_at) for each in jobs_left(connection))
+    return sorted((each.task_id, each.step, each.run_at) for each in stored_jobs(connection))
 
 
 async def settled(database: Database, group: Sequence[Evidence]) -> list[Effect | None]:
-    return await database.write(lambda connection: settle(connection, group, look_after=LOOK_AFTER))
+    return await database.write(lambda connection: settle(connection, group, poll_after=POLL_AFTER))
 
 
-async def test_a_group_settles_each_task_as_if_it_came_alone(database: Database) -> None:
+async def test_a_batch_settles_each_task_as_if_it_were_alone(database: Database) -> None:
     def prepare(connection: Connection) -> None:
         for name in ("good", "doubled", "torn", "forged", "hinted", "failed"):
-            ask(connection, name)
+            put_sent_task(connection, name)
 
     await database.write(prepare)
     effects = await settled(
         database,
         [
-            told(READY, "good"),
-            told(READY, "doubled"),
-            told(READY, "torn"),
-            told(READY, "unknown"),
-            told(READY, "doubled"),
-            told(FAILED, "torn"),
-            told(READY, "forged", verdict=Verdict.FORGED),
-            told(Report(Said.UNCLEAR), "hinted", verdict=Verdict.UNPROVEN),
-            told(FAILED, "failed"),
+            evidence_of(READY, "good"),
+            evidence_of(READY, "doubled"),
+            evidence_of(READY, "torn"),
+            evidence_of(READY, "unknown"),
+            evidence_of(READY, "doubled"),
+            evidence_of(FAILED, "torn"),
+            evidence_of(READY, "forged", verdict=Verdict.FORGED),
+            evidence_of(Report(Said.UNCLEAR), "hinted", verdict=Verdict.UNPROVEN),
+            evidence_of(FAILED, "failed"),
         ],
     )
 
@@ -128,9 +128,9 @@ async def test_a_group_settles_each_task_as_if_it_came_alone(database: Database)
     assert (doubled.copies, doubled.effect) == (2, Effect.MOVED)
 
 
-async def test_the_same_group_again_changes_nothing_but_the_count_of_copies(database: Database) -> None:
-    await database.write(ask)
-    group = [answer(TAKEN), told(READY)]
+async def test_settling_the_same_batch_again_changes_only_the_count_of_copies(database: Database) -> None:
+    await database.write(put_sent_task)
+    group = [answer(TAKEN), evidence_of(READY)]
     await settled(database, group)
     before = await database.read(lambda connection: (task_of(connection), attempt_of(connection), waiting(connection)))
     effects = await settled(database, group)
@@ -142,29 +142,29 @@ async def test_the_same_group_again_changes_nothing_but_the_count_of_copies(data
     assert [each.copies for each in copies] == [2, 2]
 
 
-async def test_an_empty_group_is_nothing(database: Database) -> None:
+async def test_an_empty_batch_changes_nothing(database: Database) -> None:
     assert await settled(database, []) == []
 
 
-async def test_copies_in_one_group_say_when_the_last_one_came(database: Database) -> None:
-    await database.write(ask)
-    await settled(database, [told(READY, seconds=1), told(READY, seconds=2)])
+async def test_copies_in_one_batch_record_the_time_of_the_last(database: Database) -> None:
+    await database.write(put_sent_task)
+    await settled(database, [evidence_of(READY, seconds=1), evidence_of(READY, seconds=2)])
     (kept,) = await database.read(lambda connection: evidence.of_task(connection, "task_1"))
 
     assert kept.last_received_at - kept.received_at == timedelta(seconds=1)
 
 
-async def test_what_is_kept_is_the_digest_of_what_came(database: Database) -> None:
-    await database.write(ask)
-    await settled(database, [told(READY, body=b"raw \x00 bytes", http_status=200)])
+async def test_evidence_has_the_digest_of_the_received_bytes(database: Database) -> None:
+    await database.write(put_sent_task)
+    await settled(database, [evidence_of(READY, body=b"raw \x00 bytes", http_status=200)])
     (kept,) = await database.read(lambda connection: evidence.of_task(connection, "task_1"))
 
     assert kept.digest == hashlib.sha256(b"raw \x00 bytes").hexdigest()
     assert kept.http_status == 200
 
 
-async def test_an_acceptance_is_learned_and_the_next_look_is_left(database: Database) -> None:
-    await database.write(ask)
+async def test_an_acceptance_is_recorded_and_a_poll_is_scheduled(database: Database) -> None:
+    await database.write(put_sent_task)
     await settled(database, [answer(TAKEN)])
     task, attempt, left = await database.read(
         lambda connection: (task_of(connection), attempt_of(connection), waiting(connection))
@@ -175,16 +175,16 @@ async def test_an_acceptance_is_learned_and_the_next_look_is_left(database: Data
     assert left == [("task_1", "reconcile", START + timedelta(seconds=21))]
 
 
-async def test_the_first_look_comes_as_soon_as_the_caller_wants(database: Database) -> None:
-    await database.write(ask)
-    await database.write(lambda connection: settle(connection, [answer(TAKEN)], look_after=timedelta(seconds=1)))
+async def test_the_first_poll_is_scheduled_as_the_caller_asks(database: Database) -> None:
+    await database.write(put_sent_task)
+    await database.write(lambda connection: settle(connection, [answer(TAKEN)], poll_after=timedelta(seconds=1)))
 
     assert await database.read(waiting) == [("task_1", "reconcile", START + timedelta(seconds=2))]
 
 
-async def test_a_result_is_learned_with_its_link_and_seed(database: Database) -> None:
-    await database.write(ask)
-    await settled(database, [told(READY)])
+async def test_a_result_is_recorded_with_its_link_and_seed(database: Database) -> None:
+    await database.write(put_sent_task)
+    await settled(database, [evidence_of(READY)])
     task = await database.read(task_of)
 
     assert (task.status, task.sample_url, task.sample_expires_at) == (Status.READY, READY.sample_url, EXPIRES)
@@ -198,16 +198,14 @@ def result(number: int, dies_after: float | None = None) -> Report:
 
 
 def polled(report: Report, **changes: Any) -> Evidence:
-    return told(report, witness=Witness.POLL, verdict=Verdict.FETCHED, **changes)
+    return evidence_of(report, witness=Witness.POLL, verdict=Verdict.FETCHED, **changes)
 
 
 @pytest.mark.parametrize("dies_after", [10, None])
-async def test_an_old_callback_does_not_put_its_link_in_the_place_of_a_fresh_one(
-    database: Database, dies_after: float | None
-) -> None:
-    await database.write(ask)
-    first, fresh = told(result(1, dies_after)), polled(result(2, 20), seconds=540)
-    again = told(result(1, dies_after), seconds=700)
+async def test_a_repeated_callback_does_not_replace_a_fresh_link(database: Database, dies_after: float | None) -> None:
+    await database.write(put_sent_task)
+    first, fresh = evidence_of(result(1, dies_after)), polled(result(2, 20), seconds=540)
+    again = evidence_of(result(1, dies_after), seconds=700)
     effects = [await settled(database, [each]) for each in (first, fresh, again)]
     task, left = await database.read(lambda connection: (task_of(connection), waiting(connection)))
     kept = await database.read(lambda connection: evidence.of_task(connection, "task_1"))
@@ -218,18 +216,18 @@ async def test_an_old_callback_does_not_put_its_link_in_the_place_of_a_fresh_one
     assert [each.copies for each in kept] == [2, 1]
 
 
-async def test_a_callback_that_was_held_up_does_not_take_the_place_of_a_fresh_link(database: Database) -> None:
-    await database.write(ask)
+async def test_a_delayed_callback_does_not_replace_a_fresh_link(database: Database) -> None:
+    await database.write(put_sent_task)
     await settled(database, [polled(result(2, 20))])
-    (effect,) = await settled(database, [told(result(1, 10), seconds=30)])
+    (effect,) = await settled(database, [evidence_of(result(1, 10), seconds=30)])
 
     assert effect is Effect.CONFIRMED
     assert (await database.read(task_of)).sample_url == "https://bfl.ai/2"
 
 
-async def test_old_callbacks_in_the_group_of_a_fresh_link_leave_it_in_its_place(database: Database) -> None:
-    await database.write(ask)
-    first, second = told(result(1)), told(result(2), seconds=2)
+async def test_repeated_callbacks_in_the_batch_of_a_fresh_link_do_not_replace_it(database: Database) -> None:
+    await database.write(put_sent_task)
+    first, second = evidence_of(result(1)), evidence_of(result(2), seconds=2)
     effects = await settled(database, [first, second, first._replace(received_at=START + timedelta(seconds=3))])
 
     assert effects == [Effect.MOVED, Effect.ADOPTED, Effect.CONFIRMED]
@@ -239,13 +237,11 @@ async def test_old_callbacks_in_the_group_of_a_fresh_link_leave_it_in_its_place(
 @pytest.mark.parametrize(
     ("witness", "dies_after"), [("poll", 19), ("poll", None), ("callback", 21), ("callback", None)]
 )
-async def test_a_fresh_link_of_the_same_task_takes_the_place_of_the_old_one(
-    database: Database, witness: str, dies_after: float | None
-) -> None:
-    await database.write(ask)
-    await settled(database, [told(result(1, 20))])
+async def test_a_fresh_link_replaces_the_old_one(database: Database, witness: str, dies_after: float | None) -> None:
+    await database.write(put_sent_task)
+    await settled(database, [evidence_of(result(1, 20))])
     fresh = result(2, dies_after)
-    (effect,) = await settled(database, [(polled if witness == "poll" else told)(fresh, seconds=900)])
+    (effect,) = await settled(database, [(polled if witness == "poll" else evidence_of)(fresh, seconds=900)])
     task = await database.read(task_of)
 
     assert effect is Effect.ADOPTED
@@ -256,14 +252,12 @@ async def test_a_fresh_link_of_the_same_task_takes_the_place_of_the_old_one(
 
 
 @pytest.mark.parametrize("status", [Status.STORED, Status.FAILED, Status.CANCELLED])
-async def test_late_evidence_is_kept_and_not_applied_but_its_cost_is_money_all_the_same(
-    database: Database, status: Status
-) -> None:
-    await database.write(lambda connection: ask(connection, status=Status.QUEUED))
+async def test_late_evidence_is_stored_and_only_its_cost_is_applied(database: Database, status: Status) -> None:
+    await database.write(lambda connection: put_sent_task(connection, status=Status.QUEUED))
     await database.write(
         lambda connection: connection.execute(tasks.tasks.update().values(status=status, sample_url=None)).close()
     )
-    effects = await settled(database, [told(READY), answer(TAKEN)])
+    effects = await settled(database, [evidence_of(READY), answer(TAKEN)])
     task, left = await database.read(lambda connection: (task_of(connection), waiting(connection)))
 
     assert effects == [Effect.LATE, Effect.LATE]
@@ -271,10 +265,10 @@ async def test_late_evidence_is_kept_and_not_applied_but_its_cost_is_money_all_t
     assert left == []
 
 
-async def test_a_refusal_that_comes_after_the_proof_of_acceptance_takes_nothing_back(database: Database) -> None:
-    await database.write(ask)
+async def test_a_refusal_after_a_proven_acceptance_changes_nothing(database: Database) -> None:
+    await database.write(put_sent_task)
     refusal = Report(Said.DOWN, detail="HTTP 503")
-    for group in ([told(READY)], [answer(refusal)]):
+    for group in ([evidence_of(READY)], [answer(refusal)]):
         await settled(database, group)
     await database.write(lambda connection: tasks.move(connection, "task_1", Status.STORED, START))
     (late,) = await settled(database, [answer(refusal, body=b"again")])
@@ -284,19 +278,19 @@ async def test_a_refusal_that_comes_after_the_proof_of_acceptance_takes_nothing_
 
 
 async def test_a_late_callback_with_another_id_does_not_rename_the_attempt(database: Database) -> None:
-    await database.write(ask)
-    await settled(database, [answer(TAKEN), told(FAILED)])
-    await settled(database, [told(Report(Said.READY, "p2", sample_url="https://bfl.ai/2"))])
+    await database.write(put_sent_task)
+    await settled(database, [answer(TAKEN), evidence_of(FAILED)])
+    await settled(database, [evidence_of(Report(Said.READY, "p2", sample_url="https://bfl.ai/2"))])
 
     assert (await database.read(attempt_of)).provider_id == "p1"
 
 
-async def test_a_late_callback_teaches_the_attempt_nothing(database: Database) -> None:
-    await database.write(ask)
+async def test_a_late_callback_does_not_change_the_attempt(database: Database) -> None:
+    await database.write(put_sent_task)
     await database.write(lambda connection: connection.execute(tasks.tasks.update().values(status="failed")).close())
     before = await database.read(lambda connection: (task_of(connection), attempt_of(connection)))
     foreign = Report(Said.READY, "p2", cost=99.0, sample_url="https://bfl.ai/2")
-    effects = await settled(database, [told(foreign), told(FAILED)])
+    effects = await settled(database, [evidence_of(foreign), evidence_of(FAILED)])
 
     assert effects == [Effect.LATE, Effect.LATE]
     assert await database.read(lambda connection: (task_of(connection), attempt_of(connection))) == before
@@ -312,8 +306,8 @@ async def costs(database: Database) -> tuple[float | None, float | None]:
 
 
 ESTIMATED = answer(TAKEN)
-NOW_FREE = told(READY._replace(cost=0.0), body=b"free", seconds=2)
-STILL_FOUR = told(READY._replace(cost=4.0), body=b"four", seconds=1)
+NOW_FREE = evidence_of(READY._replace(cost=0.0), body=b"free", seconds=2)
+STILL_FOUR = evidence_of(READY._replace(cost=4.0), body=b"four", seconds=1)
 
 
 @pytest.mark.parametrize(
@@ -325,8 +319,8 @@ STILL_FOUR = told(READY._replace(cost=4.0), body=b"four", seconds=1)
         [ESTIMATED, STILL_FOUR, NOW_FREE],
         [ESTIMATED, STILL_FOUR, NOW_FREE, STILL_FOUR],
         [ESTIMATED, STILL_FOUR, polled(READY._replace(cost=0.0)), STILL_FOUR, ESTIMATED],
-        [ESTIMATED, NOW_FREE, told(Report(Said.PENDING, "p1", cost=4.0), seconds=3)],
-        [ESTIMATED, told(FAILED._replace(cost=0.0))],
+        [ESTIMATED, NOW_FREE, evidence_of(Report(Said.PENDING, "p1", cost=4.0), seconds=3)],
+        [ESTIMATED, evidence_of(FAILED._replace(cost=0.0))],
     ],
     ids=["callback", "early", "poll", "two", "copy", "copies after a poll", "interim overtaken", "moderated"],
 )
@@ -334,7 +328,7 @@ STILL_FOUR = told(READY._replace(cost=4.0), body=b"four", seconds=1)
 async def test_the_last_stated_cost_counts_also_if_it_is_nothing(
     database: Database, pieces: list[Evidence], *, together: bool
 ) -> None:
-    await database.write(ask)
+    await database.write(put_sent_task)
     if together:
         await settled(database, pieces)
     else:
@@ -346,15 +340,15 @@ async def test_the_last_stated_cost_counts_also_if_it_is_nothing(
 
 
 async def test_a_late_callback_settles_the_cost_if_it_names_the_attempt(database: Database) -> None:
-    await database.write(ask)
+    await database.write(put_sent_task)
     await settled(database, [ESTIMATED, polled(READY)])
     await database.write(lambda connection: tasks.move(connection, "task_1", Status.STORED, START))
     other = NOW_FREE.report._replace(provider_id="p2")
     effects = await settled_in_turn(
         database,
-        told(other, body=b"another"),
-        told(READY._replace(cost=9.0), verdict=Verdict.UNPROVEN),
-        told(READY._replace(cost=3.0)),
+        evidence_of(other, body=b"another"),
+        evidence_of(READY._replace(cost=9.0), verdict=Verdict.UNPROVEN),
+        evidence_of(READY._replace(cost=3.0)),
     )
 
     assert effects == [Effect.LATE] * 3
@@ -362,13 +356,13 @@ async def test_a_late_callback_settles_the_cost_if_it_names_the_attempt(database
 
 
 async def test_what_is_not_proven_or_contradicts_settles_no_cost(database: Database) -> None:
-    await database.write(ask)
+    await database.write(put_sent_task)
     await settled_in_turn(
         database,
         ESTIMATED,
-        told(READY._replace(cost=0.0), verdict=Verdict.UNPROVEN),
-        told(READY._replace(cost=0.0), verdict=Verdict.FORGED),
-        told(READY._replace(cost=0.0, provider_id="p2")),
+        evidence_of(READY._replace(cost=0.0), verdict=Verdict.UNPROVEN),
+        evidence_of(READY._replace(cost=0.0), verdict=Verdict.FORGED),
+        evidence_of(READY._replace(cost=0.0, provider_id="p2")),
     )
 
     assert await costs(database) == (4.0, 4.0)
@@ -384,38 +378,44 @@ async def test_each_attempt_counts_once_with_its_last_cost(database: Database) -
 
     await database.write(prepare)
     dear, cheap = READY._replace(cost=6.0), READY._replace(cost=1.0)
-    pieces = [answer(TAKEN, "1"), answer(TAKEN, "2"), told(dear, "1"), told(cheap, "2"), told(cheap, "1", seconds=2)]
+    pieces = [
+        answer(TAKEN, "1"),
+        answer(TAKEN, "2"),
+        evidence_of(dear, "1"),
+        evidence_of(cheap, "2"),
+        evidence_of(cheap, "1", seconds=2),
+    ]
     await settled(database, pieces)
     await settled_in_turn(database, *pieces)
 
     assert (await database.read(task_of)).cost == 2.0
 
 
-async def test_a_late_answer_of_ours_tells_id_and_cost_but_not_how_the_attempt_went(database: Database) -> None:
-    await database.write(ask)
+async def test_a_late_answer_adds_id_and_cost_but_no_outcome(database: Database) -> None:
+    await database.write(put_sent_task)
     refusal = Report(Said.FAILED, failure=Failure.CONTENT_MODERATED, detail="NSFW")
     late = answer(TAKEN._replace(detail="no answer: ReadTimeout"))
-    effects = [await settled(database, [each]) for each in (told(refusal), late)]
+    effects = [await settled(database, [each]) for each in (evidence_of(refusal), late)]
     attempt = await database.read(attempt_of)
 
     assert effects == [[Effect.MOVED], [Effect.LATE]]
     assert (attempt.detail, attempt.provider_id, attempt.cost) == ("NSFW", "p1", 4.0)
 
 
-async def test_the_submit_answer_names_the_id_even_when_a_callback_named_another(database: Database) -> None:
-    await database.write(ask)
-    effects = await settled(database, [told(Report(Said.PENDING, "supplier")), answer(TAKEN)])
+async def test_the_id_of_the_submit_answer_replaces_that_of_a_callback(database: Database) -> None:
+    await database.write(put_sent_task)
+    effects = await settled(database, [evidence_of(Report(Said.PENDING, "supplier")), answer(TAKEN)])
 
     assert effects == [Effect.MOVED, Effect.ADOPTED]
     assert (await database.read(attempt_of)).provider_id == "p1"
 
 
 @pytest.mark.parametrize("status", [Status.SUBMITTING, Status.STORED])
-async def test_what_proves_nothing_teaches_nothing(database: Database, status: Status) -> None:
-    await database.write(ask)
+async def test_unproven_and_forged_evidence_changes_no_row(database: Database, status: Status) -> None:
+    await database.write(put_sent_task)
     await database.write(lambda connection: connection.execute(tasks.tasks.update().values(status=status)).close())
     before = await database.read(attempt_of)
-    await settled(database, [told(READY, verdict=verdict) for verdict in (Verdict.UNPROVEN, Verdict.FORGED)])
+    await settled(database, [evidence_of(READY, verdict=verdict) for verdict in (Verdict.UNPROVEN, Verdict.FORGED)])
     task, after = await database.read(lambda connection: (task_of(connection), attempt_of(connection)))
 
     assert (task.status, task.sample_url) == (status, None)
@@ -431,7 +431,9 @@ async def test_an_earlier_attempt_is_superseded_and_its_cost_is_added(database: 
         attempts.mark_sent(connection, "sub_2", START, callback_requested=True)
 
     await database.write(prepare)
-    effects = await settled(database, [answer(TAKEN, "1"), answer(TAKEN, "2"), told(READY, "1"), told(READY, "2")])
+    effects = await settled(
+        database, [answer(TAKEN, "1"), answer(TAKEN, "2"), evidence_of(READY, "1"), evidence_of(READY, "2")]
+    )
     task = await database.read(task_of)
 
     assert effects == [Effect.SUPERSEDED, Effect.MOVED, Effect.SUPERSEDED, Effect.MOVED]
@@ -448,13 +450,13 @@ async def test_an_earlier_attempt_is_superseded_and_its_cost_is_added(database: 
         (Report(Said.DOWN, retry_after=timedelta(seconds=40)), 1, 40.0, False),
     ],
 )
-async def test_a_refusal_for_now_puts_the_task_back_and_leaves_the_next_try(
+async def test_a_temporary_refusal_requeues_the_task_and_schedules_the_next_try(
     database: Database, report: Report, tries: int, soonest: float, *, paused: bool
 ) -> None:
     def prepare(connection: Connection) -> None:
         put_account(connection)
-        ask(connection)
-        hold_slot(connection)
+        put_sent_task(connection)
+        take_slot(connection)
 
     await database.write(prepare)
     await settled(database, [answer(report, seconds=0)])
@@ -474,14 +476,14 @@ async def test_a_refusal_for_now_puts_the_task_back_and_leaves_the_next_try(
     assert account.paused(START) == paused
 
 
-async def test_a_failure_says_why_and_whether_money_was_spent(database: Database) -> None:
+async def test_a_failure_is_recorded_with_its_reason_and_money_spent(database: Database) -> None:
     def prepare(connection: Connection) -> None:
         for name in ("1", "2"):
-            ask(connection, name)
+            put_sent_task(connection, name)
 
     await database.write(prepare)
     refused = Report(Said.REFUSED, failure=Failure.OUT_OF_CREDITS, detail="empty")
-    await settled(database, [told(FAILED), answer(refused, "2")])
+    await settled(database, [evidence_of(FAILED), answer(refused, "2")])
     first, second = await database.read(lambda connection: (task_of(connection), task_of(connection, "2")))
 
     assert (first.failure, first.failure_detail, first.money_spent) == (
@@ -493,7 +495,7 @@ async def test_a_failure_says_why_and_whether_money_was_spent(database: Database
 
 
 async def test_a_hint_schedules_one_poll_and_none_for_an_unknown_attempt(database: Database) -> None:
-    await database.write(ask)
+    await database.write(put_sent_task)
     for submission_id in ("sub_1", "sub_1", "sub_none"):
         await database.write(lambda connection, of=submission_id: hint(connection, {of}, START))  # type: ignore[misc]
 

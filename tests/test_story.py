@@ -14,7 +14,7 @@ from PIL import Image
 
 from app.twin.rules import Profile
 from tests.pictures import in_base64, photo
-from tests.stage import staged
+from tests.services import services_running
 from tests.world import ADMIN_KEY
 
 # What a final callback proves in each profile, and whether the provider had to be asked.
@@ -48,7 +48,7 @@ async def stage(
     headers = {"authorization": f"Bearer {ADMIN_KEY}"}
     async with AsyncExitStack() as stack:
         our_address, their_address = await stack.enter_async_context(
-            staged(tmp_path, sqlite_url, provider=request.param, profile=profile)
+            services_running(tmp_path, sqlite_url, provider=request.param, profile=profile)
         )
         twin = await stack.enter_async_context(httpx.AsyncClient(base_url=their_address))
         api = await stack.enter_async_context(httpx.AsyncClient(base_url=our_address, headers=headers, timeout=120))
@@ -59,7 +59,7 @@ async def stage(
 @pytest.mark.parametrize(
     "profile", ["a", *(pytest.param(profile, marks=pytest.mark.check) for profile in ("b", "c", "none"))]
 )
-async def test_an_image_is_made_and_kept_and_everything_is_accounted_for(stage: Stage, profile: Profile) -> None:
+async def test_a_generated_image_is_stored_and_every_charge_is_accounted_for(stage: Stage, profile: Profile) -> None:
     photos = {name: in_base64(photo(name.upper())) for name in ("jpeg", "png")}
     orders: list[dict[str, Any]] = [
         {"prompt": "a lighthouse at dusk", "aspect_ratio": "16:9"},

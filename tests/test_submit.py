@@ -75,7 +75,7 @@ async def test_an_image_in_any_form_is_stored_under_its_digest(world: World, giv
     assert (kept.name.split(".")[0], kept.suffix) == (digest, ".png")
 
 
-async def test_a_task_is_recorded_with_its_attempt_and_its_job_before_the_provider_hears_of_it(
+async def test_a_task_is_recorded_with_its_attempt_and_job_before_anything_is_sent(
     each_world: World,
 ) -> None:
     await each_world.post()
@@ -84,7 +84,7 @@ async def test_a_task_is_recorded_with_its_attempt_and_its_job_before_the_provid
     assert each_world.ledger()["accepted"] == 0
 
 
-async def test_the_database_holds_references_to_images_and_no_image(world: World, tmp_path: Path) -> None:
+async def test_the_database_holds_references_to_images_instead_of_images(world: World, tmp_path: Path) -> None:
     await world.post(input_image=in_base64(PNG))
 
     written = b"".join((tmp_path / f"fluxhook.db{end}").read_bytes() for end in ("", "-wal"))
@@ -102,7 +102,7 @@ async def test_four_images_reach_the_provider_in_their_order(world: World) -> No
     assert world.ledger()["tasks"][0]["inputs"] == [sha256(data).hexdigest() for data in pictures]
 
 
-async def test_equal_images_are_stored_once_for_each_task_so_that_each_can_be_erased(world: World) -> None:
+async def test_each_task_stores_its_own_copy_of_an_image(world: World) -> None:
     for _ in range(2):
         await world.post(input_image=in_base64(PNG))
 
@@ -137,18 +137,18 @@ async def test_a_gap_in_the_numbering_is_refused(world: World, field: str) -> No
         pytest.param(in_base64(claims(20_000_001, 1)), "20000001x1 is more than 20 megapixels", id="one pixel more"),
     ],
 )
-async def test_an_input_that_is_no_acceptable_image_is_refused_by_name(world: World, given: str, reason: str) -> None:
+async def test_an_unacceptable_input_image_is_refused_by_its_field(world: World, given: str, reason: str) -> None:
     found = await refused(world, 422, input_image=given)
 
     assert found["fields"] == {"input_image": reason}
     assert kept_files(world) == []
 
 
-async def test_twenty_megapixels_are_taken(world: World) -> None:
+async def test_an_image_of_twenty_megapixels_is_accepted(world: World) -> None:
     await world.post(input_image=in_base64(claims(5000, 4000)))
 
 
-async def test_twenty_megabytes_are_taken_and_one_byte_more_is_not(world: World) -> None:
+async def test_an_image_of_twenty_megabytes_is_accepted_and_one_byte_more_is_refused(world: World) -> None:
     await world.post(input_image=in_base64(padded(20 * MB)))
 
     answer = await world.api.post(

@@ -152,7 +152,7 @@ async def open_world(
             result_hosts=built.spec.result_hosts,
             provider_origin=TWIN,
             public_url=GATEWAY,
-            hold_window=built.spec.slowest_task + built.spec.callback_window,
+            evidence_window=built.spec.slowest_task + built.spec.callback_window,
             trust_shared_secret=True,
             scratch=folder,
         )

@@ -26,7 +26,7 @@ from app.main import create_app
 from app.settings import Settings, from_environment
 from app.telemetry import logs
 from app.twin import build
-from app.wiring import database_url, kept_secret, open_resources
+from app.wiring import database_url, load_or_create_secret, open_resources
 
 _READY_AFTER_S = 1.5
 _START_S = 20
@@ -86,7 +86,7 @@ def _show(console: Console, settings: Settings, twin_url: str, picture: Path) ->
         for label, path in ((label, _path(settings, client, task)) for label, task in ended.items()):
             mark = "[green]verified[/]" if verified[label] else "[red]not verified[/]"
             console.print(f"{mark}  {label}: {path}", highlight=False)
-    key = kept_secret(settings.data_dir / "admin_key")[0]
+    key = load_or_create_secret(settings.data_dir / "admin_key")[0]
     console.print(f"Open {local_url(settings)}/ with the API key {key}", highlight=False)
     return all(verified.values())
 

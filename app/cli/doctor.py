@@ -21,7 +21,7 @@ from app.db.queries import webhook_secrets
 from app.db.tables import api_keys, attempts
 from app.errors import ConfigurationError, FluxhookError
 from app.security import http_clients
-from app.security.keyring import KeyRing, sealed_with
+from app.security.keyring import KeyRing, sealing_key_id
 from app.settings import PREFIX, Settings, from_environment
 from app.wiring import build_provider, database_url, key_ring, open_store, provider_base, store_folder
 from app.worker import readiness_notes
@@ -123,10 +123,10 @@ async def _records(settings: Settings) -> list[Finding]:
     async with open_database(database_url(settings)) as database:
         notes = await database.read(readiness_notes.read, now, callbacks_expected=settings.public_url is not None)
         dead_letters = await database.read(jobs.count_dead_letters)
-        in_flight = Counter(await database.read(attempts.under_way_by_signing_key))
-        keys = await database.read(api_keys.every)
-        of_tasks = Counter(map(sealed_with, await database.read(webhook_secrets.of_tasks)))
-    of_keys = Counter(sealed_with(key.webhook_secret) for key in keys if key.webhook_secret and not key.disabled_at)
+        in_flight = Counter(await database.read(attempts.count_in_flight_by_signing_key))
+        keys = await database.read(api_keys.list_all)
+        of_tasks = Counter(map(sealing_key_id, await database.read(webhook_secrets.of_tasks)))
+    of_keys = Counter(sealing_key_id(key.webhook_secret) for key in keys if key.webhook_secret and not key.disabled_at)
     findings = [Finding(note.subject, note.text, unhealthy=note.unhealthy) for note in notes]
     if dead_letters:
         text = f"{_counted(dead_letters, 'dead letter')}; `fluxhook jobs` lists them"

@@ -29,7 +29,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        settle_down()
+        freeze_startup_objects()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Signal the worker and the requests that wait for a task at once, not after the last connection closes."""
@@ -56,7 +56,7 @@ def server(app: object, host: str, port: int) -> uvicorn.Server:
     )
 
 
-def settle_down() -> None:
+def freeze_startup_objects() -> None:
     """Exclude all objects that exist after the start from garbage collection: they live as long as the process.
 
     With them, a full collection stops every thread for 100 ms or more; without them, for a few milliseconds.

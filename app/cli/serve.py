@@ -19,7 +19,7 @@ from app.security.http_clients import mark_sniffio_absent
 from app.settings import Settings, from_environment
 from app.telemetry import logs, tracing
 from app.web.auth import digest_of
-from app.wiring import account_id, database_url, kept_secret, open_resources, provider_spec
+from app.wiring import account_id, database_url, load_or_create_secret, open_resources, provider_spec
 
 
 def serve(
@@ -55,7 +55,7 @@ async def prepare(settings: Settings) -> str | None:
         await catch_up(database)
         if settings.embedded:
             # The process that would have answered these has ended: a repeated request must not wait for it.
-            await database.write(idempotency_keys.forget_unanswered)
+            await database.write(idempotency_keys.remove_unanswered)
         await _put_admin_key(database, key)
         await _put_account(database, settings)
     return key if generated else None
@@ -81,7 +81,7 @@ def _admin_key(settings: Settings) -> tuple[str, bool]:
         return settings.admin_key.get_secret_value(), False
     if not settings.embedded:
         raise ConfigurationError("FLUXHOOK_ADMIN_KEY: required on PostgreSQL, where replicas share no folder")
-    return kept_secret(settings.data_dir / "admin_key")
+    return load_or_create_secret(settings.data_dir / "admin_key")
 
 
 async def _put_account(database: Database, settings: Settings) -> None:

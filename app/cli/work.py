@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from app.cli.preflight import require
-from app.cli.process import give_back_large_blocks, settle_down
+from app.cli.process import freeze_startup_objects, give_back_large_blocks
 from app.cli.serve import announce, prepare
 from app.db.engine.process_lock import process_lock
 from app.errors import ConfigurationError
@@ -62,7 +62,7 @@ async def _work(settings: Settings, heartbeat: Path | None) -> None:
     announce(settings, "worker", await prepare(settings))
     async with open_resources(settings) as use, asyncio.TaskGroup() as group:
         stop_on_signals(use.stopping)
-        settle_down()
+        freeze_startup_objects()
         touching = group.create_task(touch_liveness_file(use, heartbeat)) if heartbeat else None
         await worker.run(use)
         if touching:

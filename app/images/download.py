@@ -37,7 +37,7 @@ async def download(use: Resources, url: str) -> IO[bytes]:
     """
     if not result_links.is_on(url, hosts=use.result_hosts, origin=use.provider_origin):
         raise ResultRefused("the link is not on an allowed result host: see FLUXHOOK_RESULT_HOSTS")
-    file = use.spool.blank()
+    file = use.spool.new_file()
     try:
         await _fetch_into(use, url, file)
     except BaseException:
@@ -46,7 +46,7 @@ async def download(use: Resources, url: str) -> IO[bytes]:
     return file
 
 
-async def check(use: Resources, file: IO[bytes], attempt: str) -> Image:
+async def verify(use: Resources, file: IO[bytes], attempt: str) -> Image:
     """Decode the result of an attempt completely, once the limit of concurrent decoding allows it.
 
     Raises ResultRefused if it is not a complete image, or too large.

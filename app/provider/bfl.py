@@ -14,7 +14,7 @@ from app.provider.request_body import RequestBody
 from app.rules.task import Failure, Report, Said
 from app.security import result_links
 
-PROMISES = ProviderSpec(
+SPEC = ProviderSpec(
     name="bfl",
     # Links use hosts such as delivery.*.bfl.ai and delivery-eu1.bfl.ai (integration guidelines; field reports).
     result_hosts=("bfl.ai", "*.bfl.ai"),
@@ -37,14 +37,14 @@ _OUTAGES = frozenset({500, 502, 503})
 class Bfl:
     """The adapter for BFL's own API and its regional hosts."""
 
-    spec = PROMISES
+    spec = SPEC
 
     def __init__(self, http: httpx.AsyncClient, base_url: str, key: str) -> None:
         self._http = http
         self._base_url = base_url
         self._key = key
-        is_bfl = result_links.is_on(base_url, hosts=PROMISES.api_hosts, origin="")
-        self._other_hosts = [url for url in PROMISES.status_urls if is_bfl and url != base_url]
+        is_bfl = result_links.is_on(base_url, hosts=SPEC.api_hosts, origin="")
+        self._other_hosts = [url for url in SPEC.status_urls if is_bfl and url != base_url]
 
     async def submit(self, submit_request: SubmitRequest) -> ProviderResponse:
         body = RequestBody(submit_request)
@@ -54,7 +54,7 @@ class Bfl:
             content=body,
             headers={**self._headers, **body.headers},
         )
-        response = await exchange.send(self._http, request, PROMISES.submit_deadline)
+        response = await exchange.send(self._http, request, SPEC.submit_deadline)
         return read_submitted(body.unless_cut(response))
 
     async def fetch(self, reference: Reference) -> ProviderResponse:
@@ -74,14 +74,14 @@ class Bfl:
 
     async def credits(self) -> ProviderResponse:
         request = self._http.build_request("GET", f"{self._base_url}/v1/credits", headers=self._headers)
-        return await exchange.send(self._http, request, PROMISES.status_deadline)
+        return await exchange.send(self._http, request, SPEC.status_deadline)
 
     async def reachable(self) -> str | None:
-        return what_is_wrong(await self.credits())
+        return describe_problem(await self.credits())
 
     async def _poll(self, url: str) -> ProviderResponse:
         request = self._http.build_request("GET", url, headers=self._headers)
-        return await exchange.poll(self._http, request, PROMISES.status_deadline, self._may_receive_key)
+        return await exchange.poll(self._http, request, SPEC.status_deadline, self._may_receive_key)
 
     @staticmethod
     def _status_url(base_url: str, reference: Reference) -> str:
@@ -98,7 +98,7 @@ class Bfl:
 
     def _may_receive_key(self, url: str) -> bool:
         """Whether the API key may be sent to `url`: the configured origin, or an API host of BFL over https."""
-        return result_links.is_on(url, hosts=PROMISES.api_hosts, origin=self._base_url)
+        return result_links.is_on(url, hosts=SPEC.api_hosts, origin=self._base_url)
 
 
 def read_submitted(response: ProviderResponse) -> ProviderResponse:
@@ -131,7 +131,7 @@ def _refusal(status: int, response: ProviderResponse) -> Report:
     return Report(Said.LOST, detail=detail)
 
 
-def what_is_wrong(response: ProviderResponse) -> str | None:
+def describe_problem(response: ProviderResponse) -> str | None:
     """Describe the problem that the response to a free request shows, with the provider as "it"; None without one."""
     status = response.http_status
     if status is None:

@@ -16,7 +16,7 @@ from app.rules.task import Failure, Report, Said
 from app.security import result_links
 
 # GPTProto passes on BFL's delivery links (its sample response) and states no limits of its own.
-PROMISES: ProviderSpec = replace(bfl.PROMISES, name="gptproto", api_hosts=("gptproto.com", "api.gptproto.com"))
+SPEC: ProviderSpec = replace(bfl.SPEC, name="gptproto", api_hosts=("gptproto.com", "api.gptproto.com"))
 
 _GATEWAY_ERRORS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE})
 
@@ -24,7 +24,7 @@ _GATEWAY_ERRORS = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILA
 class Gptproto:
     """The adapter for GPTProto."""
 
-    spec = PROMISES
+    spec = SPEC
 
     def __init__(self, http: httpx.AsyncClient, base_url: str, key: str) -> None:
         self._http = http
@@ -39,7 +39,7 @@ class Gptproto:
             content=body,
             headers={**self._headers, **body.headers},
         )
-        response = await exchange.send(self._http, request, PROMISES.submit_deadline)
+        response = await exchange.send(self._http, request, SPEC.submit_deadline)
         return _read_submitted(body.unless_cut(response))
 
     async def fetch(self, reference: Reference) -> ProviderResponse:
@@ -50,12 +50,12 @@ class Gptproto:
             params={"id": reference.provider_id},
             headers=self._headers,
         )
-        return await exchange.poll(self._http, request, PROMISES.status_deadline, self._may_receive_key)
+        return await exchange.poll(self._http, request, SPEC.status_deadline, self._may_receive_key)
 
     async def credits(self) -> ProviderResponse:
         # Not documented: the path follows the pattern of the others, and a 404 is a valid outcome.
         request = self._http.build_request("GET", f"{self._base_url}/flux/v1/credits", headers=self._headers)
-        return await exchange.send(self._http, request, PROMISES.status_deadline)
+        return await exchange.send(self._http, request, SPEC.status_deadline)
 
     async def reachable(self) -> str | None:
         request = self._http.build_request(
@@ -64,13 +64,13 @@ class Gptproto:
             params={"id": "doctor"},
             headers=self._headers,
         )
-        response = await exchange.send(self._http, request, PROMISES.status_deadline)
-        return "its account has no balance left" if _is_unpaid(response) else bfl.what_is_wrong(response)
+        response = await exchange.send(self._http, request, SPEC.status_deadline)
+        return "its account has no balance left" if _is_unpaid(response) else bfl.describe_problem(response)
 
     def _may_receive_key(self, url: str) -> bool:
         """Whether a redirect to `url` may receive the API key. The key of a reseller stays on its own origin."""
-        is_gptproto = result_links.is_on(self._base_url, hosts=PROMISES.api_hosts, origin="")
-        return result_links.is_on(url, hosts=PROMISES.api_hosts if is_gptproto else (), origin=self._base_url)
+        is_gptproto = result_links.is_on(self._base_url, hosts=SPEC.api_hosts, origin="")
+        return result_links.is_on(url, hosts=SPEC.api_hosts if is_gptproto else (), origin=self._base_url)
 
     @property
     def _headers(self) -> dict[str, str]:

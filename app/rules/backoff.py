@@ -42,8 +42,8 @@ WEBHOOK_WAITS = (
     timedelta(hours=24),
 )
 # The backoff of a failing endpoint. It delays all of the endpoint's deliveries and uses up none of their tries.
-ENDPOINT_REST = Backoff(first=timedelta(seconds=1), longest=timedelta(minutes=5))
-LONGEST_WISH = timedelta(hours=24)  # the longest `Retry-After` that is honoured
+ENDPOINT = Backoff(first=timedelta(seconds=1), longest=timedelta(minutes=5))
+MAX_RETRY_AFTER = timedelta(hours=24)  # the longest `Retry-After` that is honoured
 _DIGITS = 9  # a longer number of seconds is cut: timedelta has an upper limit
 
 
@@ -54,7 +54,7 @@ def webhook_wait(tries: int, retry_after: timedelta | None) -> timedelta | None:
     """
     if tries > len(WEBHOOK_WAITS):
         return None
-    return max(WEBHOOK_WAITS[tries - 1], min(retry_after or timedelta(), LONGEST_WISH))
+    return max(WEBHOOK_WAITS[tries - 1], min(retry_after or timedelta(), MAX_RETRY_AFTER))
 
 
 def read_retry_after(text: str, now: datetime) -> timedelta | None:

@@ -108,7 +108,7 @@ def _mac(key: bytes, message: bytes, purpose: str) -> bytes:
     return hmac.new(_derive(key, f"mac:{purpose}"), message, hashlib.sha256).digest()
 
 
-def sealed_with(sealed: str) -> str:
+def sealing_key_id(sealed: str) -> str:
     """Return the id of the ring key that a value was sealed with."""
     return sealed.partition(".")[0]
 

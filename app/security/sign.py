@@ -20,11 +20,11 @@ def bfl_signature(secret: str, body: bytes) -> str:
     return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 
-def key_of(secret: str) -> bytes:
+def decode_secret(secret: str) -> bytes:
     """Return the signing key of a webhook secret: the base64 after `whsec_`, or any other text itself, in UTF-8.
 
     Raises ValueError if `whsec_` is not followed by 24 to 64 bytes of base64. Receivers' libraries require the form
-    with the prefix, which `spelled_out` returns for any key.
+    with the prefix, which `encode_secret` returns for any key.
     """
     if not secret.startswith(_PREFIX):
         return secret.encode()
@@ -38,7 +38,7 @@ def key_of(secret: str) -> bytes:
     return key
 
 
-def spelled_out(key: bytes) -> str:
+def encode_secret(key: bytes) -> str:
     """Return a key in the form that Standard Webhooks libraries accept: `whsec_` and base64."""
     return _PREFIX + base64.b64encode(key).decode()
 

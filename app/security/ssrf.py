@@ -121,7 +121,7 @@ def _embedded(address: Address) -> ipaddress.IPv4Address | None:
     return address.ipv4_mapped or address.sixtofour
 
 
-def unusable(url: str) -> str | None:
+def url_problem(url: str) -> str | None:
     """Return why an application may not use this URL, as a predicate such as "must not have a fragment", else None.
 
     The host is not resolved: the answer must not distinguish a blocked host from one that does not exist.

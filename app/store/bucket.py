@@ -16,7 +16,7 @@ from obstore.store import from_url
 from app import ids
 from app.errors import ConfigurationError, Unavailable
 from app.store.contract import Missing
-from app.store.health_cache import BELIEVED_S, RecentSuccess
+from app.store.health_cache import SUCCESS_LASTS_S, RecentSuccess
 
 if TYPE_CHECKING:  # these names exist for type checkers only
     from obstore.store import ClientConfig, RetryConfig
@@ -58,8 +58,8 @@ class ObjectStore:
     Raises ConfigurationError for a URL or an environment variable of the cloud that cannot be used.
     """
 
-    def __init__(self, url: str, believed_s: float = BELIEVED_S) -> None:
-        self._recent_success = RecentSuccess(believed_s)
+    def __init__(self, url: str, success_lasts_s: float = SUCCESS_LASTS_S) -> None:
+        self._recent_success = RecentSuccess(success_lasts_s)
         _require_usable_variables(url.partition(":")[0])
         try:
             self._bucket = from_url(url, client_options=_CLIENT, retry_config=_RETRIES)
@@ -73,7 +73,7 @@ class ObjectStore:
         source.seek(0)
         with self._translating_errors():
             await obstore.put_async(self._bucket, key, source, max_concurrency=_PARTS_AT_ONCE)
-        self._recent_success.gain()
+        self._recent_success.record_success()
 
     async def size(self, key: str) -> int:
         with self._translating_errors(key):
@@ -102,7 +102,7 @@ class ObjectStore:
         with self._translating_errors():
             await obstore.put_async(self._bucket, key, b"fluxhook")
             await obstore.delete_async(self._bucket, key)
-        self._recent_success.gain()
+        self._recent_success.record_success()
 
     @contextmanager
     def _translating_errors(self, key: str = "") -> Generator[None]:
@@ -121,7 +121,7 @@ class ObjectStore:
             raise self._lost(f"the image store does not answer: {_PANIC}") from error
 
     def _lost(self, detail: str) -> Unavailable:
-        self._recent_success.lose()
+        self._recent_success.record_failure()
         return Unavailable(detail)
 
 

@@ -14,7 +14,7 @@ from typing import IO, TypeVar
 
 from app.errors import Unavailable
 from app.store.contract import Missing
-from app.store.health_cache import BELIEVED_S, RecentSuccess
+from app.store.health_cache import SUCCESS_LASTS_S, RecentSuccess
 
 T = TypeVar("T")
 
@@ -29,10 +29,10 @@ class FolderStore:
     If `root` disappears, it is not created again: files in a new folder would be hidden when the disk is mounted again.
     """
 
-    def __init__(self, root: Path, believed_s: float = BELIEVED_S, patience_s: float = _TIMEOUT_S) -> None:
+    def __init__(self, root: Path, success_lasts_s: float = SUCCESS_LASTS_S, timeout_s: float = _TIMEOUT_S) -> None:
         self._root = root
-        self._recent_success = RecentSuccess(believed_s)
-        self._timeout_s = patience_s
+        self._recent_success = RecentSuccess(success_lasts_s)
+        self._timeout_s = timeout_s
         # A separate pool: a folder that hangs must not occupy the threads that download and spool images.
         self._threads = ThreadPoolExecutor(_THREADS, "store")
         with self._translating_errors("created"):
@@ -45,7 +45,7 @@ class FolderStore:
                 await self._run(self._write, key, source, abandoned)
         finally:
             abandoned.set()
-        self._recent_success.gain()
+        self._recent_success.record_success()
 
     async def size(self, key: str) -> int:
         with self._translating_errors("read", key):
@@ -73,7 +73,7 @@ class FolderStore:
         with self._translating_errors("used"):
             await self._run(_inspect if self._recent_success else _test_write, self._root)
         if not self._recent_success:
-            self._recent_success.gain()
+            self._recent_success.record_success()
 
     async def _run(self, call: Callable[..., T], *arguments: object) -> T:
         async with asyncio.timeout(self._timeout_s):
@@ -99,7 +99,7 @@ class FolderStore:
         except Exception as error:
             if key and isinstance(error, FileNotFoundError):
                 raise Missing(key) from error
-            self._recent_success.lose()
+            self._recent_success.record_failure()
             reason = type(error).__name__
             if isinstance(error, OSError):
                 reason = error.strerror or "timeout"

@@ -2,7 +2,7 @@
 
 import time
 
-BELIEVED_S = 5.0  # how long a success counts
+SUCCESS_LASTS_S = 5.0  # how long a success counts
 
 
 class RecentSuccess:
@@ -15,8 +15,8 @@ class RecentSuccess:
     def __bool__(self) -> bool:
         return time.monotonic() < self._until
 
-    def gain(self) -> None:
+    def record_success(self) -> None:
         self._until = time.monotonic() + self._lasts_s
 
-    def lose(self) -> None:
+    def record_failure(self) -> None:
         self._until = 0.0

@@ -42,15 +42,15 @@ class Spool:
             sync_folder(self._data_dir)
         return path.read_text()
 
-    def blank(self) -> IO[bytes]:
-        """Open an unnamed file, which vanishes when it is closed unless `keep` names it. Raises OSError."""
+    def new_file(self) -> IO[bytes]:
+        """Open an unnamed file, which vanishes when it is closed unless `put` names it. Raises OSError."""
         try:
             return os.fdopen(os.open(self._data_dir, os.O_RDWR | os.O_TMPFILE, 0o600), "w+b")
         except (AttributeError, OSError):  # not supported by this operating system or file system
             return TemporaryFile(dir=self._data_dir)
 
-    def keep(self, attempt: str, file: IO[bytes], sha256: str) -> None:
-        """Store the file durably until `discard`. Raises OSError, also if too little disk space would remain."""
+    def put(self, attempt: str, file: IO[bytes], sha256: str) -> None:
+        """Store the file durably until `delete`. Raises OSError, also if too little disk space would remain."""
         path = self._folder / f"{attempt}.{sha256}"
         if not path.exists():
             if shutil.disk_usage(self._data_dir).free < self._spare:
@@ -72,7 +72,7 @@ class Spool:
                 path.unlink()
         return None
 
-    def discard(self, attempt: str) -> None:
+    def delete(self, attempt: str) -> None:
         """Delete the spooled bytes of an attempt. Raises OSError."""
         for path in self._folder.glob(f"{attempt}.*"):
             path.unlink(missing_ok=True)

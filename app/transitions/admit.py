@@ -100,14 +100,14 @@ def resume(connection: Connection, account_id: str, now: datetime) -> None:
     provider_accounts.resume(connection, account_id, now)
 
 
-async def wake(use: Resources, task_id: str) -> None:
+async def readmit(use: Resources, task_id: str) -> None:
     """Run `admit` for the task's account: a pause of the account or a wait of the task is over."""
     task = await use.db.read(tasks.get, task_id)
     if task is not None:
-        await use.db.write(_wake, task.account_id, task_id, use.now())
+        await use.db.write(_readmit, task.account_id, task_id, use.now())
 
 
-def _wake(connection: Connection, account_id: str, task_id: str, now: datetime) -> None:
+def _readmit(connection: Connection, account_id: str, task_id: str, now: datetime) -> None:
     admit(connection, account_id, now)
     task = tasks.get(connection, task_id)
     if task is not None and task.status is Status.QUEUED and task.dispatch_after_at > now:

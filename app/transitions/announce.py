@@ -30,7 +30,7 @@ class Announcement(NamedTuple):
     task_id: str
     status: Status
     failure: Failure | None = None
-    is_told: bool = True  # False: the task has no webhook, so its row need not be read
+    has_webhook: bool = True  # False: the task has no webhook, so its row need not be read
 
     @property
     def kind(self) -> str:
@@ -57,7 +57,7 @@ def append_events(writes: DeferredWrites, announcements: Sequence[Announcement],
 
 def plan_webhooks(connection: Connection, announcements: Sequence[Announcement], now: datetime) -> None:
     """The second half of `announce`: plan webhooks, from the tasks' rows as they are after the moves."""
-    with_webhook = [Reached(move.task_id, move.status) for move in announcements if move.is_told]
+    with_webhook = [Reached(move.task_id, move.status) for move in announcements if move.has_webhook]
     if with_webhook:
         outbox.plan(connection, with_webhook, now)
 

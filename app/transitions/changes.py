@@ -1,4 +1,4 @@
-"""What follows from a judged piece of evidence, as data: changes to the attempt and the task, and the next jobs. Pure.
+"""What follows from a decision about evidence, as data: changes to the attempt and the task, and the next jobs. Pure.
 
 `settle` collects these for a batch and writes them together.
 """
@@ -32,7 +32,7 @@ _OUTCOMES = {
 _NEW = frozenset({Effect.MOVED, Effect.ADOPTED})
 
 
-def answered(
+def evidence_of(
     attempt_id: str, witness: Witness, response: ProviderResponse, proof: CallbackProof | None, now: datetime
 ) -> Evidence:
     """Return the evidence in a response to a request of ours, received at `now`.
@@ -62,7 +62,7 @@ def attempt_change(attempt: AttemptContext, evidence: Evidence) -> AttemptChange
     Once the task is final, a callback adds only the cost, and only if it names the attempt's provider id. An answer to
     a request of ours still adds the id and the cost, but not how the attempt went.
     """
-    report, state = evidence.report, attempt.standing
+    report, state = evidence.report, attempt.state
     is_late, is_answer = state.status.final, evidence.witness is Witness.SUBMIT
     cost = new_cost(state, report, evidence.witness)
     if is_late and evidence.witness is Witness.CALLBACK:
@@ -80,10 +80,10 @@ def attempt_change(attempt: AttemptContext, evidence: Evidence) -> AttemptChange
 
 def cost_change(attempt: AttemptContext, change: AttemptChange) -> float | None:
     """Return what a change to an attempt adds to the cost of its task, the sum over its attempts; may be negative."""
-    return None if change.cost is None else change.cost - (attempt.standing.cost or 0)
+    return None if change.cost is None else change.cost - (attempt.state.cost or 0)
 
 
-def link_dies_at(evidence: Evidence) -> datetime:
+def link_expires_at(evidence: Evidence) -> datetime:
     """Return when the link in a result expires: as the link says, else after the provider's ten minutes."""
     return evidence.report.sample_expires_at or evidence.received_at + LINK_LIFE
 
@@ -97,7 +97,7 @@ def task_change(attempt: AttemptContext, evidence: Evidence, decision: Decision)
         change = replace(
             change,
             sample_url=report.sample_url,
-            sample_expires_at=link_dies_at(evidence),
+            sample_expires_at=link_expires_at(evidence),
             seed=None if report.seed is None else str(report.seed),
         )
     return change
@@ -118,7 +118,7 @@ def _move(attempt: AttemptContext, evidence: Evidence, to: Status) -> TaskChange
                 failed_at=now,
                 failure=report.failure or Failure.PROVIDER_ERROR,
                 failure_detail=report.detail,
-                money_spent=money_spent(attempt.standing.outcome, report.said),
+                money_spent=money_spent(attempt.state.outcome, report.said),
             )
         case Status.QUEUED if is_down:
             # An outage makes this task wait. Without a slot or credits the account waits, and the task keeps its place.
@@ -127,8 +127,8 @@ def _move(attempt: AttemptContext, evidence: Evidence, to: Status) -> TaskChange
             return moved
 
 
-def next_jobs(attempt: AttemptContext, evidence: Evidence, decision: Decision, look_after: timedelta) -> list[NewJob]:
-    """Return the jobs that the decision needs. `look_after` is how long an accepted task may be silent."""
+def next_jobs(attempt: AttemptContext, evidence: Evidence, decision: Decision, poll_after: timedelta) -> list[NewJob]:
+    """Return the jobs that the decision needs. `poll_after` is how long an accepted task may be silent."""
     now, task_id = evidence.received_at, attempt.task_id
     said, witness = evidence.report.said, evidence.witness
     match decision:
@@ -137,7 +137,7 @@ def next_jobs(attempt: AttemptContext, evidence: Evidence, decision: Decision, l
         case Decision(effect=Effect.ADOPTED) if said is Said.READY:
             return [NewJob(Step.COLLECT, task_id, now)]
         case Decision(effect=Effect.MOVED, to=Status.SUBMITTED):
-            return [NewJob(Step.RECONCILE, task_id, now + look_after)]
+            return [NewJob(Step.RECONCILE, task_id, now + poll_after)]
         case Decision(effect=Effect.HELD) if said is Said.LOST and witness is Witness.SUBMIT:
             return [NewJob(Step.RECONCILE, task_id, now)]  # it knows how long to wait for evidence
         case Decision(effect=Effect.HINTED | Effect.CONTRADICTED) if witness is Witness.CALLBACK:
@@ -148,5 +148,5 @@ def next_jobs(attempt: AttemptContext, evidence: Evidence, decision: Decision, l
 
 def _wait(attempt: AttemptContext, report: Report) -> timedelta:
     """Return how long to wait before the task is submitted again: as the provider asked, else backoff."""
-    wait = report.retry_after or SUBMIT.wait(attempt.standing.tries + 1)
+    wait = report.retry_after or SUBMIT.wait(attempt.state.tries + 1)
     return ids.jittered(wait)

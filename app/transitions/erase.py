@@ -43,7 +43,7 @@ async def remove_images(use: Resources, task_id: str) -> None:
     for key in await use.db.read(erased_tasks.store_keys, task_id) or ():
         if await _is_unshared(use, key):
             await use.store.remove(key)
-    await use.db.write(erased_tasks.forget_keys, task_id)
+    await use.db.write(erased_tasks.clear_store_keys, task_id)
     log.info("erased", task_id=task_id)
 
 

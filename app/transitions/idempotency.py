@@ -19,7 +19,7 @@ from app.params import TaskParams
 from app.resources import Resources
 from app.store import sha256_of
 
-REMEMBERED = timedelta(hours=24)
+ANSWER_RETENTION = timedelta(hours=24)
 # A request without an answer for longer than this has died with its process or database, and the next one takes over.
 # If it is still alive, its `Claim.answer` fails and it records nothing.
 _TIMEOUT, _TIMEOUT_PER_IMAGE = timedelta(seconds=30), timedelta(seconds=80)
@@ -41,12 +41,12 @@ class Claim:
 
 
 async def claim(
-    use: Resources, key_id: str, header: str, digest: str, images: int = 0, *, or_digest: str | None = None
+    use: Resources, key_id: str, header: str, digest: str, images: int = 0, *, equivalent_digest: str | None = None
 ) -> Claim | StoredAnswer:
     """Claim an Idempotency-Key for this request, or return the answer of the first request with it.
 
-    `header`: the value of the header. `digest`: identifies the request, see `digest_of`; `or_digest` is accepted as
-    equivalent. `images`: the number of images to fetch and store, which extends the timeout.
+    `header`: the value of the header. `digest`: identifies the request, see `digest_of`; `equivalent_digest` is
+    accepted too. `images`: the number of images to fetch and store, which extends the timeout.
 
     Raises InvalidRequest for a malformed key, KeyReused if the key belongs to another request, and RequestInFlight if
     the first request has no answer yet.
@@ -55,14 +55,14 @@ async def claim(
     first = await use.db.write(_begin, new_claim, digest, timeout)
     if first is None:
         return new_claim
-    if first.digest not in {digest, or_digest}:
+    if first.digest not in {digest, equivalent_digest}:
         raise KeyReused("this Idempotency-Key was sent before with another body")
     if first.answer is None:
         raise RequestInFlight("the first request with this Idempotency-Key has no answer yet")
     return first.answer
 
 
-async def let_go(use: Resources, claim: Claim) -> None:
+async def release(use: Resources, claim: Claim) -> None:
     """Release the key of a request that was refused or failed, so that the client can use it again.
 
     A request that failed after its answer was stored has taken effect and keeps the key.
@@ -80,7 +80,7 @@ def digest_of(params: TaskParams, files: Mapping[str, IO[bytes]]) -> str:
     Whether a webhook secret is set matters. Its value does not, because it could be guessed from the digest.
     """
     uploaded = {field: sha256_of(file) for field, file in sorted(files.items())}
-    document = json.dumps([params.asked(), uploaded], sort_keys=True)
+    document = json.dumps([params.masked_json(), uploaded], sort_keys=True)
     return hashlib.sha256(document.encode()).hexdigest()
 
 
@@ -94,8 +94,8 @@ def _begin(connection: Connection, claim: Claim, digest: str, timeout: timedelta
         return first
     if first is not None:
         # A request that had no answer when it was read may have one now; `release` then keeps it.
-        forget = idempotency_keys.release if first.answer is None else idempotency_keys.forget
-        forget(connection, *key, first.began_at)
+        remove = idempotency_keys.release if first.answer is None else idempotency_keys.remove
+        remove(connection, *key, first.began_at)
     if idempotency_keys.begin(connection, *key, digest, claim.began_at):
         return None
     return idempotency_keys.get(connection, *key)
@@ -103,7 +103,7 @@ def _begin(connection: Connection, claim: Claim, digest: str, timeout: timedelta
 
 def _has_expired(request: Remembered, now: datetime, timeout: timedelta) -> bool:
     age = now - request.began_at
-    return age > (timeout if request.answer is None else REMEMBERED)
+    return age > (timeout if request.answer is None else ANSWER_RETENTION)
 
 
 def _read(header: str) -> str:

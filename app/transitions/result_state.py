@@ -30,7 +30,7 @@ def store(connection: Connection, task: Task, image: Image, started_at: datetime
     Returns False if the task has been erased; the caller must then remove the image. A task that is no longer `ready`
     stays as it is.
     """
-    spooled_results.forget(connection, task.submission_id)
+    spooled_results.delete_holders(connection, task.submission_id)
     if _locked(connection, task.id, task.submission_id) is None:
         return tasks.get(connection, task.id) is not None
     result = Result(
@@ -68,7 +68,7 @@ def await_store(
     if _locked(connection, task.id, task.submission_id) is None:
         return False
     is_new = instance not in spooled_results.instances(connection, task.submission_id)
-    wait = STORE.wait(spooled_results.note(connection, task.submission_id, instance, now, tried=tried))
+    wait = STORE.wait(spooled_results.record_holder(connection, task.submission_id, instance, now, tried=tried))
     jobs.enqueue(connection, [NewJob(Step.COLLECT, task.id, now + ids.jittered(wait))])
     if is_new:
         _record_download(connection, task, "kept_aside", f"spooled on {instance}: {reason}", started_at, now)
@@ -86,12 +86,12 @@ def leave_to_others(connection: Connection, task_id: str, instance: str, started
         return True
     spool_holders = spooled_results.instances(connection, task.submission_id)
     if instance in spool_holders:
-        spooled_results.forget(connection, task.submission_id, instance)
+        spooled_results.delete_holders(connection, task.submission_id, instance)
         _record_download(connection, task, "failed", f"{instance} no longer has a complete copy", started_at, now)
     if spool_holders <= {instance} or now <= _deadline(connection, task, now) + _GRACE:
         return False
     if task.cancel_requested_at is not None and now > task.cancel_requested_at + _MAX_OUTAGE:
-        spooled_results.forget(connection, task.submission_id)
+        spooled_results.delete_holders(connection, task.submission_id)
         return False
     jobs.enqueue(connection, [NewJob(Step.COLLECT, task.id, now + STORE.longest)])
     return True

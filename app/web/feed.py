@@ -120,7 +120,7 @@ class Feed:
     async def _start_reading(self) -> None:
         if not self._subscribed:
             loop = asyncio.get_running_loop()
-            self._db.on_event(partial(_wake, loop, self._woken))
+            self._db.on_events(partial(_wake, loop, self._woken))
             self._subscribed = True
         self.end = await self._db.read(events.head)
         self._reader = asyncio.create_task(self._follow())

@@ -21,7 +21,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app import callback
-from app.callback import Judged, Reply
+from app.callback import Reply, VerifiedCallback
 from app.resources import Resources
 from app.telemetry import logs, tracing
 from app.web import request_log
@@ -139,7 +139,7 @@ class Exchange:
         self._token = token
         self._headers = protocol.headers
         self._proof: CallbackProof | None = None
-        self._judged: Judged | None = None
+        self._verified: VerifiedCallback | None = None
         self._facts: dict[str, Any] = {}  # for the request log
         self._started = time.monotonic()
 
@@ -159,23 +159,25 @@ class Exchange:
 
     def _verify_token(self) -> Reply | None:
         self._proof = self._use.keys.prove_token(self._submission_id, self._token)
-        return callback.tell(Reply.UNKNOWN) if self._proof is None else None
+        return callback.count_reply(Reply.UNKNOWN) if self._proof is None else None
 
     def _verify_body(self) -> Reply | None:
         assert self._proof is not None  # noqa: S101 - a request without a proof was answered at its head
         body = bytes(self.body)
-        self._judged = judged = callback.judge(self._use, self._submission_id, self._proof, self._headers, body)
-        if judged.kept is None:
-            return callback.reply_to(judged)
-        judged.kept.add_done_callback(self._on_stored)  # to await it would take an asyncio task for each callback
+        self._verified = verified = callback.verify_and_store(
+            self._use, self._submission_id, self._proof, self._headers, body
+        )
+        if verified.stored is None:
+            return callback.reply_to(verified)
+        verified.stored.add_done_callback(self._on_stored)  # to await it would take an asyncio task for each callback
         return None
 
     def _on_stored(self, _: object) -> None:
         self._run(self._reply)
 
     def _reply(self) -> Reply:
-        assert self._judged is not None  # noqa: S101 - set before the future that calls this
-        return callback.reply_to(self._judged)
+        assert self._verified is not None  # noqa: S101 - set before the future that calls this
+        return callback.reply_to(self._verified)
 
     def _run(self, step: Callable[[], Reply | None]) -> None:
         """Run a step, and send the answer if the step returns a reply or fails."""

@@ -42,7 +42,7 @@ async def read_with_result(use: Resources, task_id: str) -> tuple[Task, Result |
     return task, result
 
 
-def look(connection: Connection, rows: Sequence[Task]) -> list[TaskView]:
+def task_views(connection: Connection, rows: Sequence[Task]) -> list[TaskView]:
     """Return the views of these tasks, in their order, with their images and their positions in the queue."""
     images = results.of_tasks(connection, [task.id for task in rows if task.status is Status.STORED])
     queued = _queue_views(connection, [task for task in rows if task.status is Status.QUEUED])
@@ -74,16 +74,16 @@ async def wait_for_task(use: Resources, feed: Feed, task_id: str, prefer: str | 
 
 
 async def _read(use: Resources, task_id: str) -> TaskView:
-    task = await use.db.read(look_at, task_id)
+    task = await use.db.read(read_task_view, task_id)
     if task is None:
         raise NotFound("there is no such task")
     return task
 
 
-def look_at(connection: Connection, task_id: str) -> TaskView | None:
+def read_task_view(connection: Connection, task_id: str) -> TaskView | None:
     """Return the view of one task, or None if there is no such task."""
     task = tasks.get(connection, task_id)
-    return None if task is None else look(connection, [task])[0]
+    return None if task is None else task_views(connection, [task])[0]
 
 
 def wait_seconds(prefer: str | None) -> int:

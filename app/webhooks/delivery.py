@@ -144,4 +144,4 @@ def _headers(use: Resources, delivery: Delivery, secret: str | None, body: bytes
 
 
 def _keys(use: Resources, delivery: Delivery, secret: str | None) -> Sequence[bytes]:
-    return use.keys.webhook_keys(delivery.key_id) if secret is None else (sign.key_of(secret),)
+    return use.keys.webhook_keys(delivery.key_id) if secret is None else (sign.decode_secret(secret),)

@@ -28,7 +28,7 @@ class Reached(NamedTuple):
 def plan(connection: Connection, moves: Sequence[Reached], now: datetime) -> None:
     """Store deliveries for the tasks that subscribe to their new status."""
     candidates = [move for move in moves if move.status.final or move.status is Status.SUBMITTED]
-    found = tasks.told(connection, {move.task_id for move in candidates})
+    found = tasks.with_webhook(connection, {move.task_id for move in candidates})
     events = [
         (found[move.task_id], move.status) for move in candidates if _subscribes(found.get(move.task_id), move.status)
     ]
@@ -41,7 +41,7 @@ def plan(connection: Connection, moves: Sequence[Reached], now: datetime) -> Non
         message = _payload(task, status, stored, now)
         rows.append(_row(targets[_endpoint_name(task)], task.id, status, task.webhook_form, message, now))
     deliveries.insert(connection, rows)
-    wake(connection, targets.values(), now)
+    enqueue_rounds(connection, targets.values(), now)
 
 
 def plan_test(
@@ -65,7 +65,7 @@ def plan_test(
     jobs.enqueue(connection, [NewJob(Step.NOTIFY, endpoint.id, now)])
 
 
-def wake(connection: Connection, targets: Iterable[Endpoint], now: datetime) -> None:
+def enqueue_rounds(connection: Connection, targets: Iterable[Endpoint], now: datetime) -> None:
     """Enqueue the NOTIFY job of each endpoint that is active."""
     active = sorted(endpoint.id for endpoint in targets if endpoint.state is EndpointState.ACTIVE)
     jobs.enqueue(connection, [NewJob(Step.NOTIFY, endpoint_id, now) for endpoint_id in active])
@@ -84,7 +84,7 @@ def _endpoints(
 ) -> Mapping[EndpointName, Endpoint]:
     rows = [NewEndpoint(ids.new_id("ep", now), name.key_id, name.url, now) for name in names]
     endpoints.ensure(connection, rows)
-    return endpoints.named(connection, names)
+    return endpoints.by_key_and_url(connection, names)
 
 
 def _payload(task: Task, status: Status, stored: Mapping[str, results.Result], now: datetime) -> Payload:

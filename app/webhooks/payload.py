@@ -96,7 +96,7 @@ def provider_form(task: Task, status: Status, now: datetime) -> ProviderPayload:
     timestamp = _timestamp(now)
     match status:
         case Status.STORED:
-            result: ProviderResult = {"sample": None, "prompt": task.request.prompt, "seed": _seed(task)}
+            result: ProviderResult = {"sample": None, "prompt": task.request.prompt, "seed": task.effective_seed}
             return {"id": task.id, "status": "Ready", "result": result, "timestamp": timestamp}
         case Status.FAILED:
             code = PROVIDER_CODES[task.failure or Failure.PROVIDER_ERROR]
@@ -142,7 +142,7 @@ def _task(task: Task, result: Result | None, status: Status) -> EventTask:
         "status": status,
         "model": task.model,
         "prompt": task.request.prompt,
-        "seed": _seed(task),
+        "seed": task.effective_seed,
         "cost": task.cost,
         "failure": _failure(task),
         "image": None if result is None else _image(result),
@@ -150,11 +150,6 @@ def _task(task: Task, result: Result | None, status: Status) -> EventTask:
         "submitted_at": None if task.submitted_at is None else _timestamp(task.submitted_at),
         "ended_at": None if ended_at is None else _timestamp(ended_at),
     }
-
-
-def _seed(task: Task) -> int | None:
-    """Return the seed of the image, else the requested seed."""
-    return task.request.seed if task.seed is None else task.seed
 
 
 def _failure(task: Task) -> EventFailure | None:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from app import jobs
-from app.collect import tend
+from app.collect import store_spooled
 from app.db.migrations.revision import is_current
 from app.errors import Unavailable
 from app.jobs import Job
@@ -26,19 +26,19 @@ log = logs.get("heartbeat")
 
 @asynccontextmanager
 async def background_loops(
-    use: Resources, in_hand: Collection[Job], every_s: float = _LEASE_HEARTBEAT_S
+    use: Resources, running_jobs: Collection[Job], every_s: float = _LEASE_HEARTBEAT_S
 ) -> AsyncGenerator[None]:
-    """Inside the block, send a lease heartbeat for the jobs `in_hand` every `every_s` seconds, and process the spool
+    """Inside the block, send a lease heartbeat for `running_jobs` every `every_s` seconds, and check the spool
     each minute.
     """
 
     async def renew_leases() -> None:
-        if in_hand:
-            await use.db.write(jobs.heartbeat, list(in_hand))
+        if running_jobs:
+            await use.db.write(jobs.heartbeat, list(running_jobs))
 
     loops = [
         asyncio.create_task(_repeat(renew_leases, every_s)),
-        asyncio.create_task(_repeat(lambda: tend(use), _SPOOL_S)),
+        asyncio.create_task(_repeat(lambda: store_spooled(use), _SPOOL_S)),
     ]
     try:
         yield

@@ -24,7 +24,7 @@ from app.resources import Resources
 from app.rules.backoff import STEP_FAILED
 from app.rules.task import Status
 from app.telemetry import logs, metrics, tracing
-from app.transitions.admit import wake
+from app.transitions.admit import readmit
 from app.transitions.erase import remove_images
 from app.worker.heartbeat import background_loops
 from app.worker.sweep import NO_TASK, sweep
@@ -54,48 +54,48 @@ async def run_once(use: Resources) -> bool:
     """Run one due job. Return False if no job is due."""
     claimed = await use.db.write(jobs.claim, use.worker_id, use.now(), 1)
     for job in claimed:
-        await perform(use, job)
+        await run_job(use, job)
     return bool(claimed)
 
 
 async def run(use: Resources, *, grace: timedelta = _GRACE) -> None:
     """Run due jobs until `use.stopping` is set; then give running jobs up to `grace` to end."""
     wakeup = Wakeup()
-    use.db.on_signal(wakeup.notify)
-    in_hand: dict[Job, asyncio.Task[None]] = {}
-    async with background_loops(use, in_hand), wakeup.notified_by(use.stopping):
+    use.db.on_jobs(wakeup.notify)
+    running_jobs: dict[Job, asyncio.Task[None]] = {}
+    async with background_loops(use, running_jobs), wakeup.notified_by(use.stopping):
         started = False
         while not use.stopping.is_set():
             wakeup.clear()
             try:
                 started = started or await start(use)
-                await wakeup.wait(await _round(use, in_hand, wakeup) if started else _DATABASE_WAIT_S)
+                await wakeup.wait(await _round(use, running_jobs, wakeup) if started else _DATABASE_WAIT_S)
             except Exception:
                 log.exception("round_failed")  # the worker must survive every error, and the next round may succeed
                 await asyncio.sleep(_ERROR_WAIT_S)
-        await _finish(use, set(in_hand.values()), grace)
+        await _finish(use, set(running_jobs.values()), grace)
 
 
-async def _round(use: Resources, in_hand: dict[Job, asyncio.Task[None]], wakeup: Wakeup) -> float:
+async def _round(use: Resources, running_jobs: dict[Job, asyncio.Task[None]], wakeup: Wakeup) -> float:
     """Start the due jobs for which there is room. Return the seconds to wait until the next round; 0 if any started."""
     try:
         due = await use.db.read(jobs.next_due)
         if due is None or due > use.now():
             return _seconds_until(use, due)
-        claimed = await _claim(use, in_hand)
+        claimed = await _claim(use, running_jobs)
     except Unavailable:
         return _DATABASE_WAIT_S
     for job in claimed:
-        in_hand[job] = asyncio.create_task(_perform_in_hand(use, job, in_hand, wakeup))
+        running_jobs[job] = asyncio.create_task(_run_claimed(use, job, running_jobs, wakeup))
     return 0 if claimed else _MIN_WAIT_S
 
 
-async def _perform_in_hand(use: Resources, job: Job, in_hand: dict[Job, asyncio.Task[None]], wakeup: Wakeup) -> None:
-    """Perform a job that is `in_hand`. At its end its lane has room for another."""
+async def _run_claimed(use: Resources, job: Job, running_jobs: dict[Job, asyncio.Task[None]], wakeup: Wakeup) -> None:
+    """Run a job that is one of `running_jobs`. At its end its lane has room for another."""
     try:
-        await perform(use, job)
+        await run_job(use, job)
     finally:
-        del in_hand[job]
+        del running_jobs[job]
         wakeup.notify()
 
 
@@ -118,7 +118,7 @@ async def _finish(use: Resources, running: set[asyncio.Task[None]], grace: timed
             await use.db.write(jobs.release, use.worker_id)
 
 
-async def perform(use: Resources, job: Job) -> None:
+async def run_job(use: Resources, job: Job) -> None:
     """Run the step of one job; then finish the job, schedule a retry, or make it a dead letter."""
     started = time.monotonic()
     fields: dict[str, str | int] = {"step": job.step, "task_id": job.task_id, "attempt": job.failures + 1}
@@ -142,7 +142,7 @@ async def _run_step(use: Resources, job: Job) -> Exception | None:
             case Step.COLLECT:
                 await collect(use, job.task_id)
             case Step.ADMIT:
-                await wake(use, job.task_id)
+                await readmit(use, job.task_id)
             case Step.NOTIFY:
                 await notify(use, job.task_id)
             case Step.SWEEP:
@@ -223,9 +223,9 @@ async def start(use: Resources) -> bool:
     return True
 
 
-async def _claim(use: Resources, in_hand: Collection[Job]) -> list[Job]:
+async def _claim(use: Resources, running_jobs: Collection[Job]) -> list[Job]:
     """Claim due jobs of each lane, up to its limit."""
-    running = Counter(job.step for job in in_hand)
+    running = Counter(job.step for job in running_jobs)
     free = [(lane, limit - sum(running[step] for step in lane)) for lane, limit in LANES]
 
     def take(connection: Connection) -> list[Job]:
@@ -234,4 +234,4 @@ async def _claim(use: Resources, in_hand: Collection[Job]) -> list[Job]:
         return [job for claimed in claims for job in claimed]
 
     # If heartbeats were late, the leases of running jobs have expired, and a claim can return these jobs.
-    return [job for job in await use.db.write(take) if job not in in_hand]
+    return [job for job in await use.db.write(take) if job not in running_jobs]

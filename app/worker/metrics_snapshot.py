@@ -38,7 +38,7 @@ async def read(use: Resources) -> list[Metric]:
 
 def families(connection: Connection, now: datetime) -> list[Metric]:
     """Read all gauges but `database_up`."""
-    accounts = provider_accounts.everyone(connection)
+    accounts = provider_accounts.list_all(connection)
     limits = {(account.id, model): limit for account in accounts for model, limit in account.limits.items()}
     in_use, depths = provider_accounts.in_use(connection), queue.depths(connection)
     return [

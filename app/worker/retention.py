@@ -14,9 +14,9 @@ _BATCH = 1000  # rows to examine in one transaction
 _MAX_DELETED = 10_000  # rows of one kind in one sweep; a backlog of millions takes hours, but does not disturb others
 
 _KINDS = {
-    "evidence": retention.forget_evidence,
-    "downloads": retention.forget_downloads,
-    "deliveries": retention.forget_deliveries,
+    "evidence": retention.prune_evidence,
+    "downloads": retention.prune_downloads,
+    "deliveries": retention.prune_deliveries,
 }
 
 log = logs.get("retention")
@@ -24,14 +24,14 @@ log = logs.get("retention")
 
 async def prune(use: Resources, batch: int = _BATCH, at_once: int = _MAX_DELETED) -> None:
     """Delete expired rows, up to about `at_once` of each kind. Does nothing if evidence is kept without limit."""
-    if use.evidence_kept is None:
+    if use.evidence_retention is None:
         return
-    ended_before, deleted = use.now() - use.evidence_kept, Counter[str]()
-    for kind, forget in _KINDS.items():
+    ended_before, deleted = use.now() - use.evidence_retention, Counter[str]()
+    for kind, delete in _KINDS.items():
         start: str | None = ""
         while start is not None and deleted[kind] < at_once and not use.stopping.is_set():
-            step = await use.db.write(forget, ended_before, start, batch)
+            step = await use.db.write(delete, ended_before, start, batch)
             deleted[kind] += step.deleted
-            start = step.on
+            start = step.next_after
     if deleted.total():
         log.info("pruned", **deleted)

@@ -18,13 +18,13 @@ from app.rules.task import Failure, Status
 from app.telemetry import logs, metrics
 from app.transitions import moves
 from app.transitions.admit import admit
-from app.transitions.idempotency import REMEMBERED
+from app.transitions.idempotency import ANSWER_RETENTION
 from app.worker.retention import prune
 
 EVERY = timedelta(seconds=10)
-EVENTS_KEPT = timedelta(days=7)  # a reader that was away for longer gets an error
+EVENTS_RETENTION = timedelta(days=7)  # a reader that was away for longer gets an error
 NO_TASK = "-"  # the task id of a job that is not about a task
-_JOB_LOG_KEPT = timedelta(hours=1)  # the log that the job engine keeps of finished jobs
+_JOB_LOG_RETENTION = timedelta(hours=1)  # the log that the job engine keeps of finished jobs
 _LATE = timedelta(seconds=30)  # work that has been due for longer was missed, and is not just about to start
 _BATCH = 50  # tasks to end in one transaction
 _OUT_OF_CREDITS = timedelta(hours=24)  # how long a task waits for new credits
@@ -45,8 +45,8 @@ log = logs.get("sweep")
 async def sweep(use: Resources) -> None:
     """Run the maintenance once, and enqueue the next sweep."""
     await _end_overdue(use)
-    missing = await use.db.read(unscheduled)
-    rescheduled = await use.db.write(upkeep, use.now(), missing)
+    missing = await use.db.read(orphaned)
+    rescheduled = await use.db.write(maintain, use.now(), missing)
     if rescheduled:
         metrics.orphaned_tasks_recovered.inc(len(rescheduled))
         log.error("unscheduled", task_ids=rescheduled)
@@ -56,8 +56,8 @@ async def sweep(use: Resources) -> None:
 async def _end_overdue(use: Resources) -> None:
     """End tasks that have waited too long, in batches: a callback waits for one of these transactions at most."""
     for find, failure, detail in (
-        (late, Failure.DEADLINE_EXCEEDED, moves.TOO_LATE),
-        (unpaid, Failure.OUT_OF_CREDITS, "the provider's account was out of credits for a day"),
+        (past_deadline, Failure.DEADLINE_EXCEEDED, moves.TOO_LATE),
+        (out_of_credits, Failure.OUT_OF_CREDITS, "the provider's account was out of credits for a day"),
     ):
         overdue = await use.db.read(find, use.now())
         for first in range(0, len(overdue), _BATCH):
@@ -71,12 +71,12 @@ def _end(
     moves.expire(connection, find(connection, now, overdue), failure, detail, now)
 
 
-def late(connection: Connection, now: datetime, among: Collection[str] | None = None) -> list[str]:
+def past_deadline(connection: Connection, now: datetime, among: Collection[str] | None = None) -> list[str]:
     """Return the queued tasks whose deadline has passed."""
     return queue.past_deadline(connection, now, among)
 
 
-def unpaid(connection: Connection, now: datetime, among: Collection[str] | None = None) -> list[str]:
+def out_of_credits(connection: Connection, now: datetime, among: Collection[str] | None = None) -> list[str]:
     """Return the tasks that have waited for a day in an account that was out of credits throughout that day.
 
     Such an account is paused, and its last refusal came at least a day after its first. Only the next submission, when
@@ -94,17 +94,17 @@ def _was_empty_for_a_day(account: Account) -> bool:
     return until - UNPAID.longest >= since + _OUT_OF_CREDITS
 
 
-def upkeep(connection: Connection, now: datetime, missing: list[tuple[Step, str]]) -> list[str]:
+def maintain(connection: Connection, now: datetime, missing: list[tuple[Step, str]]) -> list[str]:
     """Delete expired rows, and schedule missing work and the next sweep. Return the ids of what was without a job."""
-    events.prune(connection, now - EVENTS_KEPT)
+    events.prune(connection, now - EVENTS_RETENTION)
     jobs.enqueue(connection, [NewJob(Step.SWEEP, NO_TASK, now + EVERY)])
-    jobs.prune(connection, now - _JOB_LOG_KEPT)
-    idempotency_keys.forget_before(connection, now - REMEMBERED)
+    jobs.prune(connection, now - _JOB_LOG_RETENTION)
+    idempotency_keys.prune(connection, now - ANSWER_RETENTION)
     jobs.enqueue(connection, [NewJob(step, task_id, now) for step, task_id in missing])
     return [subject for _, subject in missing] + _repair_queues(connection, now)
 
 
-def unscheduled(connection: Connection) -> list[tuple[Step, str]]:
+def orphaned(connection: Connection) -> list[tuple[Step, str]]:
     """Return the open tasks and the endpoints with waiting deliveries that have no job, with the step they need.
 
     Must run in a read transaction, which has one snapshot: in a writing one, other transactions move tasks and finish
@@ -114,8 +114,8 @@ def unscheduled(connection: Connection) -> list[tuple[Step, str]]:
     for status, step in _REQUIRED_STEP.items():
         ids = queue.admitted(connection) if status is Status.QUEUED else tasks.ids_in(connection, status)
         missing += [(step, task_id) for task_id in sorted(ids - jobs.scheduled(connection, step, ids))]
-    awaited = deliveries.awaited(connection)
-    without_job = awaited - jobs.scheduled(connection, Step.NOTIFY, awaited)
+    endpoint_ids = deliveries.endpoints_with_waiting(connection)
+    without_job = endpoint_ids - jobs.scheduled(connection, Step.NOTIFY, endpoint_ids)
     missing += [(Step.NOTIFY, endpoint_id) for endpoint_id in sorted(without_job)]
     return missing
 

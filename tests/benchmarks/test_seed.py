@@ -15,9 +15,9 @@ from app.settle import settle
 from benchmarks.hmac_only import proven
 from benchmarks.seed import Callback, imagine, seed
 from benchmarks.stored import unstored
-from tests.rows import START, drop_jobs, jobs_left, write_now
+from tests.rows import START, drop_jobs, stored_jobs, write_now
 
-LOOK_AFTER = START - START
+POLL_AFTER = START - START
 KEYS = KeyRing(("a-ring-key-for-benchmarks-0123456789",))
 
 
@@ -46,7 +46,7 @@ def evidence_of(callback: Callback) -> Evidence:
 
 async def settle_callbacks(database: Database, callbacks: Sequence[Callback]) -> list[Effect | None]:
     group = [evidence_of(callback) for callback in callbacks]
-    return await database.write(lambda connection: settle(connection, group, look_after=LOOK_AFTER))
+    return await database.write(lambda connection: settle(connection, group, poll_after=POLL_AFTER))
 
 
 def test_a_signed_callback_is_verified_at_its_address() -> None:
@@ -86,7 +86,7 @@ async def test_a_seeded_task_is_submitted_and_has_its_reconcile_job(database: Da
         assert (task.status, task.submission_id) == (Status.SUBMITTED, callback.submission_id)
         assert (attempt.outcome, attempt.callback_requested) == (Outcome.ACCEPTED, True)
         assert attempt.provider_id == read_status(callback.body).provider_id
-        assert [job.step for job in jobs_left(connection)] == [Step.RECONCILE]
+        assert [job.step for job in stored_jobs(connection)] == [Step.RECONCILE]
 
     await database.read(look)
 
@@ -136,5 +136,5 @@ async def test_evidence_that_did_not_move_its_task_is_missing(database: Database
         last_received_at=START,
         body=callback.body,
     )
-    await database.write(write_now, evidence.keep, [row])
+    await database.write(write_now, evidence.upsert, [row])
     assert await unstored(database, [callback]) == 1

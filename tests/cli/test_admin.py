@@ -5,7 +5,7 @@ import json
 import pytest
 
 from app.db.engine.database import open_database
-from app.db.queries.callbacks import LOOKED
+from app.db.queries.callbacks import MAX_SCANNED
 from app.db.tables import evidence
 from tests.cli.test_commands import Terminal, terminal
 from tests.db.queries.test_callbacks import polled
@@ -61,9 +61,9 @@ async def test_callbacks_of_the_provider_are_listed(terminal: Terminal) -> None:
 
 
 async def test_a_short_list_of_callbacks_names_the_cursor_for_older_ones(terminal: Terminal) -> None:
-    later = [polled(f"{number:05}") for number in range(LOOKED)]
+    later = [polled(f"{number:05}") for number in range(MAX_SCANNED)]
     async with open_database(f"sqlite:///{terminal.folder / 'data' / 'fluxhook.db'}") as database:
-        await database.write(write_now, evidence.keep, later)
+        await database.write(write_now, evidence.upsert, later)
     listed = await terminal.run("callbacks")
 
     assert listed.exit_code == 0

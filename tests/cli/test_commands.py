@@ -28,7 +28,7 @@ from app.settings import Settings
 from app.twin import build
 from app.wiring import open_resources
 from tests.pictures import picture
-from tests.rows import START, WORKER, ask, plan_task
+from tests.rows import START, WORKER, plan_task, put_sent_task
 from tests.sockets import listening, serving
 from tests.world import ADMIN_KEY
 
@@ -249,7 +249,7 @@ async def test_the_uses_of_each_secret_key_are_shown_before_and_after_one_is_rem
 
         def use_both(connection: Connection) -> None:
             for name, signing_key_id in (("1", KeyRing((new,)).newest), ("2", only_old.newest), ("3", only_old.newest)):
-                ask(connection, name, utc_now(), signing_key_id=signing_key_id)
+                put_sent_task(connection, name, utc_now(), signing_key_id=signing_key_id)
             sealed = only_old.seal(b"a webhook secret", "a purpose", bytes(12))
             api_keys.change(connection, api_keys.ADMIN_ID, ApiKeyChange(webhook=WebhookDefaults(secret=sealed)))
             plan_task(connection, "4", signing_key_id=only_old.newest, webhook_secret=sealed)
@@ -271,7 +271,9 @@ async def test_the_uses_of_each_secret_key_are_shown_before_and_after_one_is_rem
 
 async def test_doctor_reports_the_notes_of_readyz(terminal: Terminal) -> None:
     async with open_database(f"sqlite:///{terminal.folder / 'data' / 'fluxhook.db'}") as database:
-        await database.write(lambda connection: spooled_results.note(connection, "sub_1", "host_1", START, tried=True))
+        await database.write(
+            lambda connection: spooled_results.record_holder(connection, "sub_1", "host_1", START, tried=True)
+        )
     async with httpx.AsyncClient() as client:
         (note,) = (await client.get(f"{terminal.env['FLUXHOOK_PUBLIC_URL']}/readyz")).json()["notes"]
     done = await terminal.run("doctor")

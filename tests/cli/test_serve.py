@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from starlette.responses import PlainTextResponse
 
-from app.cli.process import server, settle_down
+from app.cli.process import freeze_startup_objects, server
 from app.cli.serve import prepare
 from app.db.engine.database import Database, open_database
 from app.db.migrations.revision import is_current
@@ -109,7 +109,7 @@ async def test_on_postgresql_the_admin_key_is_required_and_never_generated(share
 
 def test_objects_of_the_start_are_excluded_from_garbage_collection() -> None:
     try:
-        settle_down()
+        freeze_startup_objects()
 
         assert gc.get_freeze_count() > 0
     finally:

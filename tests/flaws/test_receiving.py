@@ -59,11 +59,11 @@ class AnswersFirst(OneByOne):
     async def read(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         return await self.inner.read(work, *args, **kwargs)
 
-    def on_signal(self, listener: Callable[[], None]) -> None:
-        self.inner.on_signal(listener)
+    def on_jobs(self, listener: Callable[[], None]) -> None:
+        self.inner.on_jobs(listener)
 
-    def on_event(self, listener: Callable[[], None]) -> None:
-        self.inner.on_event(listener)
+    def on_events(self, listener: Callable[[], None]) -> None:
+        self.inner.on_events(listener)
 
 
 async def test_acknowledging_before_the_commit_is_caught(worlds: Worlds) -> None:
@@ -194,7 +194,7 @@ async def receive_unless_seen(
     digest = hashlib.sha256(body).hexdigest()
     new = await use.db.write(lambda connection: idempotency_keys.begin(connection, "seen", digest, digest, use.now()))
     if new:
-        await use.db.write(lambda connection: settle(connection, [evidence], look_after=callback._PATIENCE))
+        await use.db.write(lambda connection: settle(connection, [evidence], poll_after=callback._POLL_AFTER))
     return Reply.ACCEPTED
 
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from app.images.download import check, download
+from app.images.download import download, verify
 from app.resources import Resources
 from app.security.http_clients import results_client
 from tests.world import TWIN, World
@@ -52,7 +52,7 @@ def memory_now() -> int:
 
 async def bring(use: Resources, number: int) -> None:
     with await download(use, f"{TWIN}/{number}.png") as file:
-        image = await check(use, file, f"sub_{number}")
+        image = await verify(use, file, f"sub_{number}")
         await use.store.put(f"results/{number}.png", file)
     assert image.info.width == image.info.height
 

@@ -24,7 +24,7 @@ def test_a_link_names_the_task_and_the_kind_of_file() -> None:
     assert (link.scheme, link.netloc, link.path) == ("https", "here", "/below/results/task_1.jpeg")
 
 
-def test_a_link_works_until_the_instant_that_it_names() -> None:
+def test_a_link_is_valid_until_its_expiry() -> None:
     expires, signature = parts()
 
     assert expiry(expires) == EXPIRES_AT
@@ -32,14 +32,14 @@ def test_a_link_works_until_the_instant_that_it_names() -> None:
     assert not check(KEYS, "task_1", expires, signature, EXPIRES_AT)
 
 
-def test_a_link_works_for_its_task_and_its_end_alone() -> None:
+def test_a_link_is_valid_only_for_its_task_and_expiry() -> None:
     expires, signature = parts()
 
     assert not check(KEYS, "task_2", expires, signature, START)
     assert not check(KEYS, "task_1", str(int(expires) + 1), signature, START)
 
 
-def test_a_link_of_an_older_key_works_while_that_key_is_in_the_ring() -> None:
+def test_a_link_of_an_older_key_is_valid_while_the_key_is_in_the_ring() -> None:
     expires, signature = parts()
 
     assert check(KeyRing(("b" * 32, "a" * 32)), "task_1", expires, signature, START)
@@ -47,12 +47,12 @@ def test_a_link_of_an_older_key_works_while_that_key_is_in_the_ring() -> None:
 
 
 @given(st.text(), st.text(), st.text())
-def test_whatever_is_made_up_opens_nothing(task_id: str, expires: str, signature: str) -> None:
+def test_an_invented_signature_is_invalid(task_id: str, expires: str, signature: str) -> None:
     assert not check(KEYS, task_id, expires, signature, START)
 
 
 @pytest.mark.parametrize("expires", ["", "-1", "1e12", "٣", " 1", "9" * 13], ids=str)
-def test_an_end_that_is_no_number_of_seconds_opens_nothing(expires: str) -> None:
+def test_an_expiry_that_is_no_number_of_seconds_is_invalid(expires: str) -> None:
     signature = KEYS.mac(f"task_1.{expires}".encode(), "result-link")
 
     assert not check(KEYS, "task_1", expires, signature, START)

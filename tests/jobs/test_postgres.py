@@ -20,7 +20,7 @@ from app.jobs import LEASE, Job, NewJob, Step
 from app.jobs.pgqueuer_schema import SETTINGS
 from tests.databases import listening_for
 from tests.postgres import set_time
-from tests.rows import START, jobs_left
+from tests.rows import START, stored_jobs
 
 ME, OTHER = "1" * 32, "2" * 32
 SOON, LAPSED = START + LEASE / 2, START + LEASE * 1.1
@@ -104,11 +104,11 @@ async def test_a_worker_without_the_lease_cannot_end_the_job_of_another(database
         "hold": lambda connection: jobs.dead_letter(connection, lost, "KeyError"),
     }
     await database.write(ends[end])
-    still = [(job.step, job.state) for job in await database.read(jobs_left)]
+    still = [(job.step, job.state) for job in await database.read(stored_jobs)]
     await database.write(lambda connection: jobs.finish(connection, taken))
 
     assert still == [(Step.COLLECT, "running")]
-    assert await database.read(jobs_left) == []
+    assert await database.read(stored_jobs) == []
 
 
 async def test_releasing_affects_only_the_jobs_of_the_worker(database: Database) -> None:
@@ -118,7 +118,7 @@ async def test_releasing_affects_only_the_jobs_of_the_worker(database: Database)
     await claim(database, OTHER)
     await database.write(lambda connection: jobs.release(connection, ME))
 
-    assert {(job.step, job.state) for job in await database.read(jobs_left)} == {
+    assert {(job.step, job.state) for job in await database.read(stored_jobs)} == {
         (Step.COLLECT, "waiting"),
         (Step.RECONCILE, "running"),
     }
@@ -146,7 +146,7 @@ async def test_a_job_enqueued_while_it_ends_is_never_lost(database: Database) ->
         (again,) = await claim(database)
         await database.write(lambda connection, job=again: jobs.finish(connection, job))  # type: ignore[misc]
 
-        assert await database.read(jobs_left) == []
+        assert await database.read(stored_jobs) == []
 
 
 async def test_the_log_of_past_jobs_is_pruned(database: Database) -> None:
@@ -196,7 +196,7 @@ def test_no_environment_variable_renames_the_tables() -> None:
 async def test_a_job_of_one_process_wakes_the_workers_of_the_others(database: Database, postgres_url: str) -> None:
     async with open_database(postgres_url) as other:
         notified = asyncio.Event()
-        other.on_signal(notified.set)
+        other.on_jobs(notified.set)
         await asyncio.wait_for(notified.wait(), 30)  # called once it listens
         notified.clear()
         await enqueue(database)

@@ -86,8 +86,8 @@ class FusedDatabase(OneByOne):
         for engine in engines(inner):
             event.listen(engine, "before_cursor_execute", self._on_statement)
         self.dialect = inner.dialect
-        self.on_signal = inner.on_signal
-        self.on_event = inner.on_event
+        self.on_jobs = inner.on_jobs
+        self.on_events = inner.on_events
 
     async def write(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         step = step_of(work, sys._getframe(1).f_globals["__name__"])

@@ -122,7 +122,7 @@ class CrashWorld:
             result_hosts=spec.result_hosts,
             provider_origin=TWIN,
             public_url=GATEWAY if callback_requested else None,
-            hold_window=spec.slowest_task + spec.callback_window if callback_requested else timedelta(),
+            evidence_window=spec.slowest_task + spec.callback_window if callback_requested else timedelta(),
             trust_shared_secret=True,
             scratch=self.folder,
         )
@@ -207,7 +207,7 @@ def _prepare(connection: Connection, use: Resources) -> None:
     provider_accounts.put(connection, use.account_id, spec.name, spec.slots)
     api_keys.put(connection, NewApiKey("key_admin", "admin", digest_of(ADMIN_KEY), ["*"], use.now()))
     if connection.dialect.name == "sqlite":  # on PostgreSQL another process may still answer
-        idempotency_keys.forget_unanswered(connection)
+        idempotency_keys.remove_unanswered(connection)
 
 
 async def _work(use: Resources) -> None:

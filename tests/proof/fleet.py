@@ -93,7 +93,7 @@ class Fleet:
             while not all(await asyncio.gather(*(member.is_ready() for member in self.members))):
                 await self._revive()
 
-    async def live_and_die(
+    async def kill_at_random(
         self, rng: random.Random, lifetime_s: tuple[float, float], calm: asyncio.Event, max_kills: int | None
     ) -> None:
         """Kill one process after another, and sometimes the database, until `calm` is set; then restart all."""

@@ -15,7 +15,7 @@ from tests.proof.storm_judge import Figures, judge
 from tests.proof.storm_run import FAULTS, Seen, Storm, go_through
 
 
-def weather(storm: Storm, folder: Path) -> tuple[Figures, Seen]:
+def run_and_judge(storm: Storm, folder: Path) -> tuple[Figures, Seen]:
     """Run a storm in this folder and judge it."""
     seen = asyncio.run(go_through(storm, folder))
     return judge(storm.seed, seen.asked, seen), seen
@@ -28,8 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("SQLite serves only one process; more workers need --db postgres")
     storm = Storm(tasks=options.tasks, seed=options.seed, database=options.db, workers=options.workers)
     folder = Path(tempfile.mkdtemp(prefix="fluxhook-storm-"))
-    _say(_forecast(storm))
-    figures, seen = weather(storm, folder)
+    _say(_description(storm))
+    figures, seen = run_and_judge(storm, folder)
     _say(_report(figures))
     if options.json:
         options.json.write_text(json.dumps(figures.as_json, indent=2) + "\n")
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _forecast(storm: Storm) -> str:
+def _description(storm: Storm) -> str:
     faults = ", ".join(f"{name} {value:.0%}" for name, value in FAULTS.items())
     killed = "the service" if storm.workers == 1 else f"one of {storm.workers} workers and 2 APIs, chosen at random,"
     return (

@@ -101,7 +101,7 @@ async def go_through(storm: Storm, folder: Path) -> Seen:
         (await twin.put("/twin/faults", json=storm.faults)).raise_for_status()
         fleet = service.fleet
         async with fleet.alive():
-            await _endure(storm, service, rng, seen)
+            await _post_and_wait(storm, service, rng, seen)
             seen.seconds = time.monotonic() - began
             await _look(service.api, seen)
         seen.ledger = (await twin.get("/twin/ledger")).json()
@@ -114,13 +114,13 @@ async def go_through(storm: Storm, folder: Path) -> Seen:
     return seen
 
 
-async def _endure(storm: Storm, service: Service, rng: random.Random, seen: Seen) -> None:
+async def _post_and_wait(storm: Storm, service: Service, rng: random.Random, seen: Seen) -> None:
     """Post all tasks and wait until they are final, within the time limit; the judge counts the others."""
     calm = asyncio.Event()
     bodies = [_body(storm, number, rng) for number in range(storm.tasks)]
     seen.asked = [body["prompt"] for body in bodies]
     kills = random.Random(storm.seed)  # noqa: S311 - see above
-    living = asyncio.create_task(service.fleet.live_and_die(kills, storm.lifetime_s, calm, storm.most_kills))
+    living = asyncio.create_task(service.fleet.kill_at_random(kills, storm.lifetime_s, calm, storm.most_kills))
     try:
         async with asyncio.timeout(storm.bound_s):
             await _post_all(service, bodies, storm.posts_per_s, seen.posted)

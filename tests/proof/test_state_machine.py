@@ -27,9 +27,9 @@ from app.rules.task import MOVES, Effect, Failure, Report, Said, Status, Witness
 from app.security.sign import bfl_signature
 from app.security.verify import Verdict
 from app.transitions.moves import cancel, resubmit
-from tests.found import EvidenceKey, Found, Job, look
 from tests.interleaving import LIMITS, Call, Process
 from tests.pictures import picture
+from tests.snapshot import EvidenceKey, Job, Snapshot, take_snapshot
 
 pytestmark = pytest.mark.proof
 
@@ -85,7 +85,7 @@ class Record(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "process"):
             try:
-                self.settle_down()
+                self.finish_all_tasks()
             finally:
                 self.process.close()
                 self.logs.__exit__(None, None, None)
@@ -133,7 +133,7 @@ class Record(RuleBasedStateMachine):
         self.process.db.dies_at = death
         while jobs and self.process.work(steps):
             jobs -= 1
-        self.bury()
+        self.restart_if_dead()
 
     @rule(chance=st.integers(0, 3))
     def restart(self, chance: int) -> None:
@@ -158,7 +158,7 @@ class Record(RuleBasedStateMachine):
         if said is Said.PENDING:
             report = report._replace(provider_id=self.provider_id(call.task_id, call.submission_id))
         self.refusing = said in REFUSALS
-        self.tell(call, Witness.SUBMIT, report, death)
+        self.answer_with_report(call, Witness.SUBMIT, report, death)
 
     @precondition(lambda self: self.choose("fetch", 0) is not None)
     @rule(
@@ -168,7 +168,7 @@ class Record(RuleBasedStateMachine):
         call = self.choose("fetch", which)
         assert call is not None
         said = Said.LOST if said is Said.UNCLEAR else said
-        self.tell(call, Witness.POLL, self.report(call, said, which, cost), death)
+        self.answer_with_report(call, Witness.POLL, self.report(call, said, which, cost), death)
 
     @precondition(lambda self: self.choose("download", 0) is not None)
     @rule(which=index, how=st.sampled_from(LINKS), death=deaths)
@@ -177,7 +177,7 @@ class Record(RuleBasedStateMachine):
         if call is not None:
             self.process.db.dies_at = death
             self.process.answer(call, download(how))
-            self.bury()
+            self.restart_if_dead()
 
     @precondition(lambda self: self.attempts)
     @rule(
@@ -226,7 +226,7 @@ class Record(RuleBasedStateMachine):
             "nothing": ([], Verdict.UNPROVEN),
         }[proof]
         key = (submission_id, Witness.CALLBACK, verdict, hashlib.sha256(body).hexdigest())
-        had_its_effect = self.process.db.now(look).effects.get(key) is Effect.MOVED
+        had_its_effect = self.process.db.now(take_snapshot).effects.get(key) is Effect.MOVED
         self.process.db.dies_at = death and (0, death[1])
         reply = self.process.play(callback.receive(use, submission_id, known.token, headers, whole(body)))
         if reply is not None:
@@ -234,22 +234,22 @@ class Record(RuleBasedStateMachine):
         if reply is not None or (death and death[1]):
             self.count(submission_id, Witness.CALLBACK, verdict, body)
         assert not (had_its_effect and self.process.has_moved()), "the same callback had a second effect"
-        self.bury()
+        self.restart_if_dead()
 
-    def tell(self, call: Call, witness: Witness, report: Report, death: tuple[int, bool] | None) -> None:
+    def answer_with_report(self, call: Call, witness: Witness, report: Report, death: tuple[int, bool] | None) -> None:
         body = repr(report).encode()
         self.process.db.dies_at = death
         self.process.answer(call, ProviderResponse(report, 200, {}, body))
         if death != (0, False):
             self.count(call.submission_id, witness, Verdict.FETCHED, body)
-        self.bury()
+        self.restart_if_dead()
 
     # Invariants.
 
     @invariant()
     def every_promise_is_kept(self) -> None:
         self.every_move_is_allowed()
-        found = self.process.db.now(look)
+        found = self.process.db.now(take_snapshot)
         self.what_is_final_stays(found)
         assert found.evidence == self.came
         self.what_is_not_final_goes_on(found)
@@ -276,7 +276,7 @@ class Record(RuleBasedStateMachine):
                 self.slotless.add(task_id)  # a callback proved an attempt whose slot was already free
         self.refusing = self.resubmitting = False
 
-    def what_is_final_stays(self, found: Found) -> None:
+    def what_is_final_stays(self, found: Snapshot) -> None:
         for task in found.tasks:
             known = self.final.get(task.id)
             # The cost may become known later.
@@ -284,7 +284,7 @@ class Record(RuleBasedStateMachine):
             if task.status.final:
                 self.final[task.id] = task
 
-    def what_is_not_final_goes_on(self, found: Found) -> None:
+    def what_is_not_final_goes_on(self, found: Snapshot) -> None:
         now = self.process.clock()
         scheduled = {(step, task_id) for step, task_id, _, _ in found.jobs}
         wakes = [run_at for step, _, _, run_at in found.jobs if step is Step.ADMIT]
@@ -304,7 +304,7 @@ class Record(RuleBasedStateMachine):
             elif found.has_room(task.model):
                 assert any(run_at <= now for run_at in wakes), "a slot is free, and no admit job is due"
 
-    def slots_are_taken_only_by_tasks_that_need_them(self, found: Found) -> None:
+    def slots_are_taken_only_by_tasks_that_need_them(self, found: Snapshot) -> None:
         known = {task.id: task.status for task in found.tasks}
         in_flight = {task_id for task_id, status in known.items() if status in IN_FLIGHT}
         assert {known[task_id] for task_id in found.slots} <= {Status.QUEUED, *IN_FLIGHT}
@@ -314,26 +314,26 @@ class Record(RuleBasedStateMachine):
 
     # With a cooperative provider every task ends.
 
-    def settle_down(self) -> None:
+    def finish_all_tasks(self) -> None:
         self.process.restart()
         for _ in range(2000):
             if all(task.status.final for task in self.tasks()):
                 return
             for call in list(self.process.outside.calls):
-                self.end_well(call)
+                self.answer_successfully(call)
             if not self.process.work():
                 self.process.clock.at = max(self.process.clock(), self.next_due())
             self.every_promise_is_kept()
         raise AssertionError(f"tasks never end: {[(task.id, task.status) for task in self.tasks()]} {self.jobs()}")
 
-    def end_well(self, call: Call) -> None:
+    def answer_successfully(self, call: Call) -> None:
         if call.kind == "download":
             self.process.answer(call, download("works"))
         elif call.kind == "fetch":
-            self.tell(call, Witness.POLL, self.report(call, Said.READY, 0, None), None)
+            self.answer_with_report(call, Witness.POLL, self.report(call, Said.READY, 0, None), None)
         else:
             provider_id = self.provider_id(call.task_id, call.submission_id)
-            self.tell(call, Witness.SUBMIT, Report(Said.PENDING, provider_id, cost=4.0), None)
+            self.answer_with_report(call, Witness.SUBMIT, Report(Said.PENDING, provider_id, cost=4.0), None)
 
     def next_due(self) -> Any:
         """Return the time of the next job or deadline, and only without these that of a sweep."""
@@ -354,7 +354,7 @@ class Record(RuleBasedStateMachine):
         assert (task_id, submission_id) not in self.attempts
         self.attempts.append((task_id, submission_id))
 
-    def bury(self) -> None:
+    def restart_if_dead(self) -> None:
         if self.process.db.dead:
             self.process.restart()
         self.process.db.dies_at = None
@@ -389,7 +389,7 @@ class Record(RuleBasedStateMachine):
         return self.process.db.now(lambda connection: [task_of(row) for row in connection.execute(query)])
 
     def jobs(self) -> list[Job]:
-        return self.process.db.now(look).jobs
+        return self.process.db.now(take_snapshot).jobs
 
 
 def download(how: str) -> httpx.Response | httpx.HTTPError:

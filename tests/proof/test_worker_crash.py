@@ -29,8 +29,8 @@ class Dying(OneByOne):
         self._number = number
         self._after = after
         self.dialect = inner.dialect
-        self.on_signal = inner.on_signal
-        self.on_event = inner.on_event
+        self.on_jobs = inner.on_jobs
+        self.on_events = inner.on_events
 
     async def read(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         return await self._around(self._inner.read, work, *args, **kwargs)

@@ -86,32 +86,32 @@ async def reachable(answer: httpx.Response | Exception) -> str | None:
 
 
 @pytest.mark.parametrize("model", ["flux-kontext-pro", "flux-kontext-max"])
-async def test_a_task_is_posted_to_its_model(model: str) -> None:
+async def test_a_task_is_posted_to_the_path_of_its_model(model: str) -> None:
     await submit(other := Other(), order(model))
 
     assert (other.request.method, str(other.request.url)) == ("POST", f"https://api.bfl.ai/v1/{model}")
 
 
-async def test_the_path_of_the_base_address_is_kept() -> None:
+async def test_the_path_of_the_base_url_is_kept() -> None:
     await submit(other := Other(), order(), "http://twin:9000/bfl")
 
     assert str(other.request.url) == "http://twin:9000/bfl/v1/flux-kontext-pro"
 
 
-async def test_the_key_travels_in_its_own_header() -> None:
+async def test_the_key_is_sent_in_x_key() -> None:
     await submit(other := Other(), order())
 
     assert other.request.headers["x-key"] == KEY
     assert "authorization" not in other.request.headers
 
 
-async def test_the_body_is_labelled_as_json() -> None:
+async def test_the_content_type_is_json() -> None:
     await submit(other := Other(), order())
 
     assert other.request.headers["content-type"] == "application/json"
 
 
-async def test_every_field_is_sent_also_those_at_their_default() -> None:
+async def test_every_field_is_sent_even_at_its_default() -> None:
     await submit(other := Other(), order())
 
     assert other.sent == PARAMS | {"webhook_url": HOOK, "webhook_secret": "s" * 64}
@@ -126,13 +126,13 @@ async def test_images_are_sent_as_bare_base64() -> None:
     assert other.sent["input_image_2"] == "dHdv"
 
 
-async def test_without_a_public_address_no_webhook_is_asked_for() -> None:
+async def test_without_a_public_url_no_webhook_is_requested() -> None:
     await submit(other := Other(), order(webhook_url=None, webhook_secret=None))
 
     assert not {"webhook_url", "webhook_secret"} & set(other.sent)
 
 
-async def test_a_prompt_in_any_letters_arrives_as_it_is() -> None:
+async def test_a_prompt_in_any_script_arrives_unchanged() -> None:
     await submit(other := Other(), order(params=PARAMS | {"prompt": "\u00e9\u4e2d\U0001f600\n\u2028"}))
 
     assert other.sent["prompt"] == "\u00e9\u4e2d\U0001f600\n\u2028"
@@ -141,13 +141,13 @@ async def test_a_prompt_in_any_letters_arrives_as_it_is() -> None:
 # What the answer to a submit means
 
 
-async def test_an_acceptance_with_an_address_to_poll() -> None:
+async def test_an_acceptance_has_an_id_a_cost_and_a_polling_url() -> None:
     answer = httpx.Response(200, json={"id": "task-1", "polling_url": POLL, "cost": 4.5})
 
     assert await submitted(answer) == Report(Said.PENDING, provider_id="task-1", polling_url=POLL, cost=4.5)
 
 
-async def test_an_acceptance_with_a_webhook() -> None:
+async def test_an_acceptance_with_a_webhook_has_an_id() -> None:
     answer = httpx.Response(200, json={"id": "task-1", "status": "Pending", "webhook_url": HOOK})
 
     assert await submitted(answer) == Report(Said.PENDING, provider_id="task-1")
@@ -158,7 +158,7 @@ async def test_any_success_with_an_id_is_an_acceptance(status: int) -> None:
     assert (await submitted(httpx.Response(status, json={"id": "task-1"}))).said is Said.PENDING
 
 
-async def test_full_slots_are_busy_for_as_long_as_they_say() -> None:
+async def test_a_429_is_busy_with_its_retry_after() -> None:
     answer = httpx.Response(429, json={"detail": "Too many active tasks"}, headers={"retry-after": "7"})
 
     assert await submitted(answer) == Report(
@@ -166,7 +166,7 @@ async def test_full_slots_are_busy_for_as_long_as_they_say() -> None:
     )
 
 
-async def test_full_slots_may_give_a_date_until_which_to_wait() -> None:
+async def test_a_429_may_have_a_date_as_retry_after() -> None:
     at = clock.utc_now().replace(microsecond=0) + timedelta(minutes=2)
     answer = httpx.Response(429, headers={"retry-after": format_datetime(at, usegmt=True)})
 
@@ -176,29 +176,29 @@ async def test_full_slots_may_give_a_date_until_which_to_wait() -> None:
     assert timedelta(minutes=1) < wait <= timedelta(minutes=2)
 
 
-async def test_full_slots_need_not_say_for_how_long() -> None:
+async def test_a_429_may_have_no_retry_after() -> None:
     assert await submitted(httpx.Response(429)) == Report(Said.BUSY, detail="HTTP 429")
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])
-async def test_a_published_outage_is_tried_again(status: int) -> None:
+async def test_a_documented_server_error_is_down(status: int) -> None:
     assert await submitted(httpx.Response(status, text="<html>")) == Report(Said.DOWN, detail=f"HTTP {status}")
 
 
-async def test_an_outage_may_say_for_how_long() -> None:
+async def test_an_outage_may_have_a_retry_after() -> None:
     answer = httpx.Response(503, headers={"retry-after": "30"})
 
     assert (await submitted(answer)).retry_after == timedelta(seconds=30)
 
 
-async def test_an_empty_account_is_unpaid_and_not_a_failure_of_the_task() -> None:
+async def test_a_402_is_unpaid_and_not_a_failure_of_the_task() -> None:
     answer = httpx.Response(402, json={"detail": "Insufficient credits"})
 
     assert await submitted(answer) == Report(Said.UNPAID, detail="Insufficient credits")
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 413, 415, 422])
-async def test_any_other_refusal_will_not_change_by_asking_again(status: int) -> None:
+async def test_any_other_client_error_is_a_final_refusal(status: int) -> None:
     answer = httpx.Response(status, json={"detail": "Not authenticated"})
 
     assert await submitted(answer) == Report(
@@ -206,7 +206,7 @@ async def test_any_other_refusal_will_not_change_by_asking_again(status: int) ->
     )
 
 
-async def test_a_validation_error_says_what_is_wrong() -> None:
+async def test_a_validation_error_has_the_text_of_the_provider() -> None:
     problem = {
         "loc": ["body", "safety_tolerance"],
         "msg": "Input should be less than 3",
@@ -220,7 +220,7 @@ async def test_a_validation_error_says_what_is_wrong() -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 408, 501, 504, 520, 522, 524, 599])
-async def test_behind_any_other_answer_the_task_may_have_been_taken(status: int) -> None:
+async def test_after_any_other_answer_the_task_may_have_been_accepted(status: int) -> None:
     assert (await submitted(httpx.Response(status, text="error"))).said is Said.LOST
 
 
@@ -233,7 +233,7 @@ async def test_a_success_without_a_readable_id_is_a_lost_answer(body: bytes) -> 
     assert await submitted(httpx.Response(200, content=body)) == Report(Said.LOST, detail="an acceptance without an id")
 
 
-async def test_what_was_answered_is_kept_raw() -> None:
+async def test_the_raw_answer_is_returned() -> None:
     answer = await submit(
         Other(httpx.Response(429, content=b"\xffraw", headers={"retry-after": "7", "server": "x"})), order()
     )
@@ -241,7 +241,7 @@ async def test_what_was_answered_is_kept_raw() -> None:
     assert (answer.http_status, answer.body, answer.headers) == (429, b"\xffraw", {"retry-after": "7"})
 
 
-async def test_a_provider_that_was_not_reached_has_not_heard() -> None:
+async def test_an_unsent_request_is_down() -> None:
     assert (await submitted(httpx.ConnectError("refused"))).said is Said.DOWN
 
 
@@ -250,12 +250,12 @@ async def test_a_provider_that_was_not_reached_has_not_heard() -> None:
     [httpx.ReadError, httpx.ReadTimeout, httpx.WriteError, httpx.RemoteProtocolError],
     ids=lambda kind: kind.__name__,
 )
-async def test_a_connection_that_broke_later_may_have_been_heard(error: type[httpx.TransportError]) -> None:
+async def test_a_connection_that_breaks_after_the_request_is_lost(error: type[httpx.TransportError]) -> None:
     assert (await submitted(error("cut"))).said is Said.LOST
 
 
 @given(st.integers(min_value=200, max_value=599), st.binary(max_size=40))
-async def test_any_answer_means_something(status: int, body: bytes) -> None:
+async def test_any_answer_has_a_meaning(status: int, body: bytes) -> None:
     assert (await submitted(httpx.Response(status, content=body))).said in {
         Said.PENDING,
         Said.BUSY,
@@ -269,21 +269,21 @@ async def test_any_answer_means_something(status: int, body: bytes) -> None:
 # Where a task is asked for, and with what
 
 
-async def test_a_task_is_asked_for_at_the_address_that_came_with_it() -> None:
+async def test_a_task_is_polled_at_its_polling_url() -> None:
     await fetch(other := Other(), POLL)
 
     assert (other.request.method, str(other.request.url)) == ("GET", POLL)
     assert other.request.headers["x-key"] == KEY
 
 
-async def test_without_such_an_address_it_is_asked_for_by_its_id() -> None:
+async def test_without_a_polling_url_a_task_is_polled_by_its_id() -> None:
     await fetch(other := Other())
 
     assert str(other.request.url) == "https://api.bfl.ai/v1/get_result?id=task-1"
     assert other.request.headers["x-key"] == KEY
 
 
-async def test_the_twins_own_address_is_used_over_plain_http() -> None:
+async def test_a_polling_url_on_the_configured_origin_is_used_over_plain_http() -> None:
     await fetch(other := Other(), "http://twin:9000/v1/get_result?id=task-1&region=eu", "http://twin:9000")
 
     assert str(other.request.url) == "http://twin:9000/v1/get_result?id=task-1&region=eu"
@@ -325,14 +325,14 @@ async def test_the_key_goes_to_every_api_host_of_bfl(host: str) -> None:
         "",
     ],
 )
-async def test_the_key_goes_nowhere_else_and_the_task_is_asked_for_by_its_id(url: str) -> None:
+async def test_the_key_is_sent_to_no_other_host_and_the_task_is_polled_by_its_id(url: str) -> None:
     await fetch(other := Other(), url)
 
     assert str(other.request.url) == "https://api.bfl.ai/v1/get_result?id=task-1"
 
 
 @given(st.text(alphabet="abflxn-.:@/\\?#[]%\t 01\u3002\uff0f", max_size=30))
-async def test_whatever_is_told_the_key_stays_with_bfl(middle: str) -> None:
+async def test_no_polling_url_sends_the_key_to_another_host(middle: str) -> None:
     await fetch(other := Other(), f"https://{middle}.bfl.ai/")
 
     labels = other.request.url.host.removesuffix(".").split(".")
@@ -459,7 +459,7 @@ async def test_a_failed_task_may_come_with_an_http_error(http_status: int, body:
 
 
 @pytest.mark.parametrize("status", [200, 401, 403, 404, 429, 500, 503])
-async def test_an_answer_without_a_status_tells_nothing_of_the_task(status: int) -> None:
+async def test_an_answer_without_a_status_is_lost(status: int) -> None:
     answer = await fetch(Other(httpx.Response(status, json={"detail": "Not authenticated"})))
 
     assert answer.report == Report(Said.LOST, detail=f"HTTP {status} without a task status")
@@ -475,13 +475,13 @@ async def test_an_answer_without_a_status_tells_nothing_of_the_task(status: int)
     ],
     ids=["error", "failed", "null"],
 )
-async def test_an_http_error_that_names_no_task_fails_none(status: int, body: dict[str, Any]) -> None:
+async def test_an_http_error_without_a_task_id_does_not_fail_the_task(status: int, body: dict[str, Any]) -> None:
     answer = await fetch(Other(httpx.Response(status, json=body)))
 
     assert answer.report == Report(Said.LOST, detail=f"HTTP {status} without a task status")
 
 
-async def test_a_failure_that_names_no_task_is_one_of_the_task_that_was_asked_for() -> None:
+async def test_a_failure_without_an_id_concerns_the_polled_task() -> None:
     answer = await fetch(Other(httpx.Response(200, json={"status": "Error", "details": {"error": "bad image"}})))
 
     assert answer.report == Report(Said.FAILED, failure=Failure.PROVIDER_ERROR, detail="bad image")
@@ -490,7 +490,7 @@ async def test_a_failure_that_names_no_task_is_one_of_the_task_that_was_asked_fo
 @pytest.mark.parametrize(
     "error", [httpx.ConnectError, httpx.ReadError, httpx.ReadTimeout], ids=lambda kind: kind.__name__
 )
-async def test_a_question_that_was_not_answered_tells_nothing_of_the_task(error: type[httpx.TransportError]) -> None:
+async def test_a_poll_without_an_answer_is_lost(error: type[httpx.TransportError]) -> None:
     answer = await fetch(Other(error("cut")))
 
     assert (answer.report.said, answer.http_status) == (Said.LOST, None)
@@ -501,34 +501,34 @@ async def test_a_question_that_was_not_answered_tells_nothing_of_the_task(error:
 
 
 @pytest.mark.parametrize("status", [200, 404, 429])
-async def test_a_provider_that_takes_our_key_is_fine(status: int) -> None:
+async def test_a_provider_that_accepts_the_key_is_reachable(status: int) -> None:
     assert await reachable(httpx.Response(status)) is None
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_refused_key_is_named(status: int) -> None:
+async def test_a_refused_key_is_reported(status: int) -> None:
     assert await reachable(httpx.Response(status)) == "it refuses the API key"
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-async def test_a_redirect_is_named_because_it_is_not_followed(status: int) -> None:
+async def test_a_redirect_is_reported_because_it_is_not_followed(status: int) -> None:
     found = await reachable(httpx.Response(status, headers={"location": "https://bfl.ai/"}))
 
     assert found == f"it redirects (HTTP {status}), which is not followed: this is not the base URL of its API"
 
 
-async def test_an_outage_is_named() -> None:
+async def test_an_outage_is_reported() -> None:
     assert await reachable(httpx.Response(503)) == "it answers with HTTP 503"
 
 
-async def test_a_provider_that_cannot_be_reached_is_named() -> None:
+async def test_an_unreachable_provider_is_reported() -> None:
     assert await reachable(httpx.ConnectError("refused")) == "not reached: ConnectError"
 
 
 # What it promises
 
 
-def test_the_published_limits_stand_as_data() -> None:
+def test_the_published_limits_are_data() -> None:
     assert Bfl.spec.slots == {"account": 24, "flux-kontext-max": 6}
 
 
@@ -536,6 +536,6 @@ def test_a_callback_may_arrive_for_a_few_minutes() -> None:
     assert Bfl.spec.callback_window == timedelta(seconds=1 + 5 + 30 + 4 * 30)
 
 
-def test_an_order_shows_neither_secret_nor_prompt() -> None:
+def test_the_repr_of_a_submit_request_shows_neither_secret_nor_prompt() -> None:
     assert "s" * 64 not in repr(order())
     assert "a lake" not in repr(order())

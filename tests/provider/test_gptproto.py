@@ -68,19 +68,19 @@ async def reachable(answer: httpx.Response | Exception) -> str | None:
 # What is sent
 
 
-async def test_a_task_is_posted_to_its_model() -> None:
+async def test_a_task_is_posted_to_the_path_of_its_model() -> None:
     request = await sent()
 
     assert (request.method, str(request.url)) == ("POST", "https://gptproto.com/flux/v1/flux-kontext-pro")
 
 
-async def test_a_reseller_with_the_same_paths_serves_too() -> None:
+async def test_a_reseller_with_the_same_paths_can_be_configured() -> None:
     await submit(other := Other(httpx.Response(200, json={"id": "task-1"})), "https://api.example.com/base")
 
     assert str(other.asked[0].url) == "https://api.example.com/base/flux/v1/flux-kontext-pro"
 
 
-async def test_the_key_travels_as_a_bearer_token() -> None:
+async def test_the_key_is_sent_as_a_bearer_token() -> None:
     request = await sent()
 
     assert request.headers["authorization"] == "Bearer sk-gptproto"
@@ -113,17 +113,17 @@ async def test_a_503_is_moderation_and_not_an_outage() -> None:
     )
 
 
-async def test_behind_a_503_without_its_words_the_task_may_have_been_taken() -> None:
+async def test_after_a_503_without_an_error_text_the_task_may_have_been_accepted() -> None:
     assert await submitted(httpx.Response(503, text="<html>")) == Report(Said.LOST, detail="HTTP 503")
 
 
 @pytest.mark.parametrize("answer", [httpx.Response(502, text="<html>"), refusal(502, "Bad gateway")])
-async def test_behind_a_502_the_task_may_have_been_taken(answer: httpx.Response) -> None:
+async def test_after_a_502_the_task_may_have_been_accepted(answer: httpx.Response) -> None:
     assert (await submitted(answer)).said is Said.LOST
 
 
 @pytest.mark.parametrize("message", ["Insufficient balance", "INSUFFICIENT BALANCE, please top up"])
-async def test_a_403_about_the_balance_is_an_empty_account(message: str) -> None:
+async def test_a_403_about_the_balance_is_unpaid(message: str) -> None:
     assert await submitted(refusal(403, message)) == Report(Said.UNPAID, detail=message)
 
 
@@ -138,7 +138,7 @@ async def test_any_other_refusal_is_a_rejection(answer: httpx.Response) -> None:
     assert (report.said, report.failure) == (Said.REFUSED, Failure.PROVIDER_REJECTED)
 
 
-async def test_an_outage_is_tried_again() -> None:
+async def test_an_outage_is_down() -> None:
     assert await submitted(refusal(500, "Internal server error")) == Report(Said.DOWN, detail="Internal server error")
 
 
@@ -147,7 +147,7 @@ async def test_a_rate_limit_is_busy() -> None:
 
 
 @pytest.mark.parametrize("status", [504, 520, 524])
-async def test_behind_a_gateways_timeout_the_task_may_have_been_taken(status: int) -> None:
+async def test_after_a_gateway_timeout_the_task_may_have_been_accepted(status: int) -> None:
     assert (await submitted(httpx.Response(status))).said is Said.LOST
 
 
@@ -158,11 +158,11 @@ async def test_a_success_without_an_id_is_a_lost_answer() -> None:
 @pytest.mark.parametrize(
     ("error", "said"), [(httpx.ConnectError, Said.DOWN), (httpx.ReadError, Said.LOST)], ids=["connect", "read"]
 )
-async def test_only_what_never_left_was_surely_not_heard(error: type[httpx.TransportError], said: Said) -> None:
+async def test_only_an_unsent_request_was_certainly_not_received(error: type[httpx.TransportError], said: Said) -> None:
     assert (await submitted(error("cut"))).said is said
 
 
-async def test_what_was_answered_is_kept_raw() -> None:
+async def test_the_raw_answer_is_returned() -> None:
     answer = await submit(Other(httpx.Response(503, content=b"\xffraw", headers={"x-request-id": "r-1"})))
 
     assert (answer.http_status, answer.body, answer.headers) == (503, b"\xffraw", {"x-request-id": "r-1"})
@@ -182,7 +182,7 @@ async def test_what_was_answered_is_kept_raw() -> None:
     ],
     ids=["none", "of bfl", "of its own", "elsewhere", "broken"],
 )
-async def test_the_key_stays_on_the_configured_origin_whatever_is_told(polling_url: str | None) -> None:
+async def test_the_key_is_sent_only_to_the_configured_origin(polling_url: str | None) -> None:
     await fetch(other := Other(httpx.Response(200)), polling_url)
 
     assert [str(request.url) for request in other.asked] == ["https://gptproto.com/flux/v1/get_result?id=task-1"]
@@ -215,7 +215,7 @@ async def test_a_redirected_poll_is_followed_with_the_key_on_its_own_hosts(
     assert {request.headers["authorization"] for request in asked} == {f"Bearer {KEY}"}
 
 
-async def test_its_own_form_of_a_result_is_read() -> None:
+async def test_a_result_in_its_own_form_is_read() -> None:
     result = {"sample": "https://delivery-eu1.bfl.ai/a.png", "seed": 7, "startTime": 1.5, "endTime": 9.0}
     body = {"id": "task-1", "status": "Ready", "result": result, "progress": None}
 
@@ -233,7 +233,7 @@ async def test_a_status_is_read_whatever_the_http_status(status: int) -> None:
     )
 
 
-async def test_a_503_to_a_question_is_no_moderation() -> None:
+async def test_a_503_to_a_poll_is_not_moderation() -> None:
     report = (await fetch(Other(refusal(503, "Service unavailable")))).report
 
     assert report == Report(Said.LOST, detail="HTTP 503 without a task status")
@@ -242,23 +242,23 @@ async def test_a_503_to_a_question_is_no_moderation() -> None:
 # Whether it can be used
 
 
-async def test_an_unknown_task_shows_that_the_key_is_taken() -> None:
+async def test_an_unknown_task_shows_that_the_key_is_accepted() -> None:
     assert await reachable(httpx.Response(404, json={"status": "Task not found"})) is None
 
 
-async def test_a_refused_key_is_named() -> None:
+async def test_a_refused_key_is_reported() -> None:
     assert await reachable(refusal(403, "Invalid token")) == "it refuses the API key"
 
 
-async def test_an_empty_account_is_not_taken_for_a_refused_key() -> None:
+async def test_an_empty_account_is_not_reported_as_a_refused_key() -> None:
     assert await reachable(refusal(403, "Insufficient balance")) == "its account has no balance left"
 
 
-def test_it_promises_what_bfl_does_under_its_own_name() -> None:
+def test_its_specification_is_that_of_bfl_under_its_own_name() -> None:
     assert (Gptproto.spec.name, Gptproto.spec.result_hosts) == ("gptproto", ("bfl.ai", "*.bfl.ai"))
 
 
-async def test_the_balance_is_asked_for_where_its_other_paths_are() -> None:
+async def test_the_balance_is_requested_below_flux_v1() -> None:
     other = Other(httpx.Response(404))
     async with provider_client(httpx.MockTransport(other)) as http:
         answer = await Gptproto(http, BASE, KEY).credits()

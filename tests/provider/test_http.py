@@ -65,7 +65,7 @@ async def ask(answer: httpx.Response | Exception, deadline: timedelta = NEVER) -
         return await exchange.send(http, http.build_request("GET", "https://api.bfl.ai/v1/credits"), deadline)
 
 
-async def test_an_answer_comes_back_raw() -> None:
+async def test_an_answer_is_returned_raw() -> None:
     answer = await ask(httpx.Response(418, content=b"\xff\0tea", headers={"content-type": "text/plain"}))
 
     assert (answer.http_status, answer.body, answer.headers) == (418, b"\xff\0tea", {"content-type": "text/plain"})
@@ -76,7 +76,7 @@ async def test_an_answer_comes_back_raw() -> None:
     [{"x-key": "a-key-of-the-operator"}, {"authorization": "Bearer a-key-of-the-operator"}],
     ids=["x-key", "bearer"],
 )
-async def test_our_key_is_blanked_in_an_answer_that_names_it(headers: dict[str, str]) -> None:
+async def test_the_key_is_redacted_in_an_answer(headers: dict[str, str]) -> None:
     answer = httpx.Response(401, json={"detail": "Invalid key: a-key-of-the-operator"})
     async with answering(lambda _: answer) as http:
         request = http.build_request("POST", "https://api.bfl.ai/v1/flux-kontext-pro", headers=headers)
@@ -85,7 +85,7 @@ async def test_our_key_is_blanked_in_an_answer_that_names_it(headers: dict[str, 
     assert json.loads(kept.body) == {"detail": "Invalid key: [key]"}
 
 
-async def test_a_word_that_a_twin_takes_for_a_key_is_left_in_what_it_says() -> None:
+async def test_a_short_key_of_the_twin_is_not_redacted() -> None:
     async with answering(lambda _: httpx.Response(200, json={"id": "demo-1"})) as http:
         request = http.build_request("GET", "https://api.bfl.ai/v1/credits", headers={"x-key": "demo"})
         kept = await exchange.send(http, request, NEVER)
@@ -93,7 +93,7 @@ async def test_a_word_that_a_twin_takes_for_a_key_is_left_in_what_it_says() -> N
     assert json.loads(kept.body) == {"id": "demo-1"}
 
 
-async def test_headers_that_may_hold_secrets_are_not_kept() -> None:
+async def test_headers_that_may_contain_secrets_are_not_stored() -> None:
     headers = {"set-cookie": "session=1", "retry-after": "3", "x-request-id": "r-1", "server": "x"}
 
     assert set((await ask(httpx.Response(200, headers=headers))).headers) == {"retry-after", "x-request-id"}
@@ -159,7 +159,7 @@ async def test_a_longer_response_is_cut() -> None:
     assert (len(answer.body), stream.given, stream.closed) == (exchange.MAX_ANSWER_BYTES, 17, True)
 
 
-async def test_an_answer_that_says_it_is_packed_and_is_not_is_lost() -> None:
+async def test_an_answer_with_a_wrong_content_encoding_is_lost() -> None:
     stream = Stream(pieces=1, piece=b"not gzip")
 
     answer = await ask(httpx.Response(200, headers={"content-encoding": "gzip"}, stream=stream))
@@ -167,13 +167,13 @@ async def test_an_answer_that_says_it_is_packed_and_is_not_is_lost() -> None:
     assert answer.report == Report(Said.LOST, detail="no answer: DecodingError")
 
 
-async def test_a_packed_answer_is_unpacked_though_it_was_not_asked_for() -> None:
+async def test_a_compressed_answer_is_decoded_although_it_was_not_requested() -> None:
     stream = Stream(pieces=1, piece=gzip.compress(b"{}"))
 
     assert (await ask(httpx.Response(200, headers={"content-encoding": "gzip"}, stream=stream))).body == b"{}"
 
 
-async def test_a_request_that_is_given_up_is_not_turned_into_an_answer() -> None:
+async def test_a_cancelled_request_raises_and_returns_no_answer() -> None:
     stream = Stream(pieces=1, stalls=True)
     task = asyncio.create_task(ask(httpx.Response(200, stream=stream)))
     await stream.stalled.wait()

@@ -50,7 +50,7 @@ def read_all(body: bytes) -> tuple[Report, Report, Report, str]:
 
 
 @pytest.mark.parametrize("word", ["Ready", "READY", "ready", "SUCCESS", "success", "completed", "succeeded", " Ready "])
-def test_a_result_is_ready_in_every_word_that_was_seen(word: str) -> None:
+def test_a_result_is_ready_in_every_known_wording(word: str) -> None:
     assert status(id="task-1", status=word, result={"sample": SAMPLE}).said is Said.READY
 
 
@@ -58,7 +58,7 @@ def test_a_result_is_ready_in_every_word_that_was_seen(word: str) -> None:
     "word",
     ["Pending", "PENDING", "Queued", "Processing", "processing", "Reasoning", "Generating", "in_progress", "submitted"],
 )
-def test_an_interim_status_is_pending_in_every_word_that_was_seen(word: str) -> None:
+def test_an_interim_status_is_pending_in_every_known_wording(word: str) -> None:
     assert status(id="task-1", status=word, progress=0.5) == Report(Said.PENDING, provider_id="task-1")
 
 
@@ -76,7 +76,7 @@ def test_an_interim_status_is_pending_in_every_word_that_was_seen(word: str) -> 
         ("GENERATED CONTENT MODERATED", Failure.CONTENT_MODERATED),
     ],
 )
-def test_a_failure_has_its_code_in_every_word_that_was_seen(word: str, failure: Failure) -> None:
+def test_a_failure_has_its_code_in_every_known_wording(word: str, failure: Failure) -> None:
     assert status(id="task-1", status=word, result=None) == Report(Said.FAILED, provider_id="task-1", failure=failure)
 
 
@@ -90,7 +90,7 @@ def test_an_unknown_status_is_unclear_and_never_terminal(word: object) -> None:
     assert status(id="task-1", status=word, result={"sample": SAMPLE}).said is Said.UNCLEAR
 
 
-def test_the_documented_callback_is_read_whole() -> None:
+def test_the_documented_callback_is_read_completely() -> None:
     result = {"sample": LINK, "prompt": "a lake", "seed": 42}
 
     assert status(id="task-1", status="Ready", result=result, timestamp="2025-09-17T10:21:25Z") == Report(
@@ -102,7 +102,7 @@ def test_the_documented_callback_is_read_whole() -> None:
     )
 
 
-def test_the_callback_that_was_seen_is_read_whole() -> None:
+def test_the_callback_form_seen_in_practice_is_read_completely() -> None:
     result = {"sample": LINK, "seed": 42, "start_time": 1.5, "end_time": 9.25, "duration": 7.75, "pre_filtered": False}
 
     assert status(task_id="task-1", status="SUCCESS", progress=1, result=result) == Report(
@@ -114,7 +114,7 @@ def test_the_callback_that_was_seen_is_read_whole() -> None:
     )
 
 
-def test_the_camel_case_times_of_gptproto_are_no_obstacle() -> None:
+def test_the_camel_case_times_of_gptproto_are_ignored() -> None:
     result = {"sample": SAMPLE, "startTime": 1.5, "endTime": 9.25, "prompt": "a lake", "seed": 42}
 
     assert status(id="task-1", status="Ready", result=result).sample_url == SAMPLE
@@ -167,7 +167,7 @@ def test_the_id_is_read_from_either_name(ids: dict[str, object], read: str | Non
     ],
     ids=["number", "list", "too long", "nul", "two", "one and a number"],
 )
-def test_a_callback_that_does_not_name_one_task_is_unclear(ids: dict[str, object]) -> None:
+def test_a_callback_with_two_or_invalid_ids_is_unclear(ids: dict[str, object]) -> None:
     body = json.dumps({"status": "Ready", "result": {"sample": SAMPLE}, **ids}).encode()
 
     assert read_callback(body).said is Said.UNCLEAR
@@ -179,7 +179,7 @@ def test_a_callback_that_does_not_name_one_task_is_unclear(ids: dict[str, object
     [{}, {"id": None}, {"id": "", "task_id": "a"}, {"id": "a", "task_id": None}, {"id": "a", "task_id": "a"}],
     ids=["none", "null", "empty", "one", "the same twice"],
 )
-def test_a_callback_that_names_one_task_or_none_is_read_as_a_status_answer_is(ids: dict[str, object]) -> None:
+def test_a_callback_with_one_id_or_none_is_read_like_a_poll_answer(ids: dict[str, object]) -> None:
     body = json.dumps({"status": "Ready", "result": {"sample": SAMPLE}, **ids}).encode()
 
     assert read_callback(body) == read_status(body)
@@ -187,7 +187,7 @@ def test_a_callback_that_names_one_task_or_none_is_read_as_a_status_answer_is(id
 
 
 @pytest.mark.parametrize("seed", ["42", 4.5, None, True, [42]])
-def test_a_seed_that_is_no_whole_number_is_none(seed: object) -> None:
+def test_a_seed_that_is_not_an_integer_is_none(seed: object) -> None:
     assert status(status="Ready", result={"sample": SAMPLE, "seed": seed}).seed is None
 
 
@@ -229,7 +229,7 @@ def test_a_note_about_the_cost_does_not_become_the_reason_of_a_failure() -> None
     ],
     ids=["reasons", "details", "message", "code", "no reasons", "reasons as text", "null", "a list", "nothing"],
 )
-def test_the_reason_is_found_where_each_source_has_it(told: dict[str, Any], detail: str | None) -> None:
+def test_the_reason_of_a_failure_is_found_in_every_known_place(told: dict[str, Any], detail: str | None) -> None:
     assert status(id="task-1", status="Error", result=None, **told).detail == detail
 
 
@@ -237,7 +237,7 @@ def test_the_policy_code_of_the_webhook_guide_is_moderation() -> None:
     assert status(status="Error", error="content_policy_violation").failure is Failure.CONTENT_MODERATED
 
 
-def test_a_long_reason_is_cut() -> None:
+def test_a_long_reason_is_truncated() -> None:
     reasons = {"Moderation Reasons": ["x" * 500] * 100}
 
     assert len(status(status="Error", details=reasons).detail or "") == 2000
@@ -246,7 +246,7 @@ def test_a_long_reason_is_cut() -> None:
 # The answer to a submit
 
 
-def test_an_acceptance_without_a_webhook_tells_where_to_poll() -> None:
+def test_an_acceptance_without_a_webhook_has_a_polling_url() -> None:
     body = (
         b'{"id": "task-1", "polling_url": "https://api.eu2.bfl.ai/v1/get_result?id=task-1", "cost": 4.5, "input_mp": 0}'
     )
@@ -256,7 +256,7 @@ def test_an_acceptance_without_a_webhook_tells_where_to_poll() -> None:
     )
 
 
-def test_an_acceptance_with_a_webhook_is_the_id_alone() -> None:
+def test_an_acceptance_with_a_webhook_has_only_the_id() -> None:
     body = b'{"id": "task-1", "status": "Pending", "webhook_url": "https://x.example.com"}'
 
     assert read_acceptance(body) == Report(Said.PENDING, provider_id="task-1")
@@ -270,7 +270,7 @@ def test_an_acceptance_without_an_id_is_unclear(body: bytes) -> None:
 @pytest.mark.parametrize(
     "cost", ["4", "null", "true", "NaN", "Infinity", "1e999", "1e300", "-1e300", "1" + "0" * 400, '"4"', "[4]"]
 )
-def test_a_cost_is_a_number_that_can_be_added_up_or_nothing(cost: str) -> None:
+def test_a_cost_is_a_number_that_can_be_summed_or_none(cost: str) -> None:
     read = read_acceptance(f'{{"id": "task-1", "cost": {cost}}}'.encode()).cost
 
     assert read == (4 if cost == "4" else None)
@@ -301,11 +301,11 @@ def test_a_cost_is_a_number_that_can_be_added_up_or_nothing(cost: str) -> None:
     ],
     ids=lambda value: json.dumps(value)[:40],
 )
-def test_the_text_of_an_error_is_found_in_every_shape(body: dict[str, Any], text: str) -> None:
+def test_the_text_of_an_error_is_found_in_every_form(body: dict[str, Any], text: str) -> None:
     assert read_error(json.dumps(body).encode()) == text
 
 
-def test_the_input_that_a_validation_error_repeats_is_not_kept() -> None:
+def test_the_input_that_a_validation_error_repeats_is_dropped() -> None:
     body = {"detail": [{"loc": ["body", "prompt"], "msg": "too long", "input": "a private wish"}]}
 
     assert "private" not in read_error(json.dumps(body).encode())
@@ -341,16 +341,16 @@ def test_an_error_without_json_has_no_text(body: bytes) -> None:
         *("none", "empty", "a word", "a number", "upper case", "before time", "after time", "surrogate"),
     ],
 )
-def test_a_link_dies_when_it_says_so(query: str, expiry: datetime | None) -> None:
+def test_the_expiry_of_a_link_is_read(query: str, expiry: datetime | None) -> None:
     assert link_expiry(f"{SAMPLE}?{query}") == expiry
 
 
-def test_a_link_that_is_no_address_says_nothing() -> None:
+def test_an_invalid_link_has_no_expiry() -> None:
     assert link_expiry("https://[::1/?se=2025-09-17T10:31:24Z") is None
 
 
 @given(st.text())
-def test_any_expiry_is_an_instant_in_utc_or_nothing(text: str) -> None:
+def test_any_expiry_is_an_instant_in_utc_or_none(text: str) -> None:
     expiry = link_expiry(f"{SAMPLE}?se={text}")
 
     assert expiry is None or expiry.tzinfo is UTC
@@ -370,7 +370,7 @@ def test_any_message_is_read_without_an_error(message: dict[str, Any]) -> None:
 
 
 @given(MESSAGES)
-def test_what_was_read_can_be_kept_in_any_database(message: dict[str, Any]) -> None:
+def test_every_text_that_is_read_can_be_stored(message: dict[str, Any]) -> None:
     for report in read_all(json.dumps(message).encode())[:3]:
         for text in (report.provider_id, report.polling_url, report.sample_url, report.detail):
             assert "\0" not in (text or "")
@@ -378,7 +378,7 @@ def test_what_was_read_can_be_kept_in_any_database(message: dict[str, Any]) -> N
 
 
 @given(MESSAGES)
-def test_only_a_status_that_is_known_is_terminal(message: dict[str, Any]) -> None:
+def test_only_a_known_status_is_terminal(message: dict[str, Any]) -> None:
     known = {"ready", "success", "error", "request moderated"}
     word = message.get("status")
 
@@ -429,5 +429,5 @@ def test_only_an_object_is_a_message(body: bytes) -> None:
         (b"<html>", None),
     ],
 )
-def test_a_balance_is_a_number_or_nothing(body: bytes, left: float | None) -> None:
+def test_a_balance_is_a_number_or_none(body: bytes, left: float | None) -> None:
     assert read_credits(body) == left

@@ -31,7 +31,7 @@ def body_of(params: dict[str, Any], images: dict[str, bytes], hook: dict[str, An
     images=st.dictionaries(st.sampled_from(["input_image", "input_image_2"]), st.binary(max_size=9)),
     hook=st.sampled_from([HOOK, NO_HOOK]),
 )
-async def test_it_is_the_json_of_all_fields_in_their_order_and_as_long_as_it_says(
+async def test_the_body_is_the_json_of_all_fields_and_has_the_stated_length(
     prompt: str, images: dict[str, bytes], hook: dict[str, Any]
 ) -> None:
     params = {"prompt": prompt, "seed": None, "prompt_upsampling": False}
@@ -46,7 +46,7 @@ async def test_it_is_the_json_of_all_fields_in_their_order_and_as_long_as_it_say
 
 
 @pytest.mark.parametrize("size", [0, 1, 98_303, 98_304, 98_305, 300_000])
-async def test_an_image_of_any_length_is_one_base64(size: int) -> None:
+async def test_an_image_of_any_length_is_one_base64_string(size: int) -> None:
     data = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
 
     sent = b"".join([piece async for piece in body_of({"prompt": "a"}, {"input_image": data}, NO_HOOK)])
@@ -54,7 +54,7 @@ async def test_an_image_of_any_length_is_one_base64(size: int) -> None:
     assert json.loads(sent)["input_image"] == in_base64(data)
 
 
-async def test_a_large_image_is_not_held_twice() -> None:
+async def test_a_large_image_is_not_held_in_memory() -> None:
     body = body_of({"prompt": "a"}, {"input_image": bytes(20 * 1024 * 1024)}, NO_HOOK)
     tracemalloc.start()
     try:

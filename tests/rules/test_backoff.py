@@ -52,7 +52,7 @@ def test_a_webhook_is_tried_for_three_days() -> None:
     assert list(WEBHOOK_WAITS) == sorted(WEBHOOK_WAITS)
 
 
-def test_after_the_last_wait_there_is_no_other() -> None:
+def test_there_is_no_wait_after_the_last_try() -> None:
     last = len(WEBHOOK_WAITS)
 
     assert webhook_wait(1, None) == timedelta(seconds=5)
@@ -66,7 +66,7 @@ def test_after_the_last_wait_there_is_no_other() -> None:
     [(timedelta(), 5), (timedelta(seconds=60), 60), (timedelta(days=9), 86_400)],
     ids=["sooner", "later", "much later"],
 )
-def test_a_receiver_may_ask_for_later_and_for_no_more_than_a_day(wish: timedelta, wait: int) -> None:
+def test_retry_after_may_lengthen_a_wait_by_at_most_a_day(wish: timedelta, wait: int) -> None:
     assert webhook_wait(1, wish) == timedelta(seconds=wait)
 
 

@@ -16,25 +16,25 @@ def all_taken(samples: SampleLimit, attempts: int, seconds: float = 0, kind: str
     return sum(taken(samples, f"{kind}_{number}", 1, seconds) for number in range(attempts))
 
 
-def test_ten_of_an_attempt_are_kept_however_long_it_goes_on() -> None:
+def test_ten_samples_are_stored_for_each_attempt() -> None:
     samples = SampleLimit()
 
     assert taken(samples, "sub_1", 25) == 10
     assert taken(samples, "sub_1", 25, seconds=3600) == 0
 
 
-def test_one_attempt_takes_nothing_from_another() -> None:
+def test_each_attempt_has_a_limit_of_its_own() -> None:
     samples = SampleLimit()
     taken(samples, "sub_1", 1000)
 
     assert [taken(samples, f"sub_{number}", 25) for number in (2, 3)] == [10, 10]
 
 
-def test_a_hundred_of_all_attempts_are_kept_at_once() -> None:
+def test_a_burst_of_a_hundred_samples_of_all_attempts_is_stored() -> None:
     assert all_taken(SampleLimit(), 500) == 100
 
 
-def test_ten_a_second_are_kept_after_that() -> None:
+def test_ten_samples_a_second_are_stored_after_the_burst() -> None:
     samples = SampleLimit()
     all_taken(samples, 500)
 
@@ -43,14 +43,14 @@ def test_ten_a_second_are_kept_after_that() -> None:
     assert all_taken(samples, 500, seconds=2.1, kind="later") == 20
 
 
-def test_a_long_silence_saves_up_no_more_than_a_hundred() -> None:
+def test_the_burst_limit_does_not_grow_with_time() -> None:
     samples = SampleLimit()
     all_taken(samples, 500)
 
     assert all_taken(samples, 500, seconds=86_400, kind="later") == 100
 
 
-def test_what_is_turned_away_does_not_count_for_its_attempt() -> None:
+def test_a_dropped_sample_does_not_count_for_its_attempt() -> None:
     samples = SampleLimit()
     all_taken(samples, 100)
     taken(samples, "sub_late", 50)
@@ -58,7 +58,7 @@ def test_what_is_turned_away_does_not_count_for_its_attempt() -> None:
     assert taken(samples, "sub_late", 50, seconds=60) == 10
 
 
-def test_no_more_than_four_thousand_attempts_are_remembered_and_the_oldest_is_forgotten() -> None:
+def test_the_counts_of_at_most_4096_attempts_are_stored() -> None:
     samples = SampleLimit()
     for number in range(4097):  # ten a second, so that each is stored
         assert taken(samples, f"sub_{number}", 10, seconds=number) == 10
@@ -68,7 +68,7 @@ def test_no_more_than_four_thousand_attempts_are_remembered_and_the_oldest_is_fo
     assert taken(samples, "sub_0", 10, seconds=10_000) == 10
 
 
-def test_what_was_taken_from_lately_is_not_the_oldest() -> None:
+def test_the_least_recently_used_attempt_is_evicted() -> None:
     samples = SampleLimit()
     taken(samples, "sub_lasting", 9)
     for number in range(4095):
@@ -79,7 +79,7 @@ def test_what_was_taken_from_lately_is_not_the_oldest() -> None:
     assert taken(samples, "sub_lasting", 10, seconds=4097) == 0
 
 
-def test_a_clock_that_goes_backwards_gives_nothing_and_takes_nothing() -> None:
+def test_a_clock_that_goes_backwards_changes_no_limit() -> None:
     samples = SampleLimit()
     all_taken(samples, 60, seconds=3600)
 

@@ -46,7 +46,7 @@ ALLOWED = {
 ids = st.sampled_from([None, "id-1", "id-2"])
 links = st.sampled_from([None, "https://a.bfl.ai/1", "https://a.bfl.ai/2"])
 ends = st.sampled_from([None, NOW - timedelta(minutes=1), NOW + timedelta(minutes=1), NOW + timedelta(minutes=10)])
-standings = st.builds(
+states = st.builds(
     AttemptState,
     status=st.sampled_from(Status),
     current=st.booleans(),
@@ -57,9 +57,7 @@ standings = st.builds(
     cost=st.sampled_from([None, 4.0]),
     tries=st.integers(min_value=0, max_value=MAX_TRIES + 1),
 )
-open_standings = standings.filter(lambda standing: not standing.status.final).map(
-    lambda standing: standing._replace(current=True)
-)
+open_states = states.filter(lambda state: not state.status.final).map(lambda state: state._replace(current=True))
 reports = st.builds(
     Report,
     said=st.sampled_from(Said),
@@ -72,7 +70,7 @@ reports = st.builds(
 witnesses = st.sampled_from(Witness)
 
 
-def standing(status: Status, outcome: Outcome = Outcome.UNKNOWN, **known: object) -> AttemptState:
+def state(status: Status, outcome: Outcome = Outcome.UNKNOWN, **known: object) -> AttemptState:
     return AttemptState(status, current=True, outcome=outcome)._replace(**known)  # type: ignore[arg-type]
 
 
@@ -119,7 +117,7 @@ def test_every_state_is_reached_from_queued() -> None:
 def test_a_repeated_report_of_the_last_attempt_does_not_undo_a_resubmit(
     outcome: Outcome, said: Said, decision: Decision
 ) -> None:
-    assert decide(standing(Status.QUEUED, outcome), Report(said), Witness.CALLBACK, NOW, proven=True) == decision
+    assert decide(state(Status.QUEUED, outcome), Report(said), Witness.CALLBACK, NOW, proven=True) == decision
 
 
 PENDING_TO = {Status.QUEUED: Status.SUBMITTED, Status.SUBMITTING: Status.SUBMITTED}
@@ -145,7 +143,7 @@ def test_a_proven_report_about_the_current_attempt_moves_where_the_table_says(st
     outcomes = {Status.READY: Outcome.ACCEPTED, Status.QUEUED: Outcome.REFUSED}
 
     decision = decide(
-        standing(status, outcomes.get(status, Outcome.UNKNOWN)), Report(said), Witness.POLL, NOW, proven=True
+        state(status, outcomes.get(status, Outcome.UNKNOWN)), Report(said), Witness.POLL, NOW, proven=True
     )
 
     assert decision.to == TARGETS.get(said, {}).get(status)
@@ -156,8 +154,8 @@ def test_a_proven_report_about_the_current_attempt_moves_where_the_table_says(st
     list(product(sorted(FINAL), Said, [True, False], [True, False])),
     ids=lambda value: str(getattr(value, "value", value)),
 )
-def test_whatever_is_said_of_a_final_task_is_late(status: Status, said: Said, *, current: bool, proven: bool) -> None:
-    about = standing(status)._replace(current=current)
+def test_any_report_about_a_final_task_is_late(status: Status, said: Said, *, current: bool, proven: bool) -> None:
+    about = state(status)._replace(current=current)
 
     assert decide(about, Report(said), Witness.CALLBACK, NOW, proven=proven) == Decision(Effect.LATE)
 
@@ -167,8 +165,8 @@ def test_whatever_is_said_of_a_final_task_is_late(status: Status, said: Said, *,
     list(product(sorted(OPEN), Said, [True, False])),
     ids=lambda value: str(getattr(value, "value", value)),
 )
-def test_whatever_is_said_of_an_earlier_attempt_is_superseded(status: Status, said: Said, *, proven: bool) -> None:
-    about = standing(status)._replace(current=False)
+def test_any_report_about_an_earlier_attempt_is_superseded(status: Status, said: Said, *, proven: bool) -> None:
+    about = state(status)._replace(current=False)
 
     assert decide(about, Report(said), Witness.CALLBACK, NOW, proven=proven) == Decision(Effect.SUPERSEDED)
 
@@ -176,31 +174,31 @@ def test_whatever_is_said_of_an_earlier_attempt_is_superseded(status: Status, sa
 @pytest.mark.parametrize(
     ("status", "said"), list(product(sorted(OPEN), Said)), ids=lambda value: str(getattr(value, "value", value))
 )
-def test_an_unproven_report_is_a_hint_and_moves_nothing(status: Status, said: Said) -> None:
-    assert decide(standing(status), Report(said), Witness.CALLBACK, NOW, proven=False) == Decision(Effect.HINTED)
+def test_an_unproven_report_is_a_hint_and_changes_nothing(status: Status, said: Said) -> None:
+    assert decide(state(status), Report(said), Witness.CALLBACK, NOW, proven=False) == Decision(Effect.HINTED)
 
 
 def test_a_proven_report_in_unknown_words_is_a_hint() -> None:
     report = Report(Said.UNCLEAR, provider_id="id-1")
 
-    assert decide(standing(Status.SUBMITTED), report, Witness.CALLBACK, NOW, proven=True) == Decision(Effect.HINTED)
+    assert decide(state(Status.SUBMITTED), report, Witness.CALLBACK, NOW, proven=True) == Decision(Effect.HINTED)
 
 
 @pytest.mark.parametrize("status", [Status.QUEUED, Status.SUBMITTING], ids=["after a refusal", "after a lost answer"])
 def test_a_signed_callback_proves_that_an_attempt_was_accepted_after_all(status: Status) -> None:
     report = Report(Said.READY, provider_id="id-1", sample_url="https://a.bfl.ai/1")
 
-    assert decide(standing(status), report, Witness.CALLBACK, NOW, proven=True) == Decision(Effect.MOVED, Status.READY)
+    assert decide(state(status), report, Witness.CALLBACK, NOW, proven=True) == Decision(Effect.MOVED, Status.READY)
 
 
-def test_a_lost_answer_holds_the_task_and_sends_nothing_again() -> None:
-    decision = decide(standing(Status.SUBMITTING), Report(Said.LOST), Witness.SUBMIT, NOW, proven=True)
+def test_a_task_with_a_lost_answer_awaits_evidence_and_is_not_resent() -> None:
+    decision = decide(state(Status.SUBMITTING), Report(Said.LOST), Witness.SUBMIT, NOW, proven=True)
 
     assert decision == Decision(Effect.HELD)
 
 
-def test_an_unknown_id_holds_the_task_because_another_region_may_know_it() -> None:
-    decision = decide(standing(Status.SUBMITTED), Report(Said.NOT_FOUND), Witness.POLL, NOW, proven=True)
+def test_a_task_whose_id_is_unknown_awaits_evidence_because_another_region_may_know_it() -> None:
+    decision = decide(state(Status.SUBMITTED), Report(Said.NOT_FOUND), Witness.POLL, NOW, proven=True)
 
     assert decision == Decision(Effect.HELD)
 
@@ -208,14 +206,14 @@ def test_an_unknown_id_holds_the_task_because_another_region_may_know_it() -> No
 @pytest.mark.parametrize(
     ("tries", "to"), [(MAX_TRIES - 2, Status.QUEUED), (MAX_TRIES - 1, Status.FAILED)], ids=["last but one", "last"]
 )
-def test_an_outage_is_waited_out_until_the_tries_are_used_up(tries: int, to: Status) -> None:
-    about = standing(Status.SUBMITTING, tries=tries)
+def test_an_outage_requeues_the_task_until_its_tries_are_used_up(tries: int, to: Status) -> None:
+    about = state(Status.SUBMITTING, tries=tries)
 
     assert decide(about, Report(Said.DOWN), Witness.SUBMIT, NOW, proven=True) == Decision(Effect.MOVED, to)
 
 
-def test_full_slots_never_use_up_the_tries() -> None:
-    about = standing(Status.SUBMITTING, tries=MAX_TRIES)
+def test_busy_answers_never_use_up_the_tries() -> None:
+    about = state(Status.SUBMITTING, tries=MAX_TRIES)
 
     assert decide(about, Report(Said.BUSY), Witness.SUBMIT, NOW, proven=True) == Decision(Effect.MOVED, Status.QUEUED)
 
@@ -223,19 +221,19 @@ def test_full_slots_never_use_up_the_tries() -> None:
 @pytest.mark.parametrize("said", [Said.REFUSED, Said.BUSY, Said.DOWN])
 @pytest.mark.parametrize("status", sorted(OPEN))
 def test_a_refusal_contradicts_a_proven_acceptance(status: Status, said: Said) -> None:
-    about = standing(status, Outcome.ACCEPTED)
+    about = state(status, Outcome.ACCEPTED)
 
     assert decide(about, Report(said), Witness.SUBMIT, NOW, proven=True) == Decision(Effect.CONTRADICTED)
 
 
 def test_a_failure_contradicts_a_known_result() -> None:
-    about = standing(Status.READY, Outcome.ACCEPTED)
+    about = state(Status.READY, Outcome.ACCEPTED)
 
     assert decide(about, Report(Said.FAILED), Witness.CALLBACK, NOW, proven=True) == Decision(Effect.CONTRADICTED)
 
 
 def test_a_callback_about_another_id_contradicts() -> None:
-    about = standing(Status.SUBMITTED, Outcome.ACCEPTED, provider_id="id-1")
+    about = state(Status.SUBMITTED, Outcome.ACCEPTED, provider_id="id-1")
 
     decision = decide(about, Report(Said.READY, provider_id="id-2"), Witness.CALLBACK, NOW, proven=True)
 
@@ -243,15 +241,15 @@ def test_a_callback_about_another_id_contradicts() -> None:
 
 
 def test_the_answer_to_a_poll_counts_whatever_id_it_repeats() -> None:
-    about = standing(Status.SUBMITTED, Outcome.ACCEPTED, provider_id="id-1")
+    about = state(Status.SUBMITTED, Outcome.ACCEPTED, provider_id="id-1")
 
     decision = decide(about, Report(Said.READY, provider_id="id-of-the-supplier"), Witness.POLL, NOW, proven=True)
 
     assert decision == Decision(Effect.MOVED, Status.READY)
 
 
-def test_the_answer_to_our_submit_names_the_id_even_after_a_callback_named_another() -> None:
-    about = standing(Status.SUBMITTED, Outcome.ACCEPTED, provider_id="id-of-the-supplier")
+def test_the_submit_answer_sets_the_id_even_after_a_callback_with_another() -> None:
+    about = state(Status.SUBMITTED, Outcome.ACCEPTED, provider_id="id-of-the-supplier")
 
     decision = decide(about, Report(Said.PENDING, provider_id="id-1"), Witness.SUBMIT, NOW, proven=True)
 
@@ -264,7 +262,7 @@ def test_the_answer_to_our_submit_names_the_id_even_after_a_callback_named_anoth
     ids=["the same link", "a fresh link"],
 )
 def test_a_second_ready_adds_only_a_fresh_link(sample: str, effect: Effect) -> None:
-    about = standing(Status.READY, Outcome.ACCEPTED, sample_url="https://a.bfl.ai/1")
+    about = state(Status.READY, Outcome.ACCEPTED, sample_url="https://a.bfl.ai/1")
 
     assert decide(about, Report(Said.READY, sample_url=sample), Witness.POLL, NOW, proven=True) == Decision(effect)
 
@@ -284,11 +282,11 @@ def test_a_second_ready_adds_only_a_fresh_link(sample: str, effect: Effect) -> N
         (Witness.POLL, -2, -1, Effect.ADOPTED),
     ],
 )
-def test_another_link_of_a_callback_has_to_outlive_the_known_one_and_that_of_a_poll_to_live(
+def test_a_link_of_a_callback_must_outlive_the_known_one_and_a_link_of_a_poll_must_be_valid(
     witness: Witness, known: int, told: int, effect: Effect
 ) -> None:
     dies_at = NOW + timedelta(minutes=known)
-    about = standing(Status.READY, Outcome.ACCEPTED, sample_url="https://a.bfl.ai/1", sample_expires_at=dies_at)
+    about = state(Status.READY, Outcome.ACCEPTED, sample_url="https://a.bfl.ai/1", sample_expires_at=dies_at)
     report = Report(Said.READY, sample_url="https://a.bfl.ai/2", sample_expires_at=NOW + timedelta(minutes=told))
 
     assert decide(about, report, witness, NOW, proven=True) == Decision(effect)
@@ -298,20 +296,20 @@ def test_another_link_of_a_callback_has_to_outlive_the_known_one_and_that_of_a_p
     ("known", "effect"), [(None, Effect.ADOPTED), ("id-1", Effect.CONFIRMED)], ids=["new", "known"]
 )
 def test_pending_adds_only_an_id_that_is_new(known: str | None, effect: Effect) -> None:
-    about = standing(Status.SUBMITTED, Outcome.ACCEPTED, provider_id=known)
+    about = state(Status.SUBMITTED, Outcome.ACCEPTED, provider_id=known)
 
     assert decide(about, Report(Said.PENDING, provider_id="id-1"), Witness.POLL, NOW, proven=True) == Decision(effect)
 
 
-def test_a_late_pending_does_not_take_a_result_back() -> None:
-    about = standing(Status.READY, Outcome.ACCEPTED, provider_id="id-1")
+def test_a_late_pending_does_not_undo_a_result() -> None:
+    about = state(Status.READY, Outcome.ACCEPTED, provider_id="id-1")
 
     decision = decide(about, Report(Said.PENDING, provider_id="id-1"), Witness.CALLBACK, NOW, proven=True)
 
     assert decision == Decision(Effect.CONFIRMED)
 
 
-@given(about=standings, report=reports, witness=witnesses, proven=st.booleans())
+@given(about=states, report=reports, witness=witnesses, proven=st.booleans())
 def test_a_decision_moves_exactly_when_it_says_so(
     about: AttemptState, report: Report, witness: Witness, *, proven: bool
 ) -> None:
@@ -320,7 +318,7 @@ def test_a_decision_moves_exactly_when_it_says_so(
     assert (decision.effect is Effect.MOVED) == (decision.to is not None)
 
 
-@given(about=standings, report=reports, witness=witnesses, proven=st.booleans())
+@given(about=states, report=reports, witness=witnesses, proven=st.booleans())
 def test_a_decision_only_makes_moves_that_are_allowed(
     about: AttemptState, report: Report, witness: Witness, *, proven: bool
 ) -> None:
@@ -329,17 +327,17 @@ def test_a_decision_only_makes_moves_that_are_allowed(
     assert decision.to is None or decision.to in MOVES[about.status]
 
 
-@given(standings, reports, witnesses)
-def test_nothing_unproven_ever_moves(about: AttemptState, report: Report, witness: Witness) -> None:
+@given(states, reports, witnesses)
+def test_an_unproven_report_never_moves_a_task(about: AttemptState, report: Report, witness: Witness) -> None:
     assert decide(about, report, witness, NOW, proven=False).to is None
 
 
-@given(standings, reports, witnesses)
+@given(states, reports, witnesses)
 def test_no_evidence_moves_a_task_to_cancelled_or_stored(about: AttemptState, report: Report, witness: Witness) -> None:
     assert decide(about, report, witness, NOW, proven=True).to not in {Status.CANCELLED, Status.STORED}
 
 
-@given(open_standings, reports, witnesses)
+@given(open_states, reports, witnesses)
 def test_the_same_report_never_moves_twice(about: AttemptState, report: Report, witness: Witness) -> None:
     first = decide(about, report, witness, NOW, proven=True)
     after = about._replace(
@@ -351,7 +349,7 @@ def test_the_same_report_never_moves_twice(about: AttemptState, report: Report, 
     assert decide(after, report, witness, NOW, proven=True).to is None or first.to is None
 
 
-@given(open_standings, reports, witnesses)
+@given(open_states, reports, witnesses)
 def test_a_report_that_is_repeated_is_confirmed(about: AttemptState, report: Report, witness: Witness) -> None:
     first = decide(about, report, witness, NOW, proven=True)
     after = about._replace(
@@ -368,7 +366,7 @@ def test_a_report_that_is_repeated_is_confirmed(about: AttemptState, report: Rep
 @pytest.mark.parametrize(
     ("outcome", "said"), list(product(Outcome, Said)), ids=lambda value: str(getattr(value, "value", value))
 )
-def test_a_failure_costs_nothing_only_when_the_attempt_was_refused(outcome: Outcome, said: Said) -> None:
+def test_a_failure_costs_nothing_only_if_the_attempt_was_refused(outcome: Outcome, said: Said) -> None:
     refused = said in {Said.REFUSED, Said.DOWN} and outcome is not Outcome.ACCEPTED
 
     assert money_spent(outcome, said) is (MoneySpent.NO if refused else MoneySpent.MAYBE)

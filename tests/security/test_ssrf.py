@@ -149,7 +149,7 @@ def test_a_network_that_the_operator_lists_is_permitted(address: str, allowed: s
     assert is_permitted(ip_address(address), [ip_network(allowed)])
 
 
-def test_a_listed_network_opens_no_other() -> None:
+def test_a_listed_network_permits_no_other_network() -> None:
     assert not is_permitted(ip_address("10.2.0.1"), [ip_network("10.1.0.0/16")])
 
 
@@ -168,11 +168,11 @@ async def test_the_connection_goes_to_the_address_that_was_checked() -> None:
     assert (await connected_to("https://images.example.com/a.png?b=c")).url == "https://93.184.216.34/a.png?b=c"
 
 
-async def test_the_other_side_is_asked_for_the_name_that_was_given() -> None:
+async def test_the_host_header_has_the_name_in_the_url() -> None:
     assert (await connected_to("https://images.example.com/a.png")).headers["host"] == "images.example.com"
 
 
-async def test_the_certificate_is_checked_against_the_name_that_was_given() -> None:
+async def test_the_certificate_is_checked_against_the_name_in_the_url() -> None:
     request = await connected_to("https://images.example.com/a.png")
 
     assert request.extensions["sni_hostname"] == "images.example.com"
@@ -184,13 +184,13 @@ async def test_a_port_is_kept() -> None:
     assert (str(request.url), request.headers["host"]) == ("http://93.184.216.34:8080/", "images.example.com:8080")
 
 
-async def test_a_name_in_other_letters_is_looked_up_and_shown_in_its_ascii_form() -> None:
+async def test_an_international_name_is_resolved_and_sent_in_its_ascii_form() -> None:
     request = await connected_to("https://b\u00fccher.example.com/")
 
     assert request.headers["host"] == request.extensions["sni_hostname"] == "xn--bcher-kva.example.com"
 
 
-async def test_of_several_public_addresses_the_first_is_taken() -> None:
+async def test_the_first_of_several_public_addresses_is_used() -> None:
     assert (await connected_to("https://two.example.com/")).url.host == "93.184.216.34"
 
 
@@ -201,7 +201,7 @@ async def test_no_redirect_is_followed() -> None:
     assert (answer.status_code, len(recorder.requests)) == (302, 1)
 
 
-async def test_closing_the_client_closes_what_is_inside() -> None:
+async def test_closing_the_client_closes_its_transport() -> None:
     async with guarded() as (_, recorder):
         pass
 

@@ -34,7 +34,7 @@ def test_the_published_example_of_the_scheme_is_signed() -> None:
     [b"sha256=" + HEX, HEX, b"sha256=" + HEX.upper(), HEX.upper()],
     ids=["as published", "no prefix", "upper case", "upper case, no prefix"],
 )
-def test_a_right_signature_is_signed_in_every_form_that_was_seen(signature: bytes) -> None:
+def test_a_valid_signature_is_signed_in_every_known_form(signature: bytes) -> None:
     assert judge((SIGNED, signature)) is Verdict.SIGNED
 
 
@@ -95,20 +95,20 @@ def test_the_signature_under_another_secret_is_forged() -> None:
 
 
 @pytest.mark.parametrize("second", [HEX, b"0" * 64], ids=["right", "wrong"])
-def test_two_signatures_are_forged_whatever_they_say(second: bytes) -> None:
+def test_two_signatures_are_forged_even_if_both_are_valid(second: bytes) -> None:
     assert judge((SIGNED, HEX), (b"x-bfl-signature", second)) is Verdict.FORGED
 
 
-def test_a_wrong_signature_never_falls_through_to_a_right_secret() -> None:
+def test_a_wrong_signature_is_forged_even_with_the_plain_secret() -> None:
     assert judge((PLAIN, SECRET.encode()), (SIGNED, b"0" * 64)) is Verdict.FORGED
 
 
-def test_a_right_signature_counts_beside_a_wrong_secret() -> None:
+def test_a_valid_signature_counts_even_with_a_wrong_plain_secret() -> None:
     assert judge((PLAIN, b"wrong"), (SIGNED, HEX)) is Verdict.SIGNED
 
 
 @pytest.mark.parametrize("name", [b"x-webhook-secret", b"X-Webhook-Secret"], ids=bytes.decode)
-def test_the_plain_secret_is_its_own_verdict(name: bytes) -> None:
+def test_the_plain_secret_is_a_verdict_of_its_own(name: bytes) -> None:
     assert judge((name, SECRET.encode())) is Verdict.SHARED_SECRET
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from app.security import ssrf
 from app.security.http_clients import guarded_client
-from tests.telling import ended, only_delivery
+from tests.receivers import ended, only_delivery
 from tests.world import World, open_world
 
 PUBLIC, METADATA = "93.184.216.34", "169.254.169.254"
@@ -110,7 +110,9 @@ async def outside() -> Outside:
 
 
 @asynccontextmanager
-async def housed(folder: Path, url: str, outside: Outside, resolve: ssrf.Resolve = look_up) -> AsyncGenerator[World]:
+async def guarded_world(
+    folder: Path, url: str, outside: Outside, resolve: ssrf.Resolve = look_up
+) -> AsyncGenerator[World]:
     async with (
         guarded_client((), outside, resolve=resolve) as web,
         guarded_client((), outside, resolve=resolve, plain_http=False) as webhooks,
@@ -121,11 +123,11 @@ async def housed(folder: Path, url: str, outside: Outside, resolve: ssrf.Resolve
 
 @pytest.fixture
 async def world(tmp_path: Path, sqlite_url: str, outside: Outside) -> AsyncGenerator[World]:
-    async with housed(tmp_path, sqlite_url, outside) as opened:
+    async with guarded_world(tmp_path, sqlite_url, outside) as opened:
         yield opened
 
 
-async def told(world: World, url: str) -> tuple[int, str | None, str | None]:
+async def delivery_to(world: World, url: str) -> tuple[int, str | None, str | None]:
     """What the submitter sees of a webhook: the status of the response, and the state of the delivery."""
     answer = await world.api.post("/v1/tasks", json={"prompt": "a fox", "webhook_url": url})
     if answer.status_code != 202:
@@ -156,11 +158,11 @@ async def test_no_known_ssrf_url_reaches_a_host(world: World, outside: Outside) 
     "url", ["https://intranet.example.com/", "https://10.1.2.3/", "https://unknown.example.com/"], ids=str
 )
 async def test_blocked_and_unreachable_hosts_look_alike(world: World, url: str) -> None:
-    assert await told(world, url) == (202, "waiting", "the host cannot be reached")
+    assert await delivery_to(world, url) == (202, "waiting", "the host cannot be reached")
 
 
-async def test_what_is_public_is_reached_at_the_address_that_was_checked(world: World, outside: Outside) -> None:
-    assert await told(world, "https://app.example.com/") == (202, "delivered", None)
+async def test_a_public_host_is_reached_at_the_checked_address(world: World, outside: Outside) -> None:
+    assert await delivery_to(world, "https://app.example.com/") == (202, "delivered", None)
     assert outside.reached == [PUBLIC]
 
 
@@ -168,16 +170,14 @@ async def test_a_redirect_to_metadata_is_not_followed(world: World, outside: Out
     outside.status, outside.headers = 302, {"location": f"http://{METADATA}/"}
     image = await world.api.post("/v1/tasks", json={"prompt": "a fox", "input_image": "https://app.example.com/a.png"})
 
-    assert await told(world, "https://app.example.com/") == (202, "waiting", "answered with HTTP 302")
+    assert await delivery_to(world, "https://app.example.com/") == (202, "waiting", "answered with HTTP 302")
     assert image.json()["fields"] == {"input_image": "its URL answered with HTTP 302"}
     assert outside.reached == [PUBLIC, PUBLIC]
 
 
-async def test_a_name_that_changes_after_the_check_is_not_looked_up_again(
-    tmp_path: Path, sqlite_url: str, outside: Outside
-) -> None:
+async def test_a_name_is_not_resolved_again_after_the_check(tmp_path: Path, sqlite_url: str, outside: Outside) -> None:
     answers = [[PUBLIC], ["127.0.0.1"], [METADATA]]
-    async with housed(tmp_path, sqlite_url, outside, lambda _host, _port: answers.pop(0)) as world:
+    async with guarded_world(tmp_path, sqlite_url, outside, lambda _host, _port: answers.pop(0)) as world:
         await ended(world, webhook_url="https://rebinding.example.com/")
         await ended(world, webhook_url="https://rebinding.example.com/")
 
@@ -185,7 +185,7 @@ async def test_a_name_that_changes_after_the_check_is_not_looked_up_again(
     assert len(answers) == 1
 
 
-async def test_plain_http_does_not_leave_the_networks_that_the_operator_lists(outside: Outside) -> None:
+async def test_plain_http_is_limited_to_the_networks_that_the_operator_lists(outside: Outside) -> None:
     async with guarded_client((), outside, resolve=look_up, plain_http=False) as client:
         with pytest.raises(ssrf.EgressRefused, match=r"^the host cannot be reached$"):
             await client.post("http://app.example.com/")

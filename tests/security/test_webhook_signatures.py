@@ -14,8 +14,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from app import clock
 from app.security.keyring import KeyRing
-from app.security.sign import bfl_signature, key_of, spelled_out, standard_headers
-from tests.telling import SECRET, ended, receiver, told
+from app.security.sign import bfl_signature, decode_secret, encode_secret, standard_headers
+from tests.receivers import SECRET, ended, receiver, stored_with_webhook
 from tests.world import RING_KEY, World
 
 BODY = b'{"type":"task.stored"}'
@@ -24,7 +24,7 @@ PLAIN = "a passphrase, with spaces & an \u00e9"
 
 def headers(secret: str = SECRET, **changes: Any) -> dict[str, str]:
     given = {"message_id": "dlv_1", "at": clock.utc_now(), "body": BODY, **changes}
-    return standard_headers([key_of(secret)], **given)
+    return standard_headers([decode_secret(secret)], **given)
 
 
 def documented(secret: str) -> str:
@@ -33,9 +33,9 @@ def documented(secret: str) -> str:
 
 
 @pytest.mark.parametrize("secret", [SECRET, SECRET.rstrip("="), PLAIN, "x"], ids=["whsec", "unpadded", "text", "short"])
-def test_the_library_believes_what_we_sign(secret: str) -> None:
+def test_the_library_accepts_a_signed_webhook(secret: str) -> None:
     assert Webhook(documented(secret)).verify(BODY, headers(secret)) == json.loads(BODY)
-    assert spelled_out(key_of(secret)).rstrip("=") == documented(secret).rstrip("=")
+    assert encode_secret(decode_secret(secret)).rstrip("=") == documented(secret).rstrip("=")
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,8 @@ def test_the_library_refuses_each_tampered_variant(
 def test_the_signature_is_that_of_the_specification_s_example() -> None:
     # From the specification's repository, as its libraries test themselves.
     at = datetime.fromtimestamp(1614265330, UTC)
-    given = standard_headers(
-        [key_of("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")], "msg_p5jXN8AQM9LWM0D4loKWxJek", at, b'{"test": 2432232314}'
-    )
+    key = decode_secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    given = standard_headers([key], "msg_p5jXN8AQM9LWM0D4loKWxJek", at, b'{"test": 2432232314}')
 
     assert given["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
@@ -92,11 +91,11 @@ def bfl_handler(body: bytes, given: dict[str, str], secret: str) -> str:
 
 
 @pytest.mark.parametrize("secret", [SECRET, PLAIN], ids=["whsec", "text"])
-async def test_both_kinds_of_handlers_believe_a_delivery(world: World, secret: str) -> None:
+async def test_handlers_of_both_signatures_accept_a_delivery(world: World, secret: str) -> None:
     world.clock.at = clock.utc_now()
     heard = receiver(world)
-    task_id = await told(world, webhook_secret=secret)
-    body, given = heard.bodies[0], dict(heard.heard[0].headers)
+    task_id = await stored_with_webhook(world, webhook_secret=secret)
+    body, given = heard.bodies[0], dict(heard.requests[0].headers)
 
     assert f"/results/{task_id}.png?" in bfl_handler(body, given, secret)
     assert Webhook(documented(secret)).verify(body, given)["id"] == task_id
@@ -104,41 +103,41 @@ async def test_both_kinds_of_handlers_believe_a_delivery(world: World, secret: s
         bfl_handler(body + b" ", given, secret)
 
 
-async def test_a_handler_of_the_provider_s_understands_a_failure(world: World) -> None:
+async def test_a_handler_for_the_provider_understands_a_failure(world: World) -> None:
     heard = receiver(world)
     await ended(world, webhook_secret=PLAIN)
 
-    assert bfl_handler(heard.bodies[0], dict(heard.heard[0].headers), PLAIN) == "cancelled: the task was cancelled"
+    assert bfl_handler(heard.bodies[0], dict(heard.requests[0].headers), PLAIN) == "cancelled: the task was cancelled"
 
 
-async def test_without_a_secret_a_delivery_is_signed_with_the_api_key_s_own(world: World) -> None:
+async def test_without_a_secret_a_delivery_is_signed_with_the_secret_of_the_api_key(world: World) -> None:
     world.clock.at = clock.utc_now()
     heard = receiver(world)
     await ended(world)
-    given = dict(heard.heard[0].headers)
+    given = dict(heard.requests[0].headers)
     secret = (await world.api.get("/v1/endpoints/secret")).json()["secret"]
 
     assert "x-bfl-signature" not in given
     assert Webhook(secret).verify(heard.bodies[0], given)
 
 
-async def test_after_a_change_of_the_ring_receivers_with_the_old_secret_and_the_new_believe_it(world: World) -> None:
+async def test_after_a_key_rotation_receivers_with_the_old_and_the_new_secret_accept_a_delivery(world: World) -> None:
     world.clock.at = clock.utc_now()
     heard = receiver(world)
     new = KeyRing(("a-newer-key-of-at-least-32-characters", RING_KEY))
     world.use = replace(world.use, keys=new)
     await ended(world)
-    given = dict(heard.heard[0].headers)
+    given = dict(heard.requests[0].headers)
 
     for key in new.webhook_keys("key_admin"):
-        assert Webhook(spelled_out(key)).verify(heard.bodies[0], given)
+        assert Webhook(encode_secret(key)).verify(heard.bodies[0], given)
 
 
-async def test_each_attempt_is_signed_anew_and_has_the_same_id(world: World) -> None:
+async def test_each_attempt_has_a_new_signature_and_the_same_id(world: World) -> None:
     heard = receiver(world, 500, 200)
     await ended(world, webhook_secret=SECRET)
     await world.go_on(20)
-    first, second = (each.headers for each in heard.heard)
+    first, second = (each.headers for each in heard.requests)
 
     assert first["webhook-id"] == second["webhook-id"]
     assert int(second["webhook-timestamp"]) - int(first["webhook-timestamp"]) >= 5
@@ -146,11 +145,11 @@ async def test_each_attempt_is_signed_anew_and_has_the_same_id(world: World) -> 
     assert first["x-bfl-signature"] == second["x-bfl-signature"] == bfl_signature(SECRET, heard.bodies[1])
 
 
-async def test_what_is_sent_is_json_and_says_who_sends_it(world: World) -> None:
+async def test_a_webhook_is_json_with_a_user_agent(world: World) -> None:
     heard = receiver(world)
     await ended(world)
-    given = heard.heard[0].headers
+    given = heard.requests[0].headers
 
-    assert heard.heard[0].method == "POST"
+    assert heard.requests[0].method == "POST"
     assert (given["content-type"], given["user-agent"]) == ("application/json", "fluxhook")
     assert json.loads(heard.bodies[0])["status"] == "Error"

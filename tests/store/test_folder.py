@@ -42,26 +42,26 @@ def files(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
 
-async def test_what_was_put_can_be_read(store: FolderStore) -> None:
+async def test_a_stored_file_can_be_read(store: FolderStore) -> None:
     await store.put(KEY, BytesIO(b"an image"))
 
     assert await whole(store, KEY) == b"an image"
 
 
-async def test_five_megabytes_come_back_as_they_were(store: FolderStore) -> None:
+async def test_five_megabytes_are_read_unchanged(store: FolderStore) -> None:
     image = bytes(range(256)) * (5 * MB // 256)
     await store.put(KEY, BytesIO(image))
 
     assert await whole(store, KEY) == image
 
 
-async def test_a_file_comes_in_pieces(store: FolderStore) -> None:
+async def test_a_file_is_read_in_chunks(store: FolderStore) -> None:
     await store.put(KEY, BytesIO(bytes(MB)))
 
     assert max([len(piece) async for piece in store.read(KEY, 0, MB)]) <= 256 * 1024
 
 
-async def test_all_of_the_source_is_kept_wherever_it_stands(store: FolderStore) -> None:
+async def test_the_whole_source_is_stored_from_any_position(store: FolderStore) -> None:
     source = BytesIO(b"an image")
     source.read()
     await store.put(KEY, source)
@@ -69,7 +69,7 @@ async def test_all_of_the_source_is_kept_wherever_it_stands(store: FolderStore) 
     assert await store.size(KEY) == 8
 
 
-async def test_an_empty_file_is_a_file(store: FolderStore) -> None:
+async def test_an_empty_file_is_stored(store: FolderStore) -> None:
     await store.put(KEY, BytesIO())
 
     assert (await store.size(KEY), await whole(store, KEY)) == (0, b"")
@@ -80,20 +80,20 @@ async def test_an_empty_file_is_a_file(store: FolderStore) -> None:
     [(0, 4, b"0123"), (4, 10, b"456789"), (2, 3, b"2"), (9, 99, b"9"), (10, 20, b""), (99, 100, b""), (5, 5, b"")],
     ids=["head", "tail", "one byte", "past the end", "at the end", "beyond", "nothing"],
 )
-async def test_a_range_starts_and_ends_where_it_says(store: FolderStore, start: int, end: int, part: bytes) -> None:
+async def test_a_range_has_the_requested_bytes(store: FolderStore, start: int, end: int, part: bytes) -> None:
     await store.put(KEY, BytesIO(b"0123456789"))
 
     assert await whole(store, KEY, start, end) == part
 
 
-async def test_putting_the_same_twice_keeps_one_file(store: FolderStore, root: Path) -> None:
+async def test_storing_the_same_key_twice_keeps_one_file(store: FolderStore, root: Path) -> None:
     await store.put(KEY, BytesIO(b"an image"))
     await store.put(KEY, BytesIO(b"an image"))
 
     assert files(root) == [KEY]
 
 
-async def test_what_is_there_is_not_written_again(store: FolderStore, root: Path) -> None:
+async def test_an_existing_file_is_not_written_again(store: FolderStore, root: Path) -> None:
     await store.put(KEY, BytesIO(b"an image"))
     before = (root / KEY).stat()
     await store.put(KEY, BytesIO(b"an image"))
@@ -101,7 +101,7 @@ async def test_what_is_there_is_not_written_again(store: FolderStore, root: Path
     assert (root / KEY).stat() == before
 
 
-async def test_what_is_there_in_part_is_written_again(store: FolderStore, root: Path) -> None:
+async def test_a_partial_file_is_replaced(store: FolderStore, root: Path) -> None:
     await store.put(KEY, BytesIO(b"an image"))
     (root / KEY).write_bytes(b"an i")
     await store.put(KEY, BytesIO(b"an image"))
@@ -137,7 +137,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 
 @pytest.mark.parametrize("unsynced", ["results/ab", "results", "."], ids=["file", "folder", "folder above"])
-async def test_what_a_put_that_died_did_not_sync_is_synced_by_the_next(
+async def test_a_put_syncs_what_an_interrupted_put_did_not(
     store: FolderStore, root: Path, disk: Disk, unsynced: str
 ) -> None:
     disk.fails_at = root / unsynced
@@ -151,7 +151,7 @@ async def test_what_a_put_that_died_did_not_sync_is_synced_by_the_next(
     assert disk.has(root / "results/ab")
 
 
-async def test_a_folder_that_a_start_died_over_is_synced_by_the_next(root: Path, disk: Disk) -> None:
+async def test_a_start_syncs_the_folder_that_an_interrupted_start_created(root: Path, disk: Disk) -> None:
     disk.fails_at = root.parent
     with pytest.raises(Unavailable):
         FolderStore(root)
@@ -161,14 +161,14 @@ async def test_a_folder_that_a_start_died_over_is_synced_by_the_next(root: Path,
     assert disk.has(root.parent)
 
 
-async def test_a_file_that_could_not_be_finished_is_absent(store: FolderStore, root: Path) -> None:
+async def test_a_failed_put_leaves_no_file(store: FolderStore, root: Path) -> None:
     with pytest.raises(Unavailable, match="No space left on device"):
         await store.put(KEY, Breaking(b"half an image"))
 
     assert files(root) == []
 
 
-async def test_what_could_not_be_finished_can_be_put_again(store: FolderStore) -> None:
+async def test_a_failed_put_can_be_repeated(store: FolderStore) -> None:
     with pytest.raises(Unavailable):
         await store.put(KEY, Breaking(b"half an image"))
     await store.put(KEY, BytesIO(b"an image"))
@@ -176,7 +176,7 @@ async def test_what_could_not_be_finished_can_be_put_again(store: FolderStore) -
     assert await whole(store, KEY) == b"an image"
 
 
-async def test_what_a_crash_left_half_written_is_not_visible(store: FolderStore, root: Path) -> None:
+async def test_a_partial_file_of_a_crash_is_not_visible(store: FolderStore, root: Path) -> None:
     (root / KEY).parent.mkdir(parents=True)
     (root / f"{KEY}.x1y2.part").write_bytes(b"half an")
 
@@ -184,7 +184,7 @@ async def test_what_a_crash_left_half_written_is_not_visible(store: FolderStore,
         await store.size(KEY)
 
 
-async def test_what_a_crash_left_half_written_is_not_in_the_way(store: FolderStore, root: Path) -> None:
+async def test_a_partial_file_of_a_crash_does_not_prevent_a_put(store: FolderStore, root: Path) -> None:
     (root / KEY).parent.mkdir(parents=True)
     (root / f"{KEY}.x1y2.part").write_bytes(b"half an")
     await store.put(KEY, BytesIO(b"an image"))
@@ -192,7 +192,7 @@ async def test_what_a_crash_left_half_written_is_not_in_the_way(store: FolderSto
     assert await whole(store, KEY) == b"an image"
 
 
-async def test_a_key_without_a_file_is_missing(store: FolderStore) -> None:
+async def test_an_unknown_key_is_missing(store: FolderStore) -> None:
     with pytest.raises(Missing):
         await store.size(KEY)
     with pytest.raises(Missing):
@@ -205,13 +205,13 @@ async def test_a_second_store_on_the_folder_sees_the_same_files(store: FolderSto
     assert await FolderStore(root).size(KEY) == 8
 
 
-async def test_checking_leaves_nothing_behind(store: FolderStore, root: Path) -> None:
+async def test_a_check_leaves_no_file(store: FolderStore, root: Path) -> None:
     await store.check()
 
     assert files(root) == []
 
 
-async def test_a_check_is_not_disturbed_by_what_another_left_behind(store: FolderStore, root: Path) -> None:
+async def test_a_check_ignores_the_file_of_an_interrupted_check(store: FolderStore, root: Path) -> None:
     (root / "check").mkdir()
     await store.check()
 
@@ -223,7 +223,7 @@ def written(root: Path) -> bool:
     return changed
 
 
-async def test_a_folder_that_has_just_worked_is_not_written_by_each_probe(store: FolderStore, root: Path) -> None:
+async def test_a_check_after_a_recent_success_writes_nothing(store: FolderStore, root: Path) -> None:
     await store.check()
     first = written(root)
     await store.check()
@@ -231,7 +231,7 @@ async def test_a_folder_that_has_just_worked_is_not_written_by_each_probe(store:
     assert (first, written(root)) == (True, False)
 
 
-async def test_a_folder_that_has_failed_is_tried_out_at_the_next_probe(store: FolderStore, root: Path) -> None:
+async def test_a_check_after_a_failure_writes_a_file(store: FolderStore, root: Path) -> None:
     await store.check()
     with pytest.raises(Unavailable):
         await store.put(KEY, Breaking(b"half an image"))
@@ -242,7 +242,7 @@ async def test_a_folder_that_has_failed_is_tried_out_at_the_next_probe(store: Fo
 
 
 async def test_a_recent_success_expires(root: Path) -> None:
-    store = FolderStore(root, believed_s=0)
+    store = FolderStore(root, success_lasts_s=0)
     await store.check()
     written(root)
     await store.check()
@@ -250,9 +250,7 @@ async def test_a_recent_success_expires(root: Path) -> None:
     assert written(root)
 
 
-async def test_a_folder_that_went_away_fails_the_check_though_it_has_just_worked(
-    store: FolderStore, root: Path
-) -> None:
+async def test_a_missing_folder_fails_the_check_even_after_a_recent_success(store: FolderStore, root: Path) -> None:
     await store.check()
     await asyncio.to_thread(root.rmdir)
 
@@ -260,9 +258,7 @@ async def test_a_folder_that_went_away_fails_the_check_though_it_has_just_worked
         await store.check()
 
 
-async def test_a_folder_that_went_away_is_not_made_again_to_hide_what_is_put_meanwhile(
-    store: FolderStore, root: Path
-) -> None:
+async def test_a_missing_folder_is_not_created_again(store: FolderStore, root: Path) -> None:
     await asyncio.to_thread(root.rmdir)
 
     with pytest.raises(Unavailable, match="cannot be written"):
@@ -287,7 +283,7 @@ class Hanging(BytesIO):
 
 
 async def test_a_folder_that_hangs_is_unavailable_and_does_not_block_other_threads(root: Path) -> None:
-    store, let_go = FolderStore(root, patience_s=0.2), Event()
+    store, let_go = FolderStore(root, timeout_s=0.2), Event()
     puts = [store.put(f"{KEY}{number}", Hanging(b"an image", let_go)) for number in range(40)]
     hanging = asyncio.gather(*puts, return_exceptions=True)
     await asyncio.sleep(0)
@@ -300,7 +296,7 @@ async def test_a_folder_that_hangs_is_unavailable_and_does_not_block_other_threa
 
 
 async def test_an_abandoned_write_does_not_complete_later(root: Path) -> None:
-    store, let_go = FolderStore(root, patience_s=0.1), Event()
+    store, let_go = FolderStore(root, timeout_s=0.1), Event()
     source = Hanging(b"an image", let_go)
     with pytest.raises(Unavailable):
         await store.put(KEY, source)
@@ -339,14 +335,14 @@ async def test_a_folder_that_cannot_be_used_fails_the_check(lost: FolderStore) -
         await lost.check()
 
 
-def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"in the way")
 
     with pytest.raises(Unavailable, match="Not a directory"):
         FolderStore(tmp_path / "file" / "images")
 
 
-def test_a_digest_is_of_the_whole_file_wherever_it_stands() -> None:
+def test_the_digest_covers_the_whole_file_from_any_position() -> None:
     file = BytesIO(b"x" * (2 * MB + 1))
     file.read(7)
 
@@ -354,7 +350,7 @@ def test_a_digest_is_of_the_whole_file_wherever_it_stands() -> None:
 
 
 @pytest.mark.parametrize("times", [1, 2], ids=["at once", "by who comes after a crash"])
-async def test_what_was_removed_does_not_come_back_after_a_power_failure(
+async def test_a_removed_file_stays_removed_after_a_power_failure(
     store: FolderStore, root: Path, disk: Disk, times: int
 ) -> None:
     await store.put(KEY, BytesIO(b"an image"))
@@ -365,7 +361,7 @@ async def test_what_was_removed_does_not_come_back_after_a_power_failure(
     assert disk.has((root / KEY).parent)
 
 
-async def test_what_was_never_kept_may_be_removed(store: FolderStore) -> None:
+async def test_removing_an_unknown_key_succeeds(store: FolderStore) -> None:
     await store.remove("results/zz/none.png")
 
 
@@ -373,9 +369,7 @@ def move(folder: Path, to: Path) -> None:
     folder.rename(to)
 
 
-async def test_what_was_to_be_removed_while_the_folder_was_away_is_not_taken_for_removed(
-    root: Path, store: FolderStore
-) -> None:
+async def test_a_removal_while_the_folder_is_missing_fails_and_can_be_repeated(root: Path, store: FolderStore) -> None:
     await store.put(KEY, BytesIO(b"an image"))
     away = root.with_name("away")
     move(root, away)

@@ -31,7 +31,7 @@ def through(scheme: str, address: str, monkeypatch: pytest.MonkeyPatch, prefix: 
     return ObjectStore(f"{scheme}://pictures/{prefix}")
 
 
-async def test_a_put_that_breaks_off_is_unavailable_and_leaves_nothing_to_be_seen(
+async def test_an_interrupted_put_is_unavailable_and_leaves_no_object(
     scheme: str, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     direct = ObjectStore(f"{scheme}://pictures/put")
@@ -44,7 +44,7 @@ async def test_a_put_that_breaks_off_is_unavailable_and_leaves_nothing_to_be_see
         await direct.size(KEY)
 
 
-async def test_a_read_that_breaks_off_is_unavailable_after_what_came(
+async def test_an_interrupted_read_is_unavailable_after_the_received_bytes(
     scheme: str, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     direct = ObjectStore(f"{scheme}://pictures/read")
@@ -78,13 +78,13 @@ async def test_the_service_is_not_ready_once_its_bucket_has_failed(
 
 
 @pytest.mark.parametrize("scheme", ["s3"], indirect=True)
-async def test_a_bucket_that_has_just_worked_is_believed_and_not_asked_by_each_probe(
+async def test_a_check_after_a_recent_success_sends_no_request(
     scheme: str, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with cutting(address, after=16 * 1024) as way:
         believed = through(scheme, way, monkeypatch, "believed")
         await believed.check()
-        doubted = ObjectStore(f"{scheme}://pictures/doubted", believed_s=0)
+        doubted = ObjectStore(f"{scheme}://pictures/doubted", success_lasts_s=0)
         with pytest.raises(Unavailable):
             await asyncio.gather(*(doubted.check() for _ in range(40)))  # until the way has ended
         await believed.check()

@@ -33,14 +33,14 @@ async def whole(store: Store, key: str, start: int = 0, end: int = 100 * MB) -> 
     return b"".join([piece async for piece in store.read(key, start, end)])
 
 
-async def test_what_was_put_comes_back(store: Store) -> None:
+async def test_a_stored_file_is_read_unchanged(store: Store) -> None:
     await store.put(KEY, BytesIO(b"an image"))
 
     assert await store.size(KEY) == 8
     assert await whole(store, KEY, 0, 8) == b"an image"
 
 
-async def test_what_was_removed_is_missing_and_may_be_removed_again(store: Store) -> None:
+async def test_a_removed_file_is_missing_and_may_be_removed_again(store: Store) -> None:
     await store.put(KEY, BytesIO(b"an image"))
     await store.put("results/ab/another.png", BytesIO(b"another"))
     await store.remove(KEY)
@@ -51,13 +51,13 @@ async def test_what_was_removed_is_missing_and_may_be_removed_again(store: Store
     assert await store.size("results/ab/another.png") == 7
 
 
-async def test_a_part_can_be_read(store: Store) -> None:
+async def test_a_range_can_be_read(store: Store) -> None:
     await store.put(KEY, BytesIO(b"0123456789"))
 
     assert await whole(store, KEY, 3, 7) == b"3456"
 
 
-async def test_all_of_a_file_is_put_wherever_it_was_read_to(store: Store) -> None:
+async def test_the_whole_source_is_stored_from_any_position(store: Store) -> None:
     source = BytesIO(b"an image")
     source.seek(5)
 
@@ -66,25 +66,25 @@ async def test_all_of_a_file_is_put_wherever_it_was_read_to(store: Store) -> Non
     assert await whole(store, KEY, 0, 8) == b"an image"
 
 
-async def test_putting_the_same_again_changes_nothing(store: Store) -> None:
+async def test_storing_the_same_key_again_changes_nothing(store: Store) -> None:
     await store.put(KEY, BytesIO(b"an image"))
     await store.put(KEY, BytesIO(b"an image"))
 
     assert await whole(store, KEY, 0, 8) == b"an image"
 
 
-async def test_what_was_never_put_is_missing(store: Store) -> None:
+async def test_an_unknown_key_is_missing(store: Store) -> None:
     with pytest.raises(Missing):
         await store.size(KEY)
     with pytest.raises(Missing):
         await whole(store, KEY)
 
 
-async def test_a_check_leaves_nothing_behind_and_raises_nothing(store: Store) -> None:
+async def test_a_check_leaves_no_object(store: Store) -> None:
     await store.check()
 
 
-async def test_twenty_megabytes_go_both_ways_in_pieces_with_flat_memory(store: Store) -> None:
+async def test_twenty_megabytes_are_stored_and_read_in_chunks_with_constant_memory(store: Store) -> None:
     size = 20 * MB
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with TemporaryFile() as file:
@@ -99,7 +99,7 @@ async def test_twenty_megabytes_go_both_ways_in_pieces_with_flat_memory(store: S
     assert grown_kb < 3 * size // 1024
 
 
-async def test_no_request_stays_open_while_a_reader_has_a_piece(scheme: str) -> None:
+async def test_no_request_stays_open_while_a_reader_processes_a_chunk(scheme: str) -> None:
     """A slow reader causes no timeout: the next chunk is a new request, which finds that the image is missing."""
     store, image = ObjectStore(f"{scheme}://pictures/slow"), os.urandom(3 * MB)
     await store.put(KEY, BytesIO(image))
@@ -113,7 +113,7 @@ async def test_no_request_stays_open_while_a_reader_has_a_piece(scheme: str) -> 
     assert len(first) < len(image)
 
 
-async def test_a_bucket_that_is_not_there_is_unavailable(scheme: str) -> None:
+async def test_a_missing_bucket_is_unavailable(scheme: str) -> None:
     nowhere = ObjectStore(f"{scheme}://nowhere/prefix")
 
     with pytest.raises(Unavailable, match="no such bucket"):
@@ -125,7 +125,7 @@ async def test_a_bucket_that_is_not_there_is_unavailable(scheme: str) -> None:
 ENDPOINTS = {"s3": "AWS_ENDPOINT_URL", "gs": "GOOGLE_BASE_URL", "az": "AZURE_STORAGE_ENDPOINT"}
 
 
-async def test_a_store_that_is_down_is_unavailable_and_says_nothing_of_its_address(
+async def test_an_unreachable_store_is_unavailable_and_its_address_is_not_shown(
     scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ENDPOINTS[scheme], "http://127.0.0.1:9")

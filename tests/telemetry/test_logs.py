@@ -53,14 +53,14 @@ def test_libraries_that_log_complete_urls_are_silenced(written: Read, library: s
     assert written() == []
 
 
-def test_an_exception_is_one_line_too(written: Read) -> None:
+def test_an_exception_is_logged_in_one_line(written: Read) -> None:
     logs.get("anything").error("failed", exc_info=ValueError("what went wrong"))
 
     (line,) = written()
     assert "ValueError: what went wrong" in line["exception"]
 
 
-async def test_what_is_emitted_is_not_written_either_where_only_worse_is_wanted(written: Read) -> None:
+async def test_emitted_lines_below_the_level_are_not_written(written: Read) -> None:
     stream = StringIO()
     logs.configure("warning", stream)
     logs.emit("request", {"method": "GET"}, logger="web")
@@ -70,7 +70,7 @@ async def test_what_is_emitted_is_not_written_either_where_only_worse_is_wanted(
     assert written() == []
 
 
-async def test_a_closed_log_stops_nothing(written: Read) -> None:
+async def test_a_closed_log_raises_no_error(written: Read) -> None:
     closed = StringIO()
     logs.configure(stream=closed)
     closed.close()
@@ -96,7 +96,7 @@ async def the_round_is_over() -> None:
     await asyncio.sleep(0)
 
 
-async def test_an_emitted_line_says_what_any_other_does(written: Read) -> None:
+async def test_an_emitted_line_has_the_members_of_any_other(written: Read) -> None:
     logs.emit("request", {"task_id": "task_1", "odd": 'ü"\\\n', "none": None, "thing": ValueError("x")}, logger="web")
     await the_round_is_over()
     logs.get("web").info("request", task_id="task_1", odd='ü"\\\n', none=None, thing=ValueError("x"))
@@ -121,7 +121,7 @@ async def test_an_emitted_line_names_the_span_that_it_was_emitted_in(written: Re
     assert not {"trace_id", "span_id"} & outside.keys()
 
 
-async def test_what_is_emitted_in_one_round_of_the_loop_comes_whole_and_in_order(written: Read) -> None:
+async def test_lines_emitted_in_one_iteration_of_the_event_loop_are_written_in_order(written: Read) -> None:
     for number in range(100):
         logs.emit("request", {"number": number}, logger="web")
     early = written()
@@ -134,7 +134,7 @@ async def test_what_is_emitted_in_one_round_of_the_loop_comes_whole_and_in_order
     assert [line["number"] for line in written()] == list(range(103))
 
 
-def test_what_is_emitted_last_of_all_is_not_lost(written: Read) -> None:
+def test_lines_emitted_before_the_event_loop_ends_are_written(written: Read) -> None:
     async def last(name: str) -> None:
         logs.emit(name, {}, logger="web")
 
@@ -144,7 +144,7 @@ def test_what_is_emitted_last_of_all_is_not_lost(written: Read) -> None:
     assert [line["event"] for line in written()] == ["first loop", "second loop"]
 
 
-async def test_emitted_lines_outlive_one_that_cannot_be_written(written: Read) -> None:
+async def test_lines_after_one_that_cannot_be_written_are_written(written: Read) -> None:
     circular: dict[str, Any] = {}
     circular["itself"] = circular
     told: list[dict[str, Any]] = []
@@ -158,7 +158,7 @@ async def test_emitted_lines_outlive_one_that_cannot_be_written(written: Read) -
     assert len(told) == 1
 
 
-async def test_where_the_log_is_set_up_otherwise_an_emitted_line_takes_its_way() -> None:
+async def test_an_emitted_line_follows_another_configuration_of_structlog() -> None:
     with structlog.testing.capture_logs() as captured:
         logs.emit("request", {"number": 1}, logger="web")
 
@@ -176,7 +176,7 @@ def test_facts_are_collected_by_the_innermost_block() -> None:
     assert (outer, inner) == ({"task_id": "c", "key_id": "k"}, {"task_id": "b"})
 
 
-async def test_facts_of_what_runs_at_the_same_time_do_not_mix() -> None:
+async def test_facts_of_concurrent_blocks_do_not_mix() -> None:
     async def one(name: str) -> dict[str, Any]:
         with logs.collecting() as facts:
             await asyncio.sleep(0)
@@ -187,9 +187,7 @@ async def test_facts_of_what_runs_at_the_same_time_do_not_mix() -> None:
     assert list(await asyncio.gather(one("a"), one("b"))) == [{"task_id": "a"}, {"task_id": "b"}]
 
 
-async def test_a_whole_life_is_one_line_for_each_request_and_job_with_the_ids_to_follow_it_by(
-    world: World, written: Read
-) -> None:
+async def test_each_request_and_job_of_a_task_writes_one_line_with_its_ids(world: World, written: Read) -> None:
     caller = await submitted(world, faults=Faults())
     await world.go_on(5)
     lines = [line for line in written() if line["event"] in {"request", "job"}]

@@ -41,7 +41,7 @@ class Rise:
         return [counted(name, **labels) - before for name, labels, before in self._before]
 
 
-async def test_every_counter_is_there_from_the_start_with_a_sentence(world: World) -> None:
+async def test_every_counter_is_exposed_from_the_start_with_a_description(world: World) -> None:
     answer = await world.api.get("/metrics")
 
     assert answer.status_code == 200
@@ -67,19 +67,19 @@ def test_a_renamed_counter_has_the_same_value_under_its_deprecated_name(old: str
     assert f"# HELP fluxhook_{old} Deprecated: use `fluxhook_{new}`." in metrics.exposition().decode()
 
 
-async def test_the_counters_are_read_with_a_key_alone(world: World) -> None:
+async def test_the_metrics_require_a_key(world: World) -> None:
     problem(await world.outsider.get("/metrics"), 401, "unauthorized")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_counter_has_no_label_that_a_user_could_fill(name: str) -> None:
+def test_a_counter_has_no_label_with_user_input(name: str) -> None:
     lines = [line for line in metrics.exposition().decode().splitlines() if line.startswith(name)]
 
     assert len(lines) == 1
     assert "{" not in lines[0]
 
 
-async def test_a_task_that_is_stored_is_counted_once_in_each_respect(each_world: World) -> None:
+async def test_a_stored_task_is_counted_once_in_each_metric(each_world: World) -> None:
     rise = Rise(
         ("tasks_ended_total", {"status": "stored", "failure": ""}),
         ("callbacks_total", {"verdict": "signed", "status": "200"}),
@@ -95,7 +95,7 @@ async def test_a_task_that_is_stored_is_counted_once_in_each_respect(each_world:
     assert rise.now == [1, 1, 1, 1, 1, 1]
 
 
-async def test_the_margin_is_what_the_link_would_still_have_lived(world: World) -> None:
+async def test_the_deadline_margin_is_the_remaining_lifetime_of_the_link(world: World) -> None:
     rise = Rise(("deadline_margin_seconds_sum", {}))
     caller = await submitted(world, faults=Faults())
     await world.go_on(5)
@@ -105,7 +105,7 @@ async def test_the_margin_is_what_the_link_would_still_have_lived(world: World) 
     assert rise.now == [pytest.approx(600, abs=5)]
 
 
-async def test_callbacks_are_counted_by_what_they_prove_and_what_they_are_told(world: World) -> None:
+async def test_callbacks_are_counted_by_verdict_and_status(world: World) -> None:
     rise = Rise(
         ("callbacks_total", {"verdict": "forged", "status": "401"}),
         ("callbacks_total", {"verdict": "unproven", "status": "200"}),
@@ -121,7 +121,7 @@ async def test_callbacks_are_counted_by_what_they_prove_and_what_they_are_told(w
     assert rise.now == [1, 1, 1, 1]
 
 
-async def test_an_end_that_is_undone_is_not_counted(database: Database) -> None:
+async def test_a_rolled_back_final_state_is_not_counted(database: Database) -> None:
     rise = Rise(("tasks_ended_total", {"status": "cancelled", "failure": ""}))
 
     def cancel(connection: Connection, name: str, *, fails: bool) -> None:
@@ -138,7 +138,7 @@ async def test_an_end_that_is_undone_is_not_counted(database: Database) -> None:
     assert (undone, rise.now) == ([0], [1])
 
 
-async def test_a_path_that_nobody_knows_makes_no_label_of_its_own(world: World) -> None:
+async def test_an_unknown_path_creates_no_label(world: World) -> None:
     rise = Rise(("http_request_seconds_count", {"method": "other", "route": "no such route", "status": "404"}))
     await world.outsider.request("BREW", "/pot/a-private-wish")
 
@@ -158,7 +158,7 @@ def without_database(world: World) -> None:
     transport.app.state.use = replace(world.use, db=Away())  # type: ignore[arg-type]
 
 
-async def test_while_the_database_is_away_the_counters_are_still_there_and_say_so(world: World) -> None:
+async def test_counters_are_exposed_while_the_database_is_unavailable(world: World) -> None:
     before = await world.api.get("/metrics")
     without_database(world)
     during = await world.api.get("/metrics")
@@ -169,7 +169,7 @@ async def test_while_the_database_is_away_the_counters_are_still_there_and_say_s
     assert "\nfluxhook_queue_depth" not in during.text
 
 
-async def test_while_the_database_is_away_nobody_new_may_read(world: World) -> None:
+async def test_an_unknown_key_cannot_read_metrics_while_the_database_is_unavailable(world: World) -> None:
     without_database(world)
 
     problem(await world.api.get("/metrics"), 503, "unavailable")

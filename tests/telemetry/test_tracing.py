@@ -24,7 +24,7 @@ from app.worker import loop
 from tests.calling import caller_of, small
 from tests.pictures import in_base64, picture
 from tests.postgres import keep_time
-from tests.telling import URL, receiver
+from tests.receivers import URL, receiver
 from tests.world import ADMIN_KEY, World
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -101,7 +101,7 @@ async def another_process(world: World, database_url: str) -> AsyncGenerator[Wor
         yield replace(world, use=replace(world.use, db=db))
 
 
-async def apart(doing: Coroutine[Any, Any, Any]) -> None:
+async def without_context(doing: Coroutine[Any, Any, Any]) -> None:
     """Run this in a context of its own: no span of ours is current there."""
     await asyncio.create_task(doing, context=Context())
 
@@ -119,8 +119,8 @@ async def test_a_task_is_one_trace_from_its_request_to_its_last_job_across_proce
             headers={"traceparent": f"00-{TRACE}-{PARENT}-01"},
         )
         async with another_process(each_world, database_url) as elsewhere:
-            await apart(elsewhere.work())
-            await apart(elsewhere.go_on(5))
+            await without_context(elsewhere.work())
+            await without_context(elsewhere.go_on(5))
         caller = await caller_of(each_world, posted.json()["id"])
 
     ours = {span.name for span in collector.spans if span.trace_id.hex() == TRACE}
@@ -148,7 +148,7 @@ async def test_a_task_is_one_trace_from_its_request_to_its_last_job_across_proce
         assert private.encode() not in sent
 
 
-async def test_what_fails_is_marked_by_its_code_and_says_no_more(
+async def test_a_failed_span_has_an_error_type_and_no_message(
     world: World, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{collector.address}/v1/traces")
@@ -197,7 +197,7 @@ def test_the_service_has_a_name(
     ],
     ids=["empty", "none", "disabled"],
 )
-async def test_it_is_off_unless_it_is_asked_for(
+async def test_tracing_is_off_unless_it_is_configured(
     world: World, collector: Collector, monkeypatch: pytest.MonkeyPatch, off: dict[str, str]
 ) -> None:
     for each, value in {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.address, **off}.items():
@@ -231,7 +231,7 @@ def test_an_unsupported_setting_is_an_error_at_the_start(
 
 
 @pytest.mark.parametrize("given", ["nonsense", f"00-{'0' * 32}-{PARENT}-01", "00-" + "a" * 900])
-async def test_a_context_that_is_none_begins_a_trace_of_its_own(
+async def test_an_invalid_traceparent_starts_a_new_trace(
     world: World, collector: Collector, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.address)
@@ -242,7 +242,7 @@ async def test_a_context_that_is_none_begins_a_trace_of_its_own(
     assert span.parent_span_id == b""
 
 
-async def test_a_caller_who_does_not_sample_is_obeyed_to_the_last_job(
+async def test_the_sampling_decision_of_the_caller_applies_to_the_last_job(
     world: World, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.address)
@@ -255,7 +255,7 @@ async def test_a_caller_who_does_not_sample_is_obeyed_to_the_last_job(
     assert collector.spans == []
 
 
-async def test_what_asks_every_few_seconds_about_no_task_is_no_trace(
+async def test_health_checks_and_scrapes_are_not_traced(
     world: World, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.address)

@@ -26,10 +26,10 @@ from app.rules.task import Failure, MoneySpent, Outcome, Report, Said, Status, W
 from app.security.verify import Verdict
 from app.settle import settle
 from app.transitions import moves
-from app.transitions.admit import admit, wake
+from app.transitions.admit import admit, readmit
 from app.twin import Faults
 from tests.profiles import examples
-from tests.rows import START, drop_jobs, jobs_left, plan_task, put_account, write_now
+from tests.rows import START, drop_jobs, plan_task, put_account, stored_jobs, write_now
 from tests.world import World
 
 PRO, MAX = "flux-kontext-pro", "flux-kontext-max"
@@ -69,7 +69,7 @@ async def one_slot(database: Database, *waiting: tuple[str, dict[str, Any]]) -> 
     return await database.write(unit)
 
 
-async def test_a_slot_comes_with_a_job_and_without_one_there_is_none(database: Database) -> None:
+async def test_a_task_has_a_dispatch_job_exactly_if_it_has_a_slot(database: Database) -> None:
     def unit(connection: Connection) -> tuple[list[str], set[str]]:
         settle_in(connection, {"account": 2}, [(name, {}) for name in "abc"])
         admit(connection, "account", START)
@@ -79,7 +79,7 @@ async def test_a_slot_comes_with_a_job_and_without_one_there_is_none(database: D
     assert await database.write(unit) == (["a", "b"], {"task_a", "task_b"})
 
 
-async def test_a_slot_that_is_freed_goes_to_the_next_in_the_same_transaction(database: Database) -> None:
+async def test_a_freed_slot_goes_to_the_next_task_in_the_same_transaction(database: Database) -> None:
     def unit(connection: Connection) -> tuple[list[str], list[str]]:
         settle_in(connection, {"account": 1}, [("a", {}), ("b", {})])
         admit(connection, "account", START)
@@ -90,17 +90,17 @@ async def test_a_slot_that_is_freed_goes_to_the_next_in_the_same_transaction(dat
     assert await database.write(unit) == (["a"], ["b"])
 
 
-async def test_priority_goes_before_arrival(database: Database) -> None:
+async def test_priority_takes_precedence_over_arrival(database: Database) -> None:
     order = await one_slot(database, ("a", {}), ("b", {"priority": 9}), ("c", {"priority": 5}), ("d", {}))
 
     assert order == ["b", "c", "a", "d"]
 
 
-async def test_among_equals_the_first_to_come_is_the_first(database: Database) -> None:
+async def test_tasks_of_equal_priority_are_admitted_in_order_of_arrival(database: Database) -> None:
     assert await one_slot(database, *((name, {}) for name in "badc")) == ["a", "b", "c", "d"]
 
 
-async def test_keys_take_turns_however_many_tasks_one_of_them_has(database: Database) -> None:
+async def test_api_keys_take_turns_however_many_tasks_one_of_them_has(database: Database) -> None:
     def unit(connection: Connection) -> Counter[str]:
         greedy = [(f"a{number:02}", {"key_id": "key_greedy"}) for number in range(50)]
         settle_in(connection, {}, [*greedy, *((f"b{number}", {"key_id": "key_modest"}) for number in range(3))])
@@ -110,7 +110,7 @@ async def test_keys_take_turns_however_many_tasks_one_of_them_has(database: Data
     assert await database.write(unit) == {"a": 21, "b": 3}
 
 
-async def test_a_key_that_has_much_in_flight_waits_for_one_that_has_nothing(database: Database) -> None:
+async def test_an_api_key_with_tasks_in_flight_waits_for_one_without(database: Database) -> None:
     def unit(connection: Connection) -> list[str]:
         settle_in(connection, {"account": 3}, [(f"a{number}", {"key_id": "key_greedy"}) for number in range(4)])
         admit(connection, "account", START)
@@ -121,7 +121,7 @@ async def test_a_key_that_has_much_in_flight_waits_for_one_that_has_nothing(data
     assert await database.write(unit) == ["a1", "a2", "b"]
 
 
-async def test_priority_goes_before_fairness(database: Database) -> None:
+async def test_priority_takes_precedence_over_fairness(database: Database) -> None:
     greedy: list[tuple[str, dict[str, Any]]] = [
         (f"a{number}", {"key_id": "key_greedy", "priority": 1}) for number in range(3)
     ]
@@ -129,7 +129,7 @@ async def test_priority_goes_before_fairness(database: Database) -> None:
     assert await one_slot(database, *greedy, ("b", {"key_id": "key_modest"})) == ["a0", "a1", "a2", "b"]
 
 
-async def test_kontext_max_waits_at_its_own_limit_while_pro_goes_on(database: Database) -> None:
+async def test_kontext_max_waits_at_its_own_limit_and_pro_continues(database: Database) -> None:
     def unit(connection: Connection) -> Counter[str]:
         waiting = [(f"m{number:02}", {"model": MAX, "priority": 9}) for number in range(30)]
         settle_in(connection, {}, [*waiting, *((f"p{number:02}", {}) for number in range(30))])
@@ -152,7 +152,7 @@ async def test_accounts_do_not_take_each_others_slots(database: Database) -> Non
     assert await database.write(unit) == {"account": 2, "other": 2}
 
 
-async def test_a_task_that_has_to_wait_is_passed_over_until_its_time(database: Database) -> None:
+async def test_a_delayed_task_is_skipped_until_its_time(database: Database) -> None:
     def unit(connection: Connection) -> tuple[list[str], list[str]]:
         settle_in(connection, {}, [("a", {"dispatch_after_at": START + timedelta(seconds=5)}), ("b", {})])
         admit(connection, "account", START)
@@ -163,7 +163,7 @@ async def test_a_task_that_has_to_wait_is_passed_over_until_its_time(database: D
     assert await database.write(unit) == (["b"], ["b", "a"])
 
 
-async def test_a_task_that_arrived_while_the_account_was_waited_for_is_not_passed_over(database: Database) -> None:
+async def test_a_task_that_is_newer_than_the_transaction_is_not_skipped(database: Database) -> None:
     def unit(connection: Connection) -> list[str]:
         settle_in(connection, {}, [("late", {"at": START + timedelta(seconds=3)})])
         admit(connection, "account", START)  # a clock that was read before the lock was acquired, or on another host
@@ -198,7 +198,7 @@ happenings = st.lists(st.one_of(arrivals, arrivals, endings), max_size=60)
 
 @examples(25)
 @given(happenings=happenings, most=st.integers(1, 8), most_max=st.integers(1, 4))
-def test_under_any_order_of_events_the_limits_hold_and_no_slot_stays_free_in_vain(
+def test_in_any_order_of_events_limits_hold_and_no_usable_slot_stays_free(
     sqlite_template: Path, happenings: list[tuple[object, ...]], most: int, most_max: int
 ) -> None:
     engine = create_engine(f"sqlite:///{sqlite_template}")
@@ -281,7 +281,7 @@ async def undecided(database: Database, work: Callable[[Connection], object]) ->
 
 
 @pytest.mark.parametrize("undone", [False, True])
-async def test_on_postgresql_a_task_that_is_being_cancelled_gets_no_slot_and_is_looked_at_again(
+async def test_on_postgresql_a_task_that_is_being_cancelled_gets_no_slot_and_is_checked_again(
     postgres_url: str, undone: bool
 ) -> None:
     async with open_database(postgres_url) as database, asyncio.timeout(120):
@@ -293,7 +293,7 @@ async def test_on_postgresql_a_task_that_is_being_cancelled_gets_no_slot_and_is_
             meanwhile = await database.read(admitted)
             if undone:
                 is_undone.set()
-        left = await database.read(lambda connection: {job.step for job in jobs_left(connection)})
+        left = await database.read(lambda connection: {job.step for job in stored_jobs(connection)})
         await database.write(lambda connection: admit(connection, "account", START))
 
         assert meanwhile == []
@@ -301,7 +301,7 @@ async def test_on_postgresql_a_task_that_is_being_cancelled_gets_no_slot_and_is_
         assert await database.read(admitted) == (["b"] if undone else [])
 
 
-async def test_on_postgresql_a_slot_that_a_task_gets_just_before_it_leaves_is_freed(postgres_url: str) -> None:
+async def test_on_postgresql_a_slot_given_to_a_task_that_becomes_ready_is_freed(postgres_url: str) -> None:
     """A callback proves that a refused attempt was accepted, while its task gets a slot for the next one."""
 
     def refused(connection: Connection) -> None:
@@ -315,7 +315,7 @@ async def test_on_postgresql_a_slot_that_a_task_gets_just_before_it_leaves_is_fr
         await database.write(refused)
         async with undecided(database, lambda connection: admit(connection, "account", START)):
             settling = asyncio.create_task(
-                database.write(lambda connection: settle(connection, [proof], look_after=timedelta()))
+                database.write(lambda connection: settle(connection, [proof], poll_after=timedelta()))
             )
             while not await database.read(lambda connection: connection.execute(_SOMEBODY_WAITS).scalar_one()):
                 pass
@@ -328,7 +328,7 @@ async def test_on_postgresql_a_slot_that_a_task_gets_just_before_it_leaves_is_fr
 _SOMEBODY_WAITS = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
 
 
-async def test_on_postgresql_a_slot_goes_to_the_task_behind_one_that_is_being_cancelled(postgres_url: str) -> None:
+async def test_on_postgresql_a_slot_goes_to_the_task_after_one_that_is_being_cancelled(postgres_url: str) -> None:
     async with open_database(postgres_url) as database, asyncio.timeout(120):
         waiting: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in "abc"]
         await database.write(lambda connection: settle_in(connection, {"account": 2}, waiting))
@@ -346,7 +346,7 @@ async def test_an_admit_job_that_runs_early_runs_again(world: World) -> None:
     assert until is not None
     world.clock.at = until.dispatch_after_at - timedelta(milliseconds=200)
     await world.use.db.write(drop_jobs)
-    await wake(world.use, task_id)
-    left = await world.use.db.read(jobs_left)
+    await readmit(world.use, task_id)
+    left = await world.use.db.read(stored_jobs)
 
     assert [(job.step, job.run_at) for job in left] == [(Step.ADMIT, until.dispatch_after_at)]

@@ -27,7 +27,7 @@ async def kinds(world: World) -> list[str]:
     return [kind for _, kind, _ in await world.use.db.read(feed)]
 
 
-async def test_a_task_that_goes_well_is_announced_at_each_step(each_world: World) -> None:
+async def test_each_state_of_a_successful_task_is_announced(each_world: World) -> None:
     small(each_world)
     task_id = await each_world.post()
     await each_world.go_on(6)
@@ -38,7 +38,7 @@ async def test_a_task_that_goes_well_is_announced_at_each_step(each_world: World
     assert found == [(task_id, f"task.{step}", {"status": step, "failure": None}) for step in steps]
 
 
-async def test_what_is_sent_twice_is_announced_once(each_world: World) -> None:
+async def test_a_duplicate_callback_is_announced_once(each_world: World) -> None:
     caller = await submitted(each_world)
     await done(each_world)
 
@@ -48,7 +48,7 @@ async def test_what_is_sent_twice_is_announced_once(each_world: World) -> None:
     assert await kinds(each_world) == ["task.queued", "task.submitting", "task.submitted", "task.ready"]
 
 
-async def test_a_refusal_for_now_is_announced_as_queued_again(each_world: World) -> None:
+async def test_a_temporary_refusal_is_announced_as_queued(each_world: World) -> None:
     await submitted(each_world, faults=Faults(submit_429=1))
 
     assert await kinds(each_world) == ["task.queued", "task.submitting", "task.queued"]
@@ -71,7 +71,7 @@ async def test_a_task_that_is_cancelled_given_up_or_reopened_is_announced(databa
     ]
 
 
-async def test_a_group_is_announced_in_its_order_each_with_its_key(database: Database) -> None:
+async def test_a_batch_is_announced_in_order_with_the_key_of_each_task(database: Database) -> None:
     def unit(connection: Connection) -> list[str]:
         for number in range(3):
             plan_task(connection, str(number), key_id=f"key_{number}")
@@ -82,7 +82,7 @@ async def test_a_group_is_announced_in_its_order_each_with_its_key(database: Dat
     assert await database.write(unit) == ["key_2", "key_0", "key_1"]
 
 
-async def test_nothing_is_announced_that_is_not_committed(database: Database) -> None:
+async def test_a_move_that_is_rolled_back_is_not_announced(database: Database) -> None:
     def unit(connection: Connection) -> None:
         plan_task(connection)
         announce(connection, [Announcement("task_1", Status.READY)], START)

@@ -16,14 +16,14 @@ from app.transitions.changes import attempt_change, cost_change, next_jobs, task
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 EXPIRES = NOW + timedelta(minutes=10)
-LOOK_AFTER = timedelta(seconds=20)
+POLL_AFTER = timedelta(seconds=20)
 READY = Report(Said.READY, "p1", sample_url="https://bfl.ai/1", sample_expires_at=EXPIRES, seed=2**70)
 TO_READY = Decision(Effect.MOVED, Status.READY)
 
 
 def attempt(outcome: Outcome = Outcome.UNKNOWN, **known: Any) -> AttemptContext:
-    standing = AttemptState(status=Status.SUBMITTING, current=True, outcome=outcome, **known)
-    return AttemptContext("sub_1", "task_1", "account", "key", is_told=True, has_slot=True, standing=standing)
+    state = AttemptState(status=Status.SUBMITTING, current=True, outcome=outcome, **known)
+    return AttemptContext("sub_1", "task_1", "account", "key", has_webhook=True, has_slot=True, state=state)
 
 
 def said(report: Report, witness: Witness = Witness.CALLBACK) -> Evidence:
@@ -49,16 +49,16 @@ def said(report: Report, witness: Witness = Witness.CALLBACK) -> Evidence:
         (Said.UNCLEAR, None),
     ],
 )
-def test_each_report_tells_whether_the_attempt_was_taken(kind: Said, outcome: Outcome | None) -> None:
+def test_each_report_determines_the_outcome_of_the_attempt(kind: Said, outcome: Outcome | None) -> None:
     assert attempt_change(attempt(), said(Report(kind), Witness.SUBMIT)).outcome == outcome
 
 
 @pytest.mark.parametrize("kind", list(Said))
-def test_that_an_attempt_was_taken_is_never_taken_back(kind: Said) -> None:
+def test_an_accepted_attempt_stays_accepted(kind: Said) -> None:
     assert attempt_change(attempt(Outcome.ACCEPTED), said(Report(kind), Witness.SUBMIT)).outcome is None
 
 
-def test_an_id_that_is_known_stays_unless_the_submits_own_answer_names_it() -> None:
+def test_a_known_id_is_replaced_only_by_the_submit_answer() -> None:
     known = attempt(provider_id="p0")
 
     assert attempt_change(known, said(READY)).provider_id is None
@@ -86,7 +86,7 @@ def test_no_stated_cost_changes_nothing() -> None:
     assert cost_change(attempt(cost=4.0), attempt_change(attempt(cost=4.0), said(READY))) is None
 
 
-def test_only_the_answer_to_the_submit_says_when_it_was_answered() -> None:
+def test_only_the_submit_answer_sets_answered_at() -> None:
     assert attempt_change(attempt(), said(READY, Witness.SUBMIT)).answered_at == NOW
     assert attempt_change(attempt(), said(READY)).answered_at is None
 
@@ -94,7 +94,7 @@ def test_only_the_answer_to_the_submit_says_when_it_was_answered() -> None:
 # What moves
 
 
-def test_a_result_brings_its_link_with_its_end_and_its_seed() -> None:
+def test_a_result_sets_link_expiry_and_seed() -> None:
     assert task_change(attempt(), said(READY), TO_READY) == TaskChange(
         status=Status.READY,
         ready_at=NOW,
@@ -105,18 +105,18 @@ def test_a_result_brings_its_link_with_its_end_and_its_seed() -> None:
     )
 
 
-def test_a_link_that_does_not_say_when_it_dies_has_the_life_that_the_contract_gives() -> None:
+def test_a_link_without_an_expiry_has_the_lifetime_of_the_contract() -> None:
     assert task_change(attempt(), said(Report(Said.READY, sample_url="x")), TO_READY).sample_expires_at == EXPIRES
 
 
-def test_a_fresh_link_is_taken_over_and_a_contradiction_is_not() -> None:
+def test_a_fresh_link_is_adopted_and_a_contradiction_is_not_applied() -> None:
     assert task_change(attempt(), said(READY), Decision(Effect.ADOPTED)).sample_url == READY.sample_url
     for effect in (Effect.CONTRADICTED, Effect.LATE, Effect.SUPERSEDED, Effect.HINTED, Effect.REJECTED):
         assert task_change(attempt(), said(READY), Decision(effect)) == TaskChange()
 
 
 @pytest.mark.parametrize("kind", [Said.BUSY, Said.UNPAID])
-def test_where_the_account_has_to_wait_the_task_keeps_its_place_and_its_tries(kind: Said) -> None:
+def test_a_pause_of_the_account_uses_no_try_of_the_task(kind: Said) -> None:
     report = Report(kind, retry_after=timedelta(seconds=40))
     change = task_change(attempt(), said(report, Witness.SUBMIT), Decision(Effect.MOVED, Status.QUEUED))
 
@@ -134,7 +134,7 @@ def test_an_outage_uses_a_try_and_waits_longer_each_time(tries: int, wait: timed
     assert wait <= change.dispatch_after_at - NOW <= wait * 1.25
 
 
-def test_an_outage_that_says_how_long_is_believed() -> None:
+def test_an_outage_waits_as_long_as_the_provider_asks() -> None:
     report = Report(Said.DOWN, retry_after=timedelta(seconds=90))
     change = task_change(attempt(), said(report, Witness.SUBMIT), Decision(Effect.MOVED, Status.QUEUED))
 
@@ -142,7 +142,7 @@ def test_an_outage_that_says_how_long_is_believed() -> None:
     assert timedelta(seconds=90) <= change.dispatch_after_at - NOW <= timedelta(seconds=90) * 1.25
 
 
-def test_a_failure_says_why_and_what_it_cost() -> None:
+def test_a_failure_has_its_reason_and_money_spent() -> None:
     failed = Decision(Effect.MOVED, Status.FAILED)
     report = Report(Said.FAILED, failure=Failure.CONTENT_MODERATED, detail="NSFW")
     nameless = task_change(attempt(), said(Report(Said.REFUSED)), failed)
@@ -171,7 +171,7 @@ def test_a_failure_says_why_and_what_it_cost() -> None:
             Decision(Effect.MOVED, Status.SUBMITTED),
             Report(Said.PENDING),
             Witness.SUBMIT,
-            [(Step.RECONCILE, NOW + LOOK_AFTER)],
+            [(Step.RECONCILE, NOW + POLL_AFTER)],
         ),
         (Decision(Effect.HINTED), READY, Witness.CALLBACK, [(Step.RECONCILE, NOW)]),
         (Decision(Effect.CONTRADICTED), READY, Witness.CALLBACK, [(Step.RECONCILE, NOW)]),
@@ -186,9 +186,9 @@ def test_a_failure_says_why_and_what_it_cost() -> None:
         (Decision(Effect.HELD), Report(Said.NOT_FOUND), Witness.POLL, []),
     ],
 )
-def test_each_decision_leaves_its_jobs(
+def test_each_decision_enqueues_its_jobs(
     decision: Decision, report: Report, witness: Witness, jobs: list[tuple[Step, datetime]]
 ) -> None:
-    left = next_jobs(attempt(), said(report, witness), decision, LOOK_AFTER)
+    left = next_jobs(attempt(), said(report, witness), decision, POLL_AFTER)
 
     assert left == [(step, "task_1", at) for step, at in jobs]

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from app import jobs
-from app.collect import collect, tend
+from app.collect import collect, store_spooled
 from app.db import Connection
 from app.db.tables import attempts as attempts_table
 from app.db.tables import erased_tasks, results
@@ -21,7 +21,7 @@ from app.worker import loop
 from tests.calling import caller_of, done, everything, small, submitted
 from tests.pictures import picture
 from tests.proof.crash_points import AFTER_COMMIT, BEFORE_COMMIT, Fuse, FusedDatabase, Point, Stop
-from tests.telling import URL, deliveries, receiver, until_due
+from tests.receivers import URL, deliveries, receiver, until_due
 from tests.test_collect import files
 from tests.web.documents import problem
 from tests.web.routes.test_deliveries import key_for
@@ -49,14 +49,14 @@ def given() -> str:
     return base64.b64encode(picture()).decode()
 
 
-async def still_kept(world: World, task_id: str) -> int:
+async def images_still_stored(world: World, task_id: str) -> int:
     """Return how many images of an erased task are recorded as still stored."""
     found = await world.use.db.read(lambda connection: erased_tasks.store_keys(connection, task_id))
     assert found is not None
     return len(found)
 
 
-async def test_an_erased_task_is_nowhere_and_its_images_are_gone(each_world: World, tmp_path: Path) -> None:
+async def test_an_erased_task_and_its_images_are_gone(each_world: World, tmp_path: Path) -> None:
     receiver(each_world)
     task_id = await stored(each_world, input_image=given(), webhook_url=URL)
     told = await deliveries(each_world)
@@ -76,7 +76,7 @@ async def test_an_erased_task_is_nowhere_and_its_images_are_gone(each_world: Wor
     assert PROMPT.encode() not in await each_world.use.db.read(everything)
 
 
-async def test_what_an_erased_task_cost_stays_in_the_usage(each_world: World) -> None:
+async def test_the_cost_of_an_erased_task_stays_in_the_usage(each_world: World) -> None:
     task_id = await stored(each_world)
     (before,) = (await each_world.api.get("/v1/usage")).json()["usage"]
     await erase(each_world, task_id)
@@ -87,7 +87,7 @@ async def test_what_an_erased_task_cost_stays_in_the_usage(each_world: World) ->
     assert after == before
 
 
-async def test_a_task_that_has_not_ended_is_not_erased(each_world: World) -> None:
+async def test_an_open_task_is_not_erased(each_world: World) -> None:
     caller = await submitted(each_world)
     answer = await erase(each_world, caller.task_id)
 
@@ -95,7 +95,7 @@ async def test_a_task_that_has_not_ended_is_not_erased(each_world: World) -> Non
     assert (await each_world.task(caller.task_id))["status"] == "submitted"
 
 
-async def test_to_erase_twice_is_to_erase_once_and_what_never_was_is_not_found(each_world: World) -> None:
+async def test_erasing_twice_succeeds_and_an_unknown_task_is_not_found(each_world: World) -> None:
     task_id = await each_world.post()
     await each_world.api.post(f"/v1/tasks/{task_id}/cancel")
 
@@ -117,7 +117,7 @@ async def test_a_key_erases_its_own_tasks_and_no_others(world: World) -> None:
     assert done_by_its_own.status_code == 204
 
 
-async def test_tasks_that_gave_the_same_image_keep_theirs(each_world: World, tmp_path: Path) -> None:
+async def test_erasing_a_task_keeps_the_equal_images_of_others(each_world: World, tmp_path: Path) -> None:
     first, second = [await stored(each_world, input_image=given()) for _ in range(2)]
     before = files(tmp_path / "images")
     await erase(each_world, first)
@@ -138,7 +138,7 @@ async def shared(world: World, task_ids: list[str]) -> str:
     return key
 
 
-async def test_an_image_that_tasks_share_goes_with_the_last_of_them(each_world: World, tmp_path: Path) -> None:
+async def test_a_shared_image_is_removed_with_the_last_of_its_tasks(each_world: World, tmp_path: Path) -> None:
     first, second = [await stored(each_world) for _ in range(2)]
     key = await shared(each_world, [first, second])
     (tmp_path / "images/results/ab").mkdir(exist_ok=True)
@@ -152,7 +152,7 @@ async def test_an_image_that_tasks_share_goes_with_the_last_of_them(each_world: 
     assert there == [True, False]
 
 
-async def test_a_callback_for_an_erased_task_is_unknown_and_leaves_nothing(each_world: World) -> None:
+async def test_a_callback_for_an_erased_task_is_unknown_and_stores_nothing(each_world: World) -> None:
     task_id = await stored(each_world)
     caller = await caller_of(each_world, task_id)
     await erase(each_world, task_id)
@@ -162,7 +162,7 @@ async def test_a_callback_for_an_erased_task_is_unknown_and_leaves_nothing(each_
     assert b"a red fox" not in await each_world.use.db.read(everything)
 
 
-async def test_what_the_attempts_were_stays_without_what_was_said_of_them(each_world: World) -> None:
+async def test_the_attempts_of_an_erased_task_stay_without_their_details(each_world: World) -> None:
     task_id = await stored(each_world)
     (before,) = await each_world.use.db.read(lambda connection: attempts_table.of_task(connection, task_id))
     await erase(each_world, task_id)
@@ -172,7 +172,9 @@ async def test_what_the_attempts_were_stays_without_what_was_said_of_them(each_w
 
 
 @pytest.mark.parametrize("prefer", [{}, {"prefer": "wait=1"}])
-async def test_an_erased_task_is_not_made_again_by_the_same_request(each_world: World, prefer: dict[str, str]) -> None:
+async def test_the_same_idempotent_request_does_not_recreate_an_erased_task(
+    each_world: World, prefer: dict[str, str]
+) -> None:
     once, asked = {"idempotency-key": "once"}, {"prompt": PROMPT}
     first = await each_world.api.post("/v1/tasks", json=asked, headers=once)
     await each_world.api.post(f"/v1/tasks/{first.json()['id']}/cancel")
@@ -195,22 +197,22 @@ class Unsteady(FolderStore):
         await super().remove(key)
 
 
-async def test_images_go_as_soon_as_the_store_lets_them(each_world: World, tmp_path: Path) -> None:
+async def test_images_are_removed_once_the_store_is_available(each_world: World, tmp_path: Path) -> None:
     store = Unsteady(tmp_path / "images")
     each_world.use = replace(each_world.use, store=store)
     task_id = await stored(each_world, input_image=given())
     await erase(each_world, task_id)
     await each_world.go_on(7200, step=600)  # longer than the tries of a failing job
-    while_down = len(files(tmp_path / "images")), await still_kept(each_world, task_id)
+    while_down = len(files(tmp_path / "images")), await images_still_stored(each_world, task_id)
     store.down = False
     await each_world.go_on(1200, step=600)
 
     assert while_down == (2, 2)
     assert files(tmp_path / "images") == {}
-    assert await still_kept(each_world, task_id) == 0
+    assert await images_still_stored(each_world, task_id) == 0
 
 
-async def test_removing_what_is_removed_already_does_no_harm(each_world: World, tmp_path: Path) -> None:
+async def test_removing_images_twice_succeeds(each_world: World, tmp_path: Path) -> None:
     """The step may run twice: the process dies after it has removed an image and before it records that."""
     task_id = await stored(each_world)
     (kept,) = files(tmp_path / "images")
@@ -248,7 +250,7 @@ class Slow(FolderStore):
         (AFTER_COMMIT, 2, True),
     ],
 )
-async def test_a_process_killed_while_it_erases_has_erased_all_or_nothing(
+async def test_a_process_killed_during_an_erasure_has_erased_all_or_nothing(
     each_world: World, tmp_path: Path, place: str, number: int, *, erased_by_then: bool
 ) -> None:
     alive, task_id = each_world.use, await stored(each_world, input_image=given())
@@ -304,7 +306,7 @@ async def test_a_spooled_image_of_an_erased_task_is_removed_too(each_world: Worl
     folder.mkdir()
     (folder / f"{caller.submission_id}.{'0' * 64}").write_bytes(b"a copy")
     await erase(each_world, task_id)
-    await tend(each_world.use)
+    await store_spooled(each_world.use)
 
     assert list(folder.iterdir()) == []
 
@@ -316,10 +318,10 @@ async def test_no_webhook_is_sent_for_an_erased_task(each_world: World) -> None:
     await erase(each_world, task_id)
     await until_due(each_world, waiting)
 
-    assert len(heard.heard) == 1
+    assert len(heard.requests) == 1
 
 
-async def test_a_delivery_that_is_sent_during_the_erasure_leaves_no_trace(each_world: World) -> None:
+async def test_a_delivery_during_the_erasure_stores_nothing(each_world: World) -> None:
     heard = receiver(each_world)
     small(each_world)
     task_id = await each_world.post(prompt=PROMPT, webhook_url=URL)
@@ -335,5 +337,5 @@ async def test_a_delivery_that_is_sent_during_the_erasure_leaves_no_trace(each_w
     def attempts(connection: Connection) -> int:
         return int(connection.exec_driver_sql("SELECT count(*) FROM delivery_attempts").scalar_one())
 
-    assert len(heard.heard) == 1
+    assert len(heard.requests) == 1
     assert await each_world.use.db.read(attempts) == 0

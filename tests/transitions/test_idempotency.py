@@ -13,7 +13,7 @@ from app.db import Connection
 from app.db.tables.idempotency_keys import StoredAnswer
 from app.errors import InvalidRequest, KeyReused, RequestInFlight
 from app.params import WEBHOOK_FIELDS, TaskParams
-from app.transitions.idempotency import REMEMBERED, Claim, claim, digest_of, let_go
+from app.transitions.idempotency import ANSWER_RETENTION, Claim, claim, digest_of, release
 from tests.databases import listening_for
 from tests.world import World, open_world
 
@@ -32,7 +32,7 @@ async def answered(world: World, key: str = "k", digest: str = "d") -> Claim:
     return held
 
 
-async def test_the_first_may_answer_and_the_others_get_that_answer(each_world: World) -> None:
+async def test_the_first_request_answers_and_repeated_ones_get_its_answer(each_world: World) -> None:
     await answered(each_world)
 
     assert await claim(each_world.use, "key_1", "k", "d") == StoredAnswer("task_1")
@@ -47,34 +47,34 @@ async def test_another_body_is_refused_before_and_after_the_answer(each_world: W
         await claim(each_world.use, "key_1", "k", "other")
 
 
-async def test_while_the_first_request_is_in_progress_the_others_are_refused(each_world: World) -> None:
+async def test_repeated_requests_are_refused_while_the_first_is_in_progress(each_world: World) -> None:
     await claimed(each_world)
     with pytest.raises(RequestInFlight):
         await claim(each_world.use, "key_1", "k", "d")
 
 
-async def test_a_key_means_something_to_one_api_key_alone(each_world: World) -> None:
+async def test_a_key_is_scoped_to_one_api_key(each_world: World) -> None:
     await answered(each_world)
 
     assert isinstance(await claim(each_world.use, "key_2", "k", "other"), Claim)
 
 
-async def test_a_request_that_was_let_go_may_be_sent_again_even_with_another_body(each_world: World) -> None:
-    await let_go(each_world.use, await claimed(each_world))
+async def test_a_released_key_can_be_used_again_even_with_another_body(each_world: World) -> None:
+    await release(each_world.use, await claimed(each_world))
 
     assert isinstance(await claim(each_world.use, "key_1", "k", "corrected"), Claim)
 
 
-async def test_what_was_answered_is_not_let_go(each_world: World) -> None:
+async def test_an_answered_key_is_not_released(each_world: World) -> None:
     """The commit succeeded, and its confirmation was lost."""
-    await let_go(each_world.use, await answered(each_world))
+    await release(each_world.use, await answered(each_world))
 
     assert await claim(each_world.use, "key_1", "k", "d") == StoredAnswer("task_1")
 
 
-async def test_an_answer_is_remembered_for_a_day(each_world: World) -> None:
+async def test_an_answer_is_stored_for_a_day(each_world: World) -> None:
     await answered(each_world)
-    each_world.clock.advance(REMEMBERED.total_seconds())
+    each_world.clock.advance(ANSWER_RETENTION.total_seconds())
     last = await claim(each_world.use, "key_1", "k", "d")
     each_world.clock.advance(1)
     after = await claim(each_world.use, "key_1", "k", "other")
@@ -84,9 +84,7 @@ async def test_an_answer_is_remembered_for_a_day(each_world: World) -> None:
 
 
 @pytest.mark.parametrize(("images", "longest_s"), [(0, 30), (4, 350)])
-async def test_what_died_unanswered_is_taken_over_after_as_long_as_it_could_take(
-    world: World, images: int, longest_s: int
-) -> None:
+async def test_an_unanswered_key_is_taken_over_after_its_timeout(world: World, images: int, longest_s: int) -> None:
     await claimed(world, images=images)
     world.clock.advance(longest_s)
     with pytest.raises(RequestInFlight):
@@ -96,19 +94,19 @@ async def test_what_died_unanswered_is_taken_over_after_as_long_as_it_could_take
     await claimed(world, images=images)
 
 
-async def test_what_was_taken_over_cannot_answer_any_more(each_world: World) -> None:
+async def test_a_request_whose_key_was_taken_over_cannot_answer(each_world: World) -> None:
     dead = await claimed(each_world)
     each_world.clock.advance(31)
     heir = await claimed(each_world)
     with pytest.raises(RequestInFlight):
         await each_world.use.db.write(lambda connection: dead.answer(connection, StoredAnswer("task_dead")))
-    await let_go(each_world.use, dead)
+    await release(each_world.use, dead)
     await each_world.use.db.write(lambda connection: heir.answer(connection, StoredAnswer("task_heir")))
 
     assert await claim(each_world.use, "key_1", "k", "d") == StoredAnswer("task_heir")
 
 
-async def test_an_answer_that_comes_just_before_its_key_is_taken_over_stands(tmp_path: Path, postgres_url: str) -> None:
+async def test_an_answer_just_before_a_takeover_is_kept(tmp_path: Path, postgres_url: str) -> None:
     async with open_world(tmp_path, postgres_url) as world:
         slow = await claimed(world)
         world.clock.advance(31)
@@ -124,7 +122,7 @@ async def test_an_answer_that_comes_just_before_its_key_is_taken_over_stands(tmp
 
 
 @pytest.mark.parametrize("header", ['"k"', " k ", ' "k" '])
-async def test_quotes_and_spaces_around_a_key_are_not_of_it(world: World, header: str) -> None:
+async def test_quotes_and_spaces_around_a_key_are_ignored(world: World, header: str) -> None:
     await answered(world)
 
     assert await claim(world.use, "key_1", header, "d") == StoredAnswer("task_1")
@@ -133,14 +131,14 @@ async def test_quotes_and_spaces_around_a_key_are_not_of_it(world: World, header
 @pytest.mark.parametrize(
     "header", ["", '""', " ", "k" * 256, "k\x00", "k\x7f", "schl\u00fcssel", '"' + "k" * 256 + '"']
 )
-async def test_what_is_no_key_is_refused_and_not_cut_to_fit(world: World, header: str) -> None:
+async def test_an_invalid_key_is_refused_and_not_truncated(world: World, header: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         await claim(world.use, "key_1", header, "d")
 
     assert list(refused.value.fields) == ["Idempotency-Key"]
 
 
-async def test_the_longest_key_is_a_key(each_world: World) -> None:
+async def test_a_key_of_the_maximum_length_is_accepted(each_world: World) -> None:
     await answered(each_world, "k" * 255)
 
     assert await claim(each_world.use, "key_1", "k" * 255, "d") == StoredAnswer("task_1")
@@ -150,7 +148,7 @@ def files(**given: bytes) -> dict[str, IO[bytes]]:
     return {field: BytesIO(data) for field, data in given.items()}
 
 
-def test_a_request_is_its_parameters_and_its_files() -> None:
+def test_the_digest_depends_on_all_parameters_and_files() -> None:
     digests = [
         digest_of(FOX, {}),
         digest_of(FOX.model_copy(update={"seed": 1}), {}),
@@ -166,7 +164,7 @@ def test_a_request_is_its_parameters_and_its_files() -> None:
     assert len(set(digests)) == len(digests)
 
 
-def test_the_order_of_fields_and_defaults_that_are_spelled_out_are_not_of_a_request() -> None:
+def test_the_digest_ignores_field_order_and_explicit_defaults() -> None:
     spelled_out = TaskParams(prompt="a red fox", seed=None, output_format="png", priority=0)
     one, other = files(input_image=b"a", input_image_2=b"b"), files(input_image_2=b"b", input_image=b"a")
 
@@ -174,14 +172,14 @@ def test_the_order_of_fields_and_defaults_that_are_spelled_out_are_not_of_a_requ
     assert digest_of(FOX, one) == digest_of(FOX, other)
 
 
-def test_the_files_can_still_be_read_from_their_start() -> None:
+def test_the_digest_of_files_does_not_depend_on_their_position() -> None:
     given = files(input_image=b"abc")
     first = digest_of(FOX, given)
 
     assert digest_of(FOX, given) == first
 
 
-def test_a_webhook_makes_another_request_and_its_secret_leaves_no_trace() -> None:
+def test_the_digest_depends_on_the_webhook_but_not_on_its_secret() -> None:
     def digest(**webhook: str) -> str:
         return digest_of(TaskParams.model_validate({"prompt": "a red fox", **webhook}), {})
 
@@ -193,7 +191,7 @@ def test_a_webhook_makes_another_request_and_its_secret_leaves_no_trace() -> Non
     assert one == other
 
 
-def test_a_request_from_before_there_were_webhooks_is_still_the_same() -> None:
+def test_a_request_without_a_webhook_has_the_digest_of_its_other_fields() -> None:
     before = FOX.model_dump(mode="json", exclude=set(WEBHOOK_FIELDS))
 
     assert digest_of(FOX, {}) == hashlib.sha256(json.dumps([before, {}], sort_keys=True).encode()).hexdigest()

@@ -12,7 +12,7 @@ from app.transitions import moves
 from app.webhooks import outbox
 from app.webhooks.outbox import Reached
 from tests.databases import listening_for
-from tests.rows import START, hold_slot, plan_task, put_account
+from tests.rows import START, plan_task, put_account, take_slot
 
 IMAGE = results.Result(
     task_id="task_1",
@@ -38,14 +38,12 @@ def moved(connection: Connection, target: Status) -> bool:
 
 
 @pytest.mark.parametrize("target", [Status.SUBMITTING, Status.STORED, Status.FAILED])
-async def test_each_move_is_made_from_the_states_that_may_come_before_it_and_from_no_other(
-    database: Database, target: Status
-) -> None:
+async def test_each_move_is_made_exactly_from_the_allowed_states(database: Database, target: Status) -> None:
     def unit(connection: Connection) -> dict[Status, bool]:
         made = {}
         for status in Status:
             plan_task(connection)
-            hold_slot(connection)
+            take_slot(connection)
             connection.execute(tasks.tasks.update().values(status=status))
             made[status] = moved(connection, target)
             for table in (
@@ -60,7 +58,7 @@ async def test_each_move_is_made_from_the_states_that_may_come_before_it_and_fro
     assert await database.write(unit) == {status: status in sources(target) for status in Status}
 
 
-async def test_on_postgresql_ending_many_tasks_waits_for_no_lock_while_it_has_the_accounts(postgres_url: str) -> None:
+async def test_on_postgresql_expiring_tasks_waits_for_no_lock_while_it_holds_the_account(postgres_url: str) -> None:
     blocked = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted), pg_sleep(0.01)")
     told = asyncio.Event()
     deadlocks: list[object] = []
@@ -69,7 +67,7 @@ async def test_on_postgresql_ending_many_tasks_waits_for_no_lock_while_it_has_th
         put_account(connection)
         for number, name in enumerate("ab", 1):
             plan_task(connection, name, webhook_url=f"https://{name}.example", webhook_form="event")
-            hold_slot(connection, name, number)
+            take_slot(connection, name, number)
 
     def tell_and_free(connection: Connection) -> None:
         """As a callback for another task with the same webhook URL does."""
@@ -95,10 +93,10 @@ async def test_on_postgresql_ending_many_tasks_waits_for_no_lock_while_it_has_th
         assert await database.read(lambda connection: provider_accounts.slots_taken(connection, "account")) == []
 
 
-async def test_beginning_names_the_attempt_that_counts_from_now_on(database: Database) -> None:
+async def test_begin_sets_the_current_attempt(database: Database) -> None:
     def unit(connection: Connection) -> tasks.Task | None:
         plan_task(connection)
-        hold_slot(connection)
+        take_slot(connection)
         moves.begin(connection, "task_1", "sub_2", START)
         return tasks.get(connection, "task_1")
 
@@ -108,7 +106,7 @@ async def test_beginning_names_the_attempt_that_counts_from_now_on(database: Dat
     assert (task.submission_id, task.submitting_at) == ("sub_2", START)
 
 
-async def test_a_task_is_stored_once_and_its_result_stays(database: Database) -> None:
+async def test_a_task_is_stored_once_and_keeps_its_first_result(database: Database) -> None:
     def unit(connection: Connection) -> tuple[bool, bool, str]:
         plan_task(connection, status=Status.READY)
         first = moves.store(connection, IMAGE)
@@ -118,7 +116,7 @@ async def test_a_task_is_stored_once_and_its_result_stays(database: Database) ->
     assert await database.write(unit) == (True, False, "ab")
 
 
-async def test_a_task_that_is_given_up_says_why(database: Database) -> None:
+async def test_giving_up_a_task_records_the_reason(database: Database) -> None:
     def unit(connection: Connection) -> tasks.Task | None:
         plan_task(connection, status=Status.READY)
         moves.give_up(connection, "task_1", Failure.ASSET_LOST, MoneySpent.YES, "gone", START)

@@ -39,7 +39,7 @@ async def test_the_provider_never_sees_more_in_flight_than_it_allows(each_world:
     assert ledger["charged"] == 11 * 4 + 22 * 8
 
 
-async def test_a_task_shows_its_place_in_the_queue_until_it_has_a_slot(each_world: World) -> None:
+async def test_a_task_shows_its_queue_position_until_it_has_a_slot(each_world: World) -> None:
     await each_world.use.db.write(lambda connection: put_account(connection, account=1))
     first, second, third = [await posted_later(each_world) for _ in range(3)]
     urgent = await each_world.post(priority=9)
@@ -49,7 +49,7 @@ async def test_a_task_shows_its_place_in_the_queue_until_it_has_a_slot(each_worl
     assert [place["position"] for place in places[1:]] == [1, 2, 3]
 
 
-async def test_a_429_uses_no_try_and_pauses_the_account_for_as_long_as_it_says(each_world: World) -> None:
+async def test_a_429_uses_no_try_and_pauses_the_account_as_requested(each_world: World) -> None:
     wait = ProviderResponse(BUSY.report._replace(retry_after=timedelta(seconds=40)), 429)
     provider = answering(wait, *[replace(TAKEN, report=Report(Said.PENDING, f"p{n}")) for n in range(2)])
     each_world.use = replace(each_world.use, provider=provider)
@@ -69,7 +69,7 @@ async def test_a_429_uses_no_try_and_pauses_the_account_for_as_long_as_it_says(e
     assert (task.status, task.tries) == (Status.SUBMITTED, 0)
 
 
-async def test_without_a_wish_the_pause_grows_with_each_refusal_and_a_taken_task_ends_that(world: World) -> None:
+async def test_without_retry_after_the_pause_grows_until_a_task_is_accepted(world: World) -> None:
     provider = answering(*[BUSY] * 7, TAKEN)
     world.use = replace(world.use, provider=provider)
     await world.post()
@@ -90,7 +90,7 @@ async def test_without_a_wish_the_pause_grows_with_each_refusal_and_a_taken_task
 
 
 @pytest.mark.proof
-async def test_tasks_that_were_under_way_together_are_refused_once(each_world: World) -> None:
+async def test_refusals_of_simultaneous_tasks_count_once(each_world: World) -> None:
     """24 answers of 429 to one burst count as one refusal: the next try is after a second, not after 30."""
     posted = [await each_world.post() for _ in range(24)]
     each_world.twin.faults = Faults(submit_429=1)
@@ -102,7 +102,7 @@ async def test_tasks_that_were_under_way_together_are_refused_once(each_world: W
     assert {(await each_world.task(task_id))["status"] for task_id in posted} == {"stored"}
 
 
-async def test_a_pause_lasts_although_a_task_that_was_sent_before_it_is_accepted(world: World) -> None:
+async def test_a_pause_continues_if_a_task_sent_before_it_is_accepted(world: World) -> None:
     wait = ProviderResponse(BUSY.report._replace(retry_after=timedelta(seconds=40)), 429)
     provider = answering(wait, TAKEN)
     world.use = replace(world.use, provider=provider)
@@ -116,7 +116,7 @@ async def test_a_pause_lasts_although_a_task_that_was_sent_before_it_is_accepted
     assert (await world.task(third))["queue"]["position"] == 2
 
 
-async def test_the_first_admit_job_waits_for_a_pause_that_became_longer(each_world: World) -> None:
+async def test_an_early_admit_job_waits_for_the_extended_pause(each_world: World) -> None:
     """The job of the task that was refused first runs during a pause that another refusal has extended."""
     short = ProviderResponse(BUSY.report._replace(retry_after=timedelta(seconds=5)), 429)
     long = ProviderResponse(BUSY.report._replace(retry_after=timedelta(seconds=20)), 429)
@@ -132,7 +132,7 @@ async def test_the_first_admit_job_waits_for_a_pause_that_became_longer(each_wor
     assert {(await each_world.task(task_id))["status"] for task_id in posted} == {"submitted"}
 
 
-async def test_an_empty_account_is_paused_visibly_and_goes_on_by_itself_when_it_is_filled(each_world: World) -> None:
+async def test_an_account_out_of_credits_is_paused_visibly_and_resumes_after_a_top_up(each_world: World) -> None:
     small(each_world)
     each_world.twin.rules = each_world.twin.rules.model_copy(update={"credits": 4})
     first, second = await each_world.post(), await each_world.post()
@@ -162,7 +162,7 @@ async def test_a_task_without_a_slot_is_never_sent(world: World) -> None:
 
 
 @pytest.mark.parametrize("outage", [500, 502, 503])
-async def test_an_outage_makes_its_own_task_wait_and_not_the_account(world: World, outage: int) -> None:
+async def test_an_outage_delays_its_task_and_not_the_account(world: World, outage: int) -> None:
     down = ProviderResponse(Report(Said.DOWN, detail=f"HTTP {outage}"), outage)
     provider = answering(down, TAKEN, replace(TAKEN, report=Report(Said.PENDING, "p2")))
     world.use = replace(world.use, provider=provider)

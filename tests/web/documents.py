@@ -7,7 +7,7 @@ import httpx
 from sqlalchemy import func, select, text
 
 from app.db import Connection
-from tests.rows import jobs_left
+from tests.rows import stored_jobs
 from tests.world import World
 
 TABLES = ("tasks", "submissions")
@@ -34,7 +34,7 @@ async def rows(world: World) -> dict[str, int]:
     def count(connection: Connection) -> dict[str, int]:
         counts = {table: select(func.count()).select_from(text(table)) for table in TABLES}
         found = {table: connection.execute(query).scalar_one() for table, query in counts.items()}
-        return {**found, "jobs": len(jobs_left(connection))}
+        return {**found, "jobs": len(stored_jobs(connection))}
 
     return await world.use.db.read(count)
 

@@ -29,8 +29,8 @@ class Counted:
         self.reads = 0
         self.dialect = inner.dialect
         self.write, self.batcher = inner.write, inner.batcher
-        self.on_signal = inner.on_signal
-        self.on_event = inner.on_event
+        self.on_jobs = inner.on_jobs
+        self.on_events = inner.on_events
 
         self.away = 0  # the number of reads that fail
 

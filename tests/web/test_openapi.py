@@ -27,7 +27,7 @@ from schemathesis.specs.openapi.checks import (
 
 from app.main import create_app
 from app.params import TaskParams
-from tests.stage import staged
+from tests.services import services_running
 from tests.world import ADMIN_KEY
 
 CHECKS = [
@@ -69,7 +69,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> 
     begun, ended = threading.Event(), threading.Event()
 
     async def run() -> None:
-        async with staged(folder, f"sqlite:///{database}", ready_after_s=0.05) as (ours, theirs):
+        async with services_running(folder, f"sqlite:///{database}", ready_after_s=0.05) as (ours, theirs):
             async with httpx.AsyncClient(base_url=theirs) as twin:
                 await twin.put("/twin/rules", json={"megapixels": 0.01})
             async with httpx.AsyncClient(base_url=ours, headers={"x-key": ADMIN_KEY}) as api:

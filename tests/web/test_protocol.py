@@ -224,7 +224,7 @@ async def test_an_incomplete_callback_leaves_only_a_log_line(called: Called, add
     assert await called.status() == "submitted"
 
 
-async def test_a_callback_whose_caller_does_not_wait_for_the_answer_is_kept(called: Called, address: str) -> None:
+async def test_a_callback_whose_caller_does_not_wait_for_the_answer_is_stored(called: Called, address: str) -> None:
     wire = await connect(address)
     await wire.send(raw(called, sized(called)))
     await wire.close()
@@ -235,7 +235,7 @@ async def test_a_callback_whose_caller_does_not_wait_for_the_answer_is_kept(call
     await until(kept)
 
 
-async def test_a_server_that_stops_answers_the_callback_in_hand_and_closes(called: Called) -> None:
+async def test_a_stopping_server_answers_the_current_callback_and_closes(called: Called) -> None:
     app, gate = create_app(nullcontext(called.world.use), with_worker=False), Gate()
     bound, address = listening()
     async with serving(app, bound, timeout_graceful_shutdown=60) as server:

@@ -12,9 +12,9 @@ import pytest
 
 from app.security.http_clients import guarded_client
 from tests.calling import small
+from tests.receivers import deliveries as listed
+from tests.receivers import ended, only_delivery
 from tests.sockets import until
-from tests.telling import deliveries as listed
-from tests.telling import ended, only_delivery
 from tests.worker.test_loop import running
 from tests.world import World, open_world
 
@@ -108,7 +108,7 @@ async def a_gigabyte(made: Sockets, _: asyncio.StreamReader, writer: asyncio.Str
     ],
     ids=["says nothing", "drips", "closes", "closes in its first line", "speaks no HTTP"],
 )
-async def test_a_receiver_that_gives_no_answer_is_tried_again(world: World, answering: Answering, error: str) -> None:
+async def test_a_delivery_without_an_answer_is_retried(world: World, answering: Answering, error: str) -> None:
     if error == "timeout":
         world.use = replace(world.use, webhook_deadline=timedelta(seconds=0.2))
     async with receiving(answering) as there:
@@ -120,7 +120,7 @@ async def test_a_receiver_that_gives_no_answer_is_tried_again(world: World, answ
     assert attempt["latency_ms"] is not None
 
 
-async def test_a_receiver_that_refuses_looks_like_one_that_is_blocked(world: World) -> None:
+async def test_an_unreachable_receiver_looks_like_a_blocked_one(world: World) -> None:
     async with receiving(silence) as there:
         pass
     await ended(world, webhook_url=there.url)
@@ -135,7 +135,7 @@ async def test_a_receiver_that_refuses_looks_like_one_that_is_blocked(world: Wor
     assert seen[0] == seen[1] == seen[2]
 
 
-async def test_an_answer_that_breaks_off_has_said_its_status(world: World) -> None:
+async def test_an_incomplete_answer_counts_by_its_status(world: World) -> None:
     async with receiving(writing(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n", b"so far")) as there:
         await ended(world, webhook_url=there.url)
     delivery = await only_delivery(world)
@@ -144,7 +144,7 @@ async def test_an_answer_that_breaks_off_has_said_its_status(world: World) -> No
     assert delivery["attempts"][0]["answer"] == "so far"
 
 
-async def test_of_a_gigabyte_four_kilobytes_are_read_and_the_connection_is_closed(world: World) -> None:
+async def test_four_kilobytes_of_a_large_answer_are_read_and_the_connection_is_closed(world: World) -> None:
     async with receiving(a_gigabyte) as there:
         await ended(world, webhook_url=there.url)
         await asyncio.wait_for(there.over.wait(), 30)
@@ -165,7 +165,7 @@ async def test_no_redirect_is_followed(world: World) -> None:
     assert (len(there.requests), len(behind.requests)) == (1, 0)
 
 
-async def test_each_delivery_has_a_connection_of_its_own(world: World) -> None:
+async def test_each_delivery_uses_a_new_connection(world: World) -> None:
     async with receiving(writing(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")) as there:
         await ended(world, webhook_url=there.url)
         await ended(world, webhook_url=there.url)
@@ -173,7 +173,7 @@ async def test_each_delivery_has_a_connection_of_its_own(world: World) -> None:
     assert (len(there.requests), there.connections) == (2, 2)
 
 
-async def test_what_a_proxy_variable_says_changes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proxy_variables_are_ignored(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     async with receiving(writing(b"HTTP/1.1 200 OK\r\n\r\n")) as there:

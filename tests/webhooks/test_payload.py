@@ -55,7 +55,7 @@ def sent(payload: Payload, link: str) -> Any:
     return json.loads(json.dumps(with_link(stored, link)))
 
 
-def test_a_stored_task_in_the_provider_s_form() -> None:
+def test_the_provider_form_of_a_stored_task_has_result_and_timestamp() -> None:
     said = sent(provider_form(TASK, Status.STORED, NOW), "https://here/results/task_1.png")
 
     assert said == {
@@ -66,7 +66,7 @@ def test_a_stored_task_in_the_provider_s_form() -> None:
     }
 
 
-def test_a_seed_that_the_provider_did_not_tell_is_the_one_that_was_asked_for() -> None:
+def test_without_a_reported_seed_the_requested_seed_is_sent() -> None:
     assert provider_form(replace(TASK, seed=None), Status.STORED, NOW)["result"]["seed"] == 5
 
 
@@ -78,7 +78,7 @@ def test_a_seed_that_the_provider_did_not_tell_is_the_one_that_was_asked_for() -
         (Failure.OUT_OF_CREDITS, "insufficient_credits", "why"),
     ],
 )
-def test_a_failure_in_the_provider_s_form_has_the_provider_s_code(failure: Failure, error: str, message: str) -> None:
+def test_the_provider_form_of_a_failure_has_the_providers_code(failure: Failure, error: str, message: str) -> None:
     said = provider_form(failed(failure, "why"), Status.FAILED, NOW)
 
     assert (said["status"], said["error"], said["message"]) == ("Error", error, message)
@@ -92,7 +92,7 @@ def test_every_failure_has_a_code_and_a_message_and_no_link() -> None:
         assert "https://here" not in str(said)
 
 
-def test_a_stored_task_as_an_event_has_the_whole_of_it() -> None:
+def test_the_event_form_of_a_stored_task_has_the_whole_task() -> None:
     said = sent(event_form(TASK, RESULT, Status.STORED, NOW), "https://here/results/task_1.png")
 
     assert (said["type"], said["timestamp"]) == ("task.stored", "2026-01-01T12:00:06.000Z")
@@ -107,28 +107,28 @@ def test_a_stored_task_as_an_event_has_the_whole_of_it() -> None:
     assert said["data"]["task"]["ended_at"] == "2026-01-01T12:00:06.000Z"
 
 
-def test_a_failed_task_as_an_event_says_whether_money_was_spent() -> None:
+def test_the_event_form_of_a_failed_task_has_money_spent() -> None:
     task = event_form(failed(Failure.UNKNOWN_OUTCOME, "lost"), None, Status.FAILED, NOW)["data"]["task"]
 
     assert task["failure"] == {"code": "unknown_outcome", "detail": "lost", "money_spent": "maybe"}
     assert task["image"] is None
 
 
-def test_what_the_provider_gave_is_not_handed_on() -> None:
+def test_the_providers_link_is_not_sent() -> None:
     forms = [provider_form(TASK, Status.STORED, NOW), event_form(TASK, RESULT, Status.STORED, NOW)]
 
     assert all("bfl.ai" not in str(form) for form in forms)
 
 
 @pytest.mark.parametrize("status", [Status.SUBMITTED, Status.STORED, Status.FAILED, Status.CANCELLED])
-def test_what_is_sent_is_what_the_document_describes(status: Status) -> None:
+def test_every_payload_matches_the_openapi_document(status: Status) -> None:
     task = failed(Failure.PROVIDER_ERROR) if status is Status.FAILED else TASK
     ProviderForm.model_validate(provider_form(task, status, NOW), extra="forbid")
     EventForm.model_validate(event_form(task, RESULT, status, NOW), extra="forbid")
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_every_example_is_what_the_document_describes(name: str) -> None:
+def test_every_example_matches_the_openapi_document(name: str) -> None:
     example: dict[str, Any] = EXAMPLES[name]
     form = EventForm if "type" in example else ProviderForm
 

@@ -17,7 +17,7 @@ from app.rules.backoff import WEBHOOK_WAITS
 from app.rules.task import Failure
 from app.webhooks.delivery import BROKEN, SEALED, TIMEOUT, UNREACHABLE
 from app.webhooks.payload import PROVIDER_CODES
-from tests.telling import SECRET, Receiver, receiver, told
+from tests.receivers import SECRET, Receiver, receiver, stored_with_webhook
 from tests.world import World
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "receiving-webhooks.md").read_text()
@@ -34,17 +34,17 @@ async def heard(world: World) -> Receiver:
     """A receiver with one current webhook about a task, signed with the document's secret."""
     world.clock.at = clock.utc_now()
     heard = receiver(world)
-    await told(world, webhook_secret=SECRET)
+    await stored_with_webhook(world, webhook_secret=SECRET)
     return heard
 
 
-async def test_the_example_in_python_takes_a_delivery_once_and_refuses_another(
+async def test_the_python_example_accepts_a_delivery_once_and_refuses_a_forged_one(
     heard: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(os.environ, "WEBHOOK_SECRET", SECRET)
     code: dict[str, Any] = {}
     exec(compile(block("python"), "docs/receiving-webhooks.md", "exec"), code)  # noqa: S102 - the document's own
-    body, given = heard.bodies[0], dict(heard.heard[0].headers)
+    body, given = heard.bodies[0], dict(heard.requests[0].headers)
     capsys.readouterr()
     once, twice = code["receive"](body, given), code["receive"](body, given)
 
@@ -54,7 +54,7 @@ async def test_the_example_in_python_takes_a_delivery_once_and_refuses_another(
     assert code["receive"](body, {**given, "webhook-signature": "nonsense"}) == 401
 
 
-async def test_the_example_in_typescript_believes_a_delivery_and_nothing_else(heard: Receiver, tmp_path: Path) -> None:
+async def test_the_typescript_example_accepts_only_genuine_deliveries(heard: Receiver, tmp_path: Path) -> None:
     node = shutil.which("node")
     if node is None:
         pytest.skip("no node on this machine")
@@ -65,7 +65,7 @@ async def test_the_example_in_typescript_believes_a_delivery_and_nothing_else(he
         "const cases = JSON.parse(process.argv[2]);\n"
         'console.log(JSON.stringify(cases.map((c) => isOurs(Buffer.from(c[0], "base64"), c[1], c[2]))));\n'
     )
-    given, encoded = dict(heard.heard[0].headers), base64.b64encode(heard.bodies[0]).decode()
+    given, encoded = dict(heard.requests[0].headers), base64.b64encode(heard.bodies[0]).decode()
     cases = [
         (encoded, given, SECRET),
         (base64.b64encode(heard.bodies[0] + b" ").decode(), given, SECRET),
@@ -83,7 +83,7 @@ async def test_the_example_in_typescript_believes_a_delivery_and_nothing_else(he
     assert json.loads(out) == [True, False, False, False, False, False, False]
 
 
-async def test_every_curl_of_the_document_is_answered_well(world: World) -> None:
+async def test_every_curl_command_of_the_document_succeeds(world: World) -> None:
     joined = "\n".join(re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)).replace("\\\n", " ")
     calls = re.findall(r'^curl -s "?\$FLUXHOOK([^\s"]+)"?(.*)$', joined, re.MULTILINE)
     answers = []
@@ -95,13 +95,13 @@ async def test_every_curl_of_the_document_is_answered_well(world: World) -> None
     assert answers == [202, 200, 200, 202, 202]
 
 
-def test_the_waits_are_those_of_the_schedule() -> None:
+def test_the_documented_waits_are_those_of_the_schedule() -> None:
     found = re.search(r"<!-- waits -->(.*?)<!-- end -->", DOCUMENT)
     assert found is not None
     units = {"s": timedelta(seconds=1), "min": timedelta(minutes=1), "h": timedelta(hours=1)}
-    told_of = [int(number) * units[unit] for number, unit in re.findall(r"(\d+) (s|min|h)\b", found[1])]
+    documented = [int(number) * units[unit] for number, unit in re.findall(r"(\d+) (s|min|h)\b", found[1])]
 
-    assert told_of == list(WEBHOOK_WAITS)
+    assert documented == list(WEBHOOK_WAITS)
 
 
 def test_every_error_of_an_attempt_is_explained() -> None:

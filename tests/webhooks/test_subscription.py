@@ -27,7 +27,7 @@ async def refused(world: World, **params: Any) -> dict[str, str]:
     return fields
 
 
-async def test_a_webhook_is_kept_beside_the_task_and_not_in_what_is_sent_on(each_world: World) -> None:
+async def test_a_webhook_is_stored_with_the_task_and_not_sent_to_the_provider(each_world: World) -> None:
     task_id = await each_world.post(webhook_url=URL, webhook_secret="hush", webhook_events=["submitted"])
     task = await row(each_world, task_id)
 
@@ -43,7 +43,7 @@ async def test_without_a_url_nothing_is_stored(world: World) -> None:
     assert (task.webhook_url, task.webhook_secret, task.webhook_form, task.webhook_events) == (None,) * 4
 
 
-async def test_a_secret_is_nowhere_in_the_database_and_never_shown(each_world: World) -> None:
+async def test_a_secret_is_stored_encrypted_and_never_shown(each_world: World) -> None:
     secret = "a secret that occurs nowhere else"
     headers = {"idempotency-key": "once"}
     body = {"prompt": "a fox", "webhook_url": URL, "webhook_secret": secret}
@@ -57,13 +57,13 @@ async def test_a_secret_is_nowhere_in_the_database_and_never_shown(each_world: W
     assert (task.webhook_secret or "-") not in repr(task)
 
 
-async def test_a_sealed_secret_opens_for_its_task_alone(world: World) -> None:
+async def test_a_sealed_secret_can_be_unsealed_only_for_its_task(world: World) -> None:
     task = await row(world, await world.post(webhook_url=URL, webhook_secret="hush"))
 
     assert subscription.unseal(world.use.keys, "task_other", task.webhook_secret or "") is None
 
 
-async def test_form_fields_carry_a_webhook_too(world: World) -> None:
+async def test_a_webhook_can_be_given_in_form_fields(world: World) -> None:
     fields = {"prompt": "a fox", "webhook_url": URL, "webhook_form": "event", "webhook_events": "submitted, stored"}
     answer = await world.api.post("/v1/tasks", files=[(name, (None, value)) for name, value in fields.items()])
 
@@ -94,7 +94,7 @@ async def test_blocked_and_unreachable_hosts_are_accepted_like_any_other(world: 
         assert await world.post(webhook_url=f"https://{host}/")
 
 
-async def test_plain_http_needs_an_operator_who_allows_a_network(world: World) -> None:
+async def test_plain_http_requires_an_allowed_network(world: World) -> None:
     url = "http://10.1.2.3/hook"
     fields = await refused(world, webhook_url=url)
     allowed = replace(world.use, egress_allow=(ip_network("10.0.0.0/8"),))
@@ -111,5 +111,5 @@ async def test_a_secret_that_cannot_be_used_is_refused_without_being_repeated(wo
         assert len(secret) < 10 or secret not in str(fields)
 
 
-async def test_events_that_do_not_exist_are_refused(world: World) -> None:
+async def test_unknown_events_are_refused(world: World) -> None:
     assert set(await refused(world, webhook_url=URL, webhook_events=["submitted", "painted"])) == {"webhook_events.1"}

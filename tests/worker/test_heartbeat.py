@@ -44,17 +44,17 @@ async def claimed(world: World) -> jobs.Job:
     return job
 
 
-async def kept_by_beats(world: World, job: jobs.Job, use: Resources) -> bool:
+async def keeps_its_job(world: World, job: jobs.Job, use: Resources) -> bool:
     """Whether the worker still has the job after the end of the lease that it was claimed with."""
     before = await world.use.db.read(jobs.next_due)
     assert before is not None
 
-    async def beaten() -> bool:
+    async def lease_renewed() -> bool:
         due = await world.use.db.read(jobs.next_due)
         return due is not None and due > before
 
     async with background_loops(use, [job], every_s=0.01):
-        await until(beaten)
+        await until(lease_renewed)
     world.clock.advance(SECONDS * 0.9)
     return await world.use.db.write(lambda connection: jobs.claim(connection, "2" * 32, world.clock(), 9)) == []
 
@@ -62,7 +62,7 @@ async def kept_by_beats(world: World, job: jobs.Job, use: Resources) -> bool:
 async def test_a_living_worker_keeps_the_leases_of_its_running_jobs(postgres_world: World) -> None:
     job = await claimed(postgres_world)
 
-    assert await kept_by_beats(postgres_world, job, postgres_world.use)
+    assert await keeps_its_job(postgres_world, job, postgres_world.use)
 
 
 class Failing(OneByOne):
@@ -73,8 +73,8 @@ class Failing(OneByOne):
         self.left = times
         self.dialect = inner.dialect
         self.read = inner.read
-        self.on_signal = inner.on_signal
-        self.on_event = inner.on_event
+        self.on_jobs = inner.on_jobs
+        self.on_events = inner.on_events
 
     async def write(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         if self.left:
@@ -86,7 +86,7 @@ class Failing(OneByOne):
 async def test_a_failed_heartbeat_is_retried(postgres_world: World) -> None:
     job, failing = await claimed(postgres_world), Failing(postgres_world.use.db, 2)
 
-    assert await kept_by_beats(postgres_world, job, replace(postgres_world.use, db=failing))
+    assert await keeps_its_job(postgres_world, job, replace(postgres_world.use, db=failing))
     assert failing.left == 0
 
 

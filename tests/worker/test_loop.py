@@ -44,7 +44,7 @@ async def states(world: World, task_ids: Sequence[str]) -> set[str]:
     return {(await world.task(task_id))["status"] for task_id in task_ids}
 
 
-async def test_one_job_at_a_time_until_there_is_none(world: World) -> None:
+async def test_run_once_runs_one_job_until_none_is_due(world: World) -> None:
     small(world)
     await world.post()
     await world.post()
@@ -60,7 +60,9 @@ class BrokenStore(FolderStore):
         raise RuntimeError(f"{key} {start} {end}")
 
 
-async def test_a_step_that_raises_runs_again_and_is_set_aside_after_ten_failures(world: World, tmp_path: Path) -> None:
+async def test_a_failing_job_is_retried_and_becomes_a_dead_letter_after_ten_failures(
+    world: World, tmp_path: Path
+) -> None:
     await world.post(input_image=in_base64(picture()))
     world.use = replace(world.use, store=BrokenStore(tmp_path / "images"))
     with capture_logs() as logs:
@@ -76,7 +78,7 @@ async def test_a_step_that_raises_runs_again_and_is_set_aside_after_ten_failures
     assert [line["attempt"] for line in lines] == list(range(1, 11))
 
 
-async def test_a_step_that_raised_once_loses_nothing(each_world: World, tmp_path: Path) -> None:
+async def test_a_step_that_fails_once_loses_nothing(each_world: World, tmp_path: Path) -> None:
     task_id = await each_world.post(input_image=in_base64(picture()))
     good = each_world.use
     small(each_world)
@@ -90,7 +92,7 @@ async def test_a_step_that_raised_once_loses_nothing(each_world: World, tmp_path
     assert (await each_world.task(task_id))["status"] == "stored"
 
 
-async def test_the_line_of_a_job_says_which_task_how_it_ended_and_nothing_secret(world: World) -> None:
+async def test_the_log_line_of_a_job_has_its_task_and_outcome_and_no_secret(world: World) -> None:
     small(world)
     task_id = await world.post(prompt="a private wish")
     with capture_logs() as logs:
@@ -120,7 +122,7 @@ async def test_a_running_worker_runs_old_and_new_jobs_and_stops_on_request(each_
     assert each_world.ledger()["accepted"] == 2
 
 
-async def test_a_worker_takes_up_what_a_dead_one_was_doing(world: World) -> None:
+async def test_a_worker_runs_the_jobs_of_a_dead_one(world: World) -> None:
     small(world)
     task_id = await world.post()
     await world.use.db.write(lambda connection: claim(connection, world.clock()))
@@ -132,7 +134,7 @@ async def test_a_worker_takes_up_what_a_dead_one_was_doing(world: World) -> None
         await until(submitted)
 
 
-async def test_a_stopping_worker_finishes_what_it_has_in_hand(world: World) -> None:
+async def test_a_stopping_worker_finishes_its_running_jobs(world: World) -> None:
     asked, may_answer = asyncio.Event(), asyncio.Event()
 
     async def slowly(_: SubmitRequest) -> ProviderResponse:
@@ -151,7 +153,7 @@ async def test_a_stopping_worker_finishes_what_it_has_in_hand(world: World) -> N
     assert await world.use.db.write(lambda connection: claim(connection, world.clock())) == []
 
 
-async def test_a_stopping_worker_takes_nothing_new(world: World) -> None:
+async def test_a_stopping_worker_claims_no_more_jobs(world: World) -> None:
     asked, may_answer = asyncio.Event(), asyncio.Event()
 
     async def slowly(_: SubmitRequest) -> ProviderResponse:
@@ -170,7 +172,7 @@ async def test_a_stopping_worker_takes_nothing_new(world: World) -> None:
     assert await world.use.db.read(lambda connection: jobs.scheduled(connection, Step.DISPATCH, {second})) == {second}
 
 
-async def test_what_takes_too_long_is_cancelled_and_its_job_is_runnable_again(each_world: World) -> None:
+async def test_a_job_that_exceeds_the_grace_period_is_cancelled_and_claimable_again(each_world: World) -> None:
     asked, cancelled = asyncio.Event(), asyncio.Event()
 
     class HangingStore(FolderStore):
@@ -233,7 +235,7 @@ async def test_every_step_is_in_one_lane() -> None:
     assert sorted(steps) == sorted(Step)
 
 
-async def test_a_provider_that_hangs_does_not_keep_images_from_being_collected(each_world: World) -> None:
+async def test_a_hanging_provider_does_not_delay_collecting_images(each_world: World) -> None:
     """One lane is full; the other lanes continue."""
     caller = await submitted(each_world)
     await done(each_world)
@@ -281,8 +283,8 @@ class Away(OneByOne):
         self._calls = calls
         self._error = error or Unavailable("away")
         self.dialect = inner.dialect
-        self.on_signal = inner.on_signal
-        self.on_event = inner.on_event
+        self.on_jobs = inner.on_jobs
+        self.on_events = inner.on_events
 
     def _count(self) -> None:
         self._calls -= 1
@@ -299,7 +301,7 @@ class Away(OneByOne):
 
 
 @pytest.mark.parametrize("error", [Unavailable("away"), KeyError("unheard of")])
-async def test_a_worker_outlives_a_database_that_fails_it_when_it_starts(world: World, error: Exception) -> None:
+async def test_a_worker_survives_a_database_failure_at_its_start(world: World, error: Exception) -> None:
     small(world)
     task_id = await world.post()
     async with running(replace(world.use, db=Away(world.use.db, 2, error))):
@@ -310,7 +312,7 @@ async def test_a_worker_outlives_a_database_that_fails_it_when_it_starts(world: 
         await until(submitted)
 
 
-async def test_answers_in_any_order_do_not_mix_tasks_up(world: World) -> None:
+async def test_answers_in_any_order_are_recorded_for_their_tasks(world: World) -> None:
     provider = answering(*(ProviderResponse(Report(Said.PENDING, f"p{number}"), 200, {}, b"{}") for number in range(5)))
     task_ids = [await world.post() for _ in range(5)]
     world.use = replace(world.use, provider=provider)
@@ -321,7 +323,7 @@ async def test_answers_in_any_order_do_not_mix_tasks_up(world: World) -> None:
         assert entry["provider_id"] == f"p{number}"
 
 
-async def test_a_start_asks_about_what_the_provider_has_for_callbacks_may_have_been_missed(each_world: World) -> None:
+async def test_a_start_polls_every_submitted_task(each_world: World) -> None:
     small(each_world)
     each_world.twin.faults = Faults(drop_callback=1)
     task_id = await each_world.post()

@@ -9,7 +9,7 @@ from app.jobs import NewJob, Step
 from app.rules.task import Status
 from app.telemetry import metrics
 from app.worker import metrics_snapshot
-from tests.rows import START, ask, claim, hold_slot, plan_task, put_account
+from tests.rows import START, claim, plan_task, put_account, put_sent_task, take_slot
 from tests.world import World
 
 MAX, PRO = "flux-kontext-max", "flux-kontext-pro"
@@ -35,15 +35,15 @@ async def test_an_idle_service_shows_zeros(each_world: World) -> None:
     assert values["jobs_held"] == 0
 
 
-async def test_the_queue_is_what_waits_for_a_slot_and_as_old_as_its_first(each_world: World) -> None:
+async def test_the_queue_counts_tasks_without_a_slot_and_has_the_age_of_the_oldest(each_world: World) -> None:
     def fill(connection: Connection) -> None:
         put_account(connection)
-        ask(connection, "1")
+        put_sent_task(connection, "1")
         plan_task(connection, "2")
         plan_task(connection, "3", START - timedelta(seconds=90))
         plan_task(connection, "4", START - timedelta(seconds=40), model=MAX)
         for number, name in enumerate("12", start=1):
-            hold_slot(connection, name, number)
+            take_slot(connection, name, number)
 
     await each_world.use.db.write(fill)
     values = await scraped(each_world)
@@ -55,7 +55,7 @@ async def test_the_queue_is_what_waits_for_a_slot_and_as_old_as_its_first(each_w
         assert values[f'queue_oldest_seconds{{account="account",model="{model}"}}'] == age
 
 
-async def test_a_pause_and_its_reason_are_shown_while_it_lasts(each_world: World) -> None:
+async def test_a_pause_is_shown_with_its_reason_until_it_ends(each_world: World) -> None:
     until = START + timedelta(seconds=30)
     await each_world.use.db.write(
         lambda connection: provider_accounts.pause(
@@ -70,7 +70,7 @@ async def test_a_pause_and_its_reason_are_shown_while_it_lasts(each_world: World
     assert (during[name], after[name]) == (1, 0)
 
 
-async def test_jobs_are_shown_with_how_long_the_oldest_has_been_due(each_world: World) -> None:
+async def test_jobs_are_shown_with_the_age_of_the_oldest_due_one(each_world: World) -> None:
     due, parked = START - timedelta(seconds=20), START + timedelta(seconds=20)
     await each_world.use.db.write(
         lambda connection: jobs.enqueue(connection, [NewJob(Step.COLLECT, "a", due), NewJob(Step.COLLECT, "b", parked)])
@@ -81,7 +81,7 @@ async def test_jobs_are_shown_with_how_long_the_oldest_has_been_due(each_world: 
     assert values['jobs_oldest_due_seconds{step="collect"}'] == 20
 
 
-async def test_a_job_that_was_set_aside_is_shown(each_world: World) -> None:
+async def test_a_dead_letter_is_shown(each_world: World) -> None:
     def hold(connection: Connection) -> None:
         jobs.enqueue(connection, [NewJob(Step.COLLECT, "a", START)])
         jobs.dead_letter(connection, claim(connection, START, 1)[0], "Broken")

@@ -37,8 +37,8 @@ async def test_a_paused_account_is_a_note_until_the_pause_ends(database: Databas
 
 async def test_spooled_images_are_an_unhealthy_note_that_names_their_instance(database: Database) -> None:
     def spool(connection: Connection) -> None:
-        spooled_results.note(connection, "sub_1", "host_1", START, tried=True)
-        spooled_results.note(connection, "sub_2", "host_1", LATER, tried=True)
+        spooled_results.record_holder(connection, "sub_1", "host_1", START, tried=True)
+        spooled_results.record_holder(connection, "sub_2", "host_1", LATER, tried=True)
 
     await database.write(spool)
     (note,) = await database.read(read)

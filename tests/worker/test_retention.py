@@ -15,7 +15,7 @@ from app.twin import Faults
 from app.worker.retention import prune
 from app.worker.sweep import sweep
 from tests.calling import submitted
-from tests.telling import receiver, told
+from tests.receivers import receiver, stored_with_webhook
 from tests.world import World
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ LASTING = ("tasks", "submissions", "results")
 
 
 def keeping(world: World) -> Resources:
-    return replace(world.use, evidence_kept=KEPT)
+    return replace(world.use, evidence_retention=KEPT)
 
 
 async def rows(world: World, tables: tuple[str, ...] = SAID) -> list[int]:
@@ -52,9 +52,9 @@ class Dying:
         return await self.real.write(work, *args, **kwargs)
 
 
-async def test_what_was_said_of_a_task_goes_and_the_task_its_attempts_and_its_image_stay(each_world: World) -> None:
+async def test_expired_records_are_deleted_and_the_task_its_attempts_and_its_image_stay(each_world: World) -> None:
     receiver(each_world, 200)
-    task_id = await told(each_world)
+    task_id = await stored_with_webhook(each_world)
     before, lasting = await rows(each_world), await rows(each_world, LASTING)
     seen = await each_world.task(task_id)
     each_world.clock.advance(31 * 86400)
@@ -69,9 +69,9 @@ async def test_what_was_said_of_a_task_goes_and_the_task_its_attempts_and_its_im
     assert await each_world.timeline(task_id, "evidence") == []
 
 
-async def test_nothing_goes_on_the_last_day_nor_where_all_is_kept(each_world: World) -> None:
+async def test_nothing_is_deleted_before_the_retention_ends_or_without_a_retention(each_world: World) -> None:
     receiver(each_world, 200)
-    await told(each_world)
+    await stored_with_webhook(each_world)
     before = await rows(each_world)
     each_world.clock.advance(29.99 * 86400)
     await prune(keeping(each_world))
@@ -83,7 +83,7 @@ async def test_nothing_goes_on_the_last_day_nor_where_all_is_kept(each_world: Wo
     assert await rows(each_world) == before
 
 
-async def test_what_was_said_of_a_task_that_has_not_ended_stays_however_old_it_is(each_world: World) -> None:
+async def test_records_of_an_open_task_are_never_deleted(each_world: World) -> None:
     await submitted(each_world, faults=Faults(drop_callback=1))
     before = await rows(each_world)
     each_world.clock.advance(400 * 86400)
@@ -93,7 +93,7 @@ async def test_what_was_said_of_a_task_that_has_not_ended_stays_however_old_it_i
     assert await rows(each_world) == before
 
 
-async def test_what_was_said_of_a_task_that_ended_late_stays_until_its_time_has_come(each_world: World) -> None:
+async def test_the_retention_begins_with_the_end_of_the_task(each_world: World) -> None:
     caller = await submitted(each_world, faults=Faults(drop_callback=1))
     each_world.clock.advance(20 * 86400)
     await each_world.work()
@@ -110,9 +110,9 @@ async def test_what_was_said_of_a_task_that_ended_late_stays_until_its_time_has_
     assert await rows(each_world, ("evidence",)) == [0]
 
 
-async def test_a_delivery_that_waits_stays(each_world: World) -> None:
+async def test_a_waiting_delivery_is_not_deleted(each_world: World) -> None:
     receiver(each_world, 500)
-    await told(each_world)
+    await stored_with_webhook(each_world)
     each_world.clock.advance(31 * 86400)
     await prune(keeping(each_world))
 
@@ -124,7 +124,7 @@ async def test_a_delivery_that_waits_stays(each_world: World) -> None:
 async def test_after_a_kill_between_two_batches_the_next_sweep_continues(each_world: World, commits: int) -> None:
     receiver(each_world, 200)
     for _ in range(3):
-        await told(each_world)
+        await stored_with_webhook(each_world)
     each_world.clock.advance(31 * 86400)
     dying: Any = Dying(each_world.use.db, commits)
     with pytest.raises(Unavailable):
@@ -136,13 +136,13 @@ async def test_after_a_kill_between_two_batches_the_next_sweep_continues(each_wo
     assert await rows(each_world) == [0, 0, 0, 0]
 
 
-async def test_old_tasks_that_have_not_ended_do_not_hide_those_behind_them(each_world: World) -> None:
+async def test_old_open_tasks_do_not_stop_the_deletion_of_later_ones(each_world: World) -> None:
     for _ in range(3):
         await submitted(each_world, faults=Faults(drop_callback=1))
     open_ones = await rows(each_world)
     each_world.twin.faults = Faults()
     receiver(each_world, 200)
-    await told(each_world)
+    await stored_with_webhook(each_world)
     all_of_them = await rows(each_world)
     each_world.clock.advance(31 * 86400)
     await prune(keeping(each_world), batch=1)
@@ -152,9 +152,9 @@ async def test_old_tasks_that_have_not_ended_do_not_hide_those_behind_them(each_
     assert (await rows(each_world))[1:] == [0, 0, 0]
 
 
-async def test_one_round_deletes_only_so_much_and_the_next_goes_on(each_world: World) -> None:
+async def test_one_round_deletes_a_limited_number_and_the_next_continues(each_world: World) -> None:
     receiver(each_world, 200)
-    await told(each_world)
+    await stored_with_webhook(each_world)
     before = await rows(each_world)
     each_world.clock.advance(31 * 86400)
     await prune(keeping(each_world), batch=1, at_once=1)
@@ -167,7 +167,7 @@ async def test_one_round_deletes_only_so_much_and_the_next_goes_on(each_world: W
 
 async def test_each_sweep_prunes(each_world: World) -> None:
     receiver(each_world, 200)
-    await told(each_world)
+    await stored_with_webhook(each_world)
     each_world.clock.advance(31 * 86400)
     await sweep(keeping(each_world))
 

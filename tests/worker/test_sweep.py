@@ -19,9 +19,9 @@ from app.rules.task import Status
 from app.telemetry import metrics
 from app.transitions import moves
 from app.twin import Faults
-from app.worker.sweep import EVERY, NO_TASK, sweep, unpaid
+from app.worker.sweep import EVERY, NO_TASK, out_of_credits, sweep
 from tests.calling import done, small, submitted
-from tests.rows import START, drop_jobs, hold_slot, plan_task, put_account
+from tests.rows import START, drop_jobs, plan_task, put_account, take_slot
 from tests.world import World, open_world
 
 HOUR = 3600
@@ -37,7 +37,7 @@ async def sweeping(world: World) -> None:
     await world.use.db.write(lambda connection: jobs.enqueue(connection, wanted))
 
 
-async def rob(world: World) -> None:
+async def lose_jobs(world: World) -> None:
     await world.use.db.write(drop_jobs)
 
 
@@ -52,7 +52,7 @@ async def test_a_task_without_its_job_is_rescheduled_and_counted(each_world: Wor
         if state == "ready":
             await done(each_world)
     assert (await each_world.task(task_id))["status"] == state
-    await rob(each_world)
+    await lose_jobs(each_world)
     before = counted()
     with capture_logs() as logs:
         await sweep(each_world.use)
@@ -69,7 +69,7 @@ async def test_a_task_without_its_job_is_rescheduled_and_counted(each_world: Wor
 async def test_a_final_task_needs_no_job(each_world: World) -> None:
     caller = await submitted(each_world, faults=Faults())
     await each_world.go_on(5)
-    await rob(each_world)
+    await lose_jobs(each_world)
     before = counted()
     await sweep(each_world.use)
     left = await each_world.use.db.read(lambda connection: jobs.scheduled(connection, Step.COLLECT, {caller.task_id}))
@@ -77,11 +77,11 @@ async def test_a_final_task_needs_no_job(each_world: World) -> None:
     assert (counted() - before, left) == (0, set())
 
 
-async def test_a_queue_whose_admission_was_missed_is_admitted_and_counted(each_world: World) -> None:
+async def test_queued_tasks_with_a_missed_admission_are_admitted_and_counted(each_world: World) -> None:
     await each_world.use.db.write(lambda connection: put_account(connection, account=1))
     first, second = await each_world.post(), await each_world.post()
     await each_world.use.db.write(lambda connection: provider_accounts.release(connection, [first]))
-    await rob(each_world)
+    await lose_jobs(each_world)
     before = counted()
     await sweep(each_world.use)
     soon = counted() - before
@@ -95,7 +95,7 @@ async def test_a_queue_whose_admission_was_missed_is_admitted_and_counted(each_w
     assert len(admitted) == 1
 
 
-async def test_on_postgresql_what_another_process_admits_meanwhile_is_not_counted(
+async def test_on_postgresql_a_task_that_another_process_admits_is_not_counted(
     tmp_path: Path, postgres_url: str
 ) -> None:
     blocked = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted), pg_sleep(0.01)")
@@ -121,7 +121,7 @@ async def test_on_postgresql_what_another_process_admits_meanwhile_is_not_counte
     assert counted() == before
 
 
-async def test_it_leaves_the_next_time(each_world: World) -> None:
+async def test_a_sweep_enqueues_the_next_one(each_world: World) -> None:
     await sweep(each_world.use)
 
     assert await each_world.use.db.read(jobs.next_due) == each_world.clock() + EVERY
@@ -136,7 +136,7 @@ FAULTS = [
 
 @pytest.mark.proof
 @pytest.mark.parametrize("faults", FAULTS, ids=["none", "refusals", "callbacks"])
-async def test_a_healthy_run_never_counts_whatever_the_provider_does(each_world: World, faults: Faults) -> None:
+async def test_no_orphan_is_counted_in_a_healthy_run_with_any_provider_fault(each_world: World, faults: Faults) -> None:
     small(each_world)
     each_world.twin.faults = faults
     await each_world.use.db.write(lambda connection: put_account(connection, account=3))
@@ -152,7 +152,7 @@ async def test_a_healthy_run_never_counts_whatever_the_provider_does(each_world:
     assert each_world.ledger()["max_in_flight"]["account"] <= 3
 
 
-async def test_an_account_that_is_paused_for_long_is_no_fault_of_ours(each_world: World) -> None:
+async def test_tasks_of_a_paused_account_are_not_counted(each_world: World) -> None:
     each_world.twin.rules = each_world.twin.rules.model_copy(update={"credits": 0})
     await sweeping(each_world)
     before = counted()
@@ -195,7 +195,7 @@ async def test_a_task_waits_a_day_for_credits_and_no_longer(each_world: World) -
         (provider_accounts.NO_FREE_SLOT, 25, 0, False),
     ],
 )
-async def test_unpaid_are_the_old_ones_of_an_account_that_was_empty_a_day_after_it_was_first(
+async def test_only_old_tasks_of_an_account_that_was_empty_for_a_day_are_out_of_credits(
     database: Database, reason: str, since_h: float, asked_h: float, ended: bool
 ) -> None:
     """The last refusal of all makes the pause, the first one says since when."""
@@ -206,12 +206,12 @@ async def test_unpaid_are_the_old_ones_of_an_account_that_was_empty_a_day_after_
             provider_accounts.pause(connection, "account", at, at + UNPAID.longest, reason, 9)
         for name, age_h in (("old", 24), ("young", 23)):
             plan_task(connection, name, START - timedelta(hours=asked_h + age_h))
-        return unpaid(connection, START - timedelta(hours=asked_h))
+        return out_of_credits(connection, START - timedelta(hours=asked_h))
 
     assert await database.write(unit) == (["task_old"] if ended else [])
 
 
-async def test_who_pays_is_not_failed_before_the_provider_was_asked_again(each_world: World) -> None:
+async def test_a_topped_up_account_loses_no_task_before_its_next_submission(each_world: World) -> None:
     """Whether it was within a try's ten minutes, or while the service was away."""
     rules = each_world.twin.rules
     each_world.twin.rules = rules.model_copy(update={"credits": 0})
@@ -225,7 +225,7 @@ async def test_who_pays_is_not_failed_before_the_provider_was_asked_again(each_w
     assert (await each_world.task(task_id))["status"] == "stored"
 
 
-async def test_who_pays_while_a_crowd_is_failed_saves_the_rest_of_it(each_world: World) -> None:
+async def test_topping_up_while_tasks_are_failed_saves_the_remaining_ones(each_world: World) -> None:
     now = each_world.clock()
 
     def crowd(connection: Connection) -> None:
@@ -252,7 +252,7 @@ async def test_who_pays_while_a_crowd_is_failed_saves_the_rest_of_it(each_world:
     assert 0 < left[Status.QUEUED] < 120
 
 
-async def test_answers_are_remembered_for_a_day_and_then_forgotten(each_world: World) -> None:
+async def test_idempotent_answers_are_pruned_after_a_day(each_world: World) -> None:
     def remember(connection: Connection) -> None:
         for name, age in (("old", timedelta(hours=24, seconds=1)), ("young", timedelta(hours=24))):
             idempotency_keys.begin(connection, "key_1", name, "d", each_world.clock() - age)
@@ -278,7 +278,7 @@ async def test_a_deadline_frees_the_slot_of_a_task_that_was_about_to_be_sent(eac
     assert (await each_world.task(second))["status"] == "submitted"
 
 
-async def test_a_queue_that_is_about_to_be_woken_is_left_to_its_job_and_not_counted(world: World) -> None:
+async def test_a_queue_with_a_due_admit_job_is_not_counted(world: World) -> None:
     small(world)
     world.twin.faults = Faults(submit_429=1)
     task_id = await world.post()
@@ -294,11 +294,11 @@ async def test_a_queue_that_is_about_to_be_woken_is_left_to_its_job_and_not_coun
 
 
 @pytest.mark.parametrize("status", [Status.READY, Status.STORED, Status.FAILED, Status.CANCELLED])
-async def test_a_slot_whose_holder_needs_none_is_free_again_and_counted(each_world: World, status: Status) -> None:
+async def test_a_slot_of_a_task_that_may_have_none_is_freed_and_counted(each_world: World, status: Status) -> None:
     def leak(connection: Connection) -> None:
         put_account(connection, account=1)
         plan_task(connection, "over", each_world.clock(), status=status)
-        hold_slot(connection, "over")
+        take_slot(connection, "over")
         jobs.enqueue(connection, [NewJob(Step.COLLECT, "task_over", each_world.clock())])
 
     await each_world.use.db.write(leak)
@@ -311,7 +311,7 @@ async def test_a_slot_whose_holder_needs_none_is_free_again_and_counted(each_wor
     assert counted() - before == 2  # the slot, and the task whose admission was missed
 
 
-async def test_a_crowd_whose_deadline_passed_is_ended_a_few_at_a_time(each_world: World) -> None:
+async def test_many_tasks_past_their_deadline_are_ended_in_batches(each_world: World) -> None:
     def crowd(connection: Connection) -> None:
         for number in range(120):
             plan_task(connection, f"{number}", each_world.clock(), deadline_at=each_world.clock())
@@ -332,7 +332,7 @@ async def test_a_crowd_whose_deadline_passed_is_ended_a_few_at_a_time(each_world
     assert len(set(ended) - {120, 0}) >= 1  # others see it between two of its transactions
 
 
-async def test_a_task_whose_deadline_passed_before_it_was_sent_ends_there_and_is_no_fault(each_world: World) -> None:
+async def test_a_task_past_its_deadline_ends_and_is_not_counted(each_world: World) -> None:
     task_id = await each_world.post(deadline_at="2026-01-01T12:00:10Z")
     each_world.clock.advance(10)
     before = counted()
@@ -349,7 +349,7 @@ async def test_a_task_whose_deadline_passed_before_it_was_sent_ends_there_and_is
     assert each_world.ledger()["accepted"] == 0
 
 
-async def test_a_task_that_is_asked_for_again_waits_for_another_day_for_somebody_to_pay(each_world: World) -> None:
+async def test_a_resubmitted_task_waits_another_day_for_credits(each_world: World) -> None:
     each_world.twin.rules = each_world.twin.rules.model_copy(update={"credits": 0})
     await sweeping(each_world)
     task_id = await each_world.post()

@@ -12,7 +12,7 @@ LONG = 60.0
 BOUND = 30.0
 
 
-async def test_a_notification_works_from_any_thread() -> None:
+async def test_a_notification_is_thread_safe() -> None:
     wakeup = Wakeup()
     Thread(target=wakeup.notify).start()
 

@@ -5,7 +5,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from sqlalchemy import JSON, DateTime, Dialect, MetaData, Row, Table
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeDecorator
 
 metadata = MetaData(
@@ -17,7 +17,7 @@ metadata = MetaData(
     }
 )
 
-Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+Json = JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 
 _NO_ZONE = "a datetime without a time zone cannot be stored"
 _WITHOUT_ZONE = len("0001-01-01 00:00:00.000000")
@@ -54,6 +54,12 @@ class Instant(TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         return None if value is None else instant_of(value)
+
+
+def insert_into(table: Table, dialect: str) -> postgresql.Insert:
+    """Return an INSERT that can have an ON CONFLICT clause, which is the same on both databases."""
+    insert: postgresql.Insert = (postgresql if dialect == "postgresql" else sqlite).insert(table)
+    return insert
 
 
 def by_key(table: Table, row: Row[Any]) -> dict[str, Any]:

@@ -48,11 +48,11 @@ class Database(Protocol):
         """Run `work(connection, *args, **kwargs)` on a snapshot, and return its result. It must not write."""
         ...
 
-    def on_signal(self, listener: Callable[[], None]) -> None:
+    def on_jobs(self, listener: Callable[[], None]) -> None:
         """Call `listener`, from any thread, when there may be new jobs: after a commit of this or another process."""
         ...
 
-    def on_event(self, listener: Callable[[], None]) -> None:
+    def on_events(self, listener: Callable[[], None]) -> None:
         """Call `listener`, from any thread, when the feed may have new events, written by any process."""
         ...
 

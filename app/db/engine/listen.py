@@ -33,12 +33,12 @@ class Listening:
         self._changed = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
 
-    def add(self, channel: str, listener: Callable[[], None], holding: str = "") -> None:
-        """Call `listener`, on the event loop, for each NOTIFY on `channel` whose payload contains `holding`.
+    def add(self, channel: str, listener: Callable[[], None], containing: str = "") -> None:
+        """Call `listener`, on the event loop, for each NOTIFY on `channel` whose payload contains `containing`.
 
         The listener must neither block nor raise.
         """
-        self._listeners.setdefault(channel, []).append((holding, listener))
+        self._listeners.setdefault(channel, []).append((containing, listener))
         self._changed.set()
         if self._running is None:
             self._running = asyncio.get_running_loop().create_task(self._run())
@@ -89,6 +89,6 @@ class Listening:
         self._call_listeners(channel, payload)
 
     def _call_listeners(self, channel: str, payload: str | None) -> None:
-        for holding, listener in self._listeners[channel]:
-            if payload is None or holding in payload:
+        for containing, listener in self._listeners[channel]:
+            if payload is None or containing in payload:
                 listener()

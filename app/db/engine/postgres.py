@@ -110,11 +110,11 @@ class Postgres:
                 await connection.scalar(text(f"SELECT pg_advisory_unlock({_INDEX_LOCK})"))
         return True
 
-    def on_signal(self, listener: Callable[[], None]) -> None:
+    def on_jobs(self, listener: Callable[[], None]) -> None:
         self._listeners.add(listener)
-        self._listening.add(_JOBS_CHANNEL, listener, holding='"insert"')
+        self._listening.add(_JOBS_CHANNEL, listener, containing='"insert"')
 
-    def on_event(self, listener: Callable[[], None]) -> None:
+    def on_events(self, listener: Callable[[], None]) -> None:
         self._listening.add(events.CHANNEL, listener)
 
     async def close(self) -> None:

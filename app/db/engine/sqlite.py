@@ -68,10 +68,10 @@ class Sqlite:
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, unit)
 
-    def on_signal(self, listener: Callable[[], None]) -> None:
+    def on_jobs(self, listener: Callable[[], None]) -> None:
         self._listeners.add(listener)
 
-    def on_event(self, listener: Callable[[], None]) -> None:
+    def on_events(self, listener: Callable[[], None]) -> None:
         self._listeners.add(listener, EVENTS)
 
     async def close(self) -> None:

@@ -62,18 +62,18 @@ def apply_changes(writes: DeferredWrites, changes: Mapping[str, TaskChange]) -> 
 def _statement(names: tuple[str, ...]) -> Bulk:
     """The statement that changes these columns only: most batches change the same few."""
 
-    def build(given: FromClause, _dialect: str) -> ClauseElement:
-        values = {name: _changed(name, given) for name in names}
-        which = [tasks.c.id == given.c.id]
+    def build(relation: FromClause, _dialect: str) -> ClauseElement:
+        values = {name: _changed(name, relation) for name in names}
+        conditions = [tasks.c.id == relation.c.id]
         if "status" in names:
-            which.append(given.c.status.is_(None) | ~IS_FINAL)
-        return update(tasks).where(*which).values(values)
+            conditions.append(relation.c.status.is_(None) | ~IS_FINAL)
+        return update(tasks).where(*conditions).values(values)
 
     return Bulk({name: tasks.c[name].type for name in ("id", *names)}, build)
 
 
-def _changed(name: str, given: FromClause) -> ColumnElement[Any]:
+def _changed(name: str, relation: FromClause) -> ColumnElement[Any]:
     if name in _ADDED:
-        added = func.coalesce(tasks.c[name], literal_column("0")) + given.c[name]
-        return case((given.c[name].is_(None), tasks.c[name]), else_=added)
-    return func.coalesce(given.c[name], tasks.c[name])
+        added = func.coalesce(tasks.c[name], literal_column("0")) + relation.c[name]
+        return case((relation.c[name].is_(None), tasks.c[name]), else_=added)
+    return func.coalesce(relation.c[name], tasks.c[name])

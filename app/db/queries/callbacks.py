@@ -9,12 +9,19 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select, exists, select, union_all
 
 from app.db.tables.attempts import attempts
-from app.db.tables.evidence import IS_CALLBACK, IS_NOT_SIGNED, SAID, EvidenceRow, evidence, evidence_row
+from app.db.tables.evidence import (
+    COLUMNS_WITHOUT_CONTENT,
+    IS_CALLBACK,
+    IS_NOT_SIGNED,
+    EvidenceRow,
+    evidence,
+    evidence_row,
+)
 from app.db.tables.tasks import tasks
 from app.rules.task import Status, Witness
 from app.security.verify import Verdict
 
-LOOKED = 10_000  # the default maximum of rows that one page examines
+MAX_SCANNED = 10_000  # the default maximum of rows that one page examines
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +32,9 @@ class CallbackFilter:
     verdict: Verdict | None = None
 
 
-class Page(NamedTuple):
+class CallbackPage(NamedTuple):
     found: list[EvidenceRow]
-    goes_on: str | None  # `before` of the next page; None if this page is the last
+    next_cursor: str | None  # `before` of the next page; None if this page is the last
 
 
 def newest(
@@ -36,14 +43,14 @@ def newest(
     *,
     limit: int,
     before: str | None = None,
-    max_rows: int = LOOKED,
-) -> Page:
+    max_rows: int = MAX_SCANNED,
+) -> CallbackPage:
     """Return callbacks, newest first; with `before`, only those stored before the callback with this id.
 
     If no index has the matching rows in order, only the newest `max_rows` rows are examined, so a page may be short or
     empty and still continue. Otherwise an installation that only polls would read the whole table for nothing.
     """
-    query, floor = select(*SAID).order_by(evidence.c.id.desc()).limit(limit + 1), None
+    query, floor = select(*COLUMNS_WITHOUT_CONTENT).order_by(evidence.c.id.desc()).limit(limit + 1), None
     if callback_filter.task_id is not None:
         of_task = attempts.c.task_id == callback_filter.task_id
         query = query.join(attempts, attempts.c.id == evidence.c.submission_id).where(of_task, IS_CALLBACK)
@@ -57,7 +64,7 @@ def newest(
     if before is not None:
         query = query.where(evidence.c.id < before)
     rows = [evidence_row(row) for row in connection.execute(query)]
-    return Page(rows[:limit], rows[limit - 1].id if len(rows) > limit else floor)
+    return CallbackPage(rows[:limit], rows[limit - 1].id if len(rows) > limit else floor)
 
 
 def _floor(connection: Connection, before: str | None, max_rows: int) -> str | None:

@@ -21,14 +21,14 @@ _ENDED_AT = func.coalesce(tasks.c.stored_at, tasks.c.failed_at, tasks.c.cancelle
 _FINAL = tasks.c.status.in_([status for status in Status if status.final])
 
 
-class Looked(NamedTuple):
+class PrunedBatch(NamedTuple):
     """The result of one batch."""
 
     deleted: int
-    on: str | None  # `after` of the next batch; None if this batch was the last
+    next_after: str | None  # `after` of the next batch; None if this batch was the last
 
 
-def forget_evidence(connection: Connection, ended_before: datetime, after: str, limit: int) -> Looked:
+def prune_evidence(connection: Connection, ended_before: datetime, after: str, limit: int) -> PrunedBatch:
     """Delete evidence of tasks that ended before `ended_before`, among the next `limit` rows after the id `after`."""
     with_task = evidence.join(attempts, attempts.c.id == evidence.c.submission_id).join(
         tasks, tasks.c.id == attempts.c.task_id
@@ -37,13 +37,13 @@ def forget_evidence(connection: Connection, ended_before: datetime, after: str, 
     return _delete_over(connection, evidence, _next_rows(query, evidence, "ev", ended_before, after, limit))
 
 
-def forget_downloads(connection: Connection, ended_before: datetime, after: str, limit: int) -> Looked:
-    """Delete downloads as `forget_evidence` deletes evidence."""
+def prune_downloads(connection: Connection, ended_before: datetime, after: str, limit: int) -> PrunedBatch:
+    """Delete downloads as `prune_evidence` deletes evidence."""
     query = select(downloads.c.id, _is_over(ended_before)).join(tasks, tasks.c.id == downloads.c.task_id)
     return _delete_over(connection, downloads, _next_rows(query, downloads, "dl", ended_before, after, limit))
 
 
-def forget_deliveries(connection: Connection, ended_before: datetime, after: str, limit: int) -> Looked:
+def prune_deliveries(connection: Connection, ended_before: datetime, after: str, limit: int) -> PrunedBatch:
     """Delete deliveries that ended before `ended_before`, `limit` at most, with their attempts.
 
     An index by end time finds them, so waiting deliveries are not read.
@@ -53,7 +53,7 @@ def forget_deliveries(connection: Connection, ended_before: datetime, after: str
         delivery_ids += connection.execute(_ended_ids(state, ended_before, limit - len(delivery_ids))).scalars()
     connection.execute(delete(delivery_attempts).where(delivery_attempts.c.delivery_id.in_(delivery_ids)))
     connection.execute(delete(deliveries).where(deliveries.c.id.in_(delivery_ids)))
-    return Looked(len(delivery_ids), after if len(delivery_ids) == limit else None)
+    return PrunedBatch(len(delivery_ids), after if len(delivery_ids) == limit else None)
 
 
 def _ended_ids(state: DeliveryState, before: datetime, limit: int) -> Select[Any]:
@@ -72,9 +72,9 @@ def _next_rows(
     return query.where(*in_range).order_by(table.c.id).limit(limit)
 
 
-def _delete_over(connection: Connection, table: Table, query: Select[Any]) -> Looked:
+def _delete_over(connection: Connection, table: Table, query: Select[Any]) -> PrunedBatch:
     """Delete those of the selected rows whose column `over` is true."""
     rows = connection.execute(query).all()
     over_ids = [row.id for row in rows if row.over]
     connection.execute(delete(table).where(table.c.id.in_(over_ids)))
-    return Looked(len(over_ids), rows[-1].id if rows else None)
+    return PrunedBatch(len(over_ids), rows[-1].id if rows else None)

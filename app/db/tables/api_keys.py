@@ -7,9 +7,8 @@ from enum import Enum
 from typing import Final
 
 from sqlalchemy import Column, Connection, String, Table, Text, bindparam, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
-from app.db.engine.columns import Instant, Json, by_key, metadata
+from app.db.engine.columns import Instant, Json, by_key, insert_into, metadata
 
 ADMIN_ID = "key_admin"  # the id of the operator's own key
 
@@ -93,7 +92,6 @@ class ApiKeyChange:
 
 def put(connection: Connection, key: NewApiKey) -> None:
     """Insert a key, or overwrite the key with the same id. The key is enabled."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     row = {
         "id": key.id,
         "name": key.name,
@@ -104,7 +102,7 @@ def put(connection: Connection, key: NewApiKey) -> None:
         **key.webhook.columns(),
     }
     # One statement, because replicas that start at the same time all write the operator's key.
-    statement = dialect.insert(keys).values(row)
+    statement = insert_into(keys, connection.dialect.name).values(row)
     connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=row))
 
 
@@ -119,7 +117,7 @@ def disable(connection: Connection, key_id: str, now: datetime) -> None:
     connection.execute(update(keys).where(keys.c.id == key_id, keys.c.disabled_at.is_(None)).values(disabled_at=now))
 
 
-def every(connection: Connection) -> list[Key]:
+def list_all(connection: Connection) -> list[Key]:
     """Return all keys, newest first."""
     query = select(keys).order_by(keys.c.created_at.desc(), keys.c.id.desc())
     return [Key(**by_key(keys, row)) for row in connection.execute(query)]

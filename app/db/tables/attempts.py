@@ -97,9 +97,9 @@ class AttemptContext(NamedTuple):
     task_id: str
     account_id: str
     key_id: str
-    is_told: bool  # whether the task has a webhook
+    has_webhook: bool
     has_slot: bool
-    standing: AttemptState
+    state: AttemptState
 
 
 _PLAN = attempts.insert()
@@ -151,7 +151,7 @@ _CONTEXT: Mapping[str, ColumnElement[Any]] = {
     "cost": attempts.c.cost,
     "account_id": tasks.c.account_id,
     "key_id": tasks.c.key_id,
-    "is_told": tasks.c.webhook_url.is_not(None),
+    "has_webhook": tasks.c.webhook_url.is_not(None),
     "status": tasks.c.status,
     "sample_url": tasks.c.sample_url,
     "sample_expires_at": tasks.c.sample_expires_at,
@@ -192,7 +192,7 @@ def traceparent(connection: Connection, submission_id: str) -> str | None:
     return stored
 
 
-def under_way_by_signing_key(connection: Connection) -> dict[str, int]:
+def count_in_flight_by_signing_key(connection: Connection) -> dict[str, int]:
     """Count the tasks that may still receive a callback, by the signing key id of their current attempt."""
     query = (
         select(attempts.c.signing_key_id, func.count().label("tasks"))
@@ -234,9 +234,9 @@ def apply_changes(writes: DeferredWrites, changes: Mapping[str, AttemptChange]) 
     writes.add(_APPLY, rows)
 
 
-def _apply(given: FromClause, _dialect: str) -> ClauseElement:
-    values = {name: func.coalesce(given.c[name], attempts.c[name]) for name in _COLUMNS}
-    return update(attempts).where(attempts.c.id == given.c.id).values(values)
+def _apply(relation: FromClause, _dialect: str) -> ClauseElement:
+    values = {name: func.coalesce(relation.c[name], attempts.c[name]) for name in _COLUMNS}
+    return update(attempts).where(attempts.c.id == relation.c.id).values(values)
 
 
 _APPLY = Bulk({name: attempts.c[name].type for name in ("id", *_COLUMNS)}, _apply)
@@ -258,9 +258,9 @@ def _context_of(row: Sequence[Any]) -> AttemptContext:
         task_id=value["task_id"],
         account_id=value["account_id"],
         key_id=value["key_id"],
-        is_told=bool(value["is_told"]),
+        has_webhook=bool(value["has_webhook"]),
         has_slot=bool(value["has_slot"]),
-        standing=AttemptState(
+        state=AttemptState(
             status=_STATUS[value["status"]],
             current=bool(value["is_current"]),
             outcome=_OUTCOME[value["outcome"]],

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import (
     Column,
@@ -20,7 +20,6 @@ from sqlalchemy import (
     exists,
     literal_column,
     select,
-    union_all,
     update,
 )
 
@@ -34,7 +33,6 @@ class DeliveryState(StrEnum):
     FAILED = "failed"  # no further attempt unless it is replayed
 
 
-_MAX_ENDPOINTS = 30  # up to this number, a page of deliveries is read endpoint by endpoint
 TEST = "test"  # the event of a test delivery, which has no task
 
 deliveries = Table(
@@ -109,85 +107,24 @@ class NewDelivery:
     ended_at: datetime | None = None
 
 
-class DeliveryRef(NamedTuple):
-    """The ids of a delivery and of its endpoint."""
-
-    id: str
-    endpoint_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeliveryFilter:
-    """Conditions for deliveries; None matches any."""
-
-    key_id: str | None = None
-    state: DeliveryState | None = None
-    task_id: str | None = None
-    endpoint_id: str | None = None
-
-
 def insert(connection: Connection, rows: Sequence[NewDelivery]) -> None:
     connection.execute(deliveries.insert(), [{"tries": 0, **asdict(row)} for row in rows])
 
 
 def get(connection: Connection, delivery_id: str) -> Delivery | None:
-    row = connection.execute(_select_rows().where(deliveries.c.id == delivery_id)).one_or_none()
-    return None if row is None else _delivery_of(row)
-
-
-def newest(
-    connection: Connection, delivery_filter: DeliveryFilter, *, limit: int, before: str | None = None
-) -> list[Delivery]:
-    """Return deliveries, newest first; with `before`, only those planned before the delivery with this id."""
-    query = _filtered(_select_rows(), delivery_filter).order_by(deliveries.c.id.desc()).limit(limit)
-    if before is not None:
-        query = query.where(deliveries.c.id < before)
-    if delivery_filter.task_id is None and (endpoint_ids := _endpoint_ids(connection, delivery_filter)):
-        query = query.where(deliveries.c.id.in_(_newest_ids(endpoint_ids, delivery_filter.state, limit, before)))
-    return [_delivery_of(row) for row in connection.execute(query)]
-
-
-def _endpoint_ids(connection: Connection, delivery_filter: DeliveryFilter) -> list[str]:
-    """Return the endpoints that the filter allows, or an empty list if they are not limited to `_MAX_ENDPOINTS`."""
-    if delivery_filter.endpoint_id is not None:
-        return [delivery_filter.endpoint_id]
-    if delivery_filter.key_id is None:
-        return []
-    query = select(endpoints.c.id).where(endpoints.c.key_id == delivery_filter.key_id).limit(_MAX_ENDPOINTS + 1)
-    endpoint_ids = list(connection.execute(query).scalars())
-    return endpoint_ids if len(endpoint_ids) <= _MAX_ENDPOINTS else []
-
-
-def _newest_ids(
-    endpoint_ids: Collection[str], state: DeliveryState | None, limit: int, before: str | None
-) -> Select[Any]:
-    """Select the ids of the newest deliveries to these endpoints.
-
-    An index has them in this order for each pair of endpoint and state, so each pair is read by itself.
-    """
-    older = [deliveries.c.id < before] if before is not None else []
-    pages = [
-        select(deliveries.c.id)
-        .where(deliveries.c.endpoint_id == endpoint_id, deliveries.c.state == one_state, *older)
-        .order_by(deliveries.c.id.desc())
-        .limit(limit)
-        .subquery()
-        for endpoint_id in endpoint_ids
-        for one_state in ([state] if state else DeliveryState)
-    ]
-    merged = union_all(*(select(page.c.id) for page in pages)).subquery()
-    return select(merged.c.id).order_by(merged.c.id.desc()).limit(limit)
+    row = connection.execute(select_deliveries().where(deliveries.c.id == delivery_id)).one_or_none()
+    return None if row is None else delivery_of(row)
 
 
 def due(connection: Connection, endpoint_id: str, now: datetime, limit: int, *, tests: bool = False) -> list[Delivery]:
     """Return the due deliveries of an endpoint, earliest due first; with `tests`, only tests."""
-    query = _select_rows().where(
+    query = select_deliveries().where(
         deliveries.c.endpoint_id == endpoint_id, deliveries.c.state == DeliveryState.WAITING, deliveries.c.due_at <= now
     )
     if tests:
         query = query.where(_IS_TEST)
     rows = connection.execute(query.order_by(deliveries.c.due_at, deliveries.c.id).limit(limit))
-    return [_delivery_of(row) for row in rows]
+    return [delivery_of(row) for row in rows]
 
 
 def next_due(connection: Connection, endpoint_id: str, *, tests: bool = False) -> datetime | None:
@@ -218,7 +155,7 @@ class DeliveryChange:
     ended_at: datetime | None
 
 
-def conclude(connection: Connection, changes: Sequence[DeliveryChange]) -> None:
+def apply_changes(connection: Connection, changes: Sequence[DeliveryChange]) -> None:
     """Write the outcome of attempts. A delivery that was replayed during its attempt does not change."""
     names = ("state", "tries", "detail", "due_at", "ended_at")
     values = {name: bindparam(f"new_{name}", type_=deliveries.c[name].type) for name in names}
@@ -255,42 +192,19 @@ def restart(connection: Connection, delivery_ids: Collection[str], now: datetime
     )
 
 
-def failed_between(
-    connection: Connection, begin: datetime, end: datetime, delivery_filter: DeliveryFilter, limit: int
-) -> list[DeliveryRef]:
-    """Return the deliveries that failed from `begin` up to, not including, `end`; earliest first."""
-    query = (
-        _filtered(select(deliveries.c.id, deliveries.c.endpoint_id).join(endpoints, _OF_ENDPOINT), delivery_filter)
-        .where(deliveries.c.state == DeliveryState.FAILED, deliveries.c.ended_at >= begin, deliveries.c.ended_at < end)
-        .order_by(deliveries.c.ended_at, deliveries.c.id)
-        .limit(limit)
-    )
-    return [DeliveryRef(row.id, row.endpoint_id) for row in connection.execute(query)]
-
-
-def awaited(connection: Connection) -> set[str]:
+def endpoints_with_waiting(connection: Connection) -> set[str]:
     """Return the ids of active endpoints with waiting deliveries. Rows of paused endpoints are not read."""
-    waits = exists().where(_OF_ENDPOINT, deliveries.c.state == DeliveryState.WAITING)
+    waits = exists().where(OF_ENDPOINT, deliveries.c.state == DeliveryState.WAITING)
     query = select(endpoints.c.id).where(endpoints.c.state == "active", waits)
     return set(connection.execute(query).scalars())
 
 
-_OF_ENDPOINT = endpoints.c.id == deliveries.c.endpoint_id
+OF_ENDPOINT = endpoints.c.id == deliveries.c.endpoint_id
 
 
-def _select_rows() -> Select[Any]:
-    return select(deliveries, endpoints.c.key_id, endpoints.c.url).join(endpoints, _OF_ENDPOINT)
+def select_deliveries() -> Select[Any]:
+    return select(deliveries, endpoints.c.key_id, endpoints.c.url).join(endpoints, OF_ENDPOINT)
 
 
-def _filtered(query: Select[Any], delivery_filter: DeliveryFilter) -> Select[Any]:
-    values = {
-        endpoints.c.key_id: delivery_filter.key_id,
-        deliveries.c.state: delivery_filter.state,
-        deliveries.c.task_id: delivery_filter.task_id,
-        deliveries.c.endpoint_id: delivery_filter.endpoint_id,
-    }
-    return query.where(*(column == value for column, value in values.items() if value is not None))
-
-
-def _delivery_of(row: Row[Any]) -> Delivery:
+def delivery_of(row: Row[Any]) -> Delivery:
     return Delivery(**{**row._asdict(), "state": DeliveryState(row.state)})

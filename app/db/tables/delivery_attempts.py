@@ -36,7 +36,7 @@ class DeliveryAttempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class DeliverySummary:
     """A delivery of a task, as the timeline shows it."""
 
     delivery_id: str
@@ -66,7 +66,7 @@ def of_delivery(connection: Connection, delivery_id: str) -> list[DeliveryAttemp
     return [DeliveryAttempt(**row._asdict()) for row in connection.execute(query)]
 
 
-def told_of(connection: Connection, task_id: str) -> list[Told]:
+def summaries_of_task(connection: Connection, task_id: str) -> list[DeliverySummary]:
     """Return the deliveries of a task, earliest first, with the number of their attempts."""
     attempt_count = select(func.count()).where(delivery_attempts.c.delivery_id == deliveries.c.id).scalar_subquery()
     query = (
@@ -84,4 +84,4 @@ def told_of(connection: Connection, task_id: str) -> list[Told]:
         .where(deliveries.c.task_id == task_id)
         .order_by(deliveries.c.id)
     )
-    return [Told(**row._asdict()) for row in connection.execute(query)]
+    return [DeliverySummary(**row._asdict()) for row in connection.execute(query)]

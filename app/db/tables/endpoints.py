@@ -7,9 +7,8 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Connection, Integer, String, Table, Text, UniqueConstraint, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
-from app.db.engine.columns import Instant, by_key, metadata
+from app.db.engine.columns import Instant, by_key, insert_into, metadata
 
 
 class EndpointState(StrEnum):
@@ -64,15 +63,14 @@ class EndpointName(NamedTuple):
 
 def ensure(connection: Connection, rows: Iterable[NewEndpoint]) -> None:
     """Insert an endpoint for each `key_id` and `url` that has none. Existing endpoints do not change."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     new_rows = [
         {"state": EndpointState.ACTIVE, "failures": 0, **asdict(row)} for row in sorted(rows, key=lambda row: row.url)
     ]
-    statement = dialect.insert(endpoints).values(new_rows)
+    statement = insert_into(endpoints, connection.dialect.name).values(new_rows)
     connection.execute(statement.on_conflict_do_nothing(index_elements=["key_id", "url"]))
 
 
-def named(connection: Connection, names: Collection[EndpointName]) -> dict[EndpointName, Endpoint]:
+def by_key_and_url(connection: Connection, names: Collection[EndpointName]) -> dict[EndpointName, Endpoint]:
     """Return the endpoints with these names, by name."""
     key_ids, urls = {name.key_id for name in names}, {name.url for name in names}
     query = select(endpoints).where(endpoints.c.key_id.in_(key_ids), endpoints.c.url.in_(urls))
@@ -115,7 +113,7 @@ def change(connection: Connection, endpoint_id: str, values: EndpointChange) -> 
     connection.execute(update(endpoints).where(endpoints.c.id == endpoint_id).values(asdict(values)))
 
 
-def these(connection: Connection, endpoint_ids: Collection[str]) -> list[Endpoint]:
+def get_many(connection: Connection, endpoint_ids: Collection[str]) -> list[Endpoint]:
     query = select(endpoints).where(endpoints.c.id.in_(endpoint_ids)).order_by(endpoints.c.id)
     return [_endpoint_of(row) for row in connection.execute(query)]
 

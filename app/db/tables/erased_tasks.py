@@ -17,7 +17,7 @@ from app.db.tables.downloads import downloads
 from app.db.tables.evidence import evidence
 from app.db.tables.idempotency_keys import StoredAnswer, idempotency
 from app.db.tables.results import results
-from app.db.tables.spooled_results import kept_aside
+from app.db.tables.spooled_results import spooled_results
 from app.db.tables.tasks import Task, tasks
 
 erased = Table(
@@ -64,7 +64,7 @@ def store_keys(connection: Connection, task_id: str) -> Sequence[str] | None:
     return keys
 
 
-def forget_keys(connection: Connection, task_id: str) -> None:
+def clear_store_keys(connection: Connection, task_id: str) -> None:
     """Record that the store has no image of this task any more."""
     connection.execute(update(erased).where(erased.c.task_id == task_id).values(store_keys=[]))
 
@@ -79,7 +79,7 @@ def is_used(connection: Connection, store_key: str) -> bool:
 def _delete_evidence(connection: Connection, task_id: str) -> None:
     """Delete the evidence and spool records of a task's attempts, and the details of the attempts."""
     attempt_ids = connection.execute(select(attempts.c.id).where(attempts.c.task_id == task_id)).scalars().all()
-    for table in (evidence, kept_aside):
+    for table in (evidence, spooled_results):
         connection.execute(delete(table).where(table.c.submission_id.in_(attempt_ids)))
     connection.execute(update(attempts).where(attempts.c.task_id == task_id).values(detail=None, polling_url=None))
 

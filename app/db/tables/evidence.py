@@ -23,10 +23,9 @@ from sqlalchemy import (
     literal_column,
     select,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from app.db.engine.bulk import Bulk, BulkRead, DeferredWrites
-from app.db.engine.columns import Instant, Json, metadata
+from app.db.engine.columns import Instant, Json, insert_into, metadata
 from app.db.tables.attempts import attempts
 from app.rules.task import Effect, Report, Said, Witness
 from app.security.verify import Verdict
@@ -62,7 +61,7 @@ Index(
     postgresql_where=IS_NOT_SIGNED,
 )
 # Headers and body are read only for a single row.
-SAID = [column for column in evidence.c if column.name not in {"headers", "body"}]
+COLUMNS_WITHOUT_CONTENT = [column for column in evidence.c if column.name not in {"headers", "body"}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,25 +130,24 @@ class NewEvidence(NamedTuple):
     body: bytes
 
 
-def keep(writes: DeferredWrites, rows: Sequence[NewEvidence]) -> None:
+def upsert(writes: DeferredWrites, rows: Sequence[NewEvidence]) -> None:
     """Insert rows, at least one. If a row is already stored, add to its copies instead.
 
     No two of these rows may share a key.
     """
-    writes.add(_KEEP, rows)
+    writes.add(_UPSERT, rows)
 
 
-def _upsert(relation: FromClause, dialect: str) -> ClauseElement:
-    insert: postgresql.Insert = (postgresql if dialect == "postgresql" else sqlite).insert(evidence)
+def _build_upsert(relation: FromClause, dialect: str) -> ClauseElement:
     # Without a WHERE before it, SQLite parses ON CONFLICT as a join condition.
     rows = select(*(relation.c[name] for name in NewEvidence._fields)).where(literal_column("true"))
-    statement = insert.from_select(NewEvidence._fields, rows)
+    statement = insert_into(evidence, dialect).from_select(NewEvidence._fields, rows)
     new = statement.excluded
     changes = {"copies": evidence.c.copies + new.copies, "last_received_at": new.last_received_at}
     return statement.on_conflict_do_update(index_elements=EvidenceKey._fields, set_=changes)
 
 
-_KEEP = Bulk({name: evidence.c[name].type for name in NewEvidence._fields}, _upsert)
+_UPSERT = Bulk({name: evidence.c[name].type for name in NewEvidence._fields}, _build_upsert)
 
 
 def known(connection: Connection, keys: Collection[EvidenceKey]) -> set[EvidenceKey]:
@@ -227,7 +225,7 @@ def hints(connection: Connection, submission_id: str) -> list[bytes]:
 def of_task(connection: Connection, task_id: str) -> list[EvidenceRow]:
     """Return all evidence about a task's attempts, earliest first."""
     query = (
-        select(*SAID)
+        select(*COLUMNS_WITHOUT_CONTENT)
         .join(attempts, attempts.c.id == evidence.c.submission_id)
         .where(attempts.c.task_id == task_id)
         .order_by(evidence.c.received_at, evidence.c.id)

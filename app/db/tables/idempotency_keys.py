@@ -6,9 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, String, Table, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
-from app.db.engine.columns import Instant, Json, metadata
+from app.db.engine.columns import Instant, Json, insert_into, metadata
 from app.rules.json_value import JsonObject
 
 idempotency = Table(
@@ -47,8 +46,7 @@ class Remembered:
 
 def begin(connection: Connection, key_id: str, idempotency_key: str, digest: str, now: datetime) -> bool:
     """Record that a request is in progress. Return False if the Idempotency-Key is already in use."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(idempotency).values(
+    statement = insert_into(idempotency, connection.dialect.name).values(
         key_id=key_id, idempotency_key=idempotency_key, digest=digest, began_at=now
     )
     return connection.execute(statement.on_conflict_do_nothing()).rowcount == 1
@@ -76,7 +74,7 @@ def answer(
     return updated.rowcount == 1
 
 
-def forget(connection: Connection, key_id: str, idempotency_key: str, began_at: datetime) -> None:
+def remove(connection: Connection, key_id: str, idempotency_key: str, began_at: datetime) -> None:
     """Delete the row if it belongs to the request that began at `began_at`."""
     connection.execute(
         delete(idempotency).where(*_of_request(key_id, idempotency_key), idempotency.c.began_at == began_at)
@@ -89,12 +87,12 @@ def release(connection: Connection, key_id: str, idempotency_key: str, began_at:
     connection.execute(delete(idempotency).where(*_of_request(key_id, idempotency_key), *unanswered))
 
 
-def forget_unanswered(connection: Connection) -> None:
+def remove_unanswered(connection: Connection) -> None:
     """Delete all rows without an answer. Call it only if no process that could still answer is running."""
     connection.execute(delete(idempotency).where(idempotency.c.answer.is_(None)))
 
 
-def forget_before(connection: Connection, instant: datetime) -> int:
+def prune(connection: Connection, instant: datetime) -> int:
     """Delete the rows of requests that began before `instant`. Return their number."""
     return connection.execute(delete(idempotency).where(idempotency.c.began_at < instant)).rowcount
 

@@ -26,10 +26,9 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from app.db.engine.bulk import Bulk
-from app.db.engine.columns import Instant, Json, metadata
+from app.db.engine.columns import Instant, Json, insert_into, metadata
 from app.db.tables.tasks import tasks
 from app.rules.task import Status
 
@@ -98,8 +97,8 @@ class TakenSlot(NamedTuple):
 
 def put(connection: Connection, account_id: str, provider: str, limits: Mapping[str, int]) -> None:
     """Insert an account, or update the limits of an existing one."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(accounts).values(id=account_id, provider=provider, limits=dict(limits), refusals=0)
+    values = {"id": account_id, "provider": provider, "limits": dict(limits), "refusals": 0}
+    statement = insert_into(accounts, connection.dialect.name).values(values)
     connection.execute(
         statement.on_conflict_do_update(index_elements=["id"], set_={"limits": statement.excluded.limits})
     )
@@ -122,7 +121,7 @@ def all_ids(connection: Connection) -> list[str]:
     return list(connection.execute(select(accounts.c.id).order_by(accounts.c.id)).scalars())
 
 
-def everyone(connection: Connection) -> list[Account]:
+def list_all(connection: Connection) -> list[Account]:
     return [Account(**row._asdict()) for row in connection.execute(select(accounts).order_by(accounts.c.id))]
 
 

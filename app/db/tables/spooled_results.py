@@ -11,7 +11,7 @@ from sqlalchemy import Column, Connection, Integer, String, Table, delete, func,
 
 from app.db.engine.columns import Instant, metadata
 
-kept_aside = Table(
+spooled_results = Table(
     "kept_aside",
     metadata,
     Column("submission_id", String(48), primary_key=True),
@@ -31,45 +31,45 @@ class SpoolHolder:
     since: datetime
 
 
-def note(connection: Connection, submission_id: str, instance: str, now: datetime, *, tried: bool) -> int:
+def record_holder(connection: Connection, submission_id: str, instance: str, now: datetime, *, tried: bool) -> int:
     """Record that this instance still holds the bytes. Return how often it has been recorded.
 
     `tried`: the store has just failed to take them. The caller must hold the task's lock.
     """
-    changes = {"tries": kept_aside.c.tries + 1, "tried_at": now if tried else kept_aside.c.tried_at}
+    changes = {"tries": spooled_results.c.tries + 1, "tried_at": now if tried else spooled_results.c.tried_at}
     tries: int | None = connection.execute(
-        update(kept_aside)
-        .where(kept_aside.c.submission_id == submission_id, kept_aside.c.instance == instance)
+        update(spooled_results)
+        .where(spooled_results.c.submission_id == submission_id, spooled_results.c.instance == instance)
         .values(changes)
-        .returning(kept_aside.c.tries)
+        .returning(spooled_results.c.tries)
     ).scalar_one_or_none()
     if tries is not None:
         return tries
     row = {"submission_id": submission_id, "instance": instance, "tries": 1, "kept_at": now}
-    connection.execute(kept_aside.insert().values(**row, tried_at=now if tried else None))
+    connection.execute(spooled_results.insert().values(**row, tried_at=now if tried else None))
     return 1
 
 
 def instances(connection: Connection, submission_id: str) -> set[str]:
     """Return the instances that hold the bytes of this attempt."""
-    query = select(kept_aside.c.instance).where(kept_aside.c.submission_id == submission_id)
+    query = select(spooled_results.c.instance).where(spooled_results.c.submission_id == submission_id)
     return set(connection.execute(query).scalars())
 
 
-def forget(connection: Connection, submission_id: str, instance: str | None = None) -> None:
+def delete_holders(connection: Connection, submission_id: str, instance: str | None = None) -> None:
     """Delete the record of one instance for an attempt, or of all instances if `instance` is None."""
-    statement = delete(kept_aside).where(kept_aside.c.submission_id == submission_id)
-    connection.execute(statement if instance is None else statement.where(kept_aside.c.instance == instance))
+    statement = delete(spooled_results).where(spooled_results.c.submission_id == submission_id)
+    connection.execute(statement if instance is None else statement.where(spooled_results.c.instance == instance))
 
 
 def store_failed_since(connection: Connection, since: datetime) -> bool:
     """Return whether the store has failed to take any image after `since`."""
-    query = select(kept_aside.c.instance).where(kept_aside.c.tried_at > since).limit(1)
+    query = select(spooled_results.c.instance).where(spooled_results.c.tried_at > since).limit(1)
     return connection.execute(query).one_or_none() is not None
 
 
 def spool_holders(connection: Connection) -> Sequence[SpoolHolder]:
     """Return all instances with spooled images, the one with the oldest image first."""
-    since = func.min(kept_aside.c.kept_at)
-    query = select(kept_aside.c.instance, func.count(), since).group_by(kept_aside.c.instance).order_by(since)
+    since = func.min(spooled_results.c.kept_at)
+    query = select(spooled_results.c.instance, func.count(), since).group_by(spooled_results.c.instance).order_by(since)
     return [SpoolHolder(*row) for row in connection.execute(query)]

@@ -144,6 +144,11 @@ class Task:
     webhook_events: Sequence[str] | None = None
     webhook_origin: str | None = None
 
+    @property
+    def effective_seed(self) -> int | None:
+        """The seed of the image: as the provider reported it, else as requested."""
+        return self.request.seed if self.seed is None else self.seed
+
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
@@ -202,7 +207,7 @@ def get(connection: Connection, task_id: str) -> Task | None:
     return None if row is None else task_of(row)
 
 
-def told(connection: Connection, task_ids: Collection[str]) -> dict[str, Task]:
+def with_webhook(connection: Connection, task_ids: Collection[str]) -> dict[str, Task]:
     """Return those of these tasks that have a webhook, by id."""
     if not task_ids:
         return {}
@@ -306,13 +311,13 @@ def count_open(connection: Connection) -> dict[Status, int]:
     return {status: counts.get(status, 0) for status in open_states}
 
 
-def lately(connection: Connection, model: str, limit: int) -> list[timedelta]:
+def latest_durations(connection: Connection, model: str, limit: int) -> list[timedelta]:
     """Return the provider's processing times of a model's latest stored tasks, newest first, `limit` at most."""
-    rows = connection.execute(_LATELY, {"model": model, "limit": limit})
+    rows = connection.execute(_LATEST_DURATIONS, {"model": model, "limit": limit})
     return [row.ready_at - row.submitted_at for row in rows]
 
 
-_LATELY = (
+_LATEST_DURATIONS = (
     select(tasks.c.submitted_at, tasks.c.ready_at)
     .where(tasks.c.model == bindparam("model"), tasks.c.status == Status.STORED, tasks.c.submitted_at.is_not(None))
     .order_by(tasks.c.id.desc())

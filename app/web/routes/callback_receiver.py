@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from app import callback
-from app.callback import MAX_BYTES, Reply, tell
+from app.callback import MAX_BYTES, Reply, count_reply
 from app.errors import FluxhookError, NotFound, TooLarge, Unavailable
 from app.telemetry import logs
 from app.web import problems
@@ -65,7 +65,7 @@ async def post_callback(
     headers = request.scope["headers"]
     try:
         if (content_length(headers) or 0) > MAX_BYTES:
-            return answer(tell(Reply.TOO_LARGE))
+            return answer(count_reply(Reply.TOO_LARGE))
         return answer(await callback.receive(use, submission_id, token, headers, partial(_read, request.receive)))
     except Exception as error:  # noqa: BLE001 - after any error the provider must retry
         return error_answer(error)

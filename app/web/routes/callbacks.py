@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from app.db import Connection
 from app.db.queries import callbacks
-from app.db.queries.callbacks import LOOKED, CallbackFilter
+from app.db.queries.callbacks import MAX_SCANNED, CallbackFilter
 from app.db.tables import attempts
 from app.db.tables.evidence import EvidenceRow
 from app.rules.task import Effect, Said
@@ -44,7 +44,8 @@ class CallbackList(BaseModel):
         str | None,
         Field(
             description="Pass it as `cursor` to get the next page; null on the last page. A page can have fewer than "
-            f"`limit` callbacks and a next page: at most {LOOKED} stored pieces of evidence are scanned for one page."
+            f"`limit` callbacks and a next page: at most {MAX_SCANNED} stored pieces of evidence are scanned for one "
+            "page."
         ),
     ]
 
@@ -76,7 +77,7 @@ async def list_callbacks(
         page = callbacks.newest(connection, query, limit=limit, before=cursor)
         task_ids = attempts.task_ids(connection, {row.submission_id for row in page.found})
         views = [_view(row, task_ids[row.submission_id]) for row in page.found]
-        return CallbackList(callbacks=views, next_cursor=page.goes_on)
+        return CallbackList(callbacks=views, next_cursor=page.next_cursor)
 
     return await use.db.read(read)
 

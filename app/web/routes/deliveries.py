@@ -8,11 +8,12 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field, model_validator
 
 from app.db import Connection
+from app.db.queries.deliveries import DeliveryFilter, DeliveryRef, failed_between, newest
 from app.db.tables import deliveries, delivery_attempts, endpoints
-from app.db.tables.deliveries import Delivery, DeliveryFilter, DeliveryRef, DeliveryState
+from app.db.tables.deliveries import Delivery, DeliveryState
 from app.db.tables.delivery_attempts import DeliveryAttempt
 from app.errors import NotFound
-from app.params import InstantGiven
+from app.params import UtcInstant
 from app.web.auth import CallerDep, ResourcesDep
 from app.web.body import REFUSALS, described, json_body
 from app.web.paging import page_of
@@ -73,8 +74,8 @@ class Replay(BaseModel):
 
     model_config = {"extra": "forbid"}
 
-    begin: Annotated[InstantGiven, Field(alias="from")]
-    end: Annotated[InstantGiven, Field(alias="to", description="Exclusive.")]
+    begin: Annotated[UtcInstant, Field(alias="from")]
+    end: Annotated[UtcInstant, Field(alias="to", description="Exclusive.")]
     endpoint_id: Annotated[str | None, Field(pattern=_ENDPOINT_ID, description="Only to this endpoint.")] = None
 
     @model_validator(mode="after")
@@ -110,7 +111,7 @@ async def list_deliveries(
 ) -> DeliveryList:
     """List deliveries, newest first: those of the calling key, or of all keys if it has the scope `*`."""
     query = DeliveryFilter(caller.owner, state, task_id, endpoint_id)
-    rows = await use.db.read(deliveries.newest, query, limit=limit + 1, before=cursor)
+    rows = await use.db.read(newest, query, limit=limit + 1, before=cursor)
     page, next_cursor = page_of(rows, limit)
     return DeliveryList(deliveries=[delivery_view(row) for row in page], next_cursor=next_cursor)
 
@@ -128,7 +129,7 @@ async def replay_failed(
     query = DeliveryFilter(caller.owner, endpoint_id=body.endpoint_id)
 
     def restart(connection: Connection) -> list[DeliveryRef]:
-        failed = deliveries.failed_between(connection, body.begin, body.end, query, MAX_REPLAYED + 1)
+        failed = failed_between(connection, body.begin, body.end, query, MAX_REPLAYED + 1)
         _restart(connection, failed[:MAX_REPLAYED], use.now())
         return failed
 
@@ -194,4 +195,4 @@ def _get(connection: Connection, owner: str | None, delivery_id: str) -> Deliver
 def _restart(connection: Connection, refs: list[DeliveryRef], now: datetime) -> None:
     """Restart deliveries and wake their endpoints."""
     deliveries.restart(connection, [ref.id for ref in refs], now)
-    outbox.wake(connection, endpoints.these(connection, {ref.endpoint_id for ref in refs}), now)
+    outbox.enqueue_rounds(connection, endpoints.get_many(connection, {ref.endpoint_id for ref in refs}), now)

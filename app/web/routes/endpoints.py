@@ -86,7 +86,7 @@ async def list_endpoints(
 @router.get("/secret", responses=responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE))
 async def get_signing_secret(use: ResourcesDep, caller: CallerDep) -> SigningSecret:
     """Get the secret that signs the deliveries of the calling key if neither the task nor the key has a secret."""
-    return SigningSecret(secret=sign.spelled_out(use.keys.webhook_keys(caller.key_id)[0]))
+    return SigningSecret(secret=sign.encode_secret(use.keys.webhook_keys(caller.key_id)[0]))
 
 
 @router.post(
@@ -132,8 +132,8 @@ async def resume_endpoint(use: ResourcesDep, caller: CallerDep, endpoint_id: End
         if endpoint is None or caller.owner not in {None, endpoint.key_id}:
             raise NotFound("there is no such endpoint")
         endpoints.resume(connection, endpoint_id)
-        resumed = endpoints.these(connection, {endpoint_id})
-        outbox.wake(connection, resumed, use.now())
+        resumed = endpoints.get_many(connection, {endpoint_id})
+        outbox.enqueue_rounds(connection, resumed, use.now())
         return resumed[0]
 
     return _view(await use.db.write(resume))

@@ -68,7 +68,7 @@ class KeyList(BaseModel):
 @router.get("", responses=_ERRORS)
 async def list_keys(use: ResourcesDep, _caller: AdminDep) -> KeyList:
     """List all API keys, newest first, without the keys themselves. Requires the scope `*`."""
-    return KeyList(keys=[_view(key) for key in await use.db.read(api_keys.every)])
+    return KeyList(keys=[_view(key) for key in await use.db.read(api_keys.list_all)])
 
 
 @router.post("", status_code=HTTPStatus.CREATED, responses=_REFUSALS, openapi_extra=described(NewKey))

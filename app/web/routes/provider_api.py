@@ -107,7 +107,7 @@ async def _claim(
     digest = await asyncio.to_thread(idempotency.digest_of, without_form, files)
     with_form = await asyncio.to_thread(idempotency.digest_of, params, files)
     images = len(params.images()) + len(files)
-    return await idempotency.claim(use, caller.key_id, idempotency_key, digest, images, or_digest=with_form)
+    return await idempotency.claim(use, caller.key_id, idempotency_key, digest, images, equivalent_digest=with_form)
 
 
 def _mount(request: Request) -> str:

@@ -27,7 +27,7 @@ from app.web.routes.results import origin
 from app.web.schemas import webhooks
 from app.web.schemas.tasks import TaskView
 from app.web.task_form import LIST_FIELD, read_task
-from app.web.task_response import Prefer, answer, look_at, wait_for_task, wait_seconds
+from app.web.task_response import Prefer, answer, read_task_view, wait_for_task, wait_seconds
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
@@ -105,14 +105,14 @@ async def submit_once(
     """
 
     def remember(connection: Connection, task_id: str) -> None:
-        task = look_at(connection, task_id)
+        task = read_task_view(connection, task_id)
         if task is not None:
             claim.answer(connection, StoredAnswer(task_id, task.model_dump(mode="json")))
 
     try:
         return await submit(use, key_id, params, files, on_record=remember, origin=origin)
     except Exception:
-        await idempotency.let_go(use, claim)
+        await idempotency.release(use, claim)
         raise
 
 
@@ -144,7 +144,7 @@ async def cancel_task(use: ResourcesDep, _caller: CallerDep, task_id: TaskId) ->
 
     def cancel(connection: Connection) -> TaskView | None:
         moves.cancel(connection, task_id, use.now())
-        return look_at(connection, task_id)
+        return read_task_view(connection, task_id)
 
     task = await use.db.write(cancel)
     if task is None:
@@ -161,7 +161,7 @@ async def resubmit_task(use: ResourcesDep, _caller: CallerDep, task_id: TaskId) 
     def resubmit(connection: Connection) -> tuple[bool, TaskView | None]:
         task = tasks.get(connection, task_id)
         moved = task is not None and moves.resubmit(connection, task_id, task.account_id, use.now())
-        return moved, look_at(connection, task_id)
+        return moved, read_task_view(connection, task_id)
 
     moved, view = await use.db.write(resubmit)
     if view is None:

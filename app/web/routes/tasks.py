@@ -15,7 +15,7 @@ from app.web.path_ids import TaskId
 from app.web.problems import responses
 from app.web.schemas.tasks import TaskList, TaskView
 from app.web.schemas.timeline import Timeline, timeline_view
-from app.web.task_response import Prefer, answer, look, wait_for_task
+from app.web.task_response import Prefer, answer, task_views, wait_for_task
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
@@ -39,7 +39,7 @@ async def list_tasks(
     def read(connection: Connection) -> TaskList:
         rows = tasks.newest(connection, limit=limit + 1, before=cursor, status=status, model=model)
         page, next_cursor = page_of(rows, limit)
-        return TaskList(tasks=look(connection, page), next_cursor=next_cursor)
+        return TaskList(tasks=task_views(connection, page), next_cursor=next_cursor)
 
     return await use.db.read(read)
 
@@ -72,7 +72,7 @@ async def get_timeline(use: ResourcesDep, _caller: CallerDep, task_id: TaskId) -
             attempts.of_task(connection, task_id),
             evidence.of_task(connection, task_id),
             downloads.of_task(connection, task_id),
-            delivery_attempts.told_of(connection, task_id),
+            delivery_attempts.summaries_of_task(connection, task_id),
         )
 
     timeline = await use.db.read(read)

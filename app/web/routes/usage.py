@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from app.db.queries import usage
 from app.errors import InvalidRequest
-from app.params import InstantGiven
+from app.params import UtcInstant
 from app.web.auth import CallerDep, ResourcesDep
 from app.web.problems import responses
 
@@ -55,9 +55,9 @@ class Usage(BaseModel):
 async def get_usage(
     use: ResourcesDep,
     caller: CallerDep,
-    begin: Annotated[InstantGiven | None, Query(alias="from", description="Default: 30 days before `to`.")] = None,
+    begin: Annotated[UtcInstant | None, Query(alias="from", description="Default: 30 days before `to`.")] = None,
     end: Annotated[
-        InstantGiven | None, Query(alias="to", description="Exclusive; at most 366 days after `from`. Default: now.")
+        UtcInstant | None, Query(alias="to", description="Exclusive; at most 366 days after `from`. Default: now.")
     ] = None,
 ) -> Usage:
     """Get the tasks that were posted in a period, and their cost, by API key and model.

@@ -143,8 +143,7 @@ def _made(task: Task, sample: str, *, camel_case: bool) -> dict[str, Any]:
     times = {"start_time": start, "end_time": end, "duration": round(end - start, 3)}
     if camel_case:
         times |= {"startTime": start, "endTime": end}
-    seed = task.request.seed if task.seed is None else task.seed
-    return {"sample": sample, "prompt": task.request.prompt, "seed": seed, **times}
+    return {"sample": sample, "prompt": task.request.prompt, "seed": task.effective_seed, **times}
 
 
 def _failed(task: Task) -> dict[str, Any]:

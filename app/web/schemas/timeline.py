@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from app.db.tables.attempts import Attempt
-from app.db.tables.delivery_attempts import Told
+from app.db.tables.delivery_attempts import DeliverySummary
 from app.db.tables.downloads import Download
 from app.db.tables.evidence import EvidenceRow
 from app.db.tables.tasks import Task
@@ -93,7 +93,7 @@ def timeline_view(
     attempts: Sequence[Attempt],
     evidence: Sequence[EvidenceRow],
     downloads: Sequence[Download],
-    deliveries: Sequence[Told] = (),
+    deliveries: Sequence[DeliverySummary] = (),
 ) -> Timeline:
     """Return the timeline of a task, in chronological order. Attempts that were never sent are left out."""
     entries: list[Entry] = [PhaseEntry(at=at, status=status) for status, at in _phases(task)]

@@ -20,7 +20,7 @@ from app.jobs import NewJob, Step
 from app.rules.task import Effect, Failure, MoneySpent, Outcome, Said, Status, Witness
 from app.security.verify import Verdict
 from tests.databases import statements
-from tests.rows import START, ask, hold_slot, jobs_left, put_account, write_now
+from tests.rows import START, put_account, put_sent_task, stored_jobs, take_slot, write_now
 
 T = TypeVar("T")
 SIZES = [1, 2, 3, 17, 100]
@@ -69,7 +69,7 @@ def new_evidence(number: int) -> NewEvidence:
 @pytest.mark.parametrize("size", SIZES)
 async def test_evidence_is_read_back_as_it_was_written(database: Database, size: int) -> None:
     rows = [new_evidence(number) for number in range(size)]
-    await database.write(write_now, evidence.keep, rows)
+    await database.write(write_now, evidence.upsert, rows)
     found = await database.read(every(evidence.evidence, evidence.evidence.c.id))
 
     assert found == [{**row._asdict(), "headers": json.loads(row.headers)} for row in rows]
@@ -78,7 +78,7 @@ async def test_evidence_is_read_back_as_it_was_written(database: Database, size:
 
 async def test_instants_of_different_zones_sort_by_time(database: Database) -> None:
     rows = [new_evidence(number) for number in range(17)]
-    await database.write(write_now, evidence.keep, rows)
+    await database.write(write_now, evidence.upsert, rows)
     found = await database.read(every(evidence.evidence, evidence.evidence.c.received_at))
 
     assert [row["id"] for row in found] == [row.id for row in rows]
@@ -87,8 +87,8 @@ async def test_instants_of_different_zones_sort_by_time(database: Database) -> N
 @pytest.mark.parametrize("size", SIZES)
 async def test_existing_evidence_counts_its_copies_among_new_rows(database: Database, size: int) -> None:
     rows = [new_evidence(number) for number in range(size)]
-    await database.write(write_now, evidence.keep, rows[::2])
-    await database.write(write_now, evidence.keep, rows)
+    await database.write(write_now, evidence.upsert, rows[::2])
+    await database.write(write_now, evidence.upsert, rows)
     found = await database.read(every(evidence.evidence, evidence.evidence.c.id))
 
     assert [row["copies"] for row in found] == [(number + 1) * (1 if number % 2 else 2) for number in range(size)]
@@ -102,7 +102,7 @@ async def test_callbacks_are_counted_for_each_requested_attempt(database: Databa
         return told._replace(id=f"ev_{digest}", digest=digest)
 
     rows = [callback(number, copy) for number in range(size) for copy in range((number + 1) % 3)]
-    await database.write(write_now, evidence.keep, rows)
+    await database.write(write_now, evidence.upsert, rows)
     asked = [(f"sub_{number}", str(Verdict.FORGED)) for number in range(size)]
     found = await database.read(lambda connection: evidence.count_callbacks(connection, asked))
 
@@ -127,7 +127,7 @@ async def test_changes_of_tasks_leave_the_other_columns_unchanged(database: Data
 
     def unit(connection: Connection) -> None:
         for number in range(size + 1):
-            ask(connection, f"{number}")
+            put_sent_task(connection, f"{number}")
         write_now(connection, apply_changes, {task_id: TaskChange(**values) for task_id, values in changes.items()})
 
     await database.write(unit)
@@ -145,7 +145,7 @@ async def test_changes_of_tasks_leave_the_other_columns_unchanged(database: Data
 async def test_the_cost_of_a_task_is_added_and_a_missing_cost_adds_nothing(database: Database) -> None:
     def unit(connection: Connection) -> None:
         for name in "ab":
-            ask(connection, name)
+            put_sent_task(connection, name)
         write_now(connection, apply_changes, {"task_a": TaskChange(cost=4.5, tries=1), "task_b": TaskChange(cost=1.0)})
         write_now(connection, apply_changes, {"task_a": TaskChange(cost=0.25), "task_b": TaskChange(tries=2)})
 
@@ -169,7 +169,7 @@ async def test_changes_of_attempts_leave_the_other_columns_unchanged(database: D
 
     def unit(connection: Connection) -> None:
         for number in range(size + 1):
-            ask(connection, f"{number}")
+            put_sent_task(connection, f"{number}")
         write_now(
             connection,
             attempts.apply_changes,
@@ -190,9 +190,9 @@ async def test_attempts_are_found_with_their_tasks_and_unknown_ids_are_skipped(d
     def unit(connection: Connection) -> dict[str, attempts.AttemptContext]:
         put_account(connection, account=200)
         for number in range(size):
-            ask(connection, f"{number}", webhook_url="https://a.example/" if number % 2 else None)
+            put_sent_task(connection, f"{number}", webhook_url="https://a.example/" if number % 2 else None)
             if number % 3 == 0:
-                hold_slot(connection, f"{number}", number + 1)
+                take_slot(connection, f"{number}", number + 1)
         write_now(
             connection,
             apply_changes,
@@ -208,14 +208,14 @@ async def test_attempts_are_found_with_their_tasks_and_unknown_ids_are_skipped(d
 
     found = await database.write(unit)
 
-    assert {name: (attempt.task_id, attempt.is_told, attempt.has_slot) for name, attempt in found.items()} == {
+    assert {name: (attempt.task_id, attempt.has_webhook, attempt.has_slot) for name, attempt in found.items()} == {
         f"sub_{number}": (f"task_{number}", number % 2 == 1, number % 3 == 0) for number in range(size)
     }
     # The JSON document of SQLite has fifteen digits; the code only checks whether a cost is known.
-    assert {name: attempt.standing.cost for name, attempt in found.items()} == {
+    assert {name: attempt.state.cost for name, attempt in found.items()} == {
         f"sub_{number}": pytest.approx(pick(FLOATS, number), rel=1e-14) for number in range(size)
     }
-    assert {(attempt.standing.status, attempt.standing.outcome) for attempt in found.values()} == {
+    assert {(attempt.state.status, attempt.state.outcome) for attempt in found.values()} == {
         (Status.SUBMITTING, Outcome.UNKNOWN)
     }
 
@@ -234,7 +234,7 @@ async def test_events_are_read_back_as_they_were_written_and_in_order(database: 
 
     def unit(connection: Connection) -> None:
         for name in "01":
-            ask(connection, name, key_id=f"key_{name}")
+            put_sent_task(connection, name, key_id=f"key_{name}")
         write_now(connection, events.append, new_events)
 
     await database.write(unit)
@@ -253,7 +253,7 @@ async def test_a_job_that_is_enqueued_repeatedly_keeps_the_earliest_time(databas
     later = [job._replace(run_at=job.run_at + timedelta(days=1)) for job in new_jobs]
     for rows in (new_jobs, earlier, later):
         await database.write(lambda connection, rows=rows: jobs.enqueue(connection, rows))  # type: ignore[misc]
-    found = await database.read(jobs_left)
+    found = await database.read(stored_jobs)
 
     expected = {(job.step, job.task_id): job.run_at for job in [*new_jobs, *earlier]}
     assert {(job.step, job.task_id): job.run_at for job in found} == expected
@@ -265,7 +265,7 @@ async def test_only_the_slots_of_the_listed_tasks_are_freed(database: Database, 
     def unit(connection: Connection) -> list[Any]:
         put_account(connection, account=200)
         for number in range(size + 1):
-            hold_slot(connection, f"{number}", number + 1)
+            take_slot(connection, f"{number}", number + 1)
         provider_accounts.release(connection, [f"task_{number}" for number in range(size)])
         return list(provider_accounts.slots_taken(connection, "account"))
 
@@ -274,10 +274,10 @@ async def test_only_the_slots_of_the_listed_tasks_are_freed(database: Database, 
 
 async def test_deferred_writes_run_when_they_are_sent_and_on_postgresql_as_one_statement(database: Database) -> None:
     def unit(connection: Connection) -> tuple[int, int, int]:
-        ask(connection)
+        put_sent_task(connection)
         writes = DeferredWrites(connection)
         with statements(database) as sent:
-            evidence.keep(writes, [new_evidence(1)])
+            evidence.upsert(writes, [new_evidence(1)])
             apply_changes(writes, {"task_1": TaskChange(seed="7")})
             before = len(sent)
             writes.send()

@@ -111,7 +111,7 @@ async def test_closing_ends_the_listening_connection(postgres_url: str, other: a
 
 async def test_a_listener_may_filter_by_payload(listening: Listening, other: asyncpg.Connection) -> None:
     some, every = Heard(), Heard()
-    listening.add("one", some, holding="insert")
+    listening.add("one", some, containing="insert")
     listening.add("one", every)
     await some.more_than(0)
     await every.more_than(0)

@@ -21,7 +21,7 @@ from app.db.migrations.migrate import catch_up
 from app.db.migrations.revision import is_current, newest
 from app.errors import ConfigurationError
 from app.jobs import sqlite
-from tests.rows import START, claim, jobs_left
+from tests.rows import START, claim, stored_jobs
 from tests.schema_rows import REVISIONS, STEPS, fill, found_tables, reach, rows_of, shape
 
 
@@ -178,7 +178,7 @@ async def test_on_postgresql_the_jobs_of_the_previous_version_are_kept(empty: Da
 
     await empty.write(before)
     await empty.write(migrate.upgrade)
-    left = await empty.read(jobs_left)
+    left = await empty.read(stored_jobs)
 
     assert {(job.step, job.task_id) for job in left} == {("collect", "task_1")}
     assert sorted(job.state for job in left) == ["held", "waiting"]

@@ -19,10 +19,10 @@ def keep(connection: Connection, *rows: evidence.NewEvidence) -> None:
     plan_task(connection)
     plan_task(connection, "2")
     plan_attempt(connection, "sub_1b", "task_1", number=2)
-    write_now(connection, evidence.keep, list(rows))
+    write_now(connection, evidence.upsert, list(rows))
 
 
-def names(page: callbacks.Page) -> list[str]:
+def names(page: callbacks.CallbackPage) -> list[str]:
     return [row.id.removeprefix("ev_") for row in page.found]
 
 
@@ -34,12 +34,12 @@ async def test_only_callbacks_are_listed_newest_first_in_pages(database: Databas
     def unit(connection: Connection) -> list[Any]:
         keep(connection, row("1"), polled("2"), row("3", body=b"3"), polled("4"), row("5", Verdict.FORGED))
         first = callbacks.newest(connection, CallbackFilter(), limit=2)
-        return [first, callbacks.newest(connection, CallbackFilter(), limit=2, before=first.goes_on)]
+        return [first, callbacks.newest(connection, CallbackFilter(), limit=2, before=first.next_cursor)]
 
     first, second = await database.write(unit)
 
-    assert (names(first), first.goes_on) == (["5", "3"], "ev_3")
-    assert (names(second), second.goes_on) == (["1"], None)
+    assert (names(first), first.next_cursor) == (["5", "3"], "ev_3")
+    assert (names(second), second.next_cursor) == (["1"], None)
 
 
 async def test_callbacks_are_filtered_by_verdict_and_by_task_over_all_attempts(database: Database) -> None:
@@ -70,30 +70,30 @@ async def test_callbacks_are_filtered_by_verdict_and_by_task_over_all_attempts(d
 
 
 async def test_the_next_page_of_unsigned_callbacks_starts_after_the_last(database: Database) -> None:
-    def unit(connection: Connection) -> list[callbacks.Page]:
+    def unit(connection: Connection) -> list[callbacks.CallbackPage]:
         keep(connection, *(row(str(number), Verdict.FORGED, b"%d" % number) for number in range(1, 4)))
         forged = CallbackFilter(verdict=Verdict.FORGED)
         first = callbacks.newest(connection, forged, limit=2)
-        return [first, callbacks.newest(connection, forged, limit=2, before=first.goes_on)]
+        return [first, callbacks.newest(connection, forged, limit=2, before=first.next_cursor)]
 
     first, second = await database.write(unit)
 
-    assert (names(first), first.goes_on) == (["3", "2"], "ev_2")
-    assert (names(second), second.goes_on) == (["1"], None)
+    assert (names(first), first.next_cursor) == (["3", "2"], "ev_2")
+    assert (names(second), second.next_cursor) == (["1"], None)
 
 
 async def test_a_page_ends_after_the_maximum_of_rows_and_the_next_page_continues(database: Database) -> None:
     later = {"received_at": START + timedelta(seconds=1)}
 
-    def unit(connection: Connection) -> list[callbacks.Page]:
+    def unit(connection: Connection) -> list[callbacks.CallbackPage]:
         keep(connection, row("1"), polled("2"), polled("3", **later), polled("4"), row("5", body=b"5"), polled("6"))
         pages, before = [], None
         for _ in range(4):
             pages.append(callbacks.newest(connection, CallbackFilter(), limit=5, before=before, max_rows=2))
-            before = pages[-1].goes_on
+            before = pages[-1].next_cursor
         return pages
 
     pages = await database.write(unit)
 
     assert [names(page) for page in pages] == [["5"], [], ["1"], []]
-    assert [page.goes_on for page in pages] == ["ev_5", "ev_3", "ev_1", None]
+    assert [page.next_cursor for page in pages] == ["ev_5", "ev_3", "ev_1", None]

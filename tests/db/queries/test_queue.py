@@ -7,7 +7,7 @@ from app.db import Connection
 from app.db.engine.database import Database, open_database
 from app.db.queries import queue
 from app.rules.task import Status
-from tests.rows import START, hold_slot, plan_task
+from tests.rows import START, plan_task, take_slot
 
 LATER = START + timedelta(hours=1)
 
@@ -18,7 +18,7 @@ async def test_each_task_that_waits_for_a_slot_has_a_position(database: Database
             plan_task(connection, name, priority=priority)
         plan_task(connection, "e", status=Status.SUBMITTED, priority=9)
         plan_task(connection, "f", account_id="other", priority=9)
-        hold_slot(connection, "a")
+        take_slot(connection, "a")
         return queue.positions(connection, [f"task_{name}" for name in "abcdef"])
 
     assert await database.write(unit) == {"task_c": 1, "task_b": 2, "task_d": 3, "task_f": 1}
@@ -30,8 +30,8 @@ async def test_queued_tasks_with_a_slot_do_not_count_in_positions(database: Data
             plan_task(connection, name, priority=1 if name == "a" else 0)
         plan_task(connection, "x", account_id="other")
         for number, name in enumerate("ac", 1):
-            hold_slot(connection, name, number)
-        hold_slot(connection, "x", account_id="other")
+            take_slot(connection, name, number)
+        take_slot(connection, "x", account_id="other")
         plan_task(connection, "y", account_id="other")
         return queue.positions(connection, [f"task_{name}" for name in "abcdxy"])
 
@@ -58,7 +58,7 @@ async def test_only_queued_tasks_are_next_without_those_of_full_models(database:
         plan_task(connection, "c", status=Status.CANCELLED)
         plan_task(connection, "d", dispatch_after_at=LATER)
         plan_task(connection, "e")
-        hold_slot(connection, "e")
+        take_slot(connection, "e")
         cases = [(START, set()), (START, {"flux-kontext-max"}), (LATER, {"flux-kontext-pro"})]
         return [[task.id for task in queue.next_tasks(connection, "account", now, full, 9)] for now, full in cases]
 
@@ -86,7 +86,7 @@ async def test_the_next_tasks_are_the_first_of_the_sorted_queue(
         for name, (key_id, priority) in keys_and_priorities.items():
             plan_task(connection, name, key_id=key_id, priority=priority)
         for name, number in slot_numbers.items():
-            hold_slot(connection, name, number, key_id=keys_and_priorities[name][0])
+            take_slot(connection, name, number, key_id=keys_and_priorities[name][0])
         return [[task.id for task in queue.next_tasks(connection, "account", START, (), limit)] for limit in (1, 7, 99)]
 
     turns = Counter(keys_and_priorities[name][0] for name in slot_numbers)
@@ -132,8 +132,8 @@ async def test_an_admitted_task_is_queued_and_has_a_slot(database: Database) -> 
     def unit(connection: Connection) -> tuple[set[str], list[bool]]:
         for name, status in (("a", Status.QUEUED), ("b", Status.SUBMITTED), ("c", Status.QUEUED)):
             plan_task(connection, name, status=status)
-        hold_slot(connection, "a", 1)
-        hold_slot(connection, "b", 2)
+        take_slot(connection, "a", 1)
+        take_slot(connection, "b", 2)
         return queue.admitted(connection), [queue.is_admitted(connection, f"task_{name}") for name in "abcx"]
 
     assert await database.write(unit) == ({"task_a"}, [True, True, False, False])

@@ -4,7 +4,7 @@ from app.db import Connection
 from app.db.engine.database import Database
 from app.db.tables import attempts, tasks
 from app.rules.task import Outcome, Status
-from tests.rows import START, ask, plan_attempt, plan_task, write_now
+from tests.rows import START, plan_attempt, plan_task, put_sent_task, write_now
 
 
 async def test_a_planned_attempt_has_no_provider_id_and_was_not_sent(database: Database) -> None:
@@ -80,8 +80,8 @@ async def test_locking_attempts_returns_them_with_the_state_of_their_task(databa
     found = await database.write(unit)
 
     assert found.keys() == {"sub_1", "sub_2"}
-    assert [found[name].standing.current for name in ("sub_1", "sub_2")] == [False, True]
-    assert {attempt.standing.status for attempt in found.values()} == {Status.SUBMITTING}
+    assert [found[name].state.current for name in ("sub_1", "sub_2")] == [False, True]
+    assert {attempt.state.status for attempt in found.values()} == {Status.SUBMITTING}
 
 
 async def test_task_ids_are_found_by_attempt_id(database: Database) -> None:
@@ -98,10 +98,10 @@ async def test_tasks_at_the_provider_are_counted_by_the_signing_key_of_their_cur
 ) -> None:
     def unit(connection: Connection) -> dict[str, int]:
         for name, signing_key_id in (("1", "new"), ("2", "old"), ("3", "old"), ("4", "old")):
-            ask(connection, name, signing_key_id=signing_key_id)
+            put_sent_task(connection, name, signing_key_id=signing_key_id)
         plan_attempt(connection, "sub_5", "task_1", number=2, signing_key_id="older")
         plan_task(connection, "6", signing_key_id="planned")
         tasks.move(connection, "task_4", Status.FAILED, START)
-        return attempts.under_way_by_signing_key(connection)
+        return attempts.count_in_flight_by_signing_key(connection)
 
     assert await database.write(unit) == {"new": 1, "old": 2}

@@ -40,7 +40,7 @@ async def test_only_active_endpoints_with_waiting_deliveries_are_awaited(databas
 
     await database.write(prepare)
 
-    assert await database.read(deliveries.awaited) == {"ep_busy"}
+    assert await database.read(deliveries.endpoints_with_waiting) == {"ep_busy"}
 
 
 async def test_waiting_deliveries_of_a_paused_endpoint_are_not_read(sqlite_url: str) -> None:
@@ -49,9 +49,9 @@ async def test_waiting_deliveries_of_a_paused_endpoint_are_not_read(sqlite_url: 
 
     async with open_database(sqlite_url) as database:
         await database.write(prepare)
-        before = await database.read(counting_steps(deliveries.awaited))
+        before = await database.read(counting_steps(deliveries.endpoints_with_waiting))
         await database.write(lambda connection: plan(connection, "ep_paused", *map(str, range(2, 500))))
-        after = await database.read(counting_steps(deliveries.awaited))
+        after = await database.read(counting_steps(deliveries.endpoints_with_waiting))
 
     assert after == before
 

@@ -40,7 +40,7 @@ async def test_body_and_headers_are_stored_unchanged(database: Database) -> None
 
     def unit(connection: Connection) -> Any:
         plan_task(connection)
-        write_now(connection, evidence.keep, [row("1", body=body, headers=json.dumps(headers))])
+        write_now(connection, evidence.upsert, [row("1", body=body, headers=json.dumps(headers))])
         return connection.execute(select(evidence.evidence.c.body, evidence.evidence.c.headers)).one()
 
     kept = await database.write(unit)
@@ -53,14 +53,14 @@ async def test_a_copy_is_counted_and_the_first_effect_stays(database: Database) 
 
     def unit(connection: Connection) -> list[evidence.EvidenceRow]:
         plan_task(connection)
-        write_now(connection, evidence.keep, [row("1")])
+        write_now(connection, evidence.upsert, [row("1")])
         again: dict[str, Any] = {
             "received_at": later,
             "last_received_at": later,
             "effect": Effect.CONFIRMED,
             "copies": 2,
         }
-        write_now(connection, evidence.keep, [row("2", **again)])
+        write_now(connection, evidence.upsert, [row("2", **again)])
         return evidence.of_task(connection, "task_1")
 
     (kept,) = await database.write(unit)
@@ -72,8 +72,8 @@ async def test_a_copy_is_counted_and_the_first_effect_stays(database: Database) 
 async def test_a_forged_copy_that_arrives_first_does_not_hide_the_signed_original(database: Database) -> None:
     def unit(connection: Connection) -> list[evidence.EvidenceRow]:
         plan_task(connection)
-        write_now(connection, evidence.keep, [row("1", Verdict.FORGED, effect=Effect.REJECTED)])
-        write_now(connection, evidence.keep, [row("2", Verdict.SIGNED)])
+        write_now(connection, evidence.upsert, [row("1", Verdict.FORGED, effect=Effect.REJECTED)])
+        write_now(connection, evidence.upsert, [row("2", Verdict.SIGNED)])
         return evidence.of_task(connection, "task_1")
 
     kept = await database.write(unit)
@@ -94,7 +94,7 @@ async def test_another_body_witness_or_attempt_makes_a_row_of_its_own(database: 
             row("3", witness=Witness.POLL),
             row("4", submission_id="sub_2"),
         ]
-        write_now(connection, evidence.keep, rows)
+        write_now(connection, evidence.upsert, rows)
         return len(evidence.of_task(connection, "task_1"))
 
     assert await database.write(unit) == 4
@@ -105,8 +105,8 @@ async def test_evidence_is_sorted_by_arrival(database: Database) -> None:
         plan_task(connection)
         plan_task(connection, "2")
         early = START - timedelta(seconds=1)
-        write_now(connection, evidence.keep, [row("1"), row("2", body=b"2", received_at=early)])
-        write_now(connection, evidence.keep, [row("3", submission_id="sub_2")])
+        write_now(connection, evidence.upsert, [row("1"), row("2", body=b"2", received_at=early)])
+        write_now(connection, evidence.upsert, [row("3", submission_id="sub_2")])
         return [stored.id for stored in evidence.of_task(connection, "task_1")]
 
     assert await database.write(unit) == ["ev_2", "ev_1"]
@@ -117,7 +117,7 @@ async def test_untrusted_callbacks_are_counted_by_attempt_and_verdict(database: 
         plan_task(connection)
         rows = [row(f"{number}", Verdict.FORGED, b"%d" % number) for number in range(3)]
         rows += [row("4", Verdict.UNPROVEN), row("5", Verdict.FORGED, submission_id="sub_2")]
-        write_now(connection, evidence.keep, rows)
+        write_now(connection, evidence.upsert, rows)
         pairs = [("sub_1", Verdict.FORGED), ("sub_1", Verdict.UNPROVEN), ("sub_none", Verdict.FORGED)]
         counts = evidence.count_callbacks(connection, pairs)
         return [counts[pair] for pair in pairs]

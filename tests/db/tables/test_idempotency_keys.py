@@ -42,22 +42,22 @@ def test_an_answer_is_stored_as_the_task_and_after_its_erasure_as_the_id_alone()
         assert StoredAnswer.of_json(stored) == answer
 
 
-async def test_only_the_request_that_has_the_key_may_answer_or_forget(database: Database) -> None:
+async def test_only_the_request_that_has_the_key_may_answer_or_remove_it(database: Database) -> None:
     def unit(connection: Connection) -> tuple[bool, Remembered | None]:
         idempotency_keys.begin(connection, *KEY, "d", START)
         other_began_at = START + timedelta(seconds=1)
-        idempotency_keys.forget(connection, *KEY, other_began_at)
+        idempotency_keys.remove(connection, *KEY, other_began_at)
         answered = idempotency_keys.answer(connection, *KEY, other_began_at, StoredAnswer("task_1"))
         return answered, idempotency_keys.get(connection, *KEY)
 
     assert await database.write(unit) == (False, Remembered("d", None, START))
 
 
-async def test_only_keys_from_before_the_given_time_are_forgotten(database: Database) -> None:
+async def test_only_keys_from_before_the_given_time_are_pruned(database: Database) -> None:
     def unit(connection: Connection) -> tuple[int, list[bool]]:
         for seconds in range(4):
             idempotency_keys.begin(connection, "key_1", f"{seconds}", "d", START + timedelta(seconds=seconds))
-        forgotten = idempotency_keys.forget_before(connection, START + timedelta(seconds=2))
+        forgotten = idempotency_keys.prune(connection, START + timedelta(seconds=2))
         return forgotten, [idempotency_keys.get(connection, "key_1", f"{seconds}") is not None for seconds in range(4)]
 
     assert await database.write(unit) == (2, [False, False, True, True])

@@ -7,7 +7,7 @@ from app.db import Connection
 from app.db.engine.database import Database
 from app.db.tables import provider_accounts
 from app.db.tables.provider_accounts import Account, Slot
-from tests.rows import START, hold_slot, put_account
+from tests.rows import START, put_account, take_slot
 
 LATER = START + timedelta(seconds=30)
 
@@ -59,8 +59,8 @@ async def test_resuming_clears_a_pause_that_is_over_and_keeps_one_that_is_not(da
 @pytest.mark.parametrize("again", [{"number": 2}, {"name": "2"}], ids=["one task twice", "one slot twice"])
 async def test_the_database_rejects_a_slot_that_is_taken_twice(database: Database, again: dict[str, object]) -> None:
     def unit(connection: Connection) -> None:
-        hold_slot(connection)
-        hold_slot(connection, **again)  # type: ignore[arg-type]
+        take_slot(connection)
+        take_slot(connection, **again)  # type: ignore[arg-type]
 
     with pytest.raises(IntegrityError):
         await database.write(unit)
@@ -69,8 +69,8 @@ async def test_the_database_rejects_a_slot_that_is_taken_twice(database: Databas
 async def test_a_slot_is_a_row_while_it_is_taken(database: Database) -> None:
     def unit(connection: Connection) -> tuple[list[Slot], set[str], set[str], list[Slot]]:
         for number, name in enumerate("abc", 1):
-            hold_slot(connection, name, number)
-        hold_slot(connection, "d", 1, account_id="other")
+            take_slot(connection, name, number)
+        take_slot(connection, "d", 1, account_id="other")
         before = provider_accounts.slots_taken(connection, "account")
         freed = provider_accounts.release(connection, ["task_a", "task_d", "task_none"])
         again = provider_accounts.release(connection, ["task_a"])

@@ -9,14 +9,14 @@ from tests.rows import START
 SECOND = timedelta(seconds=1)
 
 
-async def test_the_instances_that_hold_an_image_are_known_until_forgotten(database: Database) -> None:
+async def test_the_instances_that_hold_an_image_are_recorded_until_deleted(database: Database) -> None:
     def unit(connection: Connection) -> list[set[str]]:
         for attempt, instance in (("sub_1", "host_a"), ("sub_1", "host_b"), ("sub_2", "host_a")):
-            spooled_results.note(connection, attempt, instance, START, tried=True)
+            spooled_results.record_holder(connection, attempt, instance, START, tried=True)
         found = [spooled_results.instances(connection, "sub_1")]
-        spooled_results.forget(connection, "sub_1", "host_a")
+        spooled_results.delete_holders(connection, "sub_1", "host_a")
         found.append(spooled_results.instances(connection, "sub_1"))
-        spooled_results.forget(connection, "sub_1")
+        spooled_results.delete_holders(connection, "sub_1")
         return [*found, spooled_results.instances(connection, "sub_1"), spooled_results.instances(connection, "sub_2")]
 
     assert await database.write(unit) == [{"host_a", "host_b"}, {"host_b"}, set(), {"host_a"}]
@@ -24,10 +24,10 @@ async def test_the_instances_that_hold_an_image_are_known_until_forgotten(databa
 
 async def test_each_record_counts_and_only_a_try_marks_the_store_as_failing(database: Database) -> None:
     def unit(connection: Connection) -> tuple[list[int], list[bool]]:
-        counts = [spooled_results.note(connection, "sub_1", "host_a", START, tried=False)]
+        counts = [spooled_results.record_holder(connection, "sub_1", "host_a", START, tried=False)]
         failed = [spooled_results.store_failed_since(connection, START - SECOND)]
-        counts.append(spooled_results.note(connection, "sub_1", "host_a", START + SECOND, tried=True))
-        counts.append(spooled_results.note(connection, "sub_1", "host_a", START + 9 * SECOND, tried=False))
+        counts.append(spooled_results.record_holder(connection, "sub_1", "host_a", START + SECOND, tried=True))
+        counts.append(spooled_results.record_holder(connection, "sub_1", "host_a", START + 9 * SECOND, tried=False))
         failed += [spooled_results.store_failed_since(connection, START + since * SECOND) for since in (0, 1)]
         return counts, failed
 
@@ -37,7 +37,7 @@ async def test_each_record_counts_and_only_a_try_marks_the_store_as_failing(data
 async def test_spooled_images_are_counted_by_instance_oldest_first(database: Database) -> None:
     def unit(connection: Connection) -> list[SpoolHolder]:
         for later, (attempt, instance) in enumerate((("sub_1", "host_b"), ("sub_2", "host_a"), ("sub_3", "host_b"))):
-            spooled_results.note(connection, attempt, instance, START + later * SECOND, tried=True)
+            spooled_results.record_holder(connection, attempt, instance, START + later * SECOND, tried=True)
         return list(spooled_results.spool_holders(connection))
 
     assert await database.write(unit) == [SpoolHolder("host_b", 2, START), SpoolHolder("host_a", 1, START + SECOND)]

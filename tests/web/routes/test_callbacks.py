@@ -96,5 +96,5 @@ async def test_an_invalid_query_is_refused(world: World, query: dict[str, Any]) 
     assert found["fields"].keys() == query.keys()
 
 
-async def test_callbacks_are_listed_for_keys_alone(world: World) -> None:
+async def test_the_list_of_callbacks_requires_a_key(world: World) -> None:
     problem(await world.outsider.get("/v1/callbacks"), 401)

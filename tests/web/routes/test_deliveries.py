@@ -8,7 +8,7 @@ from starlette.responses import Response
 from app.db.tables import api_keys
 from app.db.tables.api_keys import NewApiKey
 from app.web.auth import digest_of
-from tests.telling import URL, deliveries, ended, endpoint, only_delivery, receiver
+from tests.receivers import URL, deliveries, ended, endpoint, only_delivery, receiver
 from tests.world import World
 
 NOBODY = "0" * 37
@@ -102,7 +102,7 @@ async def test_a_delivery_replayed_to_a_gone_endpoint_waits_until_it_is_resumed(
     await world.work()
 
     assert (waiting["state"], (await only_delivery(world))["state"]) == ("waiting", "delivered")
-    assert len(heard.heard) == 1
+    assert len(heard.requests) == 1
 
 
 async def test_a_test_says_that_it_is_one_in_both_forms(world: World) -> None:
@@ -114,7 +114,7 @@ async def test_a_test_says_that_it_is_one_in_both_forms(world: World) -> None:
 
     assert b'"status":"Pending"' in heard.bodies[0]
     assert heard.bodies[1].startswith(b'{"type":"test"')
-    assert all("x-bfl-signature" in each.headers for each in heard.heard)
+    assert all("x-bfl-signature" in each.headers for each in heard.requests)
 
 
 @pytest.mark.parametrize("url", ["http://app.example.com/", "nonsense", None], ids=["http", "no address", "none"])
@@ -156,7 +156,7 @@ async def test_an_invalid_request_replays_nothing(each_world: World, changes: di
     assert (await replay(each_world, **changes)).status_code == 422
 
 
-async def test_a_key_sees_and_replays_its_own_and_the_administrator_everything(each_world: World) -> None:
+async def test_a_key_sees_and_replays_its_own_deliveries_and_the_admin_key_all(each_world: World) -> None:
     mine = await given_up(each_world)
     theirs = await key_for(each_world, "theirs")
     path = f"/v1/deliveries/{mine['id']}"
@@ -191,6 +191,6 @@ async def test_the_same_address_of_two_keys_is_two_endpoints_with_secrets_of_the
     assert len(secrets) == 2
 
 
-async def test_nothing_is_shown_without_a_key(world: World) -> None:
+async def test_deliveries_and_endpoints_require_a_key(world: World) -> None:
     for path in ("/v1/deliveries", "/v1/endpoints", "/v1/endpoints/secret"):
         assert (await world.outsider.get(path)).status_code == 401

@@ -22,7 +22,7 @@ from app.rules.task import Status
 from app.web.feed import Feed
 from app.web.schemas.events import Kind
 from app.worker import loop
-from app.worker.sweep import EVENTS_KEPT, sweep
+from app.worker.sweep import EVENTS_RETENTION, sweep
 from tests.calling import small
 from tests.sockets import until
 from tests.web.documents import problem
@@ -51,11 +51,11 @@ class Served:
             assert response.status_code == httpx.codes.OK, await response.aread()
             yield Stream(response)
 
-    async def nobody_listens(self) -> None:
-        async def nobody() -> bool:
+    async def until_no_listener(self) -> None:
+        async def no_listener() -> bool:
             return feed_of(self.app).listeners == 0
 
-        await until(nobody)
+        await until(no_listener)
 
 
 @dataclass
@@ -200,7 +200,7 @@ async def test_an_empty_page_waits_for_the_next_event_if_asked_to(each_world: Wo
 async def test_a_pruned_position_is_answered_with_the_start_of_the_feed(world: World) -> None:
     await stored(world)
     first = (await page(world, limit=1))["next_cursor"]
-    world.clock.advance(EVENTS_KEPT.total_seconds() + 60)
+    world.clock.advance(EVENTS_RETENTION.total_seconds() + 60)
     await sweep(world.use)
     await world.post()
 
@@ -217,7 +217,7 @@ async def test_the_cursor_from_the_start_of_a_pruned_feed_is_valid(
     each_world: World,
 ) -> None:
     await stored(each_world)
-    each_world.clock.advance(EVENTS_KEPT.total_seconds() + 60)
+    each_world.clock.advance(EVENTS_RETENTION.total_seconds() + 60)
     await sweep(each_world.use)
     empty = await page(each_world, after="start")
     await each_world.post()
@@ -231,7 +231,7 @@ async def test_the_cursor_from_the_start_of_a_pruned_feed_is_valid(
 
 async def test_a_stream_that_broke_before_its_first_event_can_be_resumed(world: World, service: Served) -> None:
     await stored(world)
-    world.clock.advance(EVENTS_KEPT.total_seconds() + 60)
+    world.clock.advance(EVENTS_RETENTION.total_seconds() + 60)
     await sweep(world.use)
     path = f"/v1/tasks/{await world.post()}/events"
     async with service.stream(path) as stream:
@@ -328,7 +328,7 @@ async def test_a_client_that_disconnects_leaves_nothing_behind(world: World, ser
         await other.event()
         assert feed_of(service.app).listeners > 0
 
-    await service.nobody_listens()
+    await service.until_no_listener()
 
 
 async def test_a_stopping_service_ends_its_streams_with_reconnect_and_does_not_wait_for_them(world: World) -> None:
@@ -380,6 +380,6 @@ async def test_a_posted_task_is_answered_even_if_the_database_fails_during_the_w
 
 async def test_a_finished_task_with_pruned_events_is_answered_with_204(world: World) -> None:
     task_id = await stored(world)
-    await world.use.db.write(lambda connection: events.prune(connection, world.clock() + EVENTS_KEPT))
+    await world.use.db.write(lambda connection: events.prune(connection, world.clock() + EVENTS_RETENTION))
 
     assert (await world.api.get(f"/v1/tasks/{task_id}/events")).status_code == httpx.codes.NO_CONTENT

@@ -5,12 +5,12 @@ import pytest
 from app import jobs
 from app.db import Connection
 from app.jobs import NewJob, Step
-from tests.rows import claim, jobs_left
+from tests.rows import claim, stored_jobs
 from tests.web.documents import problem
 from tests.world import World
 
 
-async def set_aside(world: World, *task_ids: str) -> None:
+async def make_dead_letters(world: World, *task_ids: str) -> None:
     def unit(connection: Connection) -> None:
         jobs.enqueue(connection, [NewJob(Step.COLLECT, task_id, world.clock()) for task_id in task_ids])
         for job in claim(connection, world.clock()):
@@ -20,18 +20,18 @@ async def set_aside(world: World, *task_ids: str) -> None:
 
 
 async def states(world: World) -> dict[str, str]:
-    return {job.task_id: job.state for job in await world.use.db.read(jobs_left)}
+    return {job.task_id: job.state for job in await world.use.db.read(stored_jobs)}
 
 
 async def test_dead_letters_are_listed_with_their_error(each_world: World) -> None:
-    await set_aside(each_world, "task_1")
+    await make_dead_letters(each_world, "task_1")
     (found,) = (await each_world.api.get("/v1/jobs/held")).json()["jobs"]
 
     assert {**found, "id": 0} == {"id": 0, "step": "collect", "task_id": "task_1", "failures": 1, "error": "KeyError"}
 
 
 async def test_one_dead_letter_runs_again_by_its_id(each_world: World) -> None:
-    await set_aside(each_world, "task_1", "task_2")
+    await make_dead_letters(each_world, "task_1", "task_2")
     first = (await each_world.api.get("/v1/jobs/held")).json()["jobs"][0]
     answer = await each_world.api.post(f"/v1/jobs/held/{first['id']}/requeue")
 
@@ -40,7 +40,7 @@ async def test_one_dead_letter_runs_again_by_its_id(each_world: World) -> None:
 
 
 async def test_all_dead_letters_run_again_at_once(each_world: World) -> None:
-    await set_aside(each_world, "task_1", "task_2")
+    await make_dead_letters(each_world, "task_1", "task_2")
     answer = await each_world.api.post("/v1/jobs/held/requeue")
 
     assert answer.json() == {"requeued": 2}

@@ -9,7 +9,7 @@ from app.db.tables import api_keys, tasks
 from app.db.tables.api_keys import NewApiKey
 from app.webhooks import subscription
 from tests.calling import everything
-from tests.telling import SECRET, URL
+from tests.receivers import SECRET, URL
 from tests.world import World
 
 
@@ -35,7 +35,7 @@ async def test_a_key_is_shown_once_and_works(each_world: World) -> None:
     assert made["key"].encode() not in kept
 
 
-async def test_a_disabled_key_opens_nothing_and_stays_in_the_list(each_world: World) -> None:
+async def test_a_disabled_key_is_refused_and_stays_in_the_list(each_world: World) -> None:
     made = await make(each_world)
     answer = await each_world.api.delete(f"/v1/keys/{made['id']}")
 

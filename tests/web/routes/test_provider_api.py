@@ -181,7 +181,7 @@ NO_KEYS: list[dict[str, str]] = [{}, {"x-key": "bad"}, {"authorization": "Bearer
 ROUTES = [("POST", "flux-kontext-pro"), ("POST", "flux-kontext-max"), ("GET", "get_result?id=x"), ("GET", "credits")]
 
 
-async def test_without_a_good_key_every_route_answers_403(world: World) -> None:
+async def test_without_a_valid_key_every_route_answers_403(world: World) -> None:
     for mount in ("/v1", "/flux/v1"):
         for method, route in ROUTES:
             for headers in NO_KEYS:

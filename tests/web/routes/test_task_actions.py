@@ -90,7 +90,7 @@ async def test_a_cancelled_task_is_never_sent_and_its_slot_goes_to_the_next(each
     assert (await each_world.task(first))["cancelled_at"] == "2026-01-01T12:00:00Z"
 
 
-async def test_the_result_of_a_task_that_was_cancelled_too_late_is_kept(each_world: World) -> None:
+async def test_the_result_of_a_task_that_was_cancelled_too_late_is_stored(each_world: World) -> None:
     caller = await submitted(each_world, faults=Faults())
     await cancel(each_world, caller.task_id)
     await each_world.go_on(5)
@@ -148,7 +148,7 @@ async def test_a_task_of_unknown_outcome_is_submitted_again_on_purpose(each_worl
     assert await held(each_world) == 0
 
 
-async def test_a_late_callback_of_the_earlier_attempt_is_kept_and_shown_as_such(each_world: World) -> None:
+async def test_a_late_callback_of_the_earlier_attempt_is_stored_and_shown_as_superseded(each_world: World) -> None:
     caller = await lost(each_world)
     result = caller.ready()
     await resubmit(each_world, caller.task_id)
@@ -164,7 +164,7 @@ async def test_a_late_callback_of_the_earlier_attempt_is_kept_and_shown_as_such(
     assert (await each_world.task(caller.task_id))["status"] == "stored"
 
 
-async def test_while_it_waits_to_be_sent_again_the_earlier_callback_finishes_it_without_a_second_charge(
+async def test_a_callback_of_the_earlier_attempt_finishes_a_resubmitted_task_without_a_second_charge(
     each_world: World,
 ) -> None:
     caller = await lost(each_world)
@@ -240,7 +240,7 @@ async def test_a_deadline_that_passes_while_a_task_is_queued_ends_it_and_costs_n
     assert each_world.ledger()["accepted"] == 1
 
 
-async def test_a_deadline_that_passed_just_before_the_provider_is_asked_costs_nothing(each_world: World) -> None:
+async def test_a_deadline_that_passes_just_before_the_submission_costs_nothing(each_world: World) -> None:
     task_id = await each_world.post(deadline_at="2026-01-01T12:00:10Z")
     each_world.clock.advance(10)
     await each_world.work()
@@ -249,7 +249,7 @@ async def test_a_deadline_that_passed_just_before_the_provider_is_asked_costs_no
     assert (each_world.ledger()["accepted"], await held(each_world)) == (0, 0)
 
 
-async def test_a_deadline_is_no_reason_to_give_up_what_the_provider_has(each_world: World) -> None:
+async def test_a_deadline_does_not_end_a_task_that_the_provider_has(each_world: World) -> None:
     caller = await submitted(each_world, deadline_at="2026-01-01T12:00:01Z")
     await sweeping(each_world)
     await each_world.go_on(40)

@@ -102,11 +102,11 @@ async def test_an_invalid_period_is_refused_with_a_reason(
     assert reason in found["detail"]
 
 
-async def test_a_leap_year_may_be_asked_for_as_a_whole(world: World) -> None:
+async def test_a_period_of_a_leap_year_is_accepted(world: World) -> None:
     assert (await used(world, **{"from": "2024-01-01T00:00:00Z", "to": "2025-01-01T00:00:00Z"}))["usage"] == []
 
 
-async def test_a_key_sees_its_own_usage_and_the_administrator_everybodys(each_world: World) -> None:
+async def test_a_key_sees_its_own_usage_and_the_admin_key_all(each_world: World) -> None:
     theirs = await key_for(each_world, "theirs")
     await each_world.post()
     await each_world.outsider.post("/v1/tasks", json={"prompt": "a fox"}, headers=theirs)
@@ -117,5 +117,5 @@ async def test_a_key_sees_its_own_usage_and_the_administrator_everybodys(each_wo
     assert {each["key_name"] for each in (await used(each_world))["usage"]} == {"admin", "theirs"}
 
 
-async def test_usage_is_shown_for_keys_alone(world: World) -> None:
+async def test_usage_requires_a_key(world: World) -> None:
     problem(await world.outsider.get("/v1/usage"), 401)

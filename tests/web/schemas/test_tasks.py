@@ -97,7 +97,7 @@ def test_a_seed_of_any_size_is_shown_whole() -> None:
 
 
 @pytest.mark.parametrize("money_spent", MoneySpent)
-def test_a_failure_says_what_it_cost(money_spent: MoneySpent) -> None:
+def test_a_failure_shows_money_spent(money_spent: MoneySpent) -> None:
     failed = replace(TASK, status=Status.FAILED, failure=Failure.ASSET_LOST, money_spent=money_spent)
     failure = task_view(failed, None).failure
 
@@ -130,8 +130,8 @@ def test_the_timeline_is_chronological_and_a_cause_comes_before_its_effect() -> 
         [row(Download, **download, outcome="stored")],
     ).entries
 
-    told_of = [entry.status if entry.event == "phase" else entry.event for entry in entries]
-    assert told_of == [
+    shown = [entry.status if entry.event == "phase" else entry.event for entry in entries]
+    assert shown == [
         "queued",
         "submitting",
         "submission",

@@ -16,14 +16,14 @@ from app.db.tables.tasks import Task, task_of, tasks
 from app.jobs import Step
 from app.rules.task import Effect
 from tests.interleaving import LIMITS
-from tests.rows import jobs_left
+from tests.rows import stored_jobs
 
 Job: TypeAlias = tuple[Step, str, str, datetime]
 EvidenceKey: TypeAlias = tuple[str, str, str, str]  # attempt, witness, verdict, digest
 
 
 @dataclass(frozen=True)
-class Found:
+class Snapshot:
     """The state of the database at one moment."""
 
     tasks: list[Task]
@@ -40,7 +40,7 @@ class Found:
         return in_flight.total() < LIMITS["account"] and in_flight[model] < LIMITS.get(model, LIMITS["account"])
 
 
-def look(connection: Connection) -> Found:
+def take_snapshot(connection: Connection) -> Snapshot:
     """Take a snapshot."""
     copies: Counter[EvidenceKey] = Counter()
     effects: dict[EvidenceKey, Effect] = {}
@@ -55,11 +55,11 @@ def look(connection: Connection) -> Found:
         costs[task_id] += cost or 0
     account = provider_accounts.get(connection, "account")
     assert account is not None
-    return Found(
+    return Snapshot(
         tasks=[task_of(row) for row in connection.execute(select(tasks).order_by(tasks.c.id))],
         evidence=copies,
         effects=effects,
-        jobs=[(job.step, job.task_id, job.state, job.run_at) for job in jobs_left(connection)],
+        jobs=[(job.step, job.task_id, job.state, job.run_at) for job in stored_jobs(connection)],
         slots={row.task_id: row.model for row in connection.execute(select(slots.c.task_id, slots.c.model))},
         costs=costs,
         stored=set(connection.execute(select(results.c.task_id)).scalars()),

@@ -21,14 +21,14 @@ class Receiver:
     """An application that receives webhooks: its requests, and its answers."""
 
     answers: list[Response] = field(default_factory=list)  # in turn; the last one is repeated
-    heard: list[Request] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     meanwhile: Callable[[], Awaitable[None]] | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         request = Request(scope, receive)
         self.bodies.append(await request.body())
-        self.heard.append(request)
+        self.requests.append(request)
         if self.meanwhile is not None:
             await self.meanwhile()
         answer = self.answers.pop(0) if len(self.answers) > 1 else (self.answers or [Response()])[0]
@@ -36,7 +36,7 @@ class Receiver:
 
     @property
     def ids(self) -> list[str]:
-        return [request.headers["webhook-id"] for request in self.heard]
+        return [request.headers["webhook-id"] for request in self.requests]
 
 
 def receiver(world: World, *answers: int | Response, host: str = HOST) -> Receiver:
@@ -47,7 +47,7 @@ def receiver(world: World, *answers: int | Response, host: str = HOST) -> Receiv
     return application
 
 
-async def told(world: World, **params: Any) -> str:
+async def stored_with_webhook(world: World, **params: Any) -> str:
     """Return a task whose image is stored and whose webhook was sent, or tried."""
     small(world)
     task_id = await world.post(**{"webhook_url": URL, **params})

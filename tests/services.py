@@ -15,7 +15,7 @@ from tests.world import ADMIN_KEY
 
 
 @asynccontextmanager
-async def staged(
+async def services_running(
     folder: Path, database_url: str, *, provider: str = "bfl", profile: Profile = "a", ready_after_s: float = 0.2
 ) -> AsyncGenerator[tuple[str, str]]:
     """Run both; yield the address of the service, which includes a worker, and that of the twin."""
