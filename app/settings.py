@@ -28,6 +28,7 @@ PREFIX = "FLUXHOOK_"
 _MIN_SECRET = 32
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _MAX_AWAIT_EVIDENCE_S = 31 * 86_400
+_POSTGRES = {"postgresql", "postgres"}
 
 
 def _split(value: object) -> object:
@@ -88,6 +89,13 @@ class Settings(BaseModel):
         # The URL may contain a password, so it is not shown.
         Field(
             repr=False, description="The database: `sqlite:///PATH` or `postgresql://...`. Default: SQLite in DATA_DIR."
+        ),
+    ] = None
+    database_direct_url: Annotated[
+        str | None,
+        Field(
+            repr=False,
+            description="The database's address past a connection pooler, for LISTEN and migrations. Default: none.",
         ),
     ] = None
     data_dir: Annotated[Path, Field(description="The folder for the SQLite database, images and generated keys.")] = (
@@ -188,8 +196,13 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _database_is_supported(self) -> Self:
         scheme = (self.database_url or "").partition(":")[0].partition("+")[0]
-        if not self.embedded and scheme not in {"postgresql", "postgres"}:
+        if not self.embedded and scheme not in _POSTGRES:
             raise ValueError("FLUXHOOK_DATABASE_URL: must begin with sqlite:/// or postgresql://")
+        if self.database_direct_url is not None:
+            if self.embedded:
+                raise ValueError("FLUXHOOK_DATABASE_DIRECT_URL: needs a PostgreSQL in FLUXHOOK_DATABASE_URL")
+            if self.database_direct_url.partition(":")[0].partition("+")[0] not in _POSTGRES:
+                raise ValueError("FLUXHOOK_DATABASE_DIRECT_URL: must begin with postgresql://")
         return self
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from app import callback, clock, ids
-from app.db.engine.database import open_database
+from app.db.engine.database import Database, open_database
 from app.errors import ConfigurationError
 from app.provider import Bfl, Gptproto, Provider, ProviderSpec
 from app.resources import Resources
@@ -25,7 +25,7 @@ from app.store import BUCKETS, FolderStore, Store
 async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> AsyncGenerator[Resources]:
     """Connect to everything that the settings name; close the connections at the end."""
     async with AsyncExitStack() as stack:
-        db = await stack.enter_async_context(open_database(database_url(settings)))
+        db = await stack.enter_async_context(open_configured_database(settings))
         http = await stack.enter_async_context(provider_client())
         provider = build_provider(settings, http)
         yield Resources(
@@ -86,6 +86,11 @@ def account_id(settings: Settings) -> str:
 
 def database_url(settings: Settings) -> str:
     return settings.database_url or f"sqlite:///{settings.data_dir / 'fluxhook.db'}"
+
+
+def open_configured_database(settings: Settings) -> AbstractAsyncContextManager[Database]:
+    """Open the database of the settings, and close it at the end. Raises ConfigurationError for a wrong URL."""
+    return open_database(database_url(settings), direct_url=settings.database_direct_url)
 
 
 def open_store(settings: Settings) -> Store:

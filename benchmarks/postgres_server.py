@@ -43,7 +43,7 @@ class Server:
         """Initialize the data folder."""
         flags = ["-A", "trust", "-U", _USER, "-E", "UTF8", "--no-locale", "--no-sync"]
         try:
-            _run(*_not_as_root(), self.binaries / "initdb", *flags, "-D", self.folder / "data")
+            _run(*not_as_root(), self.binaries / "initdb", *flags, "-D", self.folder / "data")
         except subprocess.CalledProcessError as refused:
             raise Refused(refused.stderr.decode()[-500:]) from refused
         except OSError as missing:
@@ -81,7 +81,7 @@ class Server:
         ]
         with (self.folder / "log").open("a") as out:
             return subprocess.Popen(  # noqa: S603
-                [*_not_as_root(), self.binaries / "postgres", "-D", self.folder / "data", "-k", self.folder, *settings],
+                [*not_as_root(), self.binaries / "postgres", "-D", self.folder / "data", "-k", self.folder, *settings],
                 env={**os.environ, **self.env},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -143,7 +143,7 @@ def _major_version(binaries: Path) -> int:
     return int("".join(filter(str.isdigit, binaries.parent.name)) or 0)
 
 
-def _not_as_root() -> list[str]:
+def not_as_root() -> list[str]:
     """Return a command prefix for root: PostgreSQL refuses root, so it runs as a named user in a user namespace."""
     if os.geteuid() != 0:
         return []

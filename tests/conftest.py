@@ -18,6 +18,7 @@ from structlog.stdlib import ProcessorFormatter
 from app.db.engine.database import Database, open_database
 from app.db.migrations import migrate
 from tests import profiles, shared_dialects, tiers
+from tests.pgbouncer import pgbouncer
 from tests.postgres import Postgres, start_postgres
 from tests.world import World, open_world
 
@@ -113,6 +114,16 @@ async def postgres_url(postgres: Postgres, postgres_database: str) -> AsyncGener
     """A migrated PostgreSQL database with nothing in it."""
     yield postgres.address(postgres_database)
     await postgres.empty(postgres_database)
+
+
+@pytest.fixture
+async def pooled(postgres: Postgres) -> AsyncGenerator[Postgres]:
+    """The PostgreSQL server behind PgBouncer in transaction mode."""
+    async with pgbouncer(postgres) as server:
+        if isinstance(server, str):
+            skip_or_fail("pgbouncer", server)
+        assert isinstance(server, Postgres)
+        yield server
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -12,6 +12,7 @@ from sqlalchemy.util import await_only
 
 from app.db import Connection
 from app.db.engine.batches import BOUNDS, Batcher, Item, Result, Work
+from app.db.engine.connector import Connector
 from app.db.engine.database import Database
 from app.db.engine.postgres import Postgres
 from app.db.engine.postgres_url import make_engine
@@ -53,7 +54,7 @@ def statements(database: Database) -> Generator[list[str]]:
 @asynccontextmanager
 async def connection_to(postgres_url: str) -> AsyncGenerator[AsyncConnection]:
     """Open another connection to a PostgreSQL database; the test ends its transactions itself."""
-    engine = make_engine(postgres_url)
+    engine = make_engine(postgres_url, Connector())
     try:
         async with engine.connect() as connection:
             yield connection

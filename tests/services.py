@@ -1,6 +1,6 @@
 """The service and the provider's twin as in production: each under uvicorn on its own socket."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,14 +11,23 @@ from app.twin import build
 from app.twin.rules import Profile
 from app.wiring import open_resources
 from tests.sockets import listening, serving
-from tests.world import ADMIN_KEY
+from tests.world import ADMIN_KEY, RING_KEY
 
 
 @asynccontextmanager
 async def services_running(
-    folder: Path, database_url: str, *, provider: str = "bfl", profile: Profile = "a", ready_after_s: float = 0.2
+    folder: Path,
+    database_url: str,
+    *,
+    provider: str = "bfl",
+    profile: Profile = "a",
+    ready_after_s: float = 0.2,
+    env: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[tuple[str, str]]:
-    """Run both; yield the address of the service, which includes a worker, and that of the twin."""
+    """Run both; yield the address of the service, which includes a worker, and that of the twin.
+
+    `env` holds further settings of the service.
+    """
     our_socket, our_address = listening()
     their_socket, their_address = listening()
     name = provider.upper()
@@ -31,6 +40,8 @@ async def services_running(
             f"FLUXHOOK_{name}_BASE_URL": their_address,
             f"FLUXHOOK_{name}_API_KEY": "a-provider-key",
             "FLUXHOOK_ADMIN_KEY": ADMIN_KEY,
+            "FLUXHOOK_SECRET_KEYS": RING_KEY,
+            **(env or {}),
         }
     )
     await prepare(settings)

@@ -33,6 +33,7 @@ SECRETS = {
     "SECRET_KEYS": "ring-key-hidden-" + KEY,
     "ADMIN_KEY": "admin-key-hidden",
     "DATABASE_URL": "postgresql://fluxhook:password-hidden@db/fluxhook",
+    "DATABASE_DIRECT_URL": "postgresql://fluxhook:password-hidden@db/fluxhook",
 }
 
 
@@ -193,7 +194,7 @@ def test_a_twin_of_an_unused_provider_changes_nothing() -> None:
 @pytest.mark.parametrize("show", [repr, str], ids=["repr", "str"])
 @pytest.mark.parametrize("name", SECRETS)
 def test_printed_settings_show_no_secret(name: str, show: type[str]) -> None:
-    assert "hidden" not in show(read(**{"SECRET_KEYS": KEY, name: SECRETS[name]}))
+    assert "hidden" not in show(read(**{"SECRET_KEYS": KEY, "DATABASE_URL": "postgresql://db", name: SECRETS[name]}))
 
 
 @pytest.mark.parametrize("name", ["SECRET_KEYS", "BFL_API_KEY", "GPTPROTO_API_KEY", "ADMIN_KEY", "DATABASE_URL"])
@@ -208,6 +209,19 @@ def test_postgresql_requires_secret_keys(address: str) -> None:
 
 def test_postgresql_with_keys_is_not_embedded() -> None:
     assert not read(DATABASE_URL="postgresql://db/fluxhook", SECRET_KEYS=KEY).embedded
+
+
+def test_a_direct_database_url_needs_postgresql() -> None:
+    direct = {"DATABASE_DIRECT_URL": "postgresql://db/fluxhook"}
+
+    assert refusal(**direct) == "FLUXHOOK_DATABASE_DIRECT_URL: needs a PostgreSQL in FLUXHOOK_DATABASE_URL"
+    assert read(DATABASE_URL="postgres://pooler/fluxhook", SECRET_KEYS=KEY, **direct).database_direct_url is not None
+
+
+def test_a_direct_database_url_of_another_kind_is_refused() -> None:
+    urls = {"DATABASE_URL": "postgresql://db/fluxhook", "DATABASE_DIRECT_URL": "sqlite:////data/fluxhook.db"}
+
+    assert refusal(SECRET_KEYS=KEY, **urls) == "FLUXHOOK_DATABASE_DIRECT_URL: must begin with postgresql://"
 
 
 def test_sqlite_needs_no_keys() -> None:

@@ -24,11 +24,13 @@ _CHECKED = (
     "twin/test_sockets.py",  # repeats other tests over real sockets
     "test_clients.py",  # clients of other vendors
     "test_dashboards.py",
+    "db/engine/test_pooler.py",
     "db/migrations/test_migrations.py",
     "db/migrations/test_migrations_live.py",
     "test_performance_promises.py",
     "test_restore.py",
     "web/test_behind_nginx.py",
+    "web/test_behind_pgbouncer.py",
     "web/test_browser.py",
     "web/test_callback_ways.py",  # over real sockets
     "web/test_openapi.py",  # fuzzing

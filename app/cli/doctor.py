@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from app import clock, jobs
 from app.cli.preflight import current_user, is_writable
-from app.db.engine.database import READ_ONLY, is_read_only, open_database
+from app.db.engine.database import READ_ONLY, as_postgres, is_read_only
 from app.db.engine.postgres_url import without_secrets
 from app.db.migrations.revision import is_current, is_newer
 from app.db.queries import webhook_secrets
@@ -23,7 +23,15 @@ from app.errors import ConfigurationError, FluxhookError
 from app.security import http_clients
 from app.security.keyring import KeyRing, sealing_key_id
 from app.settings import PREFIX, Settings, from_environment
-from app.wiring import build_provider, database_url, key_ring, open_store, provider_base, store_folder
+from app.wiring import (
+    build_provider,
+    database_url,
+    key_ring,
+    open_configured_database,
+    open_store,
+    provider_base,
+    store_folder,
+)
 from app.worker import readiness_notes
 
 _MIN_ADMIN_KEY = 16  # characters: 64 bits even if they are hex digits
@@ -64,7 +72,7 @@ def describe(settings: Settings) -> dict[str, str]:
         value = getattr(settings, name)
         if isinstance(value, SecretStr) or (name == "secret_keys" and value):
             text = "set, not shown"
-        elif name == "database_url" and value:
+        elif name in {"database_url", "database_direct_url"} and value:
             text = without_secrets(value) or "set, not shown"
         else:
             text = "not set" if value in {None, ()} else str(value)
@@ -97,30 +105,44 @@ async def _findings(settings: Settings) -> AsyncGenerator[Finding]:
 
 async def _database(settings: Settings) -> Finding:
     name = "database"
-    url = database_url(settings)
-    if settings.embedded and not _exists(url):
+    if settings.embedded and not _exists(database_url(settings)):
         return Finding(name, "does not exist yet; `fluxhook serve` creates it")
     try:
-        async with open_database(url) as database:
+        async with open_configured_database(settings) as database:
             current, newer, read_only = await database.read(
                 lambda connection: (is_current(connection), is_newer(connection), is_read_only(connection))
             )
+            postgres = as_postgres(database)
+            if postgres is not None:
+                await postgres.check_direct_url()
     except FluxhookError as error:
-        # The cause names the address, or what TLS lacks.
-        cause = f": {error.__cause__}" if isinstance(error.__cause__, OSError) else ""
-        return Finding(name, f"{error.detail}{cause}", unhealthy=True)
+        return Finding(name, _with_cause(error), unhealthy=True)
     if read_only:
         return Finding(name, READ_ONLY, unhealthy=True, readable=current)
     if not current:
         return Finding(name, "it answers, but its schema is not up to date; `fluxhook serve` updates it")
     schema = "from a newer version, which this version can use" if newer else "up to date"
-    return Finding(name, f"it answers, and its schema is {schema}", readable=True)
+    pooler = _pooler(settings) if postgres is not None and postgres.is_pooled else ""
+    return Finding(name, f"it answers{pooler}, and its schema is {schema}", readable=True)
+
+
+def _pooler(settings: Settings) -> str:
+    through = " through a connection pooler"
+    if settings.database_direct_url is not None:
+        return through
+    return f"{through} (notifications between processes take a second, as {PREFIX}DATABASE_DIRECT_URL is not set)"
+
+
+def _with_cause(error: FluxhookError) -> str:
+    """Return the detail and the words of the server or the system, which name the address, or what TLS lacks."""
+    cause = getattr(error.__cause__, "orig", error.__cause__)  # the driver's error
+    return error.detail if cause is None else f"{error.detail}: {str(cause).partition(chr(10))[0]}"
 
 
 async def _records(settings: Settings) -> list[Finding]:
     """Return what the stored tasks, jobs and keys show about the installation."""
     now = clock.utc_now()
-    async with open_database(database_url(settings)) as database:
+    async with open_configured_database(settings) as database:
         notes = await database.read(readiness_notes.read, now, callbacks_expected=settings.public_url is not None)
         dead_letters = await database.read(jobs.count_dead_letters)
         in_flight = Counter(await database.read(attempts.count_in_flight_by_signing_key))

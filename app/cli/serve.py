@@ -8,7 +8,7 @@ import typer
 from app import __version__, clock
 from app.cli.preflight import require, require_address, require_data_dir
 from app.cli.process import give_back_large_blocks, server
-from app.db.engine.database import Database, open_database
+from app.db.engine.database import Database
 from app.db.engine.process_lock import process_lock
 from app.db.migrations.migrate import catch_up
 from app.db.tables import api_keys, idempotency_keys, provider_accounts
@@ -19,7 +19,14 @@ from app.security.http_clients import mark_sniffio_absent
 from app.settings import Settings, from_environment
 from app.telemetry import logs, tracing
 from app.web.auth import digest_of
-from app.wiring import account_id, database_url, load_or_create_secret, open_resources, provider_spec
+from app.wiring import (
+    account_id,
+    database_url,
+    load_or_create_secret,
+    open_configured_database,
+    open_resources,
+    provider_spec,
+)
 
 
 def serve(
@@ -51,7 +58,7 @@ async def prepare(settings: Settings) -> str | None:
     """Prepare the database for a start. Return the admin key if it has just been generated, else None."""
     mark_sniffio_absent()
     key, generated = _admin_key(settings)
-    async with open_database(database_url(settings)) as database:
+    async with open_configured_database(settings) as database:
         await catch_up(database)
         if settings.embedded:
             # The process that would have answered these has ended: a repeated request must not wait for it.
@@ -72,7 +79,7 @@ def announce(settings: Settings, activity: str, generated_key: str | None) -> No
 
 
 async def _migrate(settings: Settings) -> None:
-    async with open_database(database_url(settings)) as database:
+    async with open_configured_database(settings) as database:
         await catch_up(database)
 
 

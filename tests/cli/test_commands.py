@@ -28,6 +28,7 @@ from app.settings import Settings
 from app.twin import build
 from app.wiring import open_resources
 from tests.pictures import picture
+from tests.postgres import Postgres
 from tests.rows import START, WORKER, plan_task, put_sent_task
 from tests.sockets import listening, serving
 from tests.world import ADMIN_KEY
@@ -232,6 +233,41 @@ async def test_the_cause_of_an_unreachable_database_is_shown(terminal: Terminal)
     assert "the database cannot be reached at the moment: " in done.stdout
     assert "Connect call failed" in done.stdout
     assert "hunter2" not in done.output
+
+
+async def test_a_connection_pooler_is_reported(terminal: Terminal, pooled: Postgres, postgres_url: str) -> None:
+    env = {
+        "FLUXHOOK_DATABASE_URL": pooled.address(str(make_url(postgres_url).database)),
+        "FLUXHOOK_SECRET_KEYS": "n" * 40,
+    }
+    polled = await terminal.run("doctor", **env)
+    direct = await terminal.run("doctor", FLUXHOOK_DATABASE_DIRECT_URL=postgres_url, **env)
+
+    assert (polled.exit_code, direct.exit_code) == (0, 0), polled.output
+    assert "it answers through a connection pooler (notifications between processes take a second" in polled.stdout
+    assert "it answers through a connection pooler, and its schema is up to date" in direct.stdout
+
+
+async def test_the_words_of_a_pooler_that_refuses_a_connection_are_shown(terminal: Terminal, pooled: Postgres) -> None:
+    address = f"{pooled.dsn}&options=-c%20work_mem%3D5MB"
+    done = await terminal.run("doctor", FLUXHOOK_DATABASE_URL=address, FLUXHOOK_SECRET_KEYS="n" * 40)
+
+    assert done.exit_code == 1
+    assert "unsupported startup parameter: options" in done.stdout
+
+
+async def test_a_direct_url_to_another_database_is_unhealthy(
+    terminal: Terminal, postgres: Postgres, postgres_url: str
+) -> None:
+    done = await terminal.run(
+        "doctor",
+        FLUXHOOK_DATABASE_URL=postgres_url,
+        FLUXHOOK_DATABASE_DIRECT_URL=postgres.dsn,
+        FLUXHOOK_SECRET_KEYS="n" * 40,
+    )
+
+    assert done.exit_code == 1
+    assert "FLUXHOOK_DATABASE_DIRECT_URL: leads to another database" in done.stdout
 
 
 async def test_a_password_in_the_database_url_is_not_shown(terminal: Terminal) -> None:

@@ -58,12 +58,15 @@ class Database(Protocol):
 
 
 @asynccontextmanager
-async def open_database(url: str, bounds: Bounds = BOUNDS) -> AsyncGenerator[Database]:
+async def open_database(
+    url: str, bounds: Bounds = BOUNDS, *, direct_url: str | None = None
+) -> AsyncGenerator[Database]:
     """Open `sqlite:///PATH` or `postgresql://...`, and close it at the end. Raises ConfigurationError for a wrong URL.
 
-    `bounds` limits what may wait in each batcher.
+    `bounds` limits what may wait in each batcher. `direct_url` is the address of the PostgreSQL server itself, if `url`
+    leads to a connection pooler.
     """
-    engine = _engine(url, bounds)
+    engine = _engine(url, bounds, direct_url)
     try:
         yield engine
     finally:
@@ -86,9 +89,18 @@ def is_read_only(connection: Connection) -> bool:
     return connection.dialect.name == "postgresql" and bool(connection.scalar(_CANNOT_WRITE))
 
 
-def _engine(url: str, bounds: Bounds) -> "Sqlite | Postgres":
+def as_postgres(database: Database) -> "Postgres | None":
+    """Return the engine of a PostgreSQL, for what only that has; None for SQLite."""
+    if database.dialect.name != "postgresql":
+        return None
+    from app.db.engine.postgres import Postgres  # noqa: PLC0415 - see `_engine`
+
+    return database if isinstance(database, Postgres) else None
+
+
+def _engine(url: str, bounds: Bounds, direct_url: str | None) -> "Sqlite | Postgres":
     if url.startswith("sqlite:"):
         return Sqlite(url, bounds)
     from app.db.engine.postgres import Postgres  # noqa: PLC0415 - asyncpg takes long to load, and SQLite does not need it
 
-    return Postgres(url, bounds)
+    return Postgres(url, bounds, direct_url)

@@ -1,4 +1,7 @@
-"""Calls listeners for each NOTIFY of PostgreSQL, from any process, on a connection that does nothing else."""
+"""Calls listeners for each NOTIFY of PostgreSQL, from any process, on a connection that does nothing else.
+
+Through a connection pooler, which may deliver no notification, it calls them at regular intervals instead.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -9,12 +12,14 @@ import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy import NullPool
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.db.engine.postgres_url import make_engine
+from app.db.engine.connector import Connector
+from app.db.engine.postgres_url import DATABASE_URL, DIRECT_URL, make_engine
 from app.rules.backoff import LISTENING
 from app.telemetry import logs
 
 _CHECK_EVERY_S = 30.0  # without a query, a lost connection cannot be told from an idle one
 _CHECK_TIMEOUT_S = 10.0
+_POLL_S = 1.0  # between calls of the listeners, where notifications do not arrive
 _LOST = (OSError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 log = logs.get("listening")
@@ -24,11 +29,15 @@ class Listening:
     """One connection for all channels, opened with the first listener and reopened after it is lost.
 
     A listener is also called each time its channel is subscribed, because notifications may have been missed before.
+    `direct_url` is an address of the same database that keeps a session for each connection.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, direct_url: str | None = None) -> None:
+        self._connector = Connector()
+        self._keeps_sessions = direct_url is not None
+        setting = DATABASE_URL if direct_url is None else DIRECT_URL
         # Without a pool: the connection is never returned to one.
-        self._engine = make_engine(url, poolclass=NullPool)
+        self._engine = make_engine(direct_url or url, self._connector, setting, poolclass=NullPool)
         self._listeners: dict[str, list[tuple[str, Callable[[], None]]]] = {}
         self._changed = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
@@ -51,15 +60,22 @@ class Listening:
 
     async def _run(self) -> None:
         losses = 0
-        while True:
+        while not self._must_poll:
             try:
                 async with self._connection() as connection:
                     losses = 0
-                    await self._listen(connection)
+                    if not self._must_poll:
+                        await self._listen(connection)
             except _LOST as error:
                 log.warning("listener_disconnected", error=type(error).__name__)
             losses += 1
             await asyncio.sleep(LISTENING.wait(losses).total_seconds())
+        log.info("polling_instead_of_listening", every_s=_POLL_S)
+        await self._poll()
+
+    @property
+    def _must_poll(self) -> bool:
+        return self._connector.is_pooled and not self._keeps_sessions
 
     @asynccontextmanager
     async def _connection(self) -> AsyncGenerator[Any]:
@@ -84,6 +100,12 @@ class Listening:
                 await asyncio.wait_for(self._changed.wait(), _CHECK_EVERY_S)
             except TimeoutError:
                 await connection.execute("SELECT 1", timeout=_CHECK_TIMEOUT_S)
+
+    async def _poll(self) -> None:
+        while True:
+            for channel in self._listeners:
+                self._call_listeners(channel, None)
+            await asyncio.sleep(_POLL_S)
 
     def _receive(self, _connection: Any, _pid: int, channel: str, payload: str) -> None:
         self._call_listeners(channel, payload)

@@ -5,57 +5,52 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, Dialect, Engine, event, text
+from sqlalchemy import Connection, Dialect, Engine, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.engine.batches import BOUNDS, Batcher, Bisection, Bounds, Item, Result, Work
 from app.db.engine.commit_hooks import CommitHooks, Listeners, take_hooks
+from app.db.engine.connector import Connector
 from app.db.engine.listen import Listening
-from app.db.engine.postgres_errors import AWAY, DEADLOCK_OR_CONFLICT, LOCKED, leave_a_standby, outage, sqlstate
-from app.db.engine.postgres_url import make_engine
+from app.db.engine.postgres_errors import AWAY, DEADLOCK_OR_CONFLICT, LOCKED, outage, sqlstate
+from app.db.engine.postgres_sessions import make_pool
+from app.db.engine.postgres_url import DATABASE_URL, DIRECT_URL
 from app.db.tables import events
-from app.errors import Unavailable
+from app.errors import ConfigurationError, Unavailable
 
 T = TypeVar("T")
 P = ParamSpec("P")
 _Begin = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
 
-_POOL = 10
 # The statements of a batch take any number of rows. Planning them for each batch takes as long as running them.
 _PLAN_ONCE = "SET plan_cache_mode = force_generic_plan"
-# A transaction that a hanging process leaves open keeps all later events from the readers of the feed.
-_IDLE_IN_TRANSACTION = "60s"
-# JIT compilation takes longer than any statement of ours, and a wrong estimate would start it.
-_SETTINGS = (f"SET idle_in_transaction_session_timeout = '{_IDLE_IN_TRANSACTION}'", "SET jit = off")
 _JOBS_CHANNEL = "ch_pgqueuer"  # PgQueuer notifies it of each change of its table; only an insert matters here
 _MAX_TRIES = 3
-_INDEX_LOCK = 0x666C7578  # the key of the advisory lock of the process that builds indexes
+# The advisory lock of the process that builds indexes: one row if it was free.
+_TRY_INDEX_LOCK = f"SELECT WHERE pg_try_advisory_xact_lock({0x666C7578})"
+_WITHOUT_TIME_LIMIT = "SET LOCAL idle_in_transaction_session_timeout = 0"
 _IS_UNFINISHED = "SELECT NOT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"
+_IDENTITY = text("SELECT current_database(), pg_postmaster_start_time()")
 
 
 class Postgres:
-    """The database at `postgresql://...`. A transaction that ends in a deadlock or a conflict is run again."""
+    """The database at `postgresql://...`. A transaction that ends in a deadlock or a conflict is run again.
 
-    def __init__(self, url: str, bounds: Bounds = BOUNDS) -> None:
-        # Parameters are hidden because errors must not show prompts. A dead connection is found before it is used.
-        self._engine = make_engine(
-            url,
-            hide_parameters=True,
-            pool_pre_ping=True,
-            pool_size=_POOL,
-            max_overflow=0,
-            pool_timeout=10,
-        )
-        event.listen(self._engine.sync_engine, "connect", _set_up)
-        event.listen(self._engine.sync_engine, "handle_error", leave_a_standby)
+    `direct_url` is its address without a connection pooler, for schema changes and for LISTEN.
+    """
+
+    def __init__(self, url: str, bounds: Bounds = BOUNDS, direct_url: str | None = None) -> None:
+        self._connector = Connector()
+        self._engine = make_pool(url, self._connector)
+        self._direct = self._engine if direct_url is None else make_pool(direct_url, Connector(), DIRECT_URL)
         # A read has one snapshot, as on SQLite, and cannot write.
         self._reading = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._listeners = Listeners()
         self._bounds = bounds
         self._batchers: list[PostgresBatcher[Any, Any]] = []
-        self._listening = Listening(url)
+        self._listening = Listening(url, direct_url)
 
     @property
     def dialect(self) -> Dialect:
@@ -66,8 +61,19 @@ class Postgres:
         """The engines of SQLAlchemy that it uses, for listeners to their events."""
         return (self._engine.sync_engine,)
 
+    @property
+    def is_pooled(self) -> bool:
+        """Whether the connections lead to a pooler; known once a unit has run."""
+        return self._connector.is_pooled
+
     async def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.transact(self._engine.begin, lambda connection: work(connection, *args, **kwargs))
+
+    async def write_directly(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Write as `write` does, past a pooler if its database has a direct address: poolers may limit the time."""
+        return await self.transact(self._direct.begin, lambda connection: work(connection, *args, **kwargs))
 
     async def transact(self, begin: _Begin, work: Callable[[Connection], T]) -> T:
         """Run `work` in the transaction that `begin` opens; again after a deadlock or a conflict."""
@@ -90,24 +96,42 @@ class Postgres:
     async def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._transaction(self._reading.begin, lambda connection: work(connection, *args, **kwargs))
 
+    async def check_direct_url(self) -> None:
+        """Check that the direct URL, if there is one, leads to the same database.
+
+        Raises ConfigurationError if it does not, Unavailable if no server answers.
+        """
+        if self._direct is self._engine:
+            return
+        database = await self.read(_identity)
+        try:
+            direct = await self.write_directly(_identity)
+        except Unavailable as error:
+            raise Unavailable(f"{DIRECT_URL}: {error.detail}") from error.__cause__
+        if direct != database:
+            raise ConfigurationError(f"{DIRECT_URL}: leads to another database than {DATABASE_URL}")
+
     async def build_indexes(self, definitions: Mapping[str, str]) -> bool:
         """Create indexes concurrently, without blocking writes. Return False if another process is building indexes.
 
         `definitions` maps the name of an index to the SQL after ON. This waits for all open transactions, without a
         time limit. An invalid index, left by an earlier try, is created again.
         """
-        engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
-        async with engine.connect() as connection:
-            # Not a blocking lock: CREATE INDEX CONCURRENTLY would wait for the transaction that waits for the lock.
-            if not await connection.scalar(text(f"SELECT pg_try_advisory_lock({_INDEX_LOCK})")):
+        # The lock belongs to a transaction, because a pooler keeps no session. CREATE INDEX CONCURRENTLY would wait for
+        # this transaction if it had a snapshot, and for one that waits for the lock.
+        locking_engine = self._direct.execution_options(isolation_level="READ COMMITTED")
+        building_engine = self._direct.execution_options(isolation_level="AUTOCOMMIT")
+        async with locking_engine.begin() as locking:
+            await locking.exec_driver_sql(_WITHOUT_TIME_LIMIT)
+            driver: Any = (await locking.get_raw_connection()).driver_connection
+            # The simple protocol leaves no open portal, and so no snapshot. Its command tag has the number of rows.
+            if await driver.execute(_TRY_INDEX_LOCK) != "SELECT 1":
                 return False
-            try:
+            async with building_engine.connect() as connection:
                 for name, definition in definitions.items():
                     if await connection.scalar(text(_IS_UNFINISHED), {"name": name}):
                         await connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY {name}")
                     await connection.exec_driver_sql(f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {definition}")
-            finally:
-                await connection.scalar(text(f"SELECT pg_advisory_unlock({_INDEX_LOCK})"))
         return True
 
     def on_jobs(self, listener: Callable[[], None]) -> None:
@@ -122,6 +146,7 @@ class Postgres:
             await batcher.close()
         await self._listening.close()
         await self._engine.dispose()
+        await self._direct.dispose()
 
     async def _transaction(self, begin: _Begin, work: Callable[[Connection], T]) -> T:
         def unit(connection: Connection) -> tuple[T, CommitHooks]:
@@ -198,8 +223,9 @@ class PostgresBatcher(Batcher[Item, Result]):
     async def _begin(self) -> AsyncGenerator[AsyncConnection]:
         if self._connection is None:
             connection = await self._engine.connect()
-            await connection.exec_driver_sql(_PLAN_ONCE)
-            await connection.commit()
+            if not self._database.is_pooled:  # a pooler keeps no plan
+                await connection.exec_driver_sql(_PLAN_ONCE)
+                await connection.commit()
             self._connection = connection
         try:
             async with self._connection.begin():
@@ -211,10 +237,6 @@ class PostgresBatcher(Batcher[Item, Result]):
             raise
 
 
-def _set_up(connection: Any, _record: Any) -> None:
-    """Send the settings as statements, because connection poolers refuse them as parameters of the connection."""
-    cursor = connection.cursor()
-    for setting in _SETTINGS:
-        cursor.execute(setting)
-    cursor.close()
-    connection.commit()
+def _identity(connection: Connection) -> tuple[Any, ...]:
+    """Return what tells a database from all others, until its server is restarted."""
+    return tuple(connection.execute(_IDENTITY).one())

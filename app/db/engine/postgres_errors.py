@@ -5,6 +5,8 @@ from typing import Any
 import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy.exc import DBAPIError
 
+from app.db.engine.postgres_url import DATABASE_URL, DIRECT_URL
+
 AWAY = "the database cannot be reached at the moment"
 DEADLOCK_OR_CONFLICT = {"40001", "40P01"}
 LOCKED = "55P03"  # a lock was not granted within the lock_timeout
@@ -13,8 +15,8 @@ _READ_ONLY = "25006"
 _OUTAGES = {
     "08": AWAY,
     _READ_ONLY: "the database is read-only at the moment",  # a standby, or a nearly full disk
-    "28": "the database refuses the user or the password in FLUXHOOK_DATABASE_URL",
-    "3D": "the server has no database of the name in FLUXHOOK_DATABASE_URL",
+    "28": f"the database refuses the user or the password in {DATABASE_URL} or {DIRECT_URL}",
+    "3D": f"the server has no database of the name in {DATABASE_URL} or {DIRECT_URL}",
     "53": "the database is out of connections or disk space at the moment",
     "57": AWAY,  # the server ended the session, or is still starting
 }

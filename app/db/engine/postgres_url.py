@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from sqlalchemy import make_url
@@ -11,6 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from app.db.engine.connector import Connector
+
+DATABASE_URL, DIRECT_URL = "FLUXHOOK_DATABASE_URL", "FLUXHOOK_DATABASE_DIRECT_URL"  # the settings
 _FOR_SQLALCHEMY = frozenset(
     {
         *("host", "port", "user", "password", "database", "prepared_statement_cache_size"),
@@ -31,14 +35,20 @@ _FILES = frozenset({"sslrootcert", "sslcert", "sslkey", "sslcrl"})
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
-def make_engine(url: str, **options: Any) -> AsyncEngine:
-    """Return an engine for `postgresql://...`; `options` go to SQLAlchemy. Raises ConfigurationError if it is wrong."""
+def make_engine(url: str, connector: "Connector", setting: str = DATABASE_URL, **options: Any) -> AsyncEngine:
+    """Return an engine for `postgresql://...` that opens its connections with `connector`.
+
+    `options` go to SQLAlchemy. Raises ConfigurationError, which names `setting`, if the URL is wrong.
+    """
     try:
         address = make_url(url).set(drivername="postgresql+asyncpg")
+        connecting = _translated(address.query)
     except (ArgumentError, ValueError):  # ValueError: the port is not a number
-        raise _wrong("is not a database URL") from None  # the original message may show the password
-    connecting = _translated(address.query)
+        raise ConfigurationError(f"{setting}: is not a database URL") from None  # the original may show the password
+    except _Wrong as wrong:
+        raise ConfigurationError(f"{setting}: {wrong}") from None
     address = address.set(query={name: value for name, value in address.query.items() if name in _FOR_SQLALCHEMY})
+    connecting["async_creator_fn"] = connector.connect  # SQLAlchemy calls it with the arguments of `asyncpg.connect`
     return create_async_engine(address, connect_args=connecting, **options)
 
 
@@ -63,7 +73,7 @@ def _translated(query: Mapping[str, Any]) -> dict[str, Any]:
     }
     _check_encryption(parameters)
     if parameters.pop("channel_binding", "prefer") not in {"disable", "prefer"}:
-        raise _wrong(
+        raise _Wrong(
             "channel binding is not supported: leave channel_binding out; sslmode=verify-full proves the server"
         )
     arguments: dict[str, Any] = {}
@@ -71,7 +81,7 @@ def _translated(query: Mapping[str, Any]) -> dict[str, Any]:
         arguments["timeout"] = _seconds(parameters.pop("connect_timeout"))
     unknown = sorted(parameters.keys() - _FOR_DRIVER)
     if unknown:
-        raise _wrong(f"unknown parameter {', '.join(unknown)}")
+        raise _Wrong(f"unknown parameter {', '.join(unknown)}")
     return {**arguments, "dsn": f"postgresql://?{urlencode(parameters)}"} if parameters else arguments
 
 
@@ -79,12 +89,12 @@ def _check_encryption(parameters: Mapping[str, str]) -> None:
     """Check what the driver checks only when it connects, as an error there looks like an outage of the database."""
     mode = parameters.get("sslmode", "prefer")
     if mode not in _SSL_MODES:
-        raise _wrong(f"sslmode must be one of {', '.join(_SSL_MODES)}")
+        raise _Wrong(f"sslmode must be one of {', '.join(_SSL_MODES)}")
     if mode.startswith("verify-") and "sslrootcert" not in parameters:
-        raise _wrong(f"sslmode={mode} needs sslrootcert, the file with the certificate of the authority")
+        raise _Wrong(f"sslmode={mode} needs sslrootcert, the file with the certificate of the authority")
     for name in _FILES & parameters.keys():
         if not Path(parameters[name]).is_file():
-            raise _wrong(f"the file of {name} does not exist")
+            raise _Wrong(f"the file of {name} does not exist")
 
 
 def _seconds(text: str) -> int | None:
@@ -92,8 +102,8 @@ def _seconds(text: str) -> int | None:
     try:
         return int(text) if int(text) > 0 else None
     except ValueError:
-        raise _wrong("connect_timeout must be a number of seconds") from None
+        raise _Wrong("connect_timeout must be a number of seconds") from None
 
 
-def _wrong(reason: str) -> ConfigurationError:
-    return ConfigurationError(f"FLUXHOOK_DATABASE_URL: {reason}")
+class _Wrong(Exception):
+    """A parameter of the URL is wrong; the text gives the reason."""

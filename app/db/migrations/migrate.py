@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, func, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
-from app.db.engine.database import Database
+from app.db.engine.database import Database, as_postgres
 from app.db.migrations.revision import is_current, is_newer, reached, steps_folder
 from app.errors import ConfigurationError, Unavailable
 from app.telemetry import logs
@@ -41,10 +41,13 @@ log = logs.get("migrate")
 
 
 async def catch_up(database: Database) -> None:
-    """Run the missing migrations, if there are any. Raises as `run_missing` does.
+    """Run the missing migrations, if there are any. Raises as `run_missing` does, or if the direct URL is wrong.
 
     A database that a newer version has migrated is left unchanged: migrations only add, so this version can use it.
     """
+    postgres = as_postgres(database)
+    if postgres is not None:
+        await postgres.check_direct_url()
     if await database.read(is_newer):
         log.warning("schema_is_newer", detail="a newer version has migrated the database; this version can use it")
     elif not await database.read(is_current):
@@ -72,11 +75,9 @@ async def run_missing(
 
 
 async def _run_missing(database: Database, pauses_s: Sequence[float], lock_timeout_ms: int) -> None:
-    if database.dialect.name == "postgresql":  # on SQLite the only process waits for its migrations anyway
-        from app.db.engine.postgres import Postgres  # noqa: PLC0415 - SQLite does not need asyncpg
-
-        assert isinstance(database, Postgres)  # noqa: S101 - the only engine of this dialect
-        await _build_indexes(database)
+    postgres = as_postgres(database)
+    if postgres is not None:  # on SQLite the only process waits for its migrations anyway
+        await _build_indexes(postgres)
     pauses = iter(pauses_s)
     while not await database.read(is_current):
         if await try_next(database, lock_timeout_ms):
@@ -113,8 +114,12 @@ async def _build_indexes(database: "Postgres") -> None:
 
 async def try_next(database: Database, lock_timeout_ms: int) -> bool:
     """Run the next migration. Return False if it got a lock too late, or was the victim of a deadlock."""
+    postgres = as_postgres(database)
     try:
-        await database.write(_upgrade_by_one, lock_timeout_ms)
+        if postgres is None:
+            await database.write(_upgrade_by_one, lock_timeout_ms)
+        else:
+            await postgres.write_directly(_upgrade_by_one, lock_timeout_ms)
     except Unavailable as error:
         if getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) not in _RETRIED:
             raise
