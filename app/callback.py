@@ -78,7 +78,7 @@ class VerifiedCallback(NamedTuple):
 
 async def receive(
     use: Resources,
-    submission_id: str,
+    attempt_id: str,
     token: str,
     headers: RawHeaders,
     read: Callable[[int], Awaitable[bytes | None]],
@@ -88,13 +88,13 @@ async def receive(
     `read`: returns the body, or None if it has more bytes than the limit it is called with.
     Raises errors.Unavailable if the callback cannot be stored, so that the provider calls again.
     """
-    proof = use.keys.prove_token(submission_id, token)
+    proof = use.keys.prove_token(attempt_id, token)
     if proof is None:
         return count_reply(Reply.UNKNOWN)
     body = await read(MAX_BYTES)
     if body is None:
         return count_reply(Reply.TOO_LARGE)
-    verified = verify_and_store(use, submission_id, proof, headers, body)
+    verified = verify_and_store(use, attempt_id, proof, headers, body)
     if verified.stored is not None:
         with suppress(Exception):  # reply_to reports it
             await verified.stored
@@ -102,7 +102,7 @@ async def receive(
 
 
 def verify_and_store(
-    use: Resources, submission_id: str, proof: CallbackProof, headers: RawHeaders, body: bytes
+    use: Resources, attempt_id: str, proof: CallbackProof, headers: RawHeaders, body: bytes
 ) -> VerifiedCallback:
     """Verify a callback whose token is valid, and start storing it. Raises errors.Unavailable.
 
@@ -110,11 +110,11 @@ def verify_and_store(
     """
     profile = use.provider.spec.signing if use.provider else _DEFAULT_PROFILE
     verdict = verify(body, headers, proof.secret, profile)
-    logs.note(submission_id=submission_id, verdict=verdict)
+    logs.note(submission_id=attempt_id, verdict=verdict)
     if verdict is Verdict.FORGED:
-        return VerifiedCallback(verdict, _store_sample(use, submission_id, proof, headers, body))
+        return VerifiedCallback(verdict, _store_sample(use, attempt_id, proof, headers, body))
     try:
-        return VerifiedCallback(verdict, _store(use, _evidence(use, submission_id, proof, headers, body, verdict)))
+        return VerifiedCallback(verdict, _store(use, _evidence(use, attempt_id, proof, headers, body, verdict)))
     except Unavailable as error:
         _count_failure(verdict, error)
         raise
@@ -149,14 +149,14 @@ def _count_failure(verdict: Verdict, error: Unavailable) -> None:
 
 
 def _store_sample(
-    use: Resources, submission_id: str, proof: CallbackProof, headers: RawHeaders, body: bytes
+    use: Resources, attempt_id: str, proof: CallbackProof, headers: RawHeaders, body: bytes
 ) -> "Future[bool] | None":
     """Store a forged callback for a diagnosis if the sample limit allows it. Never raises."""
-    if not use.forgeries.take(submission_id, use.now()):
+    if not use.forgeries.take(attempt_id, use.now()):
         metrics.forged_callbacks_dropped.inc()
         return None
     try:
-        return _store(use, _evidence(use, submission_id, proof, headers, body, Verdict.FORGED))
+        return _store(use, _evidence(use, attempt_id, proof, headers, body, Verdict.FORGED))
     except Exception:  # noqa: BLE001 - as in reply_to: a sample that cannot be stored changes nothing
         return None
 
@@ -169,8 +169,8 @@ def _store(use: Resources, callback: Evidence) -> "Future[bool]":
 
 async def _store_traced(use: Resources, callback: Evidence) -> bool:
     """Store and settle one callback within its task's trace."""
-    parent = await use.db.read(attempts.traceparent, callback.submission_id)
-    fields = {"submission_id": callback.submission_id, "verdict": callback.verdict}
+    parent = await use.db.read(attempts.traceparent, callback.attempt_id)
+    fields = {"submission_id": callback.attempt_id, "verdict": callback.verdict}
     with tracing.span("callback", SpanKind.CONSUMER, parent, tracing.link_here(), **fields):
         return await use.callbacks.add(callback, len(callback.body))
 
@@ -183,11 +183,11 @@ def store_batch(connection: Connection, callbacks: Sequence[Evidence]) -> list[b
     batch = list(zip(callbacks, _within_limit(connection, callbacks), strict=True))
     effects = iter(settle(connection, [callback for callback, stored in batch if stored], poll_after=_POLL_AFTER))
     hinted = {
-        callback.submission_id for callback, stored in batch if not stored and callback.verdict is not Verdict.FORGED
+        callback.attempt_id for callback, stored in batch if not stored and callback.verdict is not Verdict.FORGED
     }
     known = hint(connection, hinted, callbacks[-1].received_at)
     return [
-        next(effects) is not None if stored else callback.verdict is Verdict.FORGED or callback.submission_id in known
+        next(effects) is not None if stored else callback.verdict is Verdict.FORGED or callback.attempt_id in known
         for callback, stored in batch
     ]
 
@@ -197,11 +197,11 @@ def _within_limit(connection: Connection, callbacks: Sequence[Evidence]) -> list
 
     An unproven callback that is not stored still acts as a hint, unless it is forged.
     """
-    unproven = {(callback.submission_id, callback.verdict) for callback in callbacks if not callback.proven}
+    unproven = {(callback.attempt_id, callback.verdict) for callback in callbacks if not callback.proven}
     counts = evidence.count_callbacks(connection, unproven)
     stored = []
     for callback in callbacks:
-        key = (callback.submission_id, callback.verdict)
+        key = (callback.attempt_id, callback.verdict)
         stored.append(callback.proven or counts[key] < _MAX_UNPROVEN)
         if not callback.proven:
             counts[key] += 1
@@ -209,7 +209,7 @@ def _within_limit(connection: Connection, callbacks: Sequence[Evidence]) -> list
 
 
 def _evidence(
-    use: Resources, submission_id: str, proof: CallbackProof, headers: RawHeaders, body: bytes, verdict: Verdict
+    use: Resources, attempt_id: str, proof: CallbackProof, headers: RawHeaders, body: bytes, verdict: Verdict
 ) -> Evidence:
     redacted = proof.redact(body)
     proven = verdict is Verdict.SIGNED or (verdict is Verdict.SHARED_SECRET and use.trust_shared_secret)
@@ -217,7 +217,7 @@ def _evidence(
     if report.detail:
         report = report._replace(detail=proof.redact_text(report.detail))
     return Evidence(
-        submission_id=submission_id,
+        attempt_id=attempt_id,
         witness=Witness.CALLBACK,
         verdict=verdict,
         proven=proven,

@@ -37,7 +37,7 @@ async def collect(use: Resources, task_id: str) -> None:
     task = await _task(use, task_id)
     if task is None or task.status is not Status.READY:
         return
-    logs.note(key_id=task.key_id, submission_id=task.submission_id)
+    logs.note(key_id=task.key_id, submission_id=task.attempt_id)
     started_at = use.now()
     try:
         file = await _obtain(use, task, started_at)
@@ -54,25 +54,25 @@ async def store_spooled(use: Resources) -> None:
 
     Every worker process calls this regularly, because the job may have run on an instance that does not have the bytes.
     """
-    for submission_id in await asyncio.to_thread(use.spool.attempts):
-        attempt = await use.db.read(attempts.get, submission_id)
+    for attempt_id in await asyncio.to_thread(use.spool.attempts):
+        attempt = await use.db.read(attempts.get, attempt_id)
         if attempt is None:
             continue  # the file belongs to another database, or is newer than the backup that was restored
         task = await _task(use, attempt.task_id)
-        if task is None or task.status.final or task.submission_id != submission_id:
-            await _delete_spooled(use, submission_id)
+        if task is None or task.status.final or task.attempt_id != attempt_id:
+            await _delete_spooled(use, attempt_id)
         elif task.status is Status.READY:
             await collect(use, task.id)
-            if submission_id in await asyncio.to_thread(use.spool.attempts):
+            if attempt_id in await asyncio.to_thread(use.spool.attempts):
                 return
 
 
 async def _obtain(use: Resources, task: Task, started_at: datetime) -> IO[bytes] | None:
     """Return the image's bytes, from the spool or by the link; None if another instance must store them."""
-    file = await asyncio.to_thread(use.spool.open, task.submission_id)
+    file = await asyncio.to_thread(use.spool.open, task.attempt_id)
     if file is not None:
         return file
-    if await use.db.read(spooled_results.instances, task.submission_id):
+    if await use.db.read(spooled_results.instances, task.attempt_id):
         instance = await asyncio.to_thread(use.spool.instance, started_at)
         if await use.db.write(result_state.leave_to_others, task.id, instance, started_at, use.now()):
             return None
@@ -81,7 +81,7 @@ async def _obtain(use: Resources, task: Task, started_at: datetime) -> IO[bytes]
 
 async def _store(use: Resources, task: Task, file: IO[bytes], started_at: datetime) -> None:
     """Verify the image, put it into the store or into the spool, and record which."""
-    image = await verify(use, file, task.submission_id)
+    image = await verify(use, file, task.attempt_id)
     try:
         await _put(use, image, file)
     except Unavailable as outage:
@@ -89,7 +89,7 @@ async def _store(use: Resources, task: Task, file: IO[bytes], started_at: dateti
     else:
         if not await use.db.write(result_state.store, task, image, started_at, use.now()):
             await use.store.remove(image.store_key)
-        await asyncio.to_thread(use.spool.delete, task.submission_id)
+        await asyncio.to_thread(use.spool.delete, task.attempt_id)
 
 
 async def _put(use: Resources, image: Image, file: IO[bytes]) -> None:
@@ -111,7 +111,7 @@ async def _spool(
 ) -> None:
     try:
         instance = await asyncio.to_thread(use.spool.instance, started_at)
-        await asyncio.to_thread(use.spool.put, task.submission_id, file, image.sha256)
+        await asyncio.to_thread(use.spool.put, task.attempt_id, file, image.sha256)
     except OSError as error:
         raise Unavailable(f"{outage.detail}; the spool cannot be written either: {error.strerror}") from error
     tried = not isinstance(outage, _CircuitOpen)
@@ -136,6 +136,6 @@ async def _task(use: Resources, task_id: str) -> Task | None:
     return await use.db.read(tasks.get, task_id)
 
 
-async def _delete_spooled(use: Resources, submission_id: str) -> None:
-    await asyncio.to_thread(use.spool.delete, submission_id)
-    await use.db.write(spooled_results.delete_holders, submission_id)
+async def _delete_spooled(use: Resources, attempt_id: str) -> None:
+    await asyncio.to_thread(use.spool.delete, attempt_id)
+    await use.db.write(spooled_results.delete_holders, attempt_id)

@@ -66,11 +66,11 @@ async def _submit(use: Resources, provider: Provider, task: Task, images: dict[s
     started = await use.db.write(_begin, use, task, provider.spec)
     if started is None:
         return
-    submission_id, signing_key_id = started
-    proof = use.keys.callback_proof(submission_id, signing_key_id)
-    logs.note(submission_id=submission_id)
-    answer = await observed("submit", provider.submit(_request(use, task, submission_id, proof, images)))
-    evidence = evidence_of(submission_id, Witness.SUBMIT, answer, proof, use.now())
+    attempt_id, signing_key_id = started
+    proof = use.keys.callback_proof(attempt_id, signing_key_id)
+    logs.note(submission_id=attempt_id)
+    answer = await observed("submit", provider.submit(_request(use, task, attempt_id, proof, images)))
+    evidence = evidence_of(attempt_id, Witness.SUBMIT, answer, proof, use.now())
     # Only this process knows the answer, so it waits until the database is available.
     await write_until_available(use.db, _record_answer, use, task, evidence)
 
@@ -99,12 +99,12 @@ def _begin(connection: Connection, use: Resources, task: Task, spec: ProviderSpe
     last = attempts.of_task(connection, task.id)[-1]
     valid = last.signing_key_id in use.keys and last.provider == spec.name
     reusable = last.outcome is Outcome.PLANNED and valid
-    submission_id = last.id if reusable else ids.new_id("sub", now)
-    if not moves.begin(connection, task.id, submission_id, now):
+    attempt_id = last.id if reusable else ids.new_id("sub", now)
+    if not moves.begin(connection, task.id, attempt_id, now):
         return None
     if not reusable:
         attempt = NewAttempt(
-            id=submission_id,
+            id=attempt_id,
             task_id=task.id,
             number=last.number + 1,
             provider=spec.name,
@@ -112,9 +112,9 @@ def _begin(connection: Connection, use: Resources, task: Task, spec: ProviderSpe
             planned_at=now,
         )
         attempts.plan(connection, attempt)
-    attempts.mark_sent(connection, submission_id, now, callback_requested=use.public_url is not None)
+    attempts.mark_sent(connection, attempt_id, now, callback_requested=use.public_url is not None)
     jobs.enqueue(connection, [NewJob(Step.RECONCILE, task.id, now + spec.answer_window)])
-    return submission_id, last.signing_key_id if reusable else use.keys.newest
+    return attempt_id, last.signing_key_id if reusable else use.keys.newest
 
 
 async def _read_input(use: Resources, image: StoredImage, stack: AsyncExitStack) -> IO[bytes]:
@@ -129,7 +129,7 @@ async def _read_input(use: Resources, image: StoredImage, stack: AsyncExitStack)
 
 
 def _request(
-    use: Resources, task: Task, submission_id: str, proof: CallbackProof, images: dict[str, IO[bytes]]
+    use: Resources, task: Task, attempt_id: str, proof: CallbackProof, images: dict[str, IO[bytes]]
 ) -> SubmitRequest:
     params = dict(task.request.parameters)
     if not images and params["aspect_ratio"] is None:
@@ -140,6 +140,6 @@ def _request(
         model=task.model,
         params=params,
         images=images,
-        webhook_url=f"{use.public_url}/callbacks/{submission_id}/{proof.token}" if callback_requested else None,
+        webhook_url=f"{use.public_url}/callbacks/{attempt_id}/{proof.token}" if callback_requested else None,
         webhook_secret=proof.secret if callback_requested else None,
     )

@@ -98,20 +98,20 @@ def _read(connection: Connection, task_id: str) -> _Found | None:
     task = tasks.get(connection, task_id)
     if task is None or task.status not in _POLLED:
         return None
-    attempt = attempts.get(connection, task.submission_id)
+    attempt = attempts.get(connection, task.attempt_id)
     if attempt is None:
         return None
     provider_id = attempt.provider_id or _hinted_id(connection, attempt.id)
     return _Found(task, attempt, provider_id, evidence.last_polled_at(connection, attempt.id))
 
 
-def _hinted_id(connection: Connection, submission_id: str) -> str | None:
+def _hinted_id(connection: Connection, attempt_id: str) -> str | None:
     """Return the provider's id for the task from a callback without proof, as a reference for a poll.
 
     If the submit answer was lost, nothing else identifies the task at the provider. The sender knew the callback URL,
     which only the provider received. An id that belongs to another attempt is ignored.
     """
-    hinted = (messages.read_status(body).provider_id for body in evidence.hints(connection, submission_id))
+    hinted = (messages.read_status(body).provider_id for body in evidence.hints(connection, attempt_id))
     return next((id_ for id_ in hinted if id_ is not None and not attempts.is_known(connection, id_)), None)
 
 
@@ -171,7 +171,7 @@ def _schedule_next(
     The caller must hold the task's lock. Does nothing if the task has a newer attempt, which has a job of its own.
     """
     task = tasks.get(connection, task_id)
-    if task is None or task.status not in _WAITING or task.submission_id != attempt.id:
+    if task is None or task.status not in _WAITING or task.attempt_id != attempt.id:
         return
     age = now - _sent_at(attempt)
     max_age, reason = time_limit

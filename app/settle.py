@@ -44,9 +44,9 @@ def settle(connection: Connection, batch: Sequence[Evidence], *, poll_after: tim
     """
     if not batch:
         return []
-    pieces = Counter(evidence.submission_id for evidence in batch)
+    pieces = Counter(evidence.attempt_id for evidence in batch)
     attempts = attempts_table.lock_attempts(connection, pieces.keys())
-    news = {_key(piece) for piece in batch if _may_bring_news(attempts.get(piece.submission_id), piece, pieces)}
+    news = {_key(piece) for piece in batch if _may_bring_news(attempts.get(piece.attempt_id), piece, pieces)}
     changes = _Changes(attempts, pieces, poll_after, evidence_table.known(connection, news))
     effects = [changes.take(evidence) for evidence in batch]
     changes.write(connection)
@@ -83,7 +83,7 @@ class _Changes:
         }
         self._of_task: dict[str, list[str]] = defaultdict(list)  # attempt ids, one entry for each piece of evidence
         for attempt in attempts.values():
-            self._of_task[attempt.task_id] += [attempt.submission_id] * pieces[attempt.submission_id]
+            self._of_task[attempt.task_id] += [attempt.attempt_id] * pieces[attempt.attempt_id]
         self._evidence: dict[EvidenceKey, NewEvidence] = {}
         self._task_changes: dict[str, TaskChange] = {}
         self._attempt_changes: dict[str, AttemptChange] = {}
@@ -94,7 +94,7 @@ class _Changes:
 
     def take(self, evidence: Evidence) -> Effect | None:
         """Judge one piece of evidence, and collect what it changes."""
-        attempt = self._attempts.get(evidence.submission_id)
+        attempt = self._attempts.get(evidence.attempt_id)
         if attempt is None:
             return None
         self._now = evidence.received_at
@@ -146,7 +146,7 @@ class _Changes:
             return
         self._evidence[key] = NewEvidence(
             id=ids.new_id("ev", evidence.received_at),
-            submission_id=evidence.submission_id,
+            attempt_id=evidence.attempt_id,
             witness=str(evidence.witness),
             verdict=str(evidence.verdict),
             digest=key.digest,
@@ -166,8 +166,8 @@ class _Changes:
         of_attempt = attempt_change(attempt, evidence)
         of_task = replace(task_change(attempt, evidence, decision), cost=cost_change(attempt, of_attempt))
         if of_attempt != _NO_ATTEMPT_CHANGE:
-            known = self._attempt_changes.get(attempt.submission_id, _NO_ATTEMPT_CHANGE)
-            self._attempt_changes[attempt.submission_id] = known.followed_by(of_attempt)
+            known = self._attempt_changes.get(attempt.attempt_id, _NO_ATTEMPT_CHANGE)
+            self._attempt_changes[attempt.attempt_id] = known.followed_by(of_attempt)
         if of_task != _NO_TASK_CHANGE:
             before = self._task_changes.get(attempt.task_id, _NO_TASK_CHANGE)
             self._task_changes[attempt.task_id] = before.followed_by(of_task)
@@ -182,7 +182,7 @@ class _Changes:
             return  # nothing else in this batch is about the task
         for attempt_id in set(pieces):
             other = self._attempts[attempt_id]
-            own = of_attempt if attempt_id == attempt.submission_id else _NO_ATTEMPT_CHANGE
+            own = of_attempt if attempt_id == attempt.attempt_id else _NO_ATTEMPT_CHANGE
             self._attempts[attempt_id] = other._replace(state=_changed(other.state, of_task, own))
 
 
@@ -219,7 +219,7 @@ def _may_bring_news(attempt: AttemptContext | None, evidence: Evidence, pieces: 
     if attempt is None or evidence.witness is not Witness.CALLBACK:
         return False
     cost, known = evidence.report.cost, attempt.state.cost
-    if cost is not None and known is not None and (cost != known or pieces[evidence.submission_id] > 1):
+    if cost is not None and known is not None and (cost != known or pieces[evidence.attempt_id] > 1):
         return True
     return attempt.state.status is Status.READY and _brings_a_link(evidence, _judge(attempt, evidence))
 
@@ -232,7 +232,7 @@ def _brings_a_link(evidence: Evidence, decision: Decision) -> bool:
 
 def _key(evidence: Evidence) -> EvidenceKey:
     digest = hashlib.sha256(evidence.body).hexdigest()
-    return EvidenceKey(evidence.submission_id, evidence.witness, evidence.verdict, digest)
+    return EvidenceKey(evidence.attempt_id, evidence.witness, evidence.verdict, digest)
 
 
 def _pause_or_resume(connection: Connection, attempt: AttemptContext, evidence: Evidence) -> None:

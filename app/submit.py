@@ -52,7 +52,7 @@ async def submit(
     subscription.check(use, params)
     images = [await store_input(use, spec, field, source) for field, source in _in_order(params, files).items()]
     now = use.now()
-    task_id, submission_id = ids.new_id("task", now), ids.new_id("sub", now)
+    task_id, attempt_id = ids.new_id("task", now), ids.new_id("sub", now)
     task = NewTask(
         id=task_id,
         key_id=key_id,
@@ -64,12 +64,12 @@ async def submit(
         priority=params.priority,
         deadline_at=params.deadline_at,
         dispatch_after_at=now,
-        submission_id=submission_id,
+        attempt_id=attempt_id,
         created_at=now,
         traceparent=tracing.traceparent(),
     )
     attempt = NewAttempt(
-        id=submission_id,
+        id=attempt_id,
         task_id=task_id,
         number=1,
         provider=spec.name,
@@ -86,7 +86,7 @@ async def submit(
         on_record(connection, task_id)
 
     await use.db.write(record)
-    logs.note(task_id=task_id, submission_id=submission_id)
+    logs.note(task_id=task_id, submission_id=attempt_id)
     return task_id
 
 

@@ -55,7 +55,7 @@ def _settler(batch: Sequence[Evidence]) -> Callable[[Connection], object]:
 
 def _evidence(callback: Callback) -> Evidence:
     return Evidence(
-        submission_id=callback.submission_id,
+        attempt_id=callback.attempt_id,
         witness=Witness.CALLBACK,
         verdict=Verdict.SIGNED,
         proven=True,

@@ -161,7 +161,7 @@ def _callbacks(connection: Connection, before: str | None = None, **filters: Any
 
 def _task(connection: Connection, now: datetime) -> tuple[str, str]:
     """Insert a queued task and its unsent attempt; return their ids."""
-    task_id, submission_id = ids.new_id("task", now), ids.new_id("sub", now)
+    task_id, attempt_id = ids.new_id("task", now), ids.new_id("sub", now)
     task = NewTask(
         id=task_id,
         key_id=KEY,
@@ -173,12 +173,12 @@ def _task(connection: Connection, now: datetime) -> tuple[str, str]:
         priority=0,
         deadline_at=None,
         dispatch_after_at=now,
-        submission_id=submission_id,
+        attempt_id=attempt_id,
         created_at=now,
     )
     tasks.insert(connection, task)
-    attempts.plan(connection, NewAttempt(submission_id, task_id, 1, "bfl", "ring", now))
-    return task_id, submission_id
+    attempts.plan(connection, NewAttempt(attempt_id, task_id, 1, "bfl", "ring", now))
+    return task_id, attempt_id
 
 
 _REQUEST = TaskRequest(
@@ -195,15 +195,15 @@ _REQUEST = TaskRequest(
 
 def _submitted(connection: Connection, now: datetime) -> tuple[str, str]:
     """Insert a submitted task and its attempt; return their ids."""
-    task_id, submission_id = _task(connection, now)
+    task_id, attempt_id = _task(connection, now)
     for status in (Status.SUBMITTING, Status.SUBMITTED):
         tasks.move(connection, task_id, status, now)
-    attempts.mark_sent(connection, submission_id, now, callback_requested=True)
-    return task_id, submission_id
+    attempts.mark_sent(connection, attempt_id, now, callback_requested=True)
+    return task_id, attempt_id
 
 
-def _callback(submission_id: str, now: datetime) -> Evidence:
-    link = f"https://delivery-eu1.bfl.ai/results/{submission_id}/sample.png?se=2026-01-01T12%3A10%3A02Z"
-    report = Report(Said.READY, f"provider-{submission_id}", sample_url=link, sample_expires_at=now, seed=1)
-    body = f'{{"id": "{submission_id}", "status": "Ready", "result": {{"sample": "{link}"}}}}'.encode()
-    return Evidence(submission_id, Witness.CALLBACK, Verdict.SIGNED, True, report, body, now)
+def _callback(attempt_id: str, now: datetime) -> Evidence:
+    link = f"https://delivery-eu1.bfl.ai/results/{attempt_id}/sample.png?se=2026-01-01T12%3A10%3A02Z"
+    report = Report(Said.READY, f"provider-{attempt_id}", sample_url=link, sample_expires_at=now, seed=1)
+    body = f'{{"id": "{attempt_id}", "status": "Ready", "result": {{"sample": "{link}"}}}}'.encode()
+    return Evidence(attempt_id, Witness.CALLBACK, Verdict.SIGNED, True, report, body, now)

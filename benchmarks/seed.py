@@ -33,7 +33,7 @@ class Callback:
     """The callback of one attempt: its path and body."""
 
     task_id: str
-    submission_id: str
+    attempt_id: str
     path: str
     body: bytes
     secret: str
@@ -51,7 +51,7 @@ class Callback:
 
     def misaddressed(self) -> bytes:
         """Return a request with an invented token, as from a sender that does not know the address."""
-        path = f"/callbacks/{self.submission_id}/{ids.new_key()}"
+        path = f"/callbacks/{self.attempt_id}/{ids.new_key()}"
         return _request(path, self.body, _FORGED)
 
 
@@ -92,12 +92,12 @@ def _leave_jobs(connection: Connection, batch: list[Callback], run_at: datetime)
 
 
 def _callback(keys: KeyRing, now: datetime) -> Callback:
-    submission_id = ids.new_id("sub", now)
-    proof = keys.callback_proof(submission_id, keys.newest)
+    attempt_id = ids.new_id("sub", now)
+    proof = keys.callback_proof(attempt_id, keys.newest)
     return Callback(
         task_id=ids.new_id("task", now),
-        submission_id=submission_id,
-        path=f"/callbacks/{submission_id}/{proof.token}",
+        attempt_id=attempt_id,
+        path=f"/callbacks/{attempt_id}/{proof.token}",
         body=_body(now),
         secret=proof.secret,
     )
@@ -147,7 +147,7 @@ def _task(callback: Callback, now: datetime) -> dict[str, Any]:
         "warnings": [],
         "priority": 0,
         "dispatch_after_at": now - _TOOK,
-        "submission_id": callback.submission_id,
+        "attempt_id": callback.attempt_id,
         "tries": 0,
         "cost": 4.0,
         "created_at": now - _TOOK,
@@ -159,7 +159,7 @@ def _task(callback: Callback, now: datetime) -> dict[str, Any]:
 def _submission(callback: Callback, signing_key_id: str, now: datetime) -> dict[str, Any]:
     provider_id = json.loads(callback.body)["id"]
     return {
-        "id": callback.submission_id,
+        "id": callback.attempt_id,
         "task_id": callback.task_id,
         "number": 1,
         "provider": "bfl",

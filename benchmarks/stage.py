@@ -83,7 +83,7 @@ def set_up(
     signing_key_id = ids.new_key()
     imagined = imagine(KeyRing((signing_key_id,)), _REFERENCE_TASKS)
     task_ids = folder / "naive.ids"
-    task_ids.write_text("\n".join(callback.submission_id for callback in imagined))
+    task_ids.write_text("\n".join(callback.attempt_id for callback in imagined))
     with ExitStack() as stack:
         ours = Ours(name, folder, stack.enter_context(another()), signing_key_id)
         naive_url = stack.enter_context(another())

@@ -20,7 +20,7 @@ _AT_ONCE = 1000
 
 async def unstored(database: Database, acknowledged: Sequence[Callback]) -> int:
     """Count the acknowledged callbacks that did not have exactly one effect."""
-    unique = list({callback.submission_id: callback for callback in acknowledged}.values())
+    unique = list({callback.attempt_id: callback for callback in acknowledged}.values())
     missing = 0
     for begin in range(0, len(unique), _AT_ONCE):
         batch = unique[begin : begin + _AT_ONCE]
@@ -39,9 +39,9 @@ def _kept(connection: Connection, batch: Sequence[Callback]) -> int:
     query = (
         select(attempts.c.id, attempts.c.task_id)
         .join(tasks, tasks.c.id == attempts.c.task_id)
-        .join(evidence, evidence.c.submission_id == attempts.c.id)
+        .join(evidence, evidence.c.attempt_id == attempts.c.id)
         .where(
-            attempts.c.id.in_([callback.submission_id for callback in batch]),
+            attempts.c.id.in_([callback.attempt_id for callback in batch]),
             tasks.c.status == Status.READY,
             tasks.c.sample_url.is_not(None),
             evidence.c.witness == Witness.CALLBACK,

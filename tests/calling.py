@@ -26,7 +26,7 @@ class Caller:
 
     world: World
     task_id: str
-    submission_id: str
+    attempt_id: str
     proof: CallbackProof
 
     async def call(
@@ -34,7 +34,7 @@ class Caller:
     ) -> httpx.Response:
         self.world.clock.advance(0.001)  # gives stored callbacks an order
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        address = f"/callbacks/{self.submission_id}/{token or self.proof.token}"
+        address = f"/callbacks/{self.attempt_id}/{token or self.proof.token}"
         headers = {"content-type": "application/json", **(self.signature(raw) if proof is None else proof)}
         return await self.world.outsider.post(address, content=raw, headers=headers)
 

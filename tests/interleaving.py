@@ -59,7 +59,7 @@ class Call:
 
     kind: str  # submit, fetch, download
     task_id: str
-    submission_id: str
+    attempt_id: str
     about: str  # the prompt, the polled provider id, or the link
     future: "asyncio.Future[Any]"
     by: "asyncio.Task[Any]"
@@ -180,7 +180,7 @@ class Outside(httpx.AsyncBaseTransport):
 
     async def submit(self, order: SubmitRequest) -> ProviderResponse:
         task = self._task("prompt", str(order.params["prompt"]))
-        self.sent(task.id, task.submission_id)
+        self.sent(task.id, task.attempt_id)
         answer: ProviderResponse = await self._wait("submit", task, str(order.params["prompt"]))
         return answer
 
@@ -205,7 +205,7 @@ class Outside(httpx.AsyncBaseTransport):
     async def _wait(self, kind: str, task: tasks.Task, about: str) -> Any:
         by = asyncio.current_task()
         assert by is not None
-        call = Call(kind, task.id, task.submission_id, about, asyncio.get_running_loop().create_future(), by)
+        call = Call(kind, task.id, task.attempt_id, about, asyncio.get_running_loop().create_future(), by)
         self.calls.append(call)
         self.parked.set()
         return await call.future

@@ -53,7 +53,7 @@ def plan_task(
         "priority": 0,
         "deadline_at": None,
         "dispatch_after_at": at,
-        "submission_id": f"sub_{name}",
+        "attempt_id": f"sub_{name}",
         "created_at": at,
     }
     new = {member.name for member in fields(NewTask)}
@@ -67,13 +67,13 @@ def plan_task(
 
 def plan_attempt(
     connection: Connection,
-    submission_id: str,
+    attempt_id: str,
     task_id: str,
     at: datetime = START,
     number: int = 1,
     signing_key_id: str = "ring",
 ) -> None:
-    attempts.plan(connection, NewAttempt(submission_id, task_id, number, "bfl", signing_key_id, at))
+    attempts.plan(connection, NewAttempt(attempt_id, task_id, number, "bfl", signing_key_id, at))
 
 
 def put_sent_task(connection: Connection, /, name: str = "1", at: datetime = START, **changes: Any) -> str:

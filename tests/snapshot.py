@@ -46,7 +46,7 @@ def take_snapshot(connection: Connection) -> Snapshot:
     effects: dict[EvidenceKey, Effect] = {}
     columns = evidence.c
     for row in connection.execute(
-        select(columns.submission_id, columns.witness, columns.verdict, columns.digest, columns.copies, columns.effect)
+        select(columns.attempt_id, columns.witness, columns.verdict, columns.digest, columns.copies, columns.effect)
     ):
         key = (row.submission_id, row.witness, row.verdict, row.digest)
         copies[key], effects[key] = row.copies, Effect(row.effect)

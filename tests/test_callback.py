@@ -51,7 +51,7 @@ async def test_a_callback_that_cannot_be_stored_is_not_accepted(world: World, sq
         backup.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable):
             await receive(
-                world.use, caller.submission_id, caller.proof.token, raw_headers(caller.signature(raw)), one(raw)
+                world.use, caller.attempt_id, caller.proof.token, raw_headers(caller.signature(raw)), one(raw)
             )
         refused = await caller.call(raw)
         backup.rollback()
@@ -86,7 +86,7 @@ async def test_the_plain_secret_is_a_hint_if_the_setting_says_so(world: World) -
     await done(world)
     raw = json.dumps(caller.ready()).encode()
     use = replace(world.use, trust_shared_secret=False)
-    reply = await receive(use, caller.submission_id, caller.proof.token, raw_headers(caller.plain_secret), one(raw))
+    reply = await receive(use, caller.attempt_id, caller.proof.token, raw_headers(caller.plain_secret), one(raw))
     hinted = await world.task(caller.task_id)
     await world.work()
 
@@ -180,7 +180,7 @@ async def test_an_unsigned_callback_after_the_tenth_still_triggers_a_poll(world:
 async def test_every_unknown_address_gets_the_same_answer_and_stores_nothing(world: World, case: str) -> None:
     caller = await submitted(world)
     other = replace(
-        caller, submission_id="sub_none", proof=world.use.keys.callback_proof("sub_none", world.use.keys.newest)
+        caller, attempt_id="sub_none", proof=world.use.keys.callback_proof("sub_none", world.use.keys.newest)
     )
     answers = {
         "token": await caller.call(caller.ready(), token="x" * 43),
@@ -198,7 +198,7 @@ async def test_many_unsigned_callbacks_to_a_deleted_attempt_are_all_unknown(each
     proof = each_world.use.keys.callback_proof("sub_none", each_world.use.keys.newest)
     gone = [verify_and_store(each_world.use, "sub_none", proof, [], b"%d" % number) for number in range(16)]
     there = [
-        verify_and_store(each_world.use, caller.submission_id, caller.proof, [], b"%d" % number) for number in range(16)
+        verify_and_store(each_world.use, caller.attempt_id, caller.proof, [], b"%d" % number) for number in range(16)
     ]
     await wait([each.stored for each in (*gone, *there) if each.stored is not None])
 
@@ -208,7 +208,7 @@ async def test_many_unsigned_callbacks_to_a_deleted_attempt_are_all_unknown(each
 
 async def test_a_callback_that_is_too_large_is_refused(world: World) -> None:
     caller = await submitted(world)
-    reply = await receive(world.use, caller.submission_id, caller.proof.token, [], one(bytes(MAX_BYTES + 1)))
+    reply = await receive(world.use, caller.attempt_id, caller.proof.token, [], one(bytes(MAX_BYTES + 1)))
 
     assert reply is Reply.TOO_LARGE
     assert (await caller.call(bytes(MAX_BYTES + 1))).status_code == 413
@@ -222,7 +222,7 @@ async def test_a_callback_of_an_older_signing_key_is_still_proven(world: World) 
     rotated = replace(world.use, keys=KeyRing(("another-ring-key-for-tests-0123456789", RING_KEY)))
     gone = replace(world.use, keys=KeyRing(("another-ring-key-for-tests-0123456789",)))
     replies = [
-        await receive(use, caller.submission_id, caller.proof.token, raw_headers(caller.signature(raw)), one(raw))
+        await receive(use, caller.attempt_id, caller.proof.token, raw_headers(caller.signature(raw)), one(raw))
         for use in (gone, rotated)
     ]
 

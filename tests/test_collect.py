@@ -268,9 +268,9 @@ async def test_the_image_of_an_earlier_attempt_is_not_recorded_as_the_result(eac
         task = tasks.get(connection, caller.task_id)
         assert task is not None
         change = tasks.tasks.update().where(tasks.tasks.c.id == task.id)
-        connection.execute(change.values(submission_id="sub_2"))
+        connection.execute(change.values(attempt_id="sub_2"))
         result_state.store(connection, task, image, each_world.clock(), each_world.clock())
-        connection.execute(change.values(submission_id=task.submission_id))
+        connection.execute(change.values(attempt_id=task.attempt_id))
 
     await each_world.use.db.write(another_attempt)
 

@@ -70,7 +70,7 @@ async def test_every_field_is_sent_with_the_callback_url_and_secret_of_the_attem
         "safety_tolerance": 2,
     }
     assert list(order.images) == ["input_image"]
-    assert order.webhook_url == f"{GATEWAY}/callbacks/{caller.submission_id}/{caller.proof.token}"
+    assert order.webhook_url == f"{GATEWAY}/callbacks/{caller.attempt_id}/{caller.proof.token}"
     assert order.webhook_secret == caller.proof.secret
 
 
@@ -285,7 +285,7 @@ async def test_the_database_holds_nothing_that_could_forge_a_callback(each_world
     dump = await each_world.use.db.read(everything)
 
     assert (await each_world.task(task_id))["status"] == "stored"
-    assert caller.submission_id.encode() in dump
+    assert caller.attempt_id.encode() in dump
     assert caller.proof.token.encode() not in dump
     assert caller.proof.secret.encode() not in dump
 

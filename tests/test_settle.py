@@ -37,7 +37,7 @@ def evidence_of(
     """Evidence about the attempt `sub_NAME`. Only signed callbacks and fetched answers are proven."""
     given = {"body": repr((report, name)).encode(), "proven": verdict in {Verdict.SIGNED, Verdict.FETCHED}}
     return Evidence(
-        submission_id=f"sub_{name}",
+        attempt_id=f"sub_{name}",
         witness=witness,
         verdict=verdict,
         report=report,
@@ -373,7 +373,7 @@ async def test_each_attempt_counts_once_with_its_last_cost(database: Database) -
         plan_task(connection)
         attempts.mark_sent(connection, "sub_1", START, callback_requested=True)
         plan_attempt(connection, "sub_2", "task_1", number=2)
-        tasks.move(connection, "task_1", Status.SUBMITTING, START, submission_id="sub_2")
+        tasks.move(connection, "task_1", Status.SUBMITTING, START, attempt_id="sub_2")
         attempts.mark_sent(connection, "sub_2", START, callback_requested=True)
 
     await database.write(prepare)
@@ -427,7 +427,7 @@ async def test_an_earlier_attempt_is_superseded_and_its_cost_is_added(database: 
         plan_task(connection)
         attempts.mark_sent(connection, "sub_1", START, callback_requested=True)
         plan_attempt(connection, "sub_2", "task_1", number=2)
-        tasks.move(connection, "task_1", Status.SUBMITTING, START, submission_id="sub_2")
+        tasks.move(connection, "task_1", Status.SUBMITTING, START, attempt_id="sub_2")
         attempts.mark_sent(connection, "sub_2", START, callback_requested=True)
 
     await database.write(prepare)
@@ -496,8 +496,8 @@ async def test_a_failure_is_recorded_with_its_reason_and_money_spent(database: D
 
 async def test_a_hint_schedules_one_poll_and_none_for_an_unknown_attempt(database: Database) -> None:
     await database.write(put_sent_task)
-    for submission_id in ("sub_1", "sub_1", "sub_none"):
-        await database.write(lambda connection, of=submission_id: hint(connection, {of}, START))  # type: ignore[misc]
+    for attempt_id in ("sub_1", "sub_1", "sub_none"):
+        await database.write(lambda connection, of=attempt_id: hint(connection, {of}, START))  # type: ignore[misc]
 
     assert await database.read(waiting) == [("task_1", "reconcile", START)]
     assert [job.task_id for job in await database.write(lambda connection: claim(connection, START))] == ["task_1"]

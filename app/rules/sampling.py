@@ -21,15 +21,15 @@ class SampleLimit:
         self._tokens = float(_BURST)
         self._refilled_at: datetime | None = None
 
-    def take(self, submission_id: str, now: datetime) -> bool:
+    def take(self, attempt_id: str, now: datetime) -> bool:
         """Return whether to store one more callback of this attempt; if so, count it."""
-        taken = self._taken.get(submission_id, 0)
+        taken = self._taken.get(attempt_id, 0)
         self._refill(now)
         if taken >= _MAX_PER_ATTEMPT or self._tokens < 1:
             return False
         self._tokens -= 1
-        self._taken[submission_id] = taken + 1
-        self._taken.move_to_end(submission_id)
+        self._taken[attempt_id] = taken + 1
+        self._taken.move_to_end(attempt_id)
         if len(self._taken) > _MAX_ATTEMPTS:
             self._taken.popitem(last=False)
         return True

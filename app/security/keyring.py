@@ -56,18 +56,18 @@ class KeyRing:
         """Iterate over the ids of the keys, newest first."""
         return iter(self._keys)
 
-    def callback_proof(self, submission_id: str, signing_key_id: str) -> CallbackProof:
+    def callback_proof(self, attempt_id: str, signing_key_id: str) -> CallbackProof:
         """Return token and secret of an attempt, derived from the given ring key. Raises KeyError without that key."""
-        return _callback_proof(self._keys[signing_key_id], submission_id)
+        return _callback_proof(self._keys[signing_key_id], attempt_id)
 
-    def prove_token(self, submission_id: str, token: str) -> CallbackProof | None:
+    def prove_token(self, attempt_id: str, token: str) -> CallbackProof | None:
         """Return the proof that has this token, trying every key of the ring; None if no key derives it."""
-        if len(submission_id) > _MAX_ID:
+        if len(attempt_id) > _MAX_ID:
             return None  # and keeps long ids out of the cache
         for key in self._keys.values():
-            expected = _callback_token(key, submission_id)
+            expected = _callback_token(key, attempt_id)
             if hmac.compare_digest(expected.encode(), token.encode(errors="surrogatepass")):
-                return _callback_proof(key, submission_id)
+                return _callback_proof(key, attempt_id)
         return None
 
     def seal(self, plain: bytes, purpose: str, nonce: bytes) -> str:
@@ -114,16 +114,16 @@ def sealing_key_id(sealed: str) -> str:
 
 
 @lru_cache(maxsize=_CACHED_PROOFS)
-def _callback_token(key: bytes, submission_id: str) -> str:
+def _callback_token(key: bytes, attempt_id: str) -> str:
     """Cached apart from the proofs: a guessed address derives no secret and evicts no proof."""
-    return _base64url(_derive(key, f"callback-token:{submission_id}"))
+    return _base64url(_derive(key, f"callback-token:{attempt_id}"))
 
 
 @lru_cache(maxsize=_CACHED_PROOFS)
-def _callback_proof(key: bytes, submission_id: str) -> CallbackProof:
+def _callback_proof(key: bytes, attempt_id: str) -> CallbackProof:
     return CallbackProof(
-        token=_callback_token(key, submission_id),
-        secret=_derive(key, f"callback-secret:{submission_id}").hex(),
+        token=_callback_token(key, attempt_id),
+        secret=_derive(key, f"callback-secret:{attempt_id}").hex(),
     )
 
 

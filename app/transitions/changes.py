@@ -44,7 +44,7 @@ def evidence_of(
         detail = report.detail and proof.redact_text(report.detail)
         report, body = report._replace(detail=detail), proof.redact(body)
     return Evidence(
-        submission_id=attempt_id,
+        attempt_id=attempt_id,
         witness=witness,
         verdict=Verdict.FETCHED,
         proven=True,

@@ -19,11 +19,11 @@ from app.transitions.announce import Announcement, announce
 TOO_LATE = "the task's deadline passed before it was sent to the provider"
 
 
-def begin(connection: Connection, task_id: str, submission_id: str, now: datetime) -> bool:
+def begin(connection: Connection, task_id: str, attempt_id: str, now: datetime) -> bool:
     """Move a queued task to `submitting` for this attempt, before its request is sent. The task must have a slot."""
     if not queue.is_admitted(connection, task_id):
         return False
-    if not tasks.move(connection, task_id, Status.SUBMITTING, now, submission_id=submission_id):
+    if not tasks.move(connection, task_id, Status.SUBMITTING, now, attempt_id=attempt_id):
         return False
     announce(connection, [Announcement(task_id, Status.SUBMITTING)], now)
     return True

@@ -30,8 +30,8 @@ def store(connection: Connection, task: Task, image: Image, started_at: datetime
     Returns False if the task has been erased; the caller must then remove the image. A task that is no longer `ready`
     stays as it is.
     """
-    spooled_results.delete_holders(connection, task.submission_id)
-    if _locked(connection, task.id, task.submission_id) is None:
+    spooled_results.delete_holders(connection, task.attempt_id)
+    if _locked(connection, task.id, task.attempt_id) is None:
         return tasks.get(connection, task.id) is not None
     result = Result(
         task_id=task.id,
@@ -65,10 +65,10 @@ def await_store(
     `tried`: the store was called, rather than skipped by the circuit breaker. Returns True if the instance is a new
     holder.
     """
-    if _locked(connection, task.id, task.submission_id) is None:
+    if _locked(connection, task.id, task.attempt_id) is None:
         return False
-    is_new = instance not in spooled_results.instances(connection, task.submission_id)
-    wait = STORE.wait(spooled_results.record_holder(connection, task.submission_id, instance, now, tried=tried))
+    is_new = instance not in spooled_results.instances(connection, task.attempt_id)
+    wait = STORE.wait(spooled_results.record_holder(connection, task.attempt_id, instance, now, tried=tried))
     jobs.enqueue(connection, [NewJob(Step.COLLECT, task.id, now + ids.jittered(wait))])
     if is_new:
         _record_download(connection, task, "kept_aside", f"spooled on {instance}: {reason}", started_at, now)
@@ -84,14 +84,14 @@ def leave_to_others(connection: Connection, task_id: str, instance: str, started
     task = _locked(connection, task_id)
     if task is None:
         return True
-    spool_holders = spooled_results.instances(connection, task.submission_id)
+    spool_holders = spooled_results.instances(connection, task.attempt_id)
     if instance in spool_holders:
-        spooled_results.delete_holders(connection, task.submission_id, instance)
+        spooled_results.delete_holders(connection, task.attempt_id, instance)
         _record_download(connection, task, "failed", f"{instance} no longer has a complete copy", started_at, now)
     if spool_holders <= {instance} or now <= _deadline(connection, task, now) + _GRACE:
         return False
     if task.cancel_requested_at is not None and now > task.cancel_requested_at + _MAX_OUTAGE:
-        spooled_results.delete_holders(connection, task.submission_id)
+        spooled_results.delete_holders(connection, task.attempt_id)
         return False
     jobs.enqueue(connection, [NewJob(Step.COLLECT, task.id, now + STORE.longest)])
     return True
@@ -113,8 +113,8 @@ def fail(
         return False
     _record_download(connection, task, "failed", reason, started_at, now)
     deadline = _deadline(connection, task, now)
-    provider_answered = evidence.answered_since(connection, task.submission_id, deadline)
-    spool_holders = spooled_results.instances(connection, task.submission_id)
+    provider_answered = evidence.answered_since(connection, task.attempt_id, deadline)
+    spool_holders = spooled_results.instances(connection, task.attempt_id)
     # Each try after the deadline also polls. Time in which this service was down contains no tries and does not count.
     first_try_at = downloads.first_since(connection, task.id, deadline) or now
     gave_up_waiting = now > first_try_at + _MAX_OUTAGE
@@ -127,14 +127,14 @@ def fail(
     return False
 
 
-def _locked(connection: Connection, task_id: str, submission_id: str | None = None) -> Task | None:
+def _locked(connection: Connection, task_id: str, attempt_id: str | None = None) -> Task | None:
     """Lock the task and return its current row.
 
-    Returns None if it is no longer `ready`, or if `submission_id` is given and is not its latest attempt.
+    Returns None if it is no longer `ready`, or if `attempt_id` is given and is not its latest attempt.
     """
     tasks.lock(connection, [task_id])
     task = tasks.get(connection, task_id)
-    if task is None or task.status is not Status.READY or submission_id not in {None, task.submission_id}:
+    if task is None or task.status is not Status.READY or attempt_id not in {None, task.attempt_id}:
         return None
     return task
 

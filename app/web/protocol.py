@@ -72,8 +72,8 @@ class Protocol(HttpToolsProtocol):
         if address is None or self._use is None or not self._is_usual():
             super().on_headers_complete()
             return
-        submission_id, token = address.groups()
-        self.cycle = Exchange(self, self._use, submission_id.decode(), token.decode())
+        attempt_id, token = address.groups()
+        self.cycle = Exchange(self, self._use, attempt_id.decode(), token.decode())
         self.cycle.head_received()
 
     def on_message_complete(self) -> None:
@@ -126,7 +126,7 @@ class Protocol(HttpToolsProtocol):
 class Exchange:
     """One callback and its answer. Takes the place of uvicorn's cycle, whose first six attributes uvicorn reads."""
 
-    def __init__(self, protocol: Protocol, use: Resources, submission_id: str, token: str) -> None:
+    def __init__(self, protocol: Protocol, use: Resources, attempt_id: str, token: str) -> None:
         self.body = bytearray()
         self.more_body = True
         self.message_event = _UNUSED_EVENT
@@ -135,7 +135,7 @@ class Exchange:
         self.keep_alive = protocol.parser.get_http_version() != "1.0" and protocol.parser.should_keep_alive()
         self._protocol = protocol
         self._use = use
-        self._submission_id = submission_id
+        self._attempt_id = attempt_id
         self._token = token
         self._headers = protocol.headers
         self._proof: CallbackProof | None = None
@@ -158,14 +158,14 @@ class Exchange:
             self._run(_raise_disconnect)
 
     def _verify_token(self) -> Reply | None:
-        self._proof = self._use.keys.prove_token(self._submission_id, self._token)
+        self._proof = self._use.keys.prove_token(self._attempt_id, self._token)
         return callback.count_reply(Reply.UNKNOWN) if self._proof is None else None
 
     def _verify_body(self) -> Reply | None:
         assert self._proof is not None  # noqa: S101 - a request without a proof was answered at its head
         body = bytes(self.body)
         self._verified = verified = callback.verify_and_store(
-            self._use, self._submission_id, self._proof, self._headers, body
+            self._use, self._attempt_id, self._proof, self._headers, body
         )
         if verified.stored is None:
             return callback.reply_to(verified)

@@ -34,7 +34,7 @@ def verdict_on(request: bytes, secret: str) -> Verdict:
 
 def evidence_of(callback: Callback) -> Evidence:
     return Evidence(
-        submission_id=callback.submission_id,
+        attempt_id=callback.attempt_id,
         witness=Witness.CALLBACK,
         verdict=Verdict.SIGNED,
         proven=True,
@@ -51,8 +51,8 @@ async def settle_callbacks(database: Database, callbacks: Sequence[Callback]) ->
 
 def test_a_signed_callback_is_verified_at_its_address() -> None:
     (callback,) = imagine(KEYS, 1)
-    _, _, submission_id, token = callback.path.split("/")
-    proof = KEYS.prove_token(submission_id, token)
+    _, _, attempt_id, token = callback.path.split("/")
+    proof = KEYS.prove_token(attempt_id, token)
     assert proof is not None
     assert verdict_on(callback.signed(), proof.secret) is Verdict.SIGNED
 
@@ -65,8 +65,8 @@ def test_a_forged_callback_has_a_valid_address_and_a_wrong_signature() -> None:
 
 def test_a_misaddressed_callback_has_an_invalid_token() -> None:
     (callback,) = imagine(KEYS, 1)
-    _, _, submission_id, token = callback.misaddressed().split(b" ")[1].decode().split("/")
-    assert KEYS.prove_token(submission_id, token) is None
+    _, _, attempt_id, token = callback.misaddressed().split(b" ")[1].decode().split("/")
+    assert KEYS.prove_token(attempt_id, token) is None
 
 
 def test_the_reference_servers_can_verify_their_callbacks() -> None:
@@ -80,10 +80,10 @@ async def test_a_seeded_task_is_submitted_and_has_its_reconcile_job(database: Da
     (callback,) = await seed(database, KEYS, 1)
 
     def look(connection: Connection) -> None:
-        task, attempt = tasks.get(connection, callback.task_id), attempts.get(connection, callback.submission_id)
+        task, attempt = tasks.get(connection, callback.task_id), attempts.get(connection, callback.attempt_id)
         assert task is not None
         assert attempt is not None
-        assert (task.status, task.submission_id) == (Status.SUBMITTED, callback.submission_id)
+        assert (task.status, task.attempt_id) == (Status.SUBMITTED, callback.attempt_id)
         assert (attempt.outcome, attempt.callback_requested) == (Outcome.ACCEPTED, True)
         assert attempt.provider_id == read_status(callback.body).provider_id
         assert [job.step for job in stored_jobs(connection)] == [Step.RECONCILE]
@@ -122,7 +122,7 @@ async def test_evidence_that_did_not_move_its_task_is_missing(database: Database
     sent = evidence_of(callback)
     row = NewEvidence(
         id="ev_1",
-        submission_id=callback.submission_id,
+        attempt_id=callback.attempt_id,
         witness=Witness.CALLBACK,
         verdict=Verdict.SIGNED,
         digest="0" * 64,

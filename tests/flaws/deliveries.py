@@ -18,7 +18,7 @@ async def delivered(use: Resources, caller: Caller, body: dict[str, Any] | bytes
     """Deliver a callback with a valid signature, without HTTP."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = [(name.encode(), value.encode()) for name, value in caller.signature(raw).items()]
-    return await handler(use, caller.submission_id, caller.proof.token, headers, one(raw))
+    return await handler(use, caller.attempt_id, caller.proof.token, headers, one(raw))
 
 
 def one(raw: bytes) -> Callable[[int], Awaitable[bytes | None]]:

@@ -182,15 +182,13 @@ class Dying(AnswersFirst):
 
 
 async def receive_unless_seen(
-    use: Resources, submission_id: str, token: str, headers: Sequence[tuple[bytes, bytes]], read: Any
+    use: Resources, attempt_id: str, token: str, headers: Sequence[tuple[bytes, bytes]], read: Any
 ) -> Reply:
     """The usual handler: records the delivery, and treats it as a duplicate if it is already recorded."""
-    proof = use.keys.prove_token(submission_id, token)
+    proof = use.keys.prove_token(attempt_id, token)
     assert proof is not None
     body = await read(callback.MAX_BYTES)
-    evidence = callback._evidence(
-        use, submission_id, proof, headers, body, verify(body, headers, proof.secret, SIGNING)
-    )
+    evidence = callback._evidence(use, attempt_id, proof, headers, body, verify(body, headers, proof.secret, SIGNING))
     digest = hashlib.sha256(body).hexdigest()
     new = await use.db.write(lambda connection: idempotency_keys.begin(connection, "seen", digest, digest, use.now()))
     if new:

@@ -156,7 +156,7 @@ class Record(RuleBasedStateMachine):
             said, cost=4.0 if said is Said.PENDING else None, retry_after=timedelta(seconds=after) if after else None
         )
         if said is Said.PENDING:
-            report = report._replace(provider_id=self.provider_id(call.task_id, call.submission_id))
+            report = report._replace(provider_id=self.provider_id(call.task_id, call.attempt_id))
         self.refusing = said in REFUSALS
         self.answer_with_report(call, Witness.SUBMIT, report, death)
 
@@ -199,25 +199,25 @@ class Record(RuleBasedStateMachine):
         copies: int,
         death: tuple[int, bool] | None,
     ) -> None:
-        task_id, submission_id = self.attempts[which % len(self.attempts)]
-        provider_id = self.provider_id(task_id, submission_id) + ("-another" if other_id else "")
+        task_id, attempt_id = self.attempts[which % len(self.attempts)]
+        provider_id = self.provider_id(task_id, attempt_id) + ("-another" if other_id else "")
         body: dict[str, Any] = {"id": provider_id, "status": WORDS[said]}
         if said is Said.READY:
-            body["result"] = {"sample": self.link(task_id, submission_id, link)}
+            body["result"] = {"sample": self.link(task_id, attempt_id, link)}
         for _ in range(copies):
-            self.deliver(submission_id, json.dumps(body).encode(), proof, death)
+            self.deliver(attempt_id, json.dumps(body).encode(), proof, death)
             death = None
-        self.delivered.append((submission_id, json.dumps(body).encode(), proof))
+        self.delivered.append((attempt_id, json.dumps(body).encode(), proof))
 
     @precondition(lambda self: self.delivered)
     @rule(which=index, death=deaths)
     def call_back_again(self, which: int, death: tuple[int, bool] | None) -> None:
         self.deliver(*self.delivered[-1 - which % min(4, len(self.delivered))], death)
 
-    def deliver(self, submission_id: str, body: bytes, proof: str, death: tuple[int, bool] | None) -> None:
+    def deliver(self, attempt_id: str, body: bytes, proof: str, death: tuple[int, bool] | None) -> None:
         use = self.process.use
         self.every_move_is_allowed()
-        known = use.keys.prove_token(submission_id, self.token(submission_id))
+        known = use.keys.prove_token(attempt_id, self.token(attempt_id))
         assert known is not None
         headers, verdict = {
             "signed": ([(b"X-BFL-Signature", bfl_signature(known.secret, body).encode())], Verdict.SIGNED),
@@ -225,14 +225,14 @@ class Record(RuleBasedStateMachine):
             "forged": ([(b"X-BFL-Signature", bfl_signature("a guess", body).encode())], Verdict.FORGED),
             "nothing": ([], Verdict.UNPROVEN),
         }[proof]
-        key = (submission_id, Witness.CALLBACK, verdict, hashlib.sha256(body).hexdigest())
+        key = (attempt_id, Witness.CALLBACK, verdict, hashlib.sha256(body).hexdigest())
         had_its_effect = self.process.db.now(take_snapshot).effects.get(key) is Effect.MOVED
         self.process.db.dies_at = death and (0, death[1])
-        reply = self.process.play(callback.receive(use, submission_id, known.token, headers, whole(body)))
+        reply = self.process.play(callback.receive(use, attempt_id, known.token, headers, whole(body)))
         if reply is not None:
             assert reply is (callback.Reply.FORGED if proof == "forged" else callback.Reply.ACCEPTED)
         if reply is not None or (death and death[1]):
-            self.count(submission_id, Witness.CALLBACK, verdict, body)
+            self.count(attempt_id, Witness.CALLBACK, verdict, body)
         assert not (had_its_effect and self.process.has_moved()), "the same callback had a second effect"
         self.restart_if_dead()
 
@@ -241,7 +241,7 @@ class Record(RuleBasedStateMachine):
         self.process.db.dies_at = death
         self.process.answer(call, ProviderResponse(report, 200, {}, body))
         if death != (0, False):
-            self.count(call.submission_id, witness, Verdict.FETCHED, body)
+            self.count(call.attempt_id, witness, Verdict.FETCHED, body)
         self.restart_if_dead()
 
     # Invariants.
@@ -332,7 +332,7 @@ class Record(RuleBasedStateMachine):
         elif call.kind == "fetch":
             self.answer_with_report(call, Witness.POLL, self.report(call, Said.READY, 0, None), None)
         else:
-            provider_id = self.provider_id(call.task_id, call.submission_id)
+            provider_id = self.provider_id(call.task_id, call.attempt_id)
             self.answer_with_report(call, Witness.SUBMIT, Report(Said.PENDING, provider_id, cost=4.0), None)
 
     def next_due(self) -> Any:
@@ -344,23 +344,23 @@ class Record(RuleBasedStateMachine):
 
     # Helpers of the rules.
 
-    def sent(self, task_id: str, submission_id: str) -> None:
+    def sent(self, task_id: str, attempt_id: str) -> None:
         """Check an attempt sent to the provider: the first, or one after a refusal or a resubmit."""
         is_repeated = any(known == task_id for known, _ in self.attempts)
         self.every_move_is_allowed()
         assert not is_repeated or task_id in self.may_send, "sent again without a refusal or a resubmit"
         assert task_id not in self.unwanted, "sent after it was cancelled"
         self.may_send.discard(task_id)
-        assert (task_id, submission_id) not in self.attempts
-        self.attempts.append((task_id, submission_id))
+        assert (task_id, attempt_id) not in self.attempts
+        self.attempts.append((task_id, attempt_id))
 
     def restart_if_dead(self) -> None:
         if self.process.db.dead:
             self.process.restart()
         self.process.db.dies_at = None
 
-    def count(self, submission_id: str, witness: Witness, verdict: Verdict, body: bytes) -> None:
-        self.came[submission_id, witness, verdict, hashlib.sha256(body).hexdigest()] += 1
+    def count(self, attempt_id: str, witness: Witness, verdict: Verdict, body: bytes) -> None:
+        self.came[attempt_id, witness, verdict, hashlib.sha256(body).hexdigest()] += 1
 
     def choose(self, kind: str, which: int) -> Call | None:
         waiting = [call for call in self.process.outside.calls if call.kind == kind]
@@ -369,20 +369,20 @@ class Record(RuleBasedStateMachine):
     def report(self, call: Call, said: Said, which: int, cost: float | None) -> Report:
         report = Report(said, call.about, cost=cost)
         if said is Said.READY:
-            return report._replace(sample_url=self.link(call.task_id, call.submission_id, which % 2))
+            return report._replace(sample_url=self.link(call.task_id, call.attempt_id, which % 2))
         if said is Said.FAILED:
             return report._replace(failure=Failure.PROVIDER_ERROR)
         return report if said is Said.PENDING else Report(said)
 
-    def provider_id(self, task_id: str, submission_id: str) -> str:
-        return f"{task_id}.{submission_id[-4:]}"
+    def provider_id(self, task_id: str, attempt_id: str) -> str:
+        return f"{task_id}.{attempt_id[-4:]}"
 
-    def link(self, task_id: str, submission_id: str, number: int) -> str:
-        return f"https://delivery.eu1.bfl.ai/{self.provider_id(task_id, submission_id)}/{number}.png"
+    def link(self, task_id: str, attempt_id: str, number: int) -> str:
+        return f"https://delivery.eu1.bfl.ai/{self.provider_id(task_id, attempt_id)}/{number}.png"
 
-    def token(self, submission_id: str) -> str:
+    def token(self, attempt_id: str) -> str:
         keys = self.process.use.keys
-        return keys.callback_proof(submission_id, keys.newest).token
+        return keys.callback_proof(attempt_id, keys.newest).token
 
     def tasks(self) -> list[Task]:
         query = select(tasks).order_by(tasks.c.id)

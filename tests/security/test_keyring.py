@@ -58,15 +58,15 @@ def test_derived_values_equal_those_of_the_library(key: str, key_id: str) -> Non
 
 
 @pytest.mark.parametrize("key", ["k", NEW, "ü" * 40, "k" * 64, "k" * 65, "k" * 500])
-@pytest.mark.parametrize("submission_id", ["sub_1", f"sub_{'v' * 37}", "ü"])
-def test_a_callback_is_proven_with_values_derived_by_the_library(key: str, submission_id: str) -> None:
+@pytest.mark.parametrize("attempt_id", ["sub_1", f"sub_{'v' * 37}", "ü"])
+def test_a_callback_is_proven_with_values_derived_by_the_library(key: str, attempt_id: str) -> None:
     token, secret = (
-        HKDF(SHA256(), 32, None, f"fluxhook/v1/callback-{what}:{submission_id}".encode()).derive(key.encode())
+        HKDF(SHA256(), 32, None, f"fluxhook/v1/callback-{what}:{attempt_id}".encode()).derive(key.encode())
         for what in ("token", "secret")
     )
     of_key = KeyRing((key,))
 
-    assert of_key.prove_token(submission_id, base64url(token)) == CallbackProof(base64url(token), secret.hex())
+    assert of_key.prove_token(attempt_id, base64url(token)) == CallbackProof(base64url(token), secret.hex())
 
 
 def test_alternating_rings_derive_the_same_values_again() -> None:
@@ -147,11 +147,9 @@ def test_a_malformed_token_is_invalid(token: str) -> None:
     assert ring.prove_token("sub_1", token) is None
 
 
-@pytest.mark.parametrize(
-    "submission_id", ["", "\u00e9", "\ud800", "x" * 100_000], ids=["empty", "é", "surrogate", "long"]
-)
-def test_a_malformed_attempt_id_is_invalid(submission_id: str) -> None:
-    assert ring.prove_token(submission_id, "token") is None
+@pytest.mark.parametrize("attempt_id", ["", "\u00e9", "\ud800", "x" * 100_000], ids=["empty", "é", "surrogate", "long"])
+def test_a_malformed_attempt_id_is_invalid(attempt_id: str) -> None:
+    assert ring.prove_token(attempt_id, "token") is None
 
 
 def test_an_attempt_id_longer_than_its_column_is_refused_even_with_its_token() -> None:

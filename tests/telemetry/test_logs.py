@@ -198,6 +198,6 @@ async def test_each_request_and_job_of_a_task_writes_one_line_with_its_ids(world
         "/callbacks/{submission_id}/{token}",
         "collect",
     ]
-    assert {line["submission_id"] for line in lines} == {caller.submission_id}
+    assert {line["submission_id"] for line in lines} == {caller.attempt_id}
     assert {line["task_id"] for line in lines if "verdict" not in line} == {caller.task_id}
     assert all(line["ms"] >= 0 for line in lines)

@@ -304,7 +304,7 @@ async def test_a_spooled_image_of_an_erased_task_is_removed_too(each_world: Worl
     caller = await caller_of(each_world, task_id)
     folder = tmp_path / "aside"
     folder.mkdir()
-    (folder / f"{caller.submission_id}.{'0' * 64}").write_bytes(b"a copy")
+    (folder / f"{caller.attempt_id}.{'0' * 64}").write_bytes(b"a copy")
     await erase(each_world, task_id)
     await store_spooled(each_world.use)
 

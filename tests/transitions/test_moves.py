@@ -103,7 +103,7 @@ async def test_begin_sets_the_current_attempt(database: Database) -> None:
     task = await database.write(unit)
 
     assert task is not None
-    assert (task.submission_id, task.submitting_at) == ("sub_2", START)
+    assert (task.attempt_id, task.submitting_at) == ("sub_2", START)
 
 
 async def test_a_task_is_stored_once_and_keeps_its_first_result(database: Database) -> None:

@@ -67,8 +67,8 @@ async def test_the_line_of_a_callback_names_the_attempt_and_what_it_proved(world
     await caller.call(b"{}", token="x" * 43)
 
     posted, forged, unknown = requests(lines)
-    assert posted["submission_id"] == caller.submission_id
-    assert (forged["submission_id"], forged["verdict"]) == (caller.submission_id, "forged")
+    assert posted["submission_id"] == caller.attempt_id
+    assert (forged["submission_id"], forged["verdict"]) == (caller.attempt_id, "forged")
     assert "submission_id" not in unknown
 
 

@@ -53,7 +53,7 @@ def newest(
     query, floor = select(*COLUMNS_WITHOUT_CONTENT).order_by(evidence.c.id.desc()).limit(limit + 1), None
     if callback_filter.task_id is not None:
         of_task = attempts.c.task_id == callback_filter.task_id
-        query = query.join(attempts, attempts.c.id == evidence.c.submission_id).where(of_task, IS_CALLBACK)
+        query = query.join(attempts, attempts.c.id == evidence.c.attempt_id).where(of_task, IS_CALLBACK)
     elif callback_filter.verdict not in {None, Verdict.SIGNED}:
         query = query.where(IS_NOT_SIGNED)
     else:
@@ -81,11 +81,11 @@ def came_lately(connection: Connection, limit: int) -> list[bool]:
 
     A callback counts whether it is proven or not. Tasks whose evidence was deleted are left out, because it is unknown.
     """
-    has_evidence = exists().where(evidence.c.submission_id == attempts.c.id)
+    has_evidence = exists().where(evidence.c.attempt_id == attempts.c.id)
     latest = union_all(*(_latest(status, limit) for status in (Status.READY, Status.STORED))).subquery()
     query = (
         select(has_evidence.where(evidence.c.witness == Witness.CALLBACK))
-        .join(latest, latest.c.submission_id == attempts.c.id)
+        .join(latest, latest.c.attempt_id == attempts.c.id)
         .where(attempts.c.callback_requested, has_evidence)
         .order_by(latest.c.id.desc())
         .limit(limit)
@@ -95,5 +95,5 @@ def came_lately(connection: Connection, limit: int) -> list[bool]:
 
 def _latest(status: Status, limit: int) -> Select[Any]:
     """Select the newest tasks in one state: an index has them in this order, so no other rows are read."""
-    query = select(tasks.c.id, tasks.c.submission_id).where(tasks.c.status == status)
+    query = select(tasks.c.id, tasks.c.attempt_id).where(tasks.c.status == status)
     return select(query.order_by(tasks.c.id.desc()).limit(limit).subquery())

@@ -30,7 +30,7 @@ class PrunedBatch(NamedTuple):
 
 def prune_evidence(connection: Connection, ended_before: datetime, after: str, limit: int) -> PrunedBatch:
     """Delete evidence of tasks that ended before `ended_before`, among the next `limit` rows after the id `after`."""
-    with_task = evidence.join(attempts, attempts.c.id == evidence.c.submission_id).join(
+    with_task = evidence.join(attempts, attempts.c.id == evidence.c.attempt_id).join(
         tasks, tasks.c.id == attempts.c.task_id
     )
     query = select(evidence.c.id, _is_over(ended_before)).select_from(with_task)

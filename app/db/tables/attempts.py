@@ -93,7 +93,7 @@ class NewAttempt:
 class AttemptContext(NamedTuple):
     """The current state of an attempt and its task, as a decision about evidence needs it."""
 
-    submission_id: str
+    attempt_id: str
     task_id: str
     account_id: str
     key_id: str
@@ -103,11 +103,11 @@ class AttemptContext(NamedTuple):
 
 
 _PLAN = attempts.insert()
-_GET = select(attempts).where(attempts.c.id == bindparam("submission_id"))
+_GET = select(attempts).where(attempts.c.id == bindparam("attempt_id"))
 _OF_TASK = select(attempts).where(attempts.c.task_id == bindparam("task_id")).order_by(attempts.c.number)
 _MARK_SENT = (
     update(attempts)
-    .where(attempts.c.id == bindparam("submission_id"), attempts.c.outcome == Outcome.PLANNED)
+    .where(attempts.c.id == bindparam("attempt_id"), attempts.c.outcome == Outcome.PLANNED)
     .values(outcome=Outcome.UNKNOWN, sent_at=bindparam("now"), callback_requested=bindparam("has_address"))
 )
 
@@ -116,8 +116,8 @@ def plan(connection: Connection, attempt: NewAttempt) -> None:
     connection.execute(_PLAN, {"outcome": Outcome.PLANNED, "callback_requested": False, **asdict(attempt)})
 
 
-def get(connection: Connection, submission_id: str) -> Attempt | None:
-    row = connection.execute(_GET, {"submission_id": submission_id}).one_or_none()
+def get(connection: Connection, attempt_id: str) -> Attempt | None:
+    row = connection.execute(_GET, {"attempt_id": attempt_id}).one_or_none()
     return None if row is None else _attempt_of(by_key(attempts, row))
 
 
@@ -126,25 +126,25 @@ def of_task(connection: Connection, task_id: str) -> list[Attempt]:
     return [_attempt_of(by_key(attempts, row)) for row in connection.execute(_OF_TASK, {"task_id": task_id})]
 
 
-def mark_sent(connection: Connection, submission_id: str, now: datetime, *, callback_requested: bool) -> bool:
+def mark_sent(connection: Connection, attempt_id: str, now: datetime, *, callback_requested: bool) -> bool:
     """Record that the request may reach the provider from now on. Return False unless the attempt is still planned."""
-    parameters = {"submission_id": submission_id, "now": now, "has_address": callback_requested}
+    parameters = {"attempt_id": attempt_id, "now": now, "has_address": callback_requested}
     return connection.execute(_MARK_SENT, parameters).rowcount == 1
 
 
-def lock_attempts(connection: Connection, submission_ids: Iterable[str]) -> dict[str, AttemptContext]:
+def lock_attempts(connection: Connection, attempt_ids: Iterable[str]) -> dict[str, AttemptContext]:
     """Lock these attempts and their tasks until the end of the transaction. Return them by attempt id.
 
     Unknown ids are left out. Tasks are locked in the order of their ids, so concurrent callers do not deadlock.
     """
-    rows = [(submission_id,) for submission_id in submission_ids]
+    rows = [(attempt_id,) for attempt_id in attempt_ids]
     contexts = [_context_of(row) for row in _LOCK_ATTEMPTS.find(connection, rows)]
-    return {context.submission_id: context for context in contexts}
+    return {context.attempt_id: context for context in contexts}
 
 
 # The driver returns the values in this order, without names.
 _CONTEXT: Mapping[str, ColumnElement[Any]] = {
-    "submission_id": attempts.c.id,
+    "attempt_id": attempts.c.id,
     "task_id": attempts.c.task_id,
     "outcome": attempts.c.outcome,
     "provider_id": attempts.c.provider_id,
@@ -156,7 +156,7 @@ _CONTEXT: Mapping[str, ColumnElement[Any]] = {
     "sample_url": tasks.c.sample_url,
     "sample_expires_at": tasks.c.sample_expires_at,
     "tries": tasks.c.tries,
-    "is_current": tasks.c.submission_id == attempts.c.id,
+    "is_current": tasks.c.attempt_id == attempts.c.id,
     "has_slot": exists().where(slots.c.task_id == tasks.c.id),
 }
 
@@ -175,18 +175,16 @@ def _select_contexts(relation: FromClause, _dialect: str) -> ClauseElement:
 _LOCK_ATTEMPTS = BulkRead({"id": attempts.c.id.type}, _select_contexts)
 
 
-def task_ids(connection: Connection, submission_ids: Collection[str]) -> dict[str, str]:
+def task_ids(connection: Connection, attempt_ids: Collection[str]) -> dict[str, str]:
     """Return the task ids of these attempts, by attempt id. Unknown ids are left out."""
-    query = select(attempts.c.id, attempts.c.task_id).where(attempts.c.id.in_(submission_ids))
+    query = select(attempts.c.id, attempts.c.task_id).where(attempts.c.id.in_(attempt_ids))
     return {row.id: row.task_id for row in connection.execute(query)}
 
 
-def traceparent(connection: Connection, submission_id: str) -> str | None:
+def traceparent(connection: Connection, attempt_id: str) -> str | None:
     """Return the W3C `traceparent` of an attempt's task."""
     query = (
-        select(tasks.c.traceparent)
-        .join(attempts, attempts.c.task_id == tasks.c.id)
-        .where(attempts.c.id == submission_id)
+        select(tasks.c.traceparent).join(attempts, attempts.c.task_id == tasks.c.id).where(attempts.c.id == attempt_id)
     )
     stored: str | None = connection.execute(query).scalar_one_or_none()
     return stored
@@ -196,7 +194,7 @@ def count_in_flight_by_signing_key(connection: Connection) -> dict[str, int]:
     """Count the tasks that may still receive a callback, by the signing key id of their current attempt."""
     query = (
         select(attempts.c.signing_key_id, func.count().label("tasks"))
-        .join(tasks, tasks.c.submission_id == attempts.c.id)
+        .join(tasks, tasks.c.attempt_id == attempts.c.id)
         .where(tasks.c.status.in_((Status.SUBMITTING, Status.SUBMITTED)))
         .group_by(attempts.c.signing_key_id)
     )
@@ -254,7 +252,7 @@ def _context_of(row: Sequence[Any]) -> AttemptContext:
     value = dict(zip(_CONTEXT, row, strict=True))
     expires_at = value["sample_expires_at"]
     return AttemptContext(
-        submission_id=value["submission_id"],
+        attempt_id=value["attempt_id"],
         task_id=value["task_id"],
         account_id=value["account_id"],
         key_id=value["key_id"],

@@ -80,7 +80,7 @@ def _delete_evidence(connection: Connection, task_id: str) -> None:
     """Delete the evidence and spool records of a task's attempts, and the details of the attempts."""
     attempt_ids = connection.execute(select(attempts.c.id).where(attempts.c.task_id == task_id)).scalars().all()
     for table in (evidence, spooled_results):
-        connection.execute(delete(table).where(table.c.submission_id.in_(attempt_ids)))
+        connection.execute(delete(table).where(table.c.attempt_id.in_(attempt_ids)))
     connection.execute(update(attempts).where(attempts.c.task_id == task_id).values(detail=None, polling_url=None))
 
 

@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 from app.db.engine.bulk import Bulk, BulkRead, DeferredWrites
-from app.db.engine.columns import Instant, Json, insert_into, metadata
+from app.db.engine.columns import Instant, Json, by_key, insert_into, metadata
 from app.db.tables.attempts import attempts
 from app.rules.task import Effect, Report, Said, Witness
 from app.security.verify import Verdict
@@ -34,7 +34,7 @@ evidence = Table(
     "evidence",
     metadata,
     Column("id", String(48), primary_key=True),
-    Column("submission_id", String(48), nullable=False),
+    Column("submission_id", String(48), key="attempt_id", nullable=False),
     Column("witness", String(16), nullable=False),
     Column("verdict", String(16), nullable=False),
     Column("digest", String(64), nullable=False),
@@ -48,7 +48,7 @@ evidence = Table(
     Column("received_at", Instant, nullable=False),
     Column("last_received_at", Instant, nullable=False),
     # The verdict is part of the key: a forged copy that arrives first must not hide the signed original.
-    UniqueConstraint("submission_id", "witness", "verdict", "digest"),
+    UniqueConstraint("attempt_id", "witness", "verdict", "digest"),
 )
 # Literals, because the planner does not match a bound parameter with the condition of a partial index.
 IS_CALLBACK = evidence.c.witness == literal_column(f"'{Witness.CALLBACK}'")
@@ -69,7 +69,7 @@ class EvidenceRow:
     """A row of the table without headers and body."""
 
     id: str
-    submission_id: str
+    attempt_id: str
     witness: Witness
     verdict: str
     digest: str
@@ -88,7 +88,7 @@ class Evidence(NamedTuple):
     Its `repr` shows none of that, so that no log line can.
     """
 
-    submission_id: str
+    attempt_id: str
     witness: Witness
     verdict: Verdict
     proven: bool
@@ -99,13 +99,13 @@ class Evidence(NamedTuple):
     http_status: int | None = None
 
     def __repr__(self) -> str:
-        return f"<evidence about {self.submission_id}>"
+        return f"<evidence about {self.attempt_id}>"
 
 
 class EvidenceKey(NamedTuple):
     """What a copy of a piece of evidence has in common with its original."""
 
-    submission_id: str
+    attempt_id: str
     witness: str
     verdict: str
     digest: str  # of the body
@@ -115,7 +115,7 @@ class NewEvidence(NamedTuple):
     """A row to be written. Enums are passed as plain strings, because sqlite3 is slower with subclasses of `str`."""
 
     id: str
-    submission_id: str
+    attempt_id: str
     witness: str
     verdict: str
     digest: str
@@ -144,7 +144,9 @@ def _build_upsert(relation: FromClause, dialect: str) -> ClauseElement:
     statement = insert_into(evidence, dialect).from_select(NewEvidence._fields, rows)
     new = statement.excluded
     changes = {"copies": evidence.c.copies + new.copies, "last_received_at": new.last_received_at}
-    return statement.on_conflict_do_update(index_elements=EvidenceKey._fields, set_=changes)
+    return statement.on_conflict_do_update(
+        index_elements=[evidence.c[name] for name in EvidenceKey._fields], set_=changes
+    )
 
 
 _UPSERT = Bulk({name: evidence.c[name].type for name in NewEvidence._fields}, _build_upsert)
@@ -168,39 +170,37 @@ def count_callbacks(connection: Connection, pairs: Collection[tuple[str, str]]) 
     if not pairs:
         return {}
     found = _COUNT.find(connection, list(pairs))
-    counts = {(submission_id, verdict): count for submission_id, verdict, count in found}
+    counts = {(attempt_id, verdict): count for attempt_id, verdict, count in found}
     return {pair: counts.get(pair, 0) for pair in pairs}
 
 
 def _select_counts(relation: FromClause, _dialect: str) -> ClauseElement:
     of_pair = (
-        (evidence.c.submission_id == relation.c.submission_id)
-        & IS_CALLBACK
-        & (evidence.c.verdict == relation.c.verdict)
+        (evidence.c.attempt_id == relation.c.attempt_id) & IS_CALLBACK & (evidence.c.verdict == relation.c.verdict)
     )
     return (
-        select(relation.c.submission_id, relation.c.verdict, func.count())
+        select(relation.c.attempt_id, relation.c.verdict, func.count())
         .join_from(relation, evidence, of_pair)
-        .group_by(relation.c.submission_id, relation.c.verdict)
+        .group_by(relation.c.attempt_id, relation.c.verdict)
     )
 
 
-_COUNT = BulkRead({name: evidence.c[name].type for name in ("submission_id", "verdict")}, _select_counts)
+_COUNT = BulkRead({name: evidence.c[name].type for name in ("attempt_id", "verdict")}, _select_counts)
 
 
-def last_polled_at(connection: Connection, submission_id: str) -> datetime | None:
+def last_polled_at(connection: Connection, attempt_id: str) -> datetime | None:
     """Return when the provider was last polled for this attempt, whatever the result, or None."""
     query = select(func.max(evidence.c.last_received_at)).where(
-        evidence.c.submission_id == submission_id, evidence.c.witness == Witness.POLL
+        evidence.c.attempt_id == attempt_id, evidence.c.witness == Witness.POLL
     )
     last: datetime | None = connection.execute(query).scalar_one()
     return last
 
 
-def answered_since(connection: Connection, submission_id: str, instant: datetime) -> bool:
+def answered_since(connection: Connection, attempt_id: str, instant: datetime) -> bool:
     """Return whether a poll for this attempt has had a usable answer at or after `instant`."""
     query = select(evidence.c.id).where(
-        evidence.c.submission_id == submission_id,
+        evidence.c.attempt_id == attempt_id,
         evidence.c.witness == Witness.POLL,
         evidence.c.said != Said.LOST,
         evidence.c.last_received_at >= instant,
@@ -208,12 +208,12 @@ def answered_since(connection: Connection, submission_id: str, instant: datetime
     return connection.execute(query.limit(1)).one_or_none() is not None
 
 
-def hints(connection: Connection, submission_id: str) -> list[bytes]:
+def hints(connection: Connection, attempt_id: str) -> list[bytes]:
     """Return the bodies of the callbacks stored as hints for this attempt, latest first."""
     query = (
         select(evidence.c.body)
         .where(
-            evidence.c.submission_id == submission_id,
+            evidence.c.attempt_id == attempt_id,
             evidence.c.witness == Witness.CALLBACK,
             evidence.c.effect == Effect.HINTED,
         )
@@ -226,7 +226,7 @@ def of_task(connection: Connection, task_id: str) -> list[EvidenceRow]:
     """Return all evidence about a task's attempts, earliest first."""
     query = (
         select(*COLUMNS_WITHOUT_CONTENT)
-        .join(attempts, attempts.c.id == evidence.c.submission_id)
+        .join(attempts, attempts.c.id == evidence.c.attempt_id)
         .where(attempts.c.task_id == task_id)
         .order_by(evidence.c.received_at, evidence.c.id)
     )
@@ -234,7 +234,7 @@ def of_task(connection: Connection, task_id: str) -> list[EvidenceRow]:
 
 
 def evidence_row(row: Row[Any]) -> EvidenceRow:
-    values = row._asdict()
+    values = by_key(evidence, row)
     values["witness"] = Witness(values["witness"])
     values["said"] = Said(values["said"])
     values["effect"] = Effect(values["effect"])

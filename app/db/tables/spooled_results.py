@@ -14,7 +14,7 @@ from app.db.engine.columns import Instant, metadata
 spooled_results = Table(
     "kept_aside",
     metadata,
-    Column("submission_id", String(48), primary_key=True),
+    Column("submission_id", String(48), key="attempt_id", primary_key=True),
     Column("instance", String(48), primary_key=True),  # names the DATA_DIR that holds the bytes
     Column("tries", Integer, nullable=False),
     Column("tried_at", Instant),  # when the store last refused them
@@ -31,7 +31,7 @@ class SpoolHolder:
     since: datetime
 
 
-def record_holder(connection: Connection, submission_id: str, instance: str, now: datetime, *, tried: bool) -> int:
+def record_holder(connection: Connection, attempt_id: str, instance: str, now: datetime, *, tried: bool) -> int:
     """Record that this instance still holds the bytes. Return how often it has been recorded.
 
     `tried`: the store has just failed to take them. The caller must hold the task's lock.
@@ -39,26 +39,26 @@ def record_holder(connection: Connection, submission_id: str, instance: str, now
     changes = {"tries": spooled_results.c.tries + 1, "tried_at": now if tried else spooled_results.c.tried_at}
     tries: int | None = connection.execute(
         update(spooled_results)
-        .where(spooled_results.c.submission_id == submission_id, spooled_results.c.instance == instance)
+        .where(spooled_results.c.attempt_id == attempt_id, spooled_results.c.instance == instance)
         .values(changes)
         .returning(spooled_results.c.tries)
     ).scalar_one_or_none()
     if tries is not None:
         return tries
-    row = {"submission_id": submission_id, "instance": instance, "tries": 1, "kept_at": now}
+    row = {"attempt_id": attempt_id, "instance": instance, "tries": 1, "kept_at": now}
     connection.execute(spooled_results.insert().values(**row, tried_at=now if tried else None))
     return 1
 
 
-def instances(connection: Connection, submission_id: str) -> set[str]:
+def instances(connection: Connection, attempt_id: str) -> set[str]:
     """Return the instances that hold the bytes of this attempt."""
-    query = select(spooled_results.c.instance).where(spooled_results.c.submission_id == submission_id)
+    query = select(spooled_results.c.instance).where(spooled_results.c.attempt_id == attempt_id)
     return set(connection.execute(query).scalars())
 
 
-def delete_holders(connection: Connection, submission_id: str, instance: str | None = None) -> None:
+def delete_holders(connection: Connection, attempt_id: str, instance: str | None = None) -> None:
     """Delete the record of one instance for an attempt, or of all instances if `instance` is None."""
-    statement = delete(spooled_results).where(spooled_results.c.submission_id == submission_id)
+    statement = delete(spooled_results).where(spooled_results.c.attempt_id == attempt_id)
     connection.execute(statement if instance is None else statement.where(spooled_results.c.instance == instance))
 
 

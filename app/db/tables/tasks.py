@@ -53,7 +53,7 @@ tasks = Table(
     Column("deadline_at", Instant),
     Column("dispatch_after_at", Instant, nullable=False),
     # The current attempt. Not a foreign key, because each row refers to the other.
-    Column("submission_id", String(48), nullable=False),
+    Column("submission_id", String(48), key="attempt_id", nullable=False),
     Column("tries", Integer, nullable=False),
     Column("cost", Float),
     Column("seed", Text),  # an integer of any size, because the provider states no bounds
@@ -123,7 +123,7 @@ class Task:
     priority: int
     deadline_at: datetime | None
     dispatch_after_at: datetime
-    submission_id: str
+    attempt_id: str
     tries: int
     cost: float | None
     seed: int | None
@@ -175,7 +175,7 @@ class NewTask:
     priority: int
     deadline_at: datetime | None
     dispatch_after_at: datetime
-    submission_id: str
+    attempt_id: str
     created_at: datetime
     traceparent: str | None = None
     webhook: Subscription | None = None
@@ -249,16 +249,16 @@ def move(
     to: Status,
     now: datetime,
     *,
-    submission_id: str | None = None,
+    attempt_id: str | None = None,
     reason: FailureReason | None = None,
 ) -> bool:
     """Move one task to `to` if its current state allows it. Return False if not moved.
 
-    `submission_id`: the attempt that becomes the current one. `reason`: of a task that fails.
+    `attempt_id`: the attempt that becomes the current one. `reason`: of a task that fails.
     """
     changes = {"status": to, f"{to}_at": now} | (asdict(reason) if reason else {})
-    if submission_id is not None:
-        changes["submission_id"] = submission_id
+    if attempt_id is not None:
+        changes["attempt_id"] = attempt_id
     parameters = {_NEW + name: value for name, value in changes.items()}
     return connection.execute(_update_status(to, tuple(changes)), {"task_id": task_id, **parameters}).rowcount == 1
 

@@ -53,7 +53,7 @@ _REFUSALS: Mapping[Reply, FluxhookError] = {
     },
 )
 async def post_callback(
-    submission_id: Annotated[str, Path(description="The id of the attempt.")],
+    attempt_id: Annotated[str, Path(alias="submission_id", description="The id of the attempt.")],
     token: Annotated[str, Path(description="The token of the callback address.")],
     request: Request,
     use: ResourcesDep,
@@ -66,7 +66,7 @@ async def post_callback(
     try:
         if (content_length(headers) or 0) > MAX_BYTES:
             return answer(count_reply(Reply.TOO_LARGE))
-        return answer(await callback.receive(use, submission_id, token, headers, partial(_read, request.receive)))
+        return answer(await callback.receive(use, attempt_id, token, headers, partial(_read, request.receive)))
     except Exception as error:  # noqa: BLE001 - after any error the provider must retry
         return error_answer(error)
 

@@ -75,12 +75,12 @@ async def list_callbacks(
 
     def read(connection: Connection) -> CallbackList:
         page = callbacks.newest(connection, query, limit=limit, before=cursor)
-        task_ids = attempts.task_ids(connection, {row.submission_id for row in page.found})
-        views = [_view(row, task_ids[row.submission_id]) for row in page.found]
+        task_ids = attempts.task_ids(connection, {row.attempt_id for row in page.found})
+        views = [_view(row, task_ids[row.attempt_id]) for row in page.found]
         return CallbackList(callbacks=views, next_cursor=page.next_cursor)
 
     return await use.db.read(read)
 
 
 def _view(row: EvidenceRow, task_id: str) -> CallbackView:
-    return CallbackView.model_validate({**asdict(row), "task_id": task_id})
+    return CallbackView.model_validate({**asdict(row), "submission_id": row.attempt_id, "task_id": task_id})

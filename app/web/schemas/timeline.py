@@ -128,6 +128,6 @@ def _attempt_entry(attempt: Attempt) -> SubmissionEntry:
 
 def _evidence_entry(row: EvidenceRow, callback_requested: set[str]) -> EvidenceEntry:
     brought_result = row.effect is Effect.MOVED and row.said in {Said.READY, Said.FAILED}
-    repaired = brought_result and row.witness is Witness.POLL and row.submission_id in callback_requested
-    derived = {"sha256": row.digest, "at": row.received_at, "repaired": repaired}
+    repaired = brought_result and row.witness is Witness.POLL and row.attempt_id in callback_requested
+    derived = {"submission_id": row.attempt_id, "sha256": row.digest, "at": row.received_at, "repaired": repaired}
     return EvidenceEntry.model_validate({**asdict(row), **derived})

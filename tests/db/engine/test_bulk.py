@@ -12,6 +12,7 @@ from sqlalchemy import event, select
 from app import jobs
 from app.db import Connection
 from app.db.engine.bulk import DeferredWrites
+from app.db.engine.columns import by_key
 from app.db.engine.database import Database
 from app.db.queries.apply_changes import TaskChange, apply_changes
 from app.db.tables import attempts, events, evidence, provider_accounts, tasks
@@ -44,13 +45,13 @@ def instant(number: int) -> datetime:
 
 
 def every(table: Any, *order: Any) -> Callable[[Connection], list[dict[str, Any]]]:
-    return lambda connection: [dict(row._mapping) for row in connection.execute(select(table).order_by(*order))]
+    return lambda connection: [by_key(table, row) for row in connection.execute(select(table).order_by(*order))]
 
 
 def new_evidence(number: int) -> NewEvidence:
     return NewEvidence(
         id=f"ev_{number:03}",
-        submission_id=f"sub_{number}",
+        attempt_id=f"sub_{number}",
         witness=pick(list(Witness), number),
         verdict=pick(list(Verdict), number),
         digest=hashlib.sha256(str(number).encode()).hexdigest(),

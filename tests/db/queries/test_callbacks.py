@@ -58,8 +58,8 @@ async def test_callbacks_are_filtered_by_verdict_and_by_task_over_all_attempts(d
             connection,
             row("1"),
             row("2", Verdict.FORGED),
-            row("3", Verdict.FORGED, submission_id="sub_2"),
-            row("4", submission_id="sub_1b"),
+            row("3", Verdict.FORGED, attempt_id="sub_2"),
+            row("4", attempt_id="sub_1b"),
             polled("5"),
         )
         return [names(callbacks.newest(connection, callback_filter, limit=9)) for callback_filter in filters]

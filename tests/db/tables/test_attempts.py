@@ -74,7 +74,7 @@ async def test_locking_attempts_returns_them_with_the_state_of_their_task(databa
     def unit(connection: Connection) -> dict[str, attempts.AttemptContext]:
         plan_task(connection)
         plan_attempt(connection, "sub_2", "task_1", number=2)
-        tasks.move(connection, "task_1", Status.SUBMITTING, START, submission_id="sub_2")
+        tasks.move(connection, "task_1", Status.SUBMITTING, START, attempt_id="sub_2")
         return attempts.lock_attempts(connection, {"sub_1", "sub_2", "sub_none"})
 
     found = await database.write(unit)

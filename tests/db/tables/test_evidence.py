@@ -18,7 +18,7 @@ def row(name: str, verdict: Verdict = Verdict.SIGNED, body: bytes = b"{}", **cha
     """Return a row with a callback for the attempt `sub_1`."""
     values: dict[str, Any] = {
         "id": f"ev_{name}",
-        "submission_id": "sub_1",
+        "attempt_id": "sub_1",
         "witness": Witness.CALLBACK,
         "verdict": verdict,
         "digest": hashlib.sha256(body).hexdigest(),
@@ -92,7 +92,7 @@ async def test_another_body_witness_or_attempt_makes_a_row_of_its_own(database: 
             row("1"),
             row("2", body=b"[]"),
             row("3", witness=Witness.POLL),
-            row("4", submission_id="sub_2"),
+            row("4", attempt_id="sub_2"),
         ]
         write_now(connection, evidence.upsert, rows)
         return len(evidence.of_task(connection, "task_1"))
@@ -106,7 +106,7 @@ async def test_evidence_is_sorted_by_arrival(database: Database) -> None:
         plan_task(connection, "2")
         early = START - timedelta(seconds=1)
         write_now(connection, evidence.upsert, [row("1"), row("2", body=b"2", received_at=early)])
-        write_now(connection, evidence.upsert, [row("3", submission_id="sub_2")])
+        write_now(connection, evidence.upsert, [row("3", attempt_id="sub_2")])
         return [stored.id for stored in evidence.of_task(connection, "task_1")]
 
     assert await database.write(unit) == ["ev_2", "ev_1"]
@@ -116,7 +116,7 @@ async def test_untrusted_callbacks_are_counted_by_attempt_and_verdict(database: 
     def unit(connection: Connection) -> list[int]:
         plan_task(connection)
         rows = [row(f"{number}", Verdict.FORGED, b"%d" % number) for number in range(3)]
-        rows += [row("4", Verdict.UNPROVEN), row("5", Verdict.FORGED, submission_id="sub_2")]
+        rows += [row("4", Verdict.UNPROVEN), row("5", Verdict.FORGED, attempt_id="sub_2")]
         write_now(connection, evidence.upsert, rows)
         pairs = [("sub_1", Verdict.FORGED), ("sub_1", Verdict.UNPROVEN), ("sub_none", Verdict.FORGED)]
         counts = evidence.count_callbacks(connection, pairs)

@@ -23,7 +23,7 @@ async def test_a_task_is_read_as_it_was_written(database: Database) -> None:
     assert task is not None
     assert task.status is Status.QUEUED
     assert task.request == TaskRequest({"prompt": "Füchse 🦊"}, (IMAGE,))
-    assert (task.submission_id, task.created_at, task.tries, task.cost) == ("sub_1", START, 0, None)
+    assert (task.attempt_id, task.created_at, task.tries, task.cost) == ("sub_1", START, 0, None)
 
 
 async def test_an_unknown_task_is_none(database: Database) -> None:

@@ -33,7 +33,7 @@ async def test_each_callback_has_its_content_verdict_and_effect(each_world: Worl
     assert signed == {
         "id": signed["id"],
         "task_id": caller.task_id,
-        "submission_id": caller.submission_id,
+        "submission_id": caller.attempt_id,
         "verdict": "signed",
         "effect": "moved",
         "said": "ready",

@@ -42,7 +42,7 @@ TASK = Task(
     priority=0,
     deadline_at=None,
     dispatch_after_at=START,
-    submission_id="sub_1",
+    attempt_id="sub_1",
     tries=0,
     cost=4.0,
     seed=2**70,
@@ -69,7 +69,7 @@ def heard(seconds: float, witness: Witness) -> Any:
     at = START + timedelta(seconds=seconds)
     return row(
         evidence.EvidenceRow,
-        submission_id="sub_1",
+        attempt_id="sub_1",
         witness=witness,
         verdict="signed",
         said=Said.READY,
