@@ -13,7 +13,8 @@ _PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
 _PLACES = range(50, -1, -10)
 _RANDOM_DIGITS = 25
 _TO_DIGITS = (_DIGITS * 8).encode()
-_FORM = re.compile(r"[a-z]+_[0-9a-v]{37}")
+_REST = "_[0-9a-v]{37}"
+_FORM = re.compile(f"[a-z]+{_REST}")
 
 
 def new_id(prefix: str, now: datetime) -> str:
@@ -47,6 +48,11 @@ def _time(at: datetime, low_bits: int) -> str:
 def is_id(prefix: str, text: str) -> bool:
     """Return whether `text` has the form of an id with this prefix."""
     return _FORM.fullmatch(text) is not None and text.startswith(f"{prefix}_")
+
+
+def pattern(prefix: str) -> str:
+    """Return a regular expression for ids with this prefix, anchored at both ends, for JSON Schema."""
+    return f"^{prefix}{_REST}$"
 
 
 def new_key() -> str:

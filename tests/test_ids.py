@@ -114,3 +114,12 @@ def test_the_first_id_of_an_instant_is_its_lowest_and_above_all_earlier_ones(ins
     before = [ids.new_id("ev", instant - timedelta(microseconds=1)) for _ in range(200)]
 
     assert max(before) < first <= min(ids.new_id("ev", instant) for _ in range(200))
+
+
+def test_the_pattern_of_a_prefix_matches_exactly_its_ids() -> None:
+    known = re.compile(ids.pattern("task"))
+
+    assert known.search(ids.new_id("task", AT))
+    assert not known.search(ids.new_id("ep", AT))
+    assert not known.search(ids.new_id("task", AT)[:-1])
+    assert not known.search(ids.new_id("task", AT) + "0")

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
+from app import ids
 from app.db import Connection
 from app.db.queries import callbacks
 from app.db.queries.callbacks import MAX_SCANNED, CallbackFilter
@@ -58,11 +59,11 @@ async def list_callbacks(
     use: ResourcesDep,
     _caller: CallerDep,
     task_id: Annotated[
-        str | None, Query(pattern=r"^task_[0-9a-v]{37}$", description="Only callbacks of this task.")
+        str | None, Query(pattern=ids.pattern("task"), description="Only callbacks of this task.")
     ] = None,
     verdict: Annotated[OfCallback | None, Query(description="Only callbacks with this verdict.")] = None,
     cursor: Annotated[
-        str | None, Query(pattern=r"^ev_[0-9a-v]{37}$", description="The `next_cursor` of the previous page.")
+        str | None, Query(pattern=ids.pattern("ev"), description="The `next_cursor` of the previous page.")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Maximum number of callbacks in the page.")] = 20,
 ) -> CallbackList:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field, model_validator
 
+from app import ids
 from app.db import Connection
 from app.db.queries.deliveries import DeliveryFilter, DeliveryRef, failed_between, newest
 from app.db.tables import deliveries, delivery_attempts, endpoints
@@ -24,7 +25,7 @@ from app.webhooks import outbox
 router = APIRouter(prefix="/v1/deliveries", tags=["webhooks"])
 
 MAX_REPLAYED = 10_000
-_ENDPOINT_ID = r"^ep_[0-9a-v]{37}$"
+_ENDPOINT_ID = ids.pattern("ep")
 _ERRORS = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
 _ERRORS_OF_ONE = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
 
@@ -101,11 +102,11 @@ async def list_deliveries(
     caller: CallerDep,
     state: Annotated[DeliveryState | None, Query(description="Only those in this state.")] = None,
     task_id: Annotated[
-        str | None, Query(pattern=r"^task_[0-9a-v]{37}$", description="Only deliveries of this task.")
+        str | None, Query(pattern=ids.pattern("task"), description="Only deliveries of this task.")
     ] = None,
     endpoint_id: Annotated[str | None, Query(pattern=_ENDPOINT_ID, description="Only to this endpoint.")] = None,
     cursor: Annotated[
-        str | None, Query(pattern=r"^dlv_[0-9a-v]{37}$", description="The `next_cursor` of the previous page.")
+        str | None, Query(pattern=ids.pattern("dlv"), description="The `next_cursor` of the previous page.")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Maximum number of deliveries in the page.")] = 20,
 ) -> DeliveryList:

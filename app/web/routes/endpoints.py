@@ -70,7 +70,7 @@ async def list_endpoints(
     caller: CallerDep,
     state: Annotated[EndpointState | None, Query(description="Only those in this state.")] = None,
     cursor: Annotated[
-        str | None, Query(pattern=r"^ep_[0-9a-v]{37}$", description="The `next_cursor` of the previous page.")
+        str | None, Query(pattern=ids.pattern("ep"), description="The `next_cursor` of the previous page.")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Maximum number of endpoints in the page.")] = 20,
 ) -> EndpointList:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse
 
+from app import ids
 from app.db import Connection
 from app.db.tables import events, tasks
 from app.db.tables.events import Event, Page, Position
@@ -70,9 +71,7 @@ async def get_events(
     feed: FeedDep,
     _caller: CallerDep,
     after: After = None,
-    task_id: Annotated[
-        str | None, Query(pattern=r"^task_[0-9a-v]{37}$", description="Only events of this task.")
-    ] = None,
+    task_id: Annotated[str | None, Query(pattern=ids.pattern("task"), description="Only events of this task.")] = None,
     kind: Annotated[list[Kind] | None, Query(description="Only events of these kinds.")] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="Maximum number of events in the page.")] = 100,
     accept: Annotated[str, Header(include_in_schema=False)] = "",

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
+from app import ids
 from app.db import Connection
 from app.db.tables import attempts, delivery_attempts, downloads, evidence, tasks
 from app.errors import NotFound
@@ -30,7 +31,7 @@ async def list_tasks(
     status: Annotated[Status | None, Query(description="Only tasks in this state.")] = None,
     model: Annotated[str | None, Query(pattern=r"^[0-9a-z.-]{1,64}$", description="Only tasks of this model.")] = None,
     cursor: Annotated[
-        str | None, Query(pattern=r"^task_[0-9a-v]{37}$", description="The `next_cursor` of the previous page.")
+        str | None, Query(pattern=ids.pattern("task"), description="The `next_cursor` of the previous page.")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Maximum number of tasks in the page.")] = 20,
 ) -> TaskList:
