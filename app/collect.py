@@ -10,6 +10,7 @@ from typing import IO
 import httpx
 
 from app.db import Connection
+from app.db.queries.failing_downloads import failing_downloads
 from app.db.tables import attempts, spooled_results, tasks
 from app.db.tables.tasks import Task
 from app.errors import FluxhookError, ResultRefused, Unavailable
@@ -65,6 +66,14 @@ async def store_spooled(use: Resources) -> None:
             await collect(use, task.id)
             if attempt_id in await asyncio.to_thread(use.spool.attempts):
                 return
+
+
+def downloads_failing(connection: Connection) -> str | None:
+    """Return a sentence about results that cannot be downloaded now, for an operator; None without any."""
+    failing = failing_downloads(connection)
+    if failing is None:
+        return None
+    return f"{failing.tasks} result(s) cannot be downloaded yet; the latest, of {failing.task_id}: {failing.reason}"
 
 
 async def _obtain(use: Resources, task: Task, started_at: datetime) -> IO[bytes] | None:
@@ -127,9 +136,21 @@ async def _spool(
 async def _fail(use: Resources, task_id: str, error: Exception, started_at: datetime) -> None:
     reason = error.detail if isinstance(error, FluxhookError) else f"the download failed: {type(error).__name__}"
     refused = isinstance(error, ResultRefused)
-    if await use.db.write(result_state.fail, task_id, reason, started_at, use.now(), refused=refused):
+    status = await use.db.write(result_state.fail, task_id, reason, started_at, use.now(), refused=refused)
+    if status is None:
+        return
+    metrics.downloads_failed.labels(_cause(error)).inc()
+    log.warning("download_failed", task_id=task_id, reason=reason)
+    if status is Status.FAILED:
         metrics.assets_lost.inc()
         log.error("asset_lost", task_id=task_id, reason=reason)
+
+
+def _cause(error: Exception) -> str:
+    """Return the label of the metric: an answer or link that was refused, the network, or this instance itself."""
+    if isinstance(error, ResultRefused):
+        return "refused"
+    return "network" if isinstance(error, httpx.HTTPError | TimeoutError) else "local"
 
 
 async def _task(use: Resources, task_id: str) -> Task | None:

@@ -45,7 +45,7 @@ class Resources:
     keys: KeyRing
     now: clock.Now
     account_id: str  # the provider account whose slots and credits are used
-    result_hosts: tuple[str, ...]  # hosts that results may come from, `name` or `*.name`
+    result_hosts: tuple[str, ...]  # the only hosts that results may come from, `name` or `*.name`; empty: any host
     provider_origin: str
     public_url: str | None  # None: the provider gets no callback URL and is polled
     trust_shared_secret: bool

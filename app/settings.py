@@ -146,10 +146,13 @@ class Settings(BaseModel):
     ] = None
     result_hosts: Annotated[
         Hosts,
-        Field(description="Additional hosts that results may be downloaded from: `name` or `*.name`, https only."),
+        Field(
+            description="If set, the only hosts besides the provider's that results may come from: `name` or `*.name`."
+        ),
     ] = ()
     egress_allow: Annotated[
-        Networks, Field(description="Private networks that URLs of input images and webhooks may point to, as CIDRs.")
+        Networks,
+        Field(description="Private networks that URLs of input images, webhooks and results may point to, as CIDRs."),
     ]
     link_days: Annotated[
         int, Field(ge=1, le=3650, description="Days for which an image link that needs no API key is valid.")

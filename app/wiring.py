@@ -38,8 +38,10 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
             provider=provider,
             web=await stack.enter_async_context(guarded_client(settings.egress_allow)),
             webhooks=await stack.enter_async_context(guarded_client(settings.egress_allow, plain_http=False)),
-            results=await stack.enter_async_context(results_client()),
-            result_hosts=(*(provider.spec.result_hosts if provider else ()), *settings.result_hosts),
+            results=await stack.enter_async_context(
+                results_client(allowed=settings.egress_allow, origin=provider_base(settings))
+            ),
+            result_hosts=result_hosts(settings),
             provider_origin=provider_base(settings),
             public_url=settings.public_url,
             trust_shared_secret=settings.shared_secret_callbacks == "accept",  # noqa: S105
@@ -49,6 +51,14 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
             evidence_retention=None if settings.evidence_days is None else timedelta(days=settings.evidence_days),
             link_life=timedelta(days=settings.link_days),
         )
+
+
+def result_hosts(settings: Settings) -> tuple[str, ...]:
+    """Return the only hosts that results may come from; empty if they may come from any.
+
+    The provider's usual hosts are always among them, so a setting that adds a host refuses no usual result.
+    """
+    return (*provider_spec(settings).result_hosts, *settings.result_hosts) if settings.result_hosts else ()
 
 
 def provider_base(settings: Settings) -> str:

@@ -26,13 +26,13 @@ from app.params import TaskParams
 from app.provider import ProviderResponse, ProviderSpec, Reference, SubmitRequest
 from app.provider.bfl import SPEC
 from app.resources import Resources
-from app.security.http_clients import results_client
 from app.security.keyring import KeyRing
 from app.store import Missing
 from app.submit import submit
 from app.worker import loop
 from app.worker.loop import run_job
 from tests.databases import OneByOne
+from tests.downloads import downloads_from
 from tests.rows import WORKER
 from tests.world import GATEWAY, RING_KEY, FrozenClock
 
@@ -228,7 +228,7 @@ class Process:
         self.db = Inline()
         self.outside = Outside(self.db, sent)
         self._runner = asyncio.Runner()
-        client = results_client(self.outside)
+        client = downloads_from(self.outside, "https://delivery.eu1.bfl.ai")  # no look-ups: they run in threads
         self._clients = [client]
         self.use = Resources(
             db=self.db,
@@ -241,7 +241,7 @@ class Process:
             web=client,
             webhooks=client,
             results=client,
-            result_hosts=SPEC.result_hosts,
+            result_hosts=(),
             provider_origin="https://api.bfl.ai",
             public_url=GATEWAY if callback_requested else None,
             trust_shared_secret=trust_shared_secret,

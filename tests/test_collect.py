@@ -1,8 +1,10 @@
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,18 @@ from app.db import Connection
 from app.db.tables import results, tasks
 from app.images.download import Image
 from app.images.inspect import ImageInfo
+from app.provider import ProviderResponse, messages
+from app.rules.task import Report, Said
 from app.security.http_clients import results_client
+from app.settings import Settings
+from app.telemetry import metrics
 from app.transitions import result_state
 from app.twin import Faults
-from tests.calling import Caller, submitted
+from app.wiring import result_hosts
+from tests.calling import Caller, answering, submitted
+from tests.downloads import downloads_from, look_up
 from tests.pictures import claims, picture
-from tests.world import World
+from tests.world import TWIN, World
 
 
 async def ready(world: World, *, faults: Faults | None = None, **params: Any) -> Caller:
@@ -34,13 +42,17 @@ async def ready(world: World, *, faults: Faults | None = None, **params: Any) ->
 
 def serving(world: World, answer: Callable[[httpx.Request], httpx.Response]) -> None:
     """Answer every download with this application from now on."""
-    world.use = replace(world.use, results=results_client(httpx.MockTransport(answer)))
+    world.use = replace(world.use, results=downloads_from(answer, TWIN))
 
 
 def files(folder: Path) -> dict[str, bytes]:
     """All files below a folder, by name, except databases."""
     found = [path for path in folder.rglob("*") if path.is_file() and ".db" not in path.name]
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def failures(cause: str) -> float:
+    return metrics.REGISTRY.get_sample_value("fluxhook_downloads_failed_total", {"cause": cause}) or 0
 
 
 async def downloads(world: World, caller: Caller) -> list[tuple[str, str | None]]:
@@ -78,60 +90,217 @@ async def test_a_task_is_stored_only_when_its_bytes_are_on_disk(each_world: Worl
     assert hashlib.sha256(kept[result.store_key]).hexdigest() == result.sha256
 
 
-@pytest.mark.parametrize(
-    "link",
-    [
-        "https://evil.example/x.png",
-        "http://delivery.eu1.bfl.ai/x.png",
-        "https://bfl.ai.evil.example/x.png",
-        "https://user@delivery.eu1.bfl.ai/x.png",
-        "http://169.254.169.254/latest/meta-data",
-        "http://twin:81/x.png",
-        "file:///etc/passwd",
-        "//bfl.ai/x.png",
-    ],
-)
-async def test_a_link_to_another_host_is_never_requested(world: World, link: str) -> None:
-    asked: list[str] = []
+AZURE = "https://bfldeliverysc.blob.core.windows.net/results/x/sample.jpeg?se=2026-01-01T12%3A10%3A00Z&sp=r&sig=x"
+
+
+def recording(world: World, *answers: httpx.Response) -> list[httpx.Request]:
+    """Give these answers to downloads, the last one again and again; return the requests."""
+    asked: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(str(request.url))
-        return httpx.Response(200, content=picture())
+        asked.append(request)
+        return answers[min(len(asked), len(answers)) - 1]
 
-    caller = await submitted(world)
-    await link_is(caller, link)
     serving(world, answer)
+    return asked
+
+
+def image() -> httpx.Response:
+    return httpx.Response(200, content=pieces(picture()))
+
+
+def redirect(location: str) -> httpx.Response:
+    return httpx.Response(302, headers={"location": location})
+
+
+@pytest.mark.parametrize(
+    ("link", "reason"),
+    [
+        ("http://delivery.eu1.bfl.ai/x.png", "the link on delivery.eu1.bfl.ai is not https"),
+        ("https://user@delivery.eu1.bfl.ai/x.png", "the link is not a usable http(s) URL"),
+        ("http://169.254.169.254/latest/meta-data", "the link on 169.254.169.254 is not https"),
+        ("https://169.254.169.254/x.png", "the link's host 169.254.169.254 is unknown, or its address is not public"),
+        (
+            "https://intranet.internal/x.png",
+            "the link's host intranet.internal is unknown, or its address is not public",
+        ),
+        ("http://twin:81/x.png", "the link on twin is not https"),
+        ("file:///etc/passwd", "the link is not a usable http(s) URL"),
+    ],
+    ids=lambda value: value[:40],
+)
+@pytest.mark.parametrize("redirected", [False, True], ids=["given", "redirected"])
+async def test_a_link_that_is_not_public_and_https_is_never_requested(
+    world: World, link: str, reason: str, *, redirected: bool
+) -> None:
+    caller = await submitted(world)
+    await link_is(caller, AZURE if redirected else link)
+    asked = recording(world, redirect(link) if redirected else image())
     await collect(world.use, caller.task_id)
 
-    assert asked == []
-    assert "not on an allowed result host" in str(await downloads(world, caller))
+    assert len(asked) == redirected
+    assert await downloads(world, caller) == [("failed", reason)]
 
 
-@pytest.mark.parametrize("host", ["delivery.eu1.bfl.ai", "delivery-us1.bfl.ai", "cdn.example"])
-async def test_links_on_the_providers_hosts_and_configured_ones_are_collected(world: World, host: str) -> None:
-    world.use = replace(world.use, result_hosts=(*world.use.result_hosts, "cdn.example"))
+@pytest.mark.parametrize(
+    "link",
+    ["https://delivery.eu1.bfl.ai/x.png", "https://delivery-us1.bfl.ai/x.png", AZURE, "https://cdn.example:8443/x"],
+)
+@pytest.mark.parametrize("witness", ["callback", "poll"])
+async def test_a_link_of_the_provider_may_lie_on_any_public_host(world: World, link: str, witness: str) -> None:
+    body = {"id": "p1", "status": "Ready", "result": {"sample": link}}
+    provider = answering(ProviderResponse(Report(Said.PENDING, provider_id="p1"), 200, {}, b"{}"))
+    provider.fetched = ProviderResponse(messages.read_status(json.dumps(body).encode()), 200, {}, b"{}")
+    world.use = replace(world.use, provider=provider)
     caller = await submitted(world)
-    await link_is(caller, f"https://{host}/x.png")
-    serving(world, lambda _: httpx.Response(200, content=pieces(picture())))
+    asked = recording(world, image())
+    if witness == "callback":
+        await caller.call(body)
+        await world.work()
+    else:
+        await world.go_on(30)
+
+    assert (await world.task(caller.task_id))["status"] == "stored"
+    assert [str(request.url) for request in asked] == [link]
+
+
+@pytest.mark.parametrize("proof", [{}, {"x-bfl-signature": "sha256=00"}], ids=["none", "forged"])
+async def test_a_link_without_proof_is_never_requested(world: World, proof: dict[str, str]) -> None:
+    caller = await submitted(world)
+    body = caller.ready()
+    body["result"]["sample"] = AZURE
+    await caller.call(body, proof)
+    asked = recording(world, image())
+    await world.go_on(60, 5)
+
+    assert (await world.task(caller.task_id))["status"] == "stored"
+    assert [request.url.host for request in asked] == ["twin"]
+
+
+@pytest.mark.parametrize(
+    ("link", "status"), [(AZURE, "stored"), ("https://cdn.example/x", "stored"), ("https://other.example/x", "ready")]
+)
+async def test_a_list_of_hosts_is_the_only_other_place_for_results(world: World, link: str, status: str) -> None:
+    settings = Settings.from_env({"FLUXHOOK_RESULT_HOSTS": "cdn.example"})
+    world.use = replace(world.use, result_hosts=result_hosts(settings))
+    caller = await submitted(world)
+    await link_is(caller, link)
+    asked = recording(world, image())
+    await collect(world.use, caller.task_id)
+
+    assert (await world.task(caller.task_id))["status"] == status
+    assert len(asked) == (status == "stored")
+
+
+async def test_a_link_on_a_host_that_is_not_listed_is_replaced_by_a_fresh_one(world: World) -> None:
+    world.use = replace(world.use, result_hosts=("cdn.example",))
+    caller = await submitted(world)
+    world.clock.advance(3)
+    await link_is(caller, AZURE)
+    await world.go_on(3)
+
+    # Both happen at one instant of the clock.
+    assert sorted(await downloads(world, caller)) == [
+        ("failed", "the link is on bfldeliverysc.blob.core.windows.net, which FLUXHOOK_RESULT_HOSTS does not list"),
+        ("stored", None),
+    ]
+
+
+def test_without_a_list_results_may_come_from_any_host() -> None:
+    assert result_hosts(Settings.from_env({})) == ()
+
+
+async def test_a_network_that_the_operator_lists_may_hold_results(world: World) -> None:
+    caller = await submitted(world)
+    await link_is(caller, "http://10.1.2.3/x.png")
+    client = results_client(httpx.MockTransport(lambda _: image()), allowed=[ip_network("10.0.0.0/8")], resolve=look_up)
+    world.use = replace(world.use, results=client)
     await collect(world.use, caller.task_id)
 
     assert (await world.task(caller.task_id))["status"] == "stored"
 
 
-async def test_no_key_is_sent_to_the_delivery_host_and_no_redirect_is_followed(world: World) -> None:
-    seen: list[httpx.Request] = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        seen.append(request)
-        return httpx.Response(302, headers={"location": "http://169.254.169.254/"})
-
+async def test_no_key_of_ours_goes_to_the_delivery_host(world: World) -> None:
     caller = await ready(world)
-    serving(world, answer)
+    asked = recording(world, redirect("https://delivery.eu1.bfl.ai/x.png"), image())
     await collect(world.use, caller.task_id)
 
-    assert len(seen) == 1
-    assert not {"x-key", "authorization", "cookie"} & set(seen[0].headers)
+    assert len(asked) == 2
+    assert not {"x-key", "authorization", "cookie"} & {name for request in asked for name in request.headers}
+
+
+async def test_up_to_three_redirects_of_a_download_are_followed(world: World) -> None:
+    caller = await ready(world)
+    steps = ["https://delivery.eu1.bfl.ai/1", "/2", "https://cdn.example/3"]
+    asked = recording(world, *map(redirect, steps), image())
+    await collect(world.use, caller.task_id)
+
+    assert await downloads(world, caller) == [("stored", None)]
+    assert [str(request.url) for request in asked[1:]] == [steps[0], "https://delivery.eu1.bfl.ai/2", steps[2]]
+
+
+async def test_a_download_that_is_redirected_without_end_fails(world: World) -> None:
+    caller = await ready(world)
+    asked = recording(world, redirect("https://delivery.eu1.bfl.ai/again"))
+    await collect(world.use, caller.task_id)
+
+    assert len(asked) == 4
+    assert await downloads(world, caller) == [("failed", "the link redirects more than 3 times")]
+
+
+async def test_a_redirect_without_a_location_is_an_answer_like_any_other(world: World) -> None:
+    caller = await ready(world)
+    recording(world, httpx.Response(302))
+    await collect(world.use, caller.task_id)
+
     assert await downloads(world, caller) == [("failed", "the link answered with HTTP 302")]
+
+
+@pytest.mark.parametrize(
+    ("origin", "redirects"), [("https://bfldeliverysc.blob.core.windows.net", 0), ("https://cdn.example", 3)]
+)
+async def test_results_on_a_host_of_another_cloud_are_stored(each_world: World, origin: str, redirects: int) -> None:
+    rules = {"delivery_origin": origin, "delivery_redirects": redirects, "redirect_origin": "https://regional.example"}
+    each_world.twin.rules = each_world.twin.rules.model_copy(update=rules)
+    for host in (httpx.URL(origin).host, "regional.example"):
+        each_world.network.hosts[host] = each_world.network.hosts["twin"]
+    task_id = await each_world.post()
+    await each_world.go_on(10)
+    image = (await each_world.task(task_id))["image"]
+
+    assert image["sha256"] == each_world.ledger()["tasks"][0]["sha256"]
+
+
+async def test_the_first_failed_download_is_logged_counted_and_noted(each_world: World) -> None:
+    caller = await submitted(each_world)
+    await link_is(caller, "https://intranet.internal/x.png")
+    before = failures("refused")
+    with capture_logs() as logs:
+        await collect(each_world.use, caller.task_id)
+    answer = (await each_world.outsider.get("/readyz")).json()
+    reason = "the link's host intranet.internal is unknown, or its address is not public"
+    warnings = [line for line in logs if line["event"] == "download_failed"]
+
+    assert [(line["log_level"], line["task_id"], line["reason"]) for line in warnings] == [
+        ("warning", caller.task_id, reason)
+    ]
+    assert failures("refused") == before + 1
+    assert answer["status"] == "ready"
+    assert answer["notes"] == [f"1 result(s) cannot be downloaded yet; the latest, of {caller.task_id}: {reason}"]
+
+
+async def test_the_note_about_failing_downloads_ends_with_them(world: World) -> None:
+    caller = await ready(world)
+    good = world.use
+    recording(world, httpx.Response(503))
+    await collect(world.use, caller.task_id)
+    during = (await world.outsider.get("/readyz")).json()["notes"]
+    world.use = good
+    await world.go_on(40, 5)
+
+    assert len(during) == 1
+    assert (await world.task(caller.task_id))["status"] == "stored"
+    assert (await world.outsider.get("/readyz")).json()["notes"] == []
 
 
 async def endless() -> AsyncGenerator[bytes]:
@@ -206,7 +375,7 @@ async def test_an_image_whose_link_has_expired_is_lost_and_logged_as_an_error(ea
 async def test_a_fresh_link_replaces_a_broken_one(world: World) -> None:
     caller = await submitted(world)
     world.clock.advance(3)
-    await link_is(caller, "https://evil.example/x.png")
+    await link_is(caller, "https://intranet.internal/x.png")
     await world.go_on(3)
 
     assert (await world.task(caller.task_id))["status"] == "stored"

@@ -11,11 +11,11 @@ from structlog.testing import capture_logs
 
 from app.provider import ProviderResponse, messages
 from app.rules.task import Report, Said
-from app.security.http_clients import results_client
 from app.telemetry import metrics
 from app.twin import Faults
 from app.worker import loop
 from tests.calling import Caller, Scripted, answering, done, small, submitted
+from tests.downloads import downloads_from
 from tests.pictures import picture
 from tests.world import TWIN, World
 
@@ -40,7 +40,7 @@ def answering_downloads(world: World, status: int, fresh: str = "") -> None:
         good = str(request.url) == fresh
         return httpx.Response(200, content=pieces(picture())) if good else httpx.Response(status)
 
-    world.use = replace(world.use, results=results_client(httpx.MockTransport(answer)))
+    world.use = replace(world.use, results=downloads_from(answer, TWIN))
 
 
 async def pieces(data: bytes) -> AsyncGenerator[bytes]:
@@ -156,7 +156,7 @@ async def test_a_link_that_claims_to_have_expired_in_the_year_1_is_tried_and_rep
             raise httpx.ReadError("broken off", request=request)
         return httpx.Response(200, content=pieces(picture()))
 
-    each_world.use = replace(each_world.use, results=results_client(httpx.MockTransport(answer)))
+    each_world.use = replace(each_world.use, results=downloads_from(answer, TWIN))
     await each_world.work()
     tried = await each_world.timeline(caller.task_id, "download")
     await each_world.go_on(30)

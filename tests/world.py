@@ -17,12 +17,13 @@ from app.db.tables.api_keys import NewApiKey
 from app.main import create_app
 from app.provider import Bfl, Gptproto
 from app.resources import Resources
-from app.security.http_clients import guarded_client, provider_client, results_client
+from app.security.http_clients import guarded_client, provider_client
 from app.security.keyring import KeyRing
 from app.store import FolderStore
 from app.twin import Rules, Twin, create_twin_app
 from app.web.auth import digest_of
 from app.worker import loop
+from tests.downloads import downloads_from
 from tests.postgres import keep_time
 
 TWIN, GATEWAY = "http://twin", "http://gateway"
@@ -128,7 +129,7 @@ async def open_world(
     async with (
         httpx.AsyncClient(transport=network) as twin_sends,
         provider_client(network) as provider_http,
-        results_client(network) as results,
+        downloads_from(network, TWIN) as results,
         guarded_client((), network) as web,
         guarded_client((), network, plain_http=False) as webhooks,
         open_database(database_url, bounds) as db,
@@ -149,7 +150,7 @@ async def open_world(
             web=web,
             webhooks=webhooks,
             results=results,
-            result_hosts=built.spec.result_hosts,
+            result_hosts=(),
             provider_origin=TWIN,
             public_url=GATEWAY,
             evidence_window=built.spec.slowest_task + built.spec.callback_window,

@@ -6,16 +6,19 @@ from datetime import timedelta
 from http import HTTPStatus
 from typing import IO
 
+import httpx
+
 from app.errors import ResultRefused
 from app.images import inspect
 from app.images.inspect import ImageInfo, NotAnImage
 from app.resources import Resources
-from app.security import result_links
+from app.security import result_links, ssrf
 from app.store import sha256_of
 
 # Generated images have about one megapixel. These limits are far above that, and far below the available memory.
 _MAX_BYTES = 64 * 1024 * 1024
 _MAX_PIXELS = 50_000_000
+_MAX_REDIRECTS = 3
 _BUFFER = 256 * 1024  # bytes to write in one call of a thread
 _TIMEOUT = timedelta(minutes=2)  # of one download; leaves time to retry before the link expires
 
@@ -31,15 +34,14 @@ class Image:
 
 
 async def download(use: Resources, url: str) -> IO[bytes]:
-    """Download a result into an unnamed file, which the caller must close.
+    """Download a result into an unnamed file, which the caller must close. Follow at most three redirects.
 
     Raises ResultRefused, httpx.HTTPError, OSError (also TimeoutError).
     """
-    if not result_links.is_on(url, hosts=use.result_hosts, origin=use.provider_origin):
-        raise ResultRefused("the link is not on an allowed result host: see FLUXHOOK_RESULT_HOSTS")
     file = use.spool.new_file()
     try:
-        await _fetch_into(use, url, file)
+        async with asyncio.timeout(_TIMEOUT.total_seconds()):
+            await _fetch_into(use, url, file)
     except BaseException:
         file.close()
         raise
@@ -67,16 +69,46 @@ def _decode(file: IO[bytes], attempt: str) -> Image:
 
 
 async def _fetch_into(use: Resources, url: str, file: IO[bytes]) -> None:
-    async with asyncio.timeout(_TIMEOUT.total_seconds()), use.results.stream("GET", url) as response:
-        if response.status_code != HTTPStatus.OK:
-            raise ResultRefused(f"the link answered with HTTP {response.status_code}")
-        size, buffer = 0, bytearray()
-        async for chunk in response.aiter_raw():
-            buffer += chunk
-            size += len(chunk)
-            if size > _MAX_BYTES:
-                raise ResultRefused(f"the result is larger than {_MAX_BYTES // 1024**2} MB")
-            if len(buffer) >= _BUFFER:
-                await asyncio.to_thread(file.write, buffer)
-                buffer.clear()
-        await asyncio.to_thread(file.write, buffer)
+    _require_usable(use, url)
+    request = use.results.build_request("GET", url)
+    for _ in range(1 + _MAX_REDIRECTS):
+        response = await _send(use, request)
+        try:
+            if response.next_request is None:
+                await _read_into(response, file)
+                return
+        finally:
+            await response.aclose()
+        request = response.next_request
+        _require_usable(use, str(request.url))
+    raise ResultRefused(f"the link redirects more than {_MAX_REDIRECTS} times")
+
+
+def _require_usable(use: Resources, url: str) -> None:
+    reason = result_links.unusable(url, hosts=use.result_hosts, origin=use.provider_origin)
+    if reason is not None:
+        raise ResultRefused(reason)
+
+
+async def _send(use: Resources, request: httpx.Request) -> httpx.Response:
+    try:
+        return await use.results.send(request, stream=True)
+    except ssrf.EgressRefused as error:
+        if request.url.scheme == "http":
+            raise ResultRefused(f"the link on {request.url.host} is not https") from error
+        raise ResultRefused(f"the link's host {request.url.host} is unknown, or its address is not public") from error
+
+
+async def _read_into(response: httpx.Response, file: IO[bytes]) -> None:
+    if response.status_code != HTTPStatus.OK:
+        raise ResultRefused(f"the link answered with HTTP {response.status_code}")
+    size, buffer = 0, bytearray()
+    async for chunk in response.aiter_raw():
+        buffer += chunk
+        size += len(chunk)
+        if size > _MAX_BYTES:
+            raise ResultRefused(f"the result is larger than {_MAX_BYTES // 1024**2} MB")
+        if len(buffer) >= _BUFFER:
+            await asyncio.to_thread(file.write, buffer)
+            buffer.clear()
+    await asyncio.to_thread(file.write, buffer)

@@ -16,8 +16,9 @@ from app.security import result_links
 
 SPEC = ProviderSpec(
     name="bfl",
-    # Links use hosts such as delivery.*.bfl.ai and delivery-eu1.bfl.ai (integration guidelines; field reports).
-    result_hosts=("bfl.ai", "*.bfl.ai"),
+    # Links use hosts such as delivery.*.bfl.ai and delivery-eu1.bfl.ai (integration guidelines; field reports), and
+    # blob storage of Azure such as bfldeliverysc.blob.core.windows.net (recorded answers).
+    result_hosts=("bfl.ai", "*.bfl.ai", "*.blob.core.windows.net"),
     # Documented are the global host, two regions and two clusters; polling URLs name further clusters, and a gateway.
     # Delivery hosts are not among them.
     api_hosts=("api.bfl.ai", "api.*.bfl.ai", "gateway.bfl.ai"),

@@ -19,7 +19,7 @@ class ProviderSpec:
     """The published properties of a provider. Its adapter names the source of each value."""
 
     name: str
-    result_hosts: tuple[str, ...]
+    result_hosts: tuple[str, ...]  # usual hosts of results; others may occur
     api_hosts: tuple[str, ...]  # besides the configured origin, the hosts that may receive the API key
     slots: Mapping[str, int]  # maximum number of tasks in flight by model, and in total under "account"
     # Further hosts to poll if the host that took a task does not know it.

@@ -15,7 +15,6 @@ import httpx
 from app.security.ssrf import GuardedTransport, Network, Resolve, resolve_host
 
 _NO_KEEPALIVE = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-_KEEPALIVE = httpx.Limits(max_connections=100, max_keepalive_connections=20)  # the defaults of httpx
 
 
 def provider_client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
@@ -27,9 +26,20 @@ def provider_client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.
     return _client(transport or _transport(_NO_KEEPALIVE), httpx.Timeout(None, connect=10))
 
 
-def results_client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
-    """Return a client for the provider's links. It sends no key."""
-    return _client(transport or _transport(_KEEPALIVE), httpx.Timeout(30, connect=10))
+def results_client(
+    transport: httpx.AsyncBaseTransport | None = None,
+    *,
+    allowed: Sequence[Network] = (),
+    origin: str = "",
+    resolve: Resolve = resolve_host,
+) -> httpx.AsyncClient:
+    """Return a client for the provider's links: no key, and only public addresses over https.
+
+    Exceptions are the networks in `allowed` and the provider's `origin`, both configured by the operator.
+    """
+    inner = transport or _transport(_NO_KEEPALIVE)  # as the guard requires
+    guarded = GuardedTransport(allowed, inner, resolve=resolve, plain_http=False, origin=origin)
+    return _client(guarded, httpx.Timeout(30, connect=10), {"user-agent": "fluxhook"})
 
 
 def guarded_client(

@@ -26,6 +26,20 @@ def is_on(url: str, *, hosts: Iterable[str], origin: str) -> bool:
     return _HOST_NAME.fullmatch(host) is not None and any(_matches(host, pattern.lower()) for pattern in hosts)
 
 
+def unusable(url: str, *, hosts: Iterable[str], origin: str) -> str | None:
+    """Return why a result must not be fetched from `url`, or None.
+
+    The provider's own word proves the link, so any host may hold a result, unless `hosts` lists the only ones. Whether
+    its address is public, and plain http, is up to the SSRF guard.
+    """
+    link = _parsed(url)
+    if link is None or link.scheme not in {"http", "https"}:
+        return "the link is not a usable http(s) URL"
+    if hosts and not is_on(url, hosts=hosts, origin=origin):
+        return f"the link is on {link.host}, which FLUXHOOK_RESULT_HOSTS does not list"
+    return None
+
+
 def _parsed(url: str) -> httpx.URL | None:
     """Parse a URL with a host and without a user name. None for any other text."""
     if len(url) > _MAX_URL:

@@ -1,4 +1,4 @@
-"""The SSRF guard: HTTP requests to URLs that applications name reach public addresses only.
+"""The SSRF guard: HTTP requests to URLs that applications or the provider name reach public addresses only.
 
 A host name is resolved once, every address that it resolves to must be public or listed by the operator, and the
 connection goes to the address that was checked.
@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+
+from app.security import result_links
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -47,6 +49,8 @@ class GuardedTransport(httpx.AsyncBaseTransport):
 
     `inner` must not reuse connections: a pool finds them by address, and a connection that was opened for another host
     name at the same address has been verified against that name's certificate.
+
+    Requests to `origin`, which the operator configured, are passed on unchecked.
     """
 
     def __init__(
@@ -56,8 +60,10 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         *,
         resolve: Resolve,
         plain_http: bool,
+        origin: str = "",
     ) -> None:
         self._allowed = allowed
+        self._origin = origin
         self._inner = inner
         self._resolve = resolve
         self._plain_http = plain_http
@@ -65,14 +71,22 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         self._threads = ThreadPoolExecutor(_LOOKUP_THREADS, "lookup")
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self._origin and result_links.is_on(str(request.url), hosts=(), origin=self._origin):
+            return await self._inner.handle_async_request(request)
         host = request.url.raw_host.decode("ascii")  # the form that the Host header and certificates use
         secure = request.url.scheme == "https"
         address = await self._checked_address(host, request.url.port or (443 if secure else 80))
         if not secure and not self._plain_http and not _is_in(address, self._allowed):
             raise EgressRefused(_UNREACHABLE)
-        request.extensions = {**request.extensions, "sni_hostname": host}
-        request.url = request.url.copy_with(host=str(address))
-        return await self._inner.handle_async_request(request)
+        # A copy: a relative redirect is resolved against the URL of the original request.
+        pinned = httpx.Request(
+            request.method,
+            request.url.copy_with(host=str(address)),
+            headers=request.headers,
+            stream=request.stream,
+            extensions={**request.extensions, "sni_hostname": host},
+        )
+        return await self._inner.handle_async_request(pinned)
 
     async def aclose(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

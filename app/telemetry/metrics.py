@@ -41,6 +41,14 @@ results_spooled = Counter(
     "Images spooled to local disk because the image store could not accept them.",
     registry=REGISTRY,
 )
+downloads_failed = Counter(
+    "fluxhook_downloads_failed",
+    "Failed downloads of results, by cause: refused (the link or its answer), network, or local (disk, store).",
+    ["cause"],
+    registry=REGISTRY,
+)
+for _cause in ("refused", "network", "local"):
+    downloads_failed.labels(_cause)  # so that the series start at zero
 tasks_repaired_by_poll = Counter(
     "fluxhook_tasks_repaired_by_poll",
     "Tasks whose result came from polling, because the callback was missing or proved nothing.",

@@ -99,18 +99,20 @@ def leave_to_others(connection: Connection, task_id: str, instance: str, started
 
 def fail(
     connection: Connection, task_id: str, reason: str, started_at: datetime, now: datetime, *, refused: bool
-) -> bool:
-    """Record a failed download. Fail the task as `asset_lost` and return True if the image is lost; else return False.
+) -> Status | None:
+    """Record a failed download. Fail the task as `asset_lost` if the image is lost.
 
-    Otherwise the next try is scheduled and, if the link was refused or expires within a minute, also a poll for a fresh
-    link. An image is lost if all of these hold: its link expired more than a minute ago; since then the provider has
-    given a usable answer or the tries span more than an hour; no instance holds a copy.
+    Return the task's new status, `ready` or `failed`; None if it was not ready and nothing was recorded.
+
+    An image is lost if all of these hold: its link expired more than a minute ago; since then the provider has given a
+    usable answer or the tries span more than an hour; no instance holds a copy. Otherwise the next try is scheduled
+    and, if the link was refused or expires within a minute, also a poll for a fresh link.
 
     `refused`: the link did not deliver a usable image, so a retry of the same link would not help.
     """
     task = _locked(connection, task_id)
     if task is None:
-        return False
+        return None
     _record_download(connection, task, "failed", reason, started_at, now)
     deadline = _deadline(connection, task, now)
     provider_answered = evidence.answered_since(connection, task.attempt_id, deadline)
@@ -119,12 +121,13 @@ def fail(
     first_try_at = downloads.first_since(connection, task.id, deadline) or now
     gave_up_waiting = now > first_try_at + _MAX_OUTAGE
     if now > deadline + _GRACE and not spool_holders and (provider_answered or gave_up_waiting):
-        return moves.give_up(connection, task.id, Failure.ASSET_LOST, MoneySpent.YES, reason, now)
+        moves.give_up(connection, task.id, Failure.ASSET_LOST, MoneySpent.YES, reason, now)
+        return Status.FAILED
     wait = COLLECT.wait(downloads.count(connection, task.id))
     jobs.enqueue(connection, [NewJob(Step.COLLECT, task.id, now + ids.jittered(wait))])
     if refused or now > deadline - _EXPIRES_SOON:
         jobs.enqueue(connection, [NewJob(Step.RECONCILE, task.id, now)])
-    return False
+    return Status.READY
 
 
 def _locked(connection: Connection, task_id: str, attempt_id: str | None = None) -> Task | None:

@@ -78,7 +78,7 @@ class Api:
         task = self._twin.find(task_id)
         if task is None:
             return JSONResponse(messages.not_found(task_id), 404)
-        sample = self._twin.links.url(origin_of(request), task)
+        sample = self._twin.link(origin_of(request), task)
         status, body = messages.status_answer(task, self._twin.now(), sample, self._twin.rules, self._dialect)
         return JSONResponse(body, status)
 

@@ -74,7 +74,7 @@ class Twin:
         task = self._admit(request, model, caller, sources)
         if isinstance(task, Refusal):
             return task
-        callbacks = plan(task, self.links.url(task.origin, task), self.rules, self.faults)
+        callbacks = plan(task, self.link(task.origin, task), self.rules, self.faults)
         early = [c for c in callbacks if "early_callback" in task.faults and c.due_at <= task.accepted_at]
         self.outbox.add(callback for callback in callbacks if callback not in early)
         await self._deliver(early)
@@ -95,6 +95,10 @@ class Twin:
         self.accounts.take(task, now)
         self.gallery.add(task, now)
         return task
+
+    def link(self, origin: str, task: Task) -> str:
+        """Return the link to the image of a finished task, on `origin` unless the rules name another one."""
+        return self.links.url(self.rules.delivery_origin or origin, task)
 
     def refuse(self, status: int | None, reason: str) -> None:
         """Record a refused submit request in the ledger; status None means that it got no answer."""

@@ -23,7 +23,7 @@ class Links:
         self._secret = secret
 
     def url(self, origin: str, task: Task) -> str:
-        """Return the link to the image of a finished task, on the origin that the caller used."""
+        """Return the link to the image of a finished task, on this origin."""
         ends = (task.link_ends_at or task.accepted_at).strftime(SE_FORMAT)
         media_type = MEDIA_TYPES[task.output_format]
         path = f"/delivery/{task.id}.{task.output_format}"

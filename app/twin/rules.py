@@ -54,6 +54,8 @@ class Rules(BaseModel):
     )
     delivery_timeout: Annotated[Duration, Field(alias="delivery_timeout_s")] = timedelta(seconds=30)
 
+    # The scheme and host of links to images (None: the origin that the caller used).
+    delivery_origin: str | None = None
     # How many redirects precede the answer to a poll and to a download, and the origin that they lead to (None: the
     # origin that the caller used).
     status_redirects: Annotated[int, Field(ge=0)] = 0

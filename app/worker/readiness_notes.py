@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import NamedTuple
 
+from app.collect import downloads_failing
 from app.db import Connection
 from app.db.tables import provider_accounts, spooled_results
 from app.reconcile import CALLBACKS_MISSING, callbacks_are_missing
@@ -21,6 +22,9 @@ def read(connection: Connection, now: datetime, *, callbacks_expected: bool) -> 
     notes = []
     if callbacks_expected and callbacks_are_missing(connection):
         notes.append(Note("callbacks", CALLBACKS_MISSING, unhealthy=True))
+    failing = downloads_failing(connection)
+    if failing is not None:
+        notes.append(Note("downloads", failing, unhealthy=True))
     for account in provider_accounts.paused(connection, now):
         text = f"no tasks are submitted until {account.paused_until_at}: {account.pause_reason}"
         notes.append(Note("account", text, unhealthy=False))

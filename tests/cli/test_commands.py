@@ -19,10 +19,12 @@ from app.cli.serve import prepare
 from app.clock import utc_now
 from app.db import Connection
 from app.db.engine.database import open_database
-from app.db.tables import api_keys, spooled_results
+from app.db.tables import api_keys, downloads, spooled_results, tasks
 from app.db.tables.api_keys import ApiKeyChange, WebhookDefaults
+from app.db.tables.downloads import Download
 from app.jobs import NewJob, Step
 from app.main import create_app
+from app.rules.task import Status
 from app.security.keyring import KeyRing
 from app.settings import Settings
 from app.twin import build
@@ -316,6 +318,20 @@ async def test_doctor_reports_the_notes_of_readyz(terminal: Terminal) -> None:
 
     assert done.exit_code == 1
     assert f"unhealthy  spool: {note}" in done.stdout
+
+
+async def test_doctor_names_a_result_that_cannot_be_downloaded(terminal: Terminal) -> None:
+    def failing(connection: Connection) -> None:
+        task_id = put_sent_task(connection, "1", utc_now())
+        tasks.move(connection, task_id, Status.READY, utc_now())
+        downloads.insert(connection, Download("dl_1", task_id, "failed", "HTTP 503", utc_now(), utc_now()))
+
+    async with open_database(f"sqlite:///{terminal.folder / 'data' / 'fluxhook.db'}") as database:
+        await database.write(failing)
+    done = await terminal.run("doctor")
+
+    assert done.exit_code == 1
+    assert "downloads: 1 result(s) cannot be downloaded yet; the latest, of task_1: HTTP 503" in done.stdout
 
 
 async def test_dead_letters_are_listed_and_requeued(terminal: Terminal) -> None:

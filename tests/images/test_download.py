@@ -13,7 +13,7 @@ from PIL import Image
 
 from app.images.download import download, verify
 from app.resources import Resources
-from app.security.http_clients import results_client
+from tests.downloads import downloads_from
 from tests.world import TWIN, World
 
 MB = 1024 * 1024
@@ -63,7 +63,7 @@ async def bring(use: Resources, number: int) -> None:
 async def test_many_large_images_at_once_add_little_memory(world: World, images: int, side: int, most: int) -> None:
     data = noise(side)
     answer = httpx.MockTransport(lambda _: httpx.Response(200, stream=Pieces(data)))
-    use = replace(world.use, results=results_client(answer))
+    use = replace(world.use, results=downloads_from(answer, TWIN))
     await bring(use, 0)
     before = memory_now()
     await asyncio.gather(*(bring(use, number) for number in range(1, images)))

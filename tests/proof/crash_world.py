@@ -25,7 +25,7 @@ from app.db.tables.provider_accounts import slots
 from app.main import create_app
 from app.provider import Bfl
 from app.resources import Resources
-from app.security.http_clients import guarded_client, provider_client, results_client
+from app.security.http_clients import guarded_client, provider_client
 from app.security.keyring import KeyRing
 from app.telemetry import metrics
 from app.twin import Rules, Twin, create_twin_app
@@ -33,6 +33,7 @@ from app.web.auth import digest_of
 from app.web.feed import Feed
 from app.worker import loop
 from app.worker.sweep import EVERY
+from tests.downloads import downloads_from
 from tests.pictures import picture
 from tests.postgres import keep_time
 from tests.proof.crash_databases import Databases, Engine, open_engine
@@ -89,7 +90,7 @@ class CrashWorld:
         keep_time(db, self.clock)
         async with (
             provider_client(network) as provider_http,
-            results_client(network) as downloads,
+            downloads_from(network, TWIN) as downloads,
             guarded_client((), network) as web,
         ):
             use = self._resources(FusedDatabase(db, fuse), fuse, Bfl(provider_http, TWIN, "a-key"), downloads, web)
@@ -119,7 +120,7 @@ class CrashWorld:
             web=web,
             webhooks=web,
             results=downloads,
-            result_hosts=spec.result_hosts,
+            result_hosts=(),
             provider_origin=TWIN,
             public_url=GATEWAY if callback_requested else None,
             evidence_window=spec.slowest_task + spec.callback_window if callback_requested else timedelta(),

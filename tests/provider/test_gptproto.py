@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.provider import Gptproto, ProviderResponse, Reference, SubmitRequest
+from app.provider import Bfl, Gptproto, ProviderResponse, Reference, SubmitRequest
 from app.rules.task import Failure, Report, Said
 from app.security.http_clients import provider_client
 
@@ -255,7 +255,7 @@ async def test_an_empty_account_is_not_reported_as_a_refused_key() -> None:
 
 
 def test_its_specification_is_that_of_bfl_under_its_own_name() -> None:
-    assert (Gptproto.spec.name, Gptproto.spec.result_hosts) == ("gptproto", ("bfl.ai", "*.bfl.ai"))
+    assert (Gptproto.spec.name, Gptproto.spec.result_hosts) == ("gptproto", Bfl.spec.result_hosts)
 
 
 async def test_the_balance_is_requested_below_flux_v1() -> None:

@@ -25,7 +25,11 @@ def guarded(transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
     return guarded_client((), transport, resolve=resolve)
 
 
-every_client = pytest.mark.parametrize("client", [provider_client, results_client, guarded])
+def results(transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
+    return results_client(transport, resolve=resolve)
+
+
+every_client = pytest.mark.parametrize("client", [provider_client, results, guarded])
 
 
 @every_client
@@ -61,7 +65,12 @@ async def test_no_redirect_is_followed_and_no_encoding_is_accepted(client: Clien
 
 
 @pytest.mark.parametrize(
-    "client", [provider_client, results_client, lambda: guarded_client([ip_network("127.0.0.0/8")])]
+    "client",
+    [
+        provider_client,
+        lambda: results_client(allowed=[ip_network("127.0.0.0/8")]),
+        lambda: guarded_client([ip_network("127.0.0.0/8")]),
+    ],
 )
 async def test_proxy_variables_of_the_environment_are_ignored(
     client: Callable[[], httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch

@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.security.http_clients import guarded_client
+from app.security.http_clients import guarded_client, results_client
 from app.security.ssrf import EgressRefused, Network, is_permitted
 
 PHONE_BOOK = {
@@ -199,6 +199,39 @@ async def test_no_redirect_is_followed() -> None:
         answer = await client.get("https://images.example.com/")
 
     assert (answer.status_code, len(recorder.requests)) == (302, 1)
+
+
+async def test_a_relative_redirect_leads_to_the_name_that_was_given_and_not_to_its_address() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(302, headers={"location": "/b.png"} if request.url.path == "/a.png" else {})
+
+    async with guarded_client((), httpx.MockTransport(answer), resolve=look_up) as client:
+        redirect = (await client.get("https://images.example.com/a.png")).next_request
+        assert redirect is not None
+        answer_there = await client.send(redirect)
+
+    assert str(redirect.url) == "https://images.example.com/b.png"
+    assert answer_there.request.headers["host"] == "images.example.com"
+
+
+@pytest.mark.parametrize(
+    ("url", "reached"),
+    [
+        ("http://twin.internal:8090/a.png", True),
+        ("http://twin.internal/a.png", False),
+        ("http://twin.internal:8091/a.png", False),
+        ("https://twin.internal:8090/a.png", False),
+        ("http://user@twin.internal:8090/a.png", False),
+    ],
+)
+async def test_only_the_configured_origin_is_reached_unchecked(url: str, *, reached: bool) -> None:
+    recorder, names = Recorder(), {"twin.internal": ["10.1.2.3"]}
+    origin = "http://twin.internal:8090"
+    async with results_client(recorder, resolve=lambda host, _: names[host], origin=origin) as client:
+        with suppress(EgressRefused):
+            await client.get(url)
+
+    assert bool(recorder.requests) == reached
 
 
 async def test_closing_the_client_closes_its_transport() -> None:
