@@ -1,5 +1,7 @@
 """Download a result before its link expires, verify it, put it into the image store, and record `stored`.
 
+An image that cannot be verified is stored too, with the reason: it has been paid for.
+
 If the store is unavailable, the bytes wait in this instance's spool. There the link's expiry no longer matters.
 """
 
@@ -14,7 +16,7 @@ from app.db.queries.failing_downloads import failing_downloads
 from app.db.tables import attempts, spooled_results, tasks
 from app.db.tables.tasks import Task
 from app.errors import FluxhookError, ResultRefused, Unavailable
-from app.images.download import Image, download, verify
+from app.images.download import Downloaded, Image, download, verify
 from app.resources import Resources
 from app.rules.task import Status
 from app.telemetry import logs, metrics, tracing
@@ -41,11 +43,11 @@ async def collect(use: Resources, task_id: str) -> None:
     logs.note(key_id=task.key_id, submission_id=task.attempt_id)
     started_at = use.now()
     try:
-        file = await _obtain(use, task, started_at)
-        if file is None:
+        downloaded = await _obtain(use, task, started_at)
+        if downloaded is None:
             return
-        with file:
-            await _store(use, task, file, started_at)
+        with downloaded.file:
+            await _store(use, task, downloaded, started_at)
     except (FluxhookError, httpx.HTTPError, OSError) as error:
         await _fail(use, task_id, error, started_at)
 
@@ -76,11 +78,11 @@ def downloads_failing(connection: Connection) -> str | None:
     return f"{failing.tasks} result(s) cannot be downloaded yet; the latest, of {failing.task_id}: {failing.reason}"
 
 
-async def _obtain(use: Resources, task: Task, started_at: datetime) -> IO[bytes] | None:
+async def _obtain(use: Resources, task: Task, started_at: datetime) -> Downloaded | None:
     """Return the image's bytes, from the spool or by the link; None if another instance must store them."""
     file = await asyncio.to_thread(use.spool.open, task.attempt_id)
     if file is not None:
-        return file
+        return Downloaded(file, whole=True)  # only what was accepted is spooled
     if await use.db.read(spooled_results.instances, task.attempt_id):
         instance = await asyncio.to_thread(use.spool.instance, started_at)
         if await use.db.write(result_state.leave_to_others, task.id, instance, started_at, use.now()):
@@ -88,9 +90,10 @@ async def _obtain(use: Resources, task: Task, started_at: datetime) -> IO[bytes]
     return await download(use, task.sample_url or "")
 
 
-async def _store(use: Resources, task: Task, file: IO[bytes], started_at: datetime) -> None:
+async def _store(use: Resources, task: Task, downloaded: Downloaded, started_at: datetime) -> None:
     """Verify the image, put it into the store or into the spool, and record which."""
-    image = await verify(use, file, task.attempt_id)
+    file = downloaded.file
+    image = await verify(use, downloaded, task.attempt_id)
     try:
         await _put(use, image, file)
     except Unavailable as outage:
@@ -98,6 +101,8 @@ async def _store(use: Resources, task: Task, file: IO[bytes], started_at: dateti
     else:
         if not await use.db.write(result_state.store, task, image, started_at, use.now()):
             await use.store.remove(image.store_key)
+        elif image.problem is not None:
+            log.warning("unverified_image", task_id=task.id, reason=image.problem)
         await asyncio.to_thread(use.spool.delete, task.attempt_id)
 
 

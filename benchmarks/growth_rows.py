@@ -106,7 +106,7 @@ def _rows(dialect: Dialect, batch: Batch) -> list[str]:
         *_evidence(dialect),
         """INSERT INTO results
            SELECT task_id, 'results/' || substr(digest, 1, 2) || '/' || digest || '.png', digest, 'image/png',
-               1400000 + n % 100000, 1024, 1024, ended_at FROM made WHERE status = 'stored'""",
+               1400000 + n % 100000, 1024, 1024, ended_at, NULL FROM made WHERE status = 'stored'""",
         """INSERT INTO downloads
            SELECT 'dl_' || later || mark || '00', task_id, 'stored', NULL, ready_at, ended_at
            FROM made WHERE status = 'stored'""",

@@ -7,6 +7,8 @@ from io import BytesIO
 
 from PIL import Image, ImageDraw, ImageFilter
 
+_PNG_HEADER = 8 + 25  # bytes of the magic number and the header chunk
+
 
 def picture(width: int = 320, height: int = 256, form: str = "PNG") -> bytes:
     out = BytesIO()
@@ -47,6 +49,18 @@ def padded(size: int) -> bytes:
     """Return a small image, padded to exactly this many bytes."""
     small = picture()
     return small + bytes(size - len(small))
+
+
+def with_chunk(kind: bytes, data: bytes, *, damaged: bool = False) -> bytes:
+    """Return a PNG with one more chunk behind its header; `damaged` gives the chunk a wrong checksum."""
+    image, at = picture(), _PNG_HEADER
+    chunk = _chunk(kind, data)
+    return image[:at] + (chunk[:-1] + bytes([chunk[-1] ^ 1]) if damaged else chunk) + image[at:]
+
+
+def large_profile() -> bytes:
+    """Return a PNG with an ICC profile that inflates to 2 MB."""
+    return with_chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(2 * 1024 * 1024)))
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -27,7 +27,7 @@ from app.twin import Faults
 from app.wiring import result_hosts
 from tests.calling import Caller, answering, submitted
 from tests.downloads import downloads_from, look_up
-from tests.pictures import claims, picture
+from tests.pictures import claims, large_profile, picture, with_chunk
 from tests.world import TWIN, World
 
 
@@ -315,15 +315,14 @@ async def pieces(data: bytes) -> AsyncGenerator[bytes]:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"<html>not here</html>", "not a JPEG, PNG or WebP"),
-        (b"", "not a JPEG, PNG or WebP"),
-        (picture()[:-40], "cut off or damaged"),
-        (claims(20_000, 20_000), "more than 50000000 pixels"),
+        (b"<html>not here</html>", "the link delivered text or nothing, not an image"),
+        (b'{"detail": "expired"}', "the link delivered text or nothing, not an image"),
+        (b"", "the link delivered text or nothing, not an image"),
         (endless, "larger than 64 MB"),
     ],
-    ids=["html", "nothing", "cut", "bomb", "endless"],
+    ids=["html", "json", "nothing", "endless"],
 )
-async def test_a_download_that_is_no_complete_image_of_valid_size_is_not_stored(
+async def test_what_is_no_image_or_has_no_end_is_not_kept(
     world: World, content: Any, reason: str, tmp_path: Path
 ) -> None:
     caller = await ready(world)
@@ -336,6 +335,96 @@ async def test_a_download_that_is_no_complete_image_of_valid_size_is_not_stored(
     assert outcome == "failed"
     assert reason in str(detail)
     assert files(tmp_path) == before
+
+
+class Body(httpx.AsyncByteStream):
+    """The body of a response whose headers a test chooses."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def __aiter__(self) -> AsyncGenerator[bytes]:
+        yield self._data
+
+
+METADATA = "its pixels are complete, but its metadata is damaged or too large to be read"
+NOT_KNOWN = "not a JPEG, PNG or WebP image"
+
+
+@pytest.mark.parametrize(
+    ("content", "shown", "reason"),
+    [
+        (large_profile(), ("image/png", 320, 256), METADATA),
+        (with_chunk(b"tEXt", b"key\0value", damaged=True), ("image/png", 320, 256), METADATA),
+        (picture(form="JPEG")[:-2], ("image/jpeg", 320, 256), "its end marker is missing, so it may be cut off"),
+        (picture()[:-40], ("image/png", 320, 256), "the image is cut off or damaged"),
+        (claims(20_000, 20_000), ("image/png", 20_000, 20_000), "20000x20000 is more than 50000000 pixels"),
+        (picture(form="GIF"), ("application/octet-stream", None, None), NOT_KNOWN),
+    ],
+    ids=["profile", "checksum", "end marker", "cut", "bomb", "gif"],
+)
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_a_whole_result_that_cannot_be_verified_is_stored_with_the_reason(
+    world: World, content: bytes, shown: tuple[str, int | None, int | None], reason: str, *, chunked: bool
+) -> None:
+    caller = await ready(world)
+    before = metrics.REGISTRY.get_sample_value("fluxhook_images_unverified_total") or 0
+    headers = {"transfer-encoding": "chunked"} if chunked else {"content-length": str(len(content))}
+    serving(world, lambda _: httpx.Response(200, headers=headers, stream=Body(content)))
+    with capture_logs() as logs:
+        await collect(world.use, caller.task_id)
+    image = (await world.task(caller.task_id))["image"]
+    served = await world.api.get(image["url"])
+    warnings = [line for line in logs if line["event"] == "unverified_image"]
+
+    assert (image["media_type"], image["width"], image["height"]) == shown
+    assert image["unverified_image"] == reason
+    assert await downloads(world, caller) == [("stored", f"unverified: {reason}")]
+    assert (served.content, served.headers["content-type"]) == (content, shown[0])
+    assert [(line["log_level"], line["task_id"], line["reason"]) for line in warnings] == [
+        ("warning", caller.task_id, reason)
+    ]
+    assert metrics.REGISTRY.get_sample_value("fluxhook_images_unverified_total") == before + 1
+
+
+async def test_an_odd_result_of_the_provider_is_stored_byte_for_byte(each_world: World) -> None:
+    caller = await ready(each_world)
+    each_world.twin.gallery.file = large_profile()
+    await each_world.work()
+    image = (await each_world.task(caller.task_id))["image"]
+
+    assert image["sha256"] == each_world.ledger()["tasks"][0]["sha256"]
+    assert image["unverified_image"] == METADATA
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ({"content-length": "100000"}, "the download ended after 20 of 100000 bytes"),
+        ({}, "the result is not a whole image: not a JPEG, PNG or WebP image"),
+    ],
+    ids=["too short", "length unknown"],
+)
+async def test_a_result_that_may_have_been_cut_off_in_transit_is_downloaded_again(
+    world: World, headers: dict[str, str], reason: str
+) -> None:
+    caller = await ready(world)
+    good = world.use
+    serving(world, lambda _: httpx.Response(200, headers=headers, stream=Body(bytes(20))))
+    await collect(world.use, caller.task_id)
+    world.use = good
+    await world.go_on(40, 5)
+
+    assert await downloads(world, caller) == [("failed", reason), ("stored", None)]
+    assert (await world.task(caller.task_id))["image"]["unverified_image"] is None
+
+
+async def test_a_whole_image_without_a_stated_length_is_stored(world: World) -> None:
+    caller = await ready(world)
+    serving(world, lambda _: httpx.Response(200, stream=Body(picture())))
+    await collect(world.use, caller.task_id)
+
+    assert await downloads(world, caller) == [("stored", None)]
 
 
 @pytest.mark.parametrize("fault", ["truncated_body", "refused_link"])

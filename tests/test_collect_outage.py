@@ -13,6 +13,7 @@ from app.resources import Resources
 from app.store import FolderStore
 from app.worker import loop
 from tests.calling import Caller, done, submitted
+from tests.pictures import large_profile
 from tests.proof.crash_points import AFTER_COMMIT, BEFORE_COMMIT, Fuse, FusedDatabase, FusedStore, Point, Stop
 from tests.world import World
 
@@ -106,6 +107,21 @@ async def test_whatever_a_put_raises_is_an_outage(world: World, store: Unsteady,
     assert before == "ready"
     assert entry["detail"].endswith(f": the image store failed: {type(error).__name__}")
     assert await is_whole(world, caller)
+
+
+async def test_an_image_that_cannot_be_verified_is_spooled_and_stored_like_any_other(
+    each_world: World, store: Unsteady
+) -> None:
+    each_world.twin.gallery.file = large_profile()
+    caller = await kept(each_world, store)
+    await each_world.go_on(LONG, 600)
+    store.down = False
+    await each_world.go_on(160, 40)
+    image = (await each_world.task(caller.task_id))["image"]
+
+    assert await is_whole(each_world, caller)
+    assert image["unverified_image"].startswith("its pixels are complete")
+    assert spool(each_world.use) == []
 
 
 async def test_the_link_is_not_requested_again_for_a_spooled_image(world: World, store: Unsteady) -> None:

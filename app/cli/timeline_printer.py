@@ -20,6 +20,11 @@ _VERDICTS = {
     "unproven": "without a proof: the provider is polled",
     "forged": "its proof is wrong: rejected",
 }
+_DOWNLOADS = {
+    "failed": "the download failed",
+    "kept_aside": "downloaded into the spool until the store is available",
+    "stored": "downloaded as it is",
+}
 
 
 @dataclass(slots=True)
@@ -82,12 +87,10 @@ def _text(entry: dict[str, Any]) -> str:
             return f"a callback arrived, {_VERDICTS.get(entry['verdict'], entry['verdict'])}"
         case {"event": "evidence", "witness": "poll"}:
             return f"polled the provider: {entry['said']}"
-        case {"event": "download", "outcome": "failed"}:
-            return f"the download failed: {escape(str(entry['detail']))}"
-        case {"event": "download", "outcome": "kept_aside"}:
-            return f"downloaded into the spool until the store is available: {escape(str(entry['detail']))}"
+        case {"event": "download", "outcome": outcome, "detail": str(detail)}:
+            return f"{_DOWNLOADS[outcome]}: {escape(detail)}"
         case {"event": "phase", "status": "stored"}:
-            return "[green]stored[/]: downloaded, decoded, synced"
+            return "[green]stored[/]: downloaded and synced"
         case {"event": "phase", "status": "failed" | "cancelled"}:
             return f"[red]{entry['status']}[/]"
     return ""

@@ -1,4 +1,4 @@
-"""Download results with limits on time and size, and verify that they are complete images."""
+"""Download results with limits on time and size, and examine whether they are complete images."""
 
 import asyncio
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from typing import IO
 import httpx
 
 from app.errors import ResultRefused
-from app.images import inspect
-from app.images.inspect import ImageInfo, NotAnImage
+from app.images import examine
+from app.images.inspect import ImageInfo
 from app.resources import Resources
 from app.security import result_links, ssrf
 from app.store import sha256_of
@@ -24,59 +24,74 @@ _TIMEOUT = timedelta(minutes=2)  # of one download; leaves time to retry before 
 
 
 @dataclass(frozen=True, slots=True)
+class Downloaded:
+    """The bytes of a result, which the caller must close. `whole`: the transfer proves that none is missing."""
+
+    file: IO[bytes]
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
-    """A verified image file, and its key in the store. `bytes` is its size."""
+    """An image file, and its key in the store. `bytes` is its size.
+
+    `problem` is why it is not verified, or None. The size in pixels is 0 x 0 if it could not be read.
+    """
 
     store_key: str
     sha256: str
     bytes: int
     info: ImageInfo
+    problem: str | None = None
 
 
-async def download(use: Resources, url: str) -> IO[bytes]:
-    """Download a result into an unnamed file, which the caller must close. Follow at most three redirects.
+async def download(use: Resources, url: str) -> Downloaded:
+    """Download a result into an unnamed file. Follow at most three redirects.
 
     Raises ResultRefused, httpx.HTTPError, OSError (also TimeoutError).
     """
     file = use.spool.new_file()
     try:
         async with asyncio.timeout(_TIMEOUT.total_seconds()):
-            await _fetch_into(use, url, file)
+            whole = await _fetch_into(use, url, file)
     except BaseException:
         file.close()
         raise
-    return file
+    return Downloaded(file, whole)
 
 
-async def verify(use: Resources, file: IO[bytes], attempt: str) -> Image:
+async def verify(use: Resources, downloaded: Downloaded, attempt: str) -> Image:
     """Decode the result of an attempt completely, once the limit of concurrent decoding allows it.
 
-    Raises ResultRefused if it is not a complete image, or too large.
+    What is wrong with a whole result is stated in the image. Raises ResultRefused for text, such as an error page, and
+    for an image that is not verified and may have been cut off in transit: a retry may help.
     """
-    try:
-        header = await asyncio.to_thread(inspect.inspect, file)
-        async with use.decoding.taken(header.pixels if header.pixels <= _MAX_PIXELS else 0):
-            return await asyncio.to_thread(_decode, file, attempt)
-    except NotAnImage as error:
-        raise ResultRefused(f"the result is not a usable image: {error}") from error
+    file, blank = downloaded.file, use.spool.new_file
+    info = await asyncio.to_thread(examine.read_header, file, blank)
+    if info.media_type == examine.UNKNOWN and await asyncio.to_thread(examine.is_text, file):
+        raise ResultRefused("the link delivered text or nothing, not an image")
+    async with use.decoding.taken(info.pixels if info.pixels <= _MAX_PIXELS else 0):
+        problem = await asyncio.to_thread(examine.find_problem, file, blank, info, max_pixels=_MAX_PIXELS)
+    if problem is not None and not downloaded.whole:
+        raise ResultRefused(f"the result is not a whole image: {problem}")
+    return await asyncio.to_thread(_image, file, attempt, info, problem)
 
 
-def _decode(file: IO[bytes], attempt: str) -> Image:
-    info = inspect.decode(file, max_pixels=_MAX_PIXELS)
+def _image(file: IO[bytes], attempt: str, info: ImageInfo, problem: str | None) -> Image:
     size, sha256 = file.seek(0, 2), sha256_of(file)
-    key = f"results/{sha256[:2]}/{sha256}.{attempt}.{inspect.EXTENSIONS[info.media_type]}"
-    return Image(key, sha256, size, info)
+    key = f"results/{sha256[:2]}/{sha256}.{attempt}.{examine.extension_of(info.media_type)}"
+    return Image(key, sha256, size, info, problem)
 
 
-async def _fetch_into(use: Resources, url: str, file: IO[bytes]) -> None:
+async def _fetch_into(use: Resources, url: str, file: IO[bytes]) -> bool:
+    """Write the body of the final response into the file. Return whether it is known to be whole."""
     _require_usable(use, url)
     request = use.results.build_request("GET", url)
     for _ in range(1 + _MAX_REDIRECTS):
         response = await _send(use, request)
         try:
             if response.next_request is None:
-                await _read_into(response, file)
-                return
+                return await _read_into(response, file)
         finally:
             await response.aclose()
         request = response.next_request
@@ -99,7 +114,7 @@ async def _send(use: Resources, request: httpx.Request) -> httpx.Response:
         raise ResultRefused(f"the link's host {request.url.host} is unknown, or its address is not public") from error
 
 
-async def _read_into(response: httpx.Response, file: IO[bytes]) -> None:
+async def _read_into(response: httpx.Response, file: IO[bytes]) -> bool:
     if response.status_code != HTTPStatus.OK:
         raise ResultRefused(f"the link answered with HTTP {response.status_code}")
     size, buffer = 0, bytearray()
@@ -112,3 +127,8 @@ async def _read_into(response: httpx.Response, file: IO[bytes]) -> None:
             await asyncio.to_thread(file.write, buffer)
             buffer.clear()
     await asyncio.to_thread(file.write, buffer)
+    length = response.headers.get("content-length")
+    if length is not None and length != str(size):
+        raise ResultRefused(f"the download ended after {size} of {length} bytes")
+    # The end of a chunked body is marked. Without a length, the end of the connection is all that is known.
+    return length is not None or "transfer-encoding" in response.headers

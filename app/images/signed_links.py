@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 
-from app.images.inspect import EXTENSIONS
+from app.images.examine import extension_of
 from app.security.keyring import KeyRing
 
 _PURPOSE = "result-link"
@@ -17,7 +17,7 @@ def result_link(keys: KeyRing, task_id: str, media_type: str, expires_at: dateti
     """
     expires = str(int(expires_at.timestamp()))
     query = urlencode({"expires": expires, "signature": keys.mac(_message(task_id, expires), _PURPOSE)})
-    return f"{base_url}/results/{task_id}.{EXTENSIONS[media_type]}?{query}"
+    return f"{base_url}/results/{task_id}.{extension_of(media_type)}?{query}"
 
 
 def check(keys: KeyRing, task_id: str, expires: str, signature: str, now: datetime) -> bool:

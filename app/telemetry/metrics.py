@@ -41,6 +41,11 @@ results_spooled = Counter(
     "Images spooled to local disk because the image store could not accept them.",
     registry=REGISTRY,
 )
+images_unverified = Counter(
+    "fluxhook_images_unverified",
+    "Images that were stored although they could not be decoded completely.",
+    registry=REGISTRY,
+)
 downloads_failed = Counter(
     "fluxhook_downloads_failed",
     "Failed downloads of results, by cause: refused (the link or its answer), network, or local (disk, store).",

@@ -39,12 +39,16 @@ def store(connection: Connection, task: Task, image: Image, started_at: datetime
         sha256=image.sha256,
         media_type=image.info.media_type,
         bytes=image.bytes,
-        width=image.info.width,
-        height=image.info.height,
+        width=image.info.width or None,
+        height=image.info.height or None,
         stored_at=now,
+        unverified_image=image.problem,
     )
     moves.store(connection, result)
-    _record_download(connection, task, "stored", None, started_at, now)
+    detail = None if image.problem is None else f"unverified: {image.problem}"
+    _record_download(connection, task, "stored", detail, started_at, now)
+    if image.problem is not None:
+        after_commit(connection, metrics.images_unverified.inc)
     margin = (_deadline(connection, task, now) - now) / timedelta(seconds=1)
     after_commit(connection, partial(metrics.deadline_margin.observe, margin))
     return True

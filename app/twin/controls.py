@@ -1,4 +1,4 @@
-"""The control routes at /twin, which no real provider has: ledger, faults, rules and reset."""
+"""The control routes at /twin, which no real provider has: ledger, faults, rules, image and reset."""
 
 import json
 from collections.abc import Callable
@@ -27,6 +27,8 @@ class Controls:
             Route("/twin/faults", self.set_faults, methods=["PUT"]),
             Route("/twin/rules", self.rules, methods=["GET"]),
             Route("/twin/rules", self.set_rules, methods=["PUT"]),
+            Route("/twin/image", self.set_image, methods=["PUT"]),
+            Route("/twin/image", self.unset_image, methods=["DELETE"]),
             Route("/twin/reset", self.reset, methods=["POST"]),
             Route("/healthz", self.healthz, methods=["GET"]),
         ]
@@ -55,6 +57,16 @@ class Controls:
             return rules
         self._twin.rules = rules
         return JSONResponse(rules.as_json())
+
+    async def set_image(self, request: Request) -> Response:
+        """Deliver the body of this request in the place of every image."""
+        self._twin.gallery.file = await request.body()
+        return Response(status_code=204)
+
+    async def unset_image(self, _: Request) -> Response:
+        """Deliver rendered images again."""
+        self._twin.gallery.file = None
+        return Response(status_code=204)
 
     async def reset(self, _: Request) -> Response:
         self._twin.reset()

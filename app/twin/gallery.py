@@ -1,6 +1,7 @@
 """Finished images, rendered on their first download.
 
-Only the latest are cached. An older image is rendered again, to the same bytes.
+Only the latest are cached. An older image is rendered again, to the same bytes. A file that a test provides takes the
+place of every image, for results that no renderer makes: damaged metadata, a missing end, an error page.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ KEPT_BYTES = 64 * 2**20
 
 class Gallery:
     def __init__(self) -> None:
+        self.file: bytes | None = None  # delivered in the place of every image
         self._rendered: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
         self._with_inputs: deque[Task] = deque()
@@ -28,6 +30,9 @@ class Gallery:
 
     async def picture(self, task: Task) -> bytes:
         """Return the encoded image, and record its digest in the task."""
+        if self.file is not None:
+            task.sha256 = hashlib.sha256(self.file).hexdigest()
+            return self.file
         data = self._rendered.get(task.id)
         if data is None:
             inputs = [source.data for source in task.sources]

@@ -55,8 +55,9 @@ class EventImage(TypedDict):
     sha256: str
     media_type: str
     bytes: int
-    width: int
-    height: int
+    width: int | None  # None, as the height: the image cannot be opened
+    height: int | None
+    unverified_image: str | None  # what is wrong with it
 
 
 class EventTask(TypedDict):
@@ -166,6 +167,7 @@ def _image(result: Result) -> EventImage:
         "bytes": result.bytes,
         "width": result.width,
         "height": result.height,
+        "unverified_image": result.unverified_image,
     }
 
 

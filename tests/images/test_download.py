@@ -51,9 +51,10 @@ def memory_now() -> int:
 
 
 async def bring(use: Resources, number: int) -> None:
-    with await download(use, f"{TWIN}/{number}.png") as file:
-        image = await verify(use, file, f"sub_{number}")
-        await use.store.put(f"results/{number}.png", file)
+    downloaded = await download(use, f"{TWIN}/{number}.png")
+    with downloaded.file:
+        image = await verify(use, downloaded, f"sub_{number}")
+        await use.store.put(f"results/{number}.png", downloaded.file)
     assert image.info.width == image.info.height
 
 

@@ -86,6 +86,13 @@ class Scene:
         self.clock.advance(2)
         return str((await self.poll(task_id)).json()["result"]["sample"])
 
+    async def sample_after_redirect(self) -> str:
+        """As `sample`, if polls are redirected: the path is requested again with the query of the redirect."""
+        task_id = (await self.submit()).json()["id"]
+        self.clock.advance(2)
+        url = httpx.URL((await self.poll(task_id)).headers["location"])
+        return str((await self.client.get(url.raw_path.decode())).json()["result"]["sample"])
+
     async def faults(self, **faults: float) -> None:
         (await self.client.put("/twin/faults", json=faults)).raise_for_status()
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import httpx
@@ -173,6 +174,30 @@ async def test_an_expired_link_is_valid_for_a_few_seconds(scene: Scene) -> None:
     scene.clock.advance(5)
 
     assert (first.status_code, (await scene.client.get(link)).status_code) == (200, 403)
+
+
+async def test_a_file_of_a_test_takes_the_place_of_every_image(scene: Scene) -> None:
+    sample = await scene.sample()
+    await scene.client.put("/twin/image", content=b"odd")
+    odd = (await scene.client.get(sample)).content
+    noted = (await scene.ledger())["tasks"][0]["sha256"]
+    await scene.client.delete("/twin/image")
+
+    assert odd == b"odd"
+    assert noted == sha256(b"odd").hexdigest()
+    assert (await scene.client.get(sample)).content.startswith(b"\x89PNG")
+
+
+async def test_rules_redirect_downloads_and_polls_and_move_links_to_another_host(scene: Scene) -> None:
+    await scene.rules(delivery_redirects=1, status_redirects=1, redirect_origin="https://eu.test")
+    sample = await scene.sample_after_redirect()
+    first = await scene.client.get(sample)
+    await scene.rules(redirect_origin=None, delivery_origin="https://blobs.test")
+    moved = await scene.sample_after_redirect()
+
+    assert first.headers["location"].startswith("https://eu.test/delivery/")
+    assert (await scene.client.get(sample, follow_redirects=True)).content.startswith(b"\x89PNG")
+    assert moved.startswith("https://blobs.test/delivery/")
 
 
 async def test_only_the_first_download_of_an_image_is_truncated(scene: Scene) -> None:

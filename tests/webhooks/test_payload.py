@@ -103,6 +103,7 @@ def test_the_event_form_of_a_stored_task_has_the_whole_task() -> None:
         "bytes": 9,
         "width": 3,
         "height": 2,
+        "unverified_image": None,
     }
     assert said["data"]["task"]["ended_at"] == "2026-01-01T12:00:06.000Z"
 

@@ -3,8 +3,9 @@
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Column, Connection, Integer, String, Table, Text, bindparam, select
+from sqlalchemy import Column, Connection, Integer, Row, String, Table, Text, bindparam, select
 
 from app.db.engine.columns import Instant, metadata
 
@@ -16,9 +17,10 @@ results = Table(
     Column("sha256", String(64), nullable=False, index=True),
     Column("media_type", String(32), nullable=False),
     Column("bytes", Integer, nullable=False),
-    Column("width", Integer, nullable=False),
+    Column("width", Integer, nullable=False),  # 0: unknown, also the height. Migrations only add, so no NULL
     Column("height", Integer, nullable=False),
     Column("stored_at", Instant, nullable=False),
+    Column("unverified_image", Text),  # why the image could not be verified
 )
 
 
@@ -29,9 +31,10 @@ class Result:
     sha256: str
     media_type: str
     bytes: int
-    width: int
-    height: int
+    width: int | None  # None: it could not be read
+    height: int | None
     stored_at: datetime
+    unverified_image: str | None = None
 
 
 _INSERT = results.insert()
@@ -39,7 +42,8 @@ _OF_TASKS = select(results).where(results.c.task_id.in_(bindparam("task_ids", ex
 
 
 def insert(connection: Connection, result: Result) -> None:
-    connection.execute(_INSERT, asdict(result))
+    size = {"width": result.width or 0, "height": result.height or 0}
+    connection.execute(_INSERT, {**asdict(result), **size})
 
 
 def of_tasks(connection: Connection, task_ids: Collection[str]) -> dict[str, Result]:
@@ -47,4 +51,8 @@ def of_tasks(connection: Connection, task_ids: Collection[str]) -> dict[str, Res
     if not task_ids:
         return {}
     rows = connection.execute(_OF_TASKS, {"task_ids": list(task_ids)})
-    return {row.task_id: Result(**row._asdict()) for row in rows}
+    return {row.task_id: _result_of(row) for row in rows}
+
+
+def _result_of(row: Row[Any]) -> Result:
+    return Result(**{**row._asdict(), "width": row.width or None, "height": row.height or None})

@@ -10,6 +10,7 @@ from fastapi.responses import StreamingResponse
 from app.db.tables.results import Result
 from app.db.tables.tasks import Task
 from app.errors import NotFound, RangeNotSatisfiable
+from app.images.examine import UNKNOWN
 from app.resources import Resources
 from app.rules.task import Status
 from app.store import Missing
@@ -23,7 +24,7 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 _BYTES = {
     media_type: {"schema": {"type": "string", "format": "binary"}}
-    for media_type in ("image/png", "image/jpeg", "image/webp")
+    for media_type in ("image/png", "image/jpeg", "image/webp", UNKNOWN)
 }
 
 
@@ -83,11 +84,13 @@ async def serve(request: Request, use: Resources, task: Task, result: Result | N
 
 def _headers(result: Result) -> dict[str, str]:
     extension = result.store_key.rpartition(".")[2]
+    # A browser saves an unverified file and does not show it. In no case it guesses another type or runs anything.
+    disposition = "inline" if result.unverified_image is None else "attachment"
     return {
         "etag": f'"{result.sha256}"',
         "accept-ranges": "bytes",
         "cache-control": "private, max-age=31536000, immutable",
-        "content-disposition": f'inline; filename="{result.task_id}.{extension}"',
+        "content-disposition": f'{disposition}; filename="{result.task_id}.{extension}"',
         "content-security-policy": "default-src 'none'; sandbox",
         "x-content-type-options": "nosniff",
     }

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from app.db.tables.results import Result
 from app.errors import LinkExpired, MalformedRequest, NotFound
 from app.images import signed_links
-from app.images.inspect import EXTENSIONS
+from app.images.examine import extension_of
 from app.resources import Resources
 from app.settings import names_private_host
 from app.web.auth import ResourcesDep
@@ -53,7 +53,9 @@ async def get_result_image(
     request: Request,
     use: ResourcesDep,
     task_id: TaskId,
-    suffix: Annotated[str, Path(description="The format of the image: `png`, `jpeg` or `webp`.")],
+    suffix: Annotated[
+        str, Path(description="The format of the image: `png`, `jpeg` or `webp`; `bin` if it is none of these.")
+    ],
     expires: Annotated[str, Query(description="When the link expires, in seconds since the epoch.")] = "",
     signature: Annotated[str, Query(description="The signature of the link.")] = "",
 ) -> Response:
@@ -63,7 +65,7 @@ async def get_result_image(
     if use.now() >= signed_links.expiry(expires):
         raise LinkExpired("the link has expired: get a new one from get_result")
     task, result = await read_with_result(use, task_id)
-    if result is not None and suffix != EXTENSIONS[result.media_type]:
+    if result is not None and suffix != extension_of(result.media_type):
         raise NotFound("there is no such result")
     return await serve(request, use, task, result)
 

@@ -47,8 +47,15 @@ class ImageView(BaseModel):
     sha256: str
     media_type: str
     bytes: int
-    width: int
-    height: int
+    width: Annotated[int | None, Field(description="In pixels; null if it could not be read, also the height.")]
+    height: int | None
+    unverified_image: Annotated[
+        str | None,
+        Field(
+            description="Why the image could not be verified; null for an image that was decoded completely. The bytes "
+            "are stored as the provider delivered them."
+        ),
+    ]
 
 
 class QueueView(BaseModel):

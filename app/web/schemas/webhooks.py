@@ -51,8 +51,11 @@ class EventImage(BaseModel):
     sha256: str
     media_type: str
     bytes: int
-    width: int
-    height: int
+    width: Annotated[int | None, Field(description="In pixels; null if it could not be read, also the height.")]
+    height: int | None
+    unverified_image: Annotated[
+        str | None, Field(description="Why the image could not be verified; null for one that was decoded completely.")
+    ] = None
 
 
 class EventTask(BaseModel):
@@ -113,6 +116,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
                     "bytes": 1300000,
                     "width": 1024,
                     "height": 1024,
+                    "unverified_image": None,
                 },
                 "created_at": "2026-01-01T12:00:00.000Z",
                 "submitted_at": "2026-01-01T12:00:01.000Z",

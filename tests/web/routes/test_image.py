@@ -51,6 +51,30 @@ async def test_a_browser_treats_an_image_only_as_an_image(world: World, path: st
 
 
 @pytest.mark.parametrize(
+    ("file", "media_type", "extension"),
+    [
+        (b"\x89PNG\r\n\x1a\n<script>alert(1)</script>", "image/png", "png"),
+        (b"\0<script>alert(1)</script>", "application/octet-stream", "bin"),
+    ],
+)
+async def test_a_browser_saves_an_unverified_file_and_runs_nothing_of_it(
+    world: World, file: bytes, media_type: str, extension: str
+) -> None:
+    world.twin.gallery.file = file
+    task_id = await world.post()
+    await world.go_on(6)
+    polled = await world.api.get("/v1/get_result", params={"id": task_id})
+    link = polled.json()["result"]["sample"]
+
+    for answer in (await world.api.get(f"/v1/tasks/{task_id}/image"), await world.outsider.get(link)):
+        assert (answer.content, answer.headers["content-type"]) == (file, media_type)
+        assert answer.headers["content-disposition"] == f'attachment; filename="{task_id}.{extension}"'
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
+    assert f"/{task_id}.{extension}?" in link
+
+
+@pytest.mark.parametrize(
     ("asked", "start", "end"),
     [
         ("bytes=0-0", 0, 1),

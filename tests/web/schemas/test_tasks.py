@@ -117,6 +117,7 @@ def test_the_image_url_is_a_route_of_fluxhook() -> None:
         "bytes": 9,
         "width": 3,
         "height": 2,
+        "unverified_image": None,
     }
 
 
