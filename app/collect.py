@@ -75,7 +75,9 @@ def downloads_failing(connection: Connection) -> str | None:
     failing = failing_downloads(connection)
     if failing is None:
         return None
-    return f"{failing.tasks} result(s) cannot be downloaded yet; the latest, of {failing.task_id}: {failing.reason}"
+    if failing.tasks == 1:
+        return f"the result of {failing.task_id} cannot be downloaded yet: {failing.reason}"
+    return f"{failing.tasks} results cannot be downloaded yet, the latest of {failing.task_id}: {failing.reason}"
 
 
 async def _obtain(use: Resources, task: Task, started_at: datetime) -> Downloaded | None:

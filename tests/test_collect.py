@@ -1,4 +1,5 @@
 import asyncio
+import gzip
 import hashlib
 import json
 from collections.abc import AsyncGenerator, Callable
@@ -286,7 +287,30 @@ async def test_the_first_failed_download_is_logged_counted_and_noted(each_world:
     ]
     assert failures("refused") == before + 1
     assert answer["status"] == "ready"
-    assert answer["notes"] == [f"1 result(s) cannot be downloaded yet; the latest, of {caller.task_id}: {reason}"]
+    assert answer["notes"] == [f"the result of {caller.task_id} cannot be downloaded yet: {reason}"]
+
+
+async def test_a_note_counts_the_results_that_cannot_be_downloaded(each_world: World) -> None:
+    callers = [await submitted(each_world) for _ in range(3)]
+    for caller in callers:
+        await caller.call({"status": "Ready", "result": {"sample": "https://intranet.internal/x.png"}})
+        each_world.clock.advance(1)
+        await collect(each_world.use, caller.task_id)
+    (note,) = (await each_world.outsider.get("/readyz")).json()["notes"]
+
+    assert note.startswith(f"3 results cannot be downloaded yet, the latest of {callers[-1].task_id}: the link's host")
+
+
+@pytest.mark.parametrize("length", [True, False])
+async def test_a_result_that_is_compressed_unasked_is_unpacked(world: World, *, length: bool) -> None:
+    packed = gzip.compress(picture())
+    headers = {"content-length": str(len(packed))} if length else {"transfer-encoding": "chunked"}
+    caller = await ready(world)
+    serving(world, lambda _: httpx.Response(200, headers={**headers, "content-encoding": "gzip"}, stream=Body(packed)))
+    await collect(world.use, caller.task_id)
+
+    assert (await world.task(caller.task_id))["image"]["bytes"] == len(picture())
+    assert await downloads(world, caller) == [("stored", None)]
 
 
 async def test_the_note_about_failing_downloads_ends_with_them(world: World) -> None:

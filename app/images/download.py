@@ -12,13 +12,12 @@ from app.errors import ResultRefused
 from app.images import examine
 from app.images.inspect import ImageInfo
 from app.resources import Resources
-from app.security import result_links, ssrf
+from app.security import redirects, result_links, ssrf
 from app.store import sha256_of
 
 # Generated images have about one megapixel. These limits are far above that, and far below the available memory.
 _MAX_BYTES = 64 * 1024 * 1024
 _MAX_PIXELS = 50_000_000
-_MAX_REDIRECTS = 3
 _BUFFER = 256 * 1024  # bytes to write in one call of a thread
 _TIMEOUT = timedelta(minutes=2)  # of one download; leaves time to retry before the link expires
 
@@ -85,40 +84,32 @@ def _image(file: IO[bytes], attempt: str, info: ImageInfo, problem: str | None) 
 
 async def _fetch_into(use: Resources, url: str, file: IO[bytes]) -> bool:
     """Write the body of the final response into the file. Return whether it is known to be whole."""
-    _require_usable(use, url)
-    request = use.results.build_request("GET", url)
-    for _ in range(1 + _MAX_REDIRECTS):
-        response = await _send(use, request)
-        try:
-            if response.next_request is None:
-                return await _read_into(response, file)
-        finally:
-            await response.aclose()
-        request = response.next_request
-        _require_usable(use, str(request.url))
-    raise ResultRefused(f"the link redirects more than {_MAX_REDIRECTS} times")
 
+    def verify(link: httpx.URL) -> None:
+        reason = result_links.unusable(str(link), hosts=use.result_hosts, origin=use.provider_origin)
+        if reason is not None:
+            raise ResultRefused(reason)
 
-def _require_usable(use: Resources, url: str) -> None:
-    reason = result_links.unusable(url, hosts=use.result_hosts, origin=use.provider_origin)
-    if reason is not None:
-        raise ResultRefused(reason)
-
-
-async def _send(use: Resources, request: httpx.Request) -> httpx.Response:
     try:
-        return await use.results.send(request, stream=True)
+        async with redirects.get(use.results, url, verify) as response:
+            return await _read_into(response, file)
     except ssrf.EgressRefused as error:
-        if request.url.scheme == "http":
-            raise ResultRefused(f"the link on {request.url.host} is not https") from error
-        raise ResultRefused(f"the link's host {request.url.host} is unknown, or its address is not public") from error
+        host = error.request.url.host
+        if error.request.url.scheme == "http":
+            raise ResultRefused(f"the link on {host} is not https") from error
+        raise ResultRefused(f"the link's host {host} is unknown, or its address is not public") from error
+    except httpx.TooManyRedirects as error:
+        raise ResultRefused(f"the link redirects more than {redirects.MAX_REDIRECTS} times") from error
+    except httpx.InvalidURL as error:
+        raise ResultRefused("the link is not a usable http(s) URL") from error
 
 
 async def _read_into(response: httpx.Response, file: IO[bytes]) -> bool:
     if response.status_code != HTTPStatus.OK:
         raise ResultRefused(f"the link answered with HTTP {response.status_code}")
     size, buffer = 0, bytearray()
-    async for chunk in response.aiter_raw():
+    # Decodes a content encoding, which some servers apply unasked.
+    async for chunk in response.aiter_bytes():
         buffer += chunk
         size += len(chunk)
         if size > _MAX_BYTES:
@@ -127,8 +118,8 @@ async def _read_into(response: httpx.Response, file: IO[bytes]) -> bool:
             await asyncio.to_thread(file.write, buffer)
             buffer.clear()
     await asyncio.to_thread(file.write, buffer)
-    length = response.headers.get("content-length")
-    if length is not None and length != str(size):
-        raise ResultRefused(f"the download ended after {size} of {length} bytes")
+    length, received = response.headers.get("content-length"), response.num_bytes_downloaded
+    if length is not None and length != str(received):
+        raise ResultRefused(f"the download ended after {received} of {length} bytes")
     # The end of a chunked body is marked. Without a length, the end of the connection is all that is known.
     return length is not None or "transfer-encoding" in response.headers

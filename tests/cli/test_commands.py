@@ -331,7 +331,7 @@ async def test_doctor_names_a_result_that_cannot_be_downloaded(terminal: Termina
     done = await terminal.run("doctor")
 
     assert done.exit_code == 1
-    assert "downloads: 1 result(s) cannot be downloaded yet; the latest, of task_1: HTTP 503" in done.stdout
+    assert "downloads: the result of task_1 cannot be downloaded yet: HTTP 503" in done.stdout
 
 
 async def test_dead_letters_are_listed_and_requeued(terminal: Terminal) -> None:

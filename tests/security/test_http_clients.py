@@ -71,6 +71,7 @@ async def test_no_redirect_is_followed_and_no_encoding_is_accepted(client: Clien
         lambda: results_client(allowed=[ip_network("127.0.0.0/8")]),
         lambda: guarded_client([ip_network("127.0.0.0/8")]),
     ],
+    ids=["provider", "results", "applications"],
 )
 async def test_proxy_variables_of_the_environment_are_ignored(
     client: Callable[[], httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
