@@ -17,6 +17,7 @@ from app.provider import Bfl, Gptproto, Provider, ProviderSpec
 from app.resources import Resources
 from app.security.http_clients import guarded_client, provider_client, results_client
 from app.security.keyring import KeyRing
+from app.security.outbound import Outbound, open_outbound
 from app.settings import Settings
 from app.store import BUCKETS, FolderStore, Store
 
@@ -26,7 +27,8 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
     """Connect to everything that the settings name; close the connections at the end."""
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(open_configured_database(settings))
-        http = await stack.enter_async_context(provider_client())
+        outbound = build_outbound(settings)
+        http = await stack.enter_async_context(provider_client(outbound=outbound))
         provider = build_provider(settings, http)
         yield Resources(
             db=db,
@@ -36,9 +38,11 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
             now=now,
             account_id=account_id(settings),
             provider=provider,
-            web=await stack.enter_async_context(guarded_client(settings.egress_allow)),
-            webhooks=await stack.enter_async_context(guarded_client(settings.egress_allow, plain_http=False)),
-            results=await stack.enter_async_context(results_client()),
+            web=await stack.enter_async_context(guarded_client(settings.egress_allow, outbound=outbound)),
+            webhooks=await stack.enter_async_context(
+                guarded_client(settings.egress_allow, plain_http=False, outbound=outbound)
+            ),
+            results=await stack.enter_async_context(results_client(outbound=outbound)),
             result_hosts=(*(provider.spec.result_hosts if provider else ()), *settings.result_hosts),
             provider_origin=provider_base(settings),
             public_url=settings.public_url,
@@ -49,6 +53,12 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
             evidence_retention=None if settings.evidence_days is None else timedelta(days=settings.evidence_days),
             link_life=timedelta(days=settings.link_days),
         )
+
+
+def build_outbound(settings: Settings) -> Outbound:
+    """Return how outgoing connections are made. Raises ConfigurationError if the CA file cannot be used."""
+    proxy = settings.https_proxy
+    return open_outbound(settings.ca_file, proxy.get_secret_value() if proxy else None)
 
 
 def provider_base(settings: Settings) -> str:

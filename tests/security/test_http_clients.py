@@ -81,7 +81,3 @@ def test_a_missing_sniffio_is_marked_as_absent(monkeypatch: pytest.MonkeyPatch) 
 
     assert sys.modules.pop("sniffio", "not marked") is None
     assert find_spec("sniffio") is None
-
-
-def test_certificates_are_read_once() -> None:
-    assert http_clients.tls() is http_clients.tls()
