@@ -64,6 +64,23 @@ def _valid_admin_key(key: Secret) -> Secret:
     return key
 
 
+def _valid_proxy_url(url: Secret) -> Secret:
+    text = url.get_secret_value()
+    try:
+        parts = urlsplit(text)
+        has_origin = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # its message may show a part of the password
+        has_origin = False
+    if not has_origin or parts.path.strip("/") or "?" in text or "#" in text:
+        raise ValueError(
+            "must be the URL of an http(s) proxy such as http://proxy.example.com:3128, without a path; "
+            "special characters of the user name and the password must be percent-encoded"
+        )
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("must be printable ASCII without spaces")
+    return url
+
+
 def _valid_host_name(name: str) -> str:
     if not _HOST.fullmatch(name):
         raise ValueError("must be host names such as cdn.example.com or *.example.com, without scheme, port or path")
@@ -72,6 +89,7 @@ def _valid_host_name(name: str) -> str:
 
 Url = Annotated[str, AfterValidator(_base_url)]
 ProviderKey = Annotated[Secret, AfterValidator(_valid_provider_key)]
+ProxyUrl = Annotated[Secret, AfterValidator(_valid_proxy_url)]
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(_valid_host_name)], ...], BeforeValidator(_split)]
 Secrets = Annotated[tuple[Secret, ...], BeforeValidator(_split)]
 Networks = Annotated[
@@ -154,6 +172,14 @@ class Settings(BaseModel):
         Networks,
         Field(description="Private networks that URLs of input images, webhooks and results may point to, as CIDRs."),
     ]
+    ca_file: Annotated[
+        Path | None,
+        Field(description="A PEM file of authorities that outgoing requests trust in addition to the public ones."),
+    ] = None
+    https_proxy: Annotated[
+        ProxyUrl | None,
+        Field(description="The proxy for requests to public hosts: `http://[USER:PASSWORD@]HOST:PORT`, or `https://`."),
+    ] = None
     link_days: Annotated[
         int, Field(ge=1, le=3650, description="Days for which an image link that needs no API key is valid.")
     ] = 7

@@ -17,6 +17,7 @@ from app.provider import Bfl, Gptproto, Provider, ProviderSpec
 from app.resources import Resources
 from app.security.http_clients import guarded_client, provider_client, results_client
 from app.security.keyring import KeyRing
+from app.security.outbound import Outbound, open_outbound
 from app.settings import Settings
 from app.store import BUCKETS, FolderStore, Store
 
@@ -26,7 +27,8 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
     """Connect to everything that the settings name; close the connections at the end."""
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(open_configured_database(settings))
-        http = await stack.enter_async_context(provider_client())
+        outbound = build_outbound(settings)
+        http = await stack.enter_async_context(provider_client(outbound=outbound))
         provider = build_provider(settings, http)
         yield Resources(
             db=db,
@@ -36,10 +38,17 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
             now=now,
             account_id=account_id(settings),
             provider=provider,
-            web=await stack.enter_async_context(guarded_client(settings.egress_allow)),
-            webhooks=await stack.enter_async_context(guarded_client(settings.egress_allow, plain_http=False)),
+            web=await stack.enter_async_context(guarded_client(settings.egress_allow, outbound=outbound)),
+            webhooks=await stack.enter_async_context(
+                guarded_client(settings.egress_allow, plain_http=False, outbound=outbound)
+            ),
             results=await stack.enter_async_context(
-                results_client(allowed=settings.egress_allow, origin=provider_base(settings))
+                results_client(
+                    allowed=settings.egress_allow,
+                    origin=provider_base(settings),
+                    usual_hosts=(*provider_spec(settings).result_hosts, *settings.result_hosts),
+                    outbound=outbound,
+                )
             ),
             result_hosts=result_hosts(settings),
             provider_origin=provider_base(settings),
@@ -59,6 +68,12 @@ def result_hosts(settings: Settings) -> tuple[str, ...]:
     The provider's usual hosts are always among them, so a setting that adds a host refuses no usual result.
     """
     return (*provider_spec(settings).result_hosts, *settings.result_hosts) if settings.result_hosts else ()
+
+
+def build_outbound(settings: Settings) -> Outbound:
+    """Return how outgoing connections are made. Raises ConfigurationError if the CA file cannot be used."""
+    proxy = settings.https_proxy
+    return open_outbound(settings.ca_file, proxy.get_secret_value() if proxy else None)
 
 
 def provider_base(settings: Settings) -> str:

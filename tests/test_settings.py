@@ -34,6 +34,7 @@ SECRETS = {
     "ADMIN_KEY": "admin-key-hidden",
     "DATABASE_URL": "postgresql://fluxhook:password-hidden@db/fluxhook",
     "DATABASE_DIRECT_URL": "postgresql://fluxhook:password-hidden@db/fluxhook",
+    "HTTPS_PROXY": "http://fluxhook:password-hidden@proxy:3128",
 }
 
 
@@ -133,6 +134,39 @@ def test_networks_are_read_from_a_list() -> None:
         "10.0.0.0/8",
         "fd00::/8",
     ]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://proxy.example.com:3128", "https://me:p%40ss@proxy.example.com", "http://10.0.0.1:3128/"]
+)
+def test_a_proxy_url_is_accepted(url: str) -> None:
+    proxy = read(HTTPS_PROXY=url).https_proxy
+
+    assert proxy is not None
+    assert proxy.get_secret_value() == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "proxy.example.com:3128",
+        "socks5://proxy.example.com",
+        "http://",
+        "http://proxy.example.com/path",
+        "http://proxy.example.com?a=b",
+        "http://proxy.example.com:99999",
+        "http://[proxy",
+        "http://me:hidden#hidden@proxy.example.com",
+        "http://me:hidden/hidden@proxy.example.com",
+        "http://me:hidden hidden@proxy.example.com",
+        "http://me:hidden\u00e9@proxy.example.com",
+    ],
+)
+def test_an_invalid_proxy_url_is_refused_without_showing_it(url: str) -> None:
+    detail = refusal(HTTPS_PROXY=url)
+
+    assert detail.startswith("FLUXHOOK_HTTPS_PROXY: must be ")
+    assert "hidden" not in detail
 
 
 # The public URL

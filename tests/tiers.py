@@ -28,6 +28,7 @@ _CHECKED = (
     "db/migrations/test_migrations.py",
     "db/migrations/test_migrations_live.py",
     "test_performance_promises.py",
+    "test_private_authority.py",
     "test_restore.py",
     "web/test_behind_nginx.py",
     "web/test_behind_pgbouncer.py",

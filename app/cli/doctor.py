@@ -22,8 +22,10 @@ from app.db.tables import api_keys, attempts
 from app.errors import ConfigurationError, FluxhookError
 from app.security import http_clients
 from app.security.keyring import KeyRing, sealing_key_id
+from app.security.outbound import Outbound
 from app.settings import PREFIX, Settings, from_environment
 from app.wiring import (
+    build_outbound,
     build_provider,
     database_url,
     key_ring,
@@ -99,8 +101,13 @@ async def _findings(settings: Settings) -> AsyncGenerator[Finding]:
         text = f"shorter than {_MIN_ADMIN_KEY} characters, so it may be guessed; create one with `openssl rand -hex 24`"
         yield Finding("admin key", text, unhealthy=True)
     yield await _store(settings)
-    yield await _provider(settings)
-    yield await _public_url(settings)
+    try:
+        outbound = build_outbound(settings)
+    except ConfigurationError as error:
+        yield Finding("outgoing requests", error.detail, unhealthy=True)
+        return
+    yield await _provider(settings, outbound)
+    yield await _public_url(settings, outbound)
 
 
 async def _database(settings: Settings) -> Finding:
@@ -196,9 +203,9 @@ async def _store(settings: Settings) -> Finding:
     return Finding("store", f"{folder or settings.store_url} is writable")
 
 
-async def _provider(settings: Settings) -> Finding:
+async def _provider(settings: Settings, outbound: Outbound) -> Finding:
     base = provider_base(settings)
-    async with http_clients.provider_client() as http:
+    async with http_clients.provider_client(outbound=outbound) as http:
         provider = build_provider(settings, http)
         if provider is None:
             missing = f"{PREFIX}{settings.provider.upper()}_API_KEY is not set: no task can be submitted"
@@ -209,12 +216,12 @@ async def _provider(settings: Settings) -> Finding:
     return Finding("provider", f"{base} answers and accepts the API key")
 
 
-async def _public_url(settings: Settings) -> Finding:
+async def _public_url(settings: Settings, outbound: Outbound) -> Finding:
     name = "public URL"
     if settings.public_url is None:
         return Finding(name, "not set: no callbacks arrive, results are polled")
     try:
-        async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
+        async with http_clients.own_url_client(outbound) as http:
             answer = await http.get(f"{settings.public_url}/healthz")
             ours = answer.json() == {"status": "ok"}
     except (httpx.HTTPError, ValueError) as error:

@@ -8,13 +8,17 @@ from typing import Any
 
 from app.errors import ConfigurationError, Unavailable
 from app.settings import Settings
-from app.wiring import key_ring, open_store
+from app.wiring import build_outbound, key_ring, open_store
 
 
 def require(settings: Settings) -> None:
-    """Check DATA_DIR, the secret keys and the store, and create them if missing. Raises ConfigurationError."""
+    """Check DATA_DIR, the secret keys and the store, and create them if missing; also check the CA file.
+
+    Raises ConfigurationError.
+    """
     require_data_dir(settings)
     key_ring(settings)
+    build_outbound(settings)
     try:
         open_store(settings)
     except Unavailable as error:

@@ -59,7 +59,7 @@ async def _send(
                     break
                 response, body = await _exchange(http, _with_key(response.next_request, request))
     except _UNSENT as error:
-        return ProviderResponse(Report(Said.DOWN, detail=f"not reached: {type(error).__name__}"))
+        return ProviderResponse(Report(Said.DOWN, detail=f"not reached: {_reason(error)}"))
     except (httpx.HTTPError, OSError) as error:  # OSError: an image cannot be read, or TimeoutError
         return ProviderResponse(Report(Said.LOST, detail=f"no answer: {type(error).__name__}"))
     headers = {name: response.headers[name] for name in _STORED_HEADERS if name in response.headers}
@@ -80,6 +80,12 @@ def _with_key(redirected: httpx.Request, request: httpx.Request) -> httpx.Reques
         if name in request.headers:
             redirected.headers[name] = request.headers[name]
     return redirected
+
+
+def _reason(error: Exception) -> str:
+    """Name what an operator can repair: the proxy, or an authority that is not trusted."""
+    text = str(error)
+    return text if text.startswith("the proxy ") or "CERTIFICATE_VERIFY_FAILED" in text else type(error).__name__
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta | None:

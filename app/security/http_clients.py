@@ -1,29 +1,31 @@
 """The clients for outgoing requests: one function for each kind of destination, and what all of them share.
 
-Every client uses one TLS context, no proxy variables, no cookies and no redirects, and asks for unencoded bodies.
+Every client uses the same `Outbound`, no cookies and no redirects, and asks for unencoded bodies. Without an `Outbound`
+it trusts the public authorities, and connects directly.
 """
 
-import ssl
 import sys
 from collections.abc import Mapping, Sequence
-from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.util import find_spec
 
 import httpx
 
+from app.security.outbound import Outbound, open_outbound
 from app.security.ssrf import GuardedTransport, Network, Resolve, resolve_host
 
 _NO_KEEPALIVE = httpx.Limits(max_connections=None, max_keepalive_connections=0)
 
 
-def provider_client(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
+def provider_client(
+    transport: httpx.AsyncBaseTransport | None = None, *, outbound: Outbound | None = None
+) -> httpx.AsyncClient:
     """Return a client for the provider's API, with a new connection for each request.
 
     A reused connection that the provider has just closed fails after the request was sent. That looks like a lost
     response, and would make a task wait for evidence without need. `provider.http.send` limits the whole exchange.
     """
-    return _client(transport or _transport(_NO_KEEPALIVE), httpx.Timeout(None, connect=10))
+    return _client(transport or _transport(_NO_KEEPALIVE, outbound), httpx.Timeout(None, connect=10))
 
 
 def results_client(
@@ -31,14 +33,20 @@ def results_client(
     *,
     allowed: Sequence[Network] = (),
     origin: str = "",
+    usual_hosts: Sequence[str] = (),
     resolve: Resolve = resolve_host,
+    outbound: Outbound | None = None,
 ) -> httpx.AsyncClient:
     """Return a client for the provider's links: no key, and only public addresses over https.
 
-    Exceptions are the networks in `allowed` and the provider's `origin`, both configured by the operator.
+    Exceptions are the networks in `allowed` and the provider's `origin`, both configured by the operator. A proxy
+    resolves the names of `usual_hosts` (`name` or `*.name`): behind one, public names often cannot be resolved here.
     """
-    inner = transport or _transport(_NO_KEEPALIVE)  # as the guard requires
-    guarded = GuardedTransport(allowed, inner, resolve=resolve, plain_http=False, origin=origin)
+    inner = transport or _transport(_NO_KEEPALIVE, outbound)  # as the guard requires
+    by_name = usual_hosts if outbound is not None and outbound.proxy is not None else ()
+    guarded = GuardedTransport(
+        allowed, inner, resolve=resolve, plain_http=False, origin=origin, unchecked_hosts=by_name
+    )
     return _client(guarded, httpx.Timeout(30, connect=10), {"user-agent": "fluxhook"})
 
 
@@ -48,23 +56,21 @@ def guarded_client(
     *,
     resolve: Resolve = resolve_host,
     plain_http: bool = True,
+    outbound: Outbound | None = None,
 ) -> httpx.AsyncClient:
     """Return a client for URLs that an application names: it connects to public addresses and to `allowed` networks.
 
     With `plain_http=False`, plain http is refused unless the address is in `allowed`. `transport` opens the connections
     to checked addresses.
     """
-    inner = transport or _transport(_NO_KEEPALIVE)  # as the guard requires
+    inner = transport or _transport(_NO_KEEPALIVE, outbound)  # as the guard requires
     guarded = GuardedTransport(allowed, inner, resolve=resolve, plain_http=plain_http)
     return _client(guarded, httpx.Timeout(15, connect=5), {"user-agent": "fluxhook"})
 
 
-@cache
-def tls() -> ssl.SSLContext:
-    """Return the TLS context that all clients share: loading the trusted certificates takes tens of milliseconds and
-    megabytes.
-    """
-    return httpx.create_ssl_context(trust_env=False)
+def own_url_client(outbound: Outbound) -> httpx.AsyncClient:
+    """Return a client for the URL of this service."""
+    return _client(_transport(_NO_KEEPALIVE, outbound), httpx.Timeout(10))
 
 
 def mark_sniffio_absent() -> None:
@@ -91,5 +97,5 @@ def _client(
     )
 
 
-def _transport(limits: httpx.Limits) -> httpx.AsyncHTTPTransport:
-    return httpx.AsyncHTTPTransport(verify=tls(), trust_env=False, limits=limits)
+def _transport(limits: httpx.Limits, outbound: Outbound | None) -> httpx.AsyncHTTPTransport:
+    return (outbound or open_outbound()).transport(limits)

@@ -50,7 +50,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
     `inner` must not reuse connections: a pool finds them by address, and a connection that was opened for another host
     name at the same address has been verified against that name's certificate.
 
-    Requests to `origin`, which the operator configured, are passed on unchecked.
+    Requests to `origin`, which the operator configured, and over https to `unchecked_hosts` are passed on unchecked.
     """
 
     def __init__(
@@ -61,9 +61,11 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         resolve: Resolve,
         plain_http: bool,
         origin: str = "",
+        unchecked_hosts: Sequence[str] = (),
     ) -> None:
         self._allowed = allowed
         self._origin = origin
+        self._unchecked_hosts = unchecked_hosts
         self._inner = inner
         self._resolve = resolve
         self._plain_http = plain_http
@@ -71,7 +73,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         self._threads = ThreadPoolExecutor(_LOOKUP_THREADS, "lookup")
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if self._origin and result_links.is_on(str(request.url), hosts=(), origin=self._origin):
+        if result_links.is_on(str(request.url), hosts=self._unchecked_hosts, origin=self._origin):
             return await self._inner.handle_async_request(request)
         host = request.url.raw_host.decode("ascii")  # the form that the Host header and certificates use
         secure = request.url.scheme == "https"

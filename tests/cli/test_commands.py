@@ -173,8 +173,20 @@ async def test_a_healthy_service_has_no_unhealthy_finding_and_no_secret_is_shown
         ({"FLUXHOOK_ADMIN_KEY": "0123456789abcde"}, "shorter than 16 characters"),
         ({"FLUXHOOK_NO_SUCH_THING": "1"}, "FLUXHOOK_NO_SUCH_THING"),
         ({"FLUXHOOK_DATA_DIR": "/dev/null/data"}, "data folder: /dev/null cannot be written by user"),
+        ({"FLUXHOOK_CA_FILE": "/nowhere.pem"}, "FLUXHOOK_CA_FILE: /nowhere.pem cannot be read"),
+        (
+            {
+                "FLUXHOOK_HTTPS_PROXY": "http://127.0.0.1:9",
+                "FLUXHOOK_BFL_BASE_URL": "https://api.bfl.ai",
+                "FLUXHOOK_PUBLIC_URL": "",
+            },
+            "https://api.bfl.ai: not reached: the proxy cannot be used",
+        ),
     ],
-    ids=["no key", "bad key", "no provider", "no callbacks", "short admin key", "unknown setting", "no folder"],
+    ids=[
+        *("no key", "bad key", "no provider", "no callbacks", "short admin key", "unknown setting", "no folder"),
+        *("no CA file", "no proxy"),
+    ],
 )
 async def test_an_unhealthy_finding_is_named_and_makes_the_exit_code_1(
     terminal: Terminal, env: dict[str, str], reason: str

@@ -37,6 +37,9 @@ def refusal(command: str, env: dict[str, str]) -> str:
         ({"FLUXHOOK_STORE_URL": "s3://[images"}, "FLUXHOOK_STORE_URL: not a valid URL"),
         ({"FLUXHOOK_STORE_URL": "az://images"}, "FLUXHOOK_STORE_URL: cannot be used"),
         ({"FLUXHOOK_STORE_URL": "s3://images", "AWS_ENDPOINT_URL": "minio:9000"}, "AWS_ENDPOINT_URL: must be an http"),
+        ({"FLUXHOOK_CA_FILE": "{file}"}, "FLUXHOOK_CA_FILE: {file} must contain certificates in PEM form"),
+        ({"FLUXHOOK_CA_FILE": "{file}/below"}, "FLUXHOOK_CA_FILE: {file}/below cannot be read"),
+        ({"FLUXHOOK_HTTPS_PROXY": "proxy:3128"}, "FLUXHOOK_HTTPS_PROXY: must be the URL of an http(s) proxy"),
         (
             {"FLUXHOOK_DATABASE_URL": "sqlite:///{file}/below.db"},
             "FLUXHOOK_DATABASE_URL: {file}/below.db cannot be used",

@@ -10,6 +10,7 @@ import pytest
 
 from app.security import http_clients
 from app.security.http_clients import guarded_client, provider_client, results_client
+from app.security.outbound import open_outbound
 from app.twin import build
 from tests.sockets import listening, serving
 
@@ -93,5 +94,28 @@ def test_a_missing_sniffio_is_marked_as_absent(monkeypatch: pytest.MonkeyPatch) 
     assert find_spec("sniffio") is None
 
 
-def test_certificates_are_read_once() -> None:
-    assert http_clients.tls() is http_clients.tls()
+@pytest.mark.parametrize(
+    ("proxy", "host", "reached"),
+    [
+        ("http://proxy.example.com:3128", "delivery.bfl.ai", "delivery.bfl.ai"),
+        ("http://proxy.example.com:3128", "elsewhere.example.com", PUBLIC),
+        (None, "delivery.bfl.ai", PUBLIC),
+    ],
+)
+async def test_a_proxy_resolves_the_usual_hosts_of_results(proxy: str | None, host: str, reached: str) -> None:
+    hosts: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        hosts.append(request.url.host)
+        return httpx.Response(200)
+
+    client = results_client(
+        httpx.MockTransport(answer),
+        usual_hosts=["*.bfl.ai"],
+        resolve=resolve,
+        outbound=open_outbound(proxy=proxy),
+    )
+    async with client as http:
+        await http.get(f"https://{host}/a.png")
+
+    assert hosts == [reached]

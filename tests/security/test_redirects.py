@@ -5,7 +5,8 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from app.security import redirects, ssrf
+from app.security import redirects
+from app.security.http_clients import guarded_client
 from tests.downloads import look_up
 
 START = "https://images.example.com/a.png"
@@ -27,7 +28,7 @@ async def followed(
             return httpx.Response(302, headers={"location": locations[len(asked) - 1]})
         return httpx.Response(200, content=b"an image")
 
-    async with ssrf.guarded_client((), httpx.MockTransport(answer), resolve=look_up) as http:
+    async with guarded_client((), httpx.MockTransport(answer), resolve=look_up) as http:
         try:
             async with redirects.get(http, START, check) as response:
                 await response.aread()
