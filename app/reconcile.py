@@ -25,6 +25,8 @@ from app.transitions.changes import evidence_of
 _WAITING = frozenset({Status.SUBMITTING, Status.SUBMITTED})
 _POLLED = _WAITING | {Status.READY}  # a ready task may need a fresh link
 _MIN_INTERVAL, _MAX_INTERVAL = timedelta(seconds=1), timedelta(seconds=30)
+# The longest `Retry-After` that is honoured: the link to a result lives for ten minutes, from its completion.
+_MAX_RETRY_AFTER = timedelta(minutes=2)
 _HINT_INTERVAL = timedelta(seconds=5)  # hints make polls more frequent than the schedule, but not more than this
 # The time limit of a task, and the detail of its failure. A result after a day is not to be expected.
 _TIME_LIMIT = timedelta(hours=24), "no result within a day"
@@ -158,15 +160,23 @@ def _record_answer(
     known = attempt.signing_key_id in use.keys
     proof = use.keys.callback_proof(attempt.id, attempt.signing_key_id) if known else None
     effects = settle(connection, [evidence_of(attempt.id, Witness.POLL, answer, proof, now)], poll_after=_MIN_INTERVAL)
-    _schedule_next(connection, task.id, attempt, _time_limit(use, provider, attempt, answer.report.said), now)
+    time_limit, wish = _time_limit(use, provider, attempt, answer.report.said), answer.report.retry_after
+    _schedule_next(connection, task.id, attempt, time_limit, now, wish or timedelta())
     finished = answer.report.said in {Said.READY, Said.FAILED}
     return attempt.callback_requested and finished and effects == [Effect.MOVED]
 
 
 def _schedule_next(
-    connection: Connection, task_id: str, attempt: Attempt, time_limit: tuple[timedelta, str], now: datetime
+    connection: Connection,
+    task_id: str,
+    attempt: Attempt,
+    time_limit: tuple[timedelta, str],
+    now: datetime,
+    retry_after: timedelta = timedelta(),
 ) -> None:
     """Schedule the next poll of a task that is still open, or fail it if its time limit has passed.
+
+    `retry_after`: the wait that the provider asked for; it is shortened to two minutes.
 
     The caller must hold the task's lock. Does nothing if the task has a newer attempt, which has a job of its own.
     """
@@ -178,7 +188,7 @@ def _schedule_next(
     if age > max_age:
         moves.give_up(connection, task.id, Failure.UNKNOWN_OUTCOME, MoneySpent.MAYBE, reason, now)
         return
-    wait = _wait(age)
+    wait = max(_wait(age), min(retry_after, _MAX_RETRY_AFTER))
     jobs.enqueue(connection, [NewJob(Step.RECONCILE, task.id, now + ids.jittered(wait))])
 
 

@@ -130,14 +130,14 @@ class _Changes:
 
     def _hand_on_slots(self, connection: Connection, now: datetime) -> None:
         """Pause or resume accounts as the provider answered, free slots that are no longer used, and admit tasks."""
-        for attempt, evidence in self._answers:
-            _pause_or_resume(connection, attempt, evidence)
+        with_room = {
+            attempt.account_id for attempt, evidence in self._answers if _pause_or_resume(connection, attempt, evidence)
+        }
         left = {task_id: change for task_id, change in self._task_changes.items() if change.status in _SLOTLESS}
-        if left:
-            release_slots(connection, [task_id for task_id in left if task_id in self._with_slot], now)
-            waits = {task_id: change.dispatch_after_at for task_id, change in left.items()}
-            wakeups = [NewJob(Step.ADMIT, task_id, at) for task_id, at in waits.items() if at and at > now]
-            jobs.enqueue(connection, wakeups)
+        waits = {task_id: change.dispatch_after_at for task_id, change in left.items()}
+        jobs.enqueue(connection, [NewJob(Step.ADMIT, task_id, at) for task_id, at in waits.items() if at and at > now])
+        had_slot = [task_id for task_id in left if task_id in self._with_slot]
+        release_slots(connection, had_slot, now, with_room=with_room)
 
     def _store(self, key: EvidenceKey, evidence: Evidence, effect: Effect) -> None:
         known = self._evidence.get(key)
@@ -235,13 +235,19 @@ def _key(evidence: Evidence) -> EvidenceKey:
     return EvidenceKey(evidence.attempt_id, evidence.witness, evidence.verdict, digest)
 
 
-def _pause_or_resume(connection: Connection, attempt: AttemptContext, evidence: Evidence) -> None:
-    """Apply the answer to a submit to its account."""
-    match evidence.report.said:
-        case Said.PENDING:
-            resume(connection, attempt.account_id, evidence.received_at)
-        case Said.BUSY:
-            reason, wait = provider_accounts.NO_FREE_SLOT, evidence.report.retry_after
-            pause(connection, attempt, reason, wait, evidence.received_at)
-        case Said.UNPAID:
-            pause(connection, attempt, provider_accounts.OUT_OF_CREDITS, None, evidence.received_at)
+_PAUSES = {
+    Said.BUSY: provider_accounts.NO_FREE_SLOT,
+    Said.UNPAID: provider_accounts.OUT_OF_CREDITS,
+    Said.KEY_REFUSED: provider_accounts.KEY_REFUSED,
+    Said.BLOCKED: provider_accounts.BLOCKED,
+}
+
+
+def _pause_or_resume(connection: Connection, attempt: AttemptContext, evidence: Evidence) -> bool:
+    """Apply the answer to a submit to its account. Return True if more of its tasks may start now."""
+    said, now = evidence.report.said, evidence.received_at
+    if said is Said.PENDING:
+        return resume(connection, attempt.account_id, now)
+    if said in _PAUSES:
+        pause(connection, attempt, _PAUSES[said], evidence.report.retry_after, now)
+    return False

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, select
@@ -34,6 +34,7 @@ class Snapshot:
     costs: Counter[str]  # by task, over its attempts
     stored: set[str]
     account: Account
+    is_probing: bool  # a task was sent after the account's last pause, and the next ones wait for its answer
 
     def has_room(self, model: str) -> bool:
         in_flight = Counter(self.slots.values())
@@ -64,4 +65,6 @@ def take_snapshot(connection: Connection) -> Snapshot:
         costs=costs,
         stored=set(connection.execute(select(results.c.task_id)).scalars()),
         account=account,
+        is_probing=account.probes
+        and provider_accounts.has_probe(connection, account, datetime.min.replace(tzinfo=UTC)),
     )

@@ -31,7 +31,7 @@ VALUES = {
     "outcome": {"done", "failed"},
     "request": {"submit", "poll"},
     "job": {"fluxhook"},
-    "reason": {provider_accounts.OUT_OF_CREDITS, provider_accounts.NO_FREE_SLOT},
+    "reason": set(provider_accounts.REASONS),
 }
 Shown = Mapping[str, Mapping[str, set[str]]]
 

@@ -52,6 +52,33 @@ async def test_a_task_without_a_callback_is_finished_by_polling(each_world: Worl
     ]
 
 
+@pytest.mark.parametrize(("asked_s", "waited_s"), [(40, 40), (600, 120)])
+async def test_a_poll_waits_as_long_as_the_provider_asks_up_to_two_minutes(
+    world: World, asked_s: int, waited_s: int
+) -> None:
+    limited = ProviderResponse(Report(Said.LOST, retry_after=timedelta(seconds=asked_s)), 429)
+    world.use = replace(world.use, public_url=None)
+    _, provider = await silent(world, TAKEN, fetched=limited)
+    await world.go_on(2)
+    asked = len(provider.asked)
+    await world.go_on(waited_s - 2)
+    before = len(provider.asked)
+    await world.go_on(waited_s / 4 + 2)
+
+    assert (asked, before, len(provider.asked)) == (1, 1, 2)
+
+
+async def test_a_gateway_that_blocks_all_requests_for_a_minute_ends_no_task(each_world: World) -> None:
+    caller = await submitted(each_world, faults=Faults(drop_callback=1, status_gateway=1))
+    await each_world.go_on(60, 5)
+    during = await each_world.task(caller.task_id)
+    each_world.twin.faults = Faults()
+    await each_world.go_on(60, 5)
+
+    assert during["status"] == "submitted"
+    assert (await each_world.task(caller.task_id))["status"] == "stored"
+
+
 async def test_without_a_public_url_the_provider_is_polled_from_the_start(world: World) -> None:
     world.use = replace(world.use, public_url=None)
     caller = await submitted(world)

@@ -6,12 +6,11 @@ from urllib.parse import urlencode
 
 import httpx
 
-from app import clock
 from app.provider import http as exchange
-from app.provider import messages
+from app.provider import messages, refusals
 from app.provider.contract import ProviderResponse, ProviderSpec, Reference, SubmitRequest
 from app.provider.request_body import RequestBody
-from app.rules.task import Failure, Report, Said
+from app.rules.task import Report, Said
 from app.security import result_links
 
 SPEC = ProviderSpec(
@@ -30,8 +29,8 @@ SPEC = ProviderSpec(
     ),
 )
 
-# Server errors with the advice "retry with backoff" (docs, errors page). 504 and the codes of a CDN are excluded,
-# because the task may have been accepted.
+# Server errors with the advice "retry with backoff" (docs, errors page). 504 is not among them: the task may have been
+# accepted.
 _OUTAGES = frozenset({500, 502, 503})
 
 
@@ -56,7 +55,7 @@ class Bfl:
             headers={**self._headers, **body.headers},
         )
         response = await exchange.send(self._http, request, SPEC.submit_deadline)
-        return read_submitted(body.unless_cut(response))
+        return body.unless_cut(read_submitted(response))
 
     async def fetch(self, reference: Reference) -> ProviderResponse:
         """Poll the host that took the task. If that host does not know the task, poll the other regions in turn.
@@ -78,7 +77,7 @@ class Bfl:
         return await exchange.send(self._http, request, SPEC.status_deadline)
 
     async def reachable(self) -> str | None:
-        return describe_problem(await self.credits())
+        return refusals.describe_problem(await self.credits())
 
     async def _poll(self, url: str) -> ProviderResponse:
         request = self._http.build_request("GET", url, headers=self._headers)
@@ -107,7 +106,10 @@ def read_submitted(response: ProviderResponse) -> ProviderResponse:
     status = response.http_status
     if status is None:
         return response
-    report = messages.read_acceptance(response.body) if status in range(200, 300) else _refusal(status, response)
+    if status in range(200, 300):
+        report = messages.read_acceptance(response.body)
+    else:
+        report = refusals.read_refusal(response, outages=_OUTAGES)
     if report.said is Said.UNCLEAR:
         report = Report(Said.LOST, detail=report.detail)
     return ProviderResponse(report, status, response.headers, response.body)
@@ -118,27 +120,3 @@ def _is_unknown(response: ProviderResponse) -> bool:
     return response.report.said is Said.NOT_FOUND or (
         response.report.said is Said.LOST and response.http_status == HTTPStatus.NOT_FOUND
     )
-
-
-def _refusal(status: int, response: ProviderResponse) -> Report:
-    detail = messages.read_error(response.body) or f"HTTP {status}"
-    if status == HTTPStatus.TOO_MANY_REQUESTS or status in _OUTAGES:
-        said = Said.BUSY if status == HTTPStatus.TOO_MANY_REQUESTS else Said.DOWN
-        return Report(said, detail=detail, retry_after=exchange.retry_after(response.headers, clock.utc_now()))
-    if status == HTTPStatus.PAYMENT_REQUIRED:
-        return Report(Said.UNPAID, detail=detail)
-    if status in range(400, 500) and status != HTTPStatus.REQUEST_TIMEOUT:
-        return Report(Said.REFUSED, failure=Failure.PROVIDER_REJECTED, detail=detail)
-    return Report(Said.LOST, detail=detail)
-
-
-def describe_problem(response: ProviderResponse) -> str | None:
-    """Describe the problem that the response to a free request shows, with the provider as "it"; None without one."""
-    status = response.http_status
-    if status is None:
-        return response.report.detail
-    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-        return "it refuses the API key"
-    if status in range(300, 400):
-        return f"it redirects (HTTP {status}), which is not followed: this is not the base URL of its API"
-    return f"it answers with HTTP {status}" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else None

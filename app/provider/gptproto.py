@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 import httpx
 
-from app.provider import bfl, messages
+from app.provider import bfl, messages, refusals
 from app.provider import http as exchange
 from app.provider.contract import ProviderResponse, ProviderSpec, Reference, SubmitRequest
 from app.provider.request_body import RequestBody
@@ -40,7 +40,7 @@ class Gptproto:
             headers={**self._headers, **body.headers},
         )
         response = await exchange.send(self._http, request, SPEC.submit_deadline)
-        return _read_submitted(body.unless_cut(response))
+        return body.unless_cut(_read_submitted(response))
 
     async def fetch(self, reference: Reference) -> ProviderResponse:
         # A `polling_url` that GPTProto passes on needs a BFL key; this key goes to the configured origin only.
@@ -64,8 +64,7 @@ class Gptproto:
             params={"id": "doctor"},
             headers=self._headers,
         )
-        response = await exchange.send(self._http, request, SPEC.status_deadline)
-        return "its account has no balance left" if _is_unpaid(response) else bfl.describe_problem(response)
+        return refusals.describe_problem(await exchange.send(self._http, request, SPEC.status_deadline))
 
     def _may_receive_key(self, url: str) -> bool:
         """Whether a redirect to `url` may receive the API key. The key of a reseller stays on its own origin."""
@@ -78,23 +77,16 @@ class Gptproto:
 
 
 def _read_submitted(response: ProviderResponse) -> ProviderResponse:
-    """Interpret the response to a submission: as BFL's, except for 403, 502 and 503.
+    """Interpret the response to a submission: as BFL's, except for 502 and 503.
 
-    403 can mean an empty account. 503 with an error text refuses the content. 503 without one comes from the gateway in
-    front of the API, and so does 502, which is not documented: either is LOST, because the task may have been accepted.
+    503 with an error text refuses the content. 503 without one comes from the gateway in front of the API, and so does
+    502, which is not documented: either is LOST, because the task may have been accepted.
     """
-    detail = messages.read_error(response.body)
-    if response.http_status == HTTPStatus.SERVICE_UNAVAILABLE and detail:
+    detail, status = messages.read_error(response.body), response.http_status
+    if status == HTTPStatus.SERVICE_UNAVAILABLE and not refusals.is_from_gateway(status, response.body):
         report = Report(Said.REFUSED, failure=Failure.REQUEST_MODERATED, detail=detail)
-    elif response.http_status in _GATEWAY_ERRORS:
-        report = Report(Said.LOST, detail=detail or f"HTTP {response.http_status}")
-    elif _is_unpaid(response):
-        report = Report(Said.UNPAID, detail=detail)
+    elif status in _GATEWAY_ERRORS:
+        report = Report(Said.LOST, detail=detail or f"HTTP {status}")
     else:
         return bfl.read_submitted(response)
-    return ProviderResponse(report, response.http_status, response.headers, response.body)
-
-
-def _is_unpaid(response: ProviderResponse) -> bool:
-    """Whether this is a 403 about the balance. Only its text distinguishes it from a 403 about the API key."""
-    return response.http_status == HTTPStatus.FORBIDDEN and "balance" in messages.read_error(response.body).lower()
+    return ProviderResponse(report, status, response.headers, response.body)

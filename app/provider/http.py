@@ -7,17 +7,22 @@ from http import HTTPStatus
 
 import httpx
 
+from app import clock
 from app.provider import messages
 from app.provider.contract import ProviderResponse
 from app.rules.backoff import read_retry_after
 from app.rules.task import Report, Said
 
 MAX_ANSWER_BYTES = 1024 * 1024
-_MAX_RETRY_AFTER = timedelta(hours=3)  # a longer wait is taken for a mistake of the provider
+_MAX_RETRY_AFTER = timedelta(hours=3)  # a longer wait is shortened to this: it may be a mistake of the provider
 _MIN_KEY = 16  # characters; the twin accepts shorter keys, which could be part of other text
 _MAX_REDIRECTS = 3
 _KEY_HEADERS = ("x-key", "authorization")
 _STORED_HEADERS = ("content-type", "retry-after", "x-request-id", "x-ratelimit-remaining")
+
+_ENDS = frozenset({Said.FAILED, Said.NOT_FOUND})  # reports that may end a task
+_ABOUT_REQUEST = frozenset({401, 402, 403, 405, 407, 421, 429})
+_FIRST_OF_CDN = 520  # the first of the statuses that only CDNs send
 
 # Raised before the first byte of the request is sent: the provider cannot have received it.
 _UNSENT = (
@@ -89,31 +94,44 @@ def _reason(error: Exception) -> str:
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta | None:
-    """Return the wait that `Retry-After` asks for, as seconds or as a date; None if missing, invalid or above 3 hours.
+    """Return the wait that `Retry-After` asks for, in seconds or as a date, at most three hours.
 
-    Only one source documents the header for this API, so nothing may depend on it. Never raises.
+    None if it is missing or invalid. Never raises. Only one source documents the header for this API, so nothing may
+    depend on it.
     """
     wait = read_retry_after(headers.get("retry-after", ""), now)
-    return None if wait is None or wait > _MAX_RETRY_AFTER else wait
+    return None if wait is None else min(wait, _MAX_RETRY_AFTER)
 
 
 def _read_fetched(response: ProviderResponse) -> ProviderResponse:
     """Interpret the response to a poll by its body first: the status of a failed task may come with 404, 422 or 503.
 
     Such a body holds the task's id. An HTTP error without an id is about the request, and does not fail the task: LOST.
+    So is one about the API key or the way to the provider, whatever its body holds.
     """
-    if response.http_status is None:
+    status = response.http_status
+    if status is None:
         return _with_report(response, Report(Said.LOST, detail=response.report.detail))
     report = messages.read_status(response.body)
-    without_task = response.http_status >= HTTPStatus.BAD_REQUEST and report.provider_id is None
-    if report.said is Said.UNCLEAR or (report.said is Said.FAILED and without_task):
-        report = Report(Said.LOST, detail=_without_status(response.http_status))
+    without_task = status >= HTTPStatus.BAD_REQUEST and report.provider_id is None
+    if (
+        report.said is Said.UNCLEAR
+        or (report.said is Said.FAILED and without_task)
+        or (report.said in _ENDS and _is_about_request(status))
+    ):
+        wait = retry_after(response.headers, clock.utc_now())
+        report = Report(Said.LOST, detail=_without_status(status), retry_after=wait)
     return _with_report(response, report)
 
 
-def _without_status(http_status: int) -> str:
-    redirect = ": a redirect that is not followed" if http_status in range(300, 400) else ""
-    return f"HTTP {http_status} without a task status{redirect}"
+def _without_status(status: int) -> str:
+    redirect = ": a redirect that is not followed" if status in range(300, 400) else ""
+    return f"HTTP {status} without a task status{redirect}"
+
+
+def _is_about_request(status: int) -> bool:
+    """Whether the API did not look at the task: it was redirected, refused the key or the rate, or was not reached."""
+    return status in range(300, 400) or status in _ABOUT_REQUEST or status >= _FIRST_OF_CDN
 
 
 def _with_report(response: ProviderResponse, report: Report) -> ProviderResponse:

@@ -11,7 +11,7 @@ from app.rules.task import Said
 from app.telemetry import metrics, tracing
 
 # Problems of the provider, the account or the network. A refused or failed task is a normal response.
-_PROBLEMS = frozenset({Said.BUSY, Said.UNPAID, Said.DOWN, Said.LOST})
+_PROBLEMS = frozenset({Said.BUSY, Said.UNPAID, Said.KEY_REFUSED, Said.BLOCKED, Said.DOWN, Said.LOST})
 
 
 async def observed(request: Literal["submit", "poll"], pending: Awaitable[ProviderResponse]) -> ProviderResponse:

@@ -104,6 +104,12 @@ def _error_text(message: Mapping[str, Any]) -> str:
     return ""
 
 
+def is_cloudflares(message: Mapping[str, Any]) -> bool:
+    """Whether an error is the JSON form of a page of Cloudflare, the CDN in front of BFL, instead of an API's error."""
+    kind = message.get("type")
+    return "ray_id" in message or (isinstance(kind, str) and kind.startswith("https://developers.cloudflare.com/"))
+
+
 def link_expiry(url: str) -> datetime | None:
     """Read the expiry of a signed link in UTC: its `se=`, as in Azure shared access signatures; None without one."""
     value = f"&{url.partition('#')[0].partition('?')[2]}".partition("&se=")[2].partition("&")[0]

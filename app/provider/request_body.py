@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import IO
 
 from app.provider.contract import ProviderResponse, SubmitRequest
@@ -50,12 +51,12 @@ class RequestBody:
 
     def unless_cut(self, response: ProviderResponse) -> ProviderResponse:
         """Return `response`, but DOWN instead of LOST if the body was not sent in full: no provider can have accepted
-        an incomplete request.
+        an incomplete request, whatever a gateway answers.
         """
-        if self._ended or response.http_status is not None or response.report.said is not Said.LOST:
+        if self._ended or response.report.said is not Said.LOST:
             return response
         detail = f"{response.report.detail}, before the request was complete"
-        return ProviderResponse(Report(Said.DOWN, detail=detail))
+        return replace(response, report=Report(Said.DOWN, detail=detail))
 
 
 def _next_chunk(file: IO[bytes]) -> bytes:

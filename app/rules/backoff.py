@@ -21,6 +21,8 @@ class Backoff:
 SUBMIT = Backoff(first=timedelta(seconds=1), longest=timedelta(minutes=1))
 BUSY = Backoff(first=timedelta(seconds=1), longest=timedelta(seconds=30))
 UNPAID = Backoff(first=timedelta(seconds=30), longest=timedelta(minutes=10))
+KEY_REFUSED = UNPAID
+BLOCKED = Backoff(first=timedelta(seconds=5), longest=timedelta(minutes=5))
 COLLECT = Backoff(first=timedelta(seconds=1), longest=timedelta(seconds=20))
 LISTENING = Backoff(first=timedelta(seconds=0.5), longest=timedelta(seconds=15))
 STORE = Backoff(first=timedelta(seconds=15), longest=timedelta(minutes=2))

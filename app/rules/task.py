@@ -60,7 +60,7 @@ class Failure(StrEnum):
 
     REQUEST_MODERATED = "request_moderated"  # the provider's moderation blocked the request
     CONTENT_MODERATED = "content_moderated"  # the provider's moderation blocked the result
-    PROVIDER_REJECTED = "provider_rejected"  # the provider rejected the parameters or its API key
+    PROVIDER_REJECTED = "provider_rejected"  # the provider rejected the parameters, or the API key for a day
     PROVIDER_ERROR = "provider_error"  # the provider failed the task, or was unavailable for `MAX_TRIES` tries
     OUT_OF_CREDITS = "out_of_credits"  # the provider's account had no credits for a day
     UNKNOWN_OUTCOME = "unknown_outcome"  # no witness shows whether the provider accepted or finished the task
@@ -102,6 +102,8 @@ class Said(StrEnum):
     REFUSED = "refused"  # not accepted, and a retry would not help
     BUSY = "busy"  # not accepted: the provider has no free slot
     UNPAID = "unpaid"  # not accepted: the account is out of credits
+    KEY_REFUSED = "key_refused"  # not accepted: the provider refuses the API key
+    BLOCKED = "blocked"  # not accepted: a gateway in front of the provider refuses requests
     DOWN = "down"  # not accepted: the provider was unreachable or out of service
     NOT_FOUND = "not_found"  # the provider does not know the task
     LOST = "lost"  # a request of Fluxhook got no usable answer
@@ -150,7 +152,7 @@ class AttemptState(NamedTuple):
     sample_url: str | None = None
     sample_expires_at: datetime | None = None
     cost: float | None = None
-    tries: int = 0  # submissions that failed because the provider was down
+    tries: int = 0  # submissions that failed because the provider was down, or refused this task but not others
 
 
 class Decision(NamedTuple):
@@ -160,7 +162,10 @@ class Decision(NamedTuple):
     to: Status | None = None
 
 
-_REFUSALS = frozenset({Said.REFUSED, Said.BUSY, Said.UNPAID, Said.DOWN})
+_NOT_ACCEPTED_YET = frozenset({Said.BUSY, Said.UNPAID, Said.KEY_REFUSED, Said.BLOCKED, Said.DOWN})
+_REFUSALS = _NOT_ACCEPTED_YET | {Said.REFUSED}
+# A task that is not accepted in one of these ways fails at its last try.
+_LIMITED_TRIES = frozenset({Said.DOWN, Said.KEY_REFUSED, Said.BLOCKED})
 _MAYBE_ACCEPTED = frozenset({Outcome.ACCEPTED, Outcome.UNKNOWN})
 
 
@@ -196,7 +201,7 @@ def decide(attempt: AttemptState, report: Report, witness: Witness, now: datetim
 
 def money_spent(outcome: Outcome, said: Said) -> MoneySpent:
     """Return whether a task that fails because of this report cost money. `outcome`: of the attempt, before it."""
-    refused = said in {Said.REFUSED, Said.DOWN} and outcome is not Outcome.ACCEPTED
+    refused = said in _REFUSALS and outcome is not Outcome.ACCEPTED
     return MoneySpent.NO if refused else MoneySpent.MAYBE
 
 
@@ -250,10 +255,8 @@ def _apply(attempt: AttemptState, report: Report) -> Decision:
             return Decision(_adopted_if(report.provider_id not in {None, attempt.provider_id}))
         case Said.FAILED | Said.REFUSED:
             return Decision(Effect.MOVED, Status.FAILED)
-        case Said.BUSY | Said.UNPAID if attempt.status is Status.SUBMITTING:
-            return Decision(Effect.MOVED, Status.QUEUED)
-        case Said.DOWN if attempt.status is Status.SUBMITTING:
-            last_try = attempt.tries + 1 >= MAX_TRIES
+        case said if said in _NOT_ACCEPTED_YET and attempt.status is Status.SUBMITTING:
+            last_try = said in _LIMITED_TRIES and attempt.tries + 1 >= MAX_TRIES
             return Decision(Effect.MOVED, Status.FAILED if last_try else Status.QUEUED)
         case _:
             return Decision(Effect.HELD)

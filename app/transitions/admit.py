@@ -1,12 +1,14 @@
 """Give free slots to queued tasks: by priority, then in turn between API keys, then in the order of arrival.
 
+An account that refused every task is probed with one task at a time until the provider accepts one.
+
 `admit` runs in every transaction that queues a task, frees a slot or ends a pause, so no wakeup can be lost. An
 admitted task has a slot and a dispatch job; any other waits for the next call.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 
 from app import jobs
 from app.db import Connection
@@ -17,10 +19,23 @@ from app.db.tables.attempts import AttemptContext
 from app.db.tables.provider_accounts import IN_ALL, Account, TakenSlot
 from app.jobs import NewJob, Step
 from app.resources import Resources
-from app.rules.backoff import BUSY, UNPAID
+from app.rules.backoff import BLOCKED, BUSY, KEY_REFUSED, UNPAID, Backoff
 from app.rules.task import Status
 
 _RETRY_LOCKED = timedelta(seconds=1)
+_PROBE_TIMEOUT = timedelta(seconds=70)  # a probe without an answer for longer was lost: another one is sent
+# Any of the first tasks of the queue may be the probe, so that one task that is always refused cannot be it forever.
+_PROBE_CANDIDATES = 10
+_NEVER = datetime.min.replace(tzinfo=UTC)
+# The pauses of an account, by their reason.
+BACKOFFS: Mapping[str, Backoff] = {
+    provider_accounts.NO_FREE_SLOT: BUSY,
+    provider_accounts.OUT_OF_CREDITS: UNPAID,
+    provider_accounts.KEY_REFUSED: KEY_REFUSED,
+    provider_accounts.BLOCKED: BLOCKED,
+}
+# A refusal for one of these reasons may also be about the task alone.
+_MAY_BE_THE_TASK = frozenset({provider_accounts.KEY_REFUSED, provider_accounts.BLOCKED})
 
 
 def admit(connection: Connection, account_id: str, now: datetime) -> list[str]:
@@ -28,16 +43,21 @@ def admit(connection: Connection, account_id: str, now: datetime) -> list[str]:
     account = provider_accounts.lock(connection, account_id)
     if account is None or account.paused(now):
         return []
+    if account.probes and provider_accounts.has_probe(connection, account, now - _PROBE_TIMEOUT):
+        return []
     admitted: list[str] = []
     taken = provider_accounts.slots_taken(connection, account_id)
     in_flight = Counter(slot.model for slot in taken)
     free = sorted(set(range(1, account.limits[IN_ALL] + 1)) - {slot.number for slot in taken})
+    free = free[:1] if account.probes else free
     locked: set[str] = set()  # tasks that other transactions have locked
     more = True
     while free and more:
-        limit = len(free) + len(locked)
+        limit = (_PROBE_CANDIDATES if account.probes else len(free)) + len(locked)
         candidates = queue.next_tasks(connection, account_id, now, _full(account, in_flight), limit)
         more = len(candidates) == limit  # else the queue has no others: those skipped below have a model without slots
+        if account.probes:
+            candidates = sorted(candidates, key=lambda task: task.submitting_at or _NEVER)
         locked |= _locked(connection, candidates, now)
         slots: list[TakenSlot] = []
         for task in candidates:
@@ -48,19 +68,22 @@ def admit(connection: Connection, account_id: str, now: datetime) -> list[str]:
         if slots:
             provider_accounts.take(connection, slots)
         jobs.enqueue(connection, [NewJob(Step.DISPATCH, slot.task_id, now) for slot in slots])
+        if account.probes:
+            jobs.enqueue(connection, [NewJob(Step.ADMIT, slot.task_id, now + _PROBE_TIMEOUT) for slot in slots])
         admitted += [slot.task_id for slot in slots]
     return admitted
 
 
-def release_slots(connection: Connection, task_ids: Collection[str], now: datetime) -> None:
-    """Free the slots of these tasks and admit the next ones.
+def release_slots(
+    connection: Connection, task_ids: Collection[str], now: datetime, *, with_room: Collection[str] = ()
+) -> None:
+    """Free the slots of these tasks and admit the next ones, also to the accounts that are known to have room.
 
     The last step of a transaction: one that has locked an account must not wait for another lock, or it could deadlock
     with a transaction that waits for the account.
     """
-    if not task_ids:
-        return
-    for account_id in sorted(provider_accounts.release(connection, task_ids)):
+    released = provider_accounts.release(connection, task_ids) if task_ids else set[str]()
+    for account_id in sorted(released | set(with_room)):
         admit(connection, account_id, now)
 
 
@@ -79,25 +102,28 @@ def _locked(connection: Connection, candidates: Sequence[Candidate], now: dateti
 def pause(connection: Connection, attempt: AttemptContext, reason: str, wait: timedelta | None, now: datetime) -> None:
     """Pause an account after a refusal: for the wait that the provider asked for, else with exponential backoff.
 
-    A refusal during a pause does not count: its request was sent before the pause began.
+    A refusal during a pause does not count: its request was sent before the pause began. A task that is refused while
+    the provider accepts others uses up one of its tries, because the refusal may be about that task alone.
     """
     account = provider_accounts.lock(connection, attempt.account_id)
     if account is None:
         return
-    backoff = UNPAID if reason == provider_accounts.OUT_OF_CREDITS else BUSY
-    refusals = max(1, account.refusals + (not account.paused(now)))
-    until = now + (wait or backoff.wait(refusals))
+    if reason in _MAY_BE_THE_TASK and account.refusals == 0:
+        tasks.count_try(connection, attempt.task_id)
+    before = account.refusals if account.pause_reason == reason else 0
+    refusals = max(1, before + (not account.paused(now)))
+    until = now + (wait or BACKOFFS[reason].wait(refusals))
     if account.paused_until_at is None or account.paused_until_at < until:
         provider_accounts.pause(connection, account.id, now, until, reason, refusals)
         jobs.enqueue(connection, [NewJob(Step.ADMIT, attempt.task_id, until)])
 
 
-def resume(connection: Connection, account_id: str, now: datetime) -> None:
-    """Reset the count of refusals after the provider accepted a task.
+def resume(connection: Connection, account_id: str, now: datetime) -> bool:
+    """Reset the count of refusals after the provider accepted a task. Return True if more tasks may start now.
 
     Does nothing during a pause: the task was sent before the pause began.
     """
-    provider_accounts.resume(connection, account_id, now)
+    return provider_accounts.resume(connection, account_id, now)
 
 
 async def readmit(use: Resources, task_id: str) -> None:
@@ -117,6 +143,13 @@ def _readmit(connection: Connection, account_id: str, task_id: str, now: datetim
     if account is not None and account.paused_until_at is not None and account.paused(now):
         # The account was paused again, or the job ran for another reason: a job must remain for the end of the pause.
         jobs.enqueue(connection, [NewJob(Step.ADMIT, task_id, account.paused_until_at)])
+    elif (
+        account is not None
+        and account.probes
+        and provider_accounts.has_probe(connection, account, now - _PROBE_TIMEOUT)
+    ):
+        # Likewise for the end of the wait for a probe.
+        jobs.enqueue(connection, [NewJob(Step.ADMIT, task_id, now + _PROBE_TIMEOUT)])
 
 
 def _full(account: Account, in_flight: Counter[str]) -> set[str]:

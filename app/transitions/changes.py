@@ -25,6 +25,8 @@ _OUTCOMES = {
     Said.REFUSED: Outcome.REFUSED,
     Said.BUSY: Outcome.REFUSED,
     Said.UNPAID: Outcome.REFUSED,
+    Said.KEY_REFUSED: Outcome.REFUSED,
+    Said.BLOCKED: Outcome.REFUSED,
     Said.DOWN: Outcome.REFUSED,
 }
 

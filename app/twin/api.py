@@ -14,7 +14,7 @@ from app.twin.faults import fraction
 from app.twin.messages import Dialect
 from app.twin.submit_request import Refusal, read_submit_request
 from app.twin.task import Task
-from app.twin.wire import TruncatedResponse, redirect
+from app.twin.wire import TruncatedResponse, gateway_page, redirect
 
 BAD_KEY = "bad"
 NOT_AUTHENTICATED = Refusal(403, "invalid_api_key", "Not authenticated - Invalid Authentication")
@@ -72,6 +72,8 @@ class Api:
         redirected = redirect(request, self._twin.rules.status_redirects, self._twin.rules.redirect_origin)
         if redirected is not None:
             return redirected
+        if self._twin.faults.strikes("status_gateway", number):
+            return gateway_page(self._twin.faults.gateway_status)
         if self._key(request) is None:
             return self._answer(NOT_AUTHENTICATED)
         task_id = request.query_params.get("id", "")
@@ -94,7 +96,7 @@ class Api:
             key = request.headers.get("x-key", "")
         else:
             key = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-        return None if key in {"", BAD_KEY} else key
+        return None if key in {"", BAD_KEY} or self._twin.rules.keys_revoked else key
 
     def _failure(self, number: int) -> Response | None:
         """Return the fault of this submit request that occurs before acceptance, and record it in the ledger."""
@@ -106,6 +108,9 @@ class Api:
             status = self._outage_status("submit_5xx", number)
             self._twin.refuse(status, "submit_5xx")
             return self._outage(status)
+        if faults.strikes("submit_gateway", number):
+            self._twin.refuse(faults.gateway_status, "submit_gateway")
+            return gateway_page(faults.gateway_status)
         return self._refused(FULL, reason="submit_429") if faults.strikes("submit_429", number) else None
 
     def _outage_status(self, fault: str, number: int) -> int:

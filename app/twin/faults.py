@@ -13,7 +13,9 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
 
 # Drawn per request; all other probabilities below are drawn per accepted task.
-PER_REQUEST = frozenset({"lose_answer_before", "submit_5xx", "submit_429", "status_5xx"})
+PER_REQUEST = frozenset(
+    {"lose_answer_before", "submit_5xx", "submit_429", "submit_gateway", "status_5xx", "status_gateway"}
+)
 
 
 def fraction(*parts: object) -> float:
@@ -44,7 +46,11 @@ class Faults(BaseModel):
     lose_answer_before: Probability = 0  # not accepted; the connection closes without an answer
     submit_5xx: Probability = 0  # not accepted; refused with 500, 502 or 503
     submit_429: Probability = 0
+    submit_gateway: Probability = 0  # not accepted; a gateway answers with gateway_status and a page in HTML
     status_5xx: Probability = 0
+    status_gateway: Probability = 0  # a poll is answered by a gateway with gateway_status and a page in HTML
+    # Such as 403, 404, 405, 521 or 530; a redirect leads to a path that does not exist.
+    gateway_status: Annotated[int, Field(ge=300, le=599)] = 403
 
     # slow_body, truncated_body and refused_link affect only the first download of a task: a retry succeeds.
     slow_body: Probability = 0
@@ -67,4 +73,5 @@ class Faults(BaseModel):
         return self.model_dump(mode="json")
 
 
-PER_TASK = frozenset(Faults.model_fields) - PER_REQUEST - {"seed", "reorder_s", "delay_s", "slow_s", "near_expiry_s"}
+_PARAMETERS = frozenset({"seed", "reorder_s", "delay_s", "slow_s", "near_expiry_s", "gateway_status"})
+PER_TASK = frozenset(Faults.model_fields) - PER_REQUEST - _PARAMETERS

@@ -70,6 +70,8 @@ class Rules(BaseModel):
     failed_http: Literal[200, 422, 503] = 200
     # "detail" is the form seen in practice; "skills" has `error`, `message`, `details`, and 401 for a bad key.
     errors: Literal["detail", "skills"] = "detail"
+    # Every API key is refused, as after the key was revoked.
+    keys_revoked: bool = False
     # Retry-After and X-RateLimit-* on a 429. Only one source mentions them.
     rate_limit_headers: bool = False
 

@@ -1,11 +1,11 @@
-"""Unusual HTTP responses: redirected, truncated, missing, or slow."""
+"""Unusual HTTP responses: redirected, truncated, missing, slow, or from a gateway."""
 
 import asyncio
 from collections.abc import AsyncGenerator
 
 import httpx
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 # The scope key of the server's own `send`, which TwinApp stores before middleware wraps it.
@@ -43,6 +43,13 @@ class TruncatedResponse(Response):
         transport.close()
         while (await receive())["type"] != "http.disconnect":
             pass
+
+
+def gateway_page(status: int) -> Response:
+    """Return a page of a gateway in front of the provider: HTML, without a word of the API."""
+    headers = {"location": "/moved"} if status in range(300, 400) else None
+    page = f"<!DOCTYPE html><html><head><title>{status}</title></head><body>cloudflare</body></html>"
+    return HTMLResponse(page, status, headers)
 
 
 def slow_response(data: bytes, seconds: float, media_type: str) -> StreamingResponse:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 
 from app.errors import NotFound, Unavailable
-from app.provider import ProviderResponse, messages
+from app.provider import ProviderResponse, messages, refusals
 from app.resources import Resources
 
 _CACHED_FOR = timedelta(seconds=10)
@@ -45,5 +45,7 @@ def _read(answer: ProviderResponse) -> float:
     if answer.http_status in _UNSUPPORTED:
         raise NotFound("the provider does not report a balance")
     if answer.http_status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        if refusals.is_from_gateway(answer.http_status, answer.body):
+            raise Unavailable("a gateway in front of the provider refuses requests")
         raise Unavailable("the provider rejects the configured key: the operator must replace it")
     raise Unavailable(f"the provider did not return a balance: HTTP {answer.http_status}")

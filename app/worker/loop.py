@@ -14,7 +14,7 @@ from app import ids, jobs
 from app.collect import collect
 from app.db import Connection
 from app.db.engine.database import write_until_available
-from app.db.tables import tasks
+from app.db.tables import provider_accounts, tasks
 from app.dispatch import dispatch
 from app.errors import FluxhookError, Unavailable
 from app.jobs import Job, NewJob, Step
@@ -24,7 +24,7 @@ from app.resources import Resources
 from app.rules.backoff import STEP_FAILED
 from app.rules.task import Status
 from app.telemetry import logs, metrics, tracing
-from app.transitions.admit import readmit
+from app.transitions.admit import admit, readmit
 from app.transitions.erase import remove_images
 from app.worker.heartbeat import background_loops
 from app.worker.sweep import NO_TASK, sweep
@@ -206,7 +206,8 @@ def _is_temporary(error: Exception) -> bool:
 async def start(use: Resources) -> bool:
     """Release the jobs that this worker left behind, and enqueue a sweep. Return False if the database is unavailable.
 
-    Callbacks may have been missed while the service was down, so a poll of every `submitted` task is enqueued too.
+    Callbacks may have been missed while the service was down, so a poll of every `submitted` task is enqueued too. The
+    operator may have replaced a refused key, so accounts that are paused for that reason are probed at once.
     """
 
     def prepare(connection: Connection) -> None:
@@ -215,6 +216,8 @@ async def start(use: Resources) -> bool:
         submitted = tasks.ids_in(connection, Status.SUBMITTED)
         jobs.enqueue(connection, [NewJob(Step.RECONCILE, task_id, now) for task_id in sorted(submitted)])
         jobs.enqueue(connection, [NewJob(Step.SWEEP, NO_TASK, now)])
+        for account_id in provider_accounts.end_pauses(connection, provider_accounts.KEY_REFUSED, now):
+            admit(connection, account_id, now)
 
     try:
         await use.db.write(prepare)

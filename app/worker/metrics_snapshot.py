@@ -90,7 +90,7 @@ def _pauses(accounts: Iterable[Account], now: datetime) -> Values:
     return {
         (account.id, reason): float(account.paused(now) and account.pause_reason == reason)
         for account in accounts
-        for reason in (provider_accounts.NO_FREE_SLOT, provider_accounts.OUT_OF_CREDITS)
+        for reason in provider_accounts.REASONS
     }
 
 

@@ -27,7 +27,9 @@ def read(connection: Connection, now: datetime, *, callbacks_expected: bool) -> 
         notes.append(Note("downloads", failing, unhealthy=True))
     for account in provider_accounts.paused(connection, now):
         text = f"no tasks are submitted until {account.paused_until_at}: {account.pause_reason}"
-        notes.append(Note("account", text, unhealthy=False))
+        # A full account is normal. For any other reason the provider refuses every task, and an operator has to act.
+        refuses_all = account.pause_reason != provider_accounts.NO_FREE_SLOT
+        notes.append(Note("account", text, unhealthy=refuses_all))
     for holder in spooled_results.spool_holders(connection):
         text = (
             f"the machine with instance_id {holder.instance} spools images until the store accepts them: "

@@ -3,8 +3,10 @@
 Work without a job should not exist. The sweep finds it, schedules it again and counts it.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from datetime import datetime, timedelta
+from functools import partial
+from typing import Protocol
 
 from app import jobs
 from app.db import Connection
@@ -13,11 +15,10 @@ from app.db.tables import deliveries, events, idempotency_keys, provider_account
 from app.db.tables.provider_accounts import Account
 from app.jobs import NewJob, Step
 from app.resources import Resources
-from app.rules.backoff import UNPAID
 from app.rules.task import Failure, Status
 from app.telemetry import logs, metrics
 from app.transitions import moves
-from app.transitions.admit import admit
+from app.transitions.admit import BACKOFFS, admit
 from app.transitions.idempotency import ANSWER_RETENTION
 from app.worker.retention import prune
 
@@ -27,7 +28,19 @@ NO_TASK = "-"  # the task id of a job that is not about a task
 _JOB_LOG_RETENTION = timedelta(hours=1)  # the log that the job engine keeps of finished jobs
 _LATE = timedelta(seconds=30)  # work that has been due for longer was missed, and is not just about to start
 _BATCH = 50  # tasks to end in one transaction
-_OUT_OF_CREDITS = timedelta(hours=24)  # how long a task waits for new credits
+_MAX_PAUSE = timedelta(hours=24)  # how long a task waits for an account that refuses every task
+# How a task fails that has waited for so long, by the reason of the pause.
+_REFUSED_FOR_A_DAY = {
+    provider_accounts.OUT_OF_CREDITS: (
+        Failure.OUT_OF_CREDITS,
+        "the provider's account was out of credits for a day",
+    ),
+    provider_accounts.KEY_REFUSED: (Failure.PROVIDER_REJECTED, "the provider refused the API key for a day"),
+    provider_accounts.BLOCKED: (
+        Failure.PROVIDER_ERROR,
+        "a gateway in front of the provider refused all requests for a day",
+    ),
+}
 
 _REQUIRED_STEP = {
     Status.QUEUED: Step.DISPATCH,
@@ -36,8 +49,12 @@ _REQUIRED_STEP = {
     Status.READY: Step.COLLECT,
 }
 
-# Takes a connection, the time, and the ids of the tasks to examine; returns the ids of those that are overdue.
-_Find = Callable[[Connection, datetime, Collection[str]], list[str]]
+
+class _Find(Protocol):
+    """Takes a connection, the time, and the ids of the tasks to examine; returns the ids of those that are overdue."""
+
+    def __call__(self, connection: Connection, now: datetime, among: Collection[str] | None = None, /) -> list[str]: ...
+
 
 log = logs.get("sweep")
 
@@ -55,10 +72,10 @@ async def sweep(use: Resources) -> None:
 
 async def _end_overdue(use: Resources) -> None:
     """End tasks that have waited too long, in batches: a callback waits for one of these transactions at most."""
-    for find, failure, detail in (
-        (past_deadline, Failure.DEADLINE_EXCEEDED, moves.TOO_LATE),
-        (out_of_credits, Failure.OUT_OF_CREDITS, "the provider's account was out of credits for a day"),
-    ):
+    refused: list[tuple[_Find, Failure, str]] = [
+        (partial(refused_for_a_day, reason=reason), *end) for reason, end in _REFUSED_FOR_A_DAY.items()
+    ]
+    for find, failure, detail in ((past_deadline, Failure.DEADLINE_EXCEEDED, moves.TOO_LATE), *refused):
         overdue = await use.db.read(find, use.now())
         for first in range(0, len(overdue), _BATCH):
             await use.db.write(_end, find, overdue[first : first + _BATCH], failure, detail, use.now())
@@ -67,7 +84,7 @@ async def _end_overdue(use: Resources) -> None:
 def _end(
     connection: Connection, find: _Find, overdue: Collection[str], failure: Failure, detail: str, now: datetime
 ) -> None:
-    """End those of the tasks that `find` still returns: the account may have gained credits since they were read."""
+    """End the tasks that `find` still returns: the provider may have accepted a task since they were read."""
     moves.expire(connection, find(connection, now, overdue), failure, detail, now)
 
 
@@ -76,22 +93,24 @@ def past_deadline(connection: Connection, now: datetime, among: Collection[str] 
     return queue.past_deadline(connection, now, among)
 
 
-def out_of_credits(connection: Connection, now: datetime, among: Collection[str] | None = None) -> list[str]:
-    """Return the tasks that have waited for a day in an account that was out of credits throughout that day.
+def refused_for_a_day(
+    connection: Connection, now: datetime, among: Collection[str] | None = None, *, reason: str
+) -> list[str]:
+    """Return the tasks that have waited for a day in an account that refused every task for this reason that long.
 
     Such an account is paused, and its last refusal came at least a day after its first. Only the next submission, when
-    the pause ends, can show whether it has gained credits since.
+    the pause ends, can show whether the reason still holds.
     """
     accounts = provider_accounts.paused(connection, now)
-    empty = [account.id for account in accounts if _was_empty_for_a_day(account)]
-    return queue.waiting_since(connection, empty, now - _OUT_OF_CREDITS, among) if empty else []
+    refusing = [account.id for account in accounts if account.pause_reason == reason and _refused_for_a_day(account)]
+    return queue.waiting_since(connection, refusing, now - _MAX_PAUSE, among) if refusing else []
 
 
-def _was_empty_for_a_day(account: Account) -> bool:
+def _refused_for_a_day(account: Account) -> bool:
     since, until = account.refused_since_at, account.paused_until_at
-    if account.pause_reason != provider_accounts.OUT_OF_CREDITS or since is None or until is None:
+    if account.pause_reason is None or since is None or until is None:
         return False
-    return until - UNPAID.longest >= since + _OUT_OF_CREDITS
+    return until - BACKOFFS[account.pause_reason].longest >= since + _MAX_PAUSE
 
 
 def maintain(connection: Connection, now: datetime, missing: list[tuple[Step, str]]) -> list[str]:

@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -19,7 +20,7 @@ from app.cli.serve import prepare
 from app.clock import utc_now
 from app.db import Connection
 from app.db.engine.database import open_database
-from app.db.tables import api_keys, downloads, spooled_results, tasks
+from app.db.tables import api_keys, downloads, provider_accounts, spooled_results, tasks
 from app.db.tables.api_keys import ApiKeyChange, WebhookDefaults
 from app.db.tables.downloads import Download
 from app.jobs import NewJob, Step
@@ -225,6 +226,29 @@ async def test_the_schema_of_a_newer_version_is_reported(terminal: Terminal) -> 
 
     assert done.exit_code == 0, done.output
     assert "its schema is from a newer version" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [(provider_accounts.KEY_REFUSED, 1), (provider_accounts.BLOCKED, 1), (provider_accounts.NO_FREE_SLOT, 0)],
+)
+async def test_an_account_that_refuses_every_task_is_unhealthy_and_a_full_one_is_not(
+    terminal: Terminal, reason: str, code: int
+) -> None:
+    async with open_database(f"sqlite:///{terminal.folder / 'data' / 'fluxhook.db'}") as database:
+
+        def pause(connection: Connection) -> None:
+            (account_id,) = provider_accounts.all_ids(connection)
+            now = utc_now()
+            provider_accounts.pause(connection, account_id, now, now + timedelta(minutes=10), reason, 1)
+
+        await database.write(pause)
+    done = await terminal.run("doctor")
+
+    assert done.exit_code == code
+    assert any(
+        line.endswith(f": {reason}") and ("unhealthy" in line) == bool(code) for line in done.stdout.splitlines()
+    )
 
 
 async def test_a_read_only_database_is_unhealthy(terminal: Terminal, postgres_url: str) -> None:

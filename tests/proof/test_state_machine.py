@@ -34,7 +34,7 @@ from tests.snapshot import EvidenceKey, Job, Snapshot, take_snapshot
 pytestmark = pytest.mark.proof
 
 IMAGE = picture(8, 8)
-REFUSALS = (Said.BUSY, Said.UNPAID, Said.DOWN, Said.REFUSED)
+REFUSALS = (Said.BUSY, Said.UNPAID, Said.KEY_REFUSED, Said.BLOCKED, Said.DOWN, Said.REFUSED)
 SAYINGS = (Said.PENDING, Said.READY, Said.FAILED, Said.NOT_FOUND, Said.UNCLEAR)
 WORDS = {
     Said.PENDING: "processing",
@@ -301,6 +301,8 @@ class Record(RuleBasedStateMachine):
             assert task.id not in found.slots, "admitted without a job"
             if found.account.paused(now) or task.dispatch_after_at > now:
                 assert wakes, "waits for a time without an admit job"
+            elif found.is_probing:
+                assert wakes, "waits for a probe without an admit job"
             elif found.has_room(task.model):
                 assert any(run_at <= now for run_at in wakes), "a slot is free, and no admit job is due"
 

@@ -197,13 +197,86 @@ async def test_a_402_is_unpaid_and_not_a_failure_of_the_task() -> None:
     assert await submitted(answer) == Report(Said.UNPAID, detail="Insufficient credits")
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 413, 415, 422])
-async def test_any_other_client_error_is_a_final_refusal(status: int) -> None:
-    answer = httpx.Response(status, json={"detail": "Not authenticated"})
+@pytest.mark.parametrize("status", [400, 404, 405, 409, 413, 415, 422, 451])
+async def test_any_other_refusal_in_the_words_of_the_api_will_not_change_by_asking_again(status: int) -> None:
+    answer = httpx.Response(status, json={"detail": "Not for this task"})
 
     assert await submitted(answer) == Report(
-        Said.REFUSED, failure=Failure.PROVIDER_REJECTED, detail="Not authenticated"
+        Said.REFUSED, failure=Failure.PROVIDER_REJECTED, detail="Not for this task"
     )
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"detail": "Not authenticated - Invalid Authentication"},
+        {"error": "invalid_api_key", "message": "Not authenticated - Invalid Authentication", "details": {}},
+    ],
+    ids=["detail", "skills"],
+)
+async def test_a_refused_key_is_not_a_failure_of_the_task(status: int, body: dict[str, Any]) -> None:
+    assert await submitted(httpx.Response(status, json=body)) == Report(
+        Said.KEY_REFUSED, failure=Failure.PROVIDER_REJECTED, detail="Not authenticated - Invalid Authentication"
+    )
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_key_without_credits_is_unpaid_whatever_the_status(status: int) -> None:
+    assert (await submitted(httpx.Response(status, json={"detail": "Insufficient credits"}))).said is Said.UNPAID
+
+
+# Pages of gateways: HTML, nothing at all, another service's JSON, and the JSON that Cloudflare sends for its own pages.
+CLOUDFLARES = {
+    "type": "https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-1xxx-errors/",
+    "title": "Error 1020: Access denied",
+    "status": 403,
+    "detail": "The owner of the site has blocked your address.",
+    "ray_id": "9e0d0000000000",
+}
+PAGES: dict[str, dict[str, Any]] = {
+    "html": {"text": "<!DOCTYPE html><title>Attention Required! | Cloudflare</title>"},
+    "nothing": {"content": b""},
+    "other json": {"json": {"success": False}},
+    "json of the cdn": {"json": CLOUDFLARES},
+}
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 406, 407, 410, 414, 415, 426, 431, 451])
+@pytest.mark.parametrize("page", PAGES)
+async def test_a_page_of_a_gateway_says_nothing_about_the_task(status: int, page: str) -> None:
+    report = await submitted(httpx.Response(status, **PAGES[page]))
+
+    assert (report.said, report.failure) == (Said.BLOCKED, Failure.PROVIDER_ERROR)
+    assert (report.detail or "").startswith(f"HTTP {status} from a gateway")
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("status", [409, 413, 422])
+async def test_a_status_about_the_content_of_a_request_is_about_the_task_whoever_sends_it(
+    status: int, page: str
+) -> None:
+    assert (await submitted(httpx.Response(status, **PAGES[page]))).said is Said.REFUSED
+
+
+async def test_a_gateway_may_say_for_how_long() -> None:
+    at = clock.utc_now().replace(microsecond=0) + timedelta(minutes=2)
+    answer = httpx.Response(403, text="<html>", headers={"retry-after": format_datetime(at, usegmt=True)})
+
+    wait = (await submitted(answer)).retry_after
+
+    assert wait is not None
+    assert timedelta(minutes=1) < wait <= timedelta(minutes=2)
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308, 421, 425, 501, 505, 511, 521, 523, 525, 526, 530])
+async def test_an_answer_of_a_server_that_did_not_process_the_request_is_tried_again(status: int, page: str) -> None:
+    answer = httpx.Response(status, **PAGES[page], headers={"location": "https://api.bfl.ai/v2/", "retry-after": "9"})
+
+    report = await submitted(answer)
+
+    assert (report.said, report.retry_after) == (Said.DOWN, timedelta(seconds=9))
 
 
 async def test_a_validation_error_has_the_text_of_the_provider() -> None:
@@ -219,9 +292,10 @@ async def test_a_validation_error_has_the_text_of_the_provider() -> None:
     )
 
 
-@pytest.mark.parametrize("status", [301, 302, 307, 408, 501, 504, 520, 522, 524, 599])
-async def test_after_any_other_answer_the_task_may_have_been_accepted(status: int) -> None:
-    assert (await submitted(httpx.Response(status, text="error"))).said is Said.LOST
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("status", [408, 460, 499, 504, 507, 520, 522, 524, 527, 529, 599])
+async def test_after_any_other_answer_the_task_may_have_been_accepted(status: int, page: str) -> None:
+    assert (await submitted(httpx.Response(status, **PAGES[page]))).said is Said.LOST
 
 
 @pytest.mark.parametrize(
@@ -260,6 +334,8 @@ async def test_any_answer_has_a_meaning(status: int, body: bytes) -> None:
         Said.PENDING,
         Said.BUSY,
         Said.UNPAID,
+        Said.KEY_REFUSED,
+        Said.BLOCKED,
         Said.DOWN,
         Said.REFUSED,
         Said.LOST,
@@ -462,7 +538,8 @@ async def test_a_failed_task_may_come_with_an_http_error(http_status: int, body:
 async def test_an_answer_without_a_status_is_lost(status: int) -> None:
     answer = await fetch(Other(httpx.Response(status, json={"detail": "Not authenticated"})))
 
-    assert answer.report == Report(Said.LOST, detail=f"HTTP {status} without a task status")
+    redirect = ": a redirect that is not followed" if status in range(300, 400) else ""
+    assert answer.report == Report(Said.LOST, detail=f"HTTP {status} without a task status{redirect}")
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 429, 500, 503])
@@ -479,6 +556,37 @@ async def test_an_http_error_without_a_task_id_does_not_fail_the_task(status: in
     answer = await fetch(Other(httpx.Response(status, json=body)))
 
     assert answer.report == Report(Said.LOST, detail=f"HTTP {status} without a task status")
+
+
+@pytest.mark.parametrize("status", [200, 301, 302, 307, 401, 403, 404, 405, 429, 520, 521, 524, 530])
+@pytest.mark.parametrize("page", PAGES)
+async def test_a_page_of_a_gateway_ends_no_task(status: int, page: str) -> None:
+    answer = await fetch(Other(httpx.Response(status, **PAGES[page])))
+
+    assert answer.report == Report(Said.LOST, detail=f"HTTP {status} without a task status")
+
+
+@pytest.mark.parametrize("status", [301, 401, 402, 403, 405, 407, 421, 429, 521, 530])
+@pytest.mark.parametrize(
+    "body",
+    [{"id": "task-1", "status": "Error", "details": {"error": "x"}}, {"id": "task-1", "status": "Task not found"}],
+    ids=["error", "not found"],
+)
+async def test_a_status_about_the_request_ends_no_task_whatever_the_body_says(
+    status: int, body: dict[str, Any]
+) -> None:
+    assert (await fetch(Other(httpx.Response(status, json=body)))).report.said is Said.LOST
+
+
+@pytest.mark.parametrize("status", [403, 429, 503])
+async def test_a_poll_may_be_told_when_to_come_again(status: int) -> None:
+    at = clock.utc_now().replace(microsecond=0) + timedelta(minutes=1)
+    answer = httpx.Response(status, text="<html>", headers={"retry-after": format_datetime(at, usegmt=True)})
+
+    wait = (await fetch(Other(answer))).report.retry_after
+
+    assert wait is not None
+    assert timedelta(seconds=30) < wait <= timedelta(minutes=1)
 
 
 async def test_a_failure_without_an_id_concerns_the_polled_task() -> None:
@@ -507,7 +615,17 @@ async def test_a_provider_that_accepts_the_key_is_reachable(status: int) -> None
 
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_refused_key_is_reported(status: int) -> None:
-    assert await reachable(httpx.Response(status)) == "it refuses the API key"
+    answer = httpx.Response(status, json={"detail": "Not authenticated"})
+
+    assert await reachable(answer) == "it refuses the API key"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("page", PAGES)
+async def test_a_gateway_is_not_taken_for_a_refused_key(status: int, page: str) -> None:
+    found = await reachable(httpx.Response(status, **PAGES[page]))
+
+    assert found == f"a gateway in front of it refuses requests (HTTP {status})"
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])

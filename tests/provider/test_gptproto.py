@@ -117,6 +117,12 @@ async def test_after_a_503_without_an_error_text_the_task_may_have_been_accepted
     assert await submitted(httpx.Response(503, text="<html>")) == Report(Said.LOST, detail="HTTP 503")
 
 
+async def test_a_503_of_the_cdn_is_no_moderation() -> None:
+    answer = httpx.Response(503, json={"title": "Error 1200", "detail": "Too many requests wait", "ray_id": "9e0d"})
+
+    assert await submitted(answer) == Report(Said.LOST, detail="Too many requests wait")
+
+
 @pytest.mark.parametrize("answer", [httpx.Response(502, text="<html>"), refusal(502, "Bad gateway")])
 async def test_after_a_502_the_task_may_have_been_accepted(answer: httpx.Response) -> None:
     assert (await submitted(answer)).said is Said.LOST
@@ -128,12 +134,26 @@ async def test_a_403_about_the_balance_is_unpaid(message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [refusal(403, "Invalid token"), refusal(401, "Invalid signature"), httpx.Response(403, text="<html>Cloudflare")],
-    ids=["token", "signature", "cloudflare"],
+    "answer", [refusal(403, "Invalid token"), refusal(401, "Invalid signature")], ids=["token", "signature"]
 )
-async def test_any_other_refusal_is_a_rejection(answer: httpx.Response) -> None:
+async def test_a_refused_key_is_not_a_failure_of_the_task(answer: httpx.Response) -> None:
     report = await submitted(answer)
+
+    assert (report.said, report.failure) == (Said.KEY_REFUSED, Failure.PROVIDER_REJECTED)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405])
+async def test_a_page_of_a_gateway_says_nothing_about_the_task(status: int) -> None:
+    assert (await submitted(httpx.Response(status, text="<html>Cloudflare"))).said is Said.BLOCKED
+
+
+@pytest.mark.parametrize("status", [301, 307, 421, 521, 523, 525, 526, 530])
+async def test_an_answer_of_a_server_that_did_not_process_the_request_is_tried_again(status: int) -> None:
+    assert (await submitted(httpx.Response(status, text="<html>"))).said is Said.DOWN
+
+
+async def test_any_other_refusal_is_a_rejection() -> None:
+    report = await submitted(refusal(400, "Unknown parameter"))
 
     assert (report.said, report.failure) == (Said.REFUSED, Failure.PROVIDER_REJECTED)
 
@@ -146,7 +166,7 @@ async def test_a_rate_limit_is_busy() -> None:
     assert (await submitted(refusal(429, "Rate limit"))).said is Said.BUSY
 
 
-@pytest.mark.parametrize("status", [504, 520, 524])
+@pytest.mark.parametrize("status", [408, 504, 520, 522, 524])
 async def test_after_a_gateway_timeout_the_task_may_have_been_accepted(status: int) -> None:
     assert (await submitted(httpx.Response(status))).said is Said.LOST
 

@@ -93,6 +93,32 @@ async def test_an_incomplete_request_was_not_accepted(
     assert answer.report.said is said
 
 
+class Impatient(httpx.AsyncBaseTransport):
+    """A gateway that answers with a status after a given number of chunks of the body."""
+
+    def __init__(self, pieces: int, status: int) -> None:
+        self._pieces, self._status = pieces, status
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        assert isinstance(request.stream, httpx.AsyncByteStream)
+        pieces = request.stream.__aiter__()
+        for _ in range(self._pieces):
+            await anext(pieces)
+        return httpx.Response(self._status, text="<html>")
+
+
+@pytest.mark.parametrize("status", [408, 504, 520, 524])
+@pytest.mark.parametrize(("pieces", "said"), [(2, Said.DOWN), (5, Said.LOST)])
+async def test_a_gateway_that_answers_before_the_end_of_the_request_has_not_passed_it_on(
+    pieces: int, said: Said, status: int
+) -> None:
+    order = SubmitRequest("flux-kontext-pro", {"prompt": "a"}, {"input_image": BytesIO(b"an image")}, **HOOK)
+    async with provider_client(Impatient(pieces, status)) as http:
+        answer = await Bfl(http, "https://provider.example", "key").submit(order)
+
+    assert (answer.report.said, answer.http_status) == (said, status)
+
+
 async def test_a_complete_request_may_have_been_accepted_if_its_response_is_lost() -> None:
     order = SubmitRequest("flux-kontext-pro", {"prompt": "a"}, {}, **HOOK)
     async with provider_client(Cutting(1)) as http:

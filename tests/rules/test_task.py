@@ -132,6 +132,8 @@ TARGETS: dict[Said, dict[Status, Status]] = {
     Said.REFUSED: FAILED_TO,
     Said.BUSY: BUSY_TO,
     Said.UNPAID: BUSY_TO,
+    Said.KEY_REFUSED: BUSY_TO,
+    Said.BLOCKED: BUSY_TO,
     Said.DOWN: BUSY_TO,
 }
 
@@ -206,16 +208,18 @@ def test_a_task_whose_id_is_unknown_awaits_evidence_because_another_region_may_k
 @pytest.mark.parametrize(
     ("tries", "to"), [(MAX_TRIES - 2, Status.QUEUED), (MAX_TRIES - 1, Status.FAILED)], ids=["last but one", "last"]
 )
-def test_an_outage_requeues_the_task_until_its_tries_are_used_up(tries: int, to: Status) -> None:
+@pytest.mark.parametrize("said", [Said.DOWN, Said.KEY_REFUSED, Said.BLOCKED])
+def test_an_outage_requeues_the_task_until_its_tries_are_used_up(tries: int, to: Status, said: Said) -> None:
     about = state(Status.SUBMITTING, tries=tries)
 
-    assert decide(about, Report(Said.DOWN), Witness.SUBMIT, NOW, proven=True) == Decision(Effect.MOVED, to)
+    assert decide(about, Report(said), Witness.SUBMIT, NOW, proven=True) == Decision(Effect.MOVED, to)
 
 
-def test_busy_answers_never_use_up_the_tries() -> None:
+@pytest.mark.parametrize("said", [Said.BUSY, Said.UNPAID])
+def test_full_slots_and_missing_credits_never_use_up_the_tries(said: Said) -> None:
     about = state(Status.SUBMITTING, tries=MAX_TRIES)
 
-    assert decide(about, Report(Said.BUSY), Witness.SUBMIT, NOW, proven=True) == Decision(Effect.MOVED, Status.QUEUED)
+    assert decide(about, Report(said), Witness.SUBMIT, NOW, proven=True) == Decision(Effect.MOVED, Status.QUEUED)
 
 
 @pytest.mark.parametrize("said", [Said.REFUSED, Said.BUSY, Said.DOWN])
@@ -367,6 +371,7 @@ def test_a_report_that_is_repeated_is_confirmed(about: AttemptState, report: Rep
     ("outcome", "said"), list(product(Outcome, Said)), ids=lambda value: str(getattr(value, "value", value))
 )
 def test_a_failure_costs_nothing_only_if_the_attempt_was_refused(outcome: Outcome, said: Said) -> None:
-    refused = said in {Said.REFUSED, Said.DOWN} and outcome is not Outcome.ACCEPTED
+    refusals = {Said.REFUSED, Said.BUSY, Said.UNPAID, Said.KEY_REFUSED, Said.BLOCKED, Said.DOWN}
+    refused = said in refusals and outcome is not Outcome.ACCEPTED
 
     assert money_spent(outcome, said) is (MoneySpent.NO if refused else MoneySpent.MAYBE)

@@ -1,15 +1,17 @@
 """The slots of an account as the provider sees them, and the effects of its answers 429, 402 and 503."""
 
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import pytest
 
 from app.db.tables import provider_accounts, tasks
 from app.dispatch import dispatch
-from app.provider import ProviderResponse
-from app.rules.task import Report, Said, Status
-from app.twin import Faults
+from app.provider import Provider, ProviderResponse, ProviderSpec, Reference, SubmitRequest
+from app.rules.task import Failure, Report, Said, Status
+from app.twin import Faults, Rules
+from app.worker import loop
 from tests.calling import answering, small
 from tests.rows import put_account
 from tests.world import World
@@ -17,6 +19,30 @@ from tests.world import World
 PRO, MAX = "flux-kontext-pro", "flux-kontext-max"
 BUSY = ProviderResponse(Report(Said.BUSY, detail="Too many active tasks"), 429)
 TAKEN = ProviderResponse(Report(Said.PENDING, "p1", cost=4.0), 200, {}, b'{"id": "p1"}')
+
+
+@dataclass
+class Passing:
+    """A provider whose submissions go through a function of the test."""
+
+    submitting: Callable[[SubmitRequest], Awaitable[ProviderResponse]]
+    provider: Provider
+
+    @property
+    def spec(self) -> ProviderSpec:
+        return self.provider.spec
+
+    async def submit(self, order: SubmitRequest) -> ProviderResponse:
+        return await self.submitting(order)
+
+    async def fetch(self, reference: Reference) -> ProviderResponse:
+        return await self.provider.fetch(reference)
+
+    async def credits(self) -> ProviderResponse:
+        return await self.provider.credits()
+
+    async def reachable(self) -> str | None:
+        return await self.provider.reachable()
 
 
 async def posted_later(world: World) -> str:
@@ -149,6 +175,97 @@ async def test_an_account_out_of_credits_is_paused_visibly_and_resumes_after_a_t
     assert (await each_world.task(second))["status"] == "stored"
     assert (await each_world.outsider.get("/readyz")).json()["notes"] == []
     assert each_world.ledger()["charged"] == 8
+
+
+REFUSALS = {
+    "key refused": (Rules(keys_revoked=True, megapixels=0.02), Faults(), provider_accounts.KEY_REFUSED, 30),
+    "blocked": (Rules(megapixels=0.02), Faults(submit_gateway=1), provider_accounts.BLOCKED, 5),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_an_account_that_refuses_every_task_is_probed_with_one_of_them_and_fails_none(
+    each_world: World, refusal: str
+) -> None:
+    rules, faults, reason, first_pause = REFUSALS[refusal]
+    each_world.twin.rules, each_world.twin.faults = rules, faults
+    posted = [await posted_later(each_world) for _ in range(2)]
+    await each_world.work()
+    posted += [await posted_later(each_world) for _ in range(8)]
+    refused = [len(each_world.ledger()["refused"])]
+    for number in range(3):
+        await each_world.go_on(first_pause * 2**number + 1)
+        refused.append(len(each_world.ledger()["refused"]))
+    waiting = [await each_world.task(task_id) for task_id in posted]
+    readiness = await each_world.outsider.get("/readyz")
+    each_world.twin.rules, each_world.twin.faults = Rules(megapixels=0.02), Faults()
+    await each_world.go_on(first_pause * 8 + 20)
+
+    assert refused == [2, 3, 4, 5]
+    assert {(task["status"], task["queue"]["pause_reason"]) for task in waiting} == {("queued", reason)}
+    assert readiness.status_code == 200
+    assert [note.partition(": ")[2] for note in readiness.json()["notes"]] == [reason]
+    assert {(await each_world.task(task_id))["status"] for task_id in posted} == {"stored"}
+    assert each_world.ledger()["charged"] == 10 * 4
+
+
+async def test_a_task_that_is_refused_while_others_are_accepted_fails_and_delays_them_little(world: World) -> None:
+    small(world)
+
+    provider = world.use.provider
+    assert provider is not None
+    submit = provider.submit
+
+    async def a_firewall(order: SubmitRequest) -> ProviderResponse:
+        if order.params["prompt"] == "<script>":
+            return ProviderResponse(Report(Said.BLOCKED, failure=Failure.PROVIDER_ERROR, detail="HTTP 403"), 403)
+        return await submit(order)
+
+    world.use = replace(world.use, provider=Passing(a_firewall, provider))
+    blocked = await world.post(prompt="<script>", priority=9)
+    posted = []
+    for _ in range(30):
+        posted.append(await world.post())
+        await world.go_on(10)
+    task = await world.task(blocked)
+    states = [(await world.task(task_id))["status"] for task_id in posted[:-2]]
+
+    assert (task["status"], task["failure"]["code"], task["failure"]["money_spent"]) == (
+        "failed",
+        "provider_error",
+        "no",
+    )
+    assert set(states) == {"stored"}
+
+
+async def test_a_probe_without_an_answer_is_followed_by_another(world: World) -> None:
+    refused = ProviderResponse(Report(Said.KEY_REFUSED, failure=Failure.PROVIDER_REJECTED), 401)
+    provider = answering(refused, ProviderResponse(Report(Said.LOST)), TAKEN)
+    world.use = replace(world.use, provider=provider)
+    await world.post()
+    await world.work()
+    await posted_later(world)
+    await world.go_on(31)
+    after_the_pause = len(provider.orders)
+    await world.go_on(68)
+    before_the_timeout = len(provider.orders)
+    await world.go_on(3)
+
+    assert (after_the_pause, before_the_timeout, len(provider.orders)) == (2, 2, 3)
+
+
+async def test_after_a_restart_an_account_with_a_refused_key_is_probed_at_once(world: World) -> None:
+    small(world)
+    world.twin.rules = world.twin.rules.model_copy(update={"keys_revoked": True})
+    posted = [await world.post() for _ in range(3)]
+    await world.work()
+    await world.go_on(200, 5)
+    world.twin.rules = world.twin.rules.model_copy(update={"keys_revoked": False})
+    await loop.start(world.use)
+    await world.work()
+    states = {(await world.task(task_id))["status"] for task_id in posted}
+
+    assert states == {"submitted"}
 
 
 async def test_a_task_without_a_slot_is_never_sent(world: World) -> None:

@@ -1,6 +1,7 @@
 """The sweep: deadlines, expired rows, and work without a job, which is rescheduled and counted."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,13 +15,14 @@ from app.db.engine.database import Database
 from app.db.queries import queue
 from app.db.tables import idempotency_keys, provider_accounts, tasks
 from app.jobs import NewJob, Step
-from app.rules.backoff import UNPAID
-from app.rules.task import Status
+from app.provider import ProviderResponse, SubmitRequest
+from app.rules.task import Failure, Report, Said, Status
 from app.telemetry import metrics
 from app.transitions import moves
+from app.transitions.admit import BACKOFFS
 from app.twin import Faults
-from app.worker.sweep import EVERY, NO_TASK, out_of_credits, sweep
-from tests.calling import done, small, submitted
+from app.worker.sweep import EVERY, NO_TASK, refused_for_a_day, sweep
+from tests.calling import Scripted, done, small, submitted
 from tests.rows import START, drop_jobs, plan_task, put_account, take_slot
 from tests.world import World, open_world
 
@@ -192,10 +194,12 @@ async def test_a_task_waits_a_day_for_credits_and_no_longer(each_world: World) -
         (provider_accounts.OUT_OF_CREDITS, 24, 0, True),
         (provider_accounts.OUT_OF_CREDITS, 23, 0, False),
         (provider_accounts.OUT_OF_CREDITS, 24, 1, False),
-        (provider_accounts.NO_FREE_SLOT, 25, 0, False),
+        (provider_accounts.KEY_REFUSED, 24, 0, True),
+        (provider_accounts.KEY_REFUSED, 23, 0, False),
+        (provider_accounts.BLOCKED, 24, 0, True),
     ],
 )
-async def test_only_old_tasks_of_an_account_that_was_empty_for_a_day_are_out_of_credits(
+async def test_the_tasks_that_end_are_the_old_ones_of_an_account_that_refuses_a_day_after_it_did_first(
     database: Database, reason: str, since_h: float, asked_h: float, ended: bool
 ) -> None:
     """The last refusal of all makes the pause, the first one says since when."""
@@ -203,12 +207,52 @@ async def test_only_old_tasks_of_an_account_that_was_empty_for_a_day_are_out_of_
     def unit(connection: Connection) -> list[str]:
         put_account(connection)
         for at in (START - timedelta(hours=since_h), START - timedelta(hours=asked_h)):
-            provider_accounts.pause(connection, "account", at, at + UNPAID.longest, reason, 9)
+            provider_accounts.pause(connection, "account", at, at + BACKOFFS[reason].longest, reason, 9)
         for name, age_h in (("old", 24), ("young", 23)):
             plan_task(connection, name, START - timedelta(hours=asked_h + age_h))
-        return out_of_credits(connection, START - timedelta(hours=asked_h))
+        return refused_for_a_day(connection, START - timedelta(hours=asked_h), reason=reason)
 
     assert await database.write(unit) == (["task_old"] if ended else [])
+
+
+async def test_a_day_of_refusals_for_different_reasons_ends_no_task(database: Database) -> None:
+    def unit(connection: Connection) -> list[str]:
+        put_account(connection)
+        plan_task(connection, "old", START - timedelta(hours=30))
+        for hours, reason in ((25, provider_accounts.OUT_OF_CREDITS), (0, provider_accounts.KEY_REFUSED)):
+            at = START - timedelta(hours=hours)
+            provider_accounts.pause(connection, "account", at, at + BACKOFFS[reason].longest, reason, 9)
+        return refused_for_a_day(connection, START, reason=provider_accounts.KEY_REFUSED)
+
+    assert await database.write(unit) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "failure"),
+    [
+        (Said.KEY_REFUSED, provider_accounts.KEY_REFUSED, "provider_rejected"),
+        (Said.BLOCKED, provider_accounts.BLOCKED, "provider_error"),
+    ],
+)
+async def test_tasks_that_the_account_refuses_for_a_day_fail_and_cost_nothing(
+    world: World, said: Said, reason: str, failure: str
+) -> None:
+    async def refusing(_: SubmitRequest) -> ProviderResponse:
+        return ProviderResponse(Report(said, failure=Failure(failure), detail="no"), 403)
+
+    world.use = replace(world.use, provider=Scripted(refusing))
+    unscheduled = counted()
+    await sweeping(world)
+    posted = [await world.post() for _ in range(3)]
+    await world.go_on(23 * HOUR, 900)
+    before = [await world.task(task_id) for task_id in posted]
+    await world.go_on(2 * HOUR, 900)
+    await world.go_on(60, 10)
+    after = [await world.task(task_id) for task_id in posted]
+
+    assert [(task["status"], task["queue"]["pause_reason"]) for task in before] == [("queued", reason)] * 3
+    assert [(task["failure"]["code"], task["failure"]["money_spent"]) for task in after] == [(failure, "no")] * 3
+    assert counted() == unscheduled
 
 
 async def test_a_topped_up_account_loses_no_task_before_its_next_submission(each_world: World) -> None:

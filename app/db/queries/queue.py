@@ -34,6 +34,7 @@ class Candidate:
     id: str
     key_id: str
     model: str
+    submitting_at: datetime | None  # when the task was sent last
 
 
 def _has_slot() -> Exists:
@@ -83,7 +84,7 @@ def _next(dialect: str) -> Select[Any]:
         is_first = tasks.c.id == any_(func.array(first.scalar_subquery()))
     turn = func.row_number().over(partition_by=tasks.c.key_id, order_by=(tasks.c.priority.desc(), tasks.c.id))
     waiting = (
-        select(tasks.c.id, tasks.c.key_id, tasks.c.model, tasks.c.priority, turn.label("turn"))
+        select(tasks.c.id, tasks.c.key_id, tasks.c.model, tasks.c.submitting_at, tasks.c.priority, turn.label("turn"))
         .join_from(keys, tasks, is_first)
         .subquery()
     )
@@ -94,7 +95,7 @@ def _next(dialect: str) -> Select[Any]:
         .subquery()
     )
     return (
-        select(waiting.c.id, waiting.c.key_id, waiting.c.model)
+        select(waiting.c.id, waiting.c.key_id, waiting.c.model, waiting.c.submitting_at)
         .outerjoin(running, running.c.key_id == waiting.c.key_id)
         .order_by(
             waiting.c.priority.desc(),

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
+    case,
     delete,
     exists,
     func,
@@ -32,9 +33,14 @@ from app.db.engine.columns import Instant, Json, insert_into, metadata
 from app.db.tables.tasks import tasks
 from app.rules.task import Status
 
-# Reasons for a pause, shown to users. The sweep compares with them.
+# Reasons for a pause, shown to users and used as labels of a metric.
 OUT_OF_CREDITS = "out of credits"
 NO_FREE_SLOT = "the provider has no free slot"
+KEY_REFUSED = "the provider refuses the API key"
+BLOCKED = "a gateway in front of the provider refuses requests"
+REASONS = (NO_FREE_SLOT, OUT_OF_CREDITS, KEY_REFUSED, BLOCKED)
+# After a pause for one of these reasons, one task is sent as a probe. The others wait until it is accepted.
+_PROBED = frozenset({OUT_OF_CREDITS, KEY_REFUSED, BLOCKED})
 
 _SLOT_STATES = (Status.QUEUED, Status.SUBMITTING, Status.SUBMITTED)  # in any other state a task has no slot
 
@@ -76,6 +82,11 @@ class Account:
 
     def paused(self, now: datetime) -> bool:
         return self.paused_until_at is not None and self.paused_until_at > now
+
+    @property
+    def probes(self) -> bool:
+        """Whether a pause has only ended because its time was over: the provider has accepted no task since."""
+        return self.refusals > 0 and self.pause_reason in _PROBED
 
 
 class Slot(NamedTuple):
@@ -144,8 +155,12 @@ def lock(connection: Connection, account_id: str) -> Account | None:
 
 
 def pause(connection: Connection, account_id: str, now: datetime, until: datetime, reason: str, refusals: int) -> None:
-    """Pause an account: none of its slots are given out until `until`. `refusals` counts consecutive refusals."""
-    since = func.coalesce(accounts.c.refused_since_at, literal(now, Instant))
+    """Pause an account: none of its slots are given out until `until`.
+
+    `refusals` counts consecutive refusals for this reason; the time of the first one is kept.
+    """
+    at = literal(now, Instant)
+    since = case((accounts.c.pause_reason == reason, func.coalesce(accounts.c.refused_since_at, at)), else_=at)
     connection.execute(
         update(accounts)
         .where(accounts.c.id == account_id)
@@ -153,21 +168,42 @@ def pause(connection: Connection, account_id: str, now: datetime, until: datetim
     )
 
 
-def resume(connection: Connection, account_id: str, now: datetime) -> None:
+def resume(connection: Connection, account_id: str, now: datetime) -> bool:
     """Clear the refusals of an account, because the provider has accepted a task, unless a pause is still running.
 
-    The next pause is then short again.
+    The next pause is then short again. Return whether there were refusals to clear.
     """
-    connection.execute(
+    resumed = connection.execute(
         update(accounts)
         .where(accounts.c.id == account_id, accounts.c.refusals > 0, accounts.c.paused_until_at <= now)
         .values(refusals=0, refused_since_at=None, paused_until_at=None, pause_reason=None)
     )
+    return resumed.rowcount == 1
+
+
+def end_pauses(connection: Connection, reason: str, now: datetime) -> list[str]:
+    """End all pauses for this reason, so that a probe is sent at once. Return the ids of the accounts."""
+    ended = (
+        update(accounts)
+        .where(accounts.c.pause_reason == reason, accounts.c.paused_until_at > now)
+        .values(paused_until_at=now)
+        .returning(accounts.c.id)
+    )
+    return sorted(connection.execute(ended).scalars())
 
 
 def slots_taken(connection: Connection, account_id: str) -> list[Slot]:
     """Return the taken slots of an account, in no particular order."""
     return [Slot(**row._asdict()) for row in connection.execute(_SLOTS_TAKEN, {"account_id": account_id})]
+
+
+def has_probe(connection: Connection, account: Account, after: datetime) -> bool:
+    """Return whether a task has a slot that it was given since the account's last pause, and later than `after`."""
+    since = account.paused_until_at or after
+    query = select(slots.c.number).where(
+        slots.c.account_id == account.id, slots.c.taken_at >= since, slots.c.taken_at > after
+    )
+    return connection.execute(query.limit(1)).one_or_none() is not None
 
 
 def take(connection: Connection, slots: Sequence[TakenSlot]) -> None:

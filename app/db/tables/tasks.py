@@ -298,6 +298,11 @@ def request_cancel(connection: Connection, task_id: str, now: datetime) -> None:
     )
 
 
+def count_try(connection: Connection, task_id: str) -> None:
+    """Count one more of the tries after which a task fails."""
+    connection.execute(update(tasks).where(tasks.c.id == task_id, ~IS_FINAL).values(tries=tasks.c.tries + 1))
+
+
 def ids_in(connection: Connection, status: Status) -> set[str]:
     """Return the ids of all tasks in this state."""
     return set(connection.execute(select(tasks.c.id).where(tasks.c.status == status)).scalars())

@@ -382,6 +382,7 @@ def heard(status: int | None, body: bytes = b"") -> ProviderResponse:
 NO_BALANCE = [
     (heard(None), 503, "the provider did not answer"),
     (heard(403, b'{"detail": "Not authenticated"}'), 503, "the provider rejects the configured key"),
+    (heard(403, b"<html>"), 503, "a gateway in front of the provider refuses requests"),
     (heard(404), 404, "the provider does not report a balance"),
     (heard(502, b"<html>"), 503, "the provider did not return a balance: HTTP 502"),
     (heard(200, b'{"credits": "many"}'), 503, "the provider did not return a balance: HTTP 200"),
