@@ -9,6 +9,7 @@
           RequestInFlight      a temporary Conflict
       Unavailable            a temporary failure of the service; the caller can retry (503)
         Overloaded           requests arrive faster than they can be written
+        TaskMayExist         the database went away while a task was being recorded
       ResultRefused          the provider's link did not deliver a usable image
 
 A detail states what was wrong, not what was sent: it never contains a secret, a prompt or image bytes.
@@ -20,13 +21,14 @@ from collections.abc import Mapping
 class FluxhookError(Exception):
     """Base class. `detail` describes this occurrence; `fields` maps the name of an invalid field to the reason.
 
-    `retryable` errors may succeed if the same request is sent again.
+    `retryable` errors may succeed if the same request is sent again. `task_id` names the task that the error is about.
     """
 
     code = "internal_error"
     status = 500
     title = "Internal error"
     retryable = False
+    task_id: str | None = None
 
     def __init__(self, detail: str, fields: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -134,6 +136,21 @@ class Unavailable(FluxhookError):
 class Overloaded(Unavailable):
     code = "overloaded"
     title = "Temporarily overloaded"
+
+
+class TaskMayExist(Unavailable):
+    """Not retryable: a request without an Idempotency-Key could make a second task."""
+
+    code = "task_may_exist"
+    title = "The task may have been recorded"
+    retryable = False
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            "the database went away while the task was being recorded: look for the task with this task_id before you "
+            "send the request again. A request with an Idempotency-Key can be sent again safely"
+        )
+        self.task_id = task_id
 
 
 class ResultRefused(FluxhookError):

@@ -46,12 +46,15 @@ class Problem(BaseModel):
         dict[str, str] | None,
         Field(description="The reason for each invalid field; present only if fields are invalid."),
     ] = None
+    task_id: Annotated[
+        str | None, Field(description="The task that may have been recorded; present only with `task_may_exist`.")
+    ] = None
 
 
 def document(error: FluxhookError, status: int | None = None) -> dict[str, Any]:
     """Return the error document of an error; `status` replaces the error's own status."""
     status = status or error.status
-    body = {
+    body: dict[str, Any] = {
         "type": f"urn:fluxhook:problem:{error.code}",
         "title": error.title,
         "status": status,
@@ -60,7 +63,11 @@ def document(error: FluxhookError, status: int | None = None) -> dict[str, Any]:
         "message": error.detail,
         "error": {"message": error.detail, "type": str(int(status))},
     }
-    return {**body, "fields": error.fields} if error.fields else body
+    if error.fields:
+        body["fields"] = error.fields
+    if error.task_id is not None:
+        body["task_id"] = error.task_id
+    return body
 
 
 def answer(error: FluxhookError, status: int | None = None) -> JSONResponse:
@@ -140,8 +147,12 @@ async def _unexpected(request: Request, error: Exception) -> Response:
 
 def unexpected(error: Exception, method: str, answered: FluxhookError) -> JSONResponse:
     """Log an unexpected error, and return the answer for `answered`."""
-    log.error("unexpected", error=type(error).__name__, method=method)
+    log_unexpected(error, method)
     return answer(answered)
+
+
+def log_unexpected(error: Exception, method: str) -> None:
+    log.error("unexpected", error=type(error).__name__, method=method)
 
 
 def invalid(errors: Any) -> FluxhookError:

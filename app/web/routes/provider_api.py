@@ -15,7 +15,6 @@ from app.db.tables.idempotency_keys import StoredAnswer
 from app.errors import KeyRefused, NotFound
 from app.params import TaskParams
 from app.resources import Resources
-from app.submit import submit
 from app.transitions import idempotency
 from app.transitions.idempotency import Claim
 from app.web.auth import Caller, ResourcesDep, find_caller
@@ -82,14 +81,11 @@ async def _submit(
     headers = dict(_NO_STORE)
     async with AsyncExitStack() as stack:
         params, files = await read_submit(request, model, use.scratch, stack)
-        if idempotency_key is None:
-            task_id = await submit(use, caller.key_id, params, files, origin=base_url)
+        claim = None if idempotency_key is None else await _claim(use, caller, params, files, idempotency_key)
+        if claim is None or isinstance(claim, Claim):
+            task_id = (await submit_once(use, caller.key_id, params, files, claim, base_url)).id
         else:
-            claim = await _claim(use, caller, params, files, idempotency_key)
-            if isinstance(claim, Claim):
-                task_id = await submit_once(use, caller.key_id, params, files, claim, base_url)
-            else:
-                task_id, headers["idempotency-replayed"] = claim.task_id, "true"
+            task_id, headers["idempotency-replayed"] = claim.task_id, "true"
     polling_url = f"{base_url}{_mount(request)}/v1/get_result?id={task_id}"
     answer = Submitted(id=task_id, polling_url=polling_url, webhook_url=params.webhook_url)
     return JSONResponse(answer.model_dump(exclude_none=True), headers=headers)

@@ -1,7 +1,7 @@
 """The routes that change tasks: post, cancel, resubmit and erase."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from http import HTTPStatus
 from typing import IO, Annotated, Any
 
@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from app.db import Connection
 from app.db.tables import tasks
 from app.db.tables.idempotency_keys import StoredAnswer
-from app.errors import Conflict, NotFound
+from app.errors import Conflict, NotFound, RequestError, TaskMayExist, Unavailable
 from app.params import IMAGE_FIELDS, TaskParams
 from app.resources import Resources
 from app.rules.task import Status
@@ -19,6 +19,7 @@ from app.submit import submit
 from app.transitions import idempotency, moves
 from app.transitions.erase import erase
 from app.transitions.idempotency import Claim
+from app.web import problems
 from app.web.auth import CallerDep, FeedDep, ResourcesDep
 from app.web.feed import Feed
 from app.web.path_ids import TaskId
@@ -84,36 +85,52 @@ async def post_task(
     """Submit a task. The response means that the task is recorded, not that the provider has accepted it."""
     async with AsyncExitStack() as stack:
         params, files = await read_task(request, use.scratch, stack)
-        if idempotency_key is None:
-            task_id = await submit(use, caller.key_id, params, files, origin=origin(request, use))
-        else:
+        claim: Claim | dict[str, Any] | None = None
+        if idempotency_key is not None:
             digest = await asyncio.to_thread(idempotency.digest_of, params, files)
             images = len(params.images()) + len(files)
             claim = await idempotency.claim(use, caller.key_id, idempotency_key, digest, images)
             if not isinstance(claim, Claim):
                 return await _replay(use, feed, claim, prefer)
-            task_id = await submit_once(use, caller.key_id, params, files, claim, origin(request, use))
-    return await _posted(use, feed, task_id, prefer, {})
+        task = await submit_once(use, caller.key_id, params, files, claim, origin(request, use))
+    if wait_seconds(prefer):
+        with suppress(Unavailable):  # the task is recorded: with an error, the client would post it again
+            task = await wait_for_task(use, feed, task.id, prefer)
+    return _posted(task, prefer, {})
 
 
 async def submit_once(
-    use: Resources, key_id: str, params: TaskParams, files: dict[str, IO[bytes]], claim: Claim, origin: str
-) -> str:
-    """Submit a task and store the answer for its Idempotency-Key in the same transaction; return the task's id.
+    use: Resources, key_id: str, params: TaskParams, files: dict[str, IO[bytes]], claim: Claim | None, origin: str
+) -> TaskView:
+    """Submit a task and return it as it was recorded.
 
-    If the request fails without a task, its claim is released.
+    It is read in the transaction that records it, so nothing can fail between the record and the answer. With a claim,
+    it is also stored as the answer for the Idempotency-Key; if the request fails without a task, the claim is released.
+
+    Raises TaskMayExist if the outcome of the transaction is unknown.
     """
+    recorded: TaskView | None = None
 
     def remember(connection: Connection, task_id: str) -> None:
-        task = read_task_view(connection, task_id)
-        if task is not None:
-            claim.answer(connection, StoredAnswer(task_id, task.model_dump(mode="json")))
+        nonlocal recorded
+        recorded = read_task_view(connection, task_id)
+        if claim is not None and recorded is not None:
+            claim.answer(connection, StoredAnswer(task_id, recorded.model_dump(mode="json")))
 
     try:
-        return await submit(use, key_id, params, files, on_record=remember, origin=origin)
-    except Exception:
-        await idempotency.release(use, claim)
-        raise
+        await submit(use, key_id, params, files, on_record=remember, origin=origin)
+    except Exception as error:
+        if claim is not None:
+            with suppress(Unavailable):  # the claim then expires by itself
+                await idempotency.release(use, claim)
+        if recorded is None or isinstance(error, RequestError):
+            raise
+        if not isinstance(error, Unavailable):
+            problems.log_unexpected(error, "POST")
+        raise TaskMayExist(recorded.id) from error
+    if recorded is None:
+        raise AssertionError("unreachable: the task was read in the transaction that recorded it")
+    return recorded
 
 
 async def _replay(use: Resources, feed: Feed, first: StoredAnswer, prefer: str | None) -> Response:
@@ -122,14 +139,13 @@ async def _replay(use: Resources, feed: Feed, first: StoredAnswer, prefer: str |
     if first.task is None:
         raise NotFound("the task of this Idempotency-Key was erased")
     if wait_seconds(prefer):
-        return await _posted(use, feed, first.task_id, prefer, headers)
+        return _posted(await wait_for_task(use, feed, first.task_id, prefer), prefer, headers)
     return JSONResponse(first.task, HTTPStatus.ACCEPTED, {**headers, "location": f"/v1/tasks/{first.task_id}"})
 
 
-async def _posted(use: Resources, feed: Feed, task_id: str, prefer: str | None, headers: dict[str, str]) -> Response:
-    task = await wait_for_task(use, feed, task_id, prefer)
+def _posted(task: TaskView, prefer: str | None, headers: dict[str, str]) -> Response:
     status = HTTPStatus.OK if task.status.final and wait_seconds(prefer) else HTTPStatus.ACCEPTED
-    return answer(task, status, prefer, {**headers, "location": f"/v1/tasks/{task_id}"})
+    return answer(task, status, prefer, {**headers, "location": f"/v1/tasks/{task.id}"})
 
 
 _ERRORS = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.SERVICE_UNAVAILABLE)
