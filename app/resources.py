@@ -52,6 +52,9 @@ class Resources:
     evidence_window: timedelta  # how long a callback may still prove an attempt whose answer was lost
     scratch: Path  # DATA_DIR: temporary files of requests and downloads, and the spool
     egress_allow: tuple[ssrf.Network, ...] = ()  # private networks that applications may name; plain HTTP is allowed
+    send_webhook_secret: bool = (
+        True  # webhooks in the provider's form carry the application's secret, as the provider's do
+    )
     webhook_deadline: timedelta = timedelta(seconds=15)  # for one delivery attempt in all, however slowly it answers
     evidence_retention: timedelta | None = None  # after a task became final; None: without limit
     link_life: timedelta = timedelta(days=7)  # of a link to a result that needs no key

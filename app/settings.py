@@ -151,9 +151,16 @@ class Settings(BaseModel):
     shared_secret_callbacks: Annotated[
         Literal["accept", "hint"],
         Field(
-            description="The plain secret in a header proves a callback (`accept`) or only triggers a poll (`hint`)."
+            description="The secret in a header proves a callback (`accept`), or only triggers a poll (`hint`): "
+            "as BFL sends no other proof, every task is then polled."
         ),
     ] = "accept"  # noqa: S105 - a choice, not a secret
+    send_webhook_secret: Annotated[
+        bool,
+        Field(
+            description="Send the secret of an application along with its webhooks, in `X-Webhook-Secret`, as BFL does."
+        ),
+    ] = True
     hold_seconds: Annotated[
         int | None,
         Field(

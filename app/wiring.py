@@ -55,6 +55,7 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
             public_url=settings.public_url,
             trust_shared_secret=settings.shared_secret_callbacks == "accept",  # noqa: S105
             evidence_window=evidence_window(settings, provider),
+            send_webhook_secret=settings.send_webhook_secret,
             scratch=settings.data_dir,
             egress_allow=settings.egress_allow,
             evidence_retention=None if settings.evidence_days is None else timedelta(days=settings.evidence_days),

@@ -20,7 +20,7 @@ async def services_running(
     database_url: str,
     *,
     provider: str = "bfl",
-    profile: Profile = "a",
+    profile: Profile = "b",
     ready_after_s: float = 0.2,
     env: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[tuple[str, str]]:

@@ -242,7 +242,7 @@ async def test_a_key_rotation_loses_no_task_in_flight(each_world: World) -> None
 
     for task_id in (at_the_provider, queued):
         entries = await each_world.timeline(task_id, "evidence")
-        assert ("callback", "signed", "moved") in [(e["witness"], e["verdict"], e["effect"]) for e in entries]
+        assert ("callback", "shared_secret", "moved") in [(e["witness"], e["verdict"], e["effect"]) for e in entries]
         assert (await each_world.task(task_id))["status"] == "stored"
     assert each_world.ledger()["accepted"] == 2
 

@@ -17,7 +17,7 @@ async def test_a_callback_before_the_submit_answer_finds_its_task(each_world: Wo
 
     assert (task["status"], task["cost"]) == ("stored", 4)
     assert each_world.ledger()["tasks"][0]["callbacks"][0]["kind"] == "early"
-    assert await caller.verdicts() == [("signed", "moved")]
+    assert await caller.verdicts() == [("shared_secret", "moved")]
 
 
 async def test_the_cost_is_recorded_if_the_task_failed_before_the_submit_answer(each_world: World) -> None:

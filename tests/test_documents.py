@@ -18,7 +18,8 @@ OPERATING = ROOT / "docs" / "operating.md"
 def settings_table() -> str:
     rows = ["| name | what it decides | default |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
-        default = "" if field.default in {None, ()} else f"`{field.default}`"
+        value = str(field.default).lower() if isinstance(field.default, bool) else field.default
+        default = "" if value in {None, ()} else f"`{value}`"
         rows.append(f"| `{PREFIX}{name.upper()}` | {field.description} | {default} |")
     return "\n".join(rows)
 

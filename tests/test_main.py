@@ -150,5 +150,6 @@ async def test_outgoing_webhooks_are_described_as_webhook_and_as_callback(openap
         "webhook-timestamp",
         "webhook-signature",
         "x-bfl-signature",
+        "x-webhook-secret",
     }
     assert set(webhook["responses"]) == {"200", "410"}

@@ -24,6 +24,7 @@ CONTRACT = [
     "SECRET_KEYS",
     "ADMIN_KEY",
     "SHARED_SECRET_CALLBACKS",
+    "SEND_WEBHOOK_SECRET",
     "HOST",
     "PORT",
 ]

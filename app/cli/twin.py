@@ -14,8 +14,8 @@ def twin(
     port: Annotated[int, typer.Option(help="The port to listen on.", min=0, max=65535)] = 8090,
     ready_after: Annotated[float, typer.Option(help="The seconds until an image is ready.", min=0)] = 2.0,
     profile: Annotated[
-        Profile, typer.Option(help="The proof of callbacks: a (HMAC), b or c (plain secret), or none.")
-    ] = "a",
+        Profile, typer.Option(help="The proof of callbacks: b or c (secret in a header, as BFL), a (HMAC), or none.")
+    ] = "b",
     seed: Annotated[int | None, typer.Option(help="The seed of task IDs and of images, for a repeatable run.")] = None,
 ) -> None:
     """Run a stand-in for the provider: BFL at /v1, GPTProto at /flux/v1, with any API key except `bad`."""

@@ -42,7 +42,8 @@ class Rules(BaseModel):
     # How long a finished task can be polled; then it is "Task not found". No source states this.
     fetchable_for: Annotated[Duration, Field(alias="fetchable_for_s")] = timedelta(hours=1)
 
-    signing: Literal["hmac", "shared_secret", "none"] = "hmac"
+    # BFL itself puts the secret into a header; only one early guide describes an HMAC.
+    signing: Literal["hmac", "shared_secret", "none"] = "shared_secret"
     payload: Literal["documented", "field"] = "documented"
     # One "processing" callback half-way. Only the "field" payload has it.
     interim_callbacks: bool = False

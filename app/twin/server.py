@@ -55,7 +55,7 @@ def create_twin_app(twin: Twin, *, running: bool = True, owned: httpx.AsyncClien
     return TwinApp(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _not_served})
 
 
-def build(ready_after_s: float = 2.0, profile: Profile = "a", seed: int | None = None) -> TwinApp:
+def build(ready_after_s: float = 2.0, profile: Profile = "b", seed: int | None = None) -> TwinApp:
     """Return a twin that uses the real clock and real HTTP. Without a seed, each run has different task IDs."""
     rules = preset(profile).model_copy(update={"ready_after": timedelta(seconds=ready_after_s)})
     # Callbacks ignore proxies from environment variables.

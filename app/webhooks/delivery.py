@@ -1,4 +1,4 @@
-"""One attempt to send a delivery: build the body, sign it in both forms, send it. Nothing is stored here."""
+"""One attempt to send a delivery: build the body, prove its origin in each form, send it. Nothing is stored here."""
 
 import asyncio
 import json
@@ -82,7 +82,7 @@ def _redact(answer: bytes, secret: bytes) -> bytes:
     return answer[:end].replace(secret, b"[secret]")[:_MAX_ANSWER]
 
 
-async def _post(use: Resources, url: str, body: bytes, headers: dict[str, str], max_bytes: int) -> Outcome:
+async def _post(use: Resources, url: str, body: bytes, headers: dict[str, str | bytes], max_bytes: int) -> Outcome:
     """Send one request. Reading stops once `max_bytes` of the response body have arrived."""
     started = time.monotonic()
     response: httpx.Response | None = None
@@ -136,11 +136,21 @@ def _secret(use: Resources, webhook: OutgoingWebhook) -> tuple[bool, str | None]
     return secret is not None, secret
 
 
-def _headers(use: Resources, delivery: Delivery, secret: str | None, body: bytes) -> dict[str, str]:
-    headers = {"content-type": "application/json"}
+def _headers(use: Resources, delivery: Delivery, secret: str | None, body: bytes) -> dict[str, str | bytes]:
+    headers: dict[str, str | bytes] = {"content-type": "application/json"}
     if secret is not None:
         headers["x-bfl-signature"] = sign.bfl_signature(secret, body)
+        if use.send_webhook_secret and _may_carry(delivery, secret):
+            headers["x-webhook-secret"] = secret.encode()
     return headers | sign.standard_headers(_keys(use, delivery, secret), delivery.id, use.now(), body)
+
+
+def _may_carry(delivery: Delivery, secret: str) -> bool:
+    """Whether the secret itself goes along, as in the provider's webhooks: encrypted, and unchanged by HTTP.
+
+    HTTP strips the whitespace around a header's value.
+    """
+    return delivery.form == "provider" and delivery.url[:6].lower() == "https:" and secret == secret.strip()
 
 
 def _keys(use: Resources, delivery: Delivery, secret: str | None) -> Sequence[bytes]:

@@ -49,7 +49,7 @@ async def test_callbacks_of_the_provider_are_listed(terminal: Terminal) -> None:
     first = (await terminal.run("submit", "a fox", "--wait")).stdout.strip()
     second = (await terminal.run("submit", "a hen", "--wait")).stdout.strip()
     table = await terminal.run("callbacks")
-    latest = await terminal.run("callbacks", "--json", "--verdict", "signed", "--limit", "1")
+    latest = await terminal.run("callbacks", "--json", "--verdict", "shared_secret", "--limit", "1")
     of_first = await terminal.run("callbacks", "--json", "--task", first)
     forged = await terminal.run("callbacks", "--json", "--verdict", "forged")
 

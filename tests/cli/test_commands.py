@@ -84,7 +84,7 @@ async def test_submit_with_out_prints_the_timeline_and_writes_the_image(terminal
 
     assert done.exit_code == 0, done.output
     assert done.stdout.strip() == task["id"]
-    assert "its signature is valid" in done.stderr
+    assert "it has the shared secret" in done.stderr
     assert "stored" in done.stderr
     assert task["params"]["seed"] == 7
     assert hashlib.sha256(out.read_bytes()).hexdigest() == task["image"]["sha256"]

@@ -15,7 +15,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from app import clock
 from app.security.keyring import KeyRing
 from app.security.sign import bfl_signature, decode_secret, encode_secret, standard_headers
-from tests.receivers import SECRET, ended, receiver, stored_with_webhook
+from tests.receivers import SECRET, URL, ended, receiver, stored_with_webhook
 from tests.world import RING_KEY, World
 
 BODY = b'{"type":"task.stored"}'
@@ -101,6 +101,52 @@ async def test_handlers_of_both_signatures_accept_a_delivery(world: World, secre
     assert Webhook(documented(secret)).verify(body, given)["id"] == task_id
     with pytest.raises(PermissionError):
         bfl_handler(body + b" ", given, secret)
+
+
+@pytest.mark.parametrize("secret", [SECRET, "their own secret", PLAIN])
+async def test_the_secret_goes_along_verbatim_as_in_the_provider_s_own_webhooks(world: World, secret: str) -> None:
+    """BFL's SDK compares this header with the secret, and refuses a webhook without it."""
+    heard = receiver(world)
+    await ended(world, webhook_secret=secret)
+    (request,) = heard.requests
+    carried = dict(request.scope["headers"])[b"x-webhook-secret"]
+
+    assert hmac.compare_digest(carried, secret.encode())
+
+
+async def test_the_secret_of_the_api_key_goes_along_too(world: World) -> None:
+    heard = receiver(world)
+    await world.api.patch("/v1/keys/key_admin", json={"webhook_secret": SECRET})
+    await ended(world)
+
+    assert heard.requests[0].headers["x-webhook-secret"] == SECRET
+
+
+async def test_a_test_delivery_carries_its_secret(world: World) -> None:
+    heard = receiver(world)
+    await world.api.post("/v1/endpoints/test", json={"webhook_url": URL, "webhook_secret": SECRET})
+    await world.work()
+
+    assert heard.requests[0].headers["x-webhook-secret"] == SECRET
+
+
+@pytest.mark.parametrize(
+    ("task", "use"),
+    [
+        ({"webhook_secret": SECRET, "webhook_form": "event"}, {}),
+        ({"webhook_secret": SECRET}, {"send_webhook_secret": False}),
+        ({"webhook_secret": " within blanks "}, {}),
+        ({}, {}),
+    ],
+    ids=["event form", "turned off", "not verbatim in HTTP", "no secret"],
+)
+async def test_otherwise_no_secret_goes_along(world: World, task: dict[str, Any], use: dict[str, Any]) -> None:
+    heard = receiver(world)
+    world.use = replace(world.use, **use)
+    await ended(world, **task)
+
+    assert "x-webhook-secret" not in heard.requests[0].headers
+    assert heard.requests[0].headers["webhook-signature"]
 
 
 async def test_a_handler_for_the_provider_understands_a_failure(world: World) -> None:

@@ -82,7 +82,7 @@ def test_a_counter_has_no_label_with_user_input(name: str) -> None:
 async def test_a_stored_task_is_counted_once_in_each_metric(each_world: World) -> None:
     rise = Rise(
         ("tasks_ended_total", {"status": "stored", "failure": ""}),
-        ("callbacks_total", {"verdict": "signed", "status": "200"}),
+        ("callbacks_total", {"verdict": "shared_secret", "status": "200"}),
         ("deadline_margin_seconds_count", {}),
         ("provider_request_seconds_count", {"request": "submit", "said": "pending"}),
         ("job_attempt_seconds_count", {"step": "collect", "outcome": "done"}),

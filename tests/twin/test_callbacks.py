@@ -10,15 +10,26 @@ if TYPE_CHECKING:
     from tests.twin.conftest import Scene
 
 
-async def test_a_callback_is_signed_over_its_raw_body(scene: Scene) -> None:
+async def test_by_default_a_callback_carries_the_secret_in_a_header(scene: Scene) -> None:
     task_id = (await scene.called(seed=5)).json()["id"]
     await scene.after(2)
     (got,) = scene.receiver.got
 
-    assert got.headers["x-bfl-signature"] == bfl_signature("s3cret", got.body)
+    assert got.headers["x-webhook-secret"] == "s3cret"
+    assert "x-bfl-signature" not in got.headers
     assert (got.json["id"], got.json["status"]) == (task_id, "Ready")
     assert got.json["result"].keys() == {"sample", "prompt", "seed"}
     assert got.json["timestamp"] == "2026-01-02T12:00:02Z"
+
+
+async def test_a_callback_can_be_signed_over_its_raw_body(scene: Scene) -> None:
+    await scene.rules(profile="a")
+    await scene.called()
+    await scene.after(2)
+    (got,) = scene.receiver.got
+
+    assert got.headers["x-bfl-signature"] == bfl_signature("s3cret", got.body)
+    assert "x-webhook-secret" not in got.headers
 
 
 async def test_the_link_in_a_callback_returns_the_image(scene: Scene) -> None:

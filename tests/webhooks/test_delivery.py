@@ -209,3 +209,12 @@ async def test_a_dead_endpoint_delays_neither_the_others_nor_the_images(world: W
 
     assert len(waiting) == 12
     assert {each["tries"] for each in waiting} == {0}
+
+
+async def test_over_plain_http_the_secret_stays_at_home(world: World) -> None:
+    async with receiving(writing(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")) as there:
+        await ended(world, webhook_url=there.url, webhook_secret="their own secret")
+    (request,) = there.requests
+
+    assert b"their own secret" not in request
+    assert b"x-bfl-signature: sha256=" in request.lower()

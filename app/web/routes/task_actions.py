@@ -85,7 +85,7 @@ async def post_task(
     """Submit a task. The response means that the task is recorded, not that the provider has accepted it."""
     async with AsyncExitStack() as stack:
         params, files = await read_task(request, use.scratch, stack)
-        claim: Claim | dict[str, Any] | None = None
+        claim: Claim | StoredAnswer | None = None
         if idempotency_key is not None:
             digest = await asyncio.to_thread(idempotency.digest_of, params, files)
             images = len(params.images()) + len(files)

@@ -144,6 +144,13 @@ BflSignature = Annotated[
     str | None,
     Header(alias="x-bfl-signature", description="`sha256=` and hex; sent if the task or the key has a secret."),
 ]
+WebhookSecret = Annotated[
+    str | None,
+    Header(
+        alias="x-webhook-secret",
+        description="The secret of the task or the key; sent to https addresses in the provider's form.",
+    ),
+]
 
 
 @webhooks.post(
@@ -163,5 +170,6 @@ async def task_webhook(
     webhook_timestamp: WebhookTimestamp,
     webhook_signature: WebhookSignature,
     x_bfl_signature: BflSignature = None,
+    x_webhook_secret: WebhookSecret = None,
 ) -> None:
     """A task has reached a state that its webhook reports. Delivered at least once; the order is not guaranteed."""

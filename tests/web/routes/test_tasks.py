@@ -74,7 +74,7 @@ async def test_the_timeline_shows_everything_in_order(each_world: World) -> None
     assert [entry["at"] for entry in entries] == sorted(entry["at"] for entry in entries)
     assert {entry["event"] for entry in entries} == {"phase", "submission", "evidence", "download"}
     verdicts = {(entry["witness"], entry["verdict"]) for entry in entries if entry["event"] == "evidence"}
-    assert verdicts == {("submit", "fetched"), ("callback", "signed")}
+    assert verdicts == {("submit", "fetched"), ("callback", "shared_secret")}
 
 
 @pytest.mark.parametrize(
