@@ -12,6 +12,7 @@ from app.provider import messages
 from app.provider.contract import ProviderResponse
 from app.rules.backoff import read_retry_after
 from app.rules.task import Report, Said
+from app.security.redact import redact
 
 MAX_ANSWER_BYTES = 1024 * 1024
 _MAX_RETRY_AFTER = timedelta(hours=3)  # a longer wait is shortened to this: it may be a mistake of the provider
@@ -141,7 +142,7 @@ def _with_report(response: ProviderResponse, report: Report) -> ProviderResponse
 def _redact_key(request: httpx.Request, body: bytes) -> bytes:
     """Replace the API key, which a response may quote: its text is shown to applications."""
     key = request.headers.get("x-key") or request.headers.get("authorization", "").removeprefix("Bearer ")
-    return body.replace(key.encode(), b"[key]") if len(key) >= _MIN_KEY else body
+    return redact(body, {key.encode(): b"[key]"}) if len(key) >= _MIN_KEY else body
 
 
 async def _read_bounded(response: httpx.Response) -> bytes:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from app.security.redact import redact
+
 _MAX_ID = 48  # characters; the length of the column
 _CACHED_PROOFS = 4096  # an attempt's callbacks follow soon after its dispatch, often twice
 _NONCE_BYTES = 12  # recommended for GCM by NIST SP 800-38D
@@ -30,10 +32,10 @@ class CallbackProof(NamedTuple):
 
     def redact(self, raw: bytes) -> bytes:
         """Replace token and secret, which a provider may echo, so that stored bytes cannot forge a callback."""
-        return raw.replace(self.token.encode(), b"[token]").replace(self.secret.encode(), b"[secret]")
+        return redact(raw, {self.token.encode(): b"[token]", self.secret.encode(): b"[secret]"})
 
     def redact_text(self, text: str) -> str:
-        """Do the same for text that was parsed from such bytes, in which JSON escapes may have hidden them."""
+        """Do the same for text that was parsed from such bytes, in which other escapes may have hidden them."""
         return self.redact(text.encode()).decode()
 
 

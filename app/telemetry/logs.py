@@ -1,6 +1,7 @@
 """JSON lines on standard error. Each request and each job attempt writes one line when it ends.
 
-A line never holds a secret, a signature, a prompt, image bytes or an address that contains a token.
+A line never holds a secret, a signature, a prompt, image bytes or an address that contains a token. So it never holds
+the message of an exception either.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import structlog
 from opentelemetry import trace
 
 from app import clock
+from app.telemetry import exceptions
 
 _facts: ContextVar[dict[str, Any] | None] = ContextVar("facts", default=None)
 
@@ -117,12 +119,28 @@ class _Lines(structlog.WriteLogger):
 def _render(logger: Any, level: str, line: MutableMapping[str, Any]) -> str:
     """Render a line as JSON with its logger, level, time, trace and exception; one processor is faster than a chain."""
     if "exc_info" in line:
-        line = structlog.processors.format_exc_info(logger, level, dict(line))
+        line = dict(line)
+        error = _exception_of(line.pop("exc_info"))
+        if error is not None:
+            line["exception"] = exceptions.describe(error)
     return _encode({**_add_trace(line), "logger": logger.name, "level": level, "timestamp": _timestamp()})
 
 
+def _exception_of(exc_info: Any) -> BaseException | None:
+    """Return the exception of an `exc_info` in any of the forms that structlog and logging accept."""
+    if isinstance(exc_info, tuple):
+        exc_info = exc_info[1]
+    if isinstance(exc_info, BaseException):
+        return exc_info
+    return sys.exc_info()[1] if exc_info else None
+
+
 def _render_foreign(_logger: None, _method: str, line: MutableMapping[str, Any]) -> str:
-    return _render(logging.getLogger(line.pop("logger")), line.pop("level"), line)
+    logger = line.pop("logger")
+    if logger == "asyncio":  # the further lines are the `repr` of a task, with the message of its exception
+        line["event"] = str(line["event"]).partition("\n")[0]
+    line.pop("stack_info", None)
+    return _render(logging.getLogger(logger), line.pop("level"), line)
 
 
 def _add_trace(line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -138,7 +156,11 @@ def _timestamp() -> str:
     return clock.utc_now().isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-_encode = json.JSONEncoder(default=repr).encode
+def _shown(value: object) -> str:
+    return type(value).__name__ if isinstance(value, BaseException) else repr(value)
+
+
+_encode = json.JSONEncoder(default=_shown).encode
 _PROCESSORS: list[Any] = []
 _emitted: list[MutableMapping[str, Any]] = []  # not yet written
 _write: Callable[[str], Any] = print

@@ -17,6 +17,7 @@ from app.images.signed_links import result_link
 from app.resources import Resources
 from app.rules.backoff import read_retry_after
 from app.security import sign
+from app.security.redact import redact
 from app.webhooks import payload, subscription
 
 _MAX_ANSWER = 4096  # bytes of a response body to store; enough to diagnose a failure
@@ -79,7 +80,8 @@ def _redact(answer: bytes, secret: bytes) -> bytes:
         return answer[:_MAX_ANSWER]
     at_cut = answer.find(secret, max(0, _MAX_ANSWER + 1 - len(secret)))  # an echo across the cut, or after it
     end = at_cut + len(secret) if 0 <= at_cut < _MAX_ANSWER else _MAX_ANSWER
-    return answer[:end].replace(secret, b"[secret]")[:_MAX_ANSWER]
+    in_json = json.dumps(secret.decode())[1:-1].encode()
+    return redact(answer[:end], {secret: b"[secret]", in_json: b"[secret]"})[:_MAX_ANSWER]
 
 
 async def _post(use: Resources, url: str, body: bytes, headers: dict[str, str | bytes], max_bytes: int) -> Outcome:

@@ -85,6 +85,33 @@ async def test_the_key_is_redacted_in_an_answer(headers: dict[str, str]) -> None
     assert json.loads(kept.body) == {"detail": "Invalid key: [key]"}
 
 
+ESCAPED = {
+    "every letter": lambda key: "".join(f"\\u{ord(letter):04x}" for letter in key),
+    "one letter": lambda key: f"\\u{ord(key[0]):04X}{key[1:]}",
+    "slashes": lambda key: key.replace("/", "\\/"),
+    "json in json": lambda key: "".join(f"\\\\u{ord(letter):04x}" for letter in key),
+}
+
+
+@pytest.mark.parametrize("form", ESCAPED)
+async def test_our_key_is_blanked_if_json_escapes_hide_it(form: str) -> None:
+    key = "sk-operator/key_0123.ABC+xyz="
+    text = f'{{"id": "task-1", "detail": "Invalid \\"key\\"\\n: {ESCAPED[form](key)}", "caf\\u00e9": "\\ud83d"}}'
+    async with answering(lambda _: httpx.Response(401, text=text)) as http:
+        request = http.build_request("POST", "https://api.bfl.ai/v1/flux-kontext-pro", headers={"x-key": key})
+        kept = await exchange.send(http, request, NEVER)
+
+    assert json.loads(kept.body) == {"id": "task-1", "detail": 'Invalid "key"\n: [key]', "caf\u00e9": "\ud83d"}
+
+
+async def test_escapes_without_our_key_are_kept_as_they_are() -> None:
+    body = rb'{"sample": "https:\/\/delivery.bfl.ai\/\u0061.png", "prompt": "caf\u00e9"}'
+    async with answering(lambda _: httpx.Response(200, content=body)) as http:
+        request = http.build_request("GET", "https://api.bfl.ai/v1/get_result", headers={"x-key": "a" * 40})
+
+        assert (await exchange.send(http, request, NEVER)).body == body
+
+
 async def test_a_short_key_of_the_twin_is_not_redacted() -> None:
     async with answering(lambda _: httpx.Response(200, json={"id": "demo-1"})) as http:
         request = http.build_request("GET", "https://api.bfl.ai/v1/credits", headers={"x-key": "demo"})

@@ -176,6 +176,14 @@ def test_redacted_bytes_contain_neither_token_nor_secret() -> None:
     assert kept == b'{"url": "/callbacks/sub_1/[token]", "webhook_secret": "[secret]", "again": "[token]"}'
 
 
+def test_what_is_kept_holds_neither_token_nor_secret_in_json_escapes() -> None:
+    proof = CallbackProof(token="the-token", secret="the-secret")
+
+    kept = proof.redact(rb'{"url": "\/callbacks\/sub_1\/the\u002dtoken", "webhook_secret": "\u0074he-secret"}')
+
+    assert kept == b'{"url": "/callbacks/sub_1/[token]", "webhook_secret": "[secret]"}'
+
+
 def test_bytes_without_a_secret_are_not_changed() -> None:
     assert ring.callback_proof("sub_1", ring.newest).redact(b"\x00\xffbytes") == b"\x00\xffbytes"
 

@@ -1,8 +1,10 @@
 """The log: every line is a JSON object, including those of libraries; requests and job attempts write one line each."""
 
 import asyncio
+import gc
 import json
 import logging
+import sqlite3
 from collections.abc import Callable, Generator
 from io import StringIO
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 import structlog
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext
+from sqlalchemy.exc import OperationalError, StatementError
 
 from app.telemetry import logs
 from app.twin import Faults
@@ -57,7 +60,66 @@ def test_an_exception_is_logged_in_one_line(written: Read) -> None:
     logs.get("anything").error("failed", exc_info=ValueError("what went wrong"))
 
     (line,) = written()
-    assert "ValueError: what went wrong" in line["exception"]
+    assert line["exception"] == "ValueError"
+
+
+SPELL = "Rumpelstiltskin spins straw"
+
+
+def with_cause(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (ValueError(SPELL), "ValueError"),
+        (StatementError(SPELL, "INSERT INTO tasks", {"prompt": SPELL}, ValueError(SPELL)), "StatementError"),
+        (OperationalError("INSERT", {"prompt": SPELL}, sqlite3.OperationalError(SPELL)), "OperationalError"),
+        (with_cause(RuntimeError(SPELL), KeyError(SPELL)), "caused by KeyError"),
+        (ExceptionGroup(SPELL, [ValueError(SPELL), OSError(28, SPELL)]), "  - OSError [28]"),
+        (json.JSONDecodeError(SPELL, SPELL, 1), "json.decoder.JSONDecodeError"),
+    ],
+    ids=["plain", "statement", "database", "cause", "group", "parser"],
+)
+def test_no_message_of_an_exception_reaches_the_log(written: Read, error: Exception, shown: str) -> None:
+    def fail() -> None:
+        raise error
+
+    try:
+        fail()
+    except Exception:
+        logs.get("ours").exception("failed")
+        logging.getLogger("a.library").exception("failed")
+    logs.get("ours").error("failed", exc_info=error, error=error)
+    logs.get("ours").error("failed", exc_info=(type(error), error, error.__traceback__))
+    lines = written()
+
+    assert len(lines) == 4
+    assert SPELL not in json.dumps(lines)
+    for line in lines:
+        assert shown in line["exception"]
+        assert f"{__file__}:" in line["exception"]
+        assert " in test_no_message_of_an_exception_reaches_the_log" in line["exception"]
+
+
+def test_an_exception_of_a_lost_asyncio_task_is_logged_without_its_message(written: Read) -> None:
+    async def fail() -> None:
+        raise ValueError(SPELL)
+
+    async def lose() -> None:
+        lost = asyncio.create_task(fail())
+        await asyncio.wait([lost])
+        del lost
+        gc.collect()
+
+    asyncio.run(lose())
+    (line,) = written()
+
+    assert (line["logger"], line["event"]) == ("asyncio", "Task exception was never retrieved")
+    assert line["exception"].startswith("ValueError\n")
+    assert SPELL not in json.dumps(line)
 
 
 async def test_emitted_lines_below_the_level_are_not_written(written: Read) -> None:
