@@ -16,6 +16,7 @@ A detail states what was wrong, not what was sent: it never contains a secret, a
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 
 class FluxhookError(Exception):
@@ -109,9 +110,12 @@ class RangeNotSatisfiable(RequestError):
 
 
 class InvalidRequest(RequestError):
+    """`types` maps the name of an invalid field to the type of the error, as pydantic names it, if it is known."""
+
     code = "invalid_request"
     status = 422
     title = "Invalid request"
+    types: Mapping[str, str] = MappingProxyType({})
 
 
 class KeyReused(RequestError):

@@ -134,6 +134,7 @@ def _operations(paths: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _drop_default_422(responses: dict[str, Any]) -> None:
-    """Remove the 422 response that FastAPI adds to routes with parameters: the service uses problem documents."""
-    if "application/json" in responses.get("422", {}).get("content", {}):
+    """Remove the 422 response that FastAPI adds to routes with parameters: the service has responses of its own."""
+    schema = responses.get("422", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    if schema.get("$ref", "").endswith("/HTTPValidationError"):
         del responses["422"]

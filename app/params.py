@@ -5,7 +5,7 @@ The rules are those that the providers publish: the OpenAPI document of the BFL 
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic import SecretStr as Secret
@@ -16,6 +16,9 @@ from app.security import sign, ssrf
 IMAGE_FIELDS = ("input_image", "input_image_2", "input_image_3", "input_image_4")
 
 _RATIO = re.compile(r"([1-9][0-9]{0,3}):([1-9][0-9]{0,3})")
+
+Model = Literal["flux-kontext-pro", "flux-kontext-max"]
+MODELS: tuple[str, ...] = get_args(Model)
 
 ImageInput = Annotated[
     str | None,
@@ -28,7 +31,7 @@ class Params(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    model: Literal["flux-kontext-pro", "flux-kontext-max"] = "flux-kontext-pro"
+    model: Model = "flux-kontext-pro"
     prompt: Annotated[
         str,
         # The provider publishes no maximum. This one keeps a file pasted by mistake out of the database.

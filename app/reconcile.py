@@ -16,7 +16,7 @@ from app.errors import Unavailable
 from app.jobs import NewJob, Step
 from app.provider import Provider, ProviderResponse, Reference, messages, observed
 from app.resources import Resources
-from app.rules.task import Effect, Failure, MoneySpent, Said, Status, Witness
+from app.rules.task import MODERATED, Effect, Failure, MoneySpent, Said, Status, Witness
 from app.settle import settle
 from app.telemetry import logs, metrics
 from app.transitions import moves
@@ -98,13 +98,23 @@ class _Found(NamedTuple):
 def _read(connection: Connection, task_id: str) -> _Found | None:
     """Return what a poll needs; None if there is nothing to poll for."""
     task = tasks.get(connection, task_id)
-    if task is None or task.status not in _POLLED:
+    if task is None or not (task.status in _POLLED or task.failure in MODERATED):
         return None
     attempt = attempts.get(connection, task.attempt_id)
-    if attempt is None:
+    if attempt is None or (task.status is Status.FAILED and not _lacks_reasons(connection, attempt.id)):
         return None
     provider_id = attempt.provider_id or _hinted_id(connection, attempt.id)
     return _Found(task, attempt, provider_id, evidence.last_polled_at(connection, attempt.id))
+
+
+def _lacks_reasons(connection: Connection, attempt_id: str) -> bool:
+    """Return whether only callbacks reported the moderation of an attempt, without its reasons.
+
+    The answer to the poll is stored as late evidence; it changes nothing but the cost.
+    """
+    reports = evidence.failures(connection, attempt_id)
+    is_silent = (r.witness is Witness.CALLBACK and messages.read_reasons(r.body) is None for r in reports)
+    return bool(reports) and all(is_silent)
 
 
 def _hinted_id(connection: Connection, attempt_id: str) -> str | None:

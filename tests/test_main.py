@@ -21,6 +21,11 @@ OTHERWISE = {
     ("/v1/get_result", "404"),
     ("/flux/v1/get_result", "404"),
     ("/readyz", "503"),
+    *(
+        (f"{mount}/v1/{route}", "422")  # in the provider's form
+        for mount in ("", "/flux")
+        for route in ("flux-kontext-pro", "flux-kontext-max", "get_result")
+    ),
 }
 
 Operation = tuple[str, str, dict[str, Any]]

@@ -7,7 +7,7 @@ four forms of error text.
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import unquote_plus, urlsplit
 
 from app.rules.task import Failure, Report, Said
@@ -27,8 +27,11 @@ _FAILURES = {
     "content moderated": Failure.CONTENT_MODERATED,
     "generated content moderated": Failure.CONTENT_MODERATED,
 }
+_REASONS = frozenset({"moderation reasons", "moderation reason"})  # a list or a text, in `details` or elsewhere
 _IDS = ("id", "task_id")
 _INVALID_COST = "the stated cost is not an amount of credits and is ignored"
+
+Reasons: TypeAlias = list[str] | str
 _NO_MESSAGE = Report(Said.UNCLEAR, detail="not a JSON object")
 
 
@@ -157,17 +160,37 @@ def _ready(message: Mapping[str, Any], provider_id: str | None) -> Report:
     )
 
 
+def read_reasons(body: bytes) -> Reasons | None:
+    """Read why a task was moderated, as the provider gave it: a list or a text; None without any reason."""
+    return _reasons(parse(body) or {})
+
+
+def _reasons(message: Mapping[str, Any]) -> Reasons | None:
+    details, result = message.get("details"), message.get("result")
+    for place in (details, result, message):
+        named = place.items() if isinstance(place, Mapping) else ()
+        for name, value in named:
+            if name.lower().replace("_", " ") not in _REASONS:
+                continue
+            found = (
+                [text for each in value if (text := _prose(_word(each)))] if isinstance(value, list) else _prose(value)
+            )
+            if found:
+                return found
+    return None
+
+
 def _failed(message: Mapping[str, Any], provider_id: str | None, failure: Failure) -> Report:
     details = message.get("details")
     details = details if isinstance(details, dict) else {}
-    reasons = details.get("Moderation Reasons")
-    if isinstance(reasons, list):
-        detail = _prose(", ".join(_word(reason) for reason in reasons))
+    reasons = _reasons(message)
+    if reasons is not None:
+        detail = reasons if isinstance(reasons, str) else _prose(", ".join(reasons))
     else:
         detail = _prose(details.get("error")) or _error_text(message)
     if message.get("error") == "content_policy_violation":
         # The webhook guide has one code for both kinds of moderation; the text may name the kind.
-        of_request = detail.lower() == "request moderated"
+        of_request = _error_text({**message, "error": None}).lower() == "request moderated"
         failure = Failure.REQUEST_MODERATED if of_request else Failure.CONTENT_MODERATED
     return Report(Said.FAILED, provider_id=provider_id, failure=failure, detail=detail or None)
 

@@ -68,6 +68,9 @@ class Failure(StrEnum):
     DEADLINE_EXCEEDED = "deadline_exceeded"  # `deadline_at` passed before the task was sent
 
 
+MODERATED = frozenset({Failure.REQUEST_MODERATED, Failure.CONTENT_MODERATED})
+
+
 class MoneySpent(StrEnum):
     """Whether a failed task cost money. The providers do not publish what a failed generation costs."""
 

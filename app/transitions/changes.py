@@ -13,8 +13,21 @@ from app.db.tables.attempts import AttemptChange, AttemptContext
 from app.db.tables.evidence import Evidence
 from app.jobs import NewJob, Step
 from app.provider.contract import LINK_LIFE, ProviderResponse
+from app.provider.messages import read_reasons
 from app.rules.backoff import SUBMIT
-from app.rules.task import Decision, Effect, Failure, Outcome, Report, Said, Status, Witness, money_spent, new_cost
+from app.rules.task import (
+    MODERATED,
+    Decision,
+    Effect,
+    Failure,
+    Outcome,
+    Report,
+    Said,
+    Status,
+    Witness,
+    money_spent,
+    new_cost,
+)
 from app.security.keyring import CallbackProof
 from app.security.verify import Verdict
 
@@ -140,12 +153,20 @@ def next_jobs(attempt: AttemptContext, evidence: Evidence, decision: Decision, p
             return [NewJob(Step.COLLECT, task_id, now)]
         case Decision(effect=Effect.MOVED, to=Status.SUBMITTED):
             return [NewJob(Step.RECONCILE, task_id, now + poll_after)]
+        case Decision(effect=Effect.MOVED, to=Status.FAILED) if _may_lack_reasons(evidence):
+            return [NewJob(Step.RECONCILE, task_id, now)]
         case Decision(effect=Effect.HELD) if said is Said.LOST and witness is Witness.SUBMIT:
             return [NewJob(Step.RECONCILE, task_id, now)]  # it knows how long to wait for evidence
         case Decision(effect=Effect.HINTED | Effect.CONTRADICTED) if witness is Witness.CALLBACK:
             return [NewJob(Step.RECONCILE, task_id, now)]
         case _:
             return []
+
+
+def _may_lack_reasons(evidence: Evidence) -> bool:
+    """Return whether a callback reports a moderation without its reasons, which a poll may still bring."""
+    is_moderated = evidence.witness is Witness.CALLBACK and evidence.report.failure in MODERATED
+    return is_moderated and read_reasons(evidence.body) is None
 
 
 def _wait(attempt: AttemptContext, report: Report) -> timedelta:

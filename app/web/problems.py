@@ -4,6 +4,7 @@ It has the members of RFC 9457 (`type`, `title`, `status`, `detail`), and `messa
 the providers. It never has a member `errors`, which some clients would misinterpret.
 """
 
+import re
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -16,10 +17,12 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from app.errors import FluxhookError, InvalidRequest, MalformedRequest, NotFound, RequestError
+from app.params import MODELS
 from app.telemetry import logs
 
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER_S = "5"
+_MODEL_PATH = re.compile(r"/(?:flux/)?v1/([A-Za-z0-9][A-Za-z0-9._-]{0,63})")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 log = logs.get("web")
@@ -32,13 +35,10 @@ class ProviderError(BaseModel):
     type: Annotated[str, Field(description="The HTTP status as text.", examples=["422"])]
 
 
-class Problem(BaseModel):
-    """The body of every error response (RFC 9457)."""
-
+class ProblemMembers(BaseModel):
     type: Annotated[str, Field(examples=["urn:fluxhook:problem:invalid_request"])]
     title: str
     status: int
-    detail: str
     code: Annotated[str, Field(description="Stable error code; the last part of `type`.", examples=["invalid_request"])]
     message: Annotated[str, Field(description="The same as `detail`.")]
     error: ProviderError
@@ -49,6 +49,12 @@ class Problem(BaseModel):
     task_id: Annotated[
         str | None, Field(description="The task that may have been recorded; present only with `task_may_exist`.")
     ] = None
+
+
+class Problem(ProblemMembers):
+    """The body of every error response (RFC 9457)."""
+
+    detail: str
 
 
 def document(error: FluxhookError, status: int | None = None) -> dict[str, Any]:
@@ -114,7 +120,7 @@ async def _parameters(_request: Request, error: Exception) -> Response:
 async def _routing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     if error.status_code == HTTPStatus.NOT_FOUND:
-        return answer(NotFound("there is no resource at this path"))
+        return answer(NotFound(_not_found(request)))
     phrase = HTTPStatus(error.status_code).phrase
     problem = RequestError(phrase.lower())
     problem.title, problem.code = phrase, phrase.lower().replace(" ", "_")
@@ -123,6 +129,14 @@ async def _routing(request: Request, error: Exception) -> Response:
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (allowed := _allowed(request)):
         response.headers["allow"] = ", ".join(allowed)
     return response
+
+
+def _not_found(request: Request) -> str:
+    """Describe a path without a route. A client of the provider may ask for a model that is not served here."""
+    model = _MODEL_PATH.fullmatch(request.scope["path"])
+    if model is None or request.method != "POST":
+        return "there is no resource at this path"
+    return f"the model {model[1]} is not served here: use {' or '.join(MODELS)}"
 
 
 def _allowed(request: Request) -> list[str]:
@@ -159,15 +173,18 @@ def invalid(errors: Any) -> FluxhookError:
     """Return the error for validation errors of pydantic. It names the fields and never contains their values."""
     if any(error["type"] == "json_invalid" for error in errors):
         return MalformedRequest("the body is not valid JSON")
-    fields = {_field(error["loc"]): _reason(error) for error in errors[:20]}
-    return InvalidRequest("; ".join(f"{field}: {reason}" for field, reason in fields.items()), fields)
+    fields = {_field(error["loc"]): reason_of(error) for error in errors[:20]}
+    problem = InvalidRequest("; ".join(f"{field}: {reason}" for field, reason in fields.items()), fields)
+    problem.types = {_field(error["loc"]): error["type"] for error in errors[:20]}
+    return problem
 
 
 def _field(location: Any) -> str:
     return ".".join(map(str, location))[:100] or "body"
 
 
-def _reason(error: Any) -> str:
+def reason_of(error: Any) -> str:
+    """Return what a validation error of pydantic found, without the value."""
     known = {
         "extra_forbidden": "unknown field",
         "missing": "is required",

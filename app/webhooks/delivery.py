@@ -84,7 +84,7 @@ def _redact(answer: bytes, secret: bytes) -> bytes:
     return redact(answer[:end], {secret: b"[secret]", in_json: b"[secret]"})[:_MAX_ANSWER]
 
 
-async def _post(use: Resources, url: str, body: bytes, headers: dict[str, str | bytes], max_bytes: int) -> Outcome:
+async def _post(use: Resources, url: str, body: bytes, headers: dict[bytes, bytes], max_bytes: int) -> Outcome:
     """Send one request. Reading stops once `max_bytes` of the response body have arrived."""
     started = time.monotonic()
     response: httpx.Response | None = None
@@ -138,13 +138,15 @@ def _secret(use: Resources, webhook: OutgoingWebhook) -> tuple[bool, str | None]
     return secret is not None, secret
 
 
-def _headers(use: Resources, delivery: Delivery, secret: str | None, body: bytes) -> dict[str, str | bytes]:
-    headers: dict[str, str | bytes] = {"content-type": "application/json"}
+def _headers(use: Resources, delivery: Delivery, secret: str | None, body: bytes) -> dict[bytes, bytes]:
+    headers = {"content-type": "application/json"}
+    secret_header: dict[bytes, bytes] = {}
     if secret is not None:
         headers["x-bfl-signature"] = sign.bfl_signature(secret, body)
         if use.send_webhook_secret and _may_carry(delivery, secret):
-            headers["x-webhook-secret"] = secret.encode()
-    return headers | sign.standard_headers(_keys(use, delivery, secret), delivery.id, use.now(), body)
+            secret_header[b"x-webhook-secret"] = secret.encode()  # which need not be ASCII
+    headers |= sign.standard_headers(_keys(use, delivery, secret), delivery.id, use.now(), body)
+    return {name.encode(): value.encode() for name, value in headers.items()} | secret_header
 
 
 def _may_carry(delivery: Delivery, secret: str) -> bool:

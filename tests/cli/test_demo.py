@@ -30,7 +30,7 @@ async def test_the_demo_stores_and_verifies_both_images_and_exits_with_0(tmp_pat
             await process.wait()
 
     assert process.returncode == 0, output
-    assert output.count("its signature is valid") == 2
+    assert output.count("it has the shared secret") == 2
     assert output.count("verified  ") == 2
     assert "not verified" not in output
     assert len(list((tmp_path / "demo" / "images" / "results").rglob("*.*"))) == 2

@@ -85,7 +85,7 @@ async def test_the_key_is_redacted_in_an_answer(headers: dict[str, str]) -> None
     assert json.loads(kept.body) == {"detail": "Invalid key: [key]"}
 
 
-ESCAPED = {
+ESCAPED: dict[str, Callable[[str], str]] = {
     "every letter": lambda key: "".join(f"\\u{ord(letter):04x}" for letter in key),
     "one letter": lambda key: f"\\u{ord(key[0]):04X}{key[1:]}",
     "slashes": lambda key: key.replace("/", "\\/"),

@@ -222,12 +222,24 @@ def test_a_note_about_the_cost_does_not_become_the_reason_of_a_failure() -> None
         ({"error": "generation_timeout", "message": "It took too long"}, "It took too long"),
         ({"error": "generation_timeout"}, "generation_timeout"),
         ({"details": {"Moderation Reasons": []}}, None),
-        ({"details": {"Moderation Reasons": "NSFW"}}, None),
+        ({"details": {"Moderation Reasons": "Faces, of minors"}}, "Faces, of minors"),
+        ({"details": {"moderation_reasons": ["NSFW"]}}, "NSFW"),
         ({"details": None}, None),
         ({"details": ["NSFW"]}, None),
         ({}, None),
     ],
-    ids=["reasons", "details", "message", "code", "no reasons", "reasons as text", "null", "a list", "nothing"],
+    ids=[
+        "reasons",
+        "details",
+        "message",
+        "code",
+        "no reasons",
+        "reasons as text",
+        "other letters",
+        "null",
+        "a list",
+        "nothing",
+    ],
 )
 def test_the_reason_of_a_failure_is_found_in_every_known_place(told: dict[str, Any], detail: str | None) -> None:
     assert status(id="task-1", status="Error", result=None, **told).detail == detail
@@ -235,6 +247,17 @@ def test_the_reason_of_a_failure_is_found_in_every_known_place(told: dict[str, A
 
 def test_the_policy_code_of_the_webhook_guide_is_moderation() -> None:
     assert status(status="Error", error="content_policy_violation").failure is Failure.CONTENT_MODERATED
+
+
+def test_the_kind_of_moderation_is_in_the_message_even_if_reasons_are_given() -> None:
+    report = status(
+        status="Error",
+        error="content_policy_violation",
+        message="Request Moderated",
+        details={"Moderation Reasons": ["NSFW"]},
+    )
+
+    assert (report.failure, report.detail) == (Failure.REQUEST_MODERATED, "NSFW")
 
 
 def test_a_long_reason_is_truncated() -> None:

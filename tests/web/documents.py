@@ -28,6 +28,25 @@ def problem(answer: httpx.Response, status: int, code: str | None = None) -> dic
     return found
 
 
+def invalid_fields(answer: httpx.Response, code: str = "invalid_request") -> list[dict[str, Any]]:
+    """Check what holds for every 422 of the provider-compatible API, and return its list of invalid fields."""
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    found: dict[str, Any] = answer.json()
+    assert found["code"] == code
+    assert found["message"] == found["error"]["message"] != ""
+    assert found["error"]["type"] == "422"
+    assert "errors" not in found
+    fields: list[dict[str, Any]] = found["detail"]
+    assert fields
+    for field in fields:
+        assert field.keys() == {"loc", "msg", "type"}
+        assert field["loc"][0] in {"body", "query", "header"}
+        assert field["msg"] in found["message"]
+        assert field["type"]
+    return fields
+
+
 async def rows(world: World) -> dict[str, int]:
     """Return the number of rows in each table that a submitted task writes to."""
 

@@ -222,6 +222,25 @@ def hints(connection: Connection, attempt_id: str) -> list[bytes]:
     return list(connection.execute(query).scalars())
 
 
+class FailureReport(NamedTuple):
+    witness: Witness
+    body: bytes
+
+
+def failures(connection: Connection, attempt_id: str) -> list[FailureReport]:
+    """Return the proven reports that this attempt failed, first report first."""
+    query = (
+        select(evidence.c.witness, evidence.c.body)
+        .where(
+            evidence.c.attempt_id == attempt_id,
+            evidence.c.said == Said.FAILED,
+            evidence.c.verdict.in_((Verdict.SIGNED, Verdict.SHARED_SECRET, Verdict.FETCHED)),
+        )
+        .order_by(evidence.c.received_at, evidence.c.id)
+    )
+    return [FailureReport(Witness(row.witness), row.body) for row in connection.execute(query)]
+
+
 def of_task(connection: Connection, task_id: str) -> list[EvidenceRow]:
     """Return all evidence about a task's attempts, earliest first."""
     query = (

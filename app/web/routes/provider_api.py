@@ -4,36 +4,49 @@ Each route exists twice: at `/v1` as with Black Forest Labs, and at `/flux/v1` a
 """
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from http import HTTPStatus
 from typing import IO, Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
+from app.db.tables import evidence
 from app.db.tables.idempotency_keys import StoredAnswer
-from app.errors import KeyRefused, NotFound
+from app.db.tables.tasks import Task
+from app.errors import NotFound, Unavailable
 from app.params import TaskParams
+from app.provider import messages
+from app.provider.messages import Reasons
 from app.resources import Resources
+from app.rules.task import MODERATED
 from app.transitions import idempotency
 from app.transitions.idempotency import Claim
 from app.web.auth import Caller, ResourcesDep, find_caller
 from app.web.path_ids import require_task_id
 from app.web.problems import responses
+from app.web.provider_errors import ProviderRoute, key_refused, refusals, without_body
 from app.web.provider_form import body_schema, read_submit
-from app.web.routes.results import origin, result_link
+from app.web.routes.results import origin, polling_origin, result_link
 from app.web.routes.task_actions import IdempotencyKey, submit_once
-from app.web.schemas.provider_api import Credits, Polled, Submitted, TaskNotFound, polled, task_not_found
+from app.web.schemas.provider_api import (
+    Credits,
+    Polled,
+    Submitted,
+    TaskNotFound,
+    polled,
+    task_not_found,
+)
 from app.web.task_response import read_with_result
 
 _NO_STORE = {"cache-control": "no-store"}  # a status changes, and its link gives access to the image
 
 
 async def require_caller(request: Request, use: ResourcesDep) -> Caller:
-    """Return the caller of this request. Raises KeyRefused: the provider's clients expect 403 for an invalid key."""
+    """Return the caller of this request. Raises Unauthorized; at `/v1`, where the provider answers 403, KeyRefused."""
     caller = await find_caller(request, use, bare=True)
     if caller is None:
-        raise KeyRefused("Not authenticated: send a valid API key as `x-key: KEY` or `Authorization: Bearer KEY`")
+        raise key_refused(_mount(request))
     return caller
 
 
@@ -66,7 +79,15 @@ async def get_result(
     except NotFound:
         return JSONResponse(task_not_found(task_id), HTTPStatus.NOT_FOUND, _NO_STORE)
     sample = None if result is None else result_link(request, use, result)
-    return JSONResponse(polled(task, sample, camel_case=_mount(request) != ""), headers=_NO_STORE)
+    reasons = await _reasons(use, task) if task.failure in MODERATED else None
+    return JSONResponse(polled(task, sample, reasons, camel_case=_mount(request) != ""), headers=_NO_STORE)
+
+
+async def _reasons(use: Resources, task: Task) -> Reasons | None:
+    """Return why a task was moderated, from the first proven report that says it."""
+    reports = await use.db.read(evidence.failures, task.attempt_id)
+    found = (messages.read_reasons(report.body) for report in reports)
+    return next((reasons for reasons in found if reasons is not None), None)
 
 
 async def get_credits(request: Request, use: ResourcesDep, _caller: CallerDep) -> Credits:
@@ -77,8 +98,9 @@ async def get_credits(request: Request, use: ResourcesDep, _caller: CallerDep) -
 async def _submit(
     request: Request, use: Resources, caller: Caller, model: str, idempotency_key: str | None
 ) -> JSONResponse:
-    base_url = origin(request, use)
+    base_url, poll_at = origin(request, use), polling_origin(request, use)
     headers = dict(_NO_STORE)
+    cost = None
     async with AsyncExitStack() as stack:
         params, files = await read_submit(request, model, use.scratch, stack)
         claim = None if idempotency_key is None else await _claim(use, caller, params, files, idempotency_key)
@@ -86,8 +108,10 @@ async def _submit(
             task_id = (await submit_once(use, caller.key_id, params, files, claim, base_url)).id
         else:
             task_id, headers["idempotency-replayed"] = claim.task_id, "true"
-    polling_url = f"{base_url}{_mount(request)}/v1/get_result?id={task_id}"
-    answer = Submitted(id=task_id, polling_url=polling_url, webhook_url=params.webhook_url)
+            with suppress(NotFound, Unavailable):  # the answer does not need the cost
+                cost = (await read_with_result(use, task_id))[0].cost
+    polling_url = f"{poll_at}{_mount(request)}/v1/get_result?id={task_id}"
+    answer = Submitted(id=task_id, polling_url=polling_url, webhook_url=params.webhook_url, cost=cost)
     return JSONResponse(answer.model_dump(exclude_none=True), headers=headers)
 
 
@@ -112,31 +136,24 @@ def _mount(request: Request) -> str:
     return "/flux" if path.startswith("/flux/") else ""
 
 
-_REFUSALS = responses(
-    HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE
+_SUBMIT: dict[str, Any] = {"methods": ["POST"], "response_model": Submitted, "openapi_extra": body_schema()}
+_SUBMIT_REFUSALS = responses(
+    HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 )
-_SUBMIT: dict[str, Any] = {
-    "methods": ["POST"],
-    "response_model": Submitted,
-    "openapi_extra": body_schema(),
-    "responses": {
-        **_REFUSALS,
-        **responses(HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
-    },
-}
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     HTTPStatus.NOT_FOUND: {"model": TaskNotFound, "description": "There is no task with this id."}
 }
 
-router = APIRouter(tags=["drop-in"])
-for _prefix in ("/v1", "/flux/v1"):
-    router.add_api_route(f"{_prefix}/flux-kontext-pro", submit_pro, **_SUBMIT)
-    router.add_api_route(f"{_prefix}/flux-kontext-max", submit_max, **_SUBMIT)
+router = APIRouter(tags=["drop-in"], route_class=ProviderRoute)
+for _prefix in ("", "/flux"):
+    _refusals = refusals(_prefix)
+    for _model, _submit_model in (("flux-kontext-pro", submit_pro), ("flux-kontext-max", submit_max)):
+        router.add_api_route(
+            f"{_prefix}/v1/{_model}", _submit_model, **_SUBMIT, responses={**_refusals, **_SUBMIT_REFUSALS}
+        )
     router.add_api_route(
-        f"{_prefix}/get_result", get_result, response_model=Polled, responses={**_REFUSALS, **_NOT_FOUND}
+        f"{_prefix}/v1/get_result", get_result, response_model=Polled, responses={**_refusals, **_NOT_FOUND}
     )
     router.add_api_route(
-        f"{_prefix}/credits",
-        get_credits,
-        responses=responses(HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE),
+        f"{_prefix}/v1/credits", get_credits, responses={**without_body(_prefix), **responses(HTTPStatus.NOT_FOUND)}
     )

@@ -20,6 +20,7 @@ from app.web.problems import responses
 from app.web.routes.image import SERVED, serve
 from app.web.task_response import read_with_result
 
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
 
 # With this as the current time, only the signature of a link is checked: an expired link gets 410, a forged one 404.
@@ -39,6 +40,17 @@ def origin(request: Request, use: Resources) -> str:
         return use.public_url
     used = f"{request.url.scheme}://{_host(request)}"
     return used if use.public_url is None or _is_private(used) else use.public_url
+
+
+def polling_origin(request: Request, use: Resources) -> str:
+    """Return the origin of a `polling_url`: one that the caller used and that is private, else as `origin` says.
+
+    A caller inside the network may be unable to reach the public address, and polls with its API key. A request that a
+    proxy passed on counts as one to the public address. Raises MalformedRequest for an invalid Host header.
+    """
+    used = f"{request.url.scheme}://{_host(request)}"
+    is_direct = not any(name in request.headers for name in _FORWARDED)
+    return used if is_direct and _is_private(used) else origin(request, use)
 
 
 def result_link(request: Request, use: Resources, result: Result) -> str:

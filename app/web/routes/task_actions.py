@@ -85,13 +85,14 @@ async def post_task(
     """Submit a task. The response means that the task is recorded, not that the provider has accepted it."""
     async with AsyncExitStack() as stack:
         params, files = await read_task(request, use.scratch, stack)
-        claim: Claim | StoredAnswer | None = None
+        claim: Claim | None = None
         if idempotency_key is not None:
             digest = await asyncio.to_thread(idempotency.digest_of, params, files)
             images = len(params.images()) + len(files)
-            claim = await idempotency.claim(use, caller.key_id, idempotency_key, digest, images)
-            if not isinstance(claim, Claim):
-                return await _replay(use, feed, claim, prefer)
+            found = await idempotency.claim(use, caller.key_id, idempotency_key, digest, images)
+            if not isinstance(found, Claim):
+                return await _replay(use, feed, found, prefer)
+            claim = found
         task = await submit_once(use, caller.key_id, params, files, claim, origin(request, use))
     if wait_seconds(prefer):
         with suppress(Unavailable):  # the task is recorded: with an error, the client would post it again

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.db.tables.tasks import Task
 from app.errors import NotFound
-from app.rules.task import Failure, Status
+from app.provider.messages import Reasons
+from app.rules.task import MODERATED, Failure, Status
 from app.web import problems
 from app.web.problems import ProviderError
 
@@ -22,10 +23,7 @@ _REASONS = {
     Failure.ASSET_LOST: "the image was generated but could not be downloaded",
     Failure.DEADLINE_EXCEEDED: "the task was not started before its deadline",
 }
-# Both have one status, because a known client fails on "Content Moderated". `details` has the failure code.
-_MODERATED = frozenset({Failure.REQUEST_MODERATED, Failure.CONTENT_MODERATED})
-
-Shown = Literal["Pending", "Ready", "Error", "Request Moderated"]
+Shown = Literal["Pending", "Ready", "Error", "Request Moderated", "Content Moderated"]
 
 
 _ID = "task_0pgecg895dsecbhvdbps7kfp5o24ifrlbl67c"
@@ -51,10 +49,13 @@ class Submitted(BaseModel):
 
     id: str
     polling_url: Annotated[
-        str, Field(description="Absolute URL with the origin and the path prefix that the caller used.")
+        str, Field(description="Absolute URL on the public origin, or on a private one that the caller used.")
     ]
     status: Literal["Pending"] = "Pending"
     webhook_url: Annotated[str | None, Field(description="As in the request; omitted without one.")] = None
+    cost: Annotated[
+        float | None, Field(description="In credits; present if it is known already, as in a repeated request.")
+    ] = None
 
 
 class Made(BaseModel):
@@ -67,7 +68,7 @@ class Made(BaseModel):
         ),
     ]
     prompt: str
-    seed: int | None
+    seed: Annotated[int | None, Field(description="Omitted if the provider did not report it.")] = None
     start_time: Annotated[
         float, Field(description="When the task was sent to the provider, in seconds since the epoch.")
     ]
@@ -83,8 +84,8 @@ class Polled(BaseModel):
         {**_PENDING, "status": "Ready", "result": _MADE},
         {
             **_PENDING,
-            "status": "Request Moderated",
-            "details": {"Moderation Reasons": ["Derivative Works Filter"], "code": "request_moderated"},
+            "status": "Content Moderated",
+            "details": {"Moderation Reasons": ["Derivative Works Filter"], "code": "content_moderated"},
             **dict.fromkeys(["error", "message", "detail"], "Derivative Works Filter"),
         },
     )
@@ -95,6 +96,7 @@ class Polled(BaseModel):
     progress: float | None = None
     details: dict[str, Any] | None = None
     preview: dict[str, Any] | None = None
+    cost: Annotated[float | None, Field(description="In credits; omitted while it is not known.")] = None
     error: Annotated[str | None, Field(description="Human-readable reason; only for a failed task.")] = None
     message: Annotated[str | None, Field(description="The same as `error`.")] = None
     detail: Annotated[str | None, Field(description="The same as `error`.")] = None
@@ -122,13 +124,19 @@ class Credits(BaseModel):
     credits: Annotated[float, Field(description="Remaining credits of the provider's account. 1 credit is 0.01 USD.")]
 
 
-def polled(task: Task, sample: str | None, *, camel_case: bool) -> dict[str, Any]:
-    """Return a task in the provider's form; `sample` is the link to its image, or None without a stored image."""
+def polled(task: Task, sample: str | None, reasons: Reasons | None = None, *, camel_case: bool) -> dict[str, Any]:
+    """Return a task in the provider's form.
+
+    `sample`: the link to its image, or None without a stored image. `reasons`: why it was moderated, as the provider
+    gave it, if it did.
+    """
     pending: dict[str, Any] = {"id": task.id, "status": "Pending", "result": None, "progress": None}
     pending |= {"details": None, "preview": None}
+    if task.cost is not None:
+        pending["cost"] = task.cost
     if task.status is Status.STORED and sample is not None:
         return pending | {"status": "Ready", "result": _made(task, sample, camel_case=camel_case)}
-    return pending | _failed(task) if task.status.final else pending
+    return pending | _failed(task, reasons) if task.status.final else pending
 
 
 def task_not_found(task_id: str) -> dict[str, Any]:
@@ -143,16 +151,20 @@ def _made(task: Task, sample: str, *, camel_case: bool) -> dict[str, Any]:
     times = {"start_time": start, "end_time": end, "duration": round(end - start, 3)}
     if camel_case:
         times |= {"startTime": start, "endTime": end}
-    return {"sample": sample, "prompt": task.request.prompt, "seed": task.effective_seed, **times}
+    seed = task.effective_seed
+    # Left out if it is not known: null makes strict clients fail.
+    known = {} if seed is None else {"seed": seed}
+    return {"sample": sample, "prompt": task.request.prompt, **known, **times}
 
 
-def _failed(task: Task) -> dict[str, Any]:
-    if task.failure in _MODERATED:
-        reasons = (task.failure_detail or _REASONS[task.failure]).split(", ")
+def _failed(task: Task, reasons: Reasons | None) -> dict[str, Any]:
+    if task.failure in MODERATED:
+        reasons = reasons or [task.failure_detail or _REASONS[task.failure]]
+        text = reasons if isinstance(reasons, str) else ", ".join(reasons)
         return {
-            "status": "Request Moderated",
+            "status": _REASONS[task.failure],
             "details": {"Moderation Reasons": reasons, "code": task.failure},
-            **_error_texts(", ".join(reasons)),
+            **_error_texts(text),
         }
     reason = _reason(task)
     return {

@@ -14,10 +14,11 @@ from app.provider import ProviderResponse
 from app.resources import Resources
 from app.rules.task import Report, Said
 from app.twin import Faults, Rules
+from app.twin.rules import preset
 from app.webhooks.subscription import unseal
-from tests.calling import answering
+from tests.calling import answering, caller_of
 from tests.pictures import in_base64, picture
-from tests.web.documents import nothing_recorded, problem, rows
+from tests.web.documents import invalid_fields, nothing_recorded, problem, rows
 from tests.world import ADMIN_KEY, GATEWAY, World
 
 PRO, MAX = "/v1/flux-kontext-pro", "/flux/v1/flux-kontext-max"
@@ -95,22 +96,113 @@ async def test_the_status_is_ready_only_once_the_image_is_stored(world: World) -
 
 FAILURES: dict[str, tuple[str, dict[str, Any]]] = {
     "forbidden": ("Request Moderated", {"Moderation Reasons": ["Derivative Works Filter"]}),
-    "unsafe result": ("Request Moderated", {"Moderation Reasons": ["NSFW"]}),
+    "unsafe result": ("Content Moderated", {"Moderation Reasons": ["NSFW"]}),
     "fail": ("Error", {"error": "internal_error: Generation failed"}),
 }
 
 
-async def test_a_failed_task_has_one_of_the_four_statuses(world: World) -> None:
-    world.twin.faults = Faults(drop_callback=1)
-    world.twin.rules = Rules(failed_http=422)
+@pytest.mark.parametrize(
+    ("rules", "faults"),
+    [(Rules(failed_http=422), Faults(drop_callback=1)), (Rules(), Faults()), (preset("c"), Faults())],
+    ids=["poll", "callback", "callback in the other form"],
+)
+async def test_a_failed_task_keeps_the_status_and_the_reasons_of_the_provider(
+    world: World, rules: Rules, faults: Faults
+) -> None:
+    world.twin.rules, world.twin.faults = rules, faults
     posted = {prompt: await submit(world, prompt=prompt) for prompt in FAILURES}
     await world.go_on(70, step=5)
 
     for prompt, (status, details) in FAILURES.items():
         found = await poll(world, posted[prompt])
         assert (found["status"], found["result"]) == (status, None)
-        assert found["details"].items() >= details.items()
+        if status != "Error":
+            assert found["details"].items() >= details.items()
         assert found["detail"] == found["message"] == found["error"] != ""
+
+
+SIGHTINGS: list[tuple[dict[str, Any], object]] = [
+    ({"details": {"Moderation Reasons": ["NSFW", "Faces, of minors"]}}, ["NSFW", "Faces, of minors"]),
+    ({"details": {"Moderation Reasons": "Faces, of minors"}}, "Faces, of minors"),
+    ({"details": {"moderation_reasons": ["NSFW"]}}, ["NSFW"]),
+    ({"result": {"Moderation Reasons": ["NSFW"]}}, ["NSFW"]),
+]
+
+
+@pytest.mark.parametrize(("given", "shown"), SIGHTINGS)
+@pytest.mark.parametrize("first", ["with", "without"])
+async def test_moderation_reasons_stay_as_they_were_given_whichever_callback_came_first(
+    world: World, given: dict[str, Any], shown: object, first: str
+) -> None:
+    world.twin.rules = Rules(megapixels=0.01)
+    posted = await submit(world)
+    world.twin.faults = Faults(drop_callback=1, status_5xx=1)
+    await world.work()
+    caller = await caller_of(world, posted["id"])
+    (theirs,) = world.twin.tasks.values()
+    bodies = [{"task_id": theirs.id, "status": "Content Moderated", **more} for more in (given, {})]
+    for body in bodies if first == "with" else reversed(bodies):
+        assert (await caller.call(body, caller.plain_secret)).status_code == 200
+    await world.work()
+    found = await poll(world, posted)
+
+    assert (found["status"], found["details"]["Moderation Reasons"]) == ("Content Moderated", shown)
+    assert found["message"] == (shown if isinstance(shown, str) else ", ".join(map(str, shown)))  # type: ignore[call-overload]
+
+
+async def test_reasons_of_a_callback_without_proof_are_not_shown(world: World) -> None:
+    posted = await submit(world)
+    world.twin.faults = Faults(drop_callback=1, status_5xx=1)
+    await world.work()
+    caller = await caller_of(world, posted["id"])
+    (theirs,) = world.twin.tasks.values()
+    body = {"task_id": theirs.id, "status": "Content Moderated"}
+    await caller.call({**body, "details": {"Moderation Reasons": ["invented"]}}, {})
+    await caller.call(body, caller.plain_secret)
+    await world.work()
+
+    assert (await poll(world, posted))["details"]["Moderation Reasons"] == ["Content Moderated"]
+
+
+async def test_a_moderated_task_is_polled_once_for_its_reasons(world: World) -> None:
+    posted = await submit(world, prompt="unsafe result")
+    await world.go_on(70, 5)
+    entries = await world.timeline(posted["id"], "evidence")
+
+    assert sorted((entry["witness"], entry["effect"]) for entry in entries) == [
+        ("callback", "moved"),
+        ("poll", "late"),
+        ("submit", "moved"),
+    ]
+
+
+async def test_a_seed_that_is_not_known_is_left_out(world: World) -> None:
+    world.twin.faults = Faults(drop_callback=1)
+    posted = await submit(world)
+    await world.work()
+    caller = await caller_of(world, posted["id"])
+    body = caller.ready()
+    del body["result"]["seed"]
+    await caller.call(body)
+    world.clock.advance(3)
+    await world.work()
+    found = await poll(world, posted)
+
+    assert found["status"] == "Ready"
+    assert "seed" not in found["result"]
+
+
+async def test_the_cost_is_told_as_soon_as_it_is_known(world: World) -> None:
+    headers = {"idempotency-key": "one"}
+    first = await world.api.post(PRO, json={"prompt": "x"}, headers=headers)
+    before = await poll(world, first.json())
+    await world.work()
+    again = await world.api.post(PRO, json={"prompt": "x"}, headers=headers)
+
+    assert "cost" not in first.json()
+    assert "cost" not in before
+    assert again.json() == {**first.json(), "cost": 4}
+    assert (await poll(world, again.json()))["cost"] == 4
 
 
 async def test_a_cancelled_task_is_an_error(world: World) -> None:
@@ -181,13 +273,26 @@ NO_KEYS: list[dict[str, str]] = [{}, {"x-key": "bad"}, {"authorization": "Bearer
 ROUTES = [("POST", "flux-kontext-pro"), ("POST", "flux-kontext-max"), ("GET", "get_result?id=x"), ("GET", "credits")]
 
 
-async def test_without_a_valid_key_every_route_answers_403(world: World) -> None:
-    for mount in ("/v1", "/flux/v1"):
-        for method, route in ROUTES:
-            for headers in NO_KEYS:
-                answer = await world.outsider.request(method, f"{mount}/{route}", headers=headers)
-                problem(answer, 403, "unauthorized")
+@pytest.mark.parametrize(("mount", "status"), [("/v1", 403), ("/flux/v1", 401)])
+async def test_without_a_good_key_every_route_answers_as_its_provider_does(
+    world: World, mount: str, status: int
+) -> None:
+    for method, route in ROUTES:
+        for headers in NO_KEYS:
+            answer = await world.outsider.request(method, f"{mount}/{route}", headers=headers)
+            found = problem(answer, status, "unauthorized")
+            assert found["error"] == {"message": found["detail"], "type": str(status)}
     assert await nothing_recorded(world)
+
+
+@pytest.mark.parametrize("path", ["/v1/flux-2-pro", "/flux/v1/flux-pro-1.1"])
+async def test_a_model_that_is_not_served_names_those_that_are(world: World, path: str) -> None:
+    found = problem(await world.api.post(path, json={"prompt": "x"}), 404, "not_found")
+
+    assert path.rpartition("/")[2] in found["detail"]
+    assert "flux-kontext-pro" in found["message"]
+    assert "flux-kontext-max" in found["message"]
+    assert "flux-kontext" not in problem(await world.api.post("/v1/a/b"), 404)["detail"]
 
 
 async def test_an_unknown_id_gets_the_providers_404_with_its_text_where_clients_look(world: World) -> None:
@@ -202,7 +307,10 @@ async def test_an_unknown_id_gets_the_providers_404_with_its_text_where_clients_
 
 
 async def test_a_poll_without_an_id_names_the_missing_parameter(world: World) -> None:
-    assert problem(await world.api.get("/v1/get_result"), 422)["fields"] == {"id": "is required"}
+    answer = await world.api.get("/v1/get_result")
+
+    assert invalid_fields(answer) == [{"loc": ["query", "id"], "msg": "is required", "type": "missing"}]
+    assert answer.json()["fields"] == {"id": "is required"}
 
 
 TOLERATED: list[dict[str, Any]] = [
@@ -240,10 +348,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 async def test_a_field_that_breaks_a_rule_is_named(world: World) -> None:
     for fields, at_fault in REFUSED:
-        found = problem(await world.api.post(MAX, json={"prompt": "x", **fields}), 422, "invalid_request")
+        answer = await world.api.post(MAX, json={"prompt": "x", **fields})
 
-        assert list(found["fields"]) == [at_fault]
-        assert at_fault in found["detail"]
+        assert [field["loc"] for field in invalid_fields(answer)] == [["body", at_fault]]
+        assert list(answer.json()["fields"]) == [at_fault]
+        assert at_fault in answer.json()["message"]
     assert await nothing_recorded(world)
 
 
@@ -251,7 +360,24 @@ async def test_a_body_that_is_not_a_json_object_is_refused(world: World) -> None
     for body in (b"", b"{", b"\xff", b"[" * 100_000, b'{"seed": 1' + b"0" * 5000 + b"}"):
         problem(await world.api.post(PRO, content=body), 400, "malformed_request")
     for body in (b"[]", b"null", b'"x"'):
-        problem(await world.api.post(PRO, content=body), 422, "invalid_request")
+        assert [field["loc"] for field in invalid_fields(await world.api.post(PRO, content=body))] == [["body"]]
+
+
+async def test_the_type_of_an_error_is_that_of_the_library(world: World) -> None:
+    fields: dict[str, Any] = {"safety_tolerance": 9, "output_format": "gif"}
+    found = invalid_fields(await world.api.post(PRO, json=fields))
+
+    assert {(field["loc"][1], field["type"]) for field in found} == {
+        ("prompt", "missing"),
+        ("safety_tolerance", "less_than_equal"),
+        ("output_format", "literal_error"),
+    }
+
+
+async def test_a_bad_idempotency_key_is_in_the_header(world: World) -> None:
+    found = invalid_fields(await world.api.post(PRO, json={"prompt": "x"}, headers={"idempotency-key": "\t"}))
+
+    assert found[0]["loc"] == ["header", "idempotency-key"]
 
 
 async def test_json_is_accepted_with_any_content_type(world: World) -> None:
@@ -286,7 +412,7 @@ async def test_a_request_sent_again_with_its_idempotency_key_is_one_task(world: 
     assert first.json()["id"] == again.json()["id"] == native.json()["id"]
     assert again.headers["idempotency-replayed"] == "true"
     assert "/flux/v1/" in again.json()["polling_url"]
-    problem(other, 422, "idempotency_key_reused")
+    assert invalid_fields(other, "idempotency_key_reused")[0]["loc"] == ["header", "idempotency-key"]
 
 
 @pytest.mark.parametrize("doors", [(PRO, "/v1/tasks"), ("/v1/tasks", PRO)], ids=["native last", "native first"])
@@ -330,32 +456,49 @@ async def test_an_ignored_field_counts_towards_the_limit_without_images(world: W
 
 
 ORIGINS = [
-    # PUBLIC_URL, the URL and the Host header of the request, the beginning of links
-    (None, "http://localhost:8080", "localhost:8080", "http://localhost:8080"),
-    (None, "https://flux.example.com", "flux.example.com", "https://flux.example.com"),
-    (None, "http://[::1]:8080", "[::1]:8080", "http://[::1]:8080"),
-    ("https://flux.example.com", "http://10.0.0.7:8080", "10.0.0.7:8080", "https://flux.example.com"),
-    ("https://flux.example.com", "http://x", "evil.example", "https://flux.example.com"),
-    ("https://example.com/images", "http://x", "example.com", "https://example.com/images"),
+    # PUBLIC_URL, the URL and the Host header of the request, the beginnings of polling_url and of other links
+    (None, "http://localhost:8080", "localhost:8080", "http://localhost:8080", None),
+    (None, "https://flux.example.com", "flux.example.com", "https://flux.example.com", None),
+    (None, "http://[::1]:8080", "[::1]:8080", "http://[::1]:8080", None),
+    (
+        "https://flux.example.com",
+        "http://10.0.0.7:8080",
+        "10.0.0.7:8080",
+        "http://10.0.0.7:8080",
+        "https://flux.example.com",
+    ),
+    ("https://flux.example.com", "http://127.0.0.1:80", "localhost", "http://localhost", "https://flux.example.com"),
+    ("https://flux.example.com", "http://x", "evil.example", "https://flux.example.com", None),
+    ("https://example.com/images", "http://x", "example.com", "https://example.com/images", None),
     # Only with a twin: containers and their host use different names for the service.
-    ("http://fluxhook:8080", "http://127.0.0.1:9000", "127.0.0.1:9000", "http://127.0.0.1:9000"),
-    ("http://fluxhook:8080", "http://x", "evil.example", "http://fluxhook:8080"),
+    ("http://fluxhook:8080", "http://127.0.0.1:9000", "127.0.0.1:9000", "http://127.0.0.1:9000", None),
+    ("http://fluxhook:8080", "http://x", "evil.example", "http://fluxhook:8080", None),
 ]
 
 
 async def test_links_are_absolute_and_on_the_origin_that_the_caller_may_use(world: World) -> None:
     done = await submit(world)
     await world.go_on(6)
-    for public_url, base, host, expected in ORIGINS:
+    for public_url, base, host, polled_at, linked_at in ORIGINS:
         way = serve_with(world, replace(world.use, public_url=public_url))
         headers = {"x-key": ADMIN_KEY, "host": host}
         async with httpx.AsyncClient(transport=way, base_url=base, headers=headers) as client:
             posted = (await client.post(MAX, json={"prompt": "x"})).json()
             polled = (await client.get("/v1/get_result", params={"id": done["id"]})).json()
 
-        assert posted["polling_url"].startswith(f"{expected}/flux/v1/get_result?id=task_")
+        assert posted["polling_url"].startswith(f"{polled_at}/flux/v1/get_result?id=task_")
         assert parse_qs(urlsplit(posted["polling_url"]).query) == {"id": [posted["id"]]}
-        assert polled["result"]["sample"].startswith(f"{expected}/results/{done['id']}.png?")
+        assert polled["result"]["sample"].startswith(f"{linked_at or polled_at}/results/{done['id']}.png?")
+
+
+@pytest.mark.parametrize("header", ["x-forwarded-for", "x-forwarded-host", "forwarded", "via"])
+async def test_a_proxy_that_names_itself_as_the_host_does_not_change_the_polling_url(world: World, header: str) -> None:
+    way = serve_with(world, replace(world.use, public_url="https://flux.example.com"))
+    headers = {"x-key": ADMIN_KEY, "host": "upstream:8080", header: "203.0.113.7"}
+    async with httpx.AsyncClient(transport=way, base_url="http://upstream:8080", headers=headers) as client:
+        posted = (await client.post(PRO, json={"prompt": "x"})).json()
+
+    assert posted["polling_url"].startswith("https://flux.example.com/v1/get_result?id=task_")
 
 
 async def test_an_invalid_host_header_is_refused(world: World) -> None:
