@@ -123,6 +123,7 @@ async def test_a_batch_settles_each_task_as_if_it_were_alone(database: Database)
         ("collect", "task_torn"),
         ("reconcile", "task_torn"),
         ("reconcile", "task_hinted"),
+        ("reconcile", "task_failed"),  # for the reasons of the moderation
     }
     (doubled,) = await database.read(lambda connection: evidence.of_task(connection, "task_doubled"))
     assert (doubled.copies, doubled.effect) == (2, Effect.MOVED)

@@ -164,7 +164,8 @@ async def test_an_image_that_is_given_twice_is_refused(world: World, door: str, 
 
     answer = await world.api.post(door, content=body, headers={"content-type": "application/json"})
 
-    assert problem(answer, 422)["fields"] == {"input_image": "given more than once"}
+    assert answer.status_code == 422
+    assert answer.json()["fields"] == {"input_image": "given more than once"}
 
 
 async def test_a_large_request_sent_again_with_its_key_is_the_same_request(world: World) -> None:

@@ -28,7 +28,7 @@ async def test_a_paused_account_is_a_note_until_the_pause_ends(database: Databas
     await database.write(pause)
     (note,) = await database.read(read)
 
-    assert (note.subject, note.unhealthy) == ("account", False)
+    assert (note.subject, note.unhealthy) == ("account", True)
     assert note.text == f"no tasks are submitted until {LATER}: out of credits"
     assert (
         await database.read(lambda connection: readiness_notes.read(connection, LATER, callbacks_expected=True)) == []
