@@ -17,7 +17,7 @@ from app.rules.sampling import SampleLimit
 from app.rules.weighted_semaphore import WeightedSemaphore
 from app.security import ssrf
 from app.security.keyring import KeyRing
-from app.store import Spool, Store
+from app.store import Spool, Store, Uploads
 
 # Past this many concurrent requests httpx itself becomes slow.
 _CONCURRENT_WEBHOOKS = 64
@@ -51,6 +51,7 @@ class Resources:
     trust_shared_secret: bool
     evidence_window: timedelta  # how long a callback may still prove an attempt whose answer was lost
     scratch: Path  # DATA_DIR: temporary files of requests and downloads, and the spool
+    uploads: Uploads  # large request bodies while they arrive
     egress_allow: tuple[ssrf.Network, ...] = ()  # private networks that applications may name; plain HTTP is allowed
     send_webhook_secret: bool = (
         True  # webhooks in the provider's form carry the application's secret, as the provider's do

@@ -207,6 +207,16 @@ class Settings(BaseModel):
         ),
     ] = None
 
+    max_uploads: Annotated[
+        int,
+        Field(
+            ge=1, description="Maximum number of bodies above 64 KB received at once. Others wait 10 s, then get 503."
+        ),
+    ] = 32
+    max_uploads_mb: Annotated[
+        int, Field(ge=1, description="Maximum total size in MB of bodies received at once. They lie in DATA_DIR.")
+    ] = 512
+
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
         """Read the `FLUXHOOK_` names of a mapping. An empty value counts as not set.

@@ -19,7 +19,7 @@ from app.security.http_clients import guarded_client, provider_client, results_c
 from app.security.keyring import KeyRing
 from app.security.outbound import Outbound, open_outbound
 from app.settings import Settings
-from app.store import BUCKETS, FolderStore, Store
+from app.store import BUCKETS, FolderStore, Store, Uploads
 
 
 @asynccontextmanager
@@ -57,6 +57,7 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
             evidence_window=evidence_window(settings, provider),
             send_webhook_secret=settings.send_webhook_secret,
             scratch=settings.data_dir,
+            uploads=uploads(settings),
             egress_allow=settings.egress_allow,
             evidence_retention=None if settings.evidence_days is None else timedelta(days=settings.evidence_days),
             link_life=timedelta(days=settings.link_days),
@@ -75,6 +76,13 @@ def build_outbound(settings: Settings) -> Outbound:
     """Return how outgoing connections are made. Raises ConfigurationError if the CA file cannot be used."""
     proxy = settings.https_proxy
     return open_outbound(settings.ca_file, proxy.get_secret_value() if proxy else None)
+
+
+def uploads(settings: Settings) -> Uploads:
+    """Return the folder for large request bodies, emptied."""
+    opened = Uploads(settings.data_dir / "uploads", settings.max_uploads, settings.max_uploads_mb * 1024**2)
+    opened.empty()
+    return opened
 
 
 def provider_base(settings: Settings) -> str:

@@ -37,10 +37,17 @@ _CHECKED = (
     "web/test_openapi.py",  # fuzzing
     "web/test_protocol.py",
     "web/test_sockets.py",
+    "web/test_uploads.py",
 )
 
 # Files that start the service as a process: `make cold` runs them, because a slow first start must not fail them.
-_PROCESSES = ("cli/test_demo.py", "cli/test_stopping.py", "cli/test_work.py", "proof/test_crash.py")
+_PROCESSES = (
+    "cli/test_demo.py",
+    "cli/test_held_uploads.py",
+    "cli/test_stopping.py",
+    "cli/test_work.py",
+    "proof/test_crash.py",
+)
 
 
 def assign(items: Sequence[pytest.Item]) -> None:

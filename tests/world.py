@@ -19,7 +19,7 @@ from app.provider import Bfl, Gptproto
 from app.resources import Resources
 from app.security.http_clients import guarded_client, provider_client
 from app.security.keyring import KeyRing
-from app.store import FolderStore
+from app.store import FolderStore, Uploads
 from app.twin import Rules, Twin, create_twin_app
 from app.web.auth import digest_of
 from app.worker import loop
@@ -156,6 +156,7 @@ async def open_world(
             evidence_window=built.spec.slowest_task + built.spec.callback_window,
             trust_shared_secret=True,
             scratch=folder,
+            uploads=Uploads(folder),
         )
         use = replace(use, **changes)
         await use.db.write(

@@ -60,13 +60,18 @@ def media_type(request: Request) -> str:
     return "application/json" if declared.endswith("+json") else declared
 
 
+def declared_length(request: Request) -> int | None:
+    """Return the Content-Length in bytes, or None without a valid one. A number is cut after 20 digits."""
+    declared = request.headers.get("content-length", "")
+    return int(declared[:20]) if declared.isdecimal() else None
+
+
 def bounded(request: Request, limit: int, refusal: str) -> Request:
     """Return the request with a limit: reading more than `limit` bytes of its body raises TooLarge.
 
     Raises TooLarge at once if the Content-Length exceeds the limit. `refusal` is the detail of the error.
     """
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared[:20]) > limit:
+    if (declared_length(request) or 0) > limit:
         raise TooLarge(refusal)
     received = 0
 

@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import IO, Any
 
 from fastapi import Request
@@ -12,10 +11,11 @@ from pydantic import ValidationError
 
 from app.errors import InvalidRequest, MalformedRequest
 from app.params import Params, TaskParams
+from app.store import Uploads
 from app.web.body import bounded, media_type
-from app.web.large_json import SMALL, read_json, require_once
+from app.web.large_json import MAX_JSON_BYTES, SMALL, read_json
 from app.web.problems import invalid
-from app.web.task_form import JSON_TOO_LARGE, MAX_JSON_BYTES
+from app.web.task_form import JSON_TOO_LARGE
 
 FIELDS = (*(name for name in Params.model_fields if name != "model"), "webhook_url", "webhook_secret")
 # If these were ignored, the caller would pay for an image that does not use them.
@@ -23,18 +23,18 @@ _UNSUPPORTED_IMAGE = re.compile(r"input_image_\d+|image_prompt")
 
 
 async def read_submit(
-    request: Request, model: str, scratch: Path, stack: AsyncExitStack
+    request: Request, model: str, uploads: Uploads, stack: AsyncExitStack
 ) -> tuple[TaskParams, dict[str, IO[bytes]]]:
     """Return the parameters of a task for this model, and its large images by field in files that `stack` closes.
 
     The body is JSON, whatever its content type. Null stands for the default, and unknown fields are ignored, because
     clients send the fields of other models too.
 
-    Raises TooLarge, MalformedRequest, InvalidRequest, UnsupportedMediaType, or Unavailable if the disk cannot be
-    written.
+    Raises TooLarge, MalformedRequest, InvalidRequest, UnsupportedMediaType, Unavailable if the disk cannot be written,
+    or Overloaded.
     """
     media_type(request)  # every type is accepted, a content encoding is not
-    body, files = await read_json(bounded(request, MAX_JSON_BYTES, JSON_TOO_LARGE), scratch, stack)
+    body, files = await read_json(bounded(request, MAX_JSON_BYTES, JSON_TOO_LARGE), uploads, stack)
     fields = {name: value for name, value in (await _parse(body)).items() if value is not None}
     unsupported = [name[:100] for name in fields if name not in FIELDS and _UNSUPPORTED_IMAGE.fullmatch(name)]
     if unsupported:
@@ -47,7 +47,6 @@ async def read_submit(
         params = TaskParams.model_validate(values)
     except ValidationError as error:
         raise invalid(error.errors(include_input=False, include_url=False)) from None
-    require_once(params, files)
     return params, files
 
 

@@ -2,9 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import IO
 
 from fastapi import Request
@@ -14,12 +13,11 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.errors import InvalidRequest, MalformedRequest, Unavailable, UnsupportedMediaType
 from app.params import IMAGE_FIELDS, TaskParams
-from app.web.body import bounded, media_type
-from app.web.large_json import SMALL, read_json, require_once
+from app.store import Uploads
+from app.web.body import bounded, declared_length, media_type
+from app.web.large_json import MAX_JSON_BYTES, SMALL, read_json
 from app.web.problems import invalid
 
-# One image of the provider's maximum of 20 MB is 27 MB of base64. Multipart avoids the third that base64 adds.
-MAX_JSON_BYTES = 36 * 1024 * 1024
 # Four images of 20 MB and the other fields; files go to disk as they arrive.
 MAX_MULTIPART_BYTES = 84 * 1024 * 1024
 JSON_TOO_LARGE = (
@@ -27,28 +25,33 @@ JSON_TOO_LARGE = (
 )
 _MULTIPART_TOO_LARGE = f"a multipart body must not exceed {MAX_MULTIPART_BYTES // 1024**2} MB"
 _MAX_FIELD_BYTES = 1024 * 1024
+_MAX_TEXT_BYTES = 2 * 1024 * 1024  # of all fields that are not files, which stay in memory
 # The only list. Clients generated from the OpenAPI document send one part for each name, people one part with commas.
 LIST_FIELD = "webhook_events"
 # Form data is UTF-8 (RFC 7578). Other codecs of Python raise other errors or produce lone surrogates.
 _CHARSET = re.compile(r";\s*charset\s*=[^;]*", re.IGNORECASE)
 
 
-async def read_task(request: Request, scratch: Path, stack: AsyncExitStack) -> tuple[TaskParams, dict[str, IO[bytes]]]:
+async def read_task(
+    request: Request, uploads: Uploads, stack: AsyncExitStack
+) -> tuple[TaskParams, dict[str, IO[bytes]]]:
     """Return the parameters, and by field the images that are files or long base64 texts; `stack` closes the files.
 
-    Raises TooLarge, MalformedRequest, InvalidRequest, UnsupportedMediaType, or Unavailable if the disk cannot be
-    written.
+    Raises TooLarge, MalformedRequest, InvalidRequest, UnsupportedMediaType, Unavailable if the disk cannot be written,
+    or Overloaded.
     """
     content_type = media_type(request)
     if content_type == "application/json":
-        return await _read_json(bounded(request, MAX_JSON_BYTES, JSON_TOO_LARGE), scratch, stack)
+        return await _read_json(bounded(request, MAX_JSON_BYTES, JSON_TOO_LARGE), uploads, stack)
     if content_type == "multipart/form-data":
-        return await _read_multipart(bounded(request, MAX_MULTIPART_BYTES, _MULTIPART_TOO_LARGE), stack)
+        return await _read_multipart(bounded(request, MAX_MULTIPART_BYTES, _MULTIPART_TOO_LARGE), uploads, stack)
     raise UnsupportedMediaType("the content type must be application/json or multipart/form-data")
 
 
-async def _read_json(request: Request, scratch: Path, stack: AsyncExitStack) -> tuple[TaskParams, dict[str, IO[bytes]]]:
-    body, files = await read_json(request, scratch, stack)
+async def _read_json(
+    request: Request, uploads: Uploads, stack: AsyncExitStack
+) -> tuple[TaskParams, dict[str, IO[bytes]]]:
+    body, files = await read_json(request, uploads, stack)
     try:
         if len(body) <= SMALL:
             params = TaskParams.model_validate_json(body, strict=True)
@@ -56,15 +59,18 @@ async def _read_json(request: Request, scratch: Path, stack: AsyncExitStack) -> 
             params = await asyncio.to_thread(TaskParams.model_validate_json, body, strict=True)
     except ValidationError as error:
         raise invalid(error.errors(include_input=False, include_url=False)) from None
-    require_once(params, files)
     return params, files
 
 
-async def _read_multipart(request: Request, stack: AsyncExitStack) -> tuple[TaskParams, dict[str, IO[bytes]]]:
+async def _read_multipart(
+    request: Request, uploads: Uploads, stack: AsyncExitStack
+) -> tuple[TaskParams, dict[str, IO[bytes]]]:
+    await stack.enter_async_context(uploads.place(declared_length(request) or MAX_MULTIPART_BYTES))
     headers = Headers({"content-type": _CHARSET.sub("", request.headers["content-type"])})
     parser = _StrictParser(
         headers, request.stream(), max_files=len(IMAGE_FIELDS), max_fields=20, max_part_size=_MAX_FIELD_BYTES
     )
+    parser.open_file = uploads.open
     try:
         form = await parser.parse()
     except MultiPartException as error:
@@ -80,9 +86,28 @@ async def _read_multipart(request: Request, stack: AsyncExitStack) -> tuple[Task
 
 
 class _StrictParser(MultiPartParser):
-    """Requires the closing boundary: without it, an incomplete last part would be dropped without an error."""
+    """Limits the texts in memory, and writes files with `open_file`: Starlette's are in memory or in a system folder.
 
+    Requires the closing boundary: without it, an incomplete last part would be dropped without an error.
+    """
+
+    open_file: Callable[[], IO[bytes]]
     _ended = False
+    _text_bytes = 0
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._current_part.file is None:
+            self._text_bytes += end - start
+            if self._text_bytes > _MAX_TEXT_BYTES:
+                raise MultiPartException(f"its fields that are not files exceed {_MAX_TEXT_BYTES // 1024**2} MB")
+        super().on_part_data(data, start, end)
+
+    def on_headers_finished(self) -> None:
+        super().on_headers_finished()
+        upload = self._current_part.file
+        if upload is not None:
+            upload.file.close()
+            upload.file = self._files_to_close_on_error[-1] = self.open_file()  # type: ignore[assignment,call-overload]
 
     def on_end(self) -> None:
         self._ended = True

@@ -102,7 +102,7 @@ async def _submit(
     headers = dict(_NO_STORE)
     cost = None
     async with AsyncExitStack() as stack:
-        params, files = await read_submit(request, model, use.scratch, stack)
+        params, files = await read_submit(request, model, use.uploads, stack)
         claim = None if idempotency_key is None else await _claim(use, caller, params, files, idempotency_key)
         if claim is None or isinstance(claim, Claim):
             task_id = (await submit_once(use, caller.key_id, params, files, claim, base_url)).id

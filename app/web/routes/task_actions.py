@@ -84,13 +84,14 @@ async def post_task(
 ) -> Response:
     """Submit a task. The response means that the task is recorded, not that the provider has accepted it."""
     async with AsyncExitStack() as stack:
-        params, files = await read_task(request, use.scratch, stack)
+        params, files = await read_task(request, use.uploads, stack)
         claim: Claim | None = None
         if idempotency_key is not None:
             digest = await asyncio.to_thread(idempotency.digest_of, params, files)
             images = len(params.images()) + len(files)
             found = await idempotency.claim(use, caller.key_id, idempotency_key, digest, images)
             if not isinstance(found, Claim):
+                await stack.aclose()  # the upload must not keep its place during the wait
                 return await _replay(use, feed, found, prefer)
             claim = found
         task = await submit_once(use, caller.key_id, params, files, claim, origin(request, use))

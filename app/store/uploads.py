@@ -1,0 +1,60 @@
+"""Large request bodies on the local disk: unnamed files, limited in number and in bytes."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
+
+from app.errors import Overloaded
+from app.rules.weighted_semaphore import WeightedSemaphore
+
+SMALL = 64 * 1024  # bytes; a smaller body needs no place
+AT_ONCE = 32
+MAX_BYTES = 512 * 1024 * 1024
+_WAIT_S = 10.0
+
+
+class Uploads:
+    """The folder of the bodies that arrive at present, and the limit of what it may hold.
+
+    The files have no names, so they vanish with the process that wrote them.
+    """
+
+    def __init__(
+        self, folder: Path, at_once: int = AT_ONCE, max_bytes: int = MAX_BYTES, wait_s: float = _WAIT_S
+    ) -> None:
+        self._folder = folder
+        self._bytes = WeightedSemaphore(max_bytes)
+        self._least = max_bytes // at_once  # what each body counts for at least, which limits their number
+        self._wait_s = wait_s
+
+    def empty(self) -> None:
+        """Create the folder, or delete what an earlier process has left in it. Never raises OSError.
+
+        On file systems without unnamed files, a file has a name for a moment, and a process may end just then.
+        """
+        with suppress(OSError):  # a full disk must not prevent the start
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for left in self._folder.iterdir():
+                left.unlink()
+
+    @asynccontextmanager
+    async def place(self, size: int) -> AsyncGenerator[None]:
+        """Wait for a place for a body of up to `size` bytes, and hold it for the block.
+
+        Raises Overloaded if none becomes free in time.
+        """
+        async with AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout(self._wait_s):
+                    if size > SMALL:
+                        await held.enter_async_context(self._bytes.taken(max(size, self._least)))
+            except TimeoutError as error:
+                raise Overloaded("too many large requests are being received: send this one again later") from error
+            yield
+
+    def open(self) -> IO[bytes]:
+        """Open a new file. Raises OSError."""
+        return TemporaryFile(dir=self._folder)
