@@ -7,12 +7,12 @@ progress, it is refused. Keys are scoped to the API key and kept for 24 hours.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import IO
 
 from app.db import Connection
-from app.db.tables import idempotency_keys
+from app.db.tables import idempotency_keys, tasks
 from app.db.tables.idempotency_keys import Remembered, StoredAnswer
 from app.errors import InvalidRequest, KeyReused, RequestInFlight
 from app.params import TaskParams
@@ -35,8 +35,12 @@ class Claim:
     began_at: datetime
 
     def answer(self, connection: Connection, answer: StoredAnswer) -> None:
-        """Store the answer in the transaction of the request's effect. Raises RequestInFlight if the claim is lost."""
-        if not idempotency_keys.answer(connection, self.key_id, self.idempotency_key, self.began_at, answer):
+        """Store the answer in the transaction of the request's effect. Raises RequestInFlight if the claim is lost.
+
+        The prompt is left out, because the task has it: `claim` puts it back.
+        """
+        stored = _with_prompt(answer, None)
+        if not idempotency_keys.answer(connection, self.key_id, self.idempotency_key, self.began_at, stored):
             raise RequestInFlight("another request with this Idempotency-Key has taken over")
 
 
@@ -52,7 +56,7 @@ async def claim(
     the first request has no answer yet.
     """
     new_claim, timeout = Claim(key_id, _read(header), use.now()), _TIMEOUT + images * _TIMEOUT_PER_IMAGE
-    first = await use.db.write(_begin, new_claim, digest, timeout)
+    first = await use.db.write(_first_answer, new_claim, digest, timeout)
     if first is None:
         return new_claim
     if first.digest not in {digest, equivalent_digest}:
@@ -99,6 +103,23 @@ def _begin(connection: Connection, claim: Claim, digest: str, timeout: timedelta
     if idempotency_keys.begin(connection, *key, digest, claim.began_at):
         return None
     return idempotency_keys.get(connection, *key)
+
+
+def _first_answer(connection: Connection, claim: Claim, digest: str, timeout: timedelta) -> Remembered | None:
+    """As `_begin`, with the prompt of the task in the answer."""
+    request = _begin(connection, claim, digest, timeout)
+    if request is None or request.answer is None:
+        return request
+    task = tasks.get(connection, request.answer.task_id)
+    return request if task is None else replace(request, answer=_with_prompt(request.answer, task.request.prompt))
+
+
+def _with_prompt(answer: StoredAnswer, prompt: str | None) -> StoredAnswer:
+    """Return the answer with this prompt. The answer of an erased task has no parameters."""
+    params = {} if answer.task is None else answer.task.get("params")
+    if answer.task is None or not isinstance(params, Mapping):
+        return answer
+    return replace(answer, task={**answer.task, "params": {**params, "prompt": prompt}})
 
 
 def _has_expired(request: Remembered, now: datetime, timeout: timedelta) -> bool:

@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from app.errors import InvalidRequest, MalformedRequest
 from app.params import Params, TaskParams
 from app.store import Uploads
+from app.store.uploads import SMALL
 from app.web.body import bounded, media_type
-from app.web.large_json import MAX_JSON_BYTES, SMALL, read_json
+from app.web.large_json import MAX_JSON_BYTES, read_json
 from app.web.problems import invalid
 from app.web.task_form import JSON_TOO_LARGE
 

@@ -14,8 +14,9 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from app.errors import InvalidRequest, MalformedRequest, Unavailable, UnsupportedMediaType
 from app.params import IMAGE_FIELDS, TaskParams
 from app.store import Uploads
+from app.store.uploads import SMALL
 from app.web.body import bounded, declared_length, media_type
-from app.web.large_json import MAX_JSON_BYTES, SMALL, read_json
+from app.web.large_json import MAX_JSON_BYTES, read_json
 from app.web.problems import invalid
 
 # Four images of 20 MB and the other fields; files go to disk as they arrive.

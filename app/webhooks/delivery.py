@@ -113,7 +113,8 @@ async def _post(use: Resources, url: str, body: bytes, headers: dict[bytes, byte
 
 
 def _body(use: Resources, webhook: OutgoingWebhook) -> bytes:
-    message = payload.with_link(webhook.delivery.payload, _link(use, webhook))
+    prompt = None if webhook.task is None else webhook.task.request.prompt
+    message = payload.with_link(payload.with_prompt(webhook.delivery.payload, prompt), _link(use, webhook))
     return json.dumps(message, separators=(",", ":")).encode()
 
 

@@ -103,7 +103,7 @@ def _row(
         task_id=task_id,
         event=event,
         form=form or "provider",
-        payload=message,
+        payload=payload.with_prompt(message, None),
         planned_at=now,
         due_at=now,
         state=DeliveryState.FAILED if gone else DeliveryState.WAITING,

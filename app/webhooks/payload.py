@@ -1,7 +1,7 @@
 """Payloads of webhooks in two forms: as the provider's callback, or as an event with the whole task. Pure.
 
-A payload is stored when the event happens, so that every attempt sends the same content. Only the link to the image is
-added when it is sent, because links expire.
+A payload is stored when the event happens, so that every attempt sends the same content. The link to the image is added
+when it is sent, because links expire; the prompt is stored with the task alone and is added too.
 """
 
 from collections.abc import Mapping
@@ -119,6 +119,17 @@ def test_form(form: str, delivery_id: str, now: datetime) -> Payload:
     if form == "event":
         return {"type": TEST, "timestamp": _timestamp(now), "data": {}}
     return {"id": delivery_id, "status": "Pending", "timestamp": _timestamp(now)}
+
+
+def with_prompt(payload: Mapping[str, object], prompt: str | None) -> Mapping[str, object]:
+    """Return the payload with this prompt, if it has a member for one. None: for the payload that is stored."""
+    match payload:
+        case {"result": {**result}}:
+            return {**payload, "result": {**result, "prompt": prompt}}
+        case {"data": {"task": {**task}}}:
+            return {**payload, "data": {"task": {**task, "prompt": prompt}}}
+        case _:
+            return payload
 
 
 def with_link(payload: Mapping[str, object], link: str | None) -> Mapping[str, object]:

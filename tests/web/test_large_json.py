@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from app.errors import FluxhookError, InvalidRequest, MalformedRequest, TooLarge
 from app.params import IMAGE_FIELDS
 from app.store import Uploads
-from app.web.large_json import SMALL, read_json
+from app.store.uploads import SMALL
+from app.web.large_json import read_json
 from tests.pictures import in_base64, padded
 from tests.world import World
 

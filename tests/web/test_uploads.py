@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -58,7 +59,7 @@ async def test_a_large_body_beyond_the_limit_is_refused_until_another_one_has_en
 
     await until(both_have_places)
     async with httpx.AsyncClient(base_url=limited, headers={"x-key": ADMIN_KEY}) as client:
-        sent = {"content": body, "headers": {"content-type": header.removeprefix("content-type: ")}}
+        sent: dict[str, Any] = {"content": body, "headers": {"content-type": header.removeprefix("content-type: ")}}
         refused = await client.post(path, **sent)
         small = await client.post("/v1/tasks", json={"prompt": "a fox"})
         problem(refused, 503, "overloaded")

@@ -1,9 +1,11 @@
 """The SQLite engine: one writer thread and a few read-only connections."""
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -113,6 +115,8 @@ def _engine(path: str, begin: str, **pragmas: str) -> Engine:
         f"sqlite:///{path}",
         # Parameters are hidden because errors must not show prompts. Connections move between the threads of a pool.
         hide_parameters=True,
+        # Escaped, a character outside ASCII would take six bytes or twelve.
+        json_serializer=partial(json.dumps, ensure_ascii=False),
         connect_args={"check_same_thread": False, "timeout": _BUSY_MS / 1000},
         pool_size=_READERS,
     )

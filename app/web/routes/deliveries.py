@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, model_validator
 from app import ids
 from app.db import Connection
 from app.db.queries.deliveries import DeliveryFilter, DeliveryRef, failed_between, newest
-from app.db.tables import deliveries, delivery_attempts, endpoints
+from app.db.tables import deliveries, delivery_attempts, endpoints, tasks
 from app.db.tables.deliveries import Delivery, DeliveryState
 from app.db.tables.delivery_attempts import DeliveryAttempt
 from app.errors import NotFound
@@ -20,7 +20,7 @@ from app.web.body import REFUSALS, described, json_body
 from app.web.paging import page_of
 from app.web.path_ids import DeliveryId
 from app.web.problems import responses
-from app.webhooks import outbox
+from app.webhooks import outbox, payload
 
 router = APIRouter(prefix="/v1/deliveries", tags=["webhooks"])
 
@@ -142,14 +142,16 @@ async def replay_failed(
 async def get_delivery(use: ResourcesDep, caller: CallerDep, delivery_id: DeliveryId) -> DeliveryDetail:
     """Get a delivery with its attempts and its payload."""
 
-    def read(connection: Connection) -> tuple[Delivery, list[DeliveryAttempt]]:
+    def read(connection: Connection) -> tuple[Delivery, str | None, list[DeliveryAttempt]]:
         delivery = _get(connection, caller.owner, delivery_id)
-        return delivery, delivery_attempts.of_delivery(connection, delivery_id)
+        task = None if delivery.task_id is None else tasks.get(connection, delivery.task_id)
+        prompt = None if task is None else task.request.prompt
+        return delivery, prompt, delivery_attempts.of_delivery(connection, delivery_id)
 
-    delivery, attempts = await use.db.read(read)
+    delivery, prompt, attempts = await use.db.read(read)
     return DeliveryDetail(
         **dict(delivery_view(delivery)),
-        payload=dict(delivery.payload),
+        payload=payload.with_prompt(delivery.payload, prompt),
         attempts=[_attempt_view(attempt) for attempt in attempts],
     )
 
