@@ -48,6 +48,7 @@ async def dispatch(use: Resources, task_id: str) -> None:
     if task.deadline_at is not None and task.deadline_at <= use.now():
         await _expire(use, task_id, Failure.DEADLINE_EXCEEDED, moves.TOO_LATE)
         return
+    await use.disk.require()  # what is paid for must find room
     async with AsyncExitStack() as stack:
         try:
             images = {image.field: await _read_input(use, image, stack) for image in task.request.images}

@@ -10,6 +10,7 @@
       Unavailable            a temporary failure of the service; the caller can retry (503)
         Overloaded           requests arrive faster than they can be written
         TaskMayExist         the database went away while a task was being recorded
+        DiskFull             only the reserve for tasks in progress is left on a disk
       ResultRefused          the provider's link did not deliver a usable image
 
 A detail states what was wrong, not what was sent: it never contains a secret, a prompt or image bytes.
@@ -155,6 +156,11 @@ class TaskMayExist(Unavailable):
             "send the request again. A request with an Idempotency-Key can be sent again safely"
         )
         self.task_id = task_id
+
+
+class DiskFull(Unavailable):
+    code = "disk_full"
+    title = "Not enough disk space"
 
 
 class ResultRefused(FluxhookError):

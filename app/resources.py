@@ -17,7 +17,7 @@ from app.rules.sampling import SampleLimit
 from app.rules.weighted_semaphore import WeightedSemaphore
 from app.security import ssrf
 from app.security.keyring import KeyRing
-from app.store import Spool, Store, Uploads
+from app.store import DiskReserve, Spool, Store, Uploads
 
 # Past this many concurrent requests httpx itself becomes slow.
 _CONCURRENT_WEBHOOKS = 64
@@ -52,6 +52,7 @@ class Resources:
     evidence_window: timedelta  # how long a callback may still prove an attempt whose answer was lost
     scratch: Path  # DATA_DIR: temporary files of requests and downloads, and the spool
     uploads: Uploads  # large request bodies while they arrive
+    disk: DiskReserve
     egress_allow: tuple[ssrf.Network, ...] = ()  # private networks that applications may name; plain HTTP is allowed
     send_webhook_secret: bool = (
         True  # webhooks in the provider's form carry the application's secret, as the provider's do

@@ -217,6 +217,14 @@ class Settings(BaseModel):
         int, Field(ge=1, description="Maximum total size in MB of bodies received at once. They lie in DATA_DIR.")
     ] = 512
 
+    disk_reserve_mb: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description="Disk space in MB below which no tasks are accepted. Default: 512, or a tenth of the disk.",
+        ),
+    ] = None
+
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
         """Read the `FLUXHOOK_` names of a mapping. An empty value counts as not set.

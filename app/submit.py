@@ -41,11 +41,12 @@ async def submit(
     `on_record`: called with the connection and the task's id inside the transaction that records the task.
     `origin`: the origin at which the client reached this service, for links if no public URL is configured.
 
-    Raises InvalidRequest or TooLarge, which name the invalid field, and Unavailable if no provider key is configured or
-    an image cannot be stored.
+    Raises InvalidRequest or TooLarge, which name the invalid field, DiskFull, and Unavailable if no provider key is
+    configured or an image cannot be stored.
     """
     if use.provider is None:
         raise Unavailable("no provider key is configured: the operator has to set one")
+    await use.disk.require()
     if params.deadline_at is not None and params.deadline_at <= use.now():
         raise InvalidRequest("deadline_at: is in the past", {"deadline_at": "is in the past"})
     spec = use.provider.spec

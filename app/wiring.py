@@ -12,6 +12,7 @@ import httpx
 
 from app import callback, clock, ids
 from app.db.engine.database import Database, open_database
+from app.db.engine.sqlite import file_of
 from app.errors import ConfigurationError
 from app.provider import Bfl, Gptproto, Provider, ProviderSpec
 from app.resources import Resources
@@ -19,7 +20,7 @@ from app.security.http_clients import guarded_client, provider_client, results_c
 from app.security.keyring import KeyRing
 from app.security.outbound import Outbound, open_outbound
 from app.settings import Settings
-from app.store import BUCKETS, FolderStore, Store, Uploads
+from app.store import BUCKETS, DiskReserve, FolderStore, Store, Uploads
 
 
 @asynccontextmanager
@@ -30,6 +31,7 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
         outbound = build_outbound(settings)
         http = await stack.enter_async_context(provider_client(outbound=outbound))
         provider = build_provider(settings, http)
+        disk = disk_reserve(settings)
         yield Resources(
             db=db,
             callbacks=db.batcher(callback.store_batch),
@@ -57,7 +59,8 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
             evidence_window=evidence_window(settings, provider),
             send_webhook_secret=settings.send_webhook_secret,
             scratch=settings.data_dir,
-            uploads=uploads(settings),
+            uploads=uploads(settings, disk),
+            disk=disk,
             egress_allow=settings.egress_allow,
             evidence_retention=None if settings.evidence_days is None else timedelta(days=settings.evidence_days),
             link_life=timedelta(days=settings.link_days),
@@ -78,9 +81,21 @@ def build_outbound(settings: Settings) -> Outbound:
     return open_outbound(settings.ca_file, proxy.get_secret_value() if proxy else None)
 
 
-def uploads(settings: Settings) -> Uploads:
+def disk_reserve(settings: Settings) -> DiskReserve:
+    """Return the reserve on the volumes of DATA_DIR, of a SQLite database and of a store in a folder."""
+    folders = {"DATA_DIR": settings.data_dir}
+    if settings.embedded:
+        folders["the database"] = Path(file_of(database_url(settings))).parent
+    store = store_folder(settings)
+    if store is not None:
+        folders["the image store"] = store
+    reserve = settings.disk_reserve_mb
+    return DiskReserve(folders, None if reserve is None else reserve * 1024**2)
+
+
+def uploads(settings: Settings, disk: DiskReserve) -> Uploads:
     """Return the folder for large request bodies, emptied."""
-    opened = Uploads(settings.data_dir / "uploads", settings.max_uploads, settings.max_uploads_mb * 1024**2)
+    opened = Uploads(settings.data_dir / "uploads", disk, settings.max_uploads, settings.max_uploads_mb * 1024**2)
     opened.empty()
     return opened
 

@@ -27,7 +27,7 @@ from app.provider import ProviderResponse, ProviderSpec, Reference, SubmitReques
 from app.provider.bfl import SPEC
 from app.resources import Resources
 from app.security.keyring import KeyRing
-from app.store import Missing, Uploads
+from app.store import DiskReserve, Missing, Uploads
 from app.submit import submit
 from app.worker import loop
 from app.worker.loop import run_job
@@ -247,7 +247,8 @@ class Process:
             trust_shared_secret=trust_shared_secret,
             evidence_window=SPEC.slowest_task + SPEC.callback_window if callback_requested else timedelta(),
             scratch=Path(gettempdir()),
-            uploads=Uploads(Path(gettempdir())),
+            uploads=Uploads(Path(gettempdir()), DiskReserve({})),
+            disk=DiskReserve({}),
         )
         self._running: set[asyncio.Task[Any]] = set()
         self.db.now(lambda connection: provider_accounts.put(connection, "account", "bfl", LIMITS))

@@ -19,7 +19,7 @@ from app.provider import Bfl, Gptproto
 from app.resources import Resources
 from app.security.http_clients import guarded_client, provider_client
 from app.security.keyring import KeyRing
-from app.store import FolderStore, Uploads
+from app.store import DiskReserve, FolderStore, Uploads
 from app.twin import Rules, Twin, create_twin_app
 from app.web.auth import digest_of
 from app.worker import loop
@@ -139,6 +139,7 @@ async def open_world(
         network.add("twin", create_twin_app(twin, running=False))
         adapter = Bfl if provider == "bfl" else Gptproto
         built = adapter(provider_http, TWIN, "a-provider-key")
+        disk = DiskReserve({"DATA_DIR": folder}, 0)
         use = Resources(
             db=db,
             callbacks=db.batcher(callback.store_batch),
@@ -156,7 +157,8 @@ async def open_world(
             evidence_window=built.spec.slowest_task + built.spec.callback_window,
             trust_shared_secret=True,
             scratch=folder,
-            uploads=Uploads(folder),
+            uploads=Uploads(folder, disk),
+            disk=disk,
         )
         use = replace(use, **changes)
         await use.db.write(

@@ -28,6 +28,7 @@ from app.wiring import (
     build_outbound,
     build_provider,
     database_url,
+    disk_reserve,
     key_ring,
     open_configured_database,
     open_store,
@@ -92,6 +93,9 @@ async def _findings(settings: Settings) -> AsyncGenerator[Finding]:
         folder = folder.parent
     if not is_writable(folder):
         yield Finding("data folder", f"{folder} cannot be written by {current_user()}", unhealthy=True)
+    for volume in disk_reserve(settings).read():
+        if volume.note is not None:
+            yield Finding("disk", volume.note, unhealthy=volume.is_full)
     database = await _database(settings)
     yield database
     if database.readable:

@@ -9,6 +9,7 @@ from typing import IO
 
 from app.errors import Overloaded
 from app.rules.weighted_semaphore import WeightedSemaphore
+from app.store.disk_reserve import DiskReserve
 
 SMALL = 64 * 1024  # bytes; a smaller body needs no place
 AT_ONCE = 32
@@ -23,9 +24,16 @@ class Uploads:
     """
 
     def __init__(
-        self, folder: Path, at_once: int = AT_ONCE, max_bytes: int = MAX_BYTES, wait_s: float = _WAIT_S
+        self,
+        folder: Path,
+        disk: DiskReserve,
+        at_once: int = AT_ONCE,
+        max_bytes: int = MAX_BYTES,
+        wait_s: float = _WAIT_S,
     ) -> None:
         self._folder = folder
+        self._disk = disk
+        self._max_bytes = max_bytes
         self._bytes = WeightedSemaphore(max_bytes)
         self._least = max_bytes // at_once  # what each body counts for at least, which limits their number
         self._wait_s = wait_s
@@ -44,7 +52,7 @@ class Uploads:
     async def place(self, size: int) -> AsyncGenerator[None]:
         """Wait for a place for a body of up to `size` bytes, and hold it for the block.
 
-        Raises Overloaded if none becomes free in time.
+        Raises Overloaded if none becomes free in time, and DiskFull.
         """
         async with AsyncExitStack() as held:
             try:
@@ -53,6 +61,8 @@ class Uploads:
                         await held.enter_async_context(self._bytes.taken(max(size, self._least)))
             except TimeoutError as error:
                 raise Overloaded("too many large requests are being received: send this one again later") from error
+            # Twice, because an image is in the body and in the store at the same time.
+            await self._disk.require(2 * (self._max_bytes - self._bytes.free))
             yield
 
     def open(self) -> IO[bytes]:

@@ -393,6 +393,13 @@ async def test_dead_letters_are_listed_and_requeued(terminal: Terminal) -> None:
     assert (unknown.exit_code, "no such dead letter" in unknown.stderr) == (1, True)
 
 
+async def test_a_nearly_full_disk_is_reported(terminal: Terminal) -> None:
+    done = await terminal.run("doctor", FLUXHOOK_DISK_RESERVE_MB=str(10**12))
+
+    assert done.exit_code == 1
+    assert "disk: no tasks are accepted or submitted: the disk of DATA_DIR has" in done.stdout
+
+
 def test_an_unknown_command_loads_all_commands() -> None:
     registered = commands().registered_commands
     names = [command.name or command.callback.__name__ for command in registered if command.callback]

@@ -27,7 +27,7 @@ from app.provider import Bfl
 from app.resources import Resources
 from app.security.http_clients import guarded_client, provider_client
 from app.security.keyring import KeyRing
-from app.store import Uploads
+from app.store import DiskReserve, Uploads
 from app.telemetry import metrics
 from app.twin import Rules, Twin, create_twin_app
 from app.web.auth import digest_of
@@ -127,7 +127,8 @@ class CrashWorld:
             evidence_window=spec.slowest_task + spec.callback_window if callback_requested else timedelta(),
             trust_shared_secret=True,
             scratch=self.folder,
-            uploads=Uploads(self.folder),
+            uploads=Uploads(self.folder, DiskReserve({})),
+            disk=DiskReserve({}),
         )
 
     def _connect(self, use: Resources, fuse: Fuse) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from app.errors import Overloaded
-from app.store import Uploads
+from app.store import DiskReserve, Uploads
 
 MB = 1024 * 1024
 
 
 def uploads(folder: Path) -> Uploads:
     """Allow four bodies of 10 MB in total, and do not wait for a place."""
-    return Uploads(folder, at_once=4, max_bytes=10 * MB, wait_s=0)
+    return Uploads(folder, DiskReserve({}), at_once=4, max_bytes=10 * MB, wait_s=0)
 
 
 async def count_places(limited: Uploads, size: int) -> int:
@@ -41,7 +41,7 @@ async def test_uploads_are_limited_in_bytes_and_in_number(tmp_path: Path, size: 
 
 
 async def test_an_upload_waits_for_a_place(tmp_path: Path) -> None:
-    limited = Uploads(tmp_path, at_once=1)
+    limited = Uploads(tmp_path, DiskReserve({}), at_once=1)
 
     async def upload() -> None:
         async with limited.place(MB):
@@ -58,7 +58,7 @@ async def test_a_start_deletes_what_an_earlier_process_left(tmp_path: Path) -> N
     (tmp_path / "uploads").mkdir()
     (tmp_path / "uploads" / "tmpleft").write_bytes(b"x")
 
-    limited = Uploads(tmp_path / "uploads")
+    limited = Uploads(tmp_path / "uploads", DiskReserve({}))
     limited.empty()
     with limited.open() as file:
         file.write(b"y")
@@ -69,4 +69,4 @@ async def test_a_start_deletes_what_an_earlier_process_left(tmp_path: Path) -> N
 def test_a_folder_that_cannot_be_created_does_not_prevent_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
 
-    Uploads(tmp_path / "file" / "uploads").empty()
+    Uploads(tmp_path / "file" / "uploads", DiskReserve({})).empty()

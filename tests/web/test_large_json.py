@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from app.errors import FluxhookError, InvalidRequest, MalformedRequest, TooLarge
 from app.params import IMAGE_FIELDS
-from app.store import Uploads
+from app.store import DiskReserve, Uploads
 from app.store.uploads import SMALL
 from app.web.large_json import read_json
 from tests.pictures import in_base64, padded
@@ -39,7 +39,7 @@ def request(body: bytes, piece: int) -> Request:
 async def separated(body: bytes, folder: Path, piece: int = 100_000) -> tuple[bytes, dict[str, bytes]]:
     """Return the remainder and the images of a body."""
     async with AsyncExitStack() as stack:
-        rest, files = await read_json(request(body, piece), Uploads(folder), stack)
+        rest, files = await read_json(request(body, piece), Uploads(folder, DiskReserve({})), stack)
         for file in files.values():
             file.seek(0)
         return rest, {field: file.read() for field, file in files.items()}

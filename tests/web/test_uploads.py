@@ -30,7 +30,7 @@ BODIES = {
 @pytest.fixture
 async def limited(world: World, tmp_path: Path) -> AsyncGenerator[str]:
     """The address of a service that receives two large bodies at once and refuses the others without a wait."""
-    uploads = Uploads(tmp_path / "uploads", at_once=2, wait_s=0)
+    uploads = Uploads(tmp_path / "uploads", world.use.disk, at_once=2, wait_s=0)
     uploads.empty()
     bound, address = listening()
     async with serving(create_app(nullcontext(replace(world.use, uploads=uploads)), with_worker=False), bound):

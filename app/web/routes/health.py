@@ -79,7 +79,8 @@ async def readyz(use: ResourcesDep) -> JSONResponse:
     }
     ready = all(check == "ok" for check in checks.values())
     status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-    notes = await _notes(use) if checks["database"] == "ok" else []
+    notes = [volume.note for volume in await use.disk.volumes() if volume.note]
+    notes += await _notes(use) if checks["database"] == "ok" else []
     return JSONResponse({"status": "ready" if ready else "not ready", "checks": checks, "notes": notes}, status)
 
 

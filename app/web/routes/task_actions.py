@@ -181,6 +181,7 @@ async def resubmit_task(use: ResourcesDep, _caller: CallerDep, task_id: TaskId) 
         moved = task is not None and moves.resubmit(connection, task_id, task.account_id, use.now())
         return moved, read_task_view(connection, task_id)
 
+    await use.disk.require()
     moved, view = await use.db.write(resubmit)
     if view is None:
         raise NotFound("there is no such task")
