@@ -58,6 +58,7 @@ class Resources:
         True  # webhooks in the provider's form carry the application's secret, as the provider's do
     )
     webhook_deadline: timedelta = timedelta(seconds=15)  # for one delivery attempt in all, however slowly it answers
+    user_agent: str = "fluxhook"  # of requests for input images: names the service and a contact
     evidence_retention: timedelta | None = None  # after a task became final; None: without limit
     link_life: timedelta = timedelta(days=7)  # of a link to a result that needs no key
 

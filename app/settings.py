@@ -81,6 +81,12 @@ def _valid_proxy_url(url: Secret) -> Secret:
     return url
 
 
+def _valid_contact(contact: str) -> str:
+    if not contact.isascii() or not contact.isprintable() or set(contact) & set(" ()"):
+        raise ValueError("must be printable ASCII without spaces or brackets, because it is sent in an HTTP header")
+    return contact
+
+
 def _valid_host_name(name: str) -> str:
     if not _HOST.fullmatch(name):
         raise ValueError("must be host names such as cdn.example.com or *.example.com, without scheme, port or path")
@@ -186,6 +192,12 @@ class Settings(BaseModel):
     https_proxy: Annotated[
         ProxyUrl | None,
         Field(description="The proxy for requests to public hosts: `http://[USER:PASSWORD@]HOST:PORT`, or `https://`."),
+    ] = None
+    contact: Annotated[
+        Annotated[str, AfterValidator(_valid_contact)] | None,
+        Field(
+            description="A URL or e-mail address, sent to hosts of input images as the contact. Default: PUBLIC_URL."
+        ),
     ] = None
     link_days: Annotated[
         int, Field(ge=1, le=3650, description="Days for which an image link that needs no API key is valid.")

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from app import callback, clock, ids
+from app import __version__, callback, clock, ids
 from app.db.engine.database import Database, open_database
 from app.db.engine.sqlite import file_of
 from app.errors import ConfigurationError
@@ -62,6 +62,7 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
             uploads=uploads(settings, disk),
             disk=disk,
             egress_allow=settings.egress_allow,
+            user_agent=user_agent(settings),
             evidence_retention=None if settings.evidence_days is None else timedelta(days=settings.evidence_days),
             link_life=timedelta(days=settings.link_days),
         )
@@ -113,6 +114,12 @@ def build_provider(settings: Settings, http: httpx.AsyncClient) -> Provider | No
         return None
     adapter = Bfl if settings.provider == "bfl" else Gptproto
     return adapter(http, provider_base(settings), settings.provider_key)
+
+
+def user_agent(settings: Settings) -> str:
+    """Return what the hosts of input images see: the version, and a contact if one is known."""
+    contact = settings.contact or settings.public_url
+    return f"fluxhook/{__version__}" + (f" (+{contact})" if contact and contact.isascii() else "")
 
 
 def evidence_window(settings: Settings, provider: Provider | None) -> timedelta:

@@ -125,6 +125,11 @@ def test_a_wait_of_more_than_31_days_is_refused() -> None:
     assert read(HOLD_SECONDS="2678400").hold_seconds == 2_678_400
 
 
+@pytest.mark.parametrize("contact", ["us (at) example.com", "b\u00fccher@example.com", "a\nb"])
+def test_a_contact_that_is_no_part_of_a_header_is_refused(contact: str) -> None:
+    assert refusal(CONTACT=contact).startswith("FLUXHOOK_CONTACT: must be printable ASCII without spaces or brackets")
+
+
 @pytest.mark.parametrize("network", ["10.0.0.1/8", "10.0.0.0/33", "intranet"], ids=["host bits", "too long", "a name"])
 def test_an_invalid_network_is_refused(network: str) -> None:
     assert "FLUXHOOK_EGRESS_ALLOW: " in refusal(EGRESS_ALLOW=network)

@@ -19,6 +19,8 @@ from tests.receivers import ended, only_delivery
 from tests.world import World, open_world
 
 PUBLIC, METADATA = "93.184.216.34", "169.254.169.254"
+UNREACHABLE = "its URL cannot be reached"
+NO_USERINFO = "its URL must not contain a user name or a password"
 BOOK = {
     "app.example.com": [PUBLIC],
     "localhost": ["127.0.0.1", "::1"],
@@ -145,7 +147,7 @@ async def test_no_known_ssrf_url_reaches_a_host(world: World, outside: Outside) 
         image = await world.api.post("/v1/tasks", json={"prompt": "a fox", "input_image": url})
         assert hook.status_code in {202, 422}, name
         assert image.status_code == 422, name
-        assert image.json()["fields"] == {"input_image": "its URL cannot be reached"}, name
+        assert image.json()["fields"]["input_image"] in {UNREACHABLE, NO_USERINFO}, name
     await world.work()
     listed = (await world.api.get("/v1/deliveries", params={"limit": 100})).json()["deliveries"]
 
@@ -166,12 +168,12 @@ async def test_a_public_host_is_reached_at_the_checked_address(world: World, out
     assert outside.reached == [PUBLIC]
 
 
-async def test_a_redirect_to_metadata_is_not_followed(world: World, outside: Outside) -> None:
+async def test_a_redirect_to_metadata_reaches_nothing(world: World, outside: Outside) -> None:
     outside.status, outside.headers = 302, {"location": f"http://{METADATA}/"}
     image = await world.api.post("/v1/tasks", json={"prompt": "a fox", "input_image": "https://app.example.com/a.png"})
 
     assert await delivery_to(world, "https://app.example.com/") == (202, "waiting", "answered with HTTP 302")
-    assert image.json()["fields"] == {"input_image": "its URL answered with HTTP 302"}
+    assert image.json()["fields"] == {"input_image": UNREACHABLE}
     assert outside.reached == [PUBLIC, PUBLIC]
 
 
