@@ -148,7 +148,9 @@ WebhookEvents = Annotated[
 ]
 
 WEBHOOK_FIELDS = ("webhook_url", "webhook_secret", "webhook_form", "webhook_events")
-OPTIONS = ("priority", "deadline_at", *WEBHOOK_FIELDS)
+OPTIONS = ("priority", "deadline_at", "auto_orient", *WEBHOOK_FIELDS)
+# Fields that are left out of the digest of a request while they have their default.
+_ABSENT_BY_DEFAULT = frozenset({*WEBHOOK_FIELDS, "auto_orient"})
 
 
 class Webhook(BaseModel):
@@ -173,8 +175,12 @@ class TaskParams(Webhook, Params):
         UtcInstant | None,
         Field(description="A task that has not been sent to the provider by then fails and costs nothing."),
     ] = None
+    auto_orient: Annotated[
+        bool, Field(description="Turn input images upright, as their EXIF orientation says, before they are sent.")
+    ] = False
 
     def masked_json(self) -> JsonObject:
-        """Return all parameters as JSON values, with secrets masked and without unset webhook fields."""
+        """Return all parameters as JSON values, with secrets masked and without optional fields that are not used."""
         values = self.model_dump(mode="json")
-        return {name: value for name, value in values.items() if name not in WEBHOOK_FIELDS or value is not None}
+        unused = {name for name in _ABSENT_BY_DEFAULT if getattr(self, name) in (None, False)}
+        return {name: value for name, value in values.items() if name not in unused}

@@ -23,6 +23,9 @@ from app.store import DiskReserve, Spool, Store, Uploads
 _CONCURRENT_WEBHOOKS = 64
 # A decoded image takes four bytes a pixel. Six results of about one megapixel at once take 24 MB.
 _CONCURRENT_PIXELS = 6_000_000
+# The largest input image that a provider takes needs 360 MB as WebP, and 20 MB as a usual JPEG.
+_INPUT_DECODING_BYTES = 384 * 1024 * 1024
+_CONCURRENT_FETCHES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,10 @@ class Resources:
     delivering: Counter[str] = field(default_factory=Counter)  # endpoints with a delivery under way, by host
     sending: WeightedSemaphore = field(default_factory=lambda: WeightedSemaphore(_CONCURRENT_WEBHOOKS))
     decoding: WeightedSemaphore = field(default_factory=lambda: WeightedSemaphore(_CONCURRENT_PIXELS))  # in pixels
+    decoding_inputs: WeightedSemaphore = field(  # in bytes of memory
+        default_factory=lambda: WeightedSemaphore(_INPUT_DECODING_BYTES)
+    )
+    fetching: WeightedSemaphore = field(default_factory=lambda: WeightedSemaphore(_CONCURRENT_FETCHES))  # input images
     stopping: asyncio.Event = field(default_factory=asyncio.Event)  # set when the process is asked to stop
 
     @property

@@ -13,7 +13,7 @@ from app.db.tables import attempts, tasks
 from app.db.tables.attempts import NewAttempt
 from app.db.tables.tasks import NewTask
 from app.errors import InvalidRequest, Unavailable
-from app.images.inputs import store_input
+from app.images.inputs import take_input
 from app.params import IMAGE_FIELDS, OPTIONS, Params, TaskParams
 from app.resources import Resources
 from app.rules.request import StoredImage, TaskRequest
@@ -51,7 +51,12 @@ async def submit(
         raise InvalidRequest("deadline_at: is in the past", {"deadline_at": "is in the past"})
     spec = use.provider.spec
     subscription.check(use, params)
-    images = [await store_input(use, spec, field, source) for field, source in _in_order(params, files).items()]
+    taken = [
+        await take_input(use, spec, field, source, auto_orient=params.auto_orient)
+        for field, source in _in_order(params, files).items()
+    ]
+    images = [image.stored for image in taken]
+    warnings = [*_warnings(params, images), *(warning for image in taken for warning in image.warnings)]
     now = use.now()
     task_id, attempt_id = ids.new_id("task", now), ids.new_id("sub", now)
     task = NewTask(
@@ -61,7 +66,7 @@ async def submit(
         account_id=use.account_id,
         model=params.model,
         request=_request(params, images),
-        warnings=_warnings(params, images),
+        warnings=warnings,
         priority=params.priority,
         deadline_at=params.deadline_at,
         dispatch_after_at=now,

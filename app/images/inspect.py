@@ -41,7 +41,7 @@ def inspect(file: IO[bytes]) -> ImageInfo:
             return _info(image)
     except UnidentifiedImageError as error:
         raise NotAnImage("not a JPEG, PNG or WebP image") from error
-    except _BROKEN as error:
+    except BROKEN as error:
         raise NotAnImage("the image's header is broken") from error
 
 
@@ -56,13 +56,13 @@ def decode(file: IO[bytes], *, max_pixels: int) -> ImageInfo:
             image.load()
         if info.media_type == "image/png":
             _require_end(file)
-    except _BROKEN as error:
+    except BROKEN as error:
         raise NotAnImage("the image is cut off or damaged") from error
     return info
 
 
 # The exceptions of Pillow on malformed files: OSError for most, the others from individual formats.
-_BROKEN = (
+BROKEN = (
     OSError,
     EOFError,
     ValueError,

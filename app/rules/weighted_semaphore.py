@@ -3,7 +3,9 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from app.errors import Overloaded
 
 
 class WeightedSemaphore:
@@ -16,6 +18,11 @@ class WeightedSemaphore:
         self._size = size
         self.free = size
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """The units of the requests that wait."""
+        return sum(units for units, granted in self._waiting if not granted.done())
 
     @asynccontextmanager
     async def taken(self, units: int) -> AsyncGenerator[None]:
@@ -33,6 +40,22 @@ class WeightedSemaphore:
             else:
                 granted.cancel()
             self._grant()
+
+    @asynccontextmanager
+    async def taken_in_time(self, units: int, *, max_waiting: int, seconds: float) -> AsyncGenerator[None]:
+        """As `taken`, with a bounded queue.
+
+        Raises Overloaded at once if more than `max_waiting` units wait already, and after a wait of `seconds`.
+        """
+        if self.waiting > max_waiting:
+            raise Overloaded("too many requests are waiting")
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(seconds):
+                    await stack.enter_async_context(self.taken(units))
+            except TimeoutError as error:
+                raise Overloaded("too many requests are waiting") from error
+            yield
 
     def _grant(self) -> None:
         """Grant waiting requests in their order while enough units are free."""

@@ -24,6 +24,7 @@ SAVE_OPTIONS: dict[Format, dict[str, int]] = {
     "png": {"compress_level": 1},
     "webp": {"quality": 80, "method": 0},
 }
+PNG = b"\x89PNG\r\n\x1a\n"
 SIDEWAYS = range(5, 9)  # EXIF orientations that swap width and height
 ORIENTATION = 0x0112
 STEP = 16  # width and height are multiples of this, as those of the provider
@@ -47,7 +48,7 @@ def _side(length: float) -> int:
 def dimensions(data: bytes) -> Size:
     """Return width and height after the EXIF orientation, from the header only. Raises UnreadableError."""
     try:
-        with Image.open(BytesIO(data)) as image:
+        with Image.open(_leniently(data)) as image:
             width, height = image.size
             sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
     except (
@@ -59,6 +60,21 @@ def dimensions(data: bytes) -> Size:
     ) as problem:
         raise UnreadableError from problem
     return (height, width) if sideways else (width, height)
+
+
+def _leniently(data: bytes) -> BytesIO:
+    """Return the image without what only a strict decoder minds: texts and profiles in a PNG, no end of a JPEG."""
+    if data.startswith(b"\xff\xd8"):
+        return BytesIO(data + b"\xff\xd9")
+    if not data.startswith(PNG):
+        return BytesIO(data)
+    kept, at = [PNG], len(PNG)
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] in {b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"eXIf", b"IEND"}:
+            kept.append(data[at:end])
+        at = end
+    return BytesIO(b"".join(kept))
 
 
 def render(prompt: str, seed: int, inputs: Sequence[bytes], size: Size, form: Format) -> bytes:
@@ -87,7 +103,7 @@ def _side_by_side(inputs: Sequence[bytes], size: Size) -> Image.Image:
 
 def _decoded(data: bytes, size: Size) -> Image.Image:
     try:
-        with Image.open(BytesIO(data)) as image:
+        with Image.open(_leniently(data)) as image:
             # A JPEG can be decoded at reduced size, which saves most of the work for a large one.
             image.draft("RGB", (max(size), max(size)))
             upright = ImageOps.exif_transpose(image).convert("RGBA")

@@ -18,7 +18,7 @@ from app.web.large_json import MAX_JSON_BYTES, read_json
 from app.web.problems import invalid
 from app.web.task_form import JSON_TOO_LARGE
 
-FIELDS = (*(name for name in Params.model_fields if name != "model"), "webhook_url", "webhook_secret")
+FIELDS = (*(name for name in Params.model_fields if name != "model"), "webhook_url", "webhook_secret", "auto_orient")
 # If these were ignored, the caller would pay for an image that does not use them.
 _UNSUPPORTED_IMAGE = re.compile(r"input_image_\d+|image_prompt")
 

@@ -3,6 +3,9 @@
 import asyncio
 from contextlib import suppress
 
+import pytest
+
+from app.errors import Overloaded
 from app.rules.weighted_semaphore import WeightedSemaphore
 
 
@@ -82,3 +85,37 @@ async def test_a_request_that_is_cancelled_when_granted_returns_its_units() -> N
 
     async with asyncio.timeout(30), room.taken(1):
         pass
+
+
+async def test_a_full_queue_refuses_at_once() -> None:
+    room, leave = WeightedSemaphore(2), asyncio.Event()
+    guests = Guests(room)
+    tasks = [asyncio.create_task(guests.visit(2, leave)) for _ in range(3)]
+    await settle()
+    assert room.waiting == 4
+
+    with pytest.raises(Overloaded):
+        async with room.taken_in_time(1, max_waiting=3, seconds=60):
+            pass
+    leave.set()
+    await asyncio.gather(*tasks)
+    assert room.waiting == 0
+
+
+async def test_a_wait_that_lasts_too_long_is_refused_and_takes_nothing() -> None:
+    room = WeightedSemaphore(1)
+    async with room.taken(1):
+        with pytest.raises(Overloaded):
+            async with room.taken_in_time(1, max_waiting=3, seconds=0):
+                pass
+
+    assert (room.free, room.waiting) == (1, 0)
+
+
+async def test_the_time_limit_is_for_the_wait_alone() -> None:
+    room = WeightedSemaphore(1)
+    async with room.taken_in_time(1, max_waiting=0, seconds=0):
+        await settle()
+        assert room.free == 0
+
+    assert room.free == 1

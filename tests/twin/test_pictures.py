@@ -20,6 +20,12 @@ async def picture(scene: Scene, prompt: str = "a lake", **fields: Any) -> Image.
     return Image.open(BytesIO(answer.content))
 
 
+def picture_of(colour: str, form: str, **options: Any) -> bytes:
+    out = BytesIO()
+    Image.new("RGB", (320, 320), colour).save(out, form, **options)
+    return out.getvalue()
+
+
 def colours(image: Image.Image) -> list[tuple[int, ...]]:
     """Return the mean colours of the left and the right quarter, above the caption."""
     width, height = image.size
@@ -48,6 +54,18 @@ async def test_seed_and_prompt_determine_the_image(scene: Scene) -> None:
     assert await data("a lake", 1) == await data("a lake", 1)
     assert await data("a lake", 1) != await data("a lake", 2)
     assert await data("a lake", 1) != await data("a hill", 1)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [picture_of("red", "PNG", icc_profile=bytes(2 * 1024**2)), picture_of("red", "JPEG")[:-2]],
+    ids=["PNG with a large colour profile", "JPEG without an end"],
+)
+async def test_an_input_with_all_its_pixels_is_edited(scene: Scene, data: bytes) -> None:
+    edited = await picture(scene, "mirror", input_image=base64.b64encode(data).decode())
+
+    red, green, blue = colours(edited)[0]
+    assert red - max(green, blue) > 150
 
 
 async def test_an_edit_keeps_the_ratio_of_its_input(scene: Scene, photo: str) -> None:
