@@ -7,7 +7,17 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 from pydantic import SecretStr as Secret
 
 from app.rules.json_value import JsonObject
@@ -15,6 +25,7 @@ from app.security import sign, ssrf
 
 IMAGE_FIELDS = ("input_image", "input_image_2", "input_image_3", "input_image_4")
 
+_NUMBER = re.compile(r"\s*[+-]?[\d._]+(e[+-]?\d+)?\s*", re.IGNORECASE)
 _RATIO = re.compile(r"([1-9][0-9]{0,3}):([1-9][0-9]{0,3})")
 
 Model = Literal["flux-kontext-pro", "flux-kontext-max"]
@@ -24,6 +35,11 @@ ImageInput = Annotated[
     str | None,
     Field(min_length=1, description="Base64, a `data:` URL, or an http(s) URL. JPEG, PNG or WebP."),
 ]
+
+
+def is_storable(text: str) -> bool:
+    """Whether the database can store a text: PostgreSQL has no NUL, and UTF-8 cannot encode a lone surrogate."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 class Params(BaseModel):
@@ -45,7 +61,7 @@ class Params(BaseModel):
         int | None,
         Field(
             ge=-(2**63),
-            le=2**63 - 1,
+            le=2**64 - 1,
             description="The same seed and prompt produce nearly the same image.",
         ),
     ] = None
@@ -56,14 +72,17 @@ class Params(BaseModel):
     output_format: Literal["png", "jpeg", "webp"] = "png"
     prompt_upsampling: Annotated[bool, Field(description="Let the provider rewrite the prompt.")] = False
     safety_tolerance: Annotated[int, Field(ge=0, le=6, description="0 is the strictest, 6 the most permissive.")] = 2
+    user: Annotated[
+        str | None,
+        Field(min_length=1, max_length=256, description="An id of your end user; the provider receives it as it is."),
+    ] = None
 
-    @field_validator("prompt")
+    @field_validator("prompt", "user")
     @classmethod
-    def _storable(cls, prompt: str) -> str:
-        # PostgreSQL text cannot contain NUL, and UTF-8 cannot encode a lone surrogate.
-        if "\0" in prompt or any("\ud800" <= character <= "\udfff" for character in prompt):
+    def _storable(cls, text: str | None) -> str | None:
+        if text is not None and not is_storable(text):
             raise ValueError("must be text without NUL characters or lone surrogates")
-        return prompt
+        return text
 
     @field_validator("aspect_ratio")
     @classmethod
@@ -91,7 +110,23 @@ def _in_utc(at: datetime) -> datetime:
         raise ValueError("must be in the years 1 to 9999 in UTC") from None
 
 
-UtcInstant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+_FORM_OF_INSTANTS = "must be a time with a time zone, such as 2026-01-31T12:00:00Z"
+_AWARE = TypeAdapter(AwareDatetime)
+
+
+def _read_instant(at: object) -> object:
+    """Parse a text. A number is refused, also as text: it could be seconds or milliseconds."""
+    if isinstance(at, int | float) or (isinstance(at, str) and _NUMBER.fullmatch(at)):
+        raise ValueError(f"{_FORM_OF_INSTANTS}, not a number")
+    if not isinstance(at, str):
+        return at
+    try:
+        return _AWARE.validate_python(at)
+    except ValidationError:
+        raise ValueError(_FORM_OF_INSTANTS) from None
+
+
+UtcInstant = Annotated[AwareDatetime, BeforeValidator(_read_instant), AfterValidator(_in_utc)]
 
 WebhookForm = Literal["provider", "event"]
 WebhookEvent = Literal["submitted", "stored", "failed", "cancelled"]
@@ -150,7 +185,7 @@ WebhookEvents = Annotated[
 WEBHOOK_FIELDS = ("webhook_url", "webhook_secret", "webhook_form", "webhook_events")
 OPTIONS = ("priority", "deadline_at", "auto_orient", *WEBHOOK_FIELDS)
 # Fields that are left out of the digest of a request while they have their default.
-_ABSENT_BY_DEFAULT = frozenset({*WEBHOOK_FIELDS, "auto_orient"})
+_ABSENT_BY_DEFAULT = frozenset({*WEBHOOK_FIELDS, "user", "auto_orient"})
 
 
 class Webhook(BaseModel):

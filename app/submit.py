@@ -109,7 +109,10 @@ def _in_order(params: Params, files: Mapping[str, IO[bytes]]) -> dict[str, str |
 
 def _request(params: Params, images: Sequence[StoredImage]) -> TaskRequest:
     """Return the request as recorded with the task: the parameters, and references in place of images."""
-    return TaskRequest(params.model_dump(exclude={"model", *IMAGE_FIELDS, *OPTIONS}), tuple(images))
+    parameters = params.model_dump(exclude={"model", *IMAGE_FIELDS, *OPTIONS})
+    if params.user is None:
+        del parameters["user"]  # newer than the other fields, so it is sent only if it is given
+    return TaskRequest(parameters, tuple(images))
 
 
 def _warnings(params: Params, images: Sequence[StoredImage]) -> list[str]:

@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import pytest
@@ -108,12 +109,12 @@ def test_the_range_of_ratios_is_the_published_one(width: int, height: int) -> No
         assert broken(aspect_ratio=f"{width}:{height}")
 
 
-@pytest.mark.parametrize("seed", [None, 0, 42, -1, -(2**63), 2**63 - 1])
+@pytest.mark.parametrize("seed", [None, 0, 42, -1, -(2**63), 2**63, 2**64 - 1])
 def test_a_seed_of_64_bits_is_accepted(seed: int | None) -> None:
     assert params(seed=seed).seed == seed
 
 
-@pytest.mark.parametrize("seed", [2**63, -(2**63) - 1, 10**400, 1.5, float("nan"), "seven"])
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1, 10**400, 1.5, float("nan"), "seven"])
 def test_a_seed_that_is_no_64_bit_number_is_refused(seed: object) -> None:
     assert broken(seed=seed) == ["seed"]
 
@@ -163,6 +164,16 @@ def test_an_instant_outside_the_range_of_utc_is_refused(at: str) -> None:
         TaskParams.model_validate({"prompt": "a lake", "deadline_at": at})
 
 
+@pytest.mark.parametrize(
+    "at", [1764000000, 1764000000.5, "1764000000", "1764000000123", " -1.5 ", "1e9", "2026", True], ids=repr
+)
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_instant_that_is_a_number_is_refused_with_the_expected_form(at: object, *, as_json: bool) -> None:
+    given = {"prompt": "a lake", "deadline_at": at}
+    with pytest.raises(ValidationError, match="such as 2026-01-31T12:00:00Z, not a number"):
+        TaskParams.model_validate_json(json.dumps(given), strict=True) if as_json else TaskParams.model_validate(given)
+
+
 def test_an_instant_is_converted_to_utc_from_any_zone() -> None:
     asked = [
         TaskParams.model_validate({"prompt": "a lake", "deadline_at": at}).masked_json()
@@ -170,6 +181,16 @@ def test_an_instant_is_converted_to_utc_from_any_zone() -> None:
     ]
 
     assert asked[0] == asked[1]
+
+
+@pytest.mark.parametrize("user", ["u", "\u00e9" * 256, "anna@example.com"])
+def test_an_id_of_an_end_user_is_kept_to_the_letter(user: str) -> None:
+    assert params(user=user).user == user
+
+
+@pytest.mark.parametrize("user", ["", "u" * 257, 7, "a\0b", "\ud800"], ids=["empty", "long", "number", "nul", "half"])
+def test_an_unusable_id_of_an_end_user_is_refused(user: object) -> None:
+    assert broken(user=user) == ["user"]
 
 
 def test_all_invalid_parameters_are_named_at_once() -> None:

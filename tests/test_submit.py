@@ -13,9 +13,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from app.dispatch import dispatch
 from app.errors import Unavailable
 from app.params import TaskParams
+from app.provider import ProviderResponse
+from app.rules.task import Report, Said
 from app.submit import submit
+from tests.calling import answering
 from tests.pictures import black, claims, in_base64, padded, picture
 from tests.web.documents import kept_files, nothing_recorded, problem, rows
 from tests.world import World, open_world
@@ -254,3 +258,20 @@ async def test_an_upload_is_streamed_and_stored(world: World) -> None:
 
     assert answer.status_code == httpx.codes.ACCEPTED
     assert answer.json()["params"]["images"][0]["sha256"] == sha256(PNG).hexdigest()
+
+
+@pytest.mark.parametrize("path", ["/v1/tasks", "/v1/flux-kontext-pro"])
+@pytest.mark.parametrize("given", [{}, {"user": "end-user-7", "seed": 2**64 - 1}], ids=["neither", "both"])
+async def test_user_and_a_large_seed_are_passed_on_if_they_are_given(
+    tmp_path: Path, sqlite_url: str, path: str, given: dict[str, Any]
+) -> None:
+    provider = answering(ProviderResponse(Report(Said.PENDING, provider_id="1"), 200, {}, b"{}"))
+    async with open_world(tmp_path, sqlite_url) as world:
+        posted = await world.api.post(path, json={"prompt": "a red fox", **given})
+        await dispatch(replace(world.use, provider=provider), posted.json()["id"])
+        task = await world.task(posted.json()["id"])
+
+    sent = provider.orders[0].params
+    assert ("user" in sent) == ("user" in given)
+    assert {**sent, **given} == sent
+    assert (task["params"]["user"], task["params"]["seed"]) == (given.get("user"), given.get("seed"))

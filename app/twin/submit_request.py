@@ -62,6 +62,7 @@ class SubmitRequest(BaseModel):
     webhook_secret: str | None = None
     prompt_upsampling: bool = False
     safety_tolerance: Annotated[int, Field(ge=0, le=6)] = 2
+    user: Annotated[str, Field(min_length=1, max_length=256)] | None = None
 
     def images(self) -> dict[str, str]:
         """Return the given input images: base64 or a URL, by field name."""

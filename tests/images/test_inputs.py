@@ -19,7 +19,7 @@ from tests.world import World, open_world
 
 JPEG = photo()
 SMALL = Image.new("RGB", (9, 9))
-ANIMATED = {"save_all": True, "append_images": [Image.new("RGB", (320, 256), "red")]}
+ANIMATED: dict[str, Any] = {"save_all": True, "append_images": [Image.new("RGB", (320, 256), "red")]}
 DAMAGED = "the image is cut off or damaged"
 OTHER_FORMATS = {
     "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100),

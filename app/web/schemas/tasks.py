@@ -27,6 +27,7 @@ class ParamsView(BaseModel):
     output_format: str
     prompt_upsampling: bool
     safety_tolerance: int
+    user: str | None = None
     images: list[InputImage]
 
 

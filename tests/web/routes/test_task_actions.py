@@ -202,6 +202,7 @@ async def test_a_task_whose_deadline_passed_is_submitted_again_without_one(each_
         {"deadline_at": "2026-01-01T13:00:00"},
         {"deadline_at": "tomorrow"},
         {"deadline_at": 1_800_000_000},
+        {"deadline_at": "1800000000"},
         {"priority": 10},
         {"priority": -1},
         {"priority": "1"},
