@@ -25,6 +25,9 @@ from app.security import sign, ssrf
 
 IMAGE_FIELDS = ("input_image", "input_image_2", "input_image_3", "input_image_4")
 
+# Models whose endpoint passes over fields that it does not know (OpenAPI document); newer ones refuse them.
+PASS_UNKNOWN_FIELDS = frozenset({"flux-kontext-pro", "flux-kontext-max"})
+
 _NUMBER = re.compile(r"\s*[+-]?[\d._]+(e[+-]?\d+)?\s*", re.IGNORECASE)
 _RATIO = re.compile(r"([1-9][0-9]{0,3}):([1-9][0-9]{0,3})")
 
@@ -219,3 +222,16 @@ class TaskParams(Webhook, Params):
         values = self.model_dump(mode="json")
         unused = {name for name in _ABSENT_BY_DEFAULT if getattr(self, name) in (None, False)}
         return {name: value for name, value in values.items() if name not in unused}
+
+
+# Fields of the provider-compatible API; the path of a request names the model.
+COMPATIBLE_FIELDS = (
+    *(name for name in Params.model_fields if name != "model"),
+    *("webhook_url", "webhook_secret", "auto_orient"),
+)
+
+
+class CompatibleParams(TaskParams):
+    """The parameters of a task in the provider-compatible API. Unknown fields are passed on to the provider."""
+
+    model_config = ConfigDict(extra="allow")

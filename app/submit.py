@@ -34,12 +34,14 @@ async def submit(
     files: Mapping[str, IO[bytes]],
     on_record: Callable[[Connection, str], None] = lambda _connection, _task_id: None,
     origin: str | None = None,
+    warnings: Sequence[str] = (),
 ) -> str:
     """Record a task for dispatch and return its id.
 
     `files`: uploaded images by field name; they replace the strings in `params`.
     `on_record`: called with the connection and the task's id inside the transaction that records the task.
     `origin`: the origin at which the client reached this service, for links if no public URL is configured.
+    `warnings`: warnings about the request, to be recorded with those about its values.
 
     Raises InvalidRequest or TooLarge, which name the invalid field, DiskFull, and Unavailable if no provider key is
     configured or an image cannot be stored.
@@ -56,7 +58,7 @@ async def submit(
         for field, source in _in_order(params, files).items()
     ]
     images = [image.stored for image in taken]
-    warnings = [*_warnings(params, images), *(warning for image in taken for warning in image.warnings)]
+    warnings = (*warnings, *_warnings(params, images), *(warning for image in taken for warning in image.warnings))
     now = use.now()
     task_id, attempt_id = ids.new_id("task", now), ids.new_id("sub", now)
     task = NewTask(

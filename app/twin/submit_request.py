@@ -46,9 +46,9 @@ WebhookUrl = Annotated[str, Field(min_length=1, max_length=2083), AfterValidator
 
 
 class SubmitRequest(BaseModel):
-    """The body of a submit request, `FluxKontextProInputs`. Unknown fields are refused, as newer endpoints do."""
+    """The body of a submit request, `FluxKontextProInputs`. Unknown fields are passed over."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     prompt: str
     input_image: str | None = None

@@ -2,58 +2,62 @@
 
 import asyncio
 import json
-import re
 from contextlib import AsyncExitStack
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from app.errors import InvalidRequest, MalformedRequest
-from app.params import Params, TaskParams
+from app.params import COMPATIBLE_FIELDS, CompatibleParams, TaskParams
 from app.store import Uploads
 from app.store.uploads import SMALL
+from app.web import unknown_fields
 from app.web.body import bounded, media_type
 from app.web.large_json import MAX_JSON_BYTES, read_json
 from app.web.problems import invalid
 from app.web.task_form import JSON_TOO_LARGE
 
-FIELDS = (*(name for name in Params.model_fields if name != "model"), "webhook_url", "webhook_secret", "auto_orient")
-# If these were ignored, the caller would pay for an image that does not use them.
-_UNSUPPORTED_IMAGE = re.compile(r"input_image_\d+|image_prompt")
+
+class ReadSubmit(NamedTuple):
+    """A submit: its parameters, its large images by field, and warnings about fields that may have no effect."""
+
+    params: CompatibleParams
+    files: dict[str, IO[bytes]]
+    warnings: tuple[str, ...]
 
 
-async def read_submit(
-    request: Request, model: str, uploads: Uploads, stack: AsyncExitStack
-) -> tuple[TaskParams, dict[str, IO[bytes]]]:
-    """Return the parameters of a task for this model, and its large images by field in files that `stack` closes.
+async def read_submit(request: Request, model: str, uploads: Uploads, stack: AsyncExitStack) -> ReadSubmit:
+    """Read a task for this model; `stack` closes its files.
 
-    The body is JSON, whatever its content type. Null stands for the default, and unknown fields are ignored, because
-    clients send the fields of other models too.
+    The body is JSON, whatever its content type. Null and blank text stand for the default. Clients send the fields of
+    other models too: unknown fields are passed on if they cannot change which image is made, see `unknown_fields`.
 
     Raises TooLarge, MalformedRequest, InvalidRequest, UnsupportedMediaType, Unavailable if the disk cannot be written,
     or Overloaded.
     """
     media_type(request)  # every type is accepted, a content encoding is not
+    warnings = unknown_fields.check_query(request.query_params.multi_items())
     body, files = await read_json(bounded(request, MAX_JSON_BYTES, JSON_TOO_LARGE), uploads, stack)
-    fields = {name: value for name, value in (await _parse(body)).items() if value is not None}
-    unsupported = [name[:100] for name in fields if name not in FIELDS and _UNSUPPORTED_IMAGE.fullmatch(name)]
-    if unsupported:
-        reason = "this model accepts input_image and input_image_2 to input_image_4"
-        raise InvalidRequest(f"{unsupported[0]}: {reason}", {unsupported[0]: reason})
-    values = {"model": model, **{name: fields[name] for name in FIELDS if name in fields}}
-    if "webhook_url" in values:
-        values["webhook_form"] = "provider"
+    fields = await _parse(body)
+    unknown = unknown_fields.sort_out(fields, model)
+    known = {name: fields[name] for name in COMPATIBLE_FIELDS if name in fields and not _is_default(name, fields[name])}
+    form = {"webhook_form": "provider"} if "webhook_url" in known else {}
     try:
-        params = TaskParams.model_validate(values)
+        params = CompatibleParams.model_validate({"model": model, **unknown.passed_on, **known, **form})
     except ValidationError as error:
         raise invalid(error.errors(include_input=False, include_url=False)) from None
-    return params, files
+    return ReadSubmit(params, files, (*warnings, *unknown.warnings))
 
 
-async def _parse(body: bytes) -> dict[str, Any]:
+def _is_default(name: str, value: JsonValue) -> bool:
+    """Whether a value stands for the default of its field: null and, except in a prompt, blank text."""
+    return value is None or (name != "prompt" and isinstance(value, str) and not value.strip())
+
+
+async def _parse(body: bytes) -> dict[str, JsonValue]:
     try:
-        parsed = json.loads(body) if len(body) <= SMALL else await asyncio.to_thread(json.loads, body)
+        parsed = _load(body) if len(body) <= SMALL else await asyncio.to_thread(_load, body)
     except (ValueError, RecursionError) as error:
         raise MalformedRequest("the body is not valid JSON") from error
     if not isinstance(parsed, dict):
@@ -61,10 +65,15 @@ async def _parse(body: bytes) -> dict[str, Any]:
     return parsed
 
 
+def _load(body: bytes) -> JsonValue:
+    parsed: JsonValue = json.loads(body)
+    return parsed
+
+
 def body_schema() -> dict[str, Any]:
     """Return the OpenAPI description of the request body."""
     schema = TaskParams.model_json_schema()
-    properties = {name: _or_null(schema["properties"][name], name) for name in FIELDS}
+    properties = {name: _or_null(schema["properties"][name], name) for name in COMPATIBLE_FIELDS}
     content = {
         "schema": {"type": "object", "properties": properties, "required": ["prompt"]},
         "examples": {

@@ -42,6 +42,10 @@ async def read_task(
     or Overloaded.
     """
     content_type = media_type(request)
+    if request.query_params:
+        name = next(iter(request.query_params))[:100]
+        reason = "must be in the body, not in the query"
+        raise InvalidRequest(f"{name}: {reason}", {name: reason})
     if content_type == "application/json":
         return await _read_json(bounded(request, MAX_JSON_BYTES, JSON_TOO_LARGE), uploads, stack)
     if content_type == "multipart/form-data":

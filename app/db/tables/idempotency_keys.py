@@ -32,6 +32,12 @@ class StoredAnswer:
         """Return the form in which answers are stored: the task, or its id alone."""
         return {"id": self.task_id} if self.task is None else self.task
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings about the task, as they were shown."""
+        shown = (self.task or {}).get("warnings")
+        return tuple(map(str, shown)) if isinstance(shown, list) else ()
+
     @classmethod
     def of_json(cls, stored: Mapping[str, Any]) -> "StoredAnswer":
         return cls(stored["id"], stored if "status" in stored else None)

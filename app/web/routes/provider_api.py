@@ -102,16 +102,25 @@ async def _submit(
     headers = dict(_NO_STORE)
     cost = None
     async with AsyncExitStack() as stack:
-        params, files = await read_submit(request, model, use.uploads, stack)
+        params, files, warnings = await read_submit(request, model, use.uploads, stack)
         claim = None if idempotency_key is None else await _claim(use, caller, params, files, idempotency_key)
         if claim is None or isinstance(claim, Claim):
-            task_id = (await submit_once(use, caller.key_id, params, files, claim, base_url)).id
+            task = await submit_once(use, caller.key_id, params, files, claim, base_url, warnings)
+            task_id, warnings = task.id, tuple(task.warnings)
         else:
-            task_id, headers["idempotency-replayed"] = claim.task_id, "true"
+            task_id, warnings, headers["idempotency-replayed"] = claim.task_id, claim.warnings, "true"
             with suppress(NotFound, Unavailable):  # the answer does not need the cost
                 cost = (await read_with_result(use, task_id))[0].cost
     polling_url = f"{poll_at}{_mount(request)}/v1/get_result?id={task_id}"
-    answer = Submitted(id=task_id, polling_url=polling_url, webhook_url=params.webhook_url, cost=cost)
+    answer = Submitted(
+        id=task_id,
+        polling_url=polling_url,
+        webhook_url=params.webhook_url,
+        cost=cost,
+        warnings=list(warnings) or None,
+    )
+        id=task_id, polling_url=polling_url, webhook_url=params.webhook_url, cost=cost, warnings=list(warnings) or None
+    )
     return JSONResponse(answer.model_dump(exclude_none=True), headers=headers)
 
 

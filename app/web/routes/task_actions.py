@@ -1,6 +1,7 @@
 """The routes that change tasks: post, cancel, resubmit and erase."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from http import HTTPStatus
 from typing import IO, Annotated, Any
@@ -102,7 +103,13 @@ async def post_task(
 
 
 async def submit_once(
-    use: Resources, key_id: str, params: TaskParams, files: dict[str, IO[bytes]], claim: Claim | None, origin: str
+    use: Resources,
+    key_id: str,
+    params: TaskParams,
+    files: dict[str, IO[bytes]],
+    claim: Claim | None,
+    origin: str,
+    warnings: Sequence[str] = (),
 ) -> TaskView:
     """Submit a task and return it as it was recorded.
 
@@ -120,7 +127,7 @@ async def submit_once(
             claim.answer(connection, StoredAnswer(task_id, recorded.model_dump(mode="json")))
 
     try:
-        await submit(use, key_id, params, files, on_record=remember, origin=origin)
+        await submit(use, key_id, params, files, on_record=remember, origin=origin, warnings=warnings)
     except Exception as error:
         if claim is not None:
             with suppress(Unavailable):  # the claim then expires by itself

@@ -56,6 +56,10 @@ class Submitted(BaseModel):
     cost: Annotated[
         float | None, Field(description="In credits; present if it is known already, as in a repeated request.")
     ] = None
+    warnings: Annotated[
+        list[str] | None,
+        Field(description="What the provider may ignore or do otherwise, such as unknown fields; omitted without any."),
+    ] = None
 
 
 class Made(BaseModel):

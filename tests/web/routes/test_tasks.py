@@ -35,6 +35,7 @@ async def test_a_posted_task_is_accepted_with_its_address_and_every_parameter(ea
         "output_format": "png",
         "prompt_upsampling": False,
         "safety_tolerance": 2,
+        "user": None,
         "images": [],
     }
     assert (await each_world.api.get(answer.headers["location"])).json() == task

@@ -1,0 +1,144 @@
+"""Recognise fields of other APIs: those that hold or name a picture, ask for several images, or name a webhook.
+
+Names are compared in lower case without underscores and hyphens: `inputImage` is `inputimage`.
+"""
+
+import base64
+import re
+from collections.abc import Iterator
+from itertools import islice
+
+from pydantic import JsonValue
+
+from app.images import formats
+from app.params import COMPATIBLE_FIELDS, IMAGE_FIELDS, is_storable
+
+_IMAGE_NAMES = f"{IMAGE_FIELDS[0]}, {IMAGE_FIELDS[1]} to {IMAGE_FIELDS[-1]}"
+_WEBHOOK = re.compile(
+    r"webhook|callback|postback|^(http)?hooks?(ur[il]|endpoint|address|secret)?$|^notif\w*(ur[il]|hook|endpoint)$"
+    r"|^(signing|shared|hmac)?secret(key)?$"
+)
+_SECRET = re.compile(r"secret|token|key|sign|auth")
+_COUNT = re.compile(
+    r"^(n|count|quantity|batch|batchsize|batchcount|samples|outputs|results)$"
+    r"|^(n|num|number|numberof|max|total)(images?|pictures|photos|outputs?|results?|samples?|variations?|generations?)"
+    r"(perprompt)?$|^(images?|samples?|outputs?|results?|variations?)(count|number)$"
+)
+_PICTURE = re.compile(r"image|img|picture|photo|^pics?(ur[il])?$|mask|sketch|scribble|controlnet|inpaint")
+_SETTING = re.compile(  # of a picture
+    r"(size|format|quality|width|height|dimensions|strength|weight|scale|resolution|ratio|type|style|mode|steps|seed"
+    r"|guidance|cfg|noise|blur|threshold|opacity|fidelity|detail|background|moderation|model)$"
+)
+_MASK = re.compile(r"mask|inpaint")
+_FILES = frozenset({"file", "files", "fileid", "fileids", "upload", "uploads", "attachment", "attachments"})
+_COLLECTIONS = frozenset({"reference", "references", "refs", "inputs", "sources", "media", "assets", "frames"})
+_ADDRESS = re.compile(r"\s*(data:[^,\s]{0,200},|[a-z][a-z0-9+.-]{1,20}://)", re.IGNORECASE)
+_NUMBER_AT_END = re.compile(r"(\d{1,9})$")
+_MAX_VALUES = 10_000  # inside one field; more do not fit into what may be passed on
+_BASE64_HEAD = 1368  # characters; they hold the first kilobyte
+_MIN_BASE64 = 64  # characters; no picture is shorter
+
+
+def plain(name: str) -> str:
+    """Return a name in the form that is compared."""
+    return re.sub(r"[\W_]+", "", name[:100]).lower()
+
+
+_KNOWN = {plain(field): field for field in COMPATIBLE_FIELDS}
+
+
+def reason_to_refuse(name: str, value: JsonValue) -> str | None:
+    """Return why an unknown field must not be dropped, with the name of the right field; None if it may be.
+
+    `value` is not empty.
+    """
+    compared = plain(name)
+    if compared in _KNOWN:
+        return f"unknown field: use {_KNOWN[compared]}"
+    if _COUNT.search(compared) and (count := _number(value)) is not None:
+        return "one task makes one image: post a task for each image" if count > 1 else None
+    if _WEBHOOK.search(compared) and value is not False:
+        is_secret = _SECRET.search(compared.replace("webhook", ""))
+        return f"unknown field: use {'webhook_secret' if is_secret else 'webhook_url'}"
+    if _is_picture(compared, value):
+        return f"unknown field: {_hint(compared, value)}"
+    reasons = (_reason_inside(inner_name, inner) for inner_name, inner in islice(_within(value), _MAX_VALUES))
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def is_empty(value: JsonValue) -> bool:
+    """Whether clients send this value for a field that they do not use."""
+    return value is None or value in ([], {}) or (isinstance(value, str) and not value.strip())
+
+
+def _reason_inside(name: str, value: JsonValue) -> str | None:
+    compared = plain(name)
+    if compared and _is_picture(compared, value):
+        return f"holds a picture: {_hint(compared, value)}"
+    if not isinstance(value, str):
+        return None
+    if _is_image(value):
+        return f"holds a picture: images go into {_IMAGE_NAMES}"
+    if _ADDRESS.match(value):
+        return f"holds an address: images go into {_IMAGE_NAMES}, a webhook into webhook_url"
+    return None if is_storable(value) else "must be text without NUL characters or lone surrogates"
+
+
+def _is_picture(compared: str, value: JsonValue) -> bool:
+    """Whether a field holds or names a picture, judged by its name. Numbers and truth values are settings."""
+    if compared == "images":
+        return True
+    if (
+        isinstance(value, int | float)
+        and not compared.endswith(("id", "ids"))
+        and not compared.startswith("inputimage")
+    ):
+        return False
+    if compared in _FILES or (compared in _COLLECTIONS and isinstance(value, list | dict)):
+        return True
+    return bool(_PICTURE.search(compared)) and not _SETTING.search(compared)
+
+
+def _hint(compared: str, value: JsonValue) -> str:
+    """Return which field takes a picture of this name."""
+    if _MASK.search(compared):
+        return f"this model takes no mask; images go into {_IMAGE_NAMES}"
+    found = _NUMBER_AT_END.search(compared.removesuffix("64"))  # as in image_base64
+    number = max(int(found[1]), 1) if found else 1
+    if number > len(IMAGE_FIELDS):
+        return f"this model takes {_IMAGE_NAMES}"
+    is_one = not isinstance(value, list | dict) or len(value) == 1
+    return f"use {IMAGE_FIELDS[number - 1] if is_one else _IMAGE_NAMES}"
+
+
+def _within(value: JsonValue) -> Iterator[tuple[str, JsonValue]]:
+    """Yield all values inside a value, each with its name if it is a member of an object; the names are values too."""
+    waiting: list[tuple[str, JsonValue]] = [("", value)]
+    while waiting:
+        name, inner = waiting.pop()
+        if isinstance(inner, dict):
+            waiting += inner.items()
+            waiting += (("", inner_name) for inner_name in inner)
+        elif isinstance(inner, list):
+            waiting += (("", item) for item in inner)
+        if not is_empty(inner):
+            yield name, inner
+
+
+def _is_image(text: str) -> bool:
+    """Whether a text is the base64 of an image file."""
+    head = "".join(text[:_BASE64_HEAD].split()).replace("-", "+").replace("_", "/")
+    if len(head) < _MIN_BASE64:
+        return False
+    try:
+        data = base64.b64decode(head[: len(head) // 4 * 4], validate=True)
+    except ValueError:
+        return False
+    return formats.name_of(data) is not None
+
+
+def _number(value: JsonValue) -> float | None:
+    try:
+        return float(value)  # type: ignore[arg-type] # other types raise TypeError
+    except (TypeError, ValueError, OverflowError):
+        return None
