@@ -1,5 +1,6 @@
 """Reading a JSON body: the API key is checked first, then the size, then the content."""
 
+import codecs
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -7,7 +8,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from app.errors import TooLarge, UnsupportedMediaType
+from app.errors import MalformedRequest, TooLarge, UnsupportedMediaType
 from app.web.problems import invalid, responses
 
 M = TypeVar("M", bound=BaseModel)
@@ -34,11 +35,21 @@ def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
             raise UnsupportedMediaType("the content type must be application/json")
         body = await bounded(request, _MAX_BYTES, f"the body must not exceed {_MAX_BYTES // 1024} KB").body()
         try:
-            return model.model_validate_json(body)
+            return model.model_validate_json(json_text(body))
         except ValidationError as error:
             raise invalid(error.errors(include_input=False, include_url=False)) from None
 
     return read
+
+
+def json_text(body: bytes) -> bytes:
+    """Return a JSON body without a byte order mark. Raises MalformedRequest for UTF-16 and UTF-32.
+
+    JSON is UTF-8 (RFC 8259); some libraries put the mark of UTF-8 in front of it.
+    """
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or 0 in body[:2]:
+        raise MalformedRequest("the body is not valid JSON: it must be UTF-8, not UTF-16 or UTF-32")
+    return body.removeprefix(codecs.BOM_UTF8)
 
 
 def described(model: type[BaseModel], **examples: Any) -> dict[str, Any]:

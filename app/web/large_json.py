@@ -17,7 +17,7 @@ from app.images.base64 import Inline
 from app.params import IMAGE_FIELDS
 from app.store import Uploads
 from app.store.uploads import SMALL
-from app.web.body import declared_length
+from app.web.body import declared_length, json_text
 
 # One image of the provider's maximum of 20 MB is 27 MB of base64. Multipart avoids the third that base64 adds.
 MAX_JSON_BYTES = 36 * 1024 * 1024
@@ -70,7 +70,7 @@ async def _write(body: IO[bytes], start: bytearray, stream: AsyncGenerator[bytes
 def _separate(body: IO[bytes], uploads: Uploads, files: dict[str, IO[bytes]]) -> bytes:
     """Move the long images of a body to new files in `files`, and return the remainder as JSON."""
     body.seek(0)
-    members = _parsed(body.read())
+    members = _parsed(json_text(body.read()))
     if isinstance(members, dict):
         for field in IMAGE_FIELDS:
             text = members.get(field)

@@ -13,7 +13,7 @@ from app.params import COMPATIBLE_FIELDS, CompatibleParams, TaskParams
 from app.store import Uploads
 from app.store.uploads import SMALL
 from app.web import unknown_fields
-from app.web.body import bounded, media_type
+from app.web.body import bounded, json_text, media_type
 from app.web.large_json import MAX_JSON_BYTES, read_json
 from app.web.problems import invalid
 from app.web.task_form import JSON_TOO_LARGE
@@ -39,7 +39,7 @@ async def read_submit(request: Request, model: str, uploads: Uploads, stack: Asy
     media_type(request)  # every type is accepted, a content encoding is not
     warnings = unknown_fields.check_query(request.query_params.multi_items())
     body, files = await read_json(bounded(request, MAX_JSON_BYTES, JSON_TOO_LARGE), uploads, stack)
-    fields = await _parse(body)
+    fields = await _parse(json_text(body))
     unknown = unknown_fields.sort_out(fields, model)
     known = {name: fields[name] for name in COMPATIBLE_FIELDS if name in fields and not _is_default(name, fields[name])}
     form = {"webhook_form": "provider"} if "webhook_url" in known else {}

@@ -8,14 +8,16 @@ from typing import IO
 
 from fastapi import Request
 from pydantic import ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.errors import InvalidRequest, MalformedRequest, Unavailable, UnsupportedMediaType
+from app.images import formats
 from app.params import IMAGE_FIELDS, TaskParams
 from app.store import Uploads
 from app.store.uploads import SMALL
-from app.web.body import bounded, declared_length, media_type
+from app.web.body import bounded, declared_length, json_text, media_type
 from app.web.large_json import MAX_JSON_BYTES, read_json
 from app.web.problems import invalid
 
@@ -26,7 +28,9 @@ JSON_TOO_LARGE = (
 )
 _MULTIPART_TOO_LARGE = f"a multipart body must not exceed {MAX_MULTIPART_BYTES // 1024**2} MB"
 _MAX_FIELD_BYTES = 1024 * 1024
+_MAX_PREAMBLE = 64 * 1024  # bytes before the first part
 _MAX_TEXT_BYTES = 2 * 1024 * 1024  # of all fields that are not files, which stay in memory
+_MAX_PREAMBLE = 64 * 1024  # bytes before the first part
 # The only list. Clients generated from the OpenAPI document send one part for each name, people one part with commas.
 LIST_FIELD = "webhook_events"
 # Form data is UTF-8 (RFC 7578). Other codecs of Python raise other errors or produce lone surrogates.
@@ -57,6 +61,7 @@ async def _read_json(
     request: Request, uploads: Uploads, stack: AsyncExitStack
 ) -> tuple[TaskParams, dict[str, IO[bytes]]]:
     body, files = await read_json(request, uploads, stack)
+    body = json_text(body)
     try:
         if len(body) <= SMALL:
             params = TaskParams.model_validate_json(body, strict=True)
@@ -93,7 +98,8 @@ async def _read_multipart(
 class _StrictParser(MultiPartParser):
     """Limits the texts in memory, and writes files with `open_file`: Starlette's are in memory or in a system folder.
 
-    Requires the closing boundary: without it, an incomplete last part would be dropped without an error.
+    Requires the closing boundary: without it, an incomplete last part would be dropped without an error. Text before
+    the first boundary is skipped (RFC 2046). An image becomes a file, whether it has a file name or not.
     """
 
     open_file: Callable[[], IO[bytes]]
@@ -108,8 +114,12 @@ class _StrictParser(MultiPartParser):
         super().on_part_data(data, start, end)
 
     def on_headers_finished(self) -> None:
+        part = self._current_part
+        _, options = parse_options_header(part.content_disposition)
+        if b"filename" not in options and options.get(b"name", b"").decode("latin-1") in IMAGE_FIELDS:
+            part.content_disposition = (part.content_disposition or b"") + b'; filename=""'
         super().on_headers_finished()
-        upload = self._current_part.file
+        upload = part.file
         if upload is not None:
             upload.file.close()
             upload.file = self._files_to_close_on_error[-1] = self.open_file()  # type: ignore[assignment,call-overload]
@@ -118,7 +128,8 @@ class _StrictParser(MultiPartParser):
         self._ended = True
 
     async def parse(self) -> FormData:
-        self.stream = self._require_end(self.stream)
+        _, options = parse_options_header(self.headers["content-type"])
+        self.stream = self._require_end(_without_preamble(self.stream, b"--" + options.get(b"boundary", b"")))
         return await super().parse()
 
     async def _require_end(self, stream: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
@@ -128,11 +139,33 @@ class _StrictParser(MultiPartParser):
             raise MultiPartException("it ends before its closing boundary")
 
 
+async def _without_preamble(stream: AsyncGenerator[bytes], delimiter: bytes) -> AsyncGenerator[bytes]:
+    start = b""
+    async for chunk in stream:
+        start += chunk
+        # The first delimiter starts a line, which may be the first one.
+        at = (b"\r\n" + start).find(b"\r\n" + delimiter)
+        if at >= 0:
+            yield start[at:]
+            break
+        if len(start) > _MAX_PREAMBLE:
+            raise MultiPartException("it does not start with its boundary")
+    else:
+        yield start
+    async for chunk in stream:
+        yield chunk
+
+
 def _split(form: FormData) -> tuple[dict[str, str], dict[str, IO[bytes]]]:
-    """Return texts and files by field. A file input that a browser sends empty is ignored."""
+    """Return texts and files by field. What a browser sends for an input that is not filled in is ignored."""
     fields: dict[str, str] = {}
     files: dict[str, IO[bytes]] = {}
-    for name, value in form.multi_items():
+    for name, part in form.multi_items():
+        value = (
+            part if isinstance(part, str) or part.filename or name not in IMAGE_FIELDS else _text_or_file(name, part)
+        )
+        if name != "prompt" and (not value.strip() if isinstance(value, str) else _is_empty(value)):
+            continue
         if name == LIST_FIELD and name in fields and isinstance(value, str):
             fields[name] += f",{value}"
         elif name in fields or name in files:
@@ -141,9 +174,23 @@ def _split(form: FormData) -> tuple[dict[str, str], dict[str, IO[bytes]]]:
             fields[name] = value
         elif name not in IMAGE_FIELDS:
             raise InvalidRequest(f"{name[:100]}: must not be a file", {name[:100]: "must not be a file"})
-        elif not _is_empty(value):
+        else:
             files[name] = value.file
     return fields, files
+
+
+def _text_or_file(field: str, part: UploadFile) -> str | UploadFile:
+    """Return an image without a file name as text if it is base64 or a URL, and as a file if it is anything else."""
+    head = part.file.read(formats.HEAD)
+    part.file.seek(0)
+    if formats.name_of(head) is not None or not head.isascii():
+        return part
+    if (part.size or 0) > _MAX_FIELD_BYTES:
+        reason = f"more than {_MAX_FIELD_BYTES // 1024**2} MB of text: send the image as a file"
+        raise InvalidRequest(f"{field}: {reason}", {field: reason})
+    text = part.file.read()
+    part.file.seek(0)
+    return text.decode() if text.isascii() else part
 
 
 def _is_empty(upload: UploadFile) -> bool:

@@ -1,12 +1,14 @@
 """Bodies of a task: JSON, multipart as curl and browsers send it, and invalid ones."""
 
+import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.pictures import in_base64, picture
+from app.params import TaskParams
+from tests.pictures import in_base64, padded, photo, picture
 from tests.web.documents import kept_files, nothing_recorded, problem
 from tests.world import World
 
@@ -41,7 +43,6 @@ async def post_form(world: World, *parts: bytes, closed: bool = True, content_ty
         pytest.param(b"", id="nothing"),
         pytest.param(b"{", id="half an object"),
         pytest.param(b'{"prompt": "x"} x', id="more behind it"),
-        pytest.param('{"prompt": "x"}'.encode("utf-16"), id="UTF-16"),
         pytest.param(b'{"prompt": "\xff"}', id="no UTF-8"),
         pytest.param(b'{"prompt": "\\ud800"}', id="a lone surrogate"),
         pytest.param(b'{"\\udfff": 1}', id="a lone surrogate for a name"),
@@ -54,6 +55,35 @@ async def test_invalid_json_is_malformed(world: World, content: bytes) -> None:
     found = await refused_json(world, 400, content)
 
     assert found["detail"] == "the body is not valid JSON"
+
+
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+@pytest.mark.parametrize("path", ["/v1/tasks", "/v1/flux-kontext-pro", "/v1/keys"])
+async def test_json_in_another_encoding_than_utf8_is_refused_by_name(world: World, path: str, codec: str) -> None:
+    content = '{"prompt": "x", "name": "x"}'.encode(codec)
+    answer = await world.api.post(path, content=content, headers={"content-type": "application/json"})
+
+    assert "must be UTF-8, not UTF-16" in problem(answer, 400, "malformed_request")["detail"]
+
+
+@pytest.mark.parametrize(
+    "image", [None, in_base64(PNG), in_base64(padded(100_000))], ids=["no image", "small", "large"]
+)
+@pytest.mark.parametrize("path", ["/v1/tasks", "/v1/flux-kontext-pro"])
+async def test_json_with_a_byte_order_mark_is_taken(world: World, path: str, image: str | None) -> None:
+    content = json.dumps({"prompt": "ein F\u00fcchslein", "input_image": image}, ensure_ascii=False).encode("utf-8-sig")
+    answer = await world.api.post(path, content=content, headers={"content-type": "application/json"})
+    task = await world.task(answer.json()["id"])
+
+    assert task["params"]["prompt"] == "ein F\u00fcchslein"
+    assert len(task["params"]["images"]) == (image is not None)
+
+
+async def test_every_json_body_may_have_a_byte_order_mark(world: World) -> None:
+    headers = {"content-type": "application/json"}
+    answer = await world.api.post("/v1/keys", content=b'\xef\xbb\xbf{"name": "shop"}', headers=headers)
+
+    assert answer.status_code == 201
 
 
 @pytest.mark.parametrize("content", [b"null", b"[]", b'"x"', b"1", b"true"], ids=lambda content: content.decode())
@@ -191,6 +221,92 @@ async def test_an_image_in_a_form_may_also_be_a_text(world: World) -> None:
     answer = await world.api.post("/v1/tasks", files={"prompt": (None, "x"), "input_image": (None, in_base64(PNG))})
 
     assert len(answer.json()["params"]["images"]) == 1
+
+
+def part(name: str, content: bytes, disposition: str = "") -> bytes:
+    return f'content-disposition: form-data; name="{name}"{disposition}\r\n\r\n'.encode() + content
+
+
+@pytest.mark.parametrize(
+    "disposition",
+    ["", "; filename*=UTF-8''f%C3%BCchslein.png", "; filename=\"fox.png\"; filename*=UTF-8''fox.png"],
+    ids=["no file name", "extended file name alone", "both file names"],
+)
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+async def test_an_image_is_taken_as_a_file_whatever_its_file_name(world: World, form: str, disposition: str) -> None:
+    image = photo(form)
+    answer = await post_form(world, PROMPT, part("input_image", image, disposition))
+
+    assert answer.status_code == 202, answer.text
+    assert kept_files(world)[0].read_bytes() == image
+
+
+async def test_an_image_without_a_file_name_may_be_as_large_as_any_other(world: World) -> None:
+    answer = await post_form(world, PROMPT, part("input_image", padded(20 * MB)), part("input_image_2", PNG))
+
+    assert [image["bytes"] for image in answer.json()["params"]["images"]] == [20 * MB, len(PNG)]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC is not supported: convert it to JPEG, PNG or WebP"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG is not supported: convert it to JPEG, PNG or WebP"),
+        (b"\xfe\xed\xfa\xce", "not a JPEG, PNG or WebP image"),
+        (b"no picture", "not valid base64"),
+        (b"A" * 2000 + b"\xff", "not a JPEG, PNG or WebP image"),
+        (b"QUJD" * (MB // 2), "more than 1 MB of text: send the image as a file"),
+    ],
+    ids=["HEIC", "SVG", "other bytes", "text", "bytes behind text", "large text"],
+)
+async def test_an_image_without_a_file_name_is_refused_for_what_it_is(
+    world: World, content: bytes, reason: str
+) -> None:
+    answer = await post_form(world, PROMPT, part("input_image", content))
+
+    assert problem(answer, 422)["fields"] == {"input_image": reason}
+    assert await nothing_recorded(world)
+
+
+@pytest.mark.parametrize(
+    "preamble",
+    [b"\r\n", b"This is a message with multiple parts.\r\n", b"--c\r\n a--b\r\n", b"x" * 60_000 + b"\r\n"],
+    ids=["empty line", "sentence", "other boundaries", "long"],
+)
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+async def test_text_before_the_first_boundary_is_skipped(world: World, preamble: bytes, size: int) -> None:
+    body = preamble + b"--b\r\n" + PROMPT + b"\r\n--b\r\n" + FILE + PNG + b"\r\n--b--\r\nan epilogue"
+
+    async def pieces() -> AsyncGenerator[bytes]:
+        for start in range(0, len(body), size):
+            yield body[start : start + size]
+
+    answer = await world.api.post("/v1/tasks", content=pieces(), headers={"content-type": BOUNDARY})
+
+    assert answer.status_code == 202, answer.text
+    assert len(answer.json()["params"]["images"]) == 1
+
+
+async def test_a_form_without_its_boundary_is_refused_early(world: World) -> None:
+    answer = await world.api.post("/v1/tasks", content=in_pieces(b"x", 2 * MB), headers={"content-type": BOUNDARY})
+
+    assert "it does not start with its boundary" in problem(answer, 400)["detail"]
+
+
+OPTIONAL = sorted(TaskParams.model_fields.keys() - {"prompt"})
+
+
+@pytest.mark.parametrize("content", [b"", b" "], ids=["empty", "blank"])
+async def test_a_form_field_that_is_not_filled_in_counts_as_absent(world: World, content: bytes) -> None:
+    answer = await post_form(world, PROMPT, *(part(name, content) for name in OPTIONAL))
+
+    assert answer.status_code == 202, answer.text
+    task = answer.json()
+    assert (task["params"]["images"], task["params"]["seed"], task["webhook"], task["warnings"]) == ([], None, None, [])
+
+
+async def test_an_empty_prompt_in_a_form_is_refused(world: World) -> None:
+    assert problem(await post_form(world, part("prompt", b"")), 422)["fields"] == {"prompt": "must not be blank"}
 
 
 async def test_a_file_input_that_a_browser_sends_empty_is_ignored(world: World) -> None:

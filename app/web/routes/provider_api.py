@@ -119,8 +119,6 @@ async def _submit(
         cost=cost,
         warnings=list(warnings) or None,
     )
-        id=task_id, polling_url=polling_url, webhook_url=params.webhook_url, cost=cost, warnings=list(warnings) or None
-    )
     return JSONResponse(answer.model_dump(exclude_none=True), headers=headers)
 
 
