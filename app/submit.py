@@ -13,7 +13,7 @@ from app.db.tables import attempts, tasks
 from app.db.tables.attempts import NewAttempt
 from app.db.tables.tasks import NewTask
 from app.errors import InvalidRequest, Unavailable
-from app.images.inputs import take_input
+from app.images.inputs import take_inputs
 from app.params import IMAGE_FIELDS, OPTIONS, Params, TaskParams
 from app.resources import Resources
 from app.rules.request import StoredImage, TaskRequest
@@ -53,10 +53,7 @@ async def submit(
         raise InvalidRequest("deadline_at: is in the past", {"deadline_at": "is in the past"})
     spec = use.provider.spec
     subscription.check(use, params)
-    taken = [
-        await take_input(use, spec, field, source, auto_orient=params.auto_orient)
-        for field, source in _in_order(params, files).items()
-    ]
+    taken = await take_inputs(use, spec, _in_order(params, files), auto_orient=params.auto_orient)
     images = [image.stored for image in taken]
     warnings = (*warnings, *_warnings(params, images), *(warning for image in taken for warning in image.warnings))
     now = use.now()

@@ -213,8 +213,10 @@ async def test_a_private_address_gets_the_same_error_as_an_unreachable_one(world
     assert dead["fields"] == {"input_image": "its URL cannot be reached"}
 
 
-async def test_a_refusal_of_the_second_image_records_no_task(world: World) -> None:
+async def test_a_refusal_of_the_second_image_stores_no_image_and_records_no_task(world: World) -> None:
     await refused(world, 422, input_image=in_base64(PNG), input_image_2=in_base64(b"no image"))
+
+    assert kept_files(world) == []
 
 
 async def test_without_a_provider_key_nothing_can_be_submitted(tmp_path: Path, sqlite_url: str) -> None:

@@ -24,7 +24,7 @@ _WELL_KNOWN_PORTS = range(1024)  # mail, shells and the like; of these, only the
 _HTTP_PORTS = frozenset({None, 80, 443})
 _MEDIA_TYPE = re.compile(r"[a-z]{1,20}/[a-z0-9.+-]{1,60}")
 _ENCODING = re.compile(r"[a-z0-9-]{1,20}")
-_HEADERS = {"accept": "image/jpeg, image/png, image/webp", "accept-encoding": "identity"}
+_HEADERS = {"accept": "image/jpeg, image/png, image/webp, */*;q=0.1", "accept-encoding": "identity"}
 _UNREACHABLE = "its URL cannot be reached"
 
 

@@ -1,10 +1,11 @@
-"""Take an input image: fetch or decode it, check it, and store it.
+"""Take the input images of a task: fetch or decode them, check them, and store them.
 
 An image is checked before its task is recorded: a provider charges for what it makes of a damaged one.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import IO
@@ -33,24 +34,52 @@ class TakenImage:
     warnings: tuple[str, ...]
 
 
-async def take_input(
-    use: Resources, spec: ProviderSpec, field: str, source: str | IO[bytes], *, auto_orient: bool
-) -> TakenImage:
-    """Check and store an image from an uploaded file, a base64 string or a URL.
+async def take_inputs(
+    use: Resources, spec: ProviderSpec, sources: Mapping[str, str | IO[bytes]], *, auto_orient: bool
+) -> list[TakenImage]:
+    """Check and store the images of a task. None is stored unless all are usable.
 
+    `sources`: an uploaded file, a base64 string or a URL for each field.
     `auto_orient`: turn an image upright, as its EXIF orientation says, before it is stored.
 
-    Raises InvalidRequest or TooLarge, which name the field, and Unavailable if the image cannot be stored or too many
-    images are waiting.
+    Raises InvalidRequest or TooLarge, which name the field, and Unavailable if an image cannot be stored or too many
+    are waiting.
     """
     try:
-        if not isinstance(source, str):
-            return await _check_and_put(use, spec, field, source, auto_orient=auto_orient)
-        with await asyncio.to_thread(_temporary_file, use) as file:
-            delivered = await _write(use, spec, field, source.strip(), file)
-            return await _check_and_put(use, spec, field, file, delivered, auto_orient=auto_orient)
+        async with AsyncExitStack() as stack:
+            checked = {
+                field: await _check(use, spec, field, source, stack, auto_orient=auto_orient)
+                for field, source in sources.items()
+            }
+            return [await _put(use, field, image) for field, image in checked.items()]
     except OSError as error:
         raise Unavailable(f"an image cannot be stored: {error.strerror}") from error
+
+
+async def _check(
+    use: Resources, spec: ProviderSpec, field: str, source: str | IO[bytes], stack: AsyncExitStack, *, auto_orient: bool
+) -> Checked:
+    """Check an image; `stack` closes its temporary files."""
+    delivered = ""  # the media type that the host of its URL stated
+    if isinstance(source, str):
+        file = await asyncio.to_thread(_temporary_file, use)
+        stack.push_async_callback(asyncio.to_thread, file.close)
+        delivered = await _write(use, spec, field, source.strip(), file)
+    else:
+        file = source
+    if file.seek(0, 2) > spec.max_image_bytes:
+        raise too_large(field, spec.max_image_bytes)
+    try:
+        checked = await check(use, file, max_pixels=spec.max_image_pixels, auto_orient=auto_orient)
+    except NotAnImage as error:
+        is_other = delivered and not delivered.startswith("image/")
+        reason = f"{error}: its URL delivered {delivered}" if is_other else str(error)
+        raise InvalidRequest(f"{field}: {reason}", {field: reason}) from error
+    if checked.file is not file:  # it was turned upright
+        stack.push_async_callback(asyncio.to_thread, checked.file.close)
+        if checked.bytes > spec.max_image_bytes:
+            raise too_large(field, spec.max_image_bytes)
+    return checked
 
 
 def _temporary_file(use: Resources) -> IO[bytes]:
@@ -72,35 +101,14 @@ def _decode_into(file: IO[bytes], field: str, text: str) -> None:
     image.end()
 
 
-async def _check_and_put(
-    use: Resources, spec: ProviderSpec, field: str, file: IO[bytes], delivered: str = "", *, auto_orient: bool
-) -> TakenImage:
-    """Check an image and store it. `delivered`: the media type that the host of its URL stated."""
-    if file.seek(0, 2) > spec.max_image_bytes:
-        raise too_large(field, spec.max_image_bytes)
-    try:
-        checked = await check(use, file, max_pixels=spec.max_image_pixels, auto_orient=auto_orient)
-    except NotAnImage as error:
-        is_other = delivered and not delivered.startswith("image/")
-        reason = f"{error}: its URL delivered {delivered}" if is_other else str(error)
-        raise InvalidRequest(f"{field}: {reason}", {field: reason}) from error
-    try:
-        stored = await _put(use, spec, field, checked)
-    finally:
-        if checked.file is not file:
-            await asyncio.to_thread(checked.file.close)
-    return TakenImage(stored, tuple(_warnings(field, checked)))
-
-
-async def _put(use: Resources, spec: ProviderSpec, field: str, checked: Checked) -> StoredImage:
-    if checked.bytes > spec.max_image_bytes:  # it grew as it was turned upright
-        raise too_large(field, spec.max_image_bytes)
+async def _put(use: Resources, field: str, checked: Checked) -> TakenImage:
     found, sha256 = checked.structure, checked.sha256
     # The key is unique to the task, even if other tasks have the same image, so that it can be erased with the task.
     key = f"inputs/{sha256[:2]}/{sha256}.{ids.new_id('img', use.now())}.{inspect.EXTENSIONS[found.media_type]}"
     with tracing.span("store put", bytes=checked.bytes):
         await use.store.put(key, checked.file)
-    return StoredImage(field, key, sha256, checked.bytes, found.media_type, found.width, found.height)
+    stored = StoredImage(field, key, sha256, checked.bytes, found.media_type, found.width, found.height)
+    return TakenImage(stored, tuple(_warnings(field, checked)))
 
 
 def _warnings(field: str, checked: Checked) -> Iterator[str]:

@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app import __version__, clock
+from app.images import inputs
 from app.security.http_clients import guarded_client
 from app.settings import Settings
 from app.wiring import user_agent
@@ -255,7 +256,7 @@ async def test_the_host_learns_who_asks_and_what_formats_are_supported(world: Wo
 
     for request in site.requests:
         assert request.headers["user-agent"] == "fluxhook/1.0 (+https://fluxhook.example.com)"
-        assert request.headers["accept"] == "image/jpeg, image/png, image/webp"
+        assert request.headers["accept"] == "image/jpeg, image/png, image/webp, */*;q=0.1"
 
 
 @pytest.mark.parametrize(
@@ -292,6 +293,18 @@ async def test_a_failing_connection_is_explained(world: World, error: httpx.HTTP
     world.network.hosts[PUBLIC] = httpx.MockTransport(fail)
 
     assert await reason(world, URL) == expected
+
+
+async def test_too_many_downloads_at_once_are_refused_for_a_while(
+    world: World, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "_MAX_WAIT_S", 0)
+    async with world.use.fetching.taken(1_000_000):
+        answer = await post(world, URL)
+
+    problem(answer, 503, "overloaded")
+    assert answer.headers["retry-after"]
+    assert site.requests == []
 
 
 @asynccontextmanager

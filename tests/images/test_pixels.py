@@ -136,7 +136,7 @@ def test_a_webp_whose_canvas_is_larger_than_its_frame_is_refused() -> None:
     assert is_refused(bytes(data))
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "MPO"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_an_image_is_turned_as_its_orientation_says(form: str, orientation: int) -> None:
     data = photo(form, orientation, icc_profile=PROFILE)
@@ -154,6 +154,19 @@ def test_an_image_is_turned_as_its_orientation_says(form: str, orientation: int)
         assert after.size == expected.size
         assert after.info["icc_profile"] == PROFILE
         assert mean_difference(expected, after.convert("RGB")) < 2
+
+
+@pytest.mark.parametrize(
+    ("form", "mode"),
+    [("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "1"), ("PNG", "P"), ("PNG", "LA"), ("PNG", "I;16"), ("WEBP", "RGB")],
+)
+def test_an_image_of_any_mode_is_turned(form: str, mode: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = file(form, mode, exif=exif)
+
+    with Image.open(BytesIO(pixels.turned(data, structure.read(data)))) as image:
+        assert (image.mode, image.size) == (mode, (90, 120))
 
 
 def mean_difference(one: Image.Image, other: Image.Image) -> float:
