@@ -1,5 +1,6 @@
 """Helpers of several tests: the error document, and the rows that a refused request must not write."""
 
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,15 @@ TABLES = ("tasks", "submissions")
 
 
 def problem(answer: httpx.Response, status: int, code: str | None = None) -> dict[str, Any]:
-    """Check what holds for every error document, and return the document of this answer."""
+    """Check what holds for every error document, and return the document of this answer.
+
+    A 422 of the provider-compatible API has the form of `invalid_fields`.
+    """
     assert answer.status_code == status, answer.text
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY and answer.headers["content-type"] == "application/json":
+        invalid_fields(answer, code or "invalid_request")
+        compatible: dict[str, Any] = answer.json()
+        return compatible
     assert answer.headers["content-type"] == "application/problem+json"
     found: dict[str, Any] = answer.json()
     assert found["type"] == f"urn:fluxhook:problem:{code or found['code']}"

@@ -276,7 +276,7 @@ async def test_the_number_and_the_names_of_unknown_fields_are_limited(world: Wor
     assert problem(await post(world, **{"k" * 101: 1}), 422)["fields"] == {"k" * 100: "unknown field"}
     for name in ("a\0b", "\ud800"):
         answer = await world.api.post(PRO, content=json.dumps({"prompt": "x", name: 1}))
-        assert "unknown field" in problem(answer, 422)["detail"]
+        assert "unknown field" in problem(answer, 422)["message"]
 
 
 def test_a_model_that_refuses_unknown_fields_gets_none() -> None:
