@@ -58,6 +58,7 @@ async def send_client_requests(world: World, task_id: str) -> None:
     pages = [f"/v1/tasks?limit=20{filter_}&cursor={task_id}" for filter_ in filters]
     pages += [f"/v1/tasks?limit=20{filter_}" for filter_ in filters]
     pages += [f"/v1/tasks/{task_id}", f"/v1/tasks/{task_id}/timeline", "/metrics", "/readyz", "/"]
+    pages += ["/v1/tasks?status=stored&status=failed", "/v1/tasks?created_after=2026-01-01T00:00:00Z&status=queued"]
     pages += ["/v1/deliveries", f"/v1/deliveries?task_id={task_id}", "/v1/endpoints", "/v1/jobs/held"]
     pages += ["/v1/events?after=start", f"/v1/events?task_id={task_id}", "/v1/events?kind=task.stored&after=start"]
     pages += [f"/v1/callbacks{query}" for query in ("", "?verdict=signed", "?verdict=forged", "?verdict=unproven")]
@@ -71,7 +72,7 @@ async def send_client_requests(world: World, task_id: str) -> None:
 def send_rare_statements(connection: Connection) -> None:
     """Send the statements that the rest of the scenario does not reach."""
     now = clock.utc_now()
-    queued = tasks.newest(connection, limit=3, status=Status.QUEUED)
+    queued = tasks.newest(connection, limit=3, statuses=[Status.QUEUED])
     queue.positions(connection, [task.id for task in queued])
     tasks.reopen(connection, "task_none", now)
     endpoint = endpoints.newest(connection, limit=1, before=None, state=None, key_id=None)[0]

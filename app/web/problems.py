@@ -113,8 +113,8 @@ async def _ours(_request: Request, error: Exception) -> Response:
 
 async def _parameters(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    # Without the first part of the location, which is `query`, `path`, `header` or `body`.
-    return answer(invalid([{**finding, "loc": finding["loc"][1:]} for finding in error.errors()]))
+    # The location begins with `query`, `path` or `header`, and may end with the position in a list.
+    return answer(invalid([{**finding, "loc": finding["loc"][1:2]} for finding in error.errors()]))
 
 
 async def _routing(request: Request, error: Exception) -> Response:

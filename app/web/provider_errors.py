@@ -50,7 +50,7 @@ class ProviderRoute(APIRoute):
                 return await handle(request)
             except RequestValidationError as error:
                 found = error.errors()
-                problem = problems.invalid([{**each, "loc": each["loc"][1:]} for each in found])
+                problem = problems.invalid([{**each, "loc": each["loc"][1:2]} for each in found])
                 fields = [InvalidField(loc=list(e["loc"]), msg=problems.reason_of(e), type=e["type"]) for e in found]
                 return _answer(problem, fields)
             except FluxhookError as error:

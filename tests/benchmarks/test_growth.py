@@ -65,7 +65,7 @@ async def test_generated_tasks_are_readable_through_the_api(tmp_path: Path, data
 async def test_the_order_of_ids_is_the_order_of_creation(database_url: str) -> None:
     await grow(database_url, TASKS)
     async with open_database(database_url) as database:
-        newest = await database.read(lambda connection: tasks.newest(connection, limit=TASKS, status=Status.STORED))
+        newest = await database.read(lambda connection: tasks.newest(connection, limit=TASKS, statuses=[Status.STORED]))
 
     assert all(ids.first_at("task", task.created_at) <= task.id for task in newest)
     assert all(later.created_at > earlier.created_at for later, earlier in pairwise(newest))

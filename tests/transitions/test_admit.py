@@ -223,7 +223,7 @@ def _happen(connection: Connection, number: int, happening: tuple[object, ...]) 
 def _check_limits(connection: Connection, most: int, most_max: int) -> None:
     held = provider_accounts.slots_taken(connection, "account")
     of_max = sum(slot.model == MAX for slot in held)
-    queued = tasks.newest(connection, limit=100, status=Status.QUEUED)
+    queued = tasks.newest(connection, limit=100, statuses=[Status.QUEUED])
     waiting = [task for task in queued if not queue.is_admitted(connection, task.id)]
     assert len(held) <= most
     assert of_max <= most_max

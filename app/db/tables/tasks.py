@@ -220,18 +220,25 @@ def newest(
     *,
     limit: int,
     before: str | None = None,
-    status: Status | None = None,
+    since: str | None = None,
+    statuses: Collection[Status] = (),
     model: str | None = None,
 ) -> list[Task]:
-    """Return tasks, newest first; with `before`, only those created before the task with this id."""
+    """Return tasks, newest first: with ids lower than `before`, and not lower than `since`.
+
+    Ids sort by the time of creation. Without `statuses`, tasks in all states are returned.
+    """
     conditions = [tasks.c.id < before] if before is not None else []
-    if status is not None:
-        conditions.append(tasks.c.status == status)
+    if since is not None:
+        conditions.append(tasks.c.id >= since)
     if model is not None:
         conditions.append(tasks.c.model == model)
-    if model is not None and status is None:
-        # The index has the tasks of a model in order within each state, so each state is read by itself.
-        pages = (_newest_ids(limit, *conditions, tasks.c.status == one_status) for one_status in Status)
+        statuses = statuses or tuple(Status)
+    if len(statuses) == 1:
+        conditions.append(tasks.c.status == next(iter(statuses)))
+    elif statuses:
+        # The indexes have the tasks in order within each state, so each state is read by itself.
+        pages = (_newest_ids(limit, *conditions, tasks.c.status == status) for status in sorted(set(statuses)))
         merged = union_all(*pages).subquery()
         conditions = [tasks.c.id.in_(select(merged.c.id).order_by(merged.c.id.desc()).limit(limit))]
     query = select(tasks).where(*conditions).order_by(tasks.c.id.desc()).limit(limit)

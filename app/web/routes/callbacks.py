@@ -17,6 +17,7 @@ from app.db.tables.evidence import EvidenceRow
 from app.rules.task import Effect, Said
 from app.security.verify import Verdict
 from app.web.auth import CallerDep, ResourcesDep
+from app.web.known_query import KnownQuery
 from app.web.problems import responses
 
 router = APIRouter(prefix="/v1/callbacks", tags=["callbacks"])
@@ -53,6 +54,7 @@ class CallbackList(BaseModel):
 
 @router.get(
     "",
+    dependencies=[KnownQuery],
     responses=responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
 )
 async def list_callbacks(

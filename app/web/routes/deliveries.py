@@ -17,6 +17,7 @@ from app.errors import NotFound
 from app.params import UtcInstant
 from app.web.auth import CallerDep, ResourcesDep
 from app.web.body import REFUSALS, described, json_body
+from app.web.known_query import KnownQuery
 from app.web.paging import page_of
 from app.web.path_ids import DeliveryId
 from app.web.problems import responses
@@ -96,7 +97,7 @@ class Replayed(BaseModel):
     ]
 
 
-@router.get("", responses=_ERRORS)
+@router.get("", responses=_ERRORS, dependencies=[KnownQuery])
 async def list_deliveries(
     use: ResourcesDep,
     caller: CallerDep,

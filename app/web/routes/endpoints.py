@@ -17,6 +17,7 @@ from app.params import Webhook, WebhookForm, WebhookSecret, WebhookUrl
 from app.security import sign
 from app.web.auth import CallerDep, ResourcesDep
 from app.web.body import REFUSALS, described, json_body
+from app.web.known_query import KnownQuery
 from app.web.paging import page_of
 from app.web.path_ids import EndpointId
 from app.web.problems import responses
@@ -64,7 +65,7 @@ class SigningSecret(BaseModel):
     secret: Annotated[str, Field(description="In the format of the Standard Webhooks libraries: `whsec_` and base64.")]
 
 
-@router.get("", responses=_ERRORS)
+@router.get("", responses=_ERRORS, dependencies=[KnownQuery])
 async def list_endpoints(
     use: ResourcesDep,
     caller: CallerDep,

@@ -17,6 +17,7 @@ from app.errors import EventsGone, InvalidRequest, NotFound
 from app.resources import Resources
 from app.web.auth import CallerDep, FeedDep, ResourcesDep
 from app.web.feed import Ended, EventFilter, Feed
+from app.web.known_query import KnownQuery
 from app.web.path_ids import TaskId
 from app.web.problems import responses
 from app.web.schemas.events import EventPage, Kind, event_view
@@ -64,7 +65,10 @@ _REFUSALS = (
 
 
 @router.get(
-    "/events", response_model=EventPage, responses={HTTPStatus.OK: {"content": _STREAM}, **responses(*_REFUSALS)}
+    "/events",
+    response_model=EventPage,
+    dependencies=[KnownQuery],
+    responses={HTTPStatus.OK: {"content": _STREAM}, **responses(*_REFUSALS)},
 )
 async def get_events(
     use: ResourcesDep,

@@ -11,6 +11,7 @@ from app.db import Connection
 from app.errors import NotFound
 from app.jobs import Step
 from app.web.auth import CallerDep, ResourcesDep
+from app.web.known_query import KnownQuery
 from app.web.problems import responses
 
 _MAX_ID = 2**63 - 1
@@ -39,7 +40,7 @@ class Requeued(BaseModel):
     requeued: Annotated[int, Field(description="The number of jobs that run again.")]
 
 
-@router.get("", responses=_ERRORS)
+@router.get("", responses={**_ERRORS, **responses(HTTPStatus.UNPROCESSABLE_ENTITY)}, dependencies=[KnownQuery])
 async def list_dead_letters(use: ResourcesDep, _caller: CallerDep) -> DeadLetterList:
     """List dead letters, oldest first, at most 1,000."""
     rows = await use.db.read(jobs.dead_letters)

@@ -15,6 +15,7 @@ from app.errors import Conflict, NotFound
 from app.params import Webhook
 from app.web.auth import AdminDep, ResourcesDep, digest_of
 from app.web.body import REFUSALS, described, json_body
+from app.web.known_query import KnownQuery
 from app.web.path_ids import KeyId
 from app.web.problems import responses
 from app.web.schemas.tasks import WebhookView
@@ -65,7 +66,7 @@ class KeyList(BaseModel):
     keys: list[KeyView]
 
 
-@router.get("", responses=_ERRORS)
+@router.get("", responses={**_ERRORS, **responses(HTTPStatus.UNPROCESSABLE_ENTITY)}, dependencies=[KnownQuery])
 async def list_keys(use: ResourcesDep, _caller: AdminDep) -> KeyList:
     """List all API keys, newest first, without the keys themselves. Requires the scope `*`."""
     return KeyList(keys=[_view(key) for key in await use.db.read(api_keys.list_all)])

@@ -12,6 +12,7 @@ from app.db.queries import usage
 from app.errors import InvalidRequest
 from app.params import UtcInstant
 from app.web.auth import CallerDep, ResourcesDep
+from app.web.known_query import KnownQuery
 from app.web.problems import responses
 
 router = APIRouter(prefix="/v1/usage", tags=["usage"])
@@ -50,6 +51,7 @@ class Usage(BaseModel):
 
 @router.get(
     "",
+    dependencies=[KnownQuery],
     responses=responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
 )
 async def get_usage(

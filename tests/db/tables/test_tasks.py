@@ -125,9 +125,13 @@ async def test_tasks_are_listed_newest_first_with_filters_and_a_cursor(database:
             tasks.newest(connection, limit=10),
             tasks.newest(connection, limit=2),
             tasks.newest(connection, limit=2, before="task_3"),
-            tasks.newest(connection, limit=10, status=Status.STORED),
-            tasks.newest(connection, limit=10, model="flux-kontext-max", status=Status.STORED),
+            tasks.newest(connection, limit=10, statuses=[Status.STORED]),
+            tasks.newest(connection, limit=10, model="flux-kontext-max", statuses=[Status.STORED]),
+            tasks.newest(connection, limit=10, statuses=[Status.STORED, Status.QUEUED, Status.STORED]),
+            tasks.newest(connection, limit=1, statuses=[Status.FAILED, Status.QUEUED], model="flux-kontext-max"),
+            tasks.newest(connection, limit=10, since="task_2", before="task_4"),
         ]
         return [[task.id.removeprefix("task_") for task in page] for page in found]
 
-    assert await database.write(unit) == [["4", "3", "2", "1"], ["4", "3"], ["2", "1"], ["3", "1"], ["3"]]
+    more = [["4", "3", "2", "1"], ["2"], ["3", "2"]]
+    assert await database.write(unit) == [["4", "3", "2", "1"], ["4", "3"], ["2", "1"], ["3", "1"], ["3"], *more]
