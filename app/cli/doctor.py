@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
+from http import HTTPStatus
 
 import httpx
 import typer
@@ -12,7 +13,7 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.markup import escape
 
-from app import clock, jobs
+from app import clock, ids, jobs
 from app.cli.preflight import current_user, is_writable
 from app.db.engine.database import READ_ONLY, as_postgres, is_read_only
 from app.db.engine.postgres_url import without_secrets
@@ -24,6 +25,7 @@ from app.security import http_clients
 from app.security.keyring import KeyRing, sealing_key_id
 from app.security.outbound import Outbound
 from app.settings import PREFIX, Settings, from_environment
+from app.web.routes.health import IDENTITY
 from app.wiring import (
     build_outbound,
     build_provider,
@@ -224,14 +226,39 @@ async def _public_url(settings: Settings, outbound: Outbound) -> Finding:
     name = "public URL"
     if settings.public_url is None:
         return Finding(name, "not set: no callbacks arrive, results are polled")
+    challenge = ids.new_key()
     try:
         async with http_clients.own_url_client(outbound) as http:
-            answer = await http.get(f"{settings.public_url}/healthz")
-            ours = answer.json() == {"status": "ok"}
-    except (httpx.HTTPError, ValueError) as error:
+            answer = await http.get(f"{settings.public_url}/healthz", params={"challenge": challenge})
+    except httpx.HTTPError as error:
         text = f"{settings.public_url}/healthz cannot be reached from this machine: {type(error).__name__}"
         return Finding(name, f"{text}. Check that the service and its proxy are running", unhealthy=True)
-    if not ours:
-        text = f"{settings.public_url}/healthz answers with HTTP {answer.status_code}, but is not Fluxhook"
-        return Finding(name, text, unhealthy=True)
+    problem = _not_this_fluxhook(settings, answer, challenge)
+    if problem is not None:
+        return Finding(name, f"{settings.public_url} does not lead to this Fluxhook: {problem}", unhealthy=True)
     return Finding(name, f"{settings.public_url} leads to Fluxhook")
+
+
+def _not_this_fluxhook(settings: Settings, answer: httpx.Response, challenge: str) -> str | None:
+    """Return why the answer of `/healthz` does not come from this installation; None if it does.
+
+    Another server may answer `/healthz` too, but only an installation with the same secret keys can answer the
+    challenge.
+    """
+    try:
+        liveness = answer.json()
+    except ValueError:
+        liveness = None
+    if answer.status_code != HTTPStatus.OK or not isinstance(liveness, dict) or liveness.get("status") != "ok":
+        return f"another server answers /healthz there with HTTP {answer.status_code}"
+    if "proof" not in liveness:
+        return "another server answers /healthz there, or a Fluxhook before version 0.3"
+    if not _has_secret_keys(settings):
+        return "this installation has no secret keys yet; `fluxhook serve` creates them"
+    if not key_ring(settings).proves(challenge.encode(), IDENTITY, str(liveness["proof"])):
+        return "the Fluxhook there has other FLUXHOOK_SECRET_KEYS, so it would refuse the callbacks of this one"
+    return None
+
+
+def _has_secret_keys(settings: Settings) -> bool:
+    return bool(settings.secret_keys) or os.access(settings.data_dir / "secret_keys", os.F_OK)

@@ -207,6 +207,24 @@ async def test_doctor_names_an_endpoint_of_a_bucket_that_is_not_a_url(terminal: 
     assert isinstance(done.exception, SystemExit)
 
 
+async def test_another_server_that_answers_healthz_is_not_taken_for_fluxhook(terminal: Terminal) -> None:
+    twin = terminal.env["FLUXHOOK_BFL_BASE_URL"]
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(f"{twin}/healthz")).json() == {"status": "ok"}
+    done = await terminal.run("doctor", FLUXHOOK_PUBLIC_URL=twin)
+
+    assert done.exit_code == 1
+    assert "leads to Fluxhook" not in done.stdout
+    assert f"public URL: {twin} does not lead to this Fluxhook: another server answers /healthz there" in done.stdout
+
+
+async def test_another_installation_is_not_taken_for_this_one(terminal: Terminal) -> None:
+    done = await terminal.run("doctor", FLUXHOOK_SECRET_KEYS="n" * 40)
+
+    assert done.exit_code == 1
+    assert "does not lead to this Fluxhook: the Fluxhook there has other FLUXHOOK_SECRET_KEYS" in done.stdout
+
+
 async def test_before_the_first_start_a_missing_database_and_store_are_not_unhealthy(
     terminal: Terminal, tmp_path: Path
 ) -> None:
@@ -329,8 +347,8 @@ async def test_the_uses_of_each_secret_key_are_shown_before_and_after_one_is_rem
             plan_task(connection, "4", signing_key_id=only_old.newest, webhook_secret=sealed)
 
         await database.write(use_both)
-    rotated = await terminal.run("doctor", FLUXHOOK_SECRET_KEYS=f"{new},{old}")
-    too_soon = await terminal.run("doctor", FLUXHOOK_SECRET_KEYS=new)
+    rotated = await terminal.run("doctor", FLUXHOOK_SECRET_KEYS=f"{new},{old}", FLUXHOOK_PUBLIC_URL="")
+    too_soon = await terminal.run("doctor", FLUXHOOK_SECRET_KEYS=new, FLUXHOOK_PUBLIC_URL="")
 
     assert rotated.exit_code == 0, rotated.output
     assert "key 1 is needed by 1 task at the provider, 0 webhook secrets of API keys and 0 of tasks" in rotated.stdout

@@ -1,11 +1,11 @@
 """Liveness, readiness and metrics."""
 
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from app.db.engine.database import READ_ONLY, is_read_only
 from app.db.migrations.revision import is_current
@@ -19,10 +19,25 @@ from app.worker import metrics_snapshot, readiness_notes
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/healthz")
-async def healthz() -> dict[str, str]:
+IDENTITY = "identity"  # the purpose of the proof
+
+
+class Liveness(BaseModel):
+    status: Literal["ok"] = "ok"
+    proof: Annotated[
+        str | None, Field(description="Proves to an operator that this is the installation with these secret keys.")
+    ] = None
+
+
+@router.get("/healthz", response_model_exclude_none=True, responses=responses(HTTPStatus.UNPROCESSABLE_ENTITY))
+async def healthz(
+    use: ResourcesDep,
+    challenge: Annotated[
+        str | None, Query(pattern=r"^[A-Za-z0-9_-]{16,64}$", description="Any text, which `proof` then answers.")
+    ] = None,
+) -> Liveness:
     """Liveness: the process responds."""
-    return {"status": "ok"}
+    return Liveness(proof=None if challenge is None else use.keys.mac(challenge.encode(), IDENTITY))
 
 
 _EXPOSITION: dict[int | str, dict[str, Any]] = {

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from app.db import Connection
 from app.db.engine.database import open_database
-from app.web.routes.health import readyz
+from app.security.keyring import KeyRing
+from app.web.routes.health import IDENTITY, readyz
 from tests.databases import listening_for
 from tests.world import World
 
@@ -16,6 +17,16 @@ async def test_a_process_that_answers_is_healthy(world: World) -> None:
     answer = await world.outsider.get("/healthz")
 
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+async def test_only_an_installation_with_the_same_keys_answers_a_challenge(world: World) -> None:
+    challenge = "a-challenge-of-the-operator"
+    proof = (await world.outsider.get("/healthz", params={"challenge": challenge})).json()["proof"]
+
+    assert world.use.keys.proves(challenge.encode(), IDENTITY, proof)
+    assert not world.use.keys.proves(b"another-challenge-of-it", IDENTITY, proof)
+    assert not KeyRing(("another-ring-key-for-tests-0123456789",)).proves(challenge.encode(), IDENTITY, proof)
+    assert (await world.outsider.get("/healthz?challenge=short")).status_code == 422
 
 
 async def test_a_service_that_can_work_is_ready(each_world: World) -> None:
