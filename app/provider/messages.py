@@ -6,7 +6,7 @@ four forms of error text.
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 from urllib.parse import unquote_plus, urlsplit
 
@@ -16,6 +16,7 @@ _MAX_ID = 200  # characters, as the next two
 _MAX_URL = 4096
 _MAX_PROSE = 2000
 _MAX_AMOUNT = 10**12  # credits
+_MAX_WAIT_S = 3 * 3600
 
 # Every status that a source names, in lower case. An unknown status never ends a task.
 _PENDING = frozenset({"pending", "queued", "processing", "reasoning", "generating", "in progress", "submitted"})
@@ -89,6 +90,12 @@ def read_acceptance(body: bytes) -> Report:
 def read_credits(body: bytes) -> float | None:
     """Read the balance from a response to `GET /v1/credits`, in credits; None if it holds none."""
     return _number((parse(body) or {}).get("credits"))
+
+
+def read_wait(body: bytes) -> timedelta | None:
+    """Read the wait of a refusal that gives it in `retry_after`, in seconds; None without one, or above three hours."""
+    seconds = _number((parse(body) or {}).get("retry_after"))
+    return timedelta(seconds=seconds) if seconds is not None and 0 < seconds <= _MAX_WAIT_S else None
 
 
 def read_error(body: bytes) -> str:

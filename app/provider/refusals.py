@@ -36,7 +36,7 @@ def read_refusal(response: ProviderResponse, *, outages: Collection[int]) -> Rep
     said, failure = _meaning(status, response.body, outages)
     detail = _detail(status, said, messages.read_error(response.body))
     if said in {Said.BUSY, Said.DOWN, Said.BLOCKED}:
-        wait = exchange.retry_after(response.headers, clock.utc_now())
+        wait = exchange.retry_after(response.headers, clock.utc_now()) or messages.read_wait(response.body)
         return Report(said, failure=failure, detail=detail, retry_after=wait)
     return Report(said, failure=failure, detail=detail)
 

@@ -84,7 +84,7 @@ def _redact(answer: bytes, secret: bytes) -> bytes:
     return redact(answer[:end], {secret: b"[secret]", in_json: b"[secret]"})[:_MAX_ANSWER]
 
 
-async def _post(use: Resources, url: str, body: bytes, headers: dict[bytes, bytes], max_bytes: int) -> Outcome:
+async def _post(use: Resources, url: str, body: bytes, headers: httpx.Headers, max_bytes: int) -> Outcome:
     """Send one request. Reading stops once `max_bytes` of the response body have arrived."""
     started = time.monotonic()
     response: httpx.Response | None = None
@@ -139,15 +139,14 @@ def _secret(use: Resources, webhook: OutgoingWebhook) -> tuple[bool, str | None]
     return secret is not None, secret
 
 
-def _headers(use: Resources, delivery: Delivery, secret: str | None, body: bytes) -> dict[bytes, bytes]:
+def _headers(use: Resources, delivery: Delivery, secret: str | None, body: bytes) -> httpx.Headers:
     headers = {"content-type": "application/json"}
-    secret_header: dict[bytes, bytes] = {}
     if secret is not None:
         headers["x-bfl-signature"] = sign.bfl_signature(secret, body)
         if use.send_webhook_secret and _may_carry(delivery, secret):
-            secret_header[b"x-webhook-secret"] = secret.encode()  # which need not be ASCII
+            headers["x-webhook-secret"] = secret
     headers |= sign.standard_headers(_keys(use, delivery, secret), delivery.id, use.now(), body)
-    return {name.encode(): value.encode() for name, value in headers.items()} | secret_header
+    return httpx.Headers(headers, encoding="utf-8")
 
 
 def _may_carry(delivery: Delivery, secret: str) -> bool:

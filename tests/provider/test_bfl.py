@@ -176,6 +176,15 @@ async def test_a_429_may_have_a_date_as_retry_after() -> None:
     assert timedelta(minutes=1) < wait <= timedelta(minutes=2)
 
 
+@pytest.mark.parametrize(
+    ("body", "wait"), [({"retry_after": 12}, 12), ({"retry_after": 0}, None), ({"retry_after": 10**9}, None)]
+)
+async def test_the_body_may_say_for_how_long(body: dict[str, int], wait: int | None) -> None:
+    found = (await submitted(httpx.Response(429, json=body))).retry_after
+
+    assert found == (None if wait is None else timedelta(seconds=wait))
+
+
 async def test_a_429_may_have_no_retry_after() -> None:
     assert await submitted(httpx.Response(429)) == Report(Said.BUSY, detail="HTTP 429")
 

@@ -3,9 +3,12 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from email.utils import format_datetime
 
+import httpx
 import pytest
 
+from app import clock
 from app.db.tables import provider_accounts, tasks
 from app.dispatch import dispatch
 from app.provider import Provider, ProviderResponse, ProviderSpec, Reference, SubmitRequest
@@ -175,6 +178,41 @@ async def test_an_account_out_of_credits_is_paused_visibly_and_resumes_after_a_t
     assert (await each_world.task(second))["status"] == "stored"
     assert (await each_world.outsider.get("/readyz")).json()["notes"] == []
     assert each_world.ledger()["charged"] == 8
+
+
+@pytest.mark.parametrize("status", [301, 307, 521, 523, 525, 526, 530])
+async def test_an_answer_that_is_surely_no_acceptance_frees_the_slot_and_the_task_is_sent_again(
+    world: World, status: int
+) -> None:
+    small(world)
+    world.twin.faults = Faults(submit_gateway=1, gateway_status=status)
+    task_id = await world.post()
+    await world.work()
+    after = await world.use.db.read(lambda connection: provider_accounts.slots_taken(connection, "account"))
+    waiting = await world.task(task_id)
+    await world.go_on(10)
+    refused = len(world.ledger()["refused"])
+    world.twin.faults = Faults()
+    await world.go_on(30)
+
+    assert (waiting["status"], after) == ("queued", [])
+    assert 3 <= refused <= 5
+    assert (await world.task(task_id))["status"] == "stored"
+    assert world.ledger()["charged"] == 4
+
+
+async def test_a_429_with_a_date_pauses_the_account_until_then(world: World) -> None:
+    """The date is compared with the clock of this machine, not with the one of the test."""
+    at = clock.utc_now() + timedelta(minutes=2)
+    headers = {"retry-after": format_datetime(at, usegmt=True)}
+    world.network.hosts["twin"] = httpx.MockTransport(lambda _: httpx.Response(429, headers=headers))
+    await world.post()
+    await world.work()
+    account = await world.use.db.read(lambda connection: provider_accounts.get(connection, "account"))
+
+    assert account is not None
+    assert account.paused_until_at is not None
+    assert timedelta(minutes=1) < account.paused_until_at - world.clock() <= timedelta(minutes=2)
 
 
 REFUSALS = {

@@ -118,6 +118,28 @@ async def test_a_reordered_callback_is_overtaken_and_followed_by_an_interim_one(
     assert scene.receiver.got[-1].json["status"] == "processing"
 
 
+@pytest.mark.parametrize("status", [301, 403, 404, 405, 521, 530])
+async def test_a_gateway_may_answer_in_place_of_the_provider(scene: Scene, status: int) -> None:
+    task_id = (await scene.called()).json()["id"]
+    await scene.faults(submit_gateway=1, status_gateway=1, gateway_status=status)
+    submitted = await scene.called()
+    polled = await scene.client.get("/v1/get_result", params={"id": task_id}, headers={"x-key": "any"})
+    ledger = (await scene.client.get("/twin/ledger")).json()
+
+    assert [answer.status_code for answer in (submitted, polled)] == [status, status]
+    assert all("<html>" in answer.text for answer in (submitted, polled))
+    assert (ledger["accepted"], ledger["refused"][0]["status"]) == (1, status)
+
+
+async def test_a_revoked_key_is_refused_until_it_is_valid_again(scene: Scene) -> None:
+    await scene.rules(keys_revoked=True)
+    revoked = await scene.called()
+    await scene.rules(keys_revoked=False)
+
+    assert (revoked.status_code, revoked.json()) == (403, {"detail": "Not authenticated - Invalid Authentication"})
+    assert (await scene.called()).status_code == 200
+
+
 async def test_an_early_callback_is_sent_before_the_submit_answer(scene: Scene) -> None:
     await scene.faults(early_callback=1)
     answer = await scene.called()
