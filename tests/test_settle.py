@@ -119,6 +119,7 @@ async def test_a_batch_settles_each_task_as_if_it_were_alone(database: Database)
     left = {(step, task_id) for task_id, step, _ in await database.read(waiting)}
     assert left == {
         ("collect", "task_good"),
+        ("reconcile", "task_failed"),  # the provider is polled once for the reasons of a moderation
         ("collect", "task_doubled"),
         ("collect", "task_torn"),
         ("reconcile", "task_torn"),
