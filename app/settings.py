@@ -229,6 +229,24 @@ class Settings(BaseModel):
         int, Field(ge=1, description="Maximum total size in MB of bodies received at once. They lie in DATA_DIR.")
     ] = 512
 
+    max_connections: Annotated[
+        int, Field(ge=1, description="Maximum number of connections. One more ends the one that has waited longest.")
+    ] = 1000
+    max_head_kb: Annotated[
+        int, Field(ge=1, description="Maximum size of a request's head in KB, trailers included.")
+    ] = 16
+    max_headers: Annotated[int, Field(ge=1, description="Maximum number of headers of a request.")] = 100
+    head_seconds: Annotated[int, Field(ge=1, description="Seconds in which the head of a request must arrive.")] = 15
+    stall_seconds: Annotated[
+        int,
+        Field(ge=1, description="Seconds for which a client may stop in a body; ten times as many for reading."),
+    ] = 30
+    min_body_rate_kb: Annotated[
+        int, Field(ge=1, description="KB per second at which a body must arrive on average, beside STALL_SECONDS.")
+    ] = 16
+    idle_seconds: Annotated[
+        int, Field(ge=1, description="Seconds after which a connection without a request is closed.")
+    ] = 75
     disk_reserve_mb: Annotated[
         int | None,
         Field(

@@ -4,11 +4,13 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import uvicorn
 
 from app.db.engine.database import Database
+from app.web.limits import DEFAULT_LIMITS, Limits
 from app.web.protocol import Protocol
 
 
@@ -19,11 +21,13 @@ def listening(port: int = 0) -> tuple[socket.socket, str]:
 
 
 @asynccontextmanager
-async def serving(app: Any, bound: socket.socket, timeout_graceful_shutdown: int = 2) -> AsyncGenerator[uvicorn.Server]:
+async def serving(
+    app: Any, bound: socket.socket, timeout_graceful_shutdown: int = 2, limits: Limits = DEFAULT_LIMITS
+) -> AsyncGenerator[uvicorn.Server]:
     """Serve an ASGI application on this socket; close the socket after the block."""
     config = uvicorn.Config(
         app,
-        http=Protocol,
+        http=partial(Protocol, limits=limits),  # type: ignore[arg-type] # it is called like a class
         log_config=None,
         lifespan="on",
         timeout_graceful_shutdown=timeout_graceful_shutdown,

@@ -34,6 +34,7 @@ _CHECKED = (
     "web/test_behind_pgbouncer.py",
     "web/test_browser.py",
     "web/test_callback_ways.py",  # over real sockets
+    "web/test_connection.py",
     "web/test_openapi.py",  # fuzzing
     "web/test_protocol.py",
     "web/test_sockets.py",
@@ -44,6 +45,7 @@ _CHECKED = (
 _PROCESSES = (
     "cli/test_demo.py",
     "cli/test_held_uploads.py",
+    "cli/test_hostile_clients.py",
     "cli/test_stopping.py",
     "cli/test_work.py",
     "proof/test_crash.py",

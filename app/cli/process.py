@@ -6,10 +6,12 @@ import gc
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 
 import uvicorn
 
+from app.web.limits import DEFAULT_LIMITS, Limits
 from app.web.protocol import Protocol, resources_of
 
 # Seconds that a stopping server gives to requests in progress before it closes their connections.
@@ -39,7 +41,7 @@ class Server(uvicorn.Server):
             asyncio.get_running_loop().call_soon_threadsafe(use.stopping.set)
 
 
-def server(app: object, host: str, port: int) -> uvicorn.Server:
+def server(app: object, host: str, port: int, limits: Limits = DEFAULT_LIMITS) -> uvicorn.Server:
     """Return a server without uvicorn's own logs and without WebSockets: both write addresses that contain tokens."""
     return Server(
         uvicorn.Config(
@@ -48,12 +50,25 @@ def server(app: object, host: str, port: int) -> uvicorn.Server:
             port=port,
             access_log=False,
             log_config=None,
-            http=Protocol,
+            http=partial(Protocol, limits=limits),  # type: ignore[arg-type] # it is called like a class
+            timeout_keep_alive=limits.idle_s,
             ws="none",
             server_header=False,
             timeout_graceful_shutdown=_GRACE_S,
         )
     )
+
+
+def open_files_allowed() -> int | None:
+    """Raise the number of files that this process may open as far as the system allows, and return it."""
+    try:
+        import resource  # noqa: PLC0415 - not on every operating system
+    except ImportError:
+        return None
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def freeze_startup_objects() -> None:

@@ -7,7 +7,7 @@ import typer
 
 from app import __version__, clock
 from app.cli.preflight import require, require_address, require_data_dir
-from app.cli.process import give_back_large_blocks, server
+from app.cli.process import give_back_large_blocks, open_files_allowed, server
 from app.db.engine.database import Database
 from app.db.engine.process_lock import process_lock
 from app.db.migrations.migrate import catch_up
@@ -19,6 +19,7 @@ from app.security.http_clients import mark_sniffio_absent
 from app.settings import Settings, from_environment
 from app.telemetry import logs, tracing
 from app.web.auth import digest_of
+from app.web.limits import Limits
 from app.wiring import (
     account_id,
     database_url,
@@ -27,6 +28,8 @@ from app.wiring import (
     open_resources,
     provider_spec,
 )
+
+_OTHER_FILES = 256  # the database, the store, uploads, requests to others
 
 
 def serve(
@@ -43,7 +46,7 @@ def serve(
         generated_key = asyncio.run(prepare(settings))
         announce(settings, f"on http://{settings.host}:{settings.port}", generated_key)
         app = create_app(open_resources(settings), with_worker=worker)
-        server(app, settings.host, settings.port).run()
+        server(app, settings.host, settings.port, limits(settings)).run()
 
 
 def migrate() -> None:
@@ -66,6 +69,21 @@ async def prepare(settings: Settings) -> str | None:
         await _put_admin_key(database, key)
         await _put_account(database, settings)
     return key if generated else None
+
+
+def limits(settings: Settings) -> Limits:
+    """Return the limits of connections. Each takes a file, and other files are needed too."""
+    files = open_files_allowed()
+    most = settings.max_connections if files is None else min(settings.max_connections, max(1, files - _OTHER_FILES))
+    return Limits(
+        connections=most,
+        head_bytes=settings.max_head_kb * 1024,
+        headers=settings.max_headers,
+        head_s=settings.head_seconds,
+        stall_s=settings.stall_seconds,
+        bytes_per_s=settings.min_body_rate_kb * 1024,
+        idle_s=settings.idle_seconds,
+    )
 
 
 def announce(settings: Settings, activity: str, generated_key: str | None) -> None:

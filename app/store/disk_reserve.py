@@ -54,7 +54,7 @@ class DiskReserve:
 
     def read(self) -> list[Volume]:
         """Read the free space of each volume. Blocks. A folder that does not exist is left out."""
-        volumes: dict[int, Volume] = {}
+        volumes: dict[int, Volume] = {}  # by device
         for name, folder in self._folders.items():
             with suppress(OSError):
                 usage = shutil.disk_usage(folder)

@@ -6,6 +6,7 @@ database holds are gauges, which `worker/metrics_snapshot` reads at each scrape.
 
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from enum import StrEnum
 
 from prometheus_client import (
     CollectorRegistry,
@@ -74,6 +75,12 @@ callbacks = Counter(
     "fluxhook_callbacks",
     "Callbacks by verdict and response status; `unchecked` means an unknown address or an oversized body.",
     ["verdict", "status"],
+    registry=REGISTRY,
+)
+connections_refused = Counter(
+    "fluxhook_connections_refused",
+    "Connections that were closed because of a limit or invalid HTTP, by reason.",
+    ["reason"],
     registry=REGISTRY,
 )
 callbacks_shed = Counter(
@@ -179,6 +186,21 @@ class _DeprecatedNames(Collector):
 
 REGISTRY.register(_Version())
 REGISTRY.register(_DeprecatedNames())
+
+
+class Refusal(StrEnum):
+    """Why a connection was closed."""
+
+    INVALID = "invalid"
+    LARGE_HEAD = "head_too_large"
+    SLOW_HEAD = "head_too_slow"
+    SLOW_BODY = "body_too_slow"
+    UNREAD = "answer_not_read"
+    TOO_MANY = "too_many"
+
+
+for _reason in Refusal:  # at 0, because `rate()` misses the first increment of a series that starts at 1
+    connections_refused.labels(_reason.value)
 
 
 class _Read(CollectorRegistry):

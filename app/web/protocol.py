@@ -4,8 +4,6 @@ An ASGI cycle (a scope, a task, two messages out) takes longer than the verifica
 has to serve the burst after an outage and the flood of a forger. Only usual callbacks take the fast path. The others
 go through the application, whose route gives the same answers: long or chunked bodies, pipelined requests, clients
 that do not read their answers, and all callbacks while tracing is on.
-
-An offered protocol upgrade is ignored on every route; many clients offer HTTP/2 by default.
 """
 
 import asyncio
@@ -14,17 +12,17 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import httptools
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from app import callback
 from app.callback import Reply, VerifiedCallback
 from app.resources import Resources
 from app.telemetry import logs, tracing
 from app.web import request_log
+from app.web.connection import Connection
 from app.web.routes import callback_receiver
 
 if TYPE_CHECKING:
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 _ADDRESS = re.compile(rb"/callbacks/([A-Za-z0-9_]{1,48})/([A-Za-z0-9_-]{1,64})")
 _UNUSED_EVENT = asyncio.Event()  # uvicorn sets it when body data arrives; on the fast path no application awaits it
 _UNUSED_EVENT.set()
-_INVALID_HTTP = "Invalid HTTP request received."  # uvicorn's text
 
 
 def resources_of(app: object) -> Resources | None:
@@ -42,7 +39,7 @@ def resources_of(app: object) -> Resources | None:
     return use if isinstance(use, Resources) else None
 
 
-class Protocol(HttpToolsProtocol):
+class Protocol(Connection):
     """One connection. Usual callbacks are handled by `Exchange`, all other requests by uvicorn."""
 
     cycle: "RequestResponseCycle | Exchange | None"  # type: ignore[assignment]
@@ -52,35 +49,18 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._use = resources_of(self.config.app)  # the application has started by now
 
-    def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
-        try:
-            self._read(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # the latter for CONNECT
-            self.logger.warning(_INVALID_HTTP)
-            self.send_400_response(_INVALID_HTTP)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Strip trailing whitespace from the value (RFC 9110, 5.5); httptools strips leading whitespace only."""
-        HttpToolsProtocol.on_header(self, name, value.rstrip(b" \t"))  # super() would take most of the time
-
-    def on_headers_complete(self) -> None:
-        if self.parser.should_upgrade():
-            return  # `_read_head_again` parses the head without the upgrade
-        self._unset_keepalive_if_required()  # set if the previous request was answered during the same read
+    def on_request_head(self) -> None:
         address = _ADDRESS.fullmatch(self.url)
         if address is None or self._use is None or not self._is_usual():
-            super().on_headers_complete()
+            super().on_request_head()
             return
         attempt_id, token = address.groups()
         self.cycle = Exchange(self, self._use, attempt_id.decode(), token.decode())
         self.cycle.head_received()
 
-    def on_message_complete(self) -> None:
-        if self.parser.should_upgrade():
-            return
+    def on_request_complete(self) -> None:
         cycle = self.cycle
-        super().on_message_complete()
+        super().on_request_complete()
         if isinstance(cycle, Exchange):
             cycle.body_received()
 
@@ -90,26 +70,6 @@ class Protocol(HttpToolsProtocol):
         if isinstance(cycle, Exchange):
             cycle.connection_lost()
             self.cycle = None  # breaks the reference cycle: a garbage collection stops the event loop
-
-    def _read(self, data: bytes | memoryview) -> None:
-        """Parse requests and ignore offered upgrades (RFC 9110, 7.8).
-
-        httptools ends a request with an upgrade after its head, and would parse its body as the next request.
-        """
-        while True:
-            try:
-                return self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                data = memoryview(data)[upgrade.args[0] :]
-                self._read_head_again()
-
-    def _read_head_again(self) -> None:
-        head = [b"%s: %s\r\n" % (name, value) for name, value in self.headers if name != b"upgrade"]
-        version = self.parser.get_http_version().encode()
-        request_line = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, version)
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as in uvicorn
-        self.parser.feed_data(b"".join((request_line, *head, b"\r\n")))
 
     def _is_usual(self) -> bool:
         length = callback_receiver.content_length(self.headers)

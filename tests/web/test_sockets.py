@@ -160,7 +160,7 @@ async def test_invalid_http_is_refused_by_the_server_itself(address: str) -> Non
 
 ODD: list[tuple[str, str, int]] = [
     ("/v1/tasks/%0d%0aset-cookie:%20a=b/image", "x: y", 404),
-    ("/v1/tasks/" + "a" * 50_000, "x: y", 404),
+    ("/v1/tasks/" + "a" * 10_000, "x: y", 404),
     ("/../../etc/passwd", "x: y", 404),
     ("/static/../../main.py", "x: y", 404),
     ("*", "x: y", 404),
@@ -180,7 +180,7 @@ async def test_an_odd_request_gets_the_error_document(address: str) -> None:
 
 async def test_long_headers_and_many_headers_are_accepted(address: str) -> None:
     wire = await connect(address)
-    await wire.ask("GET", "/v1/tasks", f"x-long: {'a' * 60_000}", *[f"x-{number}: y" for number in range(1000)])
+    await wire.ask("GET", "/v1/tasks", f"x-long: {'a' * 14_000}", *[f"x-{number}: y" for number in range(90)])
 
     answer = await wire.answer()
     await wire.close()

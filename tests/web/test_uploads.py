@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -59,8 +58,8 @@ async def test_a_large_body_beyond_the_limit_is_refused_until_another_one_has_en
 
     await until(both_have_places)
     async with httpx.AsyncClient(base_url=limited, headers={"x-key": ADMIN_KEY}) as client:
-        sent: dict[str, Any] = {"content": body, "headers": {"content-type": header.removeprefix("content-type: ")}}
-        refused = await client.post(path, **sent)
+        headers = {"content-type": header.removeprefix("content-type: ")}
+        refused = await client.post(path, content=body, headers=headers)
         small = await client.post("/v1/tasks", json={"prompt": "a fox"})
         problem(refused, 503, "overloaded")
         assert int(refused.headers["retry-after"]) > 0
@@ -74,7 +73,7 @@ async def test_a_large_body_beyond_the_limit_is_refused_until_another_one_has_en
             return open_files("self", tmp_path / "uploads") == []
 
         await until(none_is_left)
-        accepted = await client.post(path, **sent)
+        accepted = await client.post(path, content=body, headers=headers)
 
     assert ended.status == accepted.status_code == (202 if path == "/v1/tasks" else 200)
     await held[0].close()
