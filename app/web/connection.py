@@ -20,6 +20,7 @@ from app.web.limits import DEFAULT_LIMITS, Limits
 
 _INVALID = "Invalid HTTP request received."  # uvicorn's text
 _LINGER_S = 2.0  # a connection that is closed while data arrives is reset, and the client may not see the answer
+_MAX_PIPELINED = 32  # requests that wait for the answer to an earlier one; uvicorn takes all that arrive in one read
 _CHUNK_OVERHEAD = 8  # bytes of chunk headers for each byte of a body: a chunk may hold a single byte
 # For how many times `stall_s` a client may not read: the system buffers megabytes, so a slow reader pauses for minutes.
 _READ_FACTOR = 10
@@ -112,6 +113,8 @@ class Connection(HttpToolsProtocol):
 
     def on_request_head(self) -> None:
         """Handle the complete head of a request."""
+        if len(self.pipeline) >= _MAX_PIPELINED:
+            self._stop(HTTPStatus.SERVICE_UNAVAILABLE, Refusal.TOO_MANY)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -133,9 +136,9 @@ class Connection(HttpToolsProtocol):
         """Handle the complete request."""
         super().on_message_complete()
 
-    def _stop(self, status: HTTPStatus) -> None:
+    def _stop(self, status: HTTPStatus, reason: Refusal = Refusal.LARGE_HEAD) -> None:
         """Make the parser fail."""
-        self._violation = (status, Refusal.LARGE_HEAD)
+        self._violation = (status, reason)
         raise OverflowError
 
     def _read(self, data: bytes | memoryview) -> None:

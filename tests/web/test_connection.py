@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
 from structlog.testing import capture_logs
 
 from app.main import create_app
@@ -31,7 +34,7 @@ MB = 1024 * 1024
 HEAD = b"GET /healthz HTTP/1.1\r\nhost: gateway\r\n"
 POST = b"POST /v1/tasks HTTP/1.1\r\nhost: gateway\r\nx-key: %s\r\n%s\r\n" % (ADMIN_KEY.encode(), JSON.encode())
 CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
-TASK = b'{"prompt": "a red fox"}'
+TWICE = b"GET / HTTP/1.1\r\nhost: gateway\r\n\r\n" * 2
 
 
 @dataclass
@@ -73,6 +76,15 @@ class Service:
 async def service(world: World) -> AsyncGenerator[Service]:
     async with serve(world) as running:
         yield running
+
+
+@pytest.fixture
+async def large_answers(world: World) -> AsyncGenerator[Service]:
+    """A service whose answers have more bytes than the system buffers."""
+    bound, address = listening()
+    app = Starlette(routes=[Route("/", lambda _: Response(bytes(32 * MB)))])
+    async with serving(app, bound, limits=LIMITS) as server:
+        yield Service(world, address, server)
 
 
 @asynccontextmanager
@@ -194,6 +206,15 @@ async def test_a_body_that_is_invalid_http_is_refused_without_another_answer(
     assert await nothing_recorded(service.world)
 
 
+async def test_requests_beyond_a_number_that_wait_on_one_connection_are_refused(service: Service) -> None:
+    wire = await sent(service, PAGE * 5000)
+    statuses = [(await wire.answer()).status for _ in range(34)]
+
+    assert statuses == [200] * 33 + [503]
+    assert await ended(wire.reader)
+    await wire.close()
+
+
 # Time
 
 
@@ -295,25 +316,23 @@ async def test_an_upload_that_waits_for_a_place_is_not_cut(world: World, tmp_pat
     await wire.close()
 
 
-async def test_a_client_that_does_not_read_its_answers_is_cut(service: Service) -> None:
-    wire = await sent(service, b"GET /openapi.json HTTP/1.1\r\nhost: gateway\r\n\r\n" * 200)
-    await service.reads(lambda connection: connection.flow.write_paused)
-    service.spend(10 * LIMITS.stall_s - 1)
-    assert len(service.connections) == 1
-    service.spend(3)
+async def test_a_client_that_does_not_read_its_answers_is_cut(large_answers: Service) -> None:
+    wire = await sent(large_answers, TWICE)
+    await large_answers.reads(lambda connection: connection.flow.write_paused)
+    large_answers.spend(10 * LIMITS.stall_s - 1)
+    assert len(large_answers.connections) == 1
+    large_answers.spend(3)
 
-    await service.connected(0)
+    await large_answers.connected(0)
     wire.writer.transport.abort()
 
 
-async def test_a_client_that_reads_slowly_is_not_cut(service: Service) -> None:
-    wire = await sent(service, b"GET /openapi.json HTTP/1.1\r\nhost: gateway\r\n\r\n" * 100)
-    await service.reads(lambda connection: connection.flow.write_paused)
-    for _ in range(100):
-        service.spend(10)
-        assert (await wire.answer()).status == 200
-        if not service.connections[0].flow.write_paused:
-            break
+async def test_a_client_that_reads_slowly_is_not_cut(large_answers: Service) -> None:
+    wire = await sent(large_answers, TWICE)
+    await large_answers.reads(lambda connection: connection.flow.write_paused)
+    for _ in range(60):
+        large_answers.spend(10)
+        await wire.reader.readexactly(MB)
     await wire.close()
 
 
@@ -372,17 +391,17 @@ async def test_a_new_connection_ends_the_one_that_has_waited_longest(service: Se
         wire.writer.transport.abort()
 
 
-async def test_a_connection_that_does_not_read_is_ended_for_a_new_one_too(service: Service) -> None:
-    deaf = [await sent(service, b"GET /openapi.json HTTP/1.1\r\nhost: gateway\r\n\r\n" * 200) for _ in range(4)]
+async def test_a_connection_that_does_not_read_is_ended_for_a_new_one_too(large_answers: Service) -> None:
+    deaf = [await sent(large_answers, TWICE) for _ in range(LIMITS.connections)]
 
     async def none_reads() -> bool:
-        return sum(each.flow.write_paused for each in service.connections) == len(deaf)
+        return sum(each.flow.write_paused for each in large_answers.connections) == len(deaf)
 
     await until(none_reads)
-    service.spend(2)
-    honest = await sent(service, PAGE)
+    large_answers.spend(2)
+    honest = await sent(large_answers, PAGE)
 
-    assert (await honest.answer()).status == 200
+    assert (await honest.answer()).status == 404
     for wire in (*deaf, honest):
         wire.writer.transport.abort()
 
