@@ -1,10 +1,12 @@
-"""Trials of the service: the demo tasks, loss of the database, killed processes, a stop."""
+"""Trials of the service: the demo tasks, hostile clients, loss of the database, killed processes, a stop."""
 
 import base64
 import json
 import time
+from collections import Counter
 
 from containers.commands import docker, inspect, require, say
+from containers.hostile import flood_head, hold_uploads
 from containers.service import (
     ask,
     compose,
@@ -64,6 +66,27 @@ def stop(name: str, container_id: str) -> None:
     require(took < 10 and code == "0", f"SIGTERM stops {name} in {took:.1f} s with exit code {code}")
 
 
+def survive_hostile_clients() -> list[str]:
+    """Send what would take more memory than the container has: headers without an end, and uploads that do not end."""
+    api = container("api")
+    limit = int(inspect(api, "{{.HostConfig.Memory}}"))
+    require(limit == 1024**3, f"the API has {limit / 2**20:.0f} MB of memory")
+    answers = [flood_head() for _ in range(3)]
+    require(set(answers) <= {"431", "reset"}, f"46 MB of headers on one connection are refused: {', '.join(answers)}")
+    with hold_uploads(14) as uploads:
+        require(ready(), f"the service is ready while {len(uploads)} uploads of 80 MB are sent and held")
+        task = post("a small boat")
+    counts = Counter(uploads)
+    require(
+        set(counts) == {"held", "503"} and counts["held"] == 6,
+        f"6 uploads of 80 MB have a place at once, and the others get 503: {dict(counts)}",
+    )
+    wait_stored([task])
+    state = inspect(api, "{{.RestartCount}} {{.State.OOMKilled}}")
+    require(state == "0 false", f"the API survived them: restarts and out of memory: {state}")
+    return [task]
+
+
 def post_and_wait_until_several_are_sent(prompt: str) -> list[str]:
     tasks = [post(f"{prompt}, number {number}") for number in range(8)]
     wait("several tasks are submitted", 20, lambda: count(tasks, "submitting", "submitted", "ready", "stored") > 2)
@@ -111,7 +134,7 @@ def nothing_was_charged_twice(tasks: list[str]) -> None:
 
 def share_sqlite() -> None:
     """Run the README's single container, and a second container on its volume."""
-    options = ["--volume=alone:/data", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL"]
+    options = ["--volume=alone:/data", "--read-only", "--tmpfs=/tmp:size=64m", "--cap-drop=ALL"]
     start_one = ["run", "--detach", *options, "--security-opt=no-new-privileges", "fluxhook"]
     first = docker(*start_one)
     wait("the container is healthy on SQLite", 60, lambda: is_healthy(first))
@@ -125,6 +148,7 @@ def run() -> None:
     start()
     tasks = demo()
     stop_the_second_of_each()
+    tasks += survive_hostile_clients()
     tasks += lose_the_database()
     tasks += kill_the_worker()
     kill_the_api(tasks[0])
