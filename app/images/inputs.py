@@ -13,7 +13,7 @@ from typing import IO
 from app import ids
 from app.errors import InvalidRequest, Unavailable
 from app.images import inspect, pixels
-from app.images.base64 import Inline
+from app.images.base64 import decode_into
 from app.images.check import Checked, check
 from app.images.fetch import fetch, too_large
 from app.images.inspect import NotAnImage
@@ -91,14 +91,8 @@ async def _write(use: Resources, spec: ProviderSpec, field: str, source: str, fi
     if source[:8].lower().startswith(("http://", "https://")):
         async with use.fetching.taken_in_time(1, max_waiting=_MAX_WAITING_FETCHES, seconds=_MAX_WAIT_S):
             return await fetch(use, field, source, file, spec.max_image_bytes)
-    await asyncio.to_thread(_decode_into, file, field, source)
+    await asyncio.to_thread(decode_into, file, field, source)
     return ""
-
-
-def _decode_into(file: IO[bytes], field: str, text: str) -> None:
-    image = Inline(field, file)
-    image.feed(text)
-    image.end()
 
 
 async def _put(use: Resources, field: str, checked: Checked) -> TakenImage:

@@ -13,7 +13,7 @@ from fastapi import Request
 from pydantic_core import from_json, to_json
 
 from app.errors import MalformedRequest, TooLarge, Unavailable
-from app.images.base64 import Inline
+from app.images.base64 import decode_into
 from app.params import IMAGE_FIELDS
 from app.store import Uploads
 from app.store.uploads import SMALL
@@ -22,7 +22,7 @@ from app.web.body import declared_length, json_text
 # One image of the provider's maximum of 20 MB is 27 MB of base64. Multipart avoids the third that base64 adds.
 MAX_JSON_BYTES = 36 * 1024 * 1024
 _CHUNK = 256 * 1024  # bytes written to the disk in one call
-_PIECE = 64 * 1024  # bytes counted or decoded in one call
+_PIECE = 64 * 1024  # bytes counted in one call
 _LONG = 16 * 1024  # characters; a longer image goes to a file
 _MAX_REST = 1024 * 1024  # bytes, the limit of a form field too
 _MAX_VALUES = 200_000  # an empty list of two bytes takes 64 in memory
@@ -77,7 +77,7 @@ def _separate(body: IO[bytes], uploads: Uploads, files: dict[str, IO[bytes]]) ->
             if isinstance(text, str) and len(text) > _LONG and not _is_url(text):
                 files[field] = uploads.open()
                 members[field] = None
-                _decode(field, text, files[field])
+                decode_into(files[field], field, text)
     rest = to_json(members, inf_nan_mode="constants")
     if len(rest) > _MAX_REST:
         raise TooLarge(f"the body without its images must not exceed {_MAX_REST // 1024**2} MB")
@@ -95,13 +95,6 @@ def _parsed(text: bytes) -> Any:
         return from_json(text)
     except ValueError as error:
         raise MalformedRequest("the body is not valid JSON") from error
-
-
-def _decode(field: str, text: str, file: IO[bytes]) -> None:
-    image = Inline(field, file)
-    for at in range(0, len(text), _PIECE):
-        image.feed(text[at : at + _PIECE])
-    image.end()
 
 
 def _is_url(text: str) -> bool:
