@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from typing import IO, Any
 
 from fastapi import Request
-from pydantic_core import from_json, to_json
+from pydantic import ConfigDict, TypeAdapter
 
 from app.errors import MalformedRequest, TooLarge, Unavailable
 from app.images.base64 import decode_into
@@ -27,6 +27,8 @@ _LONG = 16 * 1024  # characters; a longer image goes to a file
 _MAX_REST = 1024 * 1024  # bytes, the limit of a form field too
 _MAX_VALUES = 200_000  # an empty list of two bytes takes 64 in memory
 _PARSER = ThreadPoolExecutor(1, thread_name_prefix="large-json")
+# It holds the GIL for half as long as the standard library's parser, and takes half the memory.
+_JSON: TypeAdapter[Any] = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="constants"))
 
 
 async def read_json(request: Request, uploads: Uploads, stack: AsyncExitStack) -> tuple[bytes, dict[str, IO[bytes]]]:
@@ -78,21 +80,21 @@ def _separate(body: IO[bytes], uploads: Uploads, files: dict[str, IO[bytes]]) ->
                 files[field] = uploads.open()
                 members[field] = None
                 decode_into(files[field], field, text)
-    rest = to_json(members, inf_nan_mode="constants")
+    rest = _JSON.dump_json(members)
     if len(rest) > _MAX_REST:
         raise TooLarge(f"the body without its images must not exceed {_MAX_REST // 1024**2} MB")
     return rest
 
 
 def _parsed(text: bytes) -> Any:
-    """Parse JSON. pydantic's parser holds the GIL for a fifth of the time that the standard library's takes."""
+    """Parse JSON. Raises MalformedRequest, and TooLarge before the values would take much memory."""
     values = 0
     for at in range(0, len(text), _PIECE):
         values += sum(map(text[at : at + _PIECE].count, (b",", b"[", b"{")))
         if values > _MAX_VALUES:
             raise TooLarge(f"a JSON body must not have more than {_MAX_VALUES} values")
     try:
-        return from_json(text)
+        return _JSON.validate_json(text)
     except ValueError as error:
         raise MalformedRequest("the body is not valid JSON") from error
 

@@ -90,6 +90,12 @@ async def test_an_image_may_be_written_in_any_of_its_forms(tmp_path: Path, writt
     assert (json.loads(rest), found) == ({"input_image": None, "prompt": "a fox"}, {"input_image": BYTES})
 
 
+async def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
+    body = json.dumps({"input_image": in_base64(BYTES)})
+
+    assert await separated(body.encode("utf-8-sig"), tmp_path) == (b'{"input_image":null}', {"input_image": BYTES})
+
+
 async def test_only_members_of_the_object_itself_are_images(tmp_path: Path) -> None:
     long = "A" * 50_000
     body = {"x": {"input_image": long}, "y": ["input_image", long], "input_image": 1, "z": long}
