@@ -16,9 +16,9 @@ import httpx
 
 from app.errors import InvalidRequest, TooLarge
 from app.resources import Resources
+from app.security import redirects
 
 _TIMEOUT_S = 60  # for the whole image, so that a slow host cannot keep a request open
-_MAX_REDIRECTS = 3
 _BUFFER = 256 * 1024  # bytes that a thread inflates and writes at once
 _WELL_KNOWN_PORTS = range(1024)  # mail, shells and the like; of these, only the two of HTTP are used
 _HTTP_PORTS = frozenset({None, 80, 443})
@@ -34,7 +34,7 @@ async def fetch(use: Resources, field: str, address: str, file: IO[bytes], max_b
     Raises InvalidRequest or TooLarge, which name the field, and OSError if the file cannot be written.
     """
     try:
-        return await _fetch(use, _checked(address), file, max_bytes)
+        return await _fetch(use, address, file, max_bytes)
     except _TooMuch as error:
         raise too_large(field, max_bytes) from error
     except _Refused as error:
@@ -65,33 +65,24 @@ class _TooMuch(Exception):
     """More bytes arrived than an image may have."""
 
 
-async def _fetch(use: Resources, url: httpx.URL, file: IO[bytes], max_bytes: int) -> str:
+async def _fetch(use: Resources, address: str, file: IO[bytes], max_bytes: int) -> str:
     headers = {**_HEADERS, "user-agent": use.user_agent}
-    async with asyncio.timeout(_TIMEOUT_S):
-        for _ in range(1 + _MAX_REDIRECTS):
-            async with use.web.stream("GET", url, headers=headers, follow_redirects=False) as response:
-                if not response.has_redirect_location:
-                    await _receive(response, file, max_bytes)
-                    return _media_type(response)
-                url = _redirected(url, response.headers["location"])
-    raise _Refused(f"its URL redirects more than {_MAX_REDIRECTS} times")
+    try:
+        async with asyncio.timeout(_TIMEOUT_S), redirects.get(use.web, address, _check, headers) as response:
+            await _receive(response, file, max_bytes)
+            return _media_type(response)
+    except httpx.TooManyRedirects as error:
+        raise _Refused(f"its URL redirects more than {redirects.MAX_REDIRECTS} times") from error
 
 
-def _checked(address: str) -> httpx.URL:
-    """Return the URL, if its text shows no reason to refuse it. The host is not looked up."""
-    url = httpx.URL(address)
+def _check(url: httpx.URL) -> None:
+    """Raise _Refused for a URL whose text shows that it cannot be used. The host is not looked up."""
+    if url.scheme not in {"http", "https"}:
+        raise _Refused("its URL redirects to something that is not an http(s) address")
     if url.userinfo:
         raise _Refused("its URL must not contain a user name or a password")
     if url.port in _WELL_KNOWN_PORTS and url.port not in _HTTP_PORTS:
         raise _Refused("the port of its URL must be 80, 443 or above 1023")
-    return url
-
-
-def _redirected(url: httpx.URL, location: str) -> httpx.URL:
-    target = url.join(location)
-    if target.scheme not in {"http", "https"}:
-        raise _Refused("its URL redirects to something that is not an http(s) address")
-    return _checked(str(target))
 
 
 async def _receive(response: httpx.Response, file: IO[bytes], max_bytes: int) -> None:

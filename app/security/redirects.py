@@ -1,6 +1,6 @@
 """Follow redirects by hand, so that each URL is checked before it is requested."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import httpx
@@ -9,13 +9,18 @@ MAX_REDIRECTS = 3
 
 
 @asynccontextmanager
-async def get(http: httpx.AsyncClient, url: str, check: Callable[[httpx.URL], None]) -> AsyncGenerator[httpx.Response]:
+async def get(
+    http: httpx.AsyncClient,
+    url: str,
+    check: Callable[[httpx.URL], None],
+    headers: Mapping[str, str] | None = None,
+) -> AsyncGenerator[httpx.Response]:
     """Send a GET, follow at most three redirects, and yield the final response, whose body is not read yet.
 
-    `check` raises for a URL that must not be requested. Cookies and keys do not follow: give `http` none. Raises
+    `check` raises for a URL that must not be requested. Headers follow to other hosts: they must hold no keys. Raises
     httpx.TooManyRedirects and what `http` raises.
     """
-    request = http.build_request("GET", url)
+    request = http.build_request("GET", url, headers=headers)
     for _ in range(1 + MAX_REDIRECTS):
         check(request.url)
         if request.url.scheme not in {"http", "https"}:
