@@ -6,6 +6,7 @@ If the store is unavailable, the bytes wait in this instance's spool. There the 
 """
 
 import asyncio
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import IO
 
@@ -15,7 +16,7 @@ from app.db import Connection
 from app.db.queries.failing_downloads import failing_downloads
 from app.db.tables import attempts, spooled_results, tasks
 from app.db.tables.tasks import Task
-from app.errors import FluxhookError, ResultRefused, Unavailable
+from app.errors import FluxhookError, ResultRefused, StoreUnavailable, Unavailable
 from app.images.download import Downloaded, Image, download, verify
 from app.resources import Resources
 from app.rules.task import Status
@@ -28,14 +29,15 @@ _STORE_BACKOFF = timedelta(seconds=15)
 log = logs.get("collect")
 
 
-class _CircuitOpen(Unavailable):
+class _CircuitOpen(StoreUnavailable):
     """The store has just failed and is not called for a short time."""
 
 
 async def collect(use: Resources, task_id: str) -> None:
     """Store the result of a `ready` task, or schedule the next try. Does nothing for a task in another state.
 
-    The task fails as `asset_lost` once the image can no longer be retrieved (see `result_state.fail`).
+    The task fails as `asset_lost` once the image can no longer be retrieved (see `result_state.fail`). An outage of the
+    database is not recorded as a failure of the download or of the store: it is raised.
     """
     task = await _task(use, task_id)
     if task is None or task.status is not Status.READY:
@@ -48,7 +50,7 @@ async def collect(use: Resources, task_id: str) -> None:
             return
         with downloaded.file:
             await _store(use, task, downloaded, started_at)
-    except (FluxhookError, httpx.HTTPError, OSError) as error:
+    except (ResultRefused, StoreUnavailable, httpx.HTTPError, OSError) as error:
         await _fail(use, task_id, error, started_at)
 
 
@@ -98,38 +100,52 @@ async def _store(use: Resources, task: Task, downloaded: Downloaded, started_at:
     image = await verify(use, downloaded, task.attempt_id)
     try:
         await _put(use, image, file)
-    except Unavailable as outage:
+    except StoreUnavailable as outage:
         await _spool(use, task, image, file, outage, started_at)
-    else:
-        if not await use.db.write(result_state.store, task, image, started_at, use.now()):
-            await use.store.remove(image.store_key)
-        elif image.problem is not None:
-            log.warning("unverified_image", task_id=task.id, reason=image.problem)
-        await asyncio.to_thread(use.spool.delete, task.attempt_id)
+        return
+    try:
+        is_known = await use.db.write(result_state.store, task, image, started_at, use.now())
+    except Unavailable:
+        # Only this process knows that the image is stored: the next try must not need a link that may have expired.
+        with suppress(OSError):
+            await asyncio.to_thread(use.spool.put, task.attempt_id, file, image.sha256)
+        raise
+    if not is_known:
+        await use.store.remove(image.store_key)
+    elif image.problem is not None:
+        log.warning("unverified_image", task_id=task.id, reason=image.problem)
+    await asyncio.to_thread(use.spool.delete, task.attempt_id)
 
 
 async def _put(use: Resources, image: Image, file: IO[bytes]) -> None:
-    since = use.now() - _STORE_BACKOFF
-    if await use.db.read(spooled_results.store_failed_since, since):
+    if await _has_just_failed(use):
         raise _CircuitOpen("the image store has just failed")
     with tracing.span("store put", bytes=image.bytes):
         try:
             await use.store.put(image.store_key, file)
-        except Unavailable:
+        except StoreUnavailable:
             raise
         except Exception as error:
             # Whatever else a put raises must not lose the image either: it is spooled.
-            raise Unavailable(f"the image store failed: {type(error).__name__}") from error
+            raise StoreUnavailable(f"the image store failed: {type(error).__name__}") from error
+
+
+async def _has_just_failed(use: Resources) -> bool:
+    """Whether the circuit is open. An outage of the database must not make it look so: then the store is called."""
+    try:
+        return await use.db.read(spooled_results.store_failed_since, use.now() - _STORE_BACKOFF)
+    except Unavailable:
+        return False
 
 
 async def _spool(
-    use: Resources, task: Task, image: Image, file: IO[bytes], outage: Unavailable, started_at: datetime
+    use: Resources, task: Task, image: Image, file: IO[bytes], outage: StoreUnavailable, started_at: datetime
 ) -> None:
     try:
         instance = await asyncio.to_thread(use.spool.instance, started_at)
         await asyncio.to_thread(use.spool.put, task.attempt_id, file, image.sha256)
     except OSError as error:
-        raise Unavailable(f"{outage.detail}; the spool cannot be written either: {error.strerror}") from error
+        raise StoreUnavailable(f"{outage.detail}; the spool cannot be written either: {error.strerror}") from error
     tried = not isinstance(outage, _CircuitOpen)
 
     def record(connection: Connection) -> bool:

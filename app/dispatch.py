@@ -16,7 +16,7 @@ from app.db.tables import attempts, tasks
 from app.db.tables.attempts import NewAttempt
 from app.db.tables.evidence import Evidence
 from app.db.tables.tasks import Task
-from app.errors import Unavailable
+from app.errors import DiskUnavailable, ProviderUnavailable
 from app.jobs import NewJob, Step
 from app.provider import Provider, ProviderSpec, SubmitRequest, observed
 from app.resources import Resources
@@ -44,7 +44,7 @@ async def dispatch(use: Resources, task_id: str) -> None:
         return
     logs.note(key_id=task.key_id)
     if use.provider is None:
-        raise Unavailable("no provider key is configured")
+        raise ProviderUnavailable("no provider key is configured")
     if task.deadline_at is not None and task.deadline_at <= use.now():
         await _expire(use, task_id, Failure.DEADLINE_EXCEEDED, moves.TOO_LATE)
         return
@@ -53,9 +53,11 @@ async def dispatch(use: Resources, task_id: str) -> None:
         try:
             images = {image.field: await _read_input(use, image, stack) for image in task.request.images}
         except Missing:
-            await use.store.check()  # raises Unavailable if the whole store is away: that is an outage, not a loss
+            await use.store.check()  # raises if the whole store is away: that is an outage, not a loss
             await _expire(use, task_id, Failure.ASSET_LOST, "an input image is no longer in the store")
             return
+        except OSError as error:
+            raise DiskUnavailable(f"an input image cannot be copied to the local disk: {error.strerror}") from error
         await _submit(use, use.provider, task, images)
 
 

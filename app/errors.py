@@ -9,6 +9,8 @@
           RequestInFlight      a temporary Conflict
       Unavailable            a temporary failure of the service; the caller can retry (503)
         Overloaded           requests arrive faster than they can be written
+        DatabaseUnavailable  StoreUnavailable  ProviderUnavailable  DiskUnavailable
+                             the resource that failed, with the code of Unavailable
         TaskMayExist         the database went away while a task was being recorded
         DiskFull             only the reserve for tasks in progress is left on a disk
       ResultRefused          the provider's link did not deliver a usable image
@@ -132,10 +134,13 @@ class LinkExpired(RequestError):
 
 
 class Unavailable(FluxhookError):
+    """`resource` names what is unavailable, for the log. Clients see the same error for each."""
+
     code = "unavailable"
     status = 503
     title = "Temporarily unavailable"
     retryable = True
+    resource: str | None = None
 
 
 class Overloaded(Unavailable):
@@ -143,7 +148,25 @@ class Overloaded(Unavailable):
     title = "Temporarily overloaded"
 
 
-class TaskMayExist(Unavailable):
+class DatabaseUnavailable(Unavailable):
+    resource = "database"
+
+
+class StoreUnavailable(Unavailable):
+    resource = "store"
+
+
+class ProviderUnavailable(Unavailable):
+    resource = "provider"
+
+
+class DiskUnavailable(Unavailable):
+    """The local disk, which holds DATA_DIR."""
+
+    resource = "disk"
+
+
+class TaskMayExist(DatabaseUnavailable):
     """Not retryable: a request without an Idempotency-Key could make a second task."""
 
     code = "task_may_exist"
@@ -158,7 +181,7 @@ class TaskMayExist(Unavailable):
         self.task_id = task_id
 
 
-class DiskFull(Unavailable):
+class DiskFull(DiskUnavailable):
     code = "disk_full"
     title = "Not enough disk space"
 

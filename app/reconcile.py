@@ -12,7 +12,7 @@ from app.db.queries import callbacks
 from app.db.tables import attempts, evidence, tasks
 from app.db.tables.attempts import Attempt
 from app.db.tables.tasks import Task
-from app.errors import Unavailable
+from app.errors import ProviderUnavailable
 from app.jobs import NewJob, Step
 from app.provider import Provider, ProviderResponse, Reference, messages, observed
 from app.resources import Resources
@@ -44,14 +44,14 @@ log = logs.get("reconcile")
 async def reconcile(use: Resources, task_id: str) -> None:
     """Poll one task if the provider can be asked about it; else wait for a callback, and give up at the time limit.
 
-    Raises errors.Unavailable if no provider key is configured.
+    Raises errors.ProviderUnavailable if no provider key is configured.
     """
     found = await use.db.read(_read, task_id)
     if found is None:
         return
     provider = use.provider
     if provider is None:
-        raise Unavailable("no provider key is configured")
+        raise ProviderUnavailable("no provider key is configured")
     task, attempt, provider_id, last_polled_at = found
     logs.note(key_id=task.key_id, submission_id=attempt.id)
     next_poll_at = _next_poll_at(attempt, last_polled_at, use.now())

@@ -12,7 +12,7 @@ from app.db import Connection
 from app.db.tables import attempts, tasks
 from app.db.tables.attempts import NewAttempt
 from app.db.tables.tasks import NewTask
-from app.errors import InvalidRequest, Unavailable
+from app.errors import InvalidRequest, ProviderUnavailable
 from app.images.inputs import take_inputs
 from app.params import IMAGE_FIELDS, OPTIONS, Params, TaskParams
 from app.resources import Resources
@@ -47,7 +47,7 @@ async def submit(
     configured or an image cannot be stored.
     """
     if use.provider is None:
-        raise Unavailable("no provider key is configured: the operator has to set one")
+        raise ProviderUnavailable("no provider key is configured: the operator has to set one")
     await use.disk.require()
     if params.deadline_at is not None and params.deadline_at <= use.now():
         raise InvalidRequest("deadline_at: is in the past", {"deadline_at": "is in the past"})

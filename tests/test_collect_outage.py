@@ -8,11 +8,12 @@ import pytest
 
 from app.collect import store_spooled
 from app.db.tables import spooled_results
-from app.errors import Unavailable
+from app.errors import StoreUnavailable
 from app.resources import Resources
 from app.store import FolderStore
 from app.worker import loop
 from tests.calling import Caller, done, submitted
+from tests.faults import Trip, failing_transaction
 from tests.pictures import large_profile
 from tests.proof.crash_points import AFTER_COMMIT, BEFORE_COMMIT, Fuse, FusedDatabase, FusedStore, Point, Stop
 from tests.world import World
@@ -26,13 +27,23 @@ class Unsteady(FolderStore):
 
     down = True
     asked = 0
-    error: Exception = Unavailable(OUTAGE)
+    error: Exception = StoreUnavailable(OUTAGE)
 
     async def put(self, key: str, source: IO[bytes]) -> None:
         self.asked += 1
         if self.down:
             raise self.error
         await super().put(key, source)
+
+
+class LastBeforeTheOutage(FolderStore):
+    """A store after whose puts the next transaction of the database fails."""
+
+    trip: Trip
+
+    async def put(self, key: str, source: IO[bytes]) -> None:
+        await super().put(key, source)
+        self.trip.fail_next()
 
 
 @pytest.fixture
@@ -92,6 +103,23 @@ async def test_a_store_outage_longer_than_the_link_lifetime_loses_nothing(each_w
     assert before == "ready"
     assert await is_whole(each_world, caller)
     assert await outcomes(each_world, caller) == ["kept_aside", "stored"]
+    assert spool(each_world.use) == []
+
+
+async def test_a_database_outage_after_the_image_was_stored_needs_no_second_download(each_world: World) -> None:
+    caller, alive, trip = await ready(each_world), each_world.use, Trip()
+    store = LastBeforeTheOutage(alive.scratch / "images")
+    store.trip = trip
+    each_world.use = replace(alive, store=store)
+    with failing_transaction(alive.db, trip):
+        await each_world.work()
+    each_world.use = alive
+    each_world.clock.advance(LONG)
+    await each_world.work()
+
+    assert await is_whole(each_world, caller)
+    assert await outcomes(each_world, caller) == ["stored"]
+    assert each_world.ledger()["tasks"][0]["downloads"] == 1
     assert spool(each_world.use) == []
 
 

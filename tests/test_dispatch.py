@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 from sqlalchemy.util import await_only
+from structlog.testing import capture_logs
 
 from app import jobs
 from app.db import Connection
@@ -25,7 +26,7 @@ from app.transitions.changes import evidence_of
 from app.twin import Faults
 from app.twin.rules import Profile, preset
 from tests.calling import Scripted, answering, attempt_of, caller_of, everything, small, submitted
-from tests.pictures import in_base64, picture
+from tests.pictures import in_base64, photo, picture
 from tests.rows import put_account, stored_jobs
 from tests.world import GATEWAY, RING_KEY, World, open_world
 
@@ -367,6 +368,22 @@ async def test_a_task_waits_while_the_store_of_its_input_image_is_unavailable(
     await each_world.go_on(400, 20)
 
     assert (waiting, (await each_world.task(task_id))["status"]) == ("queued", "stored")
+
+
+async def test_a_task_waits_while_its_input_image_cannot_be_copied_to_the_local_disk(
+    world: World, tmp_path: Path
+) -> None:
+    task_id = await world.post(input_image=in_base64(photo("PNG")))  # too large to be copied to memory
+    usable = world.use
+    world.use = replace(usable, scratch=tmp_path / "gone")
+    with capture_logs() as lines:
+        await world.go_on(3600, 300)
+    waiting = (await world.task(task_id))["status"]
+    world.use = usable
+    await world.go_on(400, 20)
+
+    assert {line["resource"] for line in lines if line["event"] == "job" and line["outcome"] == "failed"} == {"disk"}
+    assert (waiting, (await world.task(task_id))["status"]) == ("queued", "stored")
 
 
 async def test_an_answer_during_a_database_outage_is_recorded_after_it(tmp_path: Path, sqlite_url: str) -> None:

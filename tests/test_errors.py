@@ -56,3 +56,13 @@ def test_the_fields_of_an_error_are_a_copy() -> None:
     fields.clear()
 
     assert error.fields == {"prompt": "is missing"}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [errors.DatabaseUnavailable, errors.StoreUnavailable, errors.ProviderUnavailable, errors.DiskUnavailable],
+)
+def test_clients_see_the_same_error_whichever_resource_is_unavailable(kind: type[errors.Unavailable]) -> None:
+    assert (kind.code, kind.status, kind.title) == ("unavailable", 503, errors.Unavailable.title)
+    assert kind.retryable
+    assert kind.resource

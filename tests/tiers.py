@@ -24,6 +24,7 @@ _CHECKED = (
     "twin/test_sockets.py",  # repeats other tests over real sockets
     "test_clients.py",  # clients of other vendors
     "test_dashboards.py",
+    "test_outages.py",  # repeats a whole task for each of its calls
     "db/engine/test_pooler.py",
     "db/migrations/test_migrations.py",
     "db/migrations/test_migrations_live.py",

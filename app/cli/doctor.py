@@ -101,7 +101,11 @@ async def _findings(settings: Settings) -> AsyncGenerator[Finding]:
     database = await _database(settings)
     yield database
     if database.readable:
-        for finding in await _records(settings):
+        try:
+            records = await _records(settings)
+        except FluxhookError as error:
+            records = [Finding("database", _with_cause(error), unhealthy=True)]
+        for finding in records:
             yield finding
     if settings.admin_key is not None and len(settings.admin_key.get_secret_value()) < _MIN_ADMIN_KEY:
         text = f"shorter than {_MIN_ADMIN_KEY} characters, so it may be guessed; create one with `openssl rand -hex 24`"

@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from app.errors import ConfigurationError, Unavailable
+from app.errors import ConfigurationError, StoreUnavailable
 from app.settings import Settings
 from app.wiring import build_outbound, key_ring, open_store
 
@@ -21,7 +21,7 @@ def require(settings: Settings) -> None:
     build_outbound(settings)
     try:
         open_store(settings)
-    except Unavailable as error:
+    except StoreUnavailable as error:
         name = "DATA_DIR" if settings.store_url is None else "STORE_URL"
         raise ConfigurationError(f"FLUXHOOK_{name}: {error.detail}") from error
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from app import ids
-from app.errors import InvalidRequest, Unavailable
+from app.errors import DiskUnavailable, InvalidRequest
 from app.images import inspect, pixels
 from app.images.base64 import decode_into
 from app.images.check import Checked, check
@@ -53,7 +53,7 @@ async def take_inputs(
             }
             return [await _put(use, field, image) for field, image in checked.items()]
     except OSError as error:
-        raise Unavailable(f"an image cannot be stored: {error.strerror}") from error
+        raise DiskUnavailable(f"an image cannot be stored: {error.strerror}") from error
 
 
 async def _check(

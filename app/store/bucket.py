@@ -14,7 +14,7 @@ import obstore
 from obstore.store import from_url
 
 from app import ids
-from app.errors import ConfigurationError, Unavailable
+from app.errors import ConfigurationError, StoreUnavailable
 from app.store.contract import Missing
 from app.store.health_cache import SUCCESS_LASTS_S, RecentSuccess
 
@@ -120,9 +120,9 @@ class ObjectStore:
                 raise
             raise self._lost(f"the image store does not answer: {_PANIC}") from error
 
-    def _lost(self, detail: str) -> Unavailable:
+    def _lost(self, detail: str) -> StoreUnavailable:
         self._recent_success.record_failure()
-        return Unavailable(detail)
+        return StoreUnavailable(detail)
 
 
 def _require_usable_variables(scheme: str) -> None:

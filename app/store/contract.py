@@ -23,25 +23,25 @@ class Missing(Exception):
 class Store(Protocol):
     """A store of image bytes. Keys are relative paths in lower case; one key always names the same bytes.
 
-    Any failure but a missing object is errors.Unavailable, whatever the library below raises.
+    Any failure but a missing object is errors.StoreUnavailable, whatever the library below raises.
     """
 
     async def put(self, key: str, source: IO[bytes]) -> None:
-        """Store all of `source` under `key`, durably before it returns. Raises errors.Unavailable."""
+        """Store all of `source` under `key`, durably before it returns. Raises errors.StoreUnavailable."""
         ...
 
     async def size(self, key: str) -> int:
-        """Return the size of an object in bytes. Raises Missing, errors.Unavailable."""
+        """Return the size of an object in bytes. Raises Missing, errors.StoreUnavailable."""
         ...
 
     def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
-        """Yield the bytes from `start` to `end` (excluded) in chunks. Raises Missing, errors.Unavailable."""
+        """Yield the bytes from `start` to `end` (excluded) in chunks. Raises Missing, errors.StoreUnavailable."""
         ...
 
     async def remove(self, key: str) -> None:
-        """Delete an object. Succeeds if it does not exist. Raises errors.Unavailable."""
+        """Delete an object. Succeeds if it does not exist. Raises errors.StoreUnavailable."""
         ...
 
     async def check(self) -> None:
-        """Check that the store can be written, unless it has just worked. Raises errors.Unavailable."""
+        """Check that the store can be written, unless it has just worked. Raises errors.StoreUnavailable."""
         ...

@@ -12,7 +12,7 @@ from tempfile import NamedTemporaryFile
 from threading import Event
 from typing import IO, TypeVar
 
-from app.errors import Unavailable
+from app.errors import StoreUnavailable
 from app.store.contract import Missing
 from app.store.health_cache import SUCCESS_LASTS_S, RecentSuccess
 
@@ -93,7 +93,7 @@ class FolderStore:
 
     @contextmanager
     def _translating_errors(self, participle: str, key: str = "") -> Generator[None]:
-        """Translate any error into Unavailable, and a missing file into Missing if `key` is given."""
+        """Translate any error into StoreUnavailable, and a missing file into Missing if `key` is given."""
         try:
             yield
         except Exception as error:
@@ -103,7 +103,7 @@ class FolderStore:
             reason = type(error).__name__
             if isinstance(error, OSError):
                 reason = error.strerror or "timeout"
-            raise Unavailable(f"the image store cannot be {participle}: {reason}") from error
+            raise StoreUnavailable(f"the image store cannot be {participle}: {reason}") from error
 
 
 def _read_chunk(file: IO[bytes], start: int, end: int) -> bytes:

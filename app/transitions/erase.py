@@ -39,7 +39,7 @@ def erase(connection: Connection, task_id: str, owner: str | None, now: datetime
 
 
 async def remove_images(use: Resources, task_id: str) -> None:
-    """Remove an erased task's images from the store. Raises Unavailable if the store is unavailable."""
+    """Remove an erased task's images from the store. Raises StoreUnavailable."""
     for key in await use.db.read(erased_tasks.store_keys, task_id) or ():
         if await _is_unshared(use, key):
             await use.store.remove(key)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from http import HTTPStatus
 
-from app.errors import NotFound, Unavailable
+from app.errors import NotFound, ProviderUnavailable
 from app.provider import ProviderResponse, messages, refusals
 from app.resources import Resources
 
@@ -24,10 +24,10 @@ class Balance:
     async def credits(self, use: Resources) -> float:
         """Return the balance in credits, at most ten seconds old.
 
-        Raises Unavailable, or NotFound if the provider does not report a balance.
+        Raises ProviderUnavailable, or NotFound if the provider does not report a balance.
         """
         if use.provider is None:
-            raise Unavailable("no provider key is configured: the operator must set one")
+            raise ProviderUnavailable("no provider key is configured: the operator must set one")
         async with self.lock:
             if self.answer is None or self.answered_at is None or use.now() - self.answered_at >= _CACHED_FOR:
                 self.answer = await use.provider.credits()
@@ -36,9 +36,9 @@ class Balance:
 
 
 def _read(answer: ProviderResponse) -> float:
-    """Return the balance in an answer. A rejected provider key is Unavailable: the caller's own key is valid."""
+    """Return the balance in an answer. A rejected provider key is an outage to callers: their own key is valid."""
     if answer.http_status is None:
-        raise Unavailable("the provider did not answer")
+        raise ProviderUnavailable("the provider did not answer")
     credits_left = messages.read_credits(answer.body)
     if answer.http_status == HTTPStatus.OK and credits_left is not None:
         return credits_left
@@ -46,6 +46,6 @@ def _read(answer: ProviderResponse) -> float:
         raise NotFound("the provider does not report a balance")
     if answer.http_status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         if refusals.is_from_gateway(answer.http_status, answer.body):
-            raise Unavailable("a gateway in front of the provider refuses requests")
-        raise Unavailable("the provider rejects the configured key: the operator must replace it")
-    raise Unavailable(f"the provider did not return a balance: HTTP {answer.http_status}")
+            raise ProviderUnavailable("a gateway in front of the provider refuses requests")
+        raise ProviderUnavailable("the provider rejects the configured key: the operator must replace it")
+    raise ProviderUnavailable(f"the provider did not return a balance: HTTP {answer.http_status}")

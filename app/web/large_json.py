@@ -12,7 +12,7 @@ from typing import IO, Any
 from fastapi import Request
 from pydantic import ConfigDict, TypeAdapter
 
-from app.errors import MalformedRequest, TooLarge, Unavailable
+from app.errors import DiskUnavailable, MalformedRequest, TooLarge
 from app.images.base64 import decode_into
 from app.params import IMAGE_FIELDS
 from app.store import Uploads
@@ -55,7 +55,7 @@ async def read_json(request: Request, uploads: Uploads, stack: AsyncExitStack) -
         await _write(body, start, stream)
         rest = await asyncio.get_running_loop().run_in_executor(_PARSER, _separate, body, uploads, files)
     except OSError as error:
-        raise Unavailable(f"an image cannot be stored: {error.strerror}") from error
+        raise DiskUnavailable(f"an image cannot be stored: {error.strerror}") from error
     return rest, files
 
 

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from app.errors import FluxhookError, InvalidRequest, MalformedRequest, NotFound, RequestError
+from app.errors import FluxhookError, InvalidRequest, MalformedRequest, NotFound, RequestError, Unavailable
 from app.params import MODELS
 from app.telemetry import logs
 
@@ -78,6 +78,8 @@ def document(error: FluxhookError, status: int | None = None) -> dict[str, Any]:
 
 def answer(error: FluxhookError, status: int | None = None) -> JSONResponse:
     logs.note(code=error.code)
+    if isinstance(error, Unavailable) and error.resource is not None:
+        logs.note(resource=error.resource)
     headers = {}
     if error.retryable:
         headers["retry-after"] = _RETRY_AFTER_S

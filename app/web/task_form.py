@@ -12,7 +12,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from app.errors import InvalidRequest, MalformedRequest, Unavailable, UnsupportedMediaType
+from app.errors import DiskUnavailable, InvalidRequest, MalformedRequest, UnsupportedMediaType
 from app.images import formats
 from app.params import IMAGE_FIELDS, TaskParams
 from app.store import Uploads
@@ -86,7 +86,7 @@ async def _read_multipart(
     except MultiPartException as error:
         raise MalformedRequest(f"the multipart body cannot be read: {error.message}") from error
     except OSError as error:
-        raise Unavailable(f"the files cannot be stored: {error.strerror}") from error
+        raise DiskUnavailable(f"the files cannot be stored: {error.strerror}") from error
     stack.push_async_callback(form.close)
     fields, files = _split(form)
     try:

@@ -165,6 +165,8 @@ def _report(step: Step, error: Exception | None, seconds: float, fields: Mapping
         log.info("job", outcome=outcome, **line)
         return
     code = error.code if isinstance(error, FluxhookError) else "internal_error"
+    if isinstance(error, Unavailable) and error.resource is not None:
+        line["resource"] = error.resource
     tracing.fail(span, code)
     if isinstance(error, FluxhookError):
         log.warning("job", outcome=outcome, code=code, **line)

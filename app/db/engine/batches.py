@@ -12,7 +12,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 
-from app.errors import Overloaded, Unavailable
+from app.errors import DatabaseUnavailable, Overloaded, Unavailable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -58,10 +58,10 @@ class Batcher(ABC, Generic[Item, Result]):
         """Add an item of `size` bytes to the next batch, and return a future of its result. Call it on the event loop.
 
         The write is durable when the future is done. A batch that fails is bisected, so that only the items at fault
-        fail. Raises at once: Overloaded if too much waits already, Unavailable if the database is closed.
+        fail. Raises at once: Overloaded if too much waits already, DatabaseUnavailable if the database is closed.
         """
         if self.closed:
-            raise Unavailable("the database is closed")
+            raise DatabaseUnavailable("the database is closed")
         if len(self._waiting) >= self._bounds.items or self._bytes + size > self._bounds.size:
             raise Overloaded("too many writes are waiting for the database: try again in a moment")
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()

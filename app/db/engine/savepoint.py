@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from app.errors import Unavailable
+from app.errors import DatabaseUnavailable
 
 E = TypeVar("E", bound=BaseException)
 OUTAGE = (OperationalError, sqlite3.OperationalError)  # the driver's own error if a statement bypassed SQLAlchemy
@@ -43,7 +43,7 @@ def require_transaction(connection: Connection) -> None:
 def caller_error(error: E) -> E | Exception:
     """Return the error that the caller of a failed unit receives."""
     if isinstance(error, OUTAGE):
-        outage = Unavailable("the database cannot be written at the moment")
+        outage = DatabaseUnavailable("the database cannot be written at the moment")
         outage.__cause__ = error
         return outage
     if isinstance(error, StopIteration):

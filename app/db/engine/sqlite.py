@@ -16,7 +16,7 @@ from app.db.engine.batches import BOUNDS, Batcher, Bounds, Item, Result, Work
 from app.db.engine.commit_hooks import EVENTS, Listeners
 from app.db.engine.savepoint import OUTAGE, stop_iteration_error
 from app.db.engine.writer import CallerUnit, SqliteBatcher, Writer
-from app.errors import ConfigurationError, Unavailable
+from app.errors import ConfigurationError, DatabaseUnavailable
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -52,7 +52,7 @@ class Sqlite:
 
     async def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._closed:
-            raise Unavailable("the database is closed")
+            raise DatabaseUnavailable("the database is closed")
         unit = CallerUnit(lambda connection: work(connection, *args, **kwargs))
         self._writer.add(unit)
         # Shielded: the writer owns the unit now, so a cancelled caller does not roll it back.
@@ -90,11 +90,12 @@ class Sqlite:
             with self._reading.begin() as connection:
                 return work(connection)
         except OUTAGE as error:
-            raise Unavailable("the database cannot be read at the moment") from error
+            raise DatabaseUnavailable("the database cannot be read at the moment") from error
         except DatabaseError as error:
             if getattr(error.orig, "sqlite_errorcode", None) not in _DAMAGED:
                 raise
-            raise Unavailable("the database's file is damaged or is not a SQLite file: restore a backup") from error
+            reason = "the database's file is damaged or is not a SQLite file: restore a backup"
+            raise DatabaseUnavailable(reason) from error
         except StopIteration as error:
             raise stop_iteration_error() from error
 

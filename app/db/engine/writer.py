@@ -18,7 +18,7 @@ from app.db.engine.batches import Batcher, Bisection, Bounds, Item, Result, Wait
 from app.db.engine.commit_hooks import CommitHooks, Listeners, take_hooks
 from app.db.engine.savepoint import OUTAGE, caller_error, require_transaction, savepoint
 from app.db.engine.schedule import Schedule
-from app.errors import Unavailable
+from app.errors import DatabaseUnavailable
 
 
 class RolledBack(Exception):
@@ -182,7 +182,7 @@ class Writer:
             unit.resolve()
         self._listeners.notify(set[str]().union(*[unit.hooks.topics for unit in units]))
 
-    def _transact(self, units: list[Unit], *, owns_transaction: bool) -> Unavailable | None:
+    def _transact(self, units: list[Unit], *, owns_transaction: bool) -> DatabaseUnavailable | None:
         """Run the units in one transaction. Return None if it is committed, or rolled back for its only unit's error.
 
         If a batch arrives meanwhile, the units after the running one are removed from `units` and put back.
@@ -200,7 +200,7 @@ class Writer:
         except RolledBack:
             return None
         except Exception as error:  # noqa: BLE001 - the callers must receive every error
-            failure = Unavailable("the database could not commit")
+            failure = DatabaseUnavailable("the database could not commit")
             failure.__cause__ = error
             self._release_connection()
             return failure

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from app.db.engine.database import Database, as_postgres
 from app.db.migrations.revision import is_current, is_newer, reached, steps_folder
-from app.errors import ConfigurationError, Unavailable
+from app.errors import ConfigurationError, DatabaseUnavailable, Unavailable
 from app.telemetry import logs
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ async def run_missing(
     """Run the missing migrations, each in a transaction of its own.
 
     If a migration cannot lock a table within the timeout, or its locks and those of the service deadlock, it is rolled
-    back and retried after each of the pauses. Raises Unavailable if it still fails; the migrations before it stay.
-    Raises ConfigurationError if the database user may not change the schema.
+    back and retried after each of the pauses. The migrations before it stay. Raises DatabaseUnavailable if it still
+    fails, and ConfigurationError if the database user may not change the schema.
     """
     try:
         await _run_missing(database, pauses_s, lock_timeout_ms)
@@ -86,7 +86,7 @@ async def _run_missing(database: Database, pauses_s: Sequence[float], lock_timeo
         blockers = await database.read(_describe_blockers)
         pause = next(pauses, None)
         if pause is None:
-            raise Unavailable(
+            raise DatabaseUnavailable(
                 f"the schema could not be changed, because other transactions lock its tables: {blockers}. Start again "
                 "when they have ended"
             )

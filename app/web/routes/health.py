@@ -92,10 +92,14 @@ async def readyz(use: ResourcesDep) -> JSONResponse:
         "store": await _store(use),
         "provider": "ok" if use.provider else "no API key is configured",
     }
+    notes = [volume.note for volume in await use.disk.volumes() if volume.note]
+    if checks["database"] == "ok":
+        try:
+            notes += await _notes(use)
+        except Unavailable as error:
+            checks["database"] = error.detail
     ready = all(check == "ok" for check in checks.values())
     status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-    notes = [volume.note for volume in await use.disk.volumes() if volume.note]
-    notes += await _notes(use) if checks["database"] == "ok" else []
     return JSONResponse({"status": "ready" if ready else "not ready", "checks": checks, "notes": notes}, status)
 
 

@@ -62,7 +62,7 @@ async def serve(request: Request, use: Resources, task: Task, result: Result | N
         if size != result.bytes:
             raise Missing(result.store_key)  # noqa: TRY301 - an incomplete file does not match its ETag
     except Missing as error:
-        await use.store.check()  # an unavailable store raises Unavailable: its images are not lost
+        await use.store.check()  # an unavailable store raises: its images are not lost
         raise NotFound("the image is no longer in the store") from error
     headers = _headers(result)
     if _matches(request.headers.get("if-none-match"), headers["etag"]):

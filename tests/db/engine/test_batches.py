@@ -14,7 +14,7 @@ from app.db.engine.batches import Bounds
 from app.db.engine.commit_hooks import after_commit, notify_after_commit
 from app.db.engine.database import Database, open_database
 from app.db.tables import tasks
-from app.errors import Overloaded, Unavailable
+from app.errors import DatabaseUnavailable, Overloaded, Unavailable
 from tests.databases import Gate
 from tests.disk import full_disk, make_large, write_much
 from tests.rows import plan_task
@@ -377,7 +377,7 @@ async def test_on_sqlite_a_locked_file_is_unavailable_to_all_items_of_a_batch(
         backup.rollback()
     again = await all_of(begin(work, "abc"))
 
-    assert {type(result) for result in refused} == {Unavailable}
+    assert {type(result) for result in refused} == {DatabaseUnavailable}
     assert again == ["wrote a", "wrote b", "wrote c"]
     assert await stored(sqlite) == {"a", "b", "c"}
 
@@ -403,7 +403,7 @@ async def test_on_sqlite_all_items_of_a_batch_fail_if_a_full_disk_rolls_it_back(
         await blocked
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
 
-    assert [type(outcome) for outcome in outcomes] == [Unavailable] * 4
+    assert [type(outcome) for outcome in outcomes] == [DatabaseUnavailable] * 4
     assert await stored(sqlite) == set()
 
 

@@ -13,7 +13,7 @@ from app.db import Connection
 from app.db.engine.commit_hooks import after_commit, notify_after_commit
 from app.db.engine.database import Database, open_database
 from app.db.tables import tasks
-from app.errors import ConfigurationError, Unavailable
+from app.errors import ConfigurationError, DatabaseUnavailable, Unavailable
 from app.rules.request import TaskRequest
 from tests.databases import Gate, listening_for
 from tests.disk import full_disk, make_large, write_much
@@ -195,7 +195,7 @@ async def test_on_sqlite_all_units_of_a_transaction_fail_if_a_full_disk_rolls_it
         await blocked
         outcomes = await asyncio.gather(*writing, return_exceptions=True)
 
-    assert [type(outcome) for outcome in outcomes] == [Unavailable] * 3
+    assert [type(outcome) for outcome in outcomes] == [DatabaseUnavailable] * 3
     assert await stored(sqlite) == set()
     await sqlite.write(planned("c"))
     assert await stored(sqlite) == {"c"}

@@ -10,6 +10,7 @@ from app.db.engine.database import open_database
 from app.security.keyring import KeyRing
 from app.web.routes.health import IDENTITY, readyz
 from tests.databases import listening_for
+from tests.faults import Trip, failing_transaction
 from tests.world import World
 
 
@@ -91,6 +92,15 @@ async def test_a_read_only_database_is_not_ready(world: World, postgres_url: str
 
 def _refuse_writes(connection: Connection) -> None:
     connection.exec_driver_sql("SET LOCAL default_transaction_read_only = on").close()
+
+
+async def test_a_database_that_fails_while_the_notes_are_read_is_not_ready(each_world: World) -> None:
+    with failing_transaction(each_world.use.db, Trip(2)):
+        answer = await each_world.outsider.get("/readyz")
+
+    assert answer.status_code == 503
+    assert answer.json()["checks"]["database"].startswith("the database cannot be")
+    assert answer.json()["checks"]["store"] == "ok"
 
 
 async def test_without_a_provider_key_it_is_not_ready(world: World) -> None:
