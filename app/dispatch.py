@@ -1,6 +1,7 @@
 """Submit a task to the provider: record `submitting`, send the request once, and record the answer.
 
-Once `submitting` is recorded, nothing is sent again for that attempt; only evidence changes the task.
+Once `submitting` is recorded, nothing is sent again for that attempt; only evidence changes the task. If the database
+does not confirm the record, nothing is sent at all: the attempt is withdrawn.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from app.db.tables import attempts, tasks
 from app.db.tables.attempts import NewAttempt
 from app.db.tables.evidence import Evidence
 from app.db.tables.tasks import Task
-from app.errors import DiskUnavailable, ProviderUnavailable
+from app.errors import DiskUnavailable, ProviderUnavailable, Unavailable
 from app.jobs import NewJob, Step
 from app.provider import Provider, ProviderSpec, SubmitRequest, observed
 from app.resources import Resources
@@ -35,6 +36,9 @@ _FIRST_POLL = timedelta(seconds=1)
 # A callback is overdue after three times the median time of the model's latest 20 tasks; without any, after 20 seconds.
 _SAMPLE, _DEFAULT_MEDIAN, _OVERDUE_FACTOR = 20, timedelta(seconds=20) / 3, 3
 _MIN_OVERDUE, _MAX_OVERDUE = timedelta(seconds=5), timedelta(seconds=60)
+
+
+log = logs.get("dispatch")
 
 
 async def dispatch(use: Resources, task_id: str) -> None:
@@ -66,7 +70,14 @@ async def _expire(use: Resources, task_id: str, failure: Failure, detail: str) -
 
 
 async def _submit(use: Resources, provider: Provider, task: Task, images: dict[str, IO[bytes]]) -> None:
-    started = await use.db.write(_begin, use, task, provider.spec)
+    sender = ids.new_id("snd", use.now())
+    try:
+        started = await use.db.write(_begin, use, task, provider.spec, sender)
+    except Unavailable:
+        # The commit may have succeeded although its answer was lost. Only this process knows that nothing was sent.
+        if await write_until_available(use.db, _withdraw, use, task.id, sender):
+            log.warning("attempt_withdrawn", task_id=task.id)
+        raise
     if started is None:
         return
     attempt_id, signing_key_id = started
@@ -76,6 +87,10 @@ async def _submit(use: Resources, provider: Provider, task: Task, images: dict[s
     evidence = evidence_of(attempt_id, Witness.SUBMIT, answer, proof, use.now())
     # Only this process knows the answer, so it waits until the database is available.
     await write_until_available(use.db, _record_answer, use, task, evidence)
+
+
+def _withdraw(connection: Connection, use: Resources, task_id: str, sender: str) -> bool:
+    return moves.withdraw(connection, task_id, sender, use.now())
 
 
 def _record_answer(connection: Connection, use: Resources, task: Task, evidence: Evidence) -> None:
@@ -92,7 +107,9 @@ def _time_until_poll(connection: Connection, use: Resources, task: Task) -> time
     return max(_MIN_OVERDUE, min(_OVERDUE_FACTOR * median, _MAX_OVERDUE))
 
 
-def _begin(connection: Connection, use: Resources, task: Task, spec: ProviderSpec) -> tuple[str, str] | None:
+def _begin(
+    connection: Connection, use: Resources, task: Task, spec: ProviderSpec, sender: str
+) -> tuple[str, str] | None:
     """Move the task to `submitting` with an attempt that was never sent. Return the attempt's id and signing key id.
 
     Returns None if the task is no longer queued or has no slot. The same transaction leaves the job for a lost answer,
@@ -115,7 +132,7 @@ def _begin(connection: Connection, use: Resources, task: Task, spec: ProviderSpe
             planned_at=now,
         )
         attempts.plan(connection, attempt)
-    attempts.mark_sent(connection, attempt_id, now, callback_requested=use.public_url is not None)
+    attempts.mark_sent(connection, attempt_id, now, callback_requested=use.public_url is not None, sender=sender)
     jobs.enqueue(connection, [NewJob(Step.RECONCILE, task.id, now + spec.answer_window)])
     return attempt_id, last.signing_key_id if reusable else use.keys.newest
 

@@ -21,6 +21,7 @@ from sqlalchemy.pool import StaticPool
 from app import callback, jobs
 from app.db.migrations import migrate
 from app.db.tables import provider_accounts, tasks
+from app.errors import DatabaseUnavailable
 from app.jobs import Step
 from app.params import TaskParams
 from app.provider import ProviderResponse, ProviderSpec, Reference, SubmitRequest
@@ -66,7 +67,9 @@ class Call:
 
 
 class Inline(OneByOne):
-    """A database that runs each unit of work inline, and can kill the process before or after a commit."""
+    """A database that runs each unit of work inline, can kill the process before or after a commit, and can lose the
+    answer to a commit.
+    """
 
     def __init__(self) -> None:
         self._engine = create_engine("sqlite://", creator=_copy, poolclass=StaticPool)
@@ -74,6 +77,7 @@ class Inline(OneByOne):
         self._connection = self._engine.connect()
         self.dead = False
         self.dies_at: tuple[int, bool] | None = None  # the number of writes before it, and whether its write commits
+        self.loses_answer_to: str | None = None  # the name of a unit; the answer to its next commit is lost
 
     @property
     def dialect(self) -> Dialect:
@@ -86,6 +90,9 @@ class Inline(OneByOne):
         result = self.now(work, *args, **kwargs)
         if self.dead:
             raise Killed
+        if getattr(work, "__name__", "") == self.loses_answer_to:
+            self.loses_answer_to = None
+            raise DatabaseUnavailable("the database cannot be reached at the moment")
         return result
 
     async def read(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -258,7 +265,7 @@ class Process:
         """Kill the process and start it again."""
         self._runner.run(self._kill())
         self.outside.calls.clear()
-        self.db.dead, self.db.dies_at = False, None
+        self.db.dead, self.db.dies_at, self.db.loses_answer_to = False, None, None
         self.play(loop.start(self.use))
 
     def play(self, work: Coroutine[Any, Any, T]) -> T | None:

@@ -1,4 +1,4 @@
-"""The moves of a task that no evidence causes: begin, store, give up, expire, cancel, resubmit.
+"""The moves of a task that no evidence causes: begin, withdraw, store, give up, expire, cancel, resubmit.
 
 Together with `settle` these are all moves. The SQL update of each requires a status from which the move is allowed (see
 `rules.task.sources`). A function returns False if the task is in no such status, which is a normal outcome.
@@ -7,11 +7,15 @@ Together with `settle` these are all moves. The SQL update of each requires a st
 from collections.abc import Collection
 from datetime import datetime
 
+from app import jobs
 from app.db import Connection
+from app.db.engine.bulk import DeferredWrites
 from app.db.queries import queue
-from app.db.tables import results, tasks
+from app.db.queries.apply_changes import TaskChange, apply_changes
+from app.db.tables import attempts, results, tasks
 from app.db.tables.results import Result
 from app.db.tables.tasks import FailureReason
+from app.jobs import NewJob, Step
 from app.rules.task import Failure, MoneySpent, Status
 from app.transitions.admit import admit, release_slots
 from app.transitions.announce import Announcement, announce
@@ -26,6 +30,27 @@ def begin(connection: Connection, task_id: str, attempt_id: str, now: datetime) 
     if not tasks.move(connection, task_id, Status.SUBMITTING, now, attempt_id=attempt_id):
         return False
     announce(connection, [Announcement(task_id, Status.SUBMITTING)], now)
+    return True
+
+
+def withdraw(connection: Connection, task_id: str, sender: str, now: datetime) -> bool:
+    """Return a task to the queue whose attempt this sender began and certainly did not send, with its slot and a job.
+
+    Waits for a transaction of `begin` that is still open on the server. A task whose cancellation was requested in the
+    meantime is cancelled. Returns False if the sender did not begin the current attempt.
+    """
+    tasks.lock(connection, [task_id])
+    task = tasks.get(connection, task_id)
+    if task is None or task.status is not Status.SUBMITTING:
+        return False
+    if not attempts.mark_unsent(connection, task.attempt_id, sender):
+        return False
+    writes = DeferredWrites(connection)
+    apply_changes(writes, {task_id: TaskChange(status=Status.QUEUED)})
+    writes.send()
+    announce(connection, [Announcement(task_id, Status.QUEUED)], now)
+    jobs.enqueue(connection, [NewJob(Step.DISPATCH, task_id, now)])
+    cancel_if_requested(connection, task_id, now)
     return True
 
 

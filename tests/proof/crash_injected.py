@@ -33,7 +33,7 @@ class Run:
 
 async def without_crash(databases: Databases, scenario: Scenario) -> tuple[End, list[Point]]:
     """Run the scenario without a crash; return its end and every point that it passes."""
-    fuse = Fuse()
+    fuse = Fuse(loses_commit_answer_of=scenario.loses_commit_answer_of)
     with TemporaryDirectory(dir=FAST_FOLDER) as folder:
         async with open_crash_world(Path(folder), databases, scenario) as world:
             end = await world.live(fuse)
@@ -44,7 +44,8 @@ async def without_crash(databases: Databases, scenario: Scenario) -> tuple[End, 
 
 async def crash_at(databases: Databases, name: str, point: Point, usual: End) -> Run:
     """Crash at this point, stay down for a while, restart, and run to the end."""
-    scenario, fuse = SCENARIOS[name], Fuse(at=point)
+    scenario = SCENARIOS[name]
+    fuse = Fuse(at=point, loses_commit_answer_of=scenario.loses_commit_answer_of)
     with TemporaryDirectory(dir=FAST_FOLDER) as folder:
         async with asyncio.timeout(_LONGEST_S), open_crash_world(Path(folder), databases, scenario) as world:
             died = await world.live(fuse) is None

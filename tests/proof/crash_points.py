@@ -18,6 +18,7 @@ from typing import IO, Any, TypeVar
 import httpx
 from sqlalchemy import Connection, event
 
+from app.errors import DatabaseUnavailable
 from app.store import FolderStore
 from tests.databases import OneByOne, engines
 from tests.proof.crash_databases import Engine
@@ -57,6 +58,7 @@ class Fuse:
     blown: bool = False
     armed: bool = True
     answer_open: bool = False  # bytes may have left, and no answer is stored
+    loses_commit_answer_of: str | None = None  # the step whose next commit gets no answer
     _seen: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def point(self, step: str, place: str) -> None:
@@ -72,9 +74,12 @@ class Fuse:
             raise Stop
 
     def committed(self, step: str) -> None:
-        """Track the two commits of dispatch: before the request is sent, and with its answer."""
+        """Track the two commits of dispatch: before the request is sent, and with its answer or its withdrawal."""
         if step == _ANSWER_OPEN and self.armed:
             self.answer_open = not self.answer_open
+        if step == self.loses_commit_answer_of:
+            self.loses_commit_answer_of = None
+            raise DatabaseUnavailable("the database cannot be reached at the moment")
 
 
 class FusedDatabase(OneByOne):

@@ -1,4 +1,4 @@
-"""The scenarios of the crash matrix: the request, and the behaviour of the provider."""
+"""The scenarios of the crash matrix: the request, and the behaviour of the provider and of the database."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +16,7 @@ class Scenario:
     asked: Mapping[str, Any] = field(default_factory=lambda: {"prompt": "a red fox"})
     faults: Faults = field(default_factory=Faults)
     callback_requested: bool = True
+    loses_commit_answer_of: str | None = None  # the step whose first commit gets no answer
 
 
 _EDIT = {"prompt": "in winter", "input_image": f"http://{PICTURE_HOST}/fox.png"}
@@ -30,5 +31,6 @@ SCENARIOS: Mapping[str, Scenario] = {
     "early": Scenario("callback before the response to the submit request", "stored", faults=Faults(early_callback=1)),
     "hinted": Scenario("unsigned callback", "stored", faults=Faults(unsigned_callback=1)),
     "refused": Scenario("result link refused once", "stored", faults=Faults(refused_link=1)),
+    "unconfirmed": Scenario("no answer to the commit before the submit", "stored", loses_commit_answer_of="dispatch"),
     "moderated": Scenario("moderated result", "failed: content_moderated", asked={"prompt": "unsafe result"}),
 }

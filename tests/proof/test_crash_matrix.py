@@ -68,7 +68,20 @@ async def test_a_submission_with_unknown_outcome_is_not_sent_again(
     assert (run.outcome, run.charges, run.differs) == (UNKNOWN, charges, None)
 
 
-@pytest.mark.parametrize(("name", "crashes"), [("plain", 12), ("polled", 4), ("hinted", 4)])
+@pytest.mark.parametrize(
+    ("place", "number", "outcome"),
+    [(BEFORE_COMMIT, 1, "stored"), (BEFORE_COMMIT, 2, UNKNOWN), (AFTER_COMMIT, 1, "stored")],
+    ids=["before the record", "before the withdrawal", "after the withdrawal"],
+)
+async def test_a_crash_around_an_unconfirmed_record_never_costs_twice(
+    on_sqlite: Files, place: str, number: int, outcome: str
+) -> None:
+    """A process that dies before it withdraws the attempt leaves it to the evidence, of which there is none."""
+    run = await crashed(on_sqlite, "unconfirmed", "dispatch", place, number)
+    assert (run.outcome, run.charges, run.differs) == (outcome, int(outcome == "stored"), None)
+
+
+@pytest.mark.parametrize(("name", "crashes"), [("plain", 12), ("polled", 4), ("hinted", 4), ("unconfirmed", 4)])
 async def test_on_postgres_another_worker_finishes_the_jobs_of_a_dead_one_with_the_same_result(
     on_postgres: OnServer, name: str, crashes: int
 ) -> None:
@@ -87,7 +100,7 @@ def test_a_sample_is_reproducible_and_none_chooses_all_points() -> None:
     assert sample(points, None) == points
 
 
-@pytest.mark.parametrize("name", ["busy", "refused"])
+@pytest.mark.parametrize("name", ["busy", "refused", "unconfirmed"])
 async def test_a_scenario_with_a_fault_ends_as_stored_without_a_crash(on_sqlite: Files, name: str) -> None:
     end, _ = await without_crash(on_sqlite, SCENARIOS[name])
     assert (end.outcome, end.charges, end.wrong) == ("stored", 1, ())

@@ -135,6 +135,11 @@ class Record(RuleBasedStateMachine):
             jobs -= 1
         self.restart_if_dead()
 
+    @rule()
+    def lose_the_next_commit_before_a_submit(self) -> None:
+        """Commit the next record of an attempt that is about to be sent, and lose the answer of the database."""
+        self.process.db.loses_answer_to = "_begin"
+
     @rule(chance=st.integers(0, 3))
     def restart(self, chance: int) -> None:
         if chance == 0:
@@ -269,9 +274,10 @@ class Record(RuleBasedStateMachine):
                 del self.final[task_id]
             else:
                 assert Status(became) in MOVES[Status(was)], (task_id, was, became)
-            if became == Status.QUEUED:
-                assert self.refusing or self.resubmitting, "requeued without a refusal"
+            if became == Status.QUEUED and (self.refusing or self.resubmitting):
                 self.may_send.add(task_id)
+            elif became == Status.QUEUED:
+                assert (task_id, self.current_attempt(task_id)) not in self.attempts, "requeued without a refusal"
             if (was, became) == (Status.QUEUED, Status.SUBMITTED):
                 self.slotless.add(task_id)  # a callback proved an attempt whose slot was already free
         self.refusing = self.resubmitting = False
@@ -385,6 +391,9 @@ class Record(RuleBasedStateMachine):
     def token(self, attempt_id: str) -> str:
         keys = self.process.use.keys
         return keys.callback_proof(attempt_id, keys.newest).token
+
+    def current_attempt(self, task_id: str) -> str:
+        return next(task.attempt_id for task in self.tasks() if task.id == task_id)
 
     def tasks(self) -> list[Task]:
         query = select(tasks).order_by(tasks.c.id)

@@ -50,6 +50,8 @@ attempts = Table(
     Column("planned_at", Instant, nullable=False),
     Column("asked_at", Instant, key="sent_at"),
     Column("answered_at", Instant),
+    # The call of `dispatch` that recorded the attempt as sent: a random id, which only that call knows.
+    Column("sender", String(48)),
 )
 _HAS_PROVIDER_ID = attempts.c.provider_id.is_not(None)
 Index(
@@ -76,6 +78,7 @@ class Attempt:
     planned_at: datetime
     sent_at: datetime | None
     answered_at: datetime | None
+    sender: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,22 @@ _OF_TASK = select(attempts).where(attempts.c.task_id == bindparam("task_id")).or
 _MARK_SENT = (
     update(attempts)
     .where(attempts.c.id == bindparam("attempt_id"), attempts.c.outcome == Outcome.PLANNED)
-    .values(outcome=Outcome.UNKNOWN, sent_at=bindparam("now"), callback_requested=bindparam("has_address"))
+    .values(
+        outcome=Outcome.UNKNOWN,
+        sent_at=bindparam("now"),
+        callback_requested=bindparam("has_address"),
+        sender=bindparam("by"),
+    )
+)
+_MARK_UNSENT = (
+    update(attempts)
+    .where(
+        attempts.c.id == bindparam("attempt_id"),
+        attempts.c.sender == bindparam("by"),
+        attempts.c.outcome == Outcome.UNKNOWN,
+        attempts.c.answered_at.is_(None),
+    )
+    .values(outcome=Outcome.PLANNED, sent_at=None, callback_requested=False, sender=None)
 )
 
 
@@ -126,10 +144,23 @@ def of_task(connection: Connection, task_id: str) -> list[Attempt]:
     return [_attempt_of(by_key(attempts, row)) for row in connection.execute(_OF_TASK, {"task_id": task_id})]
 
 
-def mark_sent(connection: Connection, attempt_id: str, now: datetime, *, callback_requested: bool) -> bool:
-    """Record that the request may reach the provider from now on. Return False unless the attempt is still planned."""
-    parameters = {"attempt_id": attempt_id, "now": now, "has_address": callback_requested}
+def mark_sent(
+    connection: Connection, attempt_id: str, now: datetime, *, callback_requested: bool, sender: str | None = None
+) -> bool:
+    """Record that the request may reach the provider from now on. Return False unless the attempt is still planned.
+
+    `sender`: a random id that allows its owner to take this back (`mark_unsent`).
+    """
+    parameters = {"attempt_id": attempt_id, "now": now, "has_address": callback_requested, "by": sender}
     return connection.execute(_MARK_SENT, parameters).rowcount == 1
+
+
+def mark_unsent(connection: Connection, attempt_id: str, sender: str) -> bool:
+    """Make an attempt planned again. Return False unless this sender recorded it as sent and no answer is known.
+
+    Only for a sender that has not sent anything and never will.
+    """
+    return connection.execute(_MARK_UNSENT, {"attempt_id": attempt_id, "by": sender}).rowcount == 1
 
 
 def lock_attempts(connection: Connection, attempt_ids: Iterable[str]) -> dict[str, AttemptContext]:
