@@ -294,7 +294,8 @@ async def test_the_cause_of_an_unreachable_database_is_shown(terminal: Terminal)
 async def test_a_connection_pooler_is_reported(terminal: Terminal, pooled: Postgres, postgres_url: str) -> None:
     env = {
         "FLUXHOOK_DATABASE_URL": pooled.address(str(make_url(postgres_url).database)),
-        "FLUXHOOK_SECRET_KEYS": "n" * 40,
+        # Those of the service at the public URL, which doctor asks for a proof.
+        "FLUXHOOK_SECRET_KEYS": (terminal.folder / "data" / "secret_keys").read_text().strip(),
     }
     polled = await terminal.run("doctor", **env)
     direct = await terminal.run("doctor", FLUXHOOK_DATABASE_DIRECT_URL=postgres_url, **env)
