@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -64,6 +65,7 @@ class Resources:
     user_agent: str = "fluxhook"  # of requests for input images: names the service and a contact
     evidence_retention: timedelta | None = None  # after a task became final; None: without limit
     link_life: timedelta = timedelta(days=7)  # of a link to a result that needs no key
+    clock_ahead: Callable[[], timedelta] = timedelta  # how far this machine's clock is ahead of the database's
 
     # Limits and state of this process
     worker_id: str = field(default_factory=ids.new_worker_id)  # the owner of the job leases of this process

@@ -12,6 +12,7 @@ import httpx
 
 from app import __version__, callback, clock, ids
 from app.db.engine.database import Database, open_database
+from app.db.engine.server_clock import following
 from app.db.engine.sqlite import file_of
 from app.errors import ConfigurationError
 from app.provider import Bfl, Gptproto, Provider, ProviderSpec
@@ -25,9 +26,14 @@ from app.store import BUCKETS, DiskReserve, FolderStore, Store, Uploads
 
 @asynccontextmanager
 async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> AsyncGenerator[Resources]:
-    """Connect to everything that the settings name; close the connections at the end."""
+    """Connect to everything that the settings name; close the connections at the end.
+
+    `now`: the clock of this machine. On PostgreSQL it is corrected to the server's.
+    """
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(open_configured_database(settings))
+        shared_clock = clock.FollowingClock(now)
+        await stack.enter_async_context(following(db, shared_clock))
         outbound = build_outbound(settings)
         http = await stack.enter_async_context(provider_client(outbound=outbound))
         provider = build_provider(settings, http)
@@ -37,7 +43,7 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
             callbacks=db.batcher(callback.store_batch),
             store=open_store(settings),
             keys=key_ring(settings),
-            now=now,
+            now=shared_clock,
             account_id=account_id(settings),
             provider=provider,
             web=await stack.enter_async_context(guarded_client(settings.egress_allow, outbound=outbound)),
@@ -65,6 +71,7 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
             user_agent=user_agent(settings),
             evidence_retention=None if settings.evidence_days is None else timedelta(days=settings.evidence_days),
             link_life=timedelta(days=settings.link_days),
+            clock_ahead=lambda: shared_clock.ahead,
         )
 
 

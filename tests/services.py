@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from app.cli.serve import prepare
+from app.clock import Now, utc_now
 from app.main import create_app
 from app.settings import Settings
 from app.twin import build
@@ -23,10 +24,11 @@ async def services_running(
     profile: Profile = "b",
     ready_after_s: float = 0.2,
     env: Mapping[str, str] | None = None,
+    now: Now = utc_now,
 ) -> AsyncGenerator[tuple[str, str]]:
     """Run both; yield the address of the service, which includes a worker, and that of the twin.
 
-    `env` holds further settings of the service.
+    `env` holds further settings of the service, `now` is the clock of its machine.
     """
     our_socket, our_address = listening()
     their_socket, their_address = listening()
@@ -47,6 +49,6 @@ async def services_running(
     await prepare(settings)
     async with (
         serving(build(ready_after_s=ready_after_s, profile=profile, seed=1), their_socket),
-        serving(create_app(open_resources(settings)), our_socket),
+        serving(create_app(open_resources(settings, now)), our_socket),
     ):
         yield our_address, their_address

@@ -19,7 +19,7 @@ from tests.calling import submitted
 from tests.world import World
 
 DOCS = Path(__file__).parent.parent / "docs"
-WORDS = frozenset(("sum", "max", "count", "by", "on", "and", "rate", "increase", "deriv", "histogram_quantile"))
+WORDS = frozenset(("sum", "max", "count", "by", "on", "and", "abs", "rate", "increase", "deriv", "histogram_quantile"))
 FROM_THE_SCRAPE = frozenset({"job", "instance"})  # what Prometheus itself adds to every series
 # What a label may say beyond what a service that has done one task shows.
 VALUES = {

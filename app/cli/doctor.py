@@ -17,6 +17,7 @@ from app import clock, ids, jobs
 from app.cli.preflight import current_user, is_writable
 from app.db.engine.database import READ_ONLY, as_postgres, is_read_only
 from app.db.engine.postgres_url import without_secrets
+from app.db.engine.server_clock import follow_once
 from app.db.migrations.revision import is_current, is_newer
 from app.db.queries import webhook_secrets
 from app.db.tables import api_keys, attempts
@@ -158,9 +159,12 @@ def _with_cause(error: FluxhookError) -> str:
 
 async def _records(settings: Settings) -> list[Finding]:
     """Return what the stored tasks, jobs and keys show about the installation."""
-    now = clock.utc_now()
+    now = clock.FollowingClock()
     async with open_configured_database(settings) as database:
-        notes = await database.read(readiness_notes.read, now, callbacks_expected=settings.public_url is not None)
+        await follow_once(database, now)
+        notes = await database.read(
+            readiness_notes.read, now(), callbacks_expected=settings.public_url is not None, clock_ahead=now.ahead
+        )
         dead_letters = await database.read(jobs.count_dead_letters)
         in_flight = Counter(await database.read(attempts.count_in_flight_by_signing_key))
         keys = await database.read(api_keys.list_all)

@@ -11,6 +11,7 @@ from enum import StrEnum
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     GCCollector,
     Histogram,
     Metric,
@@ -130,6 +131,11 @@ endpoints_stopped = Counter(
     "fluxhook_endpoints_stopped",
     "Endpoints that no longer receive webhooks: paused after three days of failures, or gone (answered 410).",
     ["state"],
+    registry=REGISTRY,
+)
+clock_ahead = Gauge(
+    "fluxhook_clock_ahead_seconds",
+    "How far this machine's clock is ahead of the database's, negative if it is behind; 0 on SQLite. It is corrected.",
     registry=REGISTRY,
 )
 

@@ -1,10 +1,11 @@
 """Conditions that an operator should know and that do not make the service unready, for `/readyz` and `doctor`."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from app.collect import downloads_failing
 from app.db import Connection
+from app.db.engine.server_clock import describe, is_wrong
 from app.db.tables import provider_accounts, spooled_results
 from app.reconcile import CALLBACKS_MISSING, callbacks_are_missing
 
@@ -17,9 +18,17 @@ class Note(NamedTuple):
     unhealthy: bool
 
 
-def read(connection: Connection, now: datetime, *, callbacks_expected: bool) -> list[Note]:
-    """Return the conditions that hold now. `callbacks_expected`: a public URL is configured."""
+def read(
+    connection: Connection, now: datetime, *, callbacks_expected: bool, clock_ahead: timedelta = timedelta()
+) -> list[Note]:
+    """Return the conditions that hold now.
+
+    `callbacks_expected`: a public URL is configured. `clock_ahead`: of this machine, relative to the database.
+    """
     notes = []
+    if is_wrong(clock_ahead):
+        text = f"{describe(clock_ahead)}, which is used instead: synchronise the clocks, as with NTP"
+        notes.append(Note("clock", text, unhealthy=True))
     if callbacks_expected and callbacks_are_missing(connection):
         notes.append(Note("callbacks", CALLBACKS_MISSING, unhealthy=True))
     failing = downloads_failing(connection)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
@@ -35,6 +35,16 @@ from tests.postgres import Postgres
 from tests.rows import START, WORKER, plan_task, put_sent_task
 from tests.sockets import listening, serving
 from tests.world import ADMIN_KEY
+
+# Hides the clock of the server from the statements of the service.
+AN_HOUR_BEHIND = """
+CREATE FUNCTION frozen.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS
+    $$ SELECT pg_catalog.clock_timestamp() - interval '1 hour' $$
+"""
+
+
+def hide_clock(connection: Connection) -> None:
+    connection.execute(text(AN_HOUR_BEHIND))
 
 
 @dataclass
@@ -279,6 +289,21 @@ async def test_a_read_only_database_is_unhealthy(terminal: Terminal, postgres_ur
 
     assert done.exit_code == 1
     assert "database: the database is read-only" in done.stdout
+
+
+async def test_a_clock_that_differs_from_the_databases_is_unhealthy(
+    terminal: Terminal, postgres: Postgres, postgres_template: str
+) -> None:
+    url = await postgres.create("of_another_hour", postgres_template)
+    await postgres.use_clock("of_another_hour")
+    async with open_database(url) as database:
+        await database.write(hide_clock)
+    done = await terminal.run("doctor", FLUXHOOK_DATABASE_URL=url, FLUXHOOK_SECRET_KEYS="n" * 40)
+    await postgres.drop("of_another_hour")
+
+    assert done.exit_code == 1
+    assert "unhealthy  clock: the clock of this machine is 3600." in done.stdout
+    assert "ahead of the database's, which is used instead: synchronise the clocks" in done.stdout
 
 
 async def test_the_cause_of_an_unreachable_database_is_shown(terminal: Terminal) -> None:

@@ -1,6 +1,8 @@
-"""The notes for an operator: paused accounts and spooled images."""
+"""The notes for an operator: a wrong clock, paused accounts and spooled images."""
 
 from datetime import timedelta
+
+import pytest
 
 from app.db import Connection
 from app.db.engine.database import Database
@@ -18,6 +20,24 @@ def read(connection: Connection) -> list[Note]:
 
 async def test_an_idle_service_has_no_notes(database: Database) -> None:
     assert await database.read(read) == []
+
+
+@pytest.mark.parametrize(
+    ("ahead", "said"),
+    [
+        (timedelta(seconds=2), None),
+        (timedelta(seconds=-2), None),
+        (timedelta(seconds=2.5), "2.5 s ahead of the database's"),
+        (timedelta(hours=-1), "3600.0 s behind the database's"),
+    ],
+)
+async def test_a_clock_that_differs_by_more_than_two_seconds_is_an_unhealthy_note(
+    database: Database, ahead: timedelta, said: str | None
+) -> None:
+    notes = await database.read(readiness_notes.read, START, callbacks_expected=True, clock_ahead=ahead)
+
+    assert [(note.subject, note.unhealthy) for note in notes] == ([] if said is None else [("clock", True)])
+    assert all(said in note.text for note in notes if said)
 
 
 async def test_a_paused_account_is_a_note_until_the_pause_ends(database: Database) -> None:

@@ -104,8 +104,12 @@ async def readyz(use: ResourcesDep) -> JSONResponse:
 
 
 async def _notes(use: Resources) -> list[str]:
-    callbacks_expected, now = use.public_url is not None, use.now()
-    notes = await use.db.read(readiness_notes.read, now, callbacks_expected=callbacks_expected)
+    notes = await use.db.read(
+        readiness_notes.read,
+        use.now(),
+        callbacks_expected=use.public_url is not None,
+        clock_ahead=use.clock_ahead(),
+    )
     return [note.text for note in notes]
 
 
