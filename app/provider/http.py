@@ -10,7 +10,7 @@ import httpx
 from app import clock
 from app.provider import messages
 from app.provider.contract import ProviderResponse
-from app.rules.backoff import read_retry_after
+from app.rules.backoff import read_http_date, read_retry_after
 from app.rules.task import Report, Said
 from app.security.redact import redact
 
@@ -19,7 +19,7 @@ _MAX_RETRY_AFTER = timedelta(hours=3)  # a longer wait is shortened to this: it 
 _MIN_KEY = 16  # characters; the twin accepts shorter keys, which could be part of other text
 _MAX_REDIRECTS = 3
 _KEY_HEADERS = ("x-key", "authorization")
-_STORED_HEADERS = ("content-type", "retry-after", "x-request-id", "x-ratelimit-remaining")
+_STORED_HEADERS = ("content-type", "date", "retry-after", "x-request-id", "x-ratelimit-remaining")
 
 _ENDS = frozenset({Said.FAILED, Said.NOT_FOUND})  # reports that may end a task
 _ABOUT_REQUEST = frozenset({401, 402, 403, 405, 407, 421, 429})
@@ -97,10 +97,11 @@ def _reason(error: Exception) -> str:
 def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta | None:
     """Return the wait that `Retry-After` asks for, in seconds or as a date, at most three hours.
 
-    None if it is missing or invalid. Never raises. Only one source documents the header for this API, so nothing may
-    depend on it.
+    A date is compared with the date of the response, because the provider's clock may differ from `now`. None if the
+    header is missing or invalid. Never raises. Only one source documents the header for this API, so nothing may depend
+    on it.
     """
-    wait = read_retry_after(headers.get("retry-after", ""), now)
+    wait = read_retry_after(headers.get("retry-after", ""), read_http_date(headers.get("date", "")) or now)
     return None if wait is None else min(wait, _MAX_RETRY_AFTER)
 
 

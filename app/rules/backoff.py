@@ -63,8 +63,14 @@ def read_retry_after(text: str, now: datetime) -> timedelta | None:
     """Parse `Retry-After`, in seconds or as an HTTP date (RFC 9110); return None for anything else."""
     if text.isascii() and text.isdecimal():
         return timedelta(seconds=int(text[:_DIGITS]))
+    at = read_http_date(text)
+    return None if at is None else max(timedelta(), at - now)
+
+
+def read_http_date(text: str) -> datetime | None:
+    """Parse an HTTP date (RFC 9110); return None for anything else."""
     try:
         at = parsedate_to_datetime(text)
-        return max(timedelta(), (at if at.tzinfo else at.replace(tzinfo=UTC)) - now)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, TypeError, OverflowError):
         return None

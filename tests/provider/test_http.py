@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import httpx
 import pytest
@@ -261,6 +262,15 @@ def test_any_retry_after_is_read_without_an_error(value: str) -> None:
     wait = exchange.retry_after({"retry-after": value}, NOON)
 
     assert wait is None or timedelta() <= wait <= timedelta(hours=3)
+
+
+def test_a_date_is_compared_with_the_date_of_the_response_whose_clock_may_differ() -> None:
+    date = NOON + timedelta(hours=1)
+    headers = {"date": format_datetime(date, usegmt=True)}
+    headers["retry-after"] = format_datetime(date + timedelta(seconds=30), usegmt=True)
+
+    assert exchange.retry_after(headers, NOON) == timedelta(seconds=30)
+    assert exchange.retry_after({**headers, "date": "yesterday"}, NOON) == timedelta(hours=1, seconds=30)
 
 
 def test_a_missing_retry_after_is_none() -> None:
