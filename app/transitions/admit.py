@@ -38,12 +38,18 @@ BACKOFFS: Mapping[str, Backoff] = {
 _MAY_BE_THE_TASK = frozenset({provider_accounts.KEY_REFUSED, provider_accounts.BLOCKED})
 
 
-def admit(connection: Connection, account_id: str, now: datetime) -> list[str]:
-    """Fill the free slots of an account, unless it is paused. Return the ids of the admitted tasks."""
+def admit(
+    connection: Connection, account_id: str, now: datetime, *, overdue_by: timedelta = timedelta()
+) -> list[str]:
+    """Fill the free slots of an account, unless it is paused. Return the ids of the admitted tasks.
+
+    `overdue_by`: admit only tasks that could have been admitted this long ago.
+    """
+    due_at = now - overdue_by
     account = provider_accounts.lock(connection, account_id)
-    if account is None or account.paused(now):
+    if account is None or account.paused(due_at):
         return []
-    if account.probes and provider_accounts.has_probe(connection, account, now - _PROBE_TIMEOUT):
+    if account.probes and provider_accounts.has_probe(connection, account, due_at - _PROBE_TIMEOUT):
         return []
     admitted: list[str] = []
     taken = provider_accounts.slots_taken(connection, account_id)
@@ -54,7 +60,7 @@ def admit(connection: Connection, account_id: str, now: datetime) -> list[str]:
     more = True
     while free and more:
         limit = (_PROBE_CANDIDATES if account.probes else len(free)) + len(locked)
-        candidates = queue.next_tasks(connection, account_id, now, _full(account, in_flight), limit)
+        candidates = queue.next_tasks(connection, account_id, due_at, _full(account, in_flight), limit)
         more = len(candidates) == limit  # else the queue has no others: those skipped below have a model without slots
         if account.probes:
             candidates = sorted(candidates, key=lambda task: task.submitting_at or _NEVER)

@@ -26,7 +26,7 @@ EVERY = timedelta(seconds=10)
 EVENTS_RETENTION = timedelta(days=7)  # a reader that was away for longer gets an error
 NO_TASK = "-"  # the task id of a job that is not about a task
 _JOB_LOG_RETENTION = timedelta(hours=1)  # the log that the job engine keeps of finished jobs
-_LATE = timedelta(seconds=30)  # work that has been due for longer was missed, and is not just about to start
+_MISSED_AFTER = timedelta(seconds=30)  # work that is overdue by more was missed, and is not just about to start
 _BATCH = 50  # tasks to end in one transaction
 _MAX_PAUSE = timedelta(hours=24)  # how long a task waits for an account that refuses every task
 # How a task fails that has waited for so long, by the reason of the pause.
@@ -148,5 +148,5 @@ def _repair_queues(connection: Connection, now: datetime) -> list[str]:
     if jobs.overdue(connection, Step.ADMIT, now):
         return reclaimed
     account_ids = provider_accounts.all_ids(connection)
-    admitted = [task_id for account_id in account_ids for task_id in admit(connection, account_id, now - _LATE)]
-    return reclaimed + admitted
+    missed = [admit(connection, account_id, now, overdue_by=_MISSED_AFTER) for account_id in account_ids]
+    return reclaimed + [task_id for admitted in missed for task_id in admitted]

@@ -19,7 +19,7 @@ from app.provider import ProviderResponse, SubmitRequest
 from app.rules.task import Failure, Report, Said, Status
 from app.telemetry import metrics
 from app.transitions import moves
-from app.transitions.admit import BACKOFFS
+from app.transitions.admit import BACKOFFS, admit
 from app.twin import Faults
 from app.worker.sweep import EVERY, NO_TASK, refused_for_a_day, sweep
 from tests.calling import Scripted, done, small, submitted
@@ -95,6 +95,34 @@ async def test_queued_tasks_with_a_missed_admission_are_admitted_and_counted(eac
     assert counted() - before == 1
     assert admitted < {first, second}
     assert len(admitted) == 1
+
+
+async def test_a_probe_that_the_sweep_admits_has_its_full_time_to_be_answered(each_world: World) -> None:
+    """A probe counts as lost after 70 seconds."""
+    account_id = each_world.use.account_id
+    await each_world.use.db.write(lambda connection: put_account(connection, account=2))
+    posted = {await each_world.post() for _ in range(2)}
+    paused_until = each_world.clock() + timedelta(seconds=1)
+
+    def miss_the_end_of_a_pause(connection: Connection) -> None:
+        provider_accounts.release(connection, posted)
+        provider_accounts.pause(
+            connection, account_id, each_world.clock(), paused_until, provider_accounts.OUT_OF_CREDITS, 1
+        )
+
+    await each_world.use.db.write(miss_the_end_of_a_pause)
+    await lose_jobs(each_world)
+    each_world.clock.advance(40)
+    await sweep(each_world.use)
+    dispatches = await each_world.use.db.read(lambda connection: jobs.backlogs(connection, each_world.clock()))
+    admitted_at = each_world.clock()
+    each_world.clock.advance(60)
+    early = await each_world.use.db.write(admit, account_id, each_world.clock())
+    each_world.clock.advance(11)
+    late = await each_world.use.db.write(admit, account_id, each_world.clock())
+
+    assert dispatches[Step.DISPATCH].oldest_due == admitted_at
+    assert (len(early), len(late)) == (0, 1)
 
 
 async def test_on_postgresql_a_task_that_another_process_admits_is_not_counted(
