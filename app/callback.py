@@ -1,6 +1,6 @@
 """Receive a callback: verify it, store and settle it, and answer once that is durable. This is the hot path.
 
-The order matters: token, size, signature over the raw bytes, parsing, one durable transaction, answer.
+The order matters: token, size, proof over the raw bytes, parsing, one durable transaction, answer.
 """
 
 from asyncio import Future, ensure_future
@@ -25,7 +25,7 @@ from app.resources import Resources
 from app.rules.task import Report, Said, Witness
 from app.security.keyring import CallbackProof
 from app.security.verify import SigningProfile, Verdict, verify
-from app.settle import hint, settle
+from app.settle import enqueue_polls, settle
 from app.telemetry import logs, metrics, tracing
 
 MAX_BYTES = 1024 * 1024
@@ -69,8 +69,8 @@ for _verdict, _reply in (
     _counter(_verdict, _reply)
 
 
-class VerifiedCallback(NamedTuple):
-    """A callback with a valid token, and the pending write that stores it."""
+class CheckedCallback(NamedTuple):
+    """The verdict on a callback with a valid token, forged ones included, and the pending write that stores it."""
 
     verdict: Verdict
     stored: "Future[bool] | None"  # done once durable; the result tells whether the attempt exists. None: not stored
@@ -94,16 +94,16 @@ async def receive(
     body = await read(MAX_BYTES)
     if body is None:
         return count_reply(Reply.TOO_LARGE)
-    verified = verify_and_store(use, attempt_id, proof, headers, body)
-    if verified.stored is not None:
+    checked = verify_and_store(use, attempt_id, proof, headers, body)
+    if checked.stored is not None:
         with suppress(Exception):  # reply_to reports it
-            await verified.stored
-    return reply_to(verified)
+            await checked.stored
+    return reply_to(checked)
 
 
 def verify_and_store(
     use: Resources, attempt_id: str, proof: CallbackProof, headers: RawHeaders, body: bytes
-) -> VerifiedCallback:
+) -> CheckedCallback:
     """Verify a callback whose token is valid, and start storing it. Raises errors.Unavailable.
 
     Of forged callbacks only samples are stored.
@@ -112,17 +112,17 @@ def verify_and_store(
     verdict = verify(body, headers, proof.secret, profile)
     logs.note(submission_id=attempt_id, verdict=verdict)
     if verdict is Verdict.FORGED:
-        return VerifiedCallback(verdict, _store_sample(use, attempt_id, proof, headers, body))
+        return CheckedCallback(verdict, _store_sample(use, attempt_id, proof, headers, body))
     try:
-        return VerifiedCallback(verdict, _store(use, _evidence(use, attempt_id, proof, headers, body, verdict)))
+        return CheckedCallback(verdict, _store(use, _evidence(use, attempt_id, proof, headers, body, verdict)))
     except Unavailable as error:
         _count_failure(verdict, error)
         raise
 
 
-def reply_to(verified: VerifiedCallback) -> Reply:
+def reply_to(checked: CheckedCallback) -> Reply:
     """Return the reply to a callback whose `stored` is None or done. Raises errors.Unavailable if it was not stored."""
-    verdict, stored = verified
+    verdict, stored = checked
     if stored is None or (verdict is Verdict.FORGED and stored.exception() is not None):
         return count_reply(Reply.FORGED, verdict)  # the verdict does not depend on whether the sample was stored
     try:
@@ -185,7 +185,7 @@ def store_batch(connection: Connection, callbacks: Sequence[Evidence]) -> list[b
     hinted = {
         callback.attempt_id for callback, stored in batch if not stored and callback.verdict is not Verdict.FORGED
     }
-    known = hint(connection, hinted, callbacks[-1].received_at)
+    known = enqueue_polls(connection, hinted, callbacks[-1].received_at)
     return [
         next(effects) is not None if stored else callback.verdict is Verdict.FORGED or callback.attempt_id in known
         for callback, stored in batch

@@ -7,12 +7,13 @@ If the store is unavailable, the bytes wait in this instance's spool. There the 
 
 import asyncio
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import IO
 
 import httpx
 
 from app.db import Connection
+from app.db.queries import circuit_breaker
 from app.db.queries.failing_downloads import failing_downloads
 from app.db.tables import attempts, spooled_results, tasks
 from app.db.tables.tasks import Task
@@ -23,14 +24,11 @@ from app.rules.task import Status
 from app.telemetry import logs, metrics, tracing
 from app.transitions import result_state
 
-# The circuit breaker: otherwise every collect job would wait for a failing store while other links expire.
-_STORE_BACKOFF = timedelta(seconds=15)
-
 log = logs.get("collect")
 
 
-class _CircuitOpen(StoreUnavailable):
-    """The store has just failed and is not called for a short time."""
+class _CircuitBreakerOpen(StoreUnavailable):
+    """The store has just failed, so the circuit breaker does not let it be called."""
 
 
 async def collect(use: Resources, task_id: str) -> None:
@@ -118,8 +116,8 @@ async def _store(use: Resources, task: Task, downloaded: Downloaded, started_at:
 
 
 async def _put(use: Resources, image: Image, file: IO[bytes]) -> None:
-    if await _has_just_failed(use):
-        raise _CircuitOpen("the image store has just failed")
+    if await _circuit_breaker_is_open(use):
+        raise _CircuitBreakerOpen("the image store has just failed")
     with tracing.span("store put", bytes=image.bytes):
         try:
             await use.store.put(image.store_key, file)
@@ -130,10 +128,10 @@ async def _put(use: Resources, image: Image, file: IO[bytes]) -> None:
             raise StoreUnavailable(f"the image store failed: {type(error).__name__}") from error
 
 
-async def _has_just_failed(use: Resources) -> bool:
-    """Whether the circuit is open. An outage of the database must not make it look so: then the store is called."""
+async def _circuit_breaker_is_open(use: Resources) -> bool:
+    """Whether the store must not be called now. If the database cannot tell, the store is called."""
     try:
-        return await use.db.read(spooled_results.store_failed_since, use.now() - _STORE_BACKOFF)
+        return await use.db.read(circuit_breaker.is_open, use.now())
     except Unavailable:
         return False
 
@@ -146,7 +144,7 @@ async def _spool(
         await asyncio.to_thread(use.spool.put, task.attempt_id, file, image.sha256)
     except OSError as error:
         raise StoreUnavailable(f"{outage.detail}; the spool cannot be written either: {error.strerror}") from error
-    tried = not isinstance(outage, _CircuitOpen)
+    tried = not isinstance(outage, _CircuitBreakerOpen)
 
     def record(connection: Connection) -> bool:
         return result_state.await_store(connection, task, instance, outage.detail, started_at, use.now(), tried=tried)

@@ -17,7 +17,6 @@ from app import ids, jobs
 from app.db import Connection
 from app.db.tables import deliveries, delivery_attempts, endpoints, results, tasks
 from app.db.tables.deliveries import TEST, Delivery, DeliveryChange, DeliveryState
-from app.db.tables.delivery_attempts import DeliveryAttempt
 from app.db.tables.endpoints import Endpoint, EndpointChange, EndpointState
 from app.jobs import NewJob, Step
 from app.resources import Resources
@@ -41,7 +40,9 @@ log = logs.get("notify")
 
 
 @dataclass(frozen=True, slots=True)
-class _Attempt:
+class _DeliveryAttempt:
+    """One attempt to deliver a webhook, before it is recorded as a row."""
+
     webhook: OutgoingWebhook
     began_at: datetime
     outcome: Outcome
@@ -107,24 +108,24 @@ def _webhook(connection: Connection, delivery: Delivery) -> OutgoingWebhook:
     return OutgoingWebhook(delivery, tasks.get(connection, delivery.task_id), result)
 
 
-async def _send(use: Resources, webhook: OutgoingWebhook) -> _Attempt:
+async def _send(use: Resources, webhook: OutgoingWebhook) -> _DeliveryAttempt:
     """Send one webhook. Its timeout starts once the limit on concurrent deliveries admits it."""
     async with use.sending.taken(1):
         return await _send_now(use, webhook)
 
 
-async def _send_now(use: Resources, webhook: OutgoingWebhook) -> _Attempt:
+async def _send_now(use: Resources, webhook: OutgoingWebhook) -> _DeliveryAttempt:
     delivery, began_at = webhook.delivery, use.now()
     trace = webhook.task.traceparent if webhook.task else None
     with tracing.span("webhook", SpanKind.CLIENT, trace, task_id=delivery.task_id, delivery_id=delivery.id) as span:
         outcome = await deliver(use, webhook)
         if not outcome.delivered:
             tracing.fail(span, outcome.error or "refused")
-    return _Attempt(webhook, began_at, outcome)
+    return _DeliveryAttempt(webhook, began_at, outcome)
 
 
 def _record(
-    connection: Connection, endpoint_id: str, attempts: Sequence[_Attempt], now: datetime
+    connection: Connection, endpoint_id: str, attempts: Sequence[_DeliveryAttempt], now: datetime
 ) -> EndpointState | None:
     """Record the outcomes of a round and schedule the next. Return the endpoint's new state if the round stopped it."""
     endpoint = endpoints.lock(connection, endpoint_id)
@@ -143,7 +144,7 @@ def _record(
     return None if stopped is EndpointState.ACTIVE else stopped
 
 
-def _delivery_change(attempt: _Attempt, now: datetime) -> DeliveryChange:
+def _delivery_change(attempt: _DeliveryAttempt, now: datetime) -> DeliveryChange:
     delivery, outcome = attempt.webhook.delivery, attempt.outcome
     tries = delivery.tries + 1
     wait = None if outcome.gone or delivery.event == TEST else webhook_wait(tries, outcome.retry_after)
@@ -174,7 +175,7 @@ def _detail(outcome: Outcome) -> str:
     return known.get(outcome.error or "") or f"answered with HTTP {outcome.http_status}"
 
 
-def _endpoint_change(endpoint: Endpoint, attempts: Sequence[_Attempt], now: datetime) -> EndpointChange:
+def _endpoint_change(endpoint: Endpoint, attempts: Sequence[_DeliveryAttempt], now: datetime) -> EndpointChange:
     """Return the state of an endpoint after a round.
 
     A delivered test activates the endpoint. A failed test does not count as a failure: a test has no retry, so the
@@ -215,9 +216,9 @@ def _schedule_next(connection: Connection, endpoint_id: str, now: datetime) -> N
     )
 
 
-def _attempt_row(attempt: _Attempt) -> DeliveryAttempt:
+def _attempt_row(attempt: _DeliveryAttempt) -> delivery_attempts.DeliveryAttempt:
     outcome = attempt.outcome
-    return DeliveryAttempt(
+    return delivery_attempts.DeliveryAttempt(
         id=ids.new_id("att", attempt.began_at),
         delivery_id=attempt.webhook.delivery.id,
         http_status=outcome.http_status,
@@ -228,7 +229,7 @@ def _attempt_row(attempt: _Attempt) -> DeliveryAttempt:
     )
 
 
-def _report(attempts: Sequence[_Attempt], endpoint_id: str, stopped: EndpointState | None) -> None:
+def _report(attempts: Sequence[_DeliveryAttempt], endpoint_id: str, stopped: EndpointState | None) -> None:
     """Log and count the outcomes of a round."""
     for attempt in attempts:
         delivery, outcome = attempt.webhook.delivery, attempt.outcome

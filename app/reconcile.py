@@ -72,7 +72,7 @@ def callbacks_are_missing(connection: Connection) -> bool:
 
     False if there are too few such tasks for a conclusion.
     """
-    arrived = callbacks.came_lately(connection, _LATEST_TASKS)
+    arrived = callbacks.arrived_recently(connection, _LATEST_TASKS)
     return len(arrived) >= _MIN_TASKS and not any(arrived)
 
 

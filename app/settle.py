@@ -29,7 +29,8 @@ from app.transitions.changes import attempt_change, cost_change, link_expires_at
 
 T = TypeVar("T")
 
-# Evidence with these effects is unproven, or about another attempt: it changes no row.
+# Evidence with these effects is stored, and changes neither task nor attempt. Evidence about an earlier attempt is not
+# among it (`SUPERSEDED`): that attempt records its outcome.
 _NOT_APPLIED = frozenset({Effect.HINTED, Effect.REJECTED, Effect.CONTRADICTED})
 # In these states a task has no slot of the provider.
 _SLOTLESS = frozenset({Status.QUEUED, Status.READY, Status.FAILED})
@@ -53,8 +54,8 @@ def settle(connection: Connection, batch: Sequence[Evidence], *, poll_after: tim
     return effects
 
 
-def hint(connection: Connection, attempt_ids: Collection[str], now: datetime) -> Collection[str]:
-    """Have the provider polled about these attempts without storing the reason. Return the ids that are known."""
+def enqueue_polls(connection: Connection, attempt_ids: Collection[str], now: datetime) -> Collection[str]:
+    """Enqueue a poll about each of these attempts that exists, for hints that are not stored. Return their ids."""
     if not attempt_ids:
         return ()
     found = attempts_table.task_ids(connection, attempt_ids)

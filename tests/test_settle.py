@@ -15,7 +15,7 @@ from app.db.tables.evidence import Evidence
 from app.db.tables.tasks import Task
 from app.rules.task import Effect, Failure, MoneySpent, Outcome, Report, Said, Status, Witness
 from app.security.verify import Verdict
-from app.settle import hint, settle
+from app.settle import enqueue_polls, settle
 from tests.rows import START, claim, plan_attempt, plan_task, put_account, put_sent_task, stored_jobs, take_slot
 
 POLL_AFTER = timedelta(seconds=20)
@@ -499,7 +499,7 @@ async def test_a_failure_is_recorded_with_its_reason_and_money_spent(database: D
 async def test_a_hint_schedules_one_poll_and_none_for_an_unknown_attempt(database: Database) -> None:
     await database.write(put_sent_task)
     for attempt_id in ("sub_1", "sub_1", "sub_none"):
-        await database.write(lambda connection, of=attempt_id: hint(connection, {of}, START))  # type: ignore[misc]
+        await database.write(lambda connection, of=attempt_id: enqueue_polls(connection, {of}, START))  # type: ignore[misc]
 
     assert await database.read(waiting) == [("task_1", "reconcile", START)]
     assert [job.task_id for job in await database.write(lambda connection: claim(connection, START))] == ["task_1"]

@@ -59,26 +59,26 @@ async def download(use: Resources, url: str) -> Downloaded:
     return Downloaded(file, whole)
 
 
-async def verify(use: Resources, downloaded: Downloaded, attempt: str) -> Image:
+async def verify(use: Resources, downloaded: Downloaded, attempt_id: str) -> Image:
     """Decode the result of an attempt completely, once the limit of concurrent decoding allows it.
 
     What is wrong with a whole result is stated in the image. Raises ResultRefused for text, such as an error page, and
     for an image that is not verified and may have been cut off in transit: a retry may help.
     """
-    file, blank = downloaded.file, use.spool.new_file
-    info = await asyncio.to_thread(examine.read_header, file, blank)
+    file, new_file = downloaded.file, use.spool.new_file
+    info = await asyncio.to_thread(examine.read_header, file, new_file)
     if info.media_type == examine.UNKNOWN and await asyncio.to_thread(examine.is_text, file):
         raise ResultRefused("the link delivered text or nothing, not an image")
     async with use.decoding.taken(info.pixels if info.pixels <= _MAX_PIXELS else 0):
-        problem = await asyncio.to_thread(examine.find_problem, file, blank, info, max_pixels=_MAX_PIXELS)
+        problem = await asyncio.to_thread(examine.find_problem, file, new_file, info, max_pixels=_MAX_PIXELS)
     if problem is not None and not downloaded.whole:
         raise ResultRefused(f"the result is not a whole image: {problem}")
-    return await asyncio.to_thread(_image, file, attempt, info, problem)
+    return await asyncio.to_thread(_image, file, attempt_id, info, problem)
 
 
-def _image(file: IO[bytes], attempt: str, info: ImageInfo, problem: str | None) -> Image:
+def _image(file: IO[bytes], attempt_id: str, info: ImageInfo, problem: str | None) -> Image:
     size, sha256 = file.seek(0, 2), sha256_of(file)
-    key = f"results/{sha256[:2]}/{sha256}.{attempt}.{examine.extension_of(info.media_type)}"
+    key = f"results/{sha256[:2]}/{sha256}.{attempt_id}.{examine.extension_of(info.media_type)}"
     return Image(key, sha256, size, info, problem)
 
 

@@ -22,22 +22,22 @@ _METADATA_SEGMENTS = frozenset({*range(0xE0, 0xF0), 0xFE})  # application data, 
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, b"\xff\xd9"
 
 # Opens an empty temporary file.
-Blank = Callable[[], IO[bytes]]
+NewFile = Callable[[], IO[bytes]]
 
 
 def extension_of(media_type: str) -> str:
     return EXTENSIONS.get(media_type, "bin")
 
 
-def read_header(file: IO[bytes], blank: Blank) -> ImageInfo:
+def read_header(file: IO[bytes], new_file: NewFile) -> ImageInfo:
     """Return what the file is. If no image can be read, its magic bytes give the media type, and its size is 0 x 0."""
     try:
         return inspect(file)
     except Exception:  # noqa: BLE001 - Pillow raises more than its documentation says
-        return _read_bare_header(file, blank) or ImageInfo(_media_type(file), 0, 0)
+        return _read_bare_header(file, new_file) or ImageInfo(_media_type(file), 0, 0)
 
 
-def find_problem(file: IO[bytes], blank: Blank, info: ImageInfo, *, max_pixels: int) -> str | None:
+def find_problem(file: IO[bytes], new_file: NewFile, info: ImageInfo, *, max_pixels: int) -> str | None:
     """Decode every pixel. Return why the image is not verified, or None for a whole image."""
     try:
         decode(file, max_pixels=max_pixels)
@@ -47,7 +47,7 @@ def find_problem(file: IO[bytes], blank: Blank, info: ImageInfo, *, max_pixels: 
         reason = f"the decoder failed: {type(error).__name__}"
     else:
         return None
-    if info.pixels <= max_pixels and _pixels_are_whole(file, blank, max_pixels):
+    if info.pixels <= max_pixels and _pixels_are_whole(file, new_file, max_pixels):
         return "its pixels are complete, but its metadata is damaged or too large to be read"
     if info.media_type == "image/jpeg" and not _ends_with(file, _END_OF_IMAGE):
         return "its end marker is missing, so it may be cut off"
@@ -74,17 +74,17 @@ def _media_type(file: IO[bytes]) -> str:
     return next((media_type for magic, media_type in _MAGIC.items() if head.startswith(magic)), UNKNOWN)
 
 
-def _read_bare_header(file: IO[bytes], blank: Blank) -> ImageInfo | None:
+def _read_bare_header(file: IO[bytes], new_file: NewFile) -> ImageInfo | None:
     try:
-        with _without_metadata(file, blank) as bare:
+        with _without_metadata(file, new_file) as bare:
             return inspect(bare)
     except Exception:  # noqa: BLE001
         return None
 
 
-def _pixels_are_whole(file: IO[bytes], blank: Blank, max_pixels: int) -> bool:
+def _pixels_are_whole(file: IO[bytes], new_file: NewFile, max_pixels: int) -> bool:
     try:
-        with _without_metadata(file, blank) as bare:
+        with _without_metadata(file, new_file) as bare:
             decode(bare, max_pixels=max_pixels)
     except Exception:  # noqa: BLE001
         return False
@@ -92,13 +92,13 @@ def _pixels_are_whole(file: IO[bytes], blank: Blank, max_pixels: int) -> bool:
 
 
 @contextmanager
-def _without_metadata(file: IO[bytes], blank: Blank) -> Generator[IO[bytes]]:
+def _without_metadata(file: IO[bytes], new_file: NewFile) -> Generator[IO[bytes]]:
     """Copy the parts of a PNG or JPEG that hold its pixels. Raises NotAnImage, struct.error, OSError."""
     copiers = {"image/png": _copy_png, "image/jpeg": _copy_jpeg}
     copier = copiers.get(_media_type(file))
     if copier is None:
         raise NotAnImage("a format without separate metadata")
-    with blank() as bare:
+    with new_file() as bare:
         copier(file, bare)
         yield bare
 

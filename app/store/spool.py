@@ -49,9 +49,9 @@ class Spool:
         except (AttributeError, OSError):  # not supported by this operating system or file system
             return TemporaryFile(dir=self._data_dir)
 
-    def put(self, attempt: str, file: IO[bytes], sha256: str) -> None:
+    def put(self, attempt_id: str, file: IO[bytes], sha256: str) -> None:
         """Store the file durably until `delete`. Raises OSError, also if too little disk space would remain."""
-        path = self._folder / f"{attempt}.{sha256}"
+        path = self._folder / f"{attempt_id}.{sha256}"
         if not path.exists():
             if shutil.disk_usage(self._data_dir).free < self._spare:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -63,26 +63,26 @@ class Spool:
             os.fsync(file.fileno())
         sync_folder(self._folder)
 
-    def open(self, attempt: str) -> IO[bytes] | None:
+    def open(self, attempt_id: str) -> IO[bytes] | None:
         """Open the spooled bytes of an attempt; None without any. Delete a file whose content contradicts its name."""
-        for path in self._files(attempt):
+        for path in self._files(attempt_id):
             with suppress(OSError):  # unreadable, or deleted by another process
                 if _digest(path) == path.suffix[1:]:
                     return path.open("rb")
                 path.unlink()
         return None
 
-    def delete(self, attempt: str) -> None:
+    def delete(self, attempt_id: str) -> None:
         """Delete the spooled bytes of an attempt. Raises OSError."""
-        for path in self._folder.glob(f"{attempt}.*"):
+        for path in self._folder.glob(f"{attempt_id}.*"):
             path.unlink(missing_ok=True)
 
     def attempts(self) -> list[str]:
         """Return the ids of the attempts with spooled bytes, oldest first."""
         return sorted({path.name.partition(".")[0] for path in self._folder.glob("*.*")})
 
-    def _files(self, attempt: str) -> Generator[Path]:
-        return (path for path in self._folder.glob(f"{attempt}.*") if path.suffix != ".part")
+    def _files(self, attempt_id: str) -> Generator[Path]:
+        return (path for path in self._folder.glob(f"{attempt_id}.*") if path.suffix != ".part")
 
 
 def _digest(path: Path) -> str:

@@ -38,9 +38,7 @@ BACKOFFS: Mapping[str, Backoff] = {
 _MAY_BE_THE_TASK = frozenset({provider_accounts.KEY_REFUSED, provider_accounts.BLOCKED})
 
 
-def admit(
-    connection: Connection, account_id: str, now: datetime, *, overdue_by: timedelta = timedelta()
-) -> list[str]:
+def admit(connection: Connection, account_id: str, now: datetime, *, overdue_by: timedelta = timedelta()) -> list[str]:
     """Fill the free slots of an account, unless it is paused. Return the ids of the admitted tasks.
 
     `overdue_by`: admit only tasks that could have been admitted this long ago.

@@ -18,7 +18,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from app import callback
-from app.callback import Reply, VerifiedCallback
+from app.callback import CheckedCallback, Reply
 from app.resources import Resources
 from app.telemetry import logs, tracing
 from app.web import request_log
@@ -99,7 +99,7 @@ class Exchange:
         self._token = token
         self._headers = protocol.headers
         self._proof: CallbackProof | None = None
-        self._verified: VerifiedCallback | None = None
+        self._checked: CheckedCallback | None = None
         self._facts: dict[str, Any] = {}  # for the request log
         self._started = time.monotonic()
 
@@ -124,20 +124,20 @@ class Exchange:
     def _verify_body(self) -> Reply | None:
         assert self._proof is not None  # noqa: S101 - a request without a proof was answered at its head
         body = bytes(self.body)
-        self._verified = verified = callback.verify_and_store(
+        self._checked = checked = callback.verify_and_store(
             self._use, self._attempt_id, self._proof, self._headers, body
         )
-        if verified.stored is None:
-            return callback.reply_to(verified)
-        verified.stored.add_done_callback(self._on_stored)  # to await it would take an asyncio task for each callback
+        if checked.stored is None:
+            return callback.reply_to(checked)
+        checked.stored.add_done_callback(self._on_stored)  # to await it would take an asyncio task for each callback
         return None
 
     def _on_stored(self, _: object) -> None:
         self._run(self._reply)
 
     def _reply(self) -> Reply:
-        assert self._verified is not None  # noqa: S101 - set before the future that calls this
-        return callback.reply_to(self._verified)
+        assert self._checked is not None  # noqa: S101 - set before the future that calls this
+        return callback.reply_to(self._checked)
 
     def _run(self, step: Callable[[], Reply | None]) -> None:
         """Run a step, and send the answer if the step returns a reply or fails."""

@@ -76,7 +76,7 @@ def _floor(connection: Connection, before: str | None, max_rows: int) -> str | N
     return lowest_id
 
 
-def came_lately(connection: Connection, limit: int) -> list[bool]:
+def arrived_recently(connection: Connection, limit: int) -> list[bool]:
     """For each of the latest successful tasks with a callback address, newest first: did any callback arrive?
 
     A callback counts whether it is proven or not. Tasks whose evidence was deleted are left out, because it is unknown.

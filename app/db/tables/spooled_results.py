@@ -1,4 +1,4 @@
-"""The table `kept_aside`: the instances whose spools hold the verified image bytes of an attempt.
+"""The table `kept_aside`: the instances whose spools hold the image bytes of an attempt.
 
 The bytes are spooled because the store could not take them.
 """
@@ -60,12 +60,6 @@ def delete_holders(connection: Connection, attempt_id: str, instance: str | None
     """Delete the record of one instance for an attempt, or of all instances if `instance` is None."""
     statement = delete(spooled_results).where(spooled_results.c.attempt_id == attempt_id)
     connection.execute(statement if instance is None else statement.where(spooled_results.c.instance == instance))
-
-
-def store_failed_since(connection: Connection, since: datetime) -> bool:
-    """Return whether the store has failed to take any image after `since`."""
-    query = select(spooled_results.c.instance).where(spooled_results.c.tried_at > since).limit(1)
-    return connection.execute(query).one_or_none() is not None
 
 
 def spool_holders(connection: Connection) -> Sequence[SpoolHolder]:
