@@ -57,7 +57,7 @@ def demo(
             with process_lock(database_url(settings)), _running(settings, ours, twins):
                 stored = _show(console, settings, twin_url, image or draw_landscape(folder / "landscape.png"))
                 if not once:
-                    _stay(console)
+                    _stay(console, settings)
     raise typer.Exit(0 if stored else 1)
 
 
@@ -81,13 +81,12 @@ def _show(console: Console, settings: Settings, twin_url: str, picture: Path) ->
             "edit": post_task(client, {"prompt": "make it sepia", "output_format": "jpeg"}, [picture]),
         }
         console.print(f"The service is at {local_url(settings)}, the provider's twin at {twin_url}.", highlight=False)
+        console.print("Times are in seconds since the first task was recorded.")
         ended = print_timelines(console, client, posted)
         verified = {label: _verify(client, twin_url, task) for label, task in ended.items()}
         for label, path in ((label, _path(settings, client, task)) for label, task in ended.items()):
             mark = "[green]verified[/]" if verified[label] else "[red]not verified[/]"
             console.print(f"{mark}  {label}: {path}", highlight=False)
-    key = load_or_create_secret(settings.data_dir / "admin_key")[0]
-    console.print(f"Open {local_url(settings)}/ with the API key {key}", highlight=False)
     return all(verified.values())
 
 
@@ -149,7 +148,9 @@ def _listen(port: int) -> socket.socket:
         return socket.create_server(("127.0.0.1", 0))
 
 
-def _stay(console: Console) -> None:
+def _stay(console: Console, settings: Settings) -> None:
+    key = load_or_create_secret(settings.data_dir / "admin_key")[0]
+    console.print(f"Open {local_url(settings)}/ with the API key {key}", highlight=False)
     console.print("Serving until you press Ctrl-C.")
     try:
         threading.Event().wait()

@@ -79,6 +79,8 @@ def _text(entry: dict[str, Any]) -> str:
     match entry:
         case {"event": "phase", "status": "queued"}:
             return "recorded, with an attempt and its own callback secret"
+        case {"event": "phase", "status": "submitting"}:
+            return "started: the request is sent to the provider"
         case {"event": "submission", "outcome": "accepted"}:
             return f"submitted: the provider accepted it as {escape(str(entry['provider_id']))}"
         case {"event": "submission", "outcome": "refused"}:

@@ -30,7 +30,9 @@ async def test_the_demo_stores_and_verifies_both_images_and_exits_with_0(tmp_pat
             await process.wait()
 
     assert process.returncode == 0, output
+    assert output.count("started: the request is sent") == 2
     assert output.count("it has the shared secret") == 2
     assert output.count("verified  ") == 2
     assert "not verified" not in output
+    assert "Open http" not in output  # the service has ended
     assert len(list((tmp_path / "demo" / "images" / "results").rglob("*.*"))) == 2
