@@ -41,7 +41,8 @@ from app.wiring import (
 from app.worker import readiness_notes
 
 _MIN_ADMIN_KEY = 16  # characters: 64 bits even if they are hex digits
-_SET, _OK, _UNHEALTHY = "[dim]set[/]      ", "[green]ok[/]       ", "[red]unhealthy[/]"
+_SET, _DEFAULT, _UNSET = "[dim]set[/]      ", "[dim]default[/]  ", "[dim]unset[/]    "
+_OK, _UNHEALTHY = "[green]ok[/]       ", "[red]unhealthy[/]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,14 @@ def doctor() -> None:
     except ConfigurationError as error:
         console.print(f"{_UNHEALTHY}  settings: {escape(error.detail)}")
         raise typer.Exit(1) from None
+    source = f"{PREFIX} variables of this environment, {len(settings.model_fields_set)} set"
+    console.print(f"Settings from the {source}. A service that was started elsewhere may have others.")
     for name, value in describe(settings).items():
-        console.print(f"{_SET}  {PREFIX}{name}: {escape(value)}")
+        if value is None:
+            console.print(f"{_UNSET}  {PREFIX}{name}")
+        else:
+            mark = _SET if name.lower() in settings.model_fields_set else _DEFAULT
+            console.print(f"{mark}  {PREFIX}{name}: {escape(value)}")
     findings = asyncio.run(_examine(settings))
     for finding in findings:
         mark = _UNHEALTHY if finding.unhealthy else _OK
@@ -71,17 +78,18 @@ def doctor() -> None:
     raise typer.Exit(1 if any(finding.unhealthy for finding in findings) else 0)
 
 
-def describe(settings: Settings) -> dict[str, str]:
-    """Return every setting by name, as text without secrets."""
-    shown = {}
+def describe(settings: Settings) -> dict[str, str | None]:
+    """Return every setting by name, as text without secrets; None for a setting without a value."""
+    shown: dict[str, str | None] = {}
     for name in Settings.model_fields:
         value = getattr(settings, name)
+        text: str | None
         if isinstance(value, SecretStr) or (name == "secret_keys" and value):
             text = "set, not shown"
         elif name in {"database_url", "database_direct_url"} and value:
             text = without_secrets(value) or "set, not shown"
         else:
-            text = "not set" if value in {None, ()} else str(value)
+            text = None if value in {None, ()} else str(value)
         shown[name.upper()] = text
     return shown
 

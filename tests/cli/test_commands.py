@@ -174,6 +174,16 @@ async def test_a_healthy_service_has_no_unhealthy_finding_and_no_secret_is_shown
     assert ADMIN_KEY not in done.output
 
 
+async def test_doctor_says_which_settings_are_set_have_a_default_or_are_unset(terminal: Terminal) -> None:
+    done = await terminal.run("doctor", FLUXHOOK_CONTACT="")
+    lines = done.stdout.splitlines()
+
+    assert lines[0].startswith("Settings from the FLUXHOOK_ variables of this environment, 7 set.")
+    assert "set        FLUXHOOK_BFL_API_KEY: set, not shown" in lines
+    assert "default    FLUXHOOK_PROVIDER: bfl" in lines
+    assert "unset      FLUXHOOK_CONTACT" in lines
+
+
 @pytest.mark.parametrize(
     ("env", "reason"),
     [
