@@ -53,6 +53,8 @@ def _valid_provider_key(key: Secret) -> Secret:
     text = key.get_secret_value()
     if not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("must be printable ASCII without spaces or line breaks, because it is sent in an HTTP header")
+    if not text.strip("."):
+        raise ValueError("is the placeholder of the instructions: set it to the API key of your provider account")
     return key
 
 

@@ -297,6 +297,11 @@ def test_a_provider_key_that_does_not_fit_in_a_header_is_refused(name: str, key:
     assert refusal(**{name: key}).startswith(f"FLUXHOOK_{name}: must be printable ASCII without spaces")
 
 
+@pytest.mark.parametrize("name", ["BFL_API_KEY", "GPTPROTO_API_KEY"])
+def test_a_provider_key_of_dots_is_refused_as_a_placeholder(name: str) -> None:
+    assert refusal(**{name: "..."}).startswith(f"FLUXHOOK_{name}: is the placeholder of the instructions")
+
+
 @pytest.mark.parametrize("key", ["key\n", " a-key", "cl\u00e9", "key\0"], ids=["line end", "space", "not ascii", "nul"])
 def test_an_admin_key_that_does_not_fit_in_a_header_is_refused(key: str) -> None:
     assert refusal(ADMIN_KEY=key).startswith("FLUXHOOK_ADMIN_KEY: must be printable ASCII without spaces around it")
