@@ -52,6 +52,7 @@ def serve(
 def migrate() -> None:
     """Update the database schema to this version."""
     settings = from_environment()
+    logs.configure()
     require_data_dir(settings)
     asyncio.run(_migrate(settings))
     typer.echo("The database is up to date.")

@@ -97,8 +97,9 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # These log complete URLs, and the link to a result contains its signature.
-    for library in ("httpx", "httpcore", "uvicorn.access"):
+    # The HTTP libraries log complete URLs, and the link to a result contains its signature. Alembic logs each step;
+    # `migrate` logs one line for all of them.
+    for library in ("httpx", "httpcore", "uvicorn.access", "alembic"):
         logging.getLogger(library).setLevel(logging.WARNING)
 
 

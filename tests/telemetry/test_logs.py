@@ -7,6 +7,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Generator
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext
 from sqlalchemy.exc import OperationalError, StatementError
 
+from app.cli.serve import prepare
+from app.settings import Settings
 from app.telemetry import logs
 from app.twin import Faults
 from tests.calling import submitted
@@ -54,6 +57,12 @@ def test_libraries_that_log_complete_urls_are_silenced(written: Read, library: s
     logging.getLogger(library).info("GET https://delivery.example/image?sig=secret")
 
     assert written() == []
+
+
+async def test_a_first_start_logs_one_line_about_the_schema(written: Read, tmp_path: Path) -> None:
+    await prepare(Settings.model_validate({"data_dir": tmp_path}))
+
+    assert [(line["event"], line["from_revision"]) for line in written()] == [("schema_migrated", None)]
 
 
 def test_an_exception_is_logged_in_one_line(written: Read) -> None:

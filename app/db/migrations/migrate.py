@@ -76,6 +76,7 @@ async def run_missing(
 
 async def _run_missing(database: Database, pauses_s: Sequence[float], lock_timeout_ms: int) -> None:
     postgres = as_postgres(database)
+    before = await database.read(reached)
     if postgres is not None:  # on SQLite the only process waits for its migrations anyway
         await _build_indexes(postgres)
     pauses = iter(pauses_s)
@@ -92,6 +93,7 @@ async def _run_missing(database: Database, pauses_s: Sequence[float], lock_timeo
             )
         log.warning("migration_waiting", again_in_s=pause, blocked_by=blockers)
         await asyncio.sleep(pause)
+    log.info("schema_migrated", from_revision=before, to_revision=await database.read(reached))
 
 
 async def _build_indexes(database: "Postgres") -> None:
