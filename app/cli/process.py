@@ -4,7 +4,7 @@ import asyncio
 import ctypes
 import gc
 import socket
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType
@@ -23,6 +23,8 @@ _LARGE_BYTES = 128 * 1024  # glibc's initial value
 class Server(uvicorn.Server):
     """uvicorn's server, except that a requested stop ends with exit code 0 instead of with the signal."""
 
+    on_listening: Callable[[int], None] | None = None  # called with the port
+
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         with super().capture_signals():
@@ -32,6 +34,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         freeze_startup_objects()
+        if self.on_listening is not None:
+            self.on_listening(self.servers[0].sockets[0].getsockname()[1])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Signal the worker and the requests that wait for a task at once, not after the last connection closes."""
@@ -41,7 +45,7 @@ class Server(uvicorn.Server):
             asyncio.get_running_loop().call_soon_threadsafe(use.stopping.set)
 
 
-def server(app: object, host: str, port: int, limits: Limits = DEFAULT_LIMITS) -> uvicorn.Server:
+def server(app: object, host: str, port: int, limits: Limits = DEFAULT_LIMITS) -> Server:
     """Return a server without uvicorn's own logs and without WebSockets: both write addresses that contain tokens."""
     return Server(
         uvicorn.Config(

@@ -19,5 +19,6 @@ def twin(
     seed: Annotated[int | None, typer.Option(help="The seed of task IDs and of images, for a repeatable run.")] = None,
 ) -> None:
     """Run a stand-in for the provider: BFL at /v1, GPTProto at /flux/v1, with any API key except `bad`."""
-    typer.echo(f"Fluxhook twin on http://{host}:{port}")
-    server(build(ready_after, profile, seed), host, port).run()
+    twin_server = server(build(ready_after, profile, seed), host, port)
+    twin_server.on_listening = lambda actual_port: typer.echo(f"Fluxhook twin on http://{host}:{actual_port}")
+    twin_server.run()
