@@ -264,7 +264,7 @@ async def test_pruning_does_not_read_a_backlog_of_waiting_deliveries(each_world:
 
 @asynccontextmanager
 async def served(app: Any) -> AsyncGenerator[httpx.AsyncClient]:
-    """Serve an application on a socket, where callbacks take the short way, and yield a client."""
+    """Serve an application on a socket, where callbacks take the fast path, and yield a client."""
     bound, address = listening()
     async with serving(app, bound), httpx.AsyncClient(base_url=address, timeout=120) as outsider:
         yield outsider

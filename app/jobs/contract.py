@@ -47,7 +47,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A job that has used up its tries and waits for an operator."""
+    """A job that has used up its tries and waits for an operator.
+
+    The API (`/v1/jobs/held`), the metrics (`jobs_held`) and the table of SQLite call its state `held`, the table of
+    PgQueuer `failed`.
+    """
 
     id: int
     step: Step
