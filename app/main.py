@@ -64,7 +64,7 @@ def create_app(resources: AbstractAsyncContextManager[Resources], *, with_worker
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with resources as use, Feed(use.db, use.stopping) as feed:
+        async with resources as use, Feed(use.db, use.stopping, now=use.now) as feed:
             app.state.use, app.state.feed = use, feed
             if not with_worker:
                 yield

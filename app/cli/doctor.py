@@ -178,7 +178,10 @@ async def _records(settings: Settings) -> list[Finding]:
         keys = await database.read(api_keys.list_all)
         of_tasks = Counter(map(sealing_key_id, await database.read(webhook_secrets.of_tasks)))
     of_keys = Counter(sealing_key_id(key.webhook_secret) for key in keys if key.webhook_secret and not key.disabled_at)
-    findings = [Finding(note.subject, note.text, unhealthy=note.unhealthy) for note in notes]
+    findings = [
+        Finding(note.subject, f"{note.text}: {note.details}" if note.details else note.text, unhealthy=note.unhealthy)
+        for note in notes
+    ]
     if dead_letters:
         text = f"{_counted(dead_letters, 'dead letter')}; `fluxhook jobs` lists them"
         findings.append(Finding("jobs", text, unhealthy=True))

@@ -12,16 +12,19 @@ from datetime import timedelta
 from functools import partial
 from typing import Self
 
+from app.clock import Now, utc_now
 from app.db.engine.database import Database
 from app.db.tables import events
 from app.db.tables.events import Event, Page, Position
 from app.errors import Unavailable
 from app.rules.backoff import Backoff
 from app.telemetry import logs
+from app.web.lateness import Lateness
 
 _BATCH = 200  # events in one read
 _MAX_PENDING = 1000  # events that wait for one listener; a listener that is further behind is ended
 _READ_EVERY_S = 5.0  # in case a notification is lost
+_WAKE_LATE_S = 5.0  # between wakeups of all listeners while the feed is late
 # For conditions whose end causes no notification: a transaction that keeps events from settling, an outage.
 _RETRY = Backoff(first=timedelta(milliseconds=20), longest=timedelta(seconds=1))
 
@@ -46,10 +49,13 @@ class Ended(Exception):
 class Feed:
     """The feed, an async context manager. At its end, and when `stopping` is set, every listener is ended."""
 
-    def __init__(self, db: Database, stopping: asyncio.Event, max_pending: int = _MAX_PENDING) -> None:
+    def __init__(
+        self, db: Database, stopping: asyncio.Event, max_pending: int = _MAX_PENDING, *, now: Now = utc_now
+    ) -> None:
         self.heartbeat_s = 15.0  # the longest time without a frame in a stream
         self.end = events.START  # the position after the events that were passed on
         self.max_pending = max_pending
+        self.lateness = Lateness(db, now)
         self._db = db
         self._stopping = stopping
         self._joining = asyncio.Lock()
@@ -127,13 +133,17 @@ class Feed:
 
     async def _follow(self) -> None:
         try:
-            settling = 0
+            settling, clock = 0, asyncio.get_running_loop().time
+            wake_at = clock()
             while self._listeners:
                 self._woken.clear()
                 page = await self._next_page()
                 self._pass_on(page.events)
                 self.end = page.end
                 settling = settling + 1 if page.pending else 0
+                if await self.lateness.observe(page.pending) and clock() >= wake_at:
+                    self._wake_listeners()
+                    wake_at = clock() + _WAKE_LATE_S
                 if not page.full:
                     await self._pause(settling)
         except Exception:  # a bug: every listener is ended, and its client connects again
@@ -163,6 +173,12 @@ class Feed:
                 for listener in tuple(self._listeners.get(task_id, ())):
                     listener.take(event)
 
+    def _wake_listeners(self) -> None:
+        """Have listeners return without an event, so that they can tell their clients, or look for themselves."""
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                listener.wake()
+
     async def _end_when_stopping(self) -> None:
         await self._stopping.wait()
         self._end()
@@ -189,7 +205,10 @@ class Listener:
         self._ended = False
 
     async def next(self, seconds: float) -> Sequence[Event]:
-        """Return the next events, oldest first; none if the time passes without one. Raises Ended or Unavailable."""
+        """Return the next events, oldest first; none if the time passes without one, or while the feed is late.
+
+        Raises Ended or Unavailable.
+        """
         while not self._live:
             if missed := await self._catch_up():
                 return missed
@@ -213,6 +232,10 @@ class Listener:
             self.end()
             return
         self._pending.append(event)
+        self._woken.set()
+
+    def wake(self) -> None:
+        """Let `next` return before its time has passed, also without an event."""
         self._woken.set()
 
     def end(self) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from http import HTTPStatus
 
@@ -61,7 +61,7 @@ async def _frames(
             yield _opening(listener.position)
             while loop.time() < ends_at:
                 found = await listener.next(feed.heartbeat_s)
-                yield b"".join(map(_frame, found)) or _heartbeat(listener.position)
+                yield b"".join(map(_frame, found)) or _heartbeat(listener.position, feed.lateness.since)
                 if until_final and found and found[-1].kind in _FINAL:
                     return
     yield _RECONNECT
@@ -72,9 +72,10 @@ def _opening(position: Position) -> bytes:
     return format_sse_event(id=str(position), retry=retry // timedelta(milliseconds=1), comment="the feed")
 
 
-def _heartbeat(position: Position) -> bytes:
+def _heartbeat(position: Position, late_since: datetime | None) -> bytes:
     """A comment with the current id: it advances the client's Last-Event-ID, so that the id does not expire."""
-    return format_sse_event(id=str(position), comment="nothing new")
+    late = late_since and f"late: events since {late_since.isoformat()} are not visible yet"
+    return format_sse_event(id=str(position), comment=late or "nothing new")
 
 
 _RECONNECT = format_sse_event(event="reconnect", data_str='{"detail": "connect again with your Last-Event-ID"}')

@@ -15,8 +15,9 @@ from prometheus_client.core import GaugeMetricFamily
 from app import jobs
 from app.db import Connection
 from app.db.queries import queue
+from app.db.queries.feed_delay import oldest_writer
 from app.db.queries.queue import Depth
-from app.db.tables import provider_accounts, tasks
+from app.db.tables import events, provider_accounts, tasks
 from app.db.tables.provider_accounts import IN_ALL, Account
 from app.errors import Unavailable
 from app.resources import Resources
@@ -52,6 +53,7 @@ def families(connection: Connection, now: datetime) -> list[Metric]:
             _pauses(accounts, now),
         ),
         *_jobs(connection, now),
+        *_feed(connection, now),
     ]
 
 
@@ -110,6 +112,26 @@ def _jobs(connection: Connection, now: datetime) -> list[Metric]:
         _gauge("jobs_due", "Waiting jobs that are due.", ("step",), due),
         _gauge("jobs_oldest_due_seconds", "Longest time that a waiting job has been due.", ("step",), ages),
         _gauge("jobs_held", "Dead letters: jobs that failed their last attempt and are not retried.", (), dead_letters),
+    ]
+
+
+def _feed(connection: Connection, now: datetime) -> list[Metric]:
+    writer, waiting_since = oldest_writer(connection), events.pending_since(connection)
+    age = writer.age / timedelta(seconds=1) if writer is not None and writer.age is not None else 0
+    delay = 0 if waiting_since is None else _age(waiting_since, now)
+    return [
+        _gauge(
+            "feed_delay_seconds",
+            "Longest time that a committed event has waited for older transactions to end, and is not visible yet.",
+            (),
+            {(): delay},
+        ),
+        _gauge(
+            "feed_oldest_transaction_seconds",
+            "Age of the oldest open transaction on the server that has written: newer events wait for its end.",
+            (),
+            {(): age},
+        ),
     ]
 
 

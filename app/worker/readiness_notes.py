@@ -6,16 +6,23 @@ from typing import NamedTuple
 from app.collect import downloads_failing
 from app.db import Connection
 from app.db.engine.server_clock import describe, is_wrong
-from app.db.tables import provider_accounts, spooled_results
+from app.db.queries.feed_delay import oldest_writer
+from app.db.tables import events, provider_accounts, spooled_results
 from app.reconcile import CALLBACKS_MISSING, callbacks_are_missing
+
+_MAX_OPEN_S = 30  # Fluxhook's own transactions end long before
 
 
 class Note(NamedTuple):
-    """One condition. `unhealthy`: it does not pass by itself, so `doctor` reports it as unhealthy."""
+    """One condition. `unhealthy`: it does not pass by itself, so `doctor` reports it as unhealthy.
+
+    `details` are for `doctor` only, because anyone may read `/readyz`.
+    """
 
     subject: str
     text: str
     unhealthy: bool
+    details: str = ""
 
 
 def read(
@@ -31,6 +38,7 @@ def read(
         notes.append(Note("clock", text, unhealthy=True))
     if callbacks_expected and callbacks_are_missing(connection):
         notes.append(Note("callbacks", CALLBACKS_MISSING, unhealthy=True))
+    notes += _feed(connection, now)
     failing = downloads_failing(connection)
     if failing is not None:
         notes.append(Note("downloads", failing, unhealthy=True))
@@ -46,3 +54,15 @@ def read(
         )
         notes.append(Note("spool", text, unhealthy=True))
     return notes
+
+
+def _feed(connection: Connection, now: datetime) -> list[Note]:
+    """Return a note if readers of the feed wait, or would wait for a new event."""
+    waiting_since, writer = events.pending_since(connection), oldest_writer(connection)
+    waited = now - waiting_since if waiting_since is not None else timedelta()
+    age = writer.age if writer is not None and writer.age is not None else timedelta()
+    seconds = max(waited, age) // timedelta(seconds=1)
+    if seconds <= _MAX_OPEN_S:
+        return []
+    text = f"events of the feed are late: they wait for a transaction on the database's server, open for {seconds} s"
+    return [Note("feed", text, unhealthy=True, details="" if writer is None else str(writer))]

@@ -28,8 +28,10 @@ from app.main import create_app
 from app.rules.task import Status
 from app.security.keyring import KeyRing
 from app.settings import Settings
+from app.transitions.announce import Announcement, announce
 from app.twin import build
 from app.wiring import open_resources
+from tests.databases import connection_to
 from tests.pictures import picture
 from tests.postgres import Postgres
 from tests.rows import START, WORKER, plan_task, put_sent_task
@@ -314,6 +316,22 @@ async def test_a_clock_that_differs_from_the_databases_is_unhealthy(
     assert done.exit_code == 1
     assert "unhealthy  clock: the clock of this machine is 3600." in done.stdout
     assert "ahead of the database's, which is used instead: synchronise the clocks" in done.stdout
+
+
+async def test_doctor_names_the_transaction_that_holds_the_feed_back(terminal: Terminal, postgres_url: str) -> None:
+    def happened(connection: Connection) -> None:
+        plan_task(connection)
+        announce(connection, [Announcement("task_1", Status.QUEUED)], utc_now() - timedelta(hours=1))
+
+    async with open_database(postgres_url) as database, connection_to(f"{postgres_url}&application_name=psql") as other:
+        await other.execute(text("SELECT pg_current_xact_id()"))
+        await database.write(happened)
+        done = await terminal.run("doctor", FLUXHOOK_DATABASE_URL=postgres_url, FLUXHOOK_SECRET_KEYS="n" * 40)
+
+    assert done.exit_code == 1
+    (line,) = [line for line in done.stdout.splitlines() if "  feed: " in line]
+    assert line.startswith("unhealthy  feed: events of the feed are late")
+    assert "(psql, idle in transaction), open for 0:00:" in line
 
 
 async def test_the_cause_of_an_unreachable_database_is_shown(terminal: Terminal) -> None:

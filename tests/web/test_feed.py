@@ -1,22 +1,27 @@
 """A listener gets every event once and in order, and causes no queries while there are no events."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.db import Connection
 from app.db.engine.database import Database, open_database
 from app.db.tables import events
-from app.db.tables.events import START
+from app.db.tables.events import START, Event
 from app.errors import Unavailable
 from app.rules.task import Status
 from app.transitions.announce import Announcement, announce
 from app.web.feed import Ended, EventFilter, Feed, Listener
+from app.web.lateness import Lateness
 from tests.databases import connection_to
 from tests.rows import START as NOON
 from tests.rows import plan_task
+from tests.sockets import until
+from tests.world import FrozenClock
 
 T = TypeVar("T")
 
@@ -218,3 +223,48 @@ async def test_events_that_settle_late_are_received_without_a_notification(postg
             await other.commit()
 
         assert await heard(listener, 1) == ["task_0"]
+
+
+async def test_a_feed_that_is_held_back_is_late_and_logged_once_until_it_goes_on(postgres_url: str) -> None:
+    clock = FrozenClock()
+    async with (
+        open_database(postgres_url) as database,
+        Feed(database, asyncio.Event(), now=clock) as feed,
+        feed.listen(None) as listener,
+    ):
+        await database.write(planned(1))
+
+        async def is_late() -> bool:
+            return feed.lateness.since is not None
+
+        with capture_logs() as lines:
+            async with connection_to(postgres_url) as other:
+                await other.run_sync(lambda connection: plan_task(connection, "other"))
+                await database.write(ready(0))
+                assert await listener.next(0.05) == []
+                assert not await is_late()
+                clock.advance(6)
+                await until(is_late)
+                clock.advance(6)
+                woken = await listener.next(60)
+                since = feed.lateness.since
+                await other.commit()
+            assert await heard(listener, 1) == ["task_0"]
+            await until(lambda: _logged(lines, "feed_resumed"))
+
+    assert (woken, since, feed.lateness.since) == ([], NOON, None)
+    assert [line["event"] for line in lines] == ["feed_delayed", "feed_resumed"]
+    assert lines[0]["blocked_by"].startswith("process ")
+
+
+async def _logged(lines: Sequence[Mapping[str, Any]], event: str) -> bool:
+    return any(line["event"] == event for line in lines)
+
+
+async def test_an_old_event_that_is_pending_for_a_moment_does_not_make_the_feed_late(database: Database) -> None:
+    """After an outage of the database, events are written that happened long before."""
+    old = Event(events.Position(1, 1), "task.ready", "task_0", NOON, {})
+    lateness = Lateness(database, FrozenClock(NOON + timedelta(hours=1)))
+
+    assert not await lateness.observe(old)
+    assert lateness.since is None

@@ -1,6 +1,9 @@
 """The metrics snapshot: queue, slots and jobs at a scrape, and the cost of reading them."""
 
 from datetime import timedelta
+from pathlib import Path
+
+from sqlalchemy import text
 
 from app import jobs
 from app.db import Connection
@@ -9,8 +12,9 @@ from app.jobs import NewJob, Step
 from app.rules.task import Status
 from app.telemetry import metrics
 from app.worker import metrics_snapshot
+from tests.databases import connection_to
 from tests.rows import START, claim, plan_task, put_account, put_sent_task, take_slot
-from tests.world import World
+from tests.world import World, open_world
 
 MAX, PRO = "flux-kontext-max", "flux-kontext-pro"
 
@@ -89,3 +93,22 @@ async def test_a_dead_letter_is_shown(each_world: World) -> None:
     await each_world.use.db.write(hold)
 
     assert (await scraped(each_world))["jobs_held"] == 1
+
+
+async def test_a_feed_that_is_not_held_back_shows_no_delay(each_world: World) -> None:
+    await each_world.post()
+    values = await scraped(each_world)
+
+    assert values["feed_delay_seconds"] == 0
+    assert values["feed_oldest_transaction_seconds"] >= 0  # another application may use the server
+
+
+async def test_an_open_transaction_that_holds_the_feed_back_is_shown(tmp_path: Path, postgres_url: str) -> None:
+    async with open_world(tmp_path, postgres_url) as world, connection_to(postgres_url) as other:
+        await other.execute(text("SELECT pg_current_xact_id()"))
+        await world.post()
+        world.clock.advance(45)
+        values = await scraped(world)
+
+    assert values["feed_delay_seconds"] == 45
+    assert values["feed_oldest_transaction_seconds"] > 0

@@ -1,15 +1,19 @@
-"""The notes for an operator: a wrong clock, paused accounts and spooled images."""
+"""The notes for an operator: a wrong clock, a late feed, paused accounts and spooled images."""
 
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import text
 
 from app.db import Connection
-from app.db.engine.database import Database
+from app.db.engine.database import Database, open_database
 from app.db.tables import provider_accounts, spooled_results
+from app.rules.task import Status
+from app.transitions.announce import Announcement, announce
 from app.worker import readiness_notes
 from app.worker.readiness_notes import Note
-from tests.rows import START, put_account
+from tests.databases import connection_to
+from tests.rows import START, plan_task, put_account
 
 LATER = START + timedelta(minutes=1)
 
@@ -66,3 +70,26 @@ async def test_spooled_images_are_an_unhealthy_note_that_names_their_instance(da
     assert (note.subject, note.unhealthy) == ("spool", True)
     assert "instance_id host_1 spools images until the store accepts them: 2, the oldest since" in note.text
     assert str(START) in note.text
+
+
+async def test_a_late_feed_is_an_unhealthy_note_whose_details_name_the_transaction(postgres_url: str) -> None:
+    def happened(connection: Connection) -> None:
+        plan_task(connection)
+        announce(connection, [Announcement("task_1", Status.QUEUED)], START)
+
+    def read_later(connection: Connection, seconds: int) -> list[Note]:
+        return readiness_notes.read(connection, START + timedelta(seconds=seconds), callbacks_expected=True)
+
+    async with open_database(postgres_url) as database, connection_to(postgres_url) as other:
+        await other.execute(text("SELECT pg_current_xact_id()"))
+        await database.write(happened)
+        soon = await database.read(read_later, 30)
+        (note,) = await database.read(read_later, 75)
+        await other.commit()
+        after = await database.read(read_later, 75)
+
+    assert (soon, after) == ([], [])
+    assert (note.subject, note.unhealthy) == ("feed", True)
+    assert note.text.startswith("events of the feed are late: ")
+    assert note.text.endswith(", open for 75 s")
+    assert note.details.startswith("process ")

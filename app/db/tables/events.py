@@ -101,7 +101,7 @@ class Page:
     events: Sequence[Event]
     end: Position  # the position to continue after
     full: bool  # more settled events may follow
-    pending: bool  # others are committed but not settled yet, and no notification follows when they are
+    pending: Event | None  # the next event, committed but not settled yet; no notification follows when it is
 
 
 class NewEvent(NamedTuple):
@@ -159,13 +159,25 @@ def following(
     end = settled[-1].position if settled else after
     if not full and (task_id is not None or kinds):
         end = max(end, head(connection))  # events that the filter left out are not read again
-    return Page(settled, end, full=full, pending=len(settled) < len(rows))
+    pending = rows[len(settled) :]
+    return Page(settled, end, full=full, pending=_event_of(pending[0]) if pending else None)
 
 
 def head(connection: Connection) -> Position:
     """Return the position of the last settled event."""
     query = select(events.c.xid, events.c.sequence).where(_is_settled(connection))
     return _first(connection, query.order_by(events.c.xid.desc(), events.c.sequence.desc())) or START
+
+
+def pending_since(connection: Connection) -> datetime | None:
+    """Return when the oldest event was written that is committed but not settled yet; None without one."""
+    if not _is_shared(connection):
+        return None
+    query = select(events.c.at).where(~_is_settled(connection), events.c.kind != _FLOOR)
+    at: datetime | None = connection.execute(
+        query.order_by(events.c.xid, events.c.sequence).limit(1)
+    ).scalar_one_or_none()
+    return at
 
 
 def last_of_task(connection: Connection, task_id: str) -> Event | None:

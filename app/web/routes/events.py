@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from app.resources import Resources
 from app.web.auth import CallerDep, FeedDep, ResourcesDep
 from app.web.feed import Ended, EventFilter, Feed
 from app.web.known_query import KnownQuery
+from app.web.lateness import late_since
 from app.web.path_ids import TaskId
 from app.web.problems import responses
 from app.web.schemas.events import EventPage, Kind, event_view
@@ -56,6 +58,12 @@ _STREAM: dict[str, Any] = {
         },
     }
 }
+_LATE = {
+    "Events-Late-Since": {
+        "description": "Present if events are late: when the oldest event was written that is not visible yet.",
+        "schema": {"type": "string", "format": "date-time"},
+    }
+}
 _REFUSALS = (
     HTTPStatus.UNAUTHORIZED,
     HTTPStatus.GONE,
@@ -68,7 +76,7 @@ _REFUSALS = (
     "/events",
     response_model=EventPage,
     dependencies=[KnownQuery],
-    responses={HTTPStatus.OK: {"content": _STREAM}, **responses(*_REFUSALS)},
+    responses={HTTPStatus.OK: {"content": _STREAM, "headers": _LATE}, **responses(*_REFUSALS)},
 )
 async def get_events(
     use: ResourcesDep,
@@ -92,9 +100,9 @@ async def get_events(
     position = await _position(use, after or "start")
     page = await use.db.read(_page, position, event_filter, limit)
     if page.events or not wait_seconds(prefer):
-        return _answer(page.events, page.end, prefer)
+        return _answer(page.events, page.end, prefer, late_since(page.pending, use.now()))
     found, end = await _wait(feed, page.end, event_filter, wait_seconds(prefer))
-    return _answer(found[:limit], found[:limit][-1].position if found else end, prefer)
+    return _answer(found[:limit], found[:limit][-1].position if found else end, prefer, feed.lateness.since)
 
 
 @router.get(
@@ -158,9 +166,10 @@ async def _wait(
         return [], listener.position
 
 
-def _answer(found: Sequence[Event], end: Position, prefer: str | None) -> Response:
+def _answer(found: Sequence[Event], end: Position, prefer: str | None, late: datetime | None) -> Response:
     page = EventPage(events=[event_view(event) for event in found], next_cursor=str(end))
-    return JSONResponse(page.model_dump(mode="json"), headers=preference_applied(prefer))
+    headers = preference_applied(prefer) | ({} if late is None else {"events-late-since": late.isoformat()})
+    return JSONResponse(page.model_dump(mode="json"), headers=headers)
 
 
 def _is_over(connection: Connection, task_id: str, position: Position | None) -> bool:

@@ -105,10 +105,15 @@ async def test_an_event_that_commits_after_a_later_one_is_not_missed(postgres_ur
             await first.run_sync(happened("a"))
             await database.write(happened("b"))
             meanwhile = await page(database)
+            since = await database.read(events.pending_since)
             await first.commit()
         after = await settled(database, "ab")
+        since_then = await database.read(events.pending_since)
 
-    assert (names(meanwhile), meanwhile.pending) == ("", True)
+    assert names(meanwhile) == ""
+    assert meanwhile.pending is not None
+    assert meanwhile.pending.task_id == "task_b"
+    assert (since, since_then) == (NOON, None)
     assert after.events[0].position < after.events[1].position
 
 

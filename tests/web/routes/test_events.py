@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.cli.process import Server, server
 from app.db.tables import events
@@ -24,6 +26,7 @@ from app.web.schemas.events import Kind
 from app.worker import loop
 from app.worker.sweep import EVENTS_RETENTION, sweep
 from tests.calling import small
+from tests.databases import connection_to
 from tests.sockets import until
 from tests.web.documents import problem
 from tests.world import ADMIN_KEY, World, open_world
@@ -383,3 +386,83 @@ async def test_a_finished_task_with_pruned_events_is_answered_with_204(world: Wo
     await world.use.db.write(lambda connection: events.prune(connection, world.clock() + EVENTS_RETENTION))
 
     assert (await world.api.get(f"/v1/tasks/{task_id}/events")).status_code == httpx.codes.NO_CONTENT
+
+
+@asynccontextmanager
+async def held_back(postgres_url: str) -> AsyncGenerator[AsyncConnection]:
+    """Keep all events in the block from their readers, with a transaction of another application."""
+    async with connection_to(postgres_url) as other:
+        await other.execute(text("SELECT pg_current_xact_id()"))
+        yield other
+
+
+async def until_late(world: World, service: Served) -> None:
+    """Let time pass until the reader of the feed has noticed that it is late."""
+
+    async def is_late() -> bool:
+        world.clock.advance(6)
+        return feed_of(service.app).lateness.since is not None
+
+    await until(is_late)
+
+
+@pytest.fixture
+async def shared_world(tmp_path: Path, postgres_url: str) -> AsyncGenerator[World]:
+    async with open_world(tmp_path, postgres_url) as opened:
+        yield opened
+
+
+async def test_a_page_says_since_when_events_are_late(shared_world: World, postgres_url: str) -> None:
+    began_at = shared_world.clock()
+    async with held_back(postgres_url):
+        await shared_world.post()
+        at_once = await shared_world.api.get("/v1/events")
+        shared_world.clock.advance(6)
+        late = await shared_world.api.get("/v1/events")
+    after = await shared_world.api.get("/v1/events")
+
+    assert "events-late-since" not in at_once.headers
+    assert (late.json()["events"], late.headers["events-late-since"]) == ([], began_at.isoformat())
+    assert [event["kind"] for event in after.json()["events"]] == ["task.queued"]
+    assert "events-late-since" not in after.headers
+
+
+async def test_a_stream_and_a_page_that_waits_say_that_events_are_late(shared_world: World, postgres_url: str) -> None:
+    began_at = shared_world.clock().isoformat()
+    async with (
+        served(shared_world) as service,
+        service.stream("/v1/events") as stream,
+        held_back(postgres_url) as other,
+    ):
+        await stream.block()
+        await shared_world.post()
+        await until_late(shared_world, service)
+        await stream.block()
+        page = await service.api.get("/v1/events", headers={"prefer": "wait=1"})
+        await other.commit()
+
+        assert await stream.kinds(1) == ["task.queued"]
+    assert stream.comments[1] == f"late: events since {began_at} are not visible yet"
+    assert (page.json()["events"], page.headers["events-late-since"]) == ([], began_at)
+
+
+async def test_a_request_that_waits_for_a_task_is_answered_although_events_are_late(
+    shared_world: World, postgres_url: str
+) -> None:
+    small(shared_world)
+    task_id = await shared_world.post()
+    async with served(shared_world) as service, asyncio.timeout(50):  # less than the longest wait
+
+        async def is_waited_for() -> bool:
+            return feed_of(service.app).listeners > 0
+
+        waiting = asyncio.create_task(service.api.get(f"/v1/tasks/{task_id}", headers={"prefer": "wait=60"}))
+        await until(is_waited_for)
+        async with held_back(postgres_url):
+            while not waiting.done():
+                await shared_world.go_on(6)
+            task = (await waiting).json()
+            page = (await shared_world.api.get("/v1/events")).json()
+
+    assert task["status"] == "stored"
+    assert [event["kind"] for event in page["events"]] == ["task.queued"]
