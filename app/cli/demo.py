@@ -111,7 +111,7 @@ def _path(settings: Settings, client: httpx.Client, task: dict[str, Any]) -> str
 def _running(settings: Settings, ours: socket.socket, twins: socket.socket) -> Generator[None]:
     """Run both servers in a separate thread until the block ends."""
     asyncio.run(prepare(settings))
-    servers = {
+    servers: dict[uvicorn.Server, socket.socket] = {
         server(create_app(open_resources(settings)), settings.host, settings.port): ours,
         server(build(_READY_AFTER_S), settings.host, twins.getsockname()[1]): twins,
     }
