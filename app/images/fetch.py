@@ -67,8 +67,16 @@ class _TooMuch(Exception):
 
 async def _fetch(use: Resources, address: str, file: IO[bytes], max_bytes: int) -> str:
     headers = {**_HEADERS, "user-agent": use.user_agent}
+    requested: list[httpx.URL] = []
+
+    def check(url: httpx.URL) -> None:
+        if requested and url.scheme not in {"http", "https"}:
+            raise _Refused("its URL redirects to something that is not an http(s) address")
+        _check(url)
+        requested.append(url)
+
     try:
-        async with asyncio.timeout(_TIMEOUT_S), redirects.get(use.web, address, _check, headers) as response:
+        async with asyncio.timeout(_TIMEOUT_S), redirects.get(use.web, address, check, headers) as response:
             await _receive(response, file, max_bytes)
             return _media_type(response)
     except httpx.TooManyRedirects as error:
@@ -77,8 +85,6 @@ async def _fetch(use: Resources, address: str, file: IO[bytes], max_bytes: int) 
 
 def _check(url: httpx.URL) -> None:
     """Raise _Refused for a URL whose text shows that it cannot be used. The host is not looked up."""
-    if url.scheme not in {"http", "https"}:
-        raise _Refused("its URL redirects to something that is not an http(s) address")
     if url.userinfo:
         raise _Refused("its URL must not contain a user name or a password")
     if url.port in _WELL_KNOWN_PORTS and url.port not in _HTTP_PORTS:

@@ -94,7 +94,25 @@ def _client(
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         headers={"accept-encoding": "identity", **(headers or {})},
         timeout=timeout,
+        event_hooks={"response": [_drop_unusable_location]},
     )
+
+
+async def _drop_unusable_location(response: httpx.Response) -> None:
+    """Remove a `Location` that cannot be requested, so that the status of the response is read.
+
+    httpx builds the request to it even if redirects are not followed, and raises errors of several kinds.
+    """
+    location = response.headers.get("location")
+    if location is None:
+        return
+    try:
+        url = httpx.URL(location)
+        if url.scheme and not url.host:
+            url = url.copy_with(host=response.request.url.host)
+        httpx.Request("GET", response.request.url.join(url))
+    except (httpx.InvalidURL, ValueError):  # ValueError: a bad `xn--` name
+        del response.headers["location"]
 
 
 def _transport(limits: httpx.Limits, outbound: Outbound | None) -> httpx.AsyncHTTPTransport:

@@ -131,7 +131,7 @@ async def test_a_redirect_to_a_private_address_looks_like_a_dead_host(world: Wor
     ("location", "expected"),
     [
         ("ftp://b.example.com/", "its URL redirects to something that is not an http(s) address"),
-        ("data:image/png;base64,AAAA", UNREACHABLE),
+        ("data:image/png;base64,AAAA", "its URL answered with HTTP 302"),
         ("http://[", UNREACHABLE),
         ("https://user:password@b.example.com/", "its URL must not contain a user name or a password"),
         ("https://b.example.com:25/", "the port of its URL must be 80, 443 or above 1023"),

@@ -119,3 +119,29 @@ async def test_a_proxy_resolves_the_usual_hosts_of_results(proxy: str | None, ho
         await http.get(f"https://{host}/a.png")
 
     assert hosts == [reached]
+
+
+@every_client
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://[::1",
+        "https://h:abc/",
+        "https://e.com/" + "a" * 70_000,
+        "https://xn--/x",
+        "https://xn--a.example.com/x",
+        "javascript:x",
+        "ftp://a/b",
+        "http://",
+        "https://e.com:99999/",
+        "\xff",
+    ],
+)
+async def test_a_redirect_to_an_unusable_url_is_an_answer_with_its_status(client: Client, location: str) -> None:
+    def answer(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(301, headers=[(b"location", location.encode("latin-1"))])
+
+    async with client(httpx.MockTransport(answer)) as http:
+        response = await http.get("https://images.example.com/")
+
+    assert response.status_code == 301
