@@ -163,7 +163,7 @@ class _Changes:
         )
 
     def _apply(self, attempt: AttemptContext, evidence: Evidence, decision: Decision) -> None:
-        """Collect what this changes, and let the rest of the batch see it."""
+        """Collect what this evidence changes about its attempt and task."""
         of_attempt = attempt_change(attempt, evidence)
         of_task = replace(task_change(attempt, evidence, decision), cost=cost_change(attempt, of_attempt))
         if of_attempt != _NO_ATTEMPT_CHANGE:
@@ -178,6 +178,7 @@ class _Changes:
         self._advance(attempt, of_attempt, of_task)
 
     def _advance(self, attempt: AttemptContext, of_attempt: AttemptChange, of_task: TaskChange) -> None:
+        """Apply the changes to the states in memory, by which the rest of the batch is judged."""
         pieces = self._of_task[attempt.task_id]
         if len(pieces) == 1:
             return  # nothing else in this batch is about the task
@@ -213,9 +214,10 @@ def _judge(attempt: AttemptContext, evidence: Evidence) -> Decision:
 
 
 def _may_bring_news(attempt: AttemptContext | None, evidence: Evidence, pieces: Mapping[str, int]) -> bool:
-    """Return whether this looks like a better link for a task that has one, or another cost. Usually it does not.
+    """Return whether this callback looks as if it brought a better link or another cost than the known one.
 
-    `pieces` counts the evidence of the batch by attempt: earlier evidence may change the cost that is known.
+    Only then must the database be asked whether it is a copy. `pieces` counts the evidence of the batch by attempt:
+    earlier evidence may change the cost that is known.
     """
     if attempt is None or evidence.witness is not Witness.CALLBACK:
         return False

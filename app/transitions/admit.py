@@ -92,10 +92,10 @@ def release_slots(
 
 
 def _locked(connection: Connection, candidates: Sequence[Candidate], now: datetime) -> set[str]:
-    """Return the candidates that other transactions have locked, and schedule another look at them. Lock the others.
+    """Lock the candidates. Return those that other transactions have locked, and schedule another admission for them.
 
-    A transaction that cancels or ends a waiting task would not free a slot that is given to it here. Waiting for its
-    lock could deadlock.
+    They are skipped: the other transaction may cancel or end the task, and would not free a slot that the task gets
+    here. To wait for the lock could deadlock.
     """
     ids = {task.id for task in candidates}
     locked = ids - queue.lock_rows(connection, ids) if ids else ids

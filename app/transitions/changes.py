@@ -72,7 +72,7 @@ def evidence_of(
 
 
 def attempt_change(attempt: AttemptContext, evidence: Evidence) -> AttemptChange:
-    """Return what a proven report adds to its attempt. That it was accepted and its id are never taken back.
+    """Return what a proven report changes about its attempt. Acceptance and the provider's id are never taken back.
 
     Once the task is final, a callback adds only the cost, and only if it names the attempt's provider id. An answer to
     a request of ours still adds the id and the cost, but not how the attempt went.

@@ -34,10 +34,11 @@ def begin(connection: Connection, task_id: str, attempt_id: str, now: datetime) 
 
 
 def withdraw(connection: Connection, task_id: str, sender: str, now: datetime) -> bool:
-    """Return a task to the queue whose attempt this sender began and certainly did not send, with its slot and a job.
+    """Return a task to the queue, with its slot and a job, because its attempt certainly was not sent.
 
-    Waits for a transaction of `begin` that is still open on the server. A task whose cancellation was requested in the
-    meantime is cancelled. Returns False if the sender did not begin the current attempt.
+    `sender`: the id of the call of `dispatch` that may have begun the attempt; returns False if it did not. Waits for a
+    transaction of `begin` that is still open on the server. A task whose cancellation was requested in the meantime is
+    cancelled.
     """
     tasks.lock(connection, [task_id])
     task = tasks.get(connection, task_id)

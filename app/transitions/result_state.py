@@ -80,10 +80,12 @@ def await_store(
 
 
 def leave_to_others(connection: Connection, task_id: str, instance: str, started_at: datetime, now: datetime) -> bool:
-    """Return True if only another instance can still store the image; the next try is then scheduled.
+    """Return whether to leave the image to the other instances that hold it, and schedule the next try if so.
 
-    Also True if the task is no longer `ready`. A copy that this instance is recorded to hold, but does not, is recorded
-    as lost. After a cancel request, the other instances have an hour.
+    They alone can store it once its link has expired. If the task's cancellation was requested more than an hour ago,
+    they are no longer waited for, and their records are deleted. Returns True if the task is no longer `ready`.
+
+    The caller has found no copy in the spool of `instance`: if one is recorded, it is recorded as lost.
     """
     task = _locked(connection, task_id)
     if task is None:
@@ -147,11 +149,12 @@ def _locked(connection: Connection, task_id: str, attempt_id: str | None = None)
 
 
 def _deadline(connection: Connection, task: Task, now: datetime) -> datetime:
-    """Return when the link expires: at the time that it states, at most an hour after the task became ready.
+    """Return when the link expires, at most an hour after the task became ready.
 
-    A link without an expiry lives for the ten minutes of the provider's contract. So does one that had expired when it
-    arrived: the local clock may be ahead of the provider's. A fresh link after that hour may live for another hour from
-    the first try.
+    A link expires when it says. A link that says nothing, or that had expired when the task became ready, lives for ten
+    minutes, as in the provider's contract: the local clock may be ahead of the provider's.
+
+    After the first hour the task may have a fresh link, so the limit becomes an hour after the first try since then.
     """
     ready_at = task.ready_at or now
     latest = ready_at + _MAX_LINK_LIFE

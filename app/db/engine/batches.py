@@ -44,7 +44,7 @@ class Waiting(NamedTuple, Generic[Item, Result]):
 
 
 class Batcher(ABC, Generic[Item, Result]):
-    """Writes items in batches, with one `Work`. Each engine has its own; `Database.batcher` makes it."""
+    """Collects items and writes them in batches with its `Work`. Each engine has a subclass: see `Database.batcher`."""
 
     def __init__(self, work: Work[Item, Result], bounds: Bounds) -> None:
         self.closed = False  # set when the database is closed
@@ -80,7 +80,7 @@ class Batcher(ABC, Generic[Item, Result]):
         """Have the engine take and write the next batch."""
 
     def _take(self) -> list[Waiting[Item, Result]]:
-        """Remove and return the next batch, in the order of arrival. May be called in any one thread."""
+        """Remove and return the next batch, in the order of arrival. Call it from one thread only; any will do."""
         batch: list[Waiting[Item, Result]] = []
         size = 0
         while self._waiting and len(batch) < _MAX_ITEMS and size < _MAX_BYTES:
@@ -101,7 +101,7 @@ class Batcher(ABC, Generic[Item, Result]):
 
 
 class Bisection(Generic[Item, Result]):
-    """Bisects a batch that fails, so that an item whose write fails fails alone and the others are written.
+    """Bisects a batch that fails until each item at fault is alone, so that all others are written.
 
     Iterate over the parts to write, and report each as `succeeded` or `failed` before the next; a failed part is split
     in two. At the end `outcomes` has a result or an error for each item, in order.

@@ -1,8 +1,8 @@
-"""Statements over any number of rows, which they read from a relation named `given`.
+"""Statements that take any number of rows in one call of the database.
 
-So a call of the database takes any number of rows. On PostgreSQL the relation is an `unnest` of one array for each
-column. On SQLite it is a `VALUES` whose number of rows is rounded up to a power of two, so that few statements are
-prepared; in the padding rows the first column is NULL, and they are skipped.
+A statement reads its rows from a relation named `given`. On PostgreSQL this is an `unnest` of one array for each
+column. On SQLite it is a `VALUES` list whose length is rounded up to a power of two, so that few statements are
+prepared; the rows of the padding have NULL in the first column and are skipped.
 """
 
 import json
@@ -38,7 +38,7 @@ _PARAMETER = re.compile(r"\$(\d+)")
 
 
 class Bulk:
-    """A statement over rows of `columns`. `build` returns it for a relation and the name of a dialect.
+    """A statement over rows of `columns`. `build(relation, dialect_name)` returns the statement.
 
     The first column of a row must not be NULL. JSON values are text. The rows are the only parameters.
     """
@@ -86,7 +86,7 @@ class Bulk:
 
 
 def _execute(connection: Connection, statement: str, values: Sequence[Any]) -> Sequence[Row]:
-    """Run a statement of SQLite without SQLAlchemy, which takes as long for a statement as SQLite does.
+    """Run a statement on SQLite past SQLAlchemy, which would double its time.
 
     The engine's listeners for `before_cursor_execute` are called. Errors are those of the driver.
     """
@@ -98,7 +98,7 @@ def _execute(connection: Connection, statement: str, values: Sequence[Any]) -> S
 
 
 class DeferredWrites:
-    """Write statements of one transaction that `send` runs: on PostgreSQL as one statement, so in one round trip.
+    """Collects the write statements of a transaction until `send`; PostgreSQL runs them as one, in one round trip.
 
     Send them before a read that must see them. On PostgreSQL no write sees the others of the same `send`.
     """

@@ -21,9 +21,9 @@ _FOR_TRANSACTION = "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)
 
 
 def make_pool(url: str, connector: Connector, setting: str = DATABASE_URL) -> AsyncEngine:
-    """Return an engine whose transactions have our settings: those of their session or, through a pooler, their own.
+    """Return an engine whose sessions have these settings; through a pooler, each transaction sets them for itself.
 
-    The settings are sent as statements, because poolers refuse them as parameters of the connection.
+    They are sent as statements, because poolers refuse them as parameters of the connection.
     """
     # Parameters are hidden because errors must not show prompts. A dead connection is found before it is used.
     engine = make_engine(

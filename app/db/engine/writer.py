@@ -1,8 +1,8 @@
 """The thread that writes to SQLite, and the units of work that it writes.
 
-A unit of work is the function of one caller, or a batch. Several units share a transaction, each in a savepoint: the
-failure of one rolls it back and does not affect the others. The only unit of a transaction runs without a savepoint,
-which takes longer than most statements.
+A unit of work is the function of one caller, or a batch. Several units share a transaction, each in a savepoint: if one
+fails, it alone is rolled back. A unit that is alone in its transaction runs without a savepoint, because a savepoint
+takes longer than most statements.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from app.errors import DatabaseUnavailable
 
 
 class RolledBack(Exception):
-    """The only unit of a transaction has failed, and has recorded its error."""
+    """Rolls back a transaction whose only unit has failed. The unit keeps the error for its caller."""
 
 
 class Unit(Protocol):
@@ -33,8 +33,8 @@ class Unit(Protocol):
     def run(self, connection: Connection, *, owns_transaction: bool) -> None:
         """Run in the open transaction.
 
-        `owns_transaction`: this is the only unit, so a failure rolls back the transaction. A single unit then raises
-        RolledBack. A batch raises the error of its work, and is run again without owning the transaction.
+        `owns_transaction`: the transaction has no other unit, so a failure rolls back all of it. The unit of a caller
+        then raises RolledBack. A batch raises the error of its work; the writer runs it again with False, to bisect it.
         """
 
     def resolve(self) -> None:
@@ -78,7 +78,7 @@ class CallerUnit:
 
 
 class SqliteBatcher(Batcher[Item, Result]):
-    """A batcher whose batches the writer writes. It is the unit of its next batch, which is taken when the unit runs.
+    """The batcher of SQLite. The writer runs it as a unit of work, which takes the items that wait and writes them.
 
     The event loop adds items; the writer thread calls the methods of `Unit`.
     """
@@ -114,7 +114,10 @@ class SqliteBatcher(Batcher[Item, Result]):
         self._resolve_on_loop()
 
     def _take_once(self) -> None:
-        """Take the batch, unless this is its second run. It is empty if the previous batch took all items."""
+        """Take the waiting items on the first run of a batch; a second run has them already.
+
+        There are none if the previous batch took them.
+        """
         if self._batch:
             return
         # Cleared before the items are taken: an item that is added from now on schedules the next batch.
@@ -183,9 +186,10 @@ class Writer:
         self._listeners.notify(set[str]().union(*[unit.hooks.topics for unit in units]))
 
     def _transact(self, units: list[Unit], *, owns_transaction: bool) -> DatabaseUnavailable | None:
-        """Run the units in one transaction. Return None if it is committed, or rolled back for its only unit's error.
+        """Run the units in one transaction. Return the error if it failed for all of them.
 
-        If a batch arrives meanwhile, the units after the running one are removed from `units` and put back.
+        Else return None: it is committed, or its only unit has failed and keeps the error for its caller. If a batch
+        arrives meanwhile, the units after the running one are removed from `units` and put back.
         """
         try:
             connection = self._connection = self._connection or self._engine.connect()
