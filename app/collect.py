@@ -15,7 +15,7 @@ import httpx
 from app.db import Connection
 from app.db.queries import circuit_breaker
 from app.db.queries.failing_downloads import failing_downloads
-from app.db.tables import attempts, spooled_results, tasks
+from app.db.tables import attempts, downloads, spooled_results, tasks
 from app.db.tables.tasks import Task
 from app.errors import FluxhookError, ResultRefused, StoreUnavailable, Unavailable
 from app.images.download import Downloaded, Image, download, verify
@@ -95,7 +95,8 @@ async def _obtain(use: Resources, task: Task, started_at: datetime) -> Downloade
 async def _store(use: Resources, task: Task, downloaded: Downloaded, started_at: datetime) -> None:
     """Verify the image, put it into the store or into the spool, and record which."""
     file = downloaded.file
-    image = await verify(use, downloaded, task.attempt_id)
+    refused = set() if downloaded.whole else await use.db.read(_refusals, task.id)
+    image = await verify(use, downloaded, task.attempt_id, refused)
     try:
         await _put(use, image, file)
     except StoreUnavailable as outage:
@@ -113,6 +114,10 @@ async def _store(use: Resources, task: Task, downloaded: Downloaded, started_at:
     elif image.problem is not None:
         log.warning("unverified_image", task_id=task.id, reason=image.problem)
     await asyncio.to_thread(use.spool.delete, task.attempt_id)
+
+
+def _refusals(connection: Connection, task_id: str) -> set[str]:
+    return {download.detail for download in downloads.of_task(connection, task_id) if download.detail is not None}
 
 
 async def _put(use: Resources, image: Image, file: IO[bytes]) -> None:

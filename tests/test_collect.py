@@ -425,7 +425,10 @@ async def test_an_odd_result_of_the_provider_is_stored_byte_for_byte(each_world:
     ("headers", "reason"),
     [
         ({"content-length": "100000"}, "the download ended after 20 of 100000 bytes"),
-        ({}, "the result is not a whole image: not a JPEG, PNG or WebP image"),
+        (
+            {},
+            "the result is not a whole image: not a JPEG, PNG or WebP image (20 bytes, SHA-256 de47c9b27eb8d300)",
+        ),
     ],
     ids=["too short", "length unknown"],
 )
@@ -441,6 +444,19 @@ async def test_a_result_that_may_have_been_cut_off_in_transit_is_downloaded_agai
 
     assert await downloads(world, caller) == [("failed", reason), ("stored", None)]
     assert (await world.task(caller.task_id))["image"]["unverified_image"] is None
+
+
+@pytest.mark.parametrize("content", [large_profile(), picture(form="JPEG")[:-2]], ids=["profile", "end marker"])
+async def test_the_same_odd_bytes_twice_without_a_stated_length_are_stored(world: World, content: bytes) -> None:
+    caller = await ready(world)
+    serving(world, lambda _: httpx.Response(200, stream=Body(content)))
+    await collect(world.use, caller.task_id)
+    await collect(world.use, caller.task_id)
+    image = (await world.task(caller.task_id))["image"]
+
+    assert [status for status, _ in await downloads(world, caller)] == ["failed", "stored"]
+    assert image["unverified_image"] is not None
+    assert (await world.api.get(image["url"])).content == content
 
 
 async def test_a_whole_image_without_a_stated_length_is_stored(world: World) -> None:

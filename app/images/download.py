@@ -1,6 +1,7 @@
 """Download results with limits on time and size, and examine whether they are complete images."""
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
@@ -59,11 +60,12 @@ async def download(use: Resources, url: str) -> Downloaded:
     return Downloaded(file, whole)
 
 
-async def verify(use: Resources, downloaded: Downloaded, attempt_id: str) -> Image:
+async def verify(use: Resources, downloaded: Downloaded, attempt_id: str, refused: Collection[str] = ()) -> Image:
     """Decode the result of an attempt completely, once the limit of concurrent decoding allows it.
 
     What is wrong with a whole result is stated in the image. Raises ResultRefused for text, such as an error page, and
-    for an image that is not verified and may have been cut off in transit: a retry may help.
+    for an image that is not verified and may have been cut off in transit: a retry may help. `refused`: the reasons of
+    earlier refusals. The same bytes again are all that the link delivers, so they count as whole.
     """
     file, new_file = downloaded.file, use.spool.new_file
     info = await asyncio.to_thread(examine.read_header, file, new_file)
@@ -71,9 +73,12 @@ async def verify(use: Resources, downloaded: Downloaded, attempt_id: str) -> Ima
         raise ResultRefused("the link delivered text or nothing, not an image")
     async with use.decoding.taken(info.pixels if info.pixels <= _MAX_PIXELS else 0):
         problem = await asyncio.to_thread(examine.find_problem, file, new_file, info, max_pixels=_MAX_PIXELS)
+    image = await asyncio.to_thread(_image, file, attempt_id, info, problem)
     if problem is not None and not downloaded.whole:
-        raise ResultRefused(f"the result is not a whole image: {problem}")
-    return await asyncio.to_thread(_image, file, attempt_id, info, problem)
+        reason = f"the result is not a whole image: {problem} ({image.bytes} bytes, SHA-256 {image.sha256[:16]})"
+        if reason not in refused:
+            raise ResultRefused(reason)
+    return image
 
 
 def _image(file: IO[bytes], attempt_id: str, info: ImageInfo, problem: str | None) -> Image:
