@@ -22,7 +22,7 @@ RUN python -m compileall -q app migrations \
 
 FROM python:3.13-slim
 LABEL org.opencontainers.image.title="Fluxhook" \
-      org.opencontainers.image.description="A self-hosted job gateway for FLUX Kontext image tasks" \
+      org.opencontainers.image.description="A self-hosted job gateway for FLUX image tasks" \
       org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.licenses="MIT"
 

@@ -1,4 +1,4 @@
-"""Fluxhook: a job gateway for FLUX Kontext image tasks.
+"""Fluxhook: a job gateway for FLUX image tasks.
 
 The flow, in reading order:
 

@@ -25,7 +25,7 @@ from app.resources import Resources
 from app.rules.task import Report, Said, Witness
 from app.security.keyring import CallbackProof
 from app.security.verify import SigningProfile, Verdict, verify
-from app.settle import enqueue_polls, settle
+from app.settle import LinkLives, enqueue_polls, settle
 from app.telemetry import logs, metrics, tracing
 
 MAX_BYTES = 1024 * 1024
@@ -175,13 +175,23 @@ async def _store_traced(use: Resources, callback: Evidence) -> bool:
         return await use.callbacks.add(callback, len(callback.body))
 
 
-def store_batch(connection: Connection, callbacks: Sequence[Evidence]) -> list[bool]:
+def store_batch(
+    connection: Connection, callbacks: Sequence[Evidence], *, link_lives: LinkLives | None = None
+) -> list[bool]:
     """Store and settle a batch of callbacks. Return, for each of them, whether its attempt exists.
+
+    `link_lives`: see `settle`.
 
     The work of `Resources.callbacks`.
     """
     batch = list(zip(callbacks, _within_limit(connection, callbacks), strict=True))
-    effects = iter(settle(connection, [callback for callback, stored in batch if stored], poll_after=_POLL_AFTER))
+    settled = settle(
+        connection,
+        [callback for callback, stored in batch if stored],
+        poll_after=_POLL_AFTER,
+        link_lives=link_lives,
+    )
+    effects = iter(settled)
     hinted = {
         callback.attempt_id for callback, stored in batch if not stored and callback.verdict is not Verdict.FORGED
     }

@@ -6,11 +6,13 @@ does not confirm the record, nothing is sent at all: the attempt is withdrawn.
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from datetime import timedelta
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
 from app import ids, jobs
+from app.catalog import Model
 from app.db import Connection
 from app.db.engine.database import write_until_available
 from app.db.tables import attempts, tasks
@@ -62,17 +64,30 @@ async def dispatch(use: Resources, task_id: str) -> None:
             return
         except OSError as error:
             raise DiskUnavailable(f"an input image cannot be copied to the local disk: {error.strerror}") from error
-        await _submit(use, use.provider, task, images)
+        await _submit(use, use.provider, task, _Way.of(use, task), images)
 
 
 async def _expire(use: Resources, task_id: str, failure: Failure, detail: str) -> None:
     await use.db.write(moves.expire, [task_id], failure, detail, use.now())
 
 
-async def _submit(use: Resources, provider: Provider, task: Task, images: dict[str, IO[bytes]]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How a task is sent, and how its outcome is learnt."""
+
+    model: Model
+    callback_requested: bool  # False: the provider is polled from the start
+
+    @classmethod
+    def of(cls, use: Resources, task: Task) -> "_Way":
+        model = use.catalog.of_task(task.model, task.request)
+        return cls(model, callback_requested=use.public_url is not None and model.webhook)
+
+
+async def _submit(use: Resources, provider: Provider, task: Task, way: _Way, images: dict[str, IO[bytes]]) -> None:
     sender = ids.new_id("snd", use.now())
     try:
-        started = await use.db.write(_begin, use, task, provider.spec, sender)
+        started = await use.db.write(_begin, use, task, way, provider.spec, sender)
     except Unavailable:
         # The commit may have succeeded although its answer was lost. Only this process knows that nothing was sent.
         if await write_until_available(use.db, _withdraw, use, task.id, sender):
@@ -83,24 +98,25 @@ async def _submit(use: Resources, provider: Provider, task: Task, images: dict[s
     attempt_id, signing_key_id = started
     proof = use.keys.callback_proof(attempt_id, signing_key_id)
     logs.note(submission_id=attempt_id)
-    answer = await observed("submit", provider.submit(_request(use, task, attempt_id, proof, images)))
+    answer = await observed("submit", provider.submit(_request(use, task, way, attempt_id, proof, images)))
     evidence = evidence_of(attempt_id, Witness.SUBMIT, answer, proof, use.now())
     # Only this process knows the answer, so it waits until the database is available.
-    await write_until_available(use.db, _record_answer, use, task, evidence)
+    await write_until_available(use.db, _record_answer, use, task, way, evidence)
 
 
 def _withdraw(connection: Connection, use: Resources, task_id: str, sender: str) -> bool:
     return moves.withdraw(connection, task_id, sender, use.now())
 
 
-def _record_answer(connection: Connection, use: Resources, task: Task, evidence: Evidence) -> None:
-    settle(connection, [evidence], poll_after=_time_until_poll(connection, use, task))
+def _record_answer(connection: Connection, use: Resources, task: Task, way: _Way, evidence: Evidence) -> None:
+    poll_after = _time_until_poll(connection, task, way)
+    settle(connection, [evidence], poll_after=poll_after, link_lives=use.catalog.link_lives)
     moves.cancel_if_requested(connection, task.id, evidence.received_at)
 
 
-def _time_until_poll(connection: Connection, use: Resources, task: Task) -> timedelta:
-    """Return how long to wait for a callback before the first poll. Without a public URL no callback can arrive."""
-    if use.public_url is None:
+def _time_until_poll(connection: Connection, task: Task, way: _Way) -> timedelta:
+    """Return how long to wait before the first poll: until a callback is overdue, if one was requested."""
+    if not way.callback_requested:
         return _FIRST_POLL
     durations = sorted(tasks.latest_durations(connection, task.model, _SAMPLE))
     median = durations[len(durations) // 2] if durations else _DEFAULT_MEDIAN
@@ -108,7 +124,7 @@ def _time_until_poll(connection: Connection, use: Resources, task: Task) -> time
 
 
 def _begin(
-    connection: Connection, use: Resources, task: Task, spec: ProviderSpec, sender: str
+    connection: Connection, use: Resources, task: Task, way: _Way, spec: ProviderSpec, sender: str
 ) -> tuple[str, str] | None:
     """Move the task to `submitting` with an attempt that was never sent. Return the attempt's id and signing key id.
 
@@ -132,7 +148,7 @@ def _begin(
             planned_at=now,
         )
         attempts.plan(connection, attempt)
-    attempts.mark_sent(connection, attempt_id, now, callback_requested=use.public_url is not None, sender=sender)
+    attempts.mark_sent(connection, attempt_id, now, callback_requested=way.callback_requested, sender=sender)
     jobs.enqueue(connection, [NewJob(Step.RECONCILE, task.id, now + spec.answer_window)])
     return attempt_id, last.signing_key_id if reusable else use.keys.newest
 
@@ -149,17 +165,14 @@ async def _read_input(use: Resources, image: StoredImage, stack: AsyncExitStack)
 
 
 def _request(
-    use: Resources, task: Task, attempt_id: str, proof: CallbackProof, images: dict[str, IO[bytes]]
+    use: Resources, task: Task, way: _Way, attempt_id: str, proof: CallbackProof, images: dict[str, IO[bytes]]
 ) -> SubmitRequest:
-    params = dict(task.request.parameters)
-    if not images and params["aspect_ratio"] is None:
-        # The default is 1:1 at BFL and 16:9 in GPTProto's table. An explicit value gives the same result at both.
-        params["aspect_ratio"] = "1:1"
-    callback_requested = use.public_url is not None
+    given = {name: value for name, value in task.request.parameters.items() if value is not None}
+    params = given if images else {**way.model.without_images, **given}
     return SubmitRequest(
-        model=task.model,
+        path=way.model.path,
         params=params,
         images=images,
-        webhook_url=f"{use.public_url}/callbacks/{attempt_id}/{proof.token}" if callback_requested else None,
-        webhook_secret=proof.secret if callback_requested else None,
+        webhook_url=f"{use.public_url}/callbacks/{attempt_id}/{proof.token}" if way.callback_requested else None,
+        webhook_secret=proof.secret if way.callback_requested else None,
     )

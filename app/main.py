@@ -8,10 +8,12 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 
 from app import __version__
+from app.catalog import Catalog, shipped_catalog
 from app.resources import Resources
 from app.web import problems
 from app.web.credits import Balance
 from app.web.feed import Feed
+from app.web.model_schemas import add_models
 from app.web.problems import Problem
 from app.web.request_log import RequestLog
 from app.web.routes import (
@@ -23,6 +25,7 @@ from app.web.routes import (
     image,
     jobs,
     keys,
+    models,
     pages,
     provider_api,
     results,
@@ -47,6 +50,7 @@ for _module in (
     endpoints,
     keys,
     usage,
+    models,
     callback_list,
     callback_receiver,
     jobs,
@@ -56,11 +60,14 @@ for _module in (
     _ROUTES.include_router(_module.router)
 
 
-def create_app(resources: AbstractAsyncContextManager[Resources], *, with_worker: bool = True) -> FastAPI:
+def create_app(
+    resources: AbstractAsyncContextManager[Resources], catalog: Catalog | None = None, *, with_worker: bool = True
+) -> FastAPI:
     """Build the service. `resources` are entered at startup and exited at shutdown.
 
-    `with_worker`: the process also runs jobs.
+    `catalog`: the models of the resources; by default those that ship. `with_worker`: the process also runs jobs.
     """
+    catalog = catalog or shipped_catalog()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
@@ -77,7 +84,7 @@ def create_app(resources: AbstractAsyncContextManager[Resources], *, with_worker
     app = FastAPI(
         title="Fluxhook",
         version=__version__,
-        summary="A job gateway for FLUX Kontext image tasks.",
+        summary="A job gateway for FLUX image tasks.",
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -87,18 +94,19 @@ def create_app(resources: AbstractAsyncContextManager[Resources], *, with_worker
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.scrapers = set()
-    app.router.routes.extend(_ROUTES.routes)
+    app.state.catalog = catalog
+    app.router.routes.extend([*_ROUTES.routes, *provider_api.model_routes(catalog)])
     app.webhooks.include_router(webhooks.webhooks)
     app.mount("/static", pages.static)
     problems.install(app)
     app.add_middleware(RequestLog)
     app.state.balance = Balance()
-    _describe(app)
+    _describe(app, catalog)
     return app
 
 
-def _describe(app: FastAPI) -> None:
-    """Add to the OpenAPI document what no route declares: the problem schema and the security schemes."""
+def _describe(app: FastAPI, catalog: Catalog) -> None:
+    """Add to the OpenAPI document what no route declares: problems, security schemes and the requests of the models."""
     generate = app.openapi
 
     def openapi() -> dict[str, object]:
@@ -113,6 +121,7 @@ def _describe(app: FastAPI) -> None:
         }
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
+        add_models(document, catalog)
         for path, operations in document["paths"].items():
             for operation in operations.values():
                 if path.startswith(("/v1/", "/flux/v1/", "/metrics")):

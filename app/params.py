@@ -1,11 +1,10 @@
-"""The parameters of a task, validated before anything is sent to the provider.
-
-The rules are those that the providers publish: the OpenAPI document of the BFL API and the Kontext guides.
-"""
+"""What a request for a task holds: parameters of the provider, which the catalog checks, and options of Fluxhook."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -16,94 +15,14 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
-    field_validator,
 )
 from pydantic import SecretStr as Secret
 
+from app.catalog import Model
 from app.rules.json_value import JsonObject
 from app.security import sign, ssrf
 
-IMAGE_FIELDS = ("input_image", "input_image_2", "input_image_3", "input_image_4")
-
-# Models whose endpoint passes over fields that it does not know (OpenAPI document); newer ones refuse them.
-PASS_UNKNOWN_FIELDS = frozenset({"flux-kontext-pro", "flux-kontext-max"})
-
 _NUMBER = re.compile(r"\s*[+-]?[\d._]+(e[+-]?\d+)?\s*", re.IGNORECASE)
-_RATIO = re.compile(r"([1-9][0-9]{0,3}):([1-9][0-9]{0,3})")
-
-Model = Literal["flux-kontext-pro", "flux-kontext-max"]
-MODELS: tuple[str, ...] = get_args(Model)
-
-ImageInput = Annotated[
-    str | None,
-    Field(min_length=1, description="Base64, a `data:` URL, or an http(s) URL. JPEG, PNG or WebP."),
-]
-
-
-def is_storable(text: str) -> bool:
-    """Whether the database can store a text: PostgreSQL has no NUL, and UTF-8 cannot encode a lone surrogate."""
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-class Params(BaseModel):
-    """The provider's parameters of one task. Images are not decoded here; `submit` checks them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    model: Model = "flux-kontext-pro"
-    prompt: Annotated[
-        str,
-        # The provider publishes no maximum. This one keeps a file pasted by mistake out of the database.
-        Field(max_length=65_536, pattern=r"\S", description="The image to generate, or the change to make."),
-    ]
-    input_image: ImageInput = None
-    input_image_2: ImageInput = None
-    input_image_3: ImageInput = None
-    input_image_4: ImageInput = None
-    seed: Annotated[
-        int | None,
-        Field(
-            ge=-(2**63),
-            le=2**64 - 1,
-            description="The same seed and prompt produce nearly the same image.",
-        ),
-    ] = None
-    aspect_ratio: Annotated[
-        str | None, Field(max_length=9, description="`W:H`, between 21:9 and 9:21.", examples=["16:9"])
-    ] = None
-    # The provider's documents disagree on the default (png or jpeg), so a value is always sent.
-    output_format: Literal["png", "jpeg", "webp"] = "png"
-    prompt_upsampling: Annotated[bool, Field(description="Let the provider rewrite the prompt.")] = False
-    safety_tolerance: Annotated[int, Field(ge=0, le=6, description="0 is the strictest, 6 the most permissive.")] = 2
-    user: Annotated[
-        str | None,
-        Field(min_length=1, max_length=256, description="An id of your end user; the provider receives it as it is."),
-    ] = None
-
-    @field_validator("prompt", "user")
-    @classmethod
-    def _storable(cls, text: str | None) -> str | None:
-        if text is not None and not is_storable(text):
-            raise ValueError("must be text without NUL characters or lone surrogates")
-        return text
-
-    @field_validator("aspect_ratio")
-    @classmethod
-    def _within_range(cls, ratio: str | None) -> str | None:
-        if ratio is None:
-            return None
-        match = _RATIO.fullmatch(ratio)
-        if match is None:
-            raise ValueError("must be W:H with integers, such as 16:9")
-        width, height = int(match[1]), int(match[2])
-        if width * 9 > height * 21 or height * 9 > width * 21:
-            raise ValueError("must be between 21:9 and 9:21")
-        return ratio
-
-    def images(self) -> dict[str, str]:
-        """Return the images that are set, by field name, in the order of `IMAGE_FIELDS`."""
-        values = ((field, getattr(self, field)) for field in IMAGE_FIELDS)
-        return {field: value for field, value in values if value is not None}
 
 
 def _in_utc(at: datetime) -> datetime:
@@ -186,9 +105,10 @@ WebhookEvents = Annotated[
 ]
 
 WEBHOOK_FIELDS = ("webhook_url", "webhook_secret", "webhook_form", "webhook_events")
-OPTIONS = ("priority", "deadline_at", "auto_orient", *WEBHOOK_FIELDS)
-# Fields that are left out of the digest of a request while they have their default.
-_ABSENT_BY_DEFAULT = frozenset({*WEBHOOK_FIELDS, "user", "auto_orient"})
+# Names that are left out of the digest of a request while they have their default.
+_ABSENT_BY_DEFAULT = frozenset({*WEBHOOK_FIELDS, "auto_orient"})
+# Members that the digest holds as null if they are not given, as it did when every model had them.
+_NULL_BY_DEFAULT = ("input_image", "input_image_2", "input_image_3", "input_image_4", "seed", "aspect_ratio")
 
 
 class Webhook(BaseModel):
@@ -205,8 +125,8 @@ class Webhook(BaseModel):
     webhook_events: WebhookEvents | None = None
 
 
-class TaskParams(Webhook, Params):
-    """The parameters of a task in the native API: the provider's, and the options of Fluxhook itself."""
+class TaskOptions(Webhook):
+    """The options of Fluxhook itself, beside the parameters of the provider."""
 
     priority: Annotated[int, Field(ge=0, le=9, description="Priority in the queue: 9 is the highest.")] = 0
     deadline_at: Annotated[
@@ -217,21 +137,33 @@ class TaskParams(Webhook, Params):
         bool, Field(description="Turn input images upright, as their EXIF orientation says, before they are sent.")
     ] = False
 
+
+OPTIONS = tuple(TaskOptions.model_fields)
+# The options of the provider-compatible API.
+COMPATIBLE_OPTIONS = ("webhook_url", "webhook_secret", "auto_orient")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskParams:
+    """A request for a task, checked against the row of its model. Images are not decoded here; `submit` checks them.
+
+    `parameters`: what the provider gets, without images. `images`: by slot (see `ImageRules.slots`), base64 or a URL.
+    """
+
+    model: Model
+    parameters: JsonObject = field(repr=False)
+    images: Mapping[str, str] = field(default_factory=dict, repr=False)
+    options: TaskOptions = field(default_factory=TaskOptions)
+    warnings: tuple[str, ...] = ()
+
     def masked_json(self) -> JsonObject:
         """Return all parameters as JSON values, with secrets masked and without optional fields that are not used."""
-        values = self.model_dump(mode="json")
-        unused = {name for name in _ABSENT_BY_DEFAULT if getattr(self, name) in (None, False)}
-        return {name: value for name, value in values.items() if name not in unused}
-
-
-# Fields of the provider-compatible API; the path of a request names the model.
-COMPATIBLE_FIELDS = (
-    *(name for name in Params.model_fields if name != "model"),
-    *("webhook_url", "webhook_secret", "auto_orient"),
-)
-
-
-class CompatibleParams(TaskParams):
-    """The parameters of a task in the provider-compatible API. Unknown fields are passed on to the provider."""
-
-    model_config = ConfigDict(extra="allow")
+        options = self.options.model_dump(mode="json")
+        unused = {name for name in _ABSENT_BY_DEFAULT if options[name] in (None, False)}
+        return {
+            "model": self.model.id,
+            **{name: None for name in _NULL_BY_DEFAULT if name in self.model.properties},
+            **self.parameters,
+            **self.images,
+            **{name: value for name, value in options.items() if name not in unused},
+        }

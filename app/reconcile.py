@@ -141,7 +141,8 @@ def _await_evidence(connection: Connection, use: Resources, provider: Provider, 
     found = _read(connection, task_id)
     if found is None or found.task.status not in _WAITING or found.attempt.provider_id is not None:
         return  # proof arrived in the meantime
-    now, until = use.now(), _sent_at(found.attempt) + use.evidence_window
+    window = _evidence_window(use, provider, found.task, found.attempt)
+    now, until = use.now(), _sent_at(found.attempt) + window
     if _is_in_flight(provider, found.attempt, now):
         until = _answer_deadline(provider, found.attempt)
     if now < until:
@@ -169,8 +170,9 @@ def _record_answer(
     # If the signing key has left the keyring, its callbacks are no longer accepted, so its secret need not be redacted.
     known = attempt.signing_key_id in use.keys
     proof = use.keys.callback_proof(attempt.id, attempt.signing_key_id) if known else None
-    effects = settle(connection, [evidence_of(attempt.id, Witness.POLL, answer, proof, now)], poll_after=_MIN_INTERVAL)
-    time_limit, wish = _time_limit(use, provider, attempt, answer.report.said), answer.report.retry_after
+    polled = evidence_of(attempt.id, Witness.POLL, answer, proof, now)
+    effects = settle(connection, [polled], poll_after=_MIN_INTERVAL, link_lives=use.catalog.link_lives)
+    time_limit, wish = _time_limit(use, provider, task, attempt, answer.report.said), answer.report.retry_after
     _schedule_next(connection, task.id, attempt, time_limit, now, wish or timedelta())
     finished = answer.report.said in {Said.READY, Said.FAILED}
     return attempt.callback_requested and finished and effects == [Effect.MOVED]
@@ -202,14 +204,25 @@ def _schedule_next(
     jobs.enqueue(connection, [NewJob(Step.RECONCILE, task.id, now + ids.jittered(wait))])
 
 
-def _time_limit(use: Resources, provider: Provider, attempt: Attempt, said: Said) -> tuple[timedelta, str]:
+def _evidence_window(use: Resources, provider: Provider, task: Task, attempt: Attempt) -> timedelta:
+    """Return how long a callback may still prove an attempt whose answer was lost: as configured, else as long as its
+    model and the callback may take. Zero if no callback was requested.
+    """
+    if not attempt.callback_requested:
+        return timedelta()
+    if use.evidence_window is not None:
+        return use.evidence_window
+    return use.catalog.longest(task.model) + provider.spec.callback_window
+
+
+def _time_limit(use: Resources, provider: Provider, task: Task, attempt: Attempt, said: Said) -> tuple[timedelta, str]:
     """Return the age at which the task fails if the provider still gives this answer, and the detail of the failure."""
     if said is not Said.NOT_FOUND:
         return _TIME_LIMIT
     if attempt.provider_id is None:  # the poll used an id from a hint, so NOT_FOUND proves little
-        return use.evidence_window, _OUTCOME_UNKNOWN
+        return _evidence_window(use, provider, task, attempt), _OUTCOME_UNKNOWN
     # A young task may be unknown in one region and known in another.
-    return provider.spec.slowest_task, "the provider does not know the task any more"
+    return use.catalog.longest(task.model), "the provider does not know the task any more"
 
 
 def _wait(age: timedelta) -> timedelta:

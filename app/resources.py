@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 
 from app import clock, ids
+from app.catalog import Catalog
 from app.db.engine.batches import Batcher
 from app.db.engine.database import Database
 from app.db.tables.evidence import Evidence
@@ -46,6 +47,7 @@ class Resources:
     results: httpx.AsyncClient  # for the provider's links
 
     # Policy, from the settings
+    catalog: Catalog
     keys: KeyRing
     now: clock.Now
     account_id: str  # the provider account whose slots and credits are used
@@ -53,7 +55,8 @@ class Resources:
     provider_origin: str
     public_url: str | None  # None: the provider gets no callback URL and is polled
     trust_shared_secret: bool
-    evidence_window: timedelta  # how long a callback may still prove an attempt whose answer was lost
+    # How long a callback may still prove an attempt whose answer was lost; None: the sum of the provider's times
+    evidence_window: timedelta | None
     scratch: Path  # DATA_DIR: temporary files of requests and downloads, and the spool
     uploads: Uploads  # large request bodies while they arrive
     disk: DiskReserve

@@ -1,6 +1,6 @@
 """The settings of an installation: one frozen value, read from `FLUXHOOK_` variables and validated as a whole.
 
-This module only reads a mapping. It opens no files and contacts no hosts.
+A secret may also be in a file, which a variable with the suffix `_FILE` names.
 """
 
 import ipaddress
@@ -25,6 +25,12 @@ from pydantic import SecretStr as Secret
 from app.errors import ConfigurationError
 
 PREFIX = "FLUXHOOK_"
+FILE_SUFFIX = "_FILE"
+# The settings that may be in a file.
+SECRETS = (
+    *("bfl_api_key", "gptproto_api_key", "secret_keys", "admin_key"),
+    *("database_url", "database_direct_url", "https_proxy"),
+)
 _MIN_SECRET = 32
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _MAX_AWAIT_EVIDENCE_S = 31 * 86_400
@@ -174,7 +180,8 @@ class Settings(BaseModel):
         Field(
             ge=0,
             le=_MAX_AWAIT_EVIDENCE_S,
-            description="Seconds to wait for a callback after a lost submit answer. Default: 756 (provider contract).",
+            description="Seconds to wait for a callback after a lost submit answer. "
+            "Default: the longest time of the model and 156.",
         ),
     ] = None
     result_hosts: Annotated[
@@ -212,6 +219,16 @@ class Settings(BaseModel):
             description="Days for which the evidence of a finished task is kept. Default: no limit.",
         ),
     ] = None
+    models_file: Annotated[
+        Path | None,
+        Field(description="A JSON or TOML file whose rows add models or replace those that ship. Default: none."),
+    ] = None
+    unknown_models: Annotated[
+        Literal["refuse", "pass"],
+        Field(
+            description="Models without a row at the provider-compatible API: `refuse`, or `pass` them to the provider."
+        ),
+    ] = "refuse"
     host: Annotated[str, Field(description="The address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="The port to listen on.")] = 8080
     metrics_port: Annotated[
@@ -259,15 +276,19 @@ class Settings(BaseModel):
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
-        """Read the `FLUXHOOK_` names of a mapping. An empty value counts as not set.
+        """Read the `FLUXHOOK_` names of a mapping, and the files of secrets. An empty value counts as not set.
 
-        Raises ConfigurationError, which names each invalid or unknown setting.
+        Raises ConfigurationError, which names each invalid or unknown setting, or a file that cannot be read.
         """
         values: dict[str, Any] = {
             name.removeprefix(PREFIX).lower(): value
             for name, value in env.items()
             if name.startswith(PREFIX) and value != ""
         }
+        for name in SECRETS:
+            file = values.pop(f"{name}{FILE_SUFFIX.lower()}", None)
+            if file is not None:
+                values[name] = _read_secret(name, Path(file), is_set=name in values)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -350,6 +371,21 @@ def names_private_host(host: str) -> bool:
     except ValueError:
         private_suffixes = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
         return "." not in host or host.endswith(private_suffixes) or _is_numeric_ipv4(host)
+
+
+def _read_secret(name: str, path: Path, *, is_set: bool) -> str:
+    """Return the content of a file without the line end at its end. Raises ConfigurationError."""
+    setting = f"{PREFIX}{name.upper()}"
+    if is_set:
+        raise ConfigurationError(f"{setting}: set it or {setting}{FILE_SUFFIX}, not both")
+    try:
+        text = path.read_text().removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigurationError(f"{setting}{FILE_SUFFIX}: {path} cannot be read: {why}") from error
+    if not text:
+        raise ConfigurationError(f"{setting}{FILE_SUFFIX}: {path} is empty")
+    return text
 
 
 def _is_numeric_ipv4(host: str) -> bool:

@@ -21,13 +21,16 @@ from app.db.tables import provider_accounts
 from app.db.tables.attempts import AttemptChange, AttemptContext
 from app.db.tables.evidence import Evidence, EvidenceKey, NewEvidence
 from app.jobs import NewJob, Step
+from app.provider.contract import LINK_LIFE
 from app.rules.task import AttemptState, Decision, Effect, Said, Status, Witness, decide
 from app.security.verify import Verdict
 from app.transitions.admit import pause, release_slots, resume
 from app.transitions.announce import Announcement, append_events, plan_webhooks
-from app.transitions.changes import attempt_change, cost_change, link_expires_at, next_jobs, task_change
+from app.transitions.changes import attempt_change, cost_change, next_jobs, task_change
 
 T = TypeVar("T")
+# How long links live that do not state their expiry, by model; ten minutes for models that are not in it.
+LinkLives = Mapping[str, timedelta]
 
 # Evidence with these effects is stored, and changes neither task nor attempt. Evidence about an earlier attempt is not
 # among it (`SUPERSEDED`): that attempt records its outcome.
@@ -37,7 +40,13 @@ _SLOTLESS = frozenset({Status.QUEUED, Status.READY, Status.FAILED})
 _NO_ATTEMPT_CHANGE, _NO_TASK_CHANGE = AttemptChange(), TaskChange()
 
 
-def settle(connection: Connection, batch: Sequence[Evidence], *, poll_after: timedelta) -> list[Effect | None]:
+def settle(
+    connection: Connection,
+    batch: Sequence[Evidence],
+    *,
+    poll_after: timedelta,
+    link_lives: LinkLives | None = None,
+) -> list[Effect | None]:
     """Store each piece of evidence and apply what follows from it. Return the effects, in the order of the batch.
 
     The effect of evidence about an unknown attempt is None. `poll_after` is how long a task that is accepted now may be
@@ -47,6 +56,7 @@ def settle(connection: Connection, batch: Sequence[Evidence], *, poll_after: tim
         return []
     pieces = Counter(evidence.attempt_id for evidence in batch)
     attempts = attempts_table.lock_attempts(connection, pieces.keys())
+    batch = [_with_link_expiry(attempts.get(piece.attempt_id), piece, link_lives or {}) for piece in batch]
     news = {_key(piece) for piece in batch if _may_bring_news(attempts.get(piece.attempt_id), piece, pieces)}
     changes = _Changes(attempts, pieces, poll_after, evidence_table.known(connection, news))
     effects = [changes.take(evidence) for evidence in batch]
@@ -207,10 +217,16 @@ def _latest(change: T | None, known: T) -> T:
 def _judge(attempt: AttemptContext, evidence: Evidence) -> Decision:
     if evidence.verdict is Verdict.FORGED:
         return Decision(Effect.REJECTED)
+    return decide(attempt.state, evidence.report, evidence.witness, evidence.received_at, proven=evidence.proven)
+
+
+def _with_link_expiry(attempt: AttemptContext | None, evidence: Evidence, link_lives: LinkLives) -> Evidence:
+    """Return the evidence with the time at which its link expires: as the link says, else as is usual for the model."""
     report = evidence.report
-    if report.said is Said.READY and report.sample_expires_at is None:
-        report = report._replace(sample_expires_at=link_expires_at(evidence))
-    return decide(attempt.state, report, evidence.witness, evidence.received_at, proven=evidence.proven)
+    if attempt is None or report.said is not Said.READY or report.sample_expires_at is not None:
+        return evidence
+    expires_at = evidence.received_at + link_lives.get(attempt.model, LINK_LIFE)
+    return evidence._replace(report=report._replace(sample_expires_at=expires_at))
 
 
 def _may_bring_news(attempt: AttemptContext | None, evidence: Evidence, pieces: Mapping[str, int]) -> bool:

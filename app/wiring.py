@@ -5,12 +5,14 @@ import os
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 
 from app import __version__, callback, clock, ids
+from app.catalog import Catalog, open_catalog
 from app.db.engine.database import Database, open_database
 from app.db.engine.server_clock import following
 from app.db.engine.sqlite import file_of
@@ -25,11 +27,15 @@ from app.store import BUCKETS, DiskReserve, FolderStore, Store, Uploads
 
 
 @asynccontextmanager
-async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> AsyncGenerator[Resources]:
+async def open_resources(
+    settings: Settings, now: clock.Now = clock.utc_now, catalog: Catalog | None = None
+) -> AsyncGenerator[Resources]:
     """Connect to everything that the settings name; close the connections at the end.
 
-    `now`: the clock of this machine. On PostgreSQL it is corrected to the server's.
+    `now`: the clock of this machine. On PostgreSQL it is corrected to the server's. `catalog`: the models, if they are
+    loaded already.
     """
+    catalog = catalog or load_catalog(settings)
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(open_configured_database(settings))
         shared_clock = clock.FollowingClock(now)
@@ -40,8 +46,9 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
         disk = disk_reserve(settings)
         yield Resources(
             db=db,
-            callbacks=db.batcher(callback.store_batch),
+            callbacks=db.batcher(partial(callback.store_batch, link_lives=catalog.link_lives)),
             store=open_store(settings),
+            catalog=catalog,
             keys=key_ring(settings),
             now=shared_clock,
             account_id=account_id(settings),
@@ -62,7 +69,7 @@ async def open_resources(settings: Settings, now: clock.Now = clock.utc_now) -> 
             provider_origin=provider_base(settings),
             public_url=settings.public_url,
             trust_shared_secret=settings.shared_secret_callbacks == "accept",  # noqa: S105
-            evidence_window=evidence_window(settings, provider),
+            evidence_window=None if settings.hold_seconds is None else timedelta(seconds=settings.hold_seconds),
             send_webhook_secret=settings.send_webhook_secret,
             scratch=settings.data_dir,
             uploads=uploads(settings, disk),
@@ -112,6 +119,16 @@ def provider_base(settings: Settings) -> str:
     return settings.bfl_base_url if settings.provider == "bfl" else settings.gptproto_base_url
 
 
+def load_catalog(settings: Settings) -> Catalog:
+    """Return the models of the settings. Raises ConfigurationError, which names the row of the operator's file."""
+    return open_catalog(settings.models_file, pass_unknown=settings.unknown_models == "pass")
+
+
+def slot_limits(settings: Settings, catalog: Catalog) -> dict[str, int]:
+    """Return the maximum number of tasks in flight: of the account under "account", and of models with one."""
+    return {**provider_spec(settings).slots, **catalog.slots}
+
+
 def provider_spec(settings: Settings) -> ProviderSpec:
     return Bfl.spec if settings.provider == "bfl" else Gptproto.spec
 
@@ -127,18 +144,6 @@ def user_agent(settings: Settings) -> str:
     """Return what the hosts of input images see: the version, and a contact if one is known."""
     contact = settings.contact or settings.public_url
     return f"fluxhook/{__version__}" + (f" (+{contact})" if contact and contact.isascii() else "")
-
-
-def evidence_window(settings: Settings, provider: Provider | None) -> timedelta:
-    """Return how long a callback may still prove an attempt: as configured, else the sum of the provider's times.
-
-    Without a public URL it is zero: no callback can come.
-    """
-    if settings.public_url is None or provider is None:
-        return timedelta()
-    if settings.hold_seconds is not None:
-        return timedelta(seconds=settings.hold_seconds)
-    return provider.spec.slowest_task + provider.spec.callback_window
 
 
 def account_id(settings: Settings) -> str:

@@ -19,11 +19,11 @@ from sqlalchemy import Connection, Dialect, create_engine, event, text
 from sqlalchemy.pool import StaticPool
 
 from app import callback, jobs
+from app.catalog import shipped_catalog
 from app.db.migrations import migrate
 from app.db.tables import provider_accounts, tasks
 from app.errors import DatabaseUnavailable
 from app.jobs import Step
-from app.params import TaskParams
 from app.provider import ProviderResponse, ProviderSpec, Reference, SubmitRequest
 from app.provider.bfl import SPEC
 from app.resources import Resources
@@ -34,6 +34,7 @@ from app.worker import loop
 from app.worker.loop import run_job
 from tests.databases import OneByOne
 from tests.downloads import downloads_from
+from tests.requests import task_params
 from tests.rows import WORKER
 from tests.world import GATEWAY, RING_KEY, FrozenClock
 
@@ -241,6 +242,7 @@ class Process:
             db=self.db,
             callbacks=self.db.batcher(callback.store_batch),
             store=Memory(),
+            catalog=shipped_catalog(),
             keys=KeyRing((RING_KEY,)),
             now=self.clock,
             account_id="account",
@@ -252,7 +254,7 @@ class Process:
             provider_origin="https://api.bfl.ai",
             public_url=GATEWAY if callback_requested else None,
             trust_shared_secret=trust_shared_secret,
-            evidence_window=SPEC.slowest_task + SPEC.callback_window if callback_requested else timedelta(),
+            evidence_window=timedelta(minutes=10) + SPEC.callback_window if callback_requested else timedelta(),
             scratch=Path(gettempdir()),
             uploads=Uploads(Path(gettempdir()), DiskReserve({})),
             disk=DiskReserve({}),
@@ -282,7 +284,7 @@ class Process:
         self._runner.run(self._quiet(call.by))
 
     def post(self, prompt: str, **params: Any) -> None:
-        self.play(submit(self.use, params.pop("key_id"), TaskParams(prompt=prompt, **params), {}))
+        self.play(submit(self.use, params.pop("key_id"), task_params(prompt, **params), {}))
 
     def work(self, steps: tuple[Step, ...] = tuple(Step)) -> bool:
         """Run one due job of these steps; return False if there is none."""

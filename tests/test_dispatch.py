@@ -65,7 +65,6 @@ async def test_every_field_is_sent_with_the_callback_url_and_secret_of_the_attem
     assert dict(order.params) == {
         "prompt": "a red fox",
         "seed": 7,
-        "aspect_ratio": None,
         "output_format": "jpeg",
         "prompt_upsampling": False,
         "safety_tolerance": 2,

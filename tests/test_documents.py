@@ -7,7 +7,7 @@ import pytest
 
 from app.cli import commands
 from app.rules.task import MOVES, Failure, Status
-from app.settings import PREFIX, Settings
+from app.settings import FILE_SUFFIX, PREFIX, SECRETS, Settings
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -55,6 +55,9 @@ def test_every_failure_code_is_explained_in_the_readme() -> None:
     assert unexplained == []
 
 
+SECRET_FILES = {f"{PREFIX}{name.upper()}{FILE_SUFFIX}" for name in SECRETS}
+
+
 def test_every_command_is_in_the_readme() -> None:
     names = [
         command.name or command.callback.__name__ for command in commands().registered_commands if command.callback
@@ -66,7 +69,7 @@ def test_every_command_is_in_the_readme() -> None:
 
 @pytest.mark.parametrize("path", [README, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
 def test_a_document_names_only_settings_that_exist(path: Path) -> None:
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | SECRET_FILES
     assert set(re.findall(rf"{PREFIX}[A-Z_]*[A-Z]", path.read_text())) <= known
 
 
@@ -132,7 +135,7 @@ def test_compose_passes_on_every_setting_that_the_image_does_not_set() -> None:
     fixed = {"HOST", "PORT", "DATA_DIR"}
     wanted = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields if name.upper() not in fixed}
     handed_on = set(re.findall(rf"^ +({PREFIX}\w+):", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE))
-    assert handed_on == wanted
+    assert handed_on == wanted | SECRET_FILES
 
 
 def test_compose_passes_on_every_documented_variable_of_tracing() -> None:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from app import __version__
+from app.catalog import DEFAULT_MODEL, shipped_catalog
 from app.main import create_app
 from tests.web.contract import KEPT, contract, kept
 from tests.web.documents import problem
@@ -24,7 +25,7 @@ OTHERWISE = {
     *(
         (f"{mount}/v1/{route}", "422")  # in the provider's form
         for mount in ("", "/flux")
-        for route in ("flux-kontext-pro", "flux-kontext-max", "get_result")
+        for route in (*shipped_catalog().served, "get_result")
     ),
 }
 
@@ -126,7 +127,28 @@ async def test_a_task_can_be_posted_in_the_documented_forms_with_only_a_prompt(o
     content = openapi["paths"]["/v1/tasks"]["post"]["requestBody"]["content"]
 
     assert set(content) == {"application/json", "multipart/form-data"}
-    assert all(form["schema"]["required"] == ["prompt"] for form in content.values())
+    form, by_model = (content[name]["schema"] for name in ("multipart/form-data", "application/json"))
+    default = resolve(openapi, by_model["discriminator"]["mapping"][DEFAULT_MODEL])
+    assert default["required"] == ["prompt"]
+    assert "required" not in form
+
+
+def test_each_model_has_a_path_and_two_schemas(openapi: dict[str, Any]) -> None:
+    body = openapi["paths"]["/v1/tasks"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    mapping = body["discriminator"]["mapping"]
+
+    assert list(mapping) == shipped_catalog().served
+    assert [option["$ref"] for option in body["oneOf"]] == list(mapping.values())
+    assert all({f"/v1/{model}", f"/flux/v1/{model}"} <= openapi["paths"].keys() for model in mapping)
+    assert all(
+        resolve(openapi, reference)["properties"]["model"]["const"] == model for model, reference in mapping.items()
+    )
+
+
+def test_no_two_schemas_have_the_same_title(openapi: dict[str, Any]) -> None:
+    titles = [schema["title"] for schema in openapi["components"]["schemas"].values()]
+
+    assert sorted(titles) == sorted(set(titles))
 
 
 async def test_an_error_that_happens_has_exactly_the_documented_members(world: World, openapi: dict[str, Any]) -> None:

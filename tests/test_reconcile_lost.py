@@ -9,7 +9,7 @@ from app.reconcile import reconcile
 from app.rules.task import Report, Said
 from app.twin import Faults
 from tests.calling import Scripted, answering, attempt_of, caller_of, submitted
-from tests.world import World
+from tests.world import EVIDENCE_WINDOW, World
 
 LOST = ProviderResponse(Report(Said.LOST))
 
@@ -132,7 +132,7 @@ async def test_an_unknown_hinted_id_does_not_change_the_end_of_the_window(world:
     task_id, provider = await held(world, LOST, fetched=ProviderResponse(Report(Said.NOT_FOUND), 404, {}, b"{}"))
     caller = await caller_of(world, task_id)
     await caller.call({"id": "unknown", "status": "Ready"}, proof={})
-    await world.go_on(world.use.evidence_window.total_seconds() - 10, 10)
+    await world.go_on(EVIDENCE_WINDOW.total_seconds() - 10, 10)
     before = (await world.task(task_id))["status"]
     await world.go_on(60, 10)
     task = await world.task(task_id)

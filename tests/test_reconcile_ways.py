@@ -19,7 +19,7 @@ from app.twin import Faults
 from tests.calling import Scripted, answering, attempt_of, done, submitted
 from tests.pictures import in_base64, picture
 from tests.rows import plan_task, stored_jobs
-from tests.world import World
+from tests.world import EVIDENCE_WINDOW, World
 
 TAKEN = ProviderResponse(Report(Said.PENDING, "p1"), 200, {}, b"{}")
 
@@ -253,7 +253,7 @@ async def test_a_hint_causes_no_poll_about_the_lost_answer_of_another_provider(e
     caller = await submitted(each_world, faults=Faults(lose_answer_after=1, drop_callback=1))
     provider = moved_on(each_world)
     await caller.call({"id": "p1", "status": "Ready"}, {})
-    await each_world.go_on(each_world.use.evidence_window.total_seconds() + 30, 30)
+    await each_world.go_on(EVIDENCE_WINDOW.total_seconds() + 30, 30)
 
     assert provider.asked == []
     assert (await each_world.task(caller.task_id))["failure"]["code"] == "unknown_outcome"

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app import settings as settings_module
 from app.errors import ConfigurationError
 from app.settings import Settings, names_private_host
 
@@ -364,3 +365,46 @@ def test_an_unsupported_database_is_refused_by_its_setting(address: str) -> None
 
 def test_postgresql_urls_have_two_schemes() -> None:
     assert not read(DATABASE_URL="postgres://db/fluxhook", SECRET_KEYS=KEY).embedded
+
+
+SECRET = "k" * 40
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"], ids=repr)
+def test_a_secret_may_be_in_a_file_without_the_line_end(tmp_path: Path, end: str) -> None:
+    file = tmp_path / "key"
+    file.write_bytes(f"{SECRET}{end}".encode())
+    settings = Settings.from_env({"FLUXHOOK_BFL_API_KEY_FILE": str(file), "FLUXHOOK_SECRET_KEYS_FILE": str(file)})
+
+    assert settings.provider_key == SECRET
+    assert [key.get_secret_value() for key in settings.secret_keys] == [SECRET]
+
+
+def test_every_setting_with_a_secret_may_be_in_a_file() -> None:
+    hidden = {name for name, field in Settings.model_fields.items() if "Secret" in str(field.annotation)}
+
+    assert hidden <= set(settings_module.SECRETS)
+    assert set(settings_module.SECRETS) <= Settings.model_fields.keys()
+
+
+def test_a_secret_that_is_set_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(SECRET)
+    with pytest.raises(ConfigurationError, match=r"^FLUXHOOK_ADMIN_KEY: set it or FLUXHOOK_ADMIN_KEY_FILE, not both$"):
+        Settings.from_env({"FLUXHOOK_ADMIN_KEY": SECRET, "FLUXHOOK_ADMIN_KEY_FILE": str(file)})
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "cannot be read: No such file"), (b"\xff", "it is not text"), (b"\n", "is empty")]
+)
+def test_a_file_of_a_secret_that_cannot_be_used_is_named_with_its_setting(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigurationError) as refused:
+        Settings.from_env({"FLUXHOOK_ADMIN_KEY_FILE": str(file)})
+
+    assert refused.value.detail.startswith(f"FLUXHOOK_ADMIN_KEY_FILE: {file} ")
+    assert reason in refused.value.detail

@@ -253,6 +253,19 @@ async def test_a_fresh_link_replaces_the_old_one(database: Database, witness: st
     )
 
 
+async def test_a_link_without_an_expiry_lives_as_long_as_is_usual_for_its_model(database: Database) -> None:
+    lives = {"flux-kontext-pro": timedelta(hours=1)}
+    for name, link_lives in (("1", lives), ("2", {})):
+        await database.write(put_sent_task, name)
+        batch = [evidence_of(result(1), name)]
+        await database.write(settle, batch, poll_after=POLL_AFTER, link_lives=link_lives)
+
+    long, usual = [await database.read(task_of, name) for name in ("1", "2")]
+    received_at = START + timedelta(seconds=1)
+    assert long.sample_expires_at == received_at + timedelta(hours=1)
+    assert usual.sample_expires_at == received_at + timedelta(minutes=10)
+
+
 @pytest.mark.parametrize("status", [Status.STORED, Status.FAILED, Status.CANCELLED])
 async def test_late_evidence_is_stored_and_only_its_cost_is_applied(database: Database, status: Status) -> None:
     await database.write(lambda connection: put_sent_task(connection, status=Status.QUEUED))

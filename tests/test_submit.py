@@ -15,12 +15,12 @@ from starlette.types import Receive, Scope, Send
 
 from app.dispatch import dispatch
 from app.errors import Unavailable
-from app.params import TaskParams
 from app.provider import ProviderResponse
 from app.rules.task import Report, Said
 from app.submit import submit
 from tests.calling import answering
 from tests.pictures import black, claims, in_base64, padded, picture
+from tests.requests import task_params
 from tests.web.documents import kept_files, nothing_recorded, problem, rows
 from tests.world import World, open_world
 
@@ -223,7 +223,7 @@ async def test_without_a_provider_key_nothing_can_be_submitted(tmp_path: Path, s
     # As a field of Resources, `provider` cannot be given to `open_world`, whose own `provider` names an adapter.
     async with open_world(tmp_path, sqlite_url) as world:
         with pytest.raises(Unavailable, match="no provider key is configured"):
-            await submit(replace(world.use, provider=None), "key_admin", TaskParams(prompt="a red fox"), {})
+            await submit(replace(world.use, provider=None), "key_admin", task_params(), {})
 
         assert await nothing_recorded(world)
 

@@ -10,12 +10,14 @@ from typing import Any
 import httpx
 
 from app import callback
+from app.catalog import shipped_catalog
 from app.db.engine.batches import BOUNDS, Bounds
 from app.db.engine.database import Database, open_database
 from app.db.tables import api_keys, provider_accounts
 from app.db.tables.api_keys import NewApiKey
 from app.main import create_app
 from app.provider import Bfl, Gptproto
+from app.provider.bfl import SPEC
 from app.resources import Resources
 from app.security.http_clients import guarded_client, provider_client
 from app.security.keyring import KeyRing
@@ -29,6 +31,7 @@ from tests.postgres import keep_time
 TWIN, GATEWAY = "http://twin", "http://gateway"
 _MAX_JOBS = 5000  # more jobs than any test has due at once
 ADMIN_KEY = "an-admin-key-for-tests-only"
+EVIDENCE_WINDOW = timedelta(minutes=10) + SPEC.callback_window
 RING_KEY = "a-ring-key-for-tests-only-0123456789"
 
 
@@ -151,10 +154,11 @@ async def open_world(
             web=web,
             webhooks=webhooks,
             results=results,
+            catalog=changes.get("catalog") or shipped_catalog(),
             result_hosts=(),
             provider_origin=TWIN,
             public_url=GATEWAY,
-            evidence_window=built.spec.slowest_task + built.spec.callback_window,
+            evidence_window=EVIDENCE_WINDOW,
             trust_shared_secret=True,
             scratch=folder,
             uploads=Uploads(folder, disk),
@@ -162,11 +166,13 @@ async def open_world(
         )
         use = replace(use, **changes)
         await use.db.write(
-            lambda connection: provider_accounts.put(connection, "account", built.spec.name, built.spec.slots)
+            lambda connection: provider_accounts.put(
+                connection, "account", built.spec.name, {**built.spec.slots, **use.catalog.slots}
+            )
         )
         admin = NewApiKey("key_admin", "admin", digest_of(ADMIN_KEY), ["*"], clock())
         await use.db.write(lambda connection: api_keys.put(connection, admin))
-        app = create_app(nullcontext(use), with_worker=False)
+        app = create_app(nullcontext(use), use.catalog, with_worker=False)
         network.add("gateway", app)
         transport = network.hosts["gateway"]
         async with (

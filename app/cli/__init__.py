@@ -28,6 +28,7 @@ _FILES: Mapping[str, str] = {
     "replay": "admin",
     "keys": "admin",
     "doctor": "doctor",
+    "models": "models",
 }
 _NEED_NO_FILE = ("version", "--version")
 
@@ -36,7 +37,7 @@ def commands(requested: str | None = None) -> typer.Typer:
     """Return the command line with the requested command only, or with all commands if the name is unknown."""
     cli = typer.Typer(
         name="fluxhook",
-        help="A self-hosted job gateway for FLUX Kontext image tasks.",
+        help="A self-hosted job gateway for FLUX image tasks.",
         no_args_is_help=True,
         add_completion=False,
         context_settings={"help_option_names": ["-h", "--help"]},

@@ -1,5 +1,6 @@
 """HTTP calls of the client commands to a running service, through its public API."""
 
+import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 import httpx
 import typer
 
-from app.params import IMAGE_FIELDS
 from app.settings import Settings
 
 _ALL_INTERFACES = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognised, not listened on
@@ -51,19 +51,23 @@ def ask_for_page(client: httpx.Client, path: str, query: Mapping[str, object]) -
     return page
 
 
-def post_task(client: httpx.Client, fields: dict[str, str], files: Sequence[Path]) -> dict[str, Any]:
-    """Submit a task with images from files, and return it."""
-    if len(files) > len(IMAGE_FIELDS):
-        typer.echo(f"fluxhook: a task takes at most {len(IMAGE_FIELDS)} images", err=True)
-        raise typer.Exit(1)
+def post_task(
+    client: httpx.Client, fields: Mapping[str, Any], files: Sequence[tuple[str, Path]] = ()
+) -> dict[str, Any]:
+    """Submit a task with images from files, each with the name of its field, and return it."""
+    task: dict[str, Any]
+    if not files:
+        task = ask(client, "POST", "/v1/tasks", json=dict(fields)).json()
+        return task
     with ExitStack() as stack:
-        parts: list[tuple[str, Any]] = [(name, (None, value)) for name, value in fields.items()]
-        parts += [
-            (field, (path.name, stack.enter_context(path.open("rb"))))
-            for field, path in zip(IMAGE_FIELDS, files, strict=False)
-        ]
-        task: dict[str, Any] = ask(client, "POST", "/v1/tasks", files=parts).json()
-    return task
+        parts: list[tuple[str, Any]] = [(name, (None, _as_text(value))) for name, value in fields.items()]
+        parts += [(field, (path.name, stack.enter_context(path.open("rb")))) for field, path in files]
+        task = ask(client, "POST", "/v1/tasks", files=parts).json()
+        return task
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _own_key(settings: Settings) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from app.catalog import DEFAULT_MODEL
 from app.cli.api import ask, ask_for_page, connect, post_task
 from app.cli.table_printer import print_table
 from app.cli.timeline_printer import print_timelines
@@ -20,17 +21,27 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 Limit = Annotated[int, typer.Option(min=1, max=100, help="The maximum number of rows.")]
 Image = Annotated[
     list[Path] | None,
-    typer.Option("--image", exists=True, dir_okay=False, help="An input image; repeat it for up to 4."),
+    typer.Option("--image", exists=True, dir_okay=False, help="An input image; repeat it for as many as it takes."),
+]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--parameter",
+        "-p",
+        metavar="NAME=VALUE",
+        help="A parameter of the model: JSON, or else text; `NAME=@FILE` for an image. Repeatable.",
+    ),
 ]
 
 
 def submit(
-    prompt: Annotated[str, typer.Argument(help="What to draw, or what to change in the input images.")],
+    prompt: Annotated[str | None, typer.Argument(help="What to draw, or what to change in the input images.")] = None,
     image: Image = None,
-    model: Annotated[str, typer.Option(help="The model: flux-kontext-pro or flux-kontext-max.")] = "flux-kontext-pro",
+    model: Annotated[str, typer.Option(help="The model; `fluxhook models` lists them.")] = DEFAULT_MODEL,
+    parameter: Parameters = None,
     seed: Annotated[int | None, typer.Option(help="The random seed, for a reproducible result.")] = None,
     aspect_ratio: Annotated[str | None, typer.Option(help="Width to height, from 21:9 to 9:21.")] = None,
-    output_format: Annotated[str, typer.Option(help="The image format: png, jpeg or webp.")] = "png",
+    output_format: Annotated[str | None, typer.Option(help="The image format: png, jpeg or webp.")] = None,
     *,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the task is final, and print its timeline.")] = False,
     out: Annotated[
@@ -43,12 +54,22 @@ def submit(
     """Submit a task and print its ID. With --wait or --out, the exit code is 1 unless the image is stored."""
     if out is not None and not out.parent.is_dir():
         raise typer.BadParameter(f"the folder {out.parent} does not exist", param_hint="--out")
-    fields = {"prompt": prompt, "model": model, "output_format": output_format}
-    fields |= {"seed": str(seed)} if seed is not None else {}
-    fields |= {"aspect_ratio": aspect_ratio} if aspect_ratio is not None else {}
+    fields: dict[str, Any] = {
+        "prompt": prompt,
+        "model": model,
+        "seed": seed,
+        "aspect_ratio": aspect_ratio,
+        "output_format": output_format,
+    }
+    fields = {name: value for name, value in fields.items() if value is not None}
     console = Console(stderr=True, soft_wrap=True)
     with connect(from_environment(), url, key) as client:
-        task = post_task(client, fields, image or [])
+        files: list[tuple[str, Path]] = []
+        if image or parameter:
+            row = ask(client, "GET", f"/v1/models/{model}").json()
+            files = _named(image or [], row)
+            _add(parameter or [], row, fields, files)
+        task = post_task(client, fields, files)
         for warning in task["warnings"]:
             console.print(f"[yellow]warning[/] {warning}")
         typer.echo(task["id"])
@@ -58,6 +79,41 @@ def submit(
         _require_stored(task)
         if out is not None:
             out.write_bytes(ask(client, "GET", task["image"]["url"]).content)
+
+
+def _named(images: list[Path], model: dict[str, Any]) -> list[tuple[str, Path]]:
+    """Return the images with the fields of the model that take them, in order."""
+    rules = model["images"]
+    if len(images) > rules["max"]:
+        typer.echo(f"fluxhook: {model['id']} takes at most {rules['max']} images", err=True)
+        raise typer.Exit(1)
+    names = rules["members"] * rules["max"] if rules["style"] == "list" else rules["members"]
+    return list(zip(names, images, strict=False))
+
+
+def _add(parameters: list[str], model: dict[str, Any], fields: dict[str, Any], files: list[tuple[str, Path]]) -> None:
+    """Add the parameters of the command line to the fields and files of the request."""
+    for given in parameters:
+        name, equals, text = given.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{given} is not NAME=VALUE", param_hint="--parameter")
+        if text.startswith("@"):
+            path = Path(text[1:])
+            if not path.is_file():
+                raise typer.BadParameter(f"there is no file {path}", param_hint="--parameter")
+            files.append((name, path))
+        else:
+            fields[name] = _value(text, model["request"]["properties"].get(name, {}))
+
+
+def _value(text: str, schema: dict[str, Any]) -> Any:
+    """Return a parameter as JSON, unless its member takes texts or it is none."""
+    if "string" in str(schema.get("type", "")):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def watch(

@@ -77,8 +77,8 @@ def _show(console: Console, settings: Settings, twin_url: str, picture: Path) ->
     """Submit two tasks and print their timelines and the paths of the images. Return whether both are verified."""
     with connect(settings, None, None) as client:
         posted = {
-            "text to image": post_task(client, {"prompt": "a lighthouse above the sea at dawn"}, []),
-            "edit": post_task(client, {"prompt": "make it sepia", "output_format": "jpeg"}, [picture]),
+            "text to image": post_task(client, {"prompt": "a lighthouse above the sea at dawn"}),
+            "edit": post_task(client, {"prompt": "make it sepia", "output_format": "jpeg"}, [("input_image", picture)]),
         }
         console.print(f"The service is at {local_url(settings)}, the provider's twin at {twin_url}.", highlight=False)
         console.print("Times are in seconds since the first task was recorded.")

@@ -4,8 +4,8 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable
-from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Annotated
 
 import httpx
 import typer
@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from app import clock, ids, jobs
+from app.cli import doctor_models
+from app.cli.finding import Finding
 from app.cli.preflight import current_user, is_writable
 from app.db.engine.database import READ_ONLY, as_postgres, is_read_only
 from app.db.engine.postgres_url import without_secrets
@@ -33,6 +35,7 @@ from app.wiring import (
     database_url,
     disk_reserve,
     key_ring,
+    load_catalog,
     open_configured_database,
     open_store,
     provider_base,
@@ -45,17 +48,16 @@ _SET, _DEFAULT, _UNSET = "[dim]set[/]      ", "[dim]default[/]  ", "[dim]unset[/
 _OK, _UNHEALTHY = "[green]ok[/]       ", "[red]unhealthy[/]"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of one check. An unhealthy finding makes the exit code 1."""
+Models = Annotated[
+    bool,
+    typer.Option(
+        "--models",
+        help="Also send an empty request for each model to the provider: it is refused as invalid, and not charged.",
+    ),
+]
 
-    name: str
-    text: str
-    unhealthy: bool = False
-    readable: bool = False  # of the database: its schema can be read by this version
 
-
-def doctor() -> None:
+def doctor(*, models: Models = False) -> None:
     """Check the configuration and what the service depends on. The exit code is 1 if a finding is unhealthy."""
     console = Console(soft_wrap=True, highlight=False)
     try:
@@ -71,7 +73,7 @@ def doctor() -> None:
         else:
             mark = _SET if name.lower() in settings.model_fields_set else _DEFAULT
             console.print(f"{mark}  {PREFIX}{name}: {escape(value)}")
-    findings = asyncio.run(_examine(settings))
+    findings = asyncio.run(_examine(settings, with_models=models))
     for finding in findings:
         mark = _UNHEALTHY if finding.unhealthy else _OK
         console.print(f"{mark}  {finding.name}: {escape(finding.text)}")
@@ -94,8 +96,14 @@ def describe(settings: Settings) -> dict[str, str | None]:
     return shown
 
 
-async def _examine(settings: Settings) -> list[Finding]:
-    return [finding async for finding in _findings(settings)]
+async def _examine(settings: Settings, *, with_models: bool) -> list[Finding]:
+    findings = [finding async for finding in _findings(settings)]
+    try:
+        catalog = load_catalog(settings)
+    except ConfigurationError as error:
+        return [*findings, Finding("models", error.detail, unhealthy=True)]
+    findings.append(doctor_models.served(settings, catalog))
+    return findings + (await doctor_models.examine(settings, catalog) if with_models else [])
 
 
 async def _findings(settings: Settings) -> AsyncGenerator[Finding]:

@@ -23,10 +23,11 @@ from app.web.limits import Limits
 from app.wiring import (
     account_id,
     database_url,
+    load_catalog,
     load_or_create_secret,
     open_configured_database,
     open_resources,
-    provider_spec,
+    slot_limits,
 )
 
 _OTHER_FILES = 256  # the database, the store, uploads, requests to others
@@ -45,7 +46,8 @@ def serve(
         require_address(settings)
         generated_key = asyncio.run(prepare(settings))
         announce(settings, f"on http://{settings.host}:{settings.port}", generated_key)
-        app = create_app(open_resources(settings), with_worker=worker)
+        catalog = load_catalog(settings)
+        app = create_app(open_resources(settings, catalog=catalog), catalog, with_worker=worker)
         server(app, settings.host, settings.port, limits(settings)).run()
 
 
@@ -111,7 +113,7 @@ def _admin_key(settings: Settings) -> tuple[str, bool]:
 
 
 async def _put_account(database: Database, settings: Settings) -> None:
-    limits = provider_spec(settings).slots
+    limits = slot_limits(settings, load_catalog(settings))
     await database.write(provider_accounts.put, account_id(settings), settings.provider, limits)
 
 

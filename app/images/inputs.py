@@ -11,13 +11,13 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from app import ids
+from app.catalog import ImageRules
 from app.errors import DiskUnavailable, InvalidRequest
 from app.images import inspect, pixels
 from app.images.base64 import decode_into
 from app.images.check import Checked, check
 from app.images.fetch import fetch, too_large
 from app.images.inspect import NotAnImage
-from app.provider import ProviderSpec
 from app.resources import Resources
 from app.rules.request import StoredImage
 from app.telemetry import tracing
@@ -35,10 +35,11 @@ class TakenImage:
 
 
 async def take_inputs(
-    use: Resources, spec: ProviderSpec, sources: Mapping[str, str | IO[bytes]], *, auto_orient: bool
+    use: Resources, limits: ImageRules, sources: Mapping[str, str | IO[bytes]], *, auto_orient: bool
 ) -> list[TakenImage]:
     """Check and store the images of a task. None is stored unless all are usable.
 
+    `limits`: those of the model.
     `sources`: an uploaded file, a base64 string or a URL for each field.
     `auto_orient`: turn an image upright, as its EXIF orientation says, before it is stored.
 
@@ -48,37 +49,37 @@ async def take_inputs(
     try:
         async with AsyncExitStack() as stack:
             checked = {
-                field: await _check(use, spec, field, source, stack, auto_orient=auto_orient)
+                field: await _check(use, limits, field, source, stack, auto_orient=auto_orient)
                 for field, source in sources.items()
             }
-            return [await _put(use, field, image) for field, image in checked.items()]
+            return [await _put(use, limits, field, image) for field, image in checked.items()]
     except OSError as error:
         raise DiskUnavailable(f"an image cannot be stored: {error.strerror}") from error
 
 
 async def _check(
-    use: Resources, spec: ProviderSpec, field: str, source: str | IO[bytes], stack: AsyncExitStack, *, auto_orient: bool
+    use: Resources, limits: ImageRules, field: str, source: str | IO[bytes], stack: AsyncExitStack, *, auto_orient: bool
 ) -> Checked:
     """Check an image; `stack` closes its temporary files."""
     delivered = ""  # the media type that the host of its URL stated
     if isinstance(source, str):
         file = await asyncio.to_thread(_temporary_file, use)
         stack.push_async_callback(asyncio.to_thread, file.close)
-        delivered = await _write(use, spec, field, source.strip(), file)
+        delivered = await _write(use, limits, field, source.strip(), file)
     else:
         file = source
-    if file.seek(0, 2) > spec.max_image_bytes:
-        raise too_large(field, spec.max_image_bytes)
+    if file.seek(0, 2) > limits.max_bytes:
+        raise too_large(field, limits.max_bytes)
     try:
-        checked = await check(use, file, max_pixels=spec.max_image_pixels, auto_orient=auto_orient)
+        checked = await check(use, file, max_pixels=limits.max_pixels, auto_orient=auto_orient)
     except NotAnImage as error:
         is_other = delivered and not delivered.startswith("image/")
         reason = f"{error}: its URL delivered {delivered}" if is_other else str(error)
         raise InvalidRequest(f"{field}: {reason}", {field: reason}) from error
     if checked.file is not file:  # it was turned upright
         stack.push_async_callback(asyncio.to_thread, checked.file.close)
-        if checked.bytes > spec.max_image_bytes:
-            raise too_large(field, spec.max_image_bytes)
+        if checked.bytes > limits.max_bytes:
+            raise too_large(field, limits.max_bytes)
     return checked
 
 
@@ -86,26 +87,31 @@ def _temporary_file(use: Resources) -> IO[bytes]:
     return TemporaryFile(dir=use.scratch)
 
 
-async def _write(use: Resources, spec: ProviderSpec, field: str, source: str, file: IO[bytes]) -> str:
+async def _write(use: Resources, limits: ImageRules, field: str, source: str, file: IO[bytes]) -> str:
     """Write the image that a string holds or names into a file; return the media type that its host states, or ""."""
     if source[:8].lower().startswith(("http://", "https://")):
         async with use.fetching.taken_in_time(1, max_waiting=_MAX_WAITING_FETCHES, seconds=_MAX_WAIT_S):
-            return await fetch(use, field, source, file, spec.max_image_bytes)
+            return await fetch(use, field, source, file, limits.max_bytes)
     await asyncio.to_thread(decode_into, file, field, source)
     return ""
 
 
-async def _put(use: Resources, field: str, checked: Checked) -> TakenImage:
+async def _put(use: Resources, limits: ImageRules, field: str, checked: Checked) -> TakenImage:
     found, sha256 = checked.structure, checked.sha256
     # The key is unique to the task, even if other tasks have the same image, so that it can be erased with the task.
     key = f"inputs/{sha256[:2]}/{sha256}.{ids.new_id('img', use.now())}.{inspect.EXTENSIONS[found.media_type]}"
     with tracing.span("store put", bytes=checked.bytes):
         await use.store.put(key, checked.file)
     stored = StoredImage(field, key, sha256, checked.bytes, found.media_type, found.width, found.height)
-    return TakenImage(stored, tuple(_warnings(field, checked)))
+    return TakenImage(stored, tuple(_warnings(limits, field, checked)))
 
 
-def _warnings(field: str, checked: Checked) -> Iterator[str]:
+def _warnings(limits: ImageRules, field: str, checked: Checked) -> Iterator[str]:
+    found = checked.structure
+    if min(found.width, found.height) < limits.min_side:
+        yield (
+            f"{field} is {found.width}x{found.height}: BFL's own client requires sides of at least {limits.min_side}"
+        )
     if checked.orientation != pixels.UPRIGHT:
         yield (
             f"{field} is not upright: the provider may ignore its EXIF orientation, {checked.orientation}; "

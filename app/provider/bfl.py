@@ -21,7 +21,7 @@ SPEC = ProviderSpec(
     # Documented are the global host, two regions and two clusters; polling URLs name further clusters, and a gateway.
     # Delivery hosts are not among them.
     api_hosts=("api.bfl.ai", "api.*.bfl.ai", "gateway.bfl.ai"),
-    slots={"account": 24, "flux-kontext-max": 6},
+    slots={"account": 24},
     # A task belongs to one region, and the global host may answer "Task not found" for it (field report, whose client
     # tries us3 first). The documented hosts come first, then those that were seen in a polling_url.
     status_urls=tuple(
@@ -50,7 +50,7 @@ class Bfl:
         body = RequestBody(submit_request)
         request = self._http.build_request(
             "POST",
-            f"{self._base_url}/v1/{submit_request.model}",
+            f"{self._base_url}{submit_request.path}",
             content=body,
             headers={**self._headers, **body.headers},
         )

@@ -21,7 +21,7 @@ class ProviderSpec:
     name: str
     result_hosts: tuple[str, ...]  # usual hosts of results; others may occur
     api_hosts: tuple[str, ...]  # besides the configured origin, the hosts that may receive the API key
-    slots: Mapping[str, int]  # maximum number of tasks in flight by model, and in total under "account"
+    slots: Mapping[str, int]  # maximum number of tasks in flight, under "account"; the catalog has those of models
     # Further hosts to poll if the host that took a task does not know it.
     status_urls: tuple[str, ...] = ()
     # The waits between the deliveries of one callback, and the time limit of each delivery.
@@ -33,10 +33,6 @@ class ProviderSpec:
     callback_deadline: timedelta = timedelta(seconds=30)
     submit_deadline: timedelta = timedelta(seconds=60)  # for the whole exchange
     status_deadline: timedelta = timedelta(seconds=20)
-    # Most tasks take 5 to 15 seconds. No source states a maximum; no result has been seen later than this.
-    slowest_task: timedelta = timedelta(minutes=10)
-    max_image_bytes: int = 20 * 1024 * 1024
-    max_image_pixels: int = 20_000_000
     signing: SigningProfile = field(default_factory=SigningProfile)
 
     @property
@@ -53,11 +49,15 @@ class ProviderSpec:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SubmitRequest:
-    """A request to start a task: every field that goes into its JSON."""
+    """A request to start a task: the path of its model, and every member that goes into its JSON.
 
-    model: str
+    `images`: by member, and by `member[0]`, `member[1]` and so on for a member with a list. They are read to the end
+    while the request is sent.
+    """
+
+    path: str  # as at BFL, such as /v1/flux-2-pro
     params: JsonObject
-    images: Mapping[str, IO[bytes]]  # by field name; read to the end while the request is sent
+    images: Mapping[str, IO[bytes]]
     webhook_url: str | None
     webhook_secret: str | None
 

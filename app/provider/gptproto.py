@@ -35,7 +35,7 @@ class Gptproto:
         body = RequestBody(submit_request)
         request = self._http.build_request(
             "POST",
-            f"{self._base_url}/flux/v1/{submit_request.model}",
+            f"{self._base_url}/flux{submit_request.path}",
             content=body,
             headers={**self._headers, **body.headers},
         )

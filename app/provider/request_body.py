@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import replace
 from typing import IO
 
@@ -24,8 +24,8 @@ class RequestBody:
         webhook = {"webhook_url": submit_request.webhook_url, "webhook_secret": submit_request.webhook_secret}
         self._start = json.dumps(dict(submit_request.params)).encode()[:-1]
         self._end = b", " + json.dumps(webhook).encode()[1:] if submit_request.webhook_url is not None else b"}"
-        self._images = [(f', {json.dumps(name)}: "'.encode(), file) for name, file in submit_request.images.items()]
-        images = sum(len(before) + _length(file) + len(b'"') for before, file in self._images)
+        self._images = list(_between_texts(submit_request.images))
+        images = sum(len(before) + _length(file) + len(after) for before, file, after in self._images)
         self._length = len(self._start) + images + len(self._end)
         self._ended = False  # whether the last bytes were handed to the client
 
@@ -40,12 +40,12 @@ class RequestBody:
             yield self._start + self._end
             return
         yield self._start
-        for before, file in self._images:
+        for before, file, after in self._images:
             yield before
             file.seek(0)
             while chunk := await asyncio.to_thread(_next_chunk, file):
                 yield chunk
-            yield b'"'
+            yield after
         self._ended = True
         yield self._end
 
@@ -57,6 +57,16 @@ class RequestBody:
             return response
         detail = f"{response.report.detail}, before the request was complete"
         return replace(response, report=Report(Said.DOWN, detail=detail))
+
+
+def _between_texts(images: Mapping[str, IO[bytes]]) -> Iterator[tuple[bytes, IO[bytes], bytes]]:
+    """Yield each image with the JSON before and after it. Images named `member[0]`, `member[1]` become one list."""
+    names = [name.partition("[") for name in images]
+    for at, ((member, is_list, _), file) in enumerate(zip(names, images.values(), strict=True)):
+        is_first = at == 0 or names[at - 1][0] != member
+        is_last = at + 1 == len(names) or names[at + 1][0] != member
+        before = f', {json.dumps(member)}: {is_list}"' if is_first else ', "'
+        yield before.encode(), file, b'"]' if is_list and is_last else b'"'
 
 
 def _next_chunk(file: IO[bytes]) -> bytes:

@@ -25,17 +25,21 @@ _IMAGE_MEMBERS = tuple(member.name for member in fields(StoredImage))
 
 @dataclass(frozen=True, slots=True)
 class TaskRequest:
-    """What the provider is asked for, without the model.
+    """What the provider is asked for, without the model's id.
 
     `parameters`: by the provider's names; models have different ones. `images`: in the order of their fields.
+    `path` and `webhook` state how the model is asked, for a task whose model has left the catalog.
     """
 
     parameters: JsonObject = field(repr=False)  # with the prompt, which no log may show
     images: tuple[StoredImage, ...] = ()
+    path: str | None = None  # at the provider; None: /v1/ and the model's id
+    webhook: bool = True  # whether the model accepts a webhook
 
     @property
     def prompt(self) -> str:
-        return str(self.parameters["prompt"])
+        """The prompt; empty for a model that needs none."""
+        return str(self.parameters.get("prompt") or "")
 
     @property
     def seed(self) -> int | None:
@@ -44,12 +48,24 @@ class TaskRequest:
         return seed if isinstance(seed, int) else None
 
     def as_json(self) -> dict[str, JsonValue]:
-        """Return the form in which requests are stored: the parameters, and `images` beside them."""
-        return {**self.parameters, "images": [asdict(image) for image in self.images]}
+        """Return the form in which requests are stored: the parameters, with `images` and `model` beside them.
+
+        No parameter has one of these two names. `model` is stored only if it states something unusual.
+        """
+        images: list[JsonValue] = [asdict(image) for image in self.images]
+        if self.path is None and self.webhook:
+            return {**self.parameters, "images": images}
+        return {**self.parameters, "images": images, "model": {"path": self.path, "webhook": self.webhook}}
 
     @classmethod
     def of_json(cls, stored: Mapping[str, Any]) -> "TaskRequest":
         """Read what `as_json` returns. Other members of an image are ignored: a later version may have stored them."""
-        parameters = {name: value for name, value in stored.items() if name != "images"}
+        parameters = {name: value for name, value in stored.items() if name not in {"images", "model"}}
+        model = stored.get("model", {})
         images = ({name: image[name] for name in _IMAGE_MEMBERS} for image in stored.get("images", ()))
-        return cls(parameters, tuple(StoredImage(**image) for image in images))
+        return cls(
+            parameters,
+            tuple(StoredImage(**image) for image in images),
+            path=model.get("path"),
+            webhook=model.get("webhook", True),
+        )

@@ -12,7 +12,7 @@ from app.db.queries.apply_changes import TaskChange
 from app.db.tables.attempts import AttemptChange, AttemptContext
 from app.db.tables.evidence import Evidence
 from app.jobs import NewJob, Step
-from app.provider.contract import LINK_LIFE, ProviderResponse
+from app.provider.contract import ProviderResponse
 from app.provider.messages import read_reasons
 from app.rules.backoff import SUBMIT
 from app.rules.task import (
@@ -98,11 +98,6 @@ def cost_change(attempt: AttemptContext, change: AttemptChange) -> float | None:
     return None if change.cost is None else change.cost - (attempt.state.cost or 0)
 
 
-def link_expires_at(evidence: Evidence) -> datetime:
-    """Return when the link in a result expires: as the link says, else after the provider's ten minutes."""
-    return evidence.report.sample_expires_at or evidence.received_at + LINK_LIFE
-
-
 def task_change(attempt: AttemptContext, evidence: Evidence, decision: Decision) -> TaskChange:
     """Return what the decision changes about the task, except its cost (see `cost_change`)."""
     report = evidence.report
@@ -112,7 +107,7 @@ def task_change(attempt: AttemptContext, evidence: Evidence, decision: Decision)
         change = replace(
             change,
             sample_url=report.sample_url,
-            sample_expires_at=link_expires_at(evidence),
+            sample_expires_at=report.sample_expires_at,
             seed=None if report.seed is None else str(report.seed),
         )
     return change

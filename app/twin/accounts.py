@@ -38,7 +38,7 @@ class Accounts:
         """Return the refusal, 402 or 429, if the account cannot start another task of this model."""
         active = self.active(account, now)
         of_model = sum(task.model == model for task in active)
-        if len(active) >= rules.account_slots or of_model >= rules.slots[model]:
+        if len(active) >= rules.account_slots or of_model >= rules.slots.get(model, rules.account_slots):
             return Refusal(429, "rate_limit_exceeded", "Too many active tasks")
         if self.balance(account, rules) < cost:
             return Refusal(402, "insufficient_credits", "Insufficient credits")

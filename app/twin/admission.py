@@ -9,8 +9,8 @@ from app.twin import pictures
 from app.twin.callbacks import withheld
 from app.twin.faults import Faults, fraction
 from app.twin.inputs import Source
+from app.twin.models import SubmitRequest, known_models, ratio_of
 from app.twin.rules import Rules
-from app.twin.submit_request import SubmitRequest, ratio_of
 from app.twin.task import Outcome, Task, ending_of
 
 
@@ -35,8 +35,10 @@ class Acceptance:
 
 def cost_of(request: SubmitRequest, model: str, rules: Rules) -> float:
     """Return the cost in credits. A moderated request generates nothing and is free."""
-    free = ending_of(request.prompt).outcome is Outcome.REQUEST_MODERATED
-    return 0 if free else rules.prices.get(model, 0)
+    if ending_of(request.text).outcome is Outcome.REQUEST_MODERATED:
+        return 0
+    facts = known_models().get(model)
+    return rules.prices.get(model, facts.credits if facts else 0)
 
 
 def new_task(
@@ -50,7 +52,7 @@ def new_task(
     faults: Faults,
 ) -> Task:
     task_faults = faults.of_task(acceptance.ordinal)
-    ending = ending_of(request.prompt)
+    ending = ending_of(request.text)
     ready_at = None if ending.outcome is Outcome.NEVER else acceptance.at + _duration(request, task_faults, rules)
     task = Task(
         ordinal=acceptance.ordinal,
@@ -58,12 +60,12 @@ def new_task(
         account=caller.account,
         model=model,
         origin=caller.origin,
-        prompt=request.prompt,
-        seed=_new_seed(acceptance) if request.seed is None else request.seed,
-        output_format=request.output_format or rules.default_format,
+        prompt=request.text,
+        seed=_new_seed(acceptance) if request.value("seed") is None else request.value("seed"),
+        output_format=request.value("output_format") or rules.default_format,
         size=_size(request, sources, rules),
-        webhook_url=request.webhook_url,
-        webhook_secret=request.webhook_secret,
+        webhook_url=request.value("webhook_url"),
+        webhook_secret=request.value("webhook_secret"),
         cost=cost_of(request, model, rules),
         settled_cost=rules.settled_cost,
         ending=ending,
@@ -71,7 +73,7 @@ def new_task(
         accepted_at=acceptance.at,
         ready_at=ready_at,
         # The parameter `se` of a link has whole seconds.
-        link_ends_at=ready_at and (ready_at + _link_life(task_faults, rules, faults)).replace(microsecond=0),
+        link_ends_at=ready_at and (ready_at + _link_life(model, task_faults, rules, faults)).replace(microsecond=0),
         sources=tuple(sources),
         input_digests=tuple(source.sha256 for source in sources),
         input_megapixels=round(sum(source.width * source.height for source in sources) / 1e6, 2),
@@ -81,20 +83,30 @@ def new_task(
 
 
 def _duration(request: SubmitRequest, task_faults: frozenset[str], rules: Rules) -> timedelta:
-    early = "early_callback" in task_faults and request.webhook_url is not None
+    early = "early_callback" in task_faults and request.has_webhook
     return timedelta(0) if early else rules.ready_after
 
 
-def _link_life(task_faults: frozenset[str], rules: Rules, faults: Faults) -> timedelta:
-    return timedelta(seconds=faults.near_expiry_s) if "expired_link" in task_faults else rules.link_life
+def _link_life(model: str, task_faults: frozenset[str], rules: Rules, faults: Faults) -> timedelta:
+    if "expired_link" in task_faults:
+        return timedelta(seconds=faults.near_expiry_s)
+    facts = known_models().get(model)
+    # The rule is about models whose links live as long as those of Kontext.
+    lives_longer = facts is not None and facts.link_life_s > known_models()["flux-kontext-pro"].link_life_s
+    return timedelta(seconds=facts.link_life_s) if facts is not None and lives_longer else rules.link_life
 
 
 def _size(request: SubmitRequest, sources: Sequence[Source], rules: Rules) -> pictures.Size:
-    """By default, an edit keeps the aspect ratio of its first input, and a new image is square."""
-    if request.aspect_ratio is not None:
-        ratio = ratio_of(request.aspect_ratio)
-    else:
-        ratio = sources[0].width / sources[0].height if sources else 1.0
+    """Return the size that was asked for, at most in the area of the rules.
+
+    By default, an edit keeps the aspect ratio of its first input, and a new image is square.
+    """
+    width, height, named = (request.value(name) for name in ("width", "height", "aspect_ratio"))
+    if width and height:
+        return pictures.output_size(width / height, min(rules.megapixels, width * height / 1024**2))
+    if named is not None and named != "auto":
+        return pictures.output_size(ratio_of(named), rules.megapixels)
+    ratio = sources[0].width / sources[0].height if sources else 1.0
     return pictures.output_size(ratio, rules.megapixels)
 
 

@@ -12,6 +12,7 @@ from app.twin.admission import Caller
 from app.twin.engine import Twin
 from app.twin.faults import fraction
 from app.twin.messages import Dialect
+from app.twin.models import known_models
 from app.twin.submit_request import Refusal, read_submit_request
 from app.twin.task import Task
 from app.twin.wire import TruncatedResponse, gateway_page, redirect
@@ -34,7 +35,7 @@ class Api:
         return [
             Route(f"{self._prefix}/get_result", self.get_result, methods=["GET"]),
             Route(f"{self._prefix}/credits", self.credits, methods=["GET"]),
-            Route(f"{self._prefix}/{{model}}", self.submit, methods=["POST"]),
+            Route(f"{self._prefix}/{{model:path}}", self.submit, methods=["POST"]),
         ]
 
     async def submit(self, request: Request) -> Response:
@@ -56,9 +57,9 @@ class Api:
         if key is None:
             return NOT_AUTHENTICATED
         model = request.path_params["model"]
-        if model not in self._twin.rules.slots:
+        if model not in known_models() and model not in self._twin.rules.slots:
             return UNKNOWN_MODEL
-        submit_request = read_submit_request(await request.body())
+        submit_request = read_submit_request(model, await request.body())
         if isinstance(submit_request, Refusal):
             return submit_request
         # GPTProto answers 503 for a moderated input; BFL accepts it and reports the moderation in the result.

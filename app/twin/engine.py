@@ -21,9 +21,10 @@ from app.twin.faults import Faults
 from app.twin.gallery import Gallery
 from app.twin.inputs import Source, Sources
 from app.twin.links import Links
+from app.twin.models import SubmitRequest
 from app.twin.outbox import Outbox
 from app.twin.rules import Rules
-from app.twin.submit_request import Refusal, SubmitRequest
+from app.twin.submit_request import Refusal
 from app.twin.task import Outcome, Task, ending_of
 
 REFUSALS_KEPT = 10_000  # limits memory when a client floods a full account
@@ -82,7 +83,7 @@ class Twin:
 
     def _admit(self, request: SubmitRequest, model: str, caller: Caller, sources: Sequence[Source]) -> Task | Refusal:
         """Admit the task. This must not await, so that slots and credits are counted exactly."""
-        if caller.moderated_at_submit and ending_of(request.prompt).outcome is Outcome.REQUEST_MODERATED:
+        if caller.moderated_at_submit and ending_of(request.text).outcome is Outcome.REQUEST_MODERATED:
             return Refusal(503, "content_policy_violation", "The input may violate the content rules")
         now = self.now()
         cost = cost_of(request, model, self.rules)

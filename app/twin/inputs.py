@@ -12,8 +12,9 @@ from weakref import WeakValueDictionary
 
 import httpx
 
+from app.twin.models import SubmitRequest
 from app.twin.pictures import UnreadableError, dimensions
-from app.twin.submit_request import Refusal, SubmitRequest, invalid_field
+from app.twin.submit_request import Refusal, invalid_field
 
 MAX_BYTES = 20_000_000  # "20 MB or 20 MP" per image, from the Kontext guide
 MAX_PIXELS = 20_000_000
@@ -39,7 +40,7 @@ class Sources:
 
     async def read(self, request: SubmitRequest) -> list[Source] | Refusal:
         sources = []
-        for name, value in request.images().items():
+        for name, value in request.input_images().items():
             try:
                 sources.append(self._share(await self._bytes(value)))
             except ValueError as problem:

@@ -5,15 +5,13 @@ Names are compared in lower case without underscores and hyphens: `inputImage` i
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 
-from pydantic import JsonValue
-
+from app.catalog import ImageRules, Model
 from app.images import formats
-from app.params import COMPATIBLE_FIELDS, IMAGE_FIELDS, is_storable
+from app.rules.json_value import JsonValue, is_storable
 
-_IMAGE_NAMES = f"{IMAGE_FIELDS[0]}, {IMAGE_FIELDS[1]} to {IMAGE_FIELDS[-1]}"
 _WEBHOOK = re.compile(
     r"webhook|callback|postback|^(http)?hooks?(ur[il]|endpoint|address|secret)?$|^notif\w*(ur[il]|hook|endpoint)$"
     r"|^(signing|shared|hmac)?secret(key)?$"
@@ -44,25 +42,24 @@ def plain(name: str) -> str:
     return re.sub(r"[\W_]+", "", name[:100]).lower()
 
 
-_KNOWN = {plain(field): field for field in COMPATIBLE_FIELDS}
+def reason_to_refuse(name: str, value: JsonValue, model: Model, options: Collection[str]) -> str | None:
+    """Return why a field that the model does not know must not be passed on, with the name of the right field; None
+    if it may be.
 
-
-def reason_to_refuse(name: str, value: JsonValue) -> str | None:
-    """Return why an unknown field must not be dropped, with the name of the right field; None if it may be.
-
-    `value` is not empty.
+    `value` is not empty. `options`: the names of the options of Fluxhook that the API takes.
     """
-    compared = plain(name)
-    if compared in _KNOWN:
-        return f"unknown field: use {_KNOWN[compared]}"
+    compared, images = plain(name), model.images
+    known = {plain(field): field for field in (*model.properties, *options)}
+    if compared in known:
+        return f"unknown field: use {known[compared]}"
     if _COUNT.search(compared) and (count := _number(value)) is not None:
         return "one task makes one image: post a task for each image" if count > 1 else None
     if _WEBHOOK.search(compared) and value is not False:
         is_secret = _SECRET.search(compared.replace("webhook", ""))
         return f"unknown field: use {'webhook_secret' if is_secret else 'webhook_url'}"
     if _is_picture(compared, value):
-        return f"unknown field: {_hint(compared, value)}"
-    reasons = (_reason_inside(inner_name, inner) for inner_name, inner in islice(_within(value), _MAX_VALUES))
+        return f"unknown field: {_hint(compared, value, images)}"
+    reasons = (_reason_inside(inner_name, inner, images) for inner_name, inner in islice(_within(value), _MAX_VALUES))
     return next((reason for reason in reasons if reason is not None), None)
 
 
@@ -71,16 +68,16 @@ def is_empty(value: JsonValue) -> bool:
     return value is None or value in ([], {}) or (isinstance(value, str) and not value.strip())
 
 
-def _reason_inside(name: str, value: JsonValue) -> str | None:
+def _reason_inside(name: str, value: JsonValue, images: ImageRules) -> str | None:
     compared = plain(name)
     if compared and _is_picture(compared, value):
-        return f"holds a picture: {_hint(compared, value)}"
+        return f"holds a picture: {_hint(compared, value, images)}"
     if not isinstance(value, str):
         return None
     if _is_image(value):
-        return f"holds a picture: images go into {_IMAGE_NAMES}"
+        return f"holds a picture: {_place(images)}"
     if _ADDRESS.match(value):
-        return f"holds an address: images go into {_IMAGE_NAMES}, a webhook into webhook_url"
+        return f"holds an address: {_place(images)}, a webhook into webhook_url"
     return None if is_storable(value) else "must be text without NUL characters or lone surrogates"
 
 
@@ -99,16 +96,25 @@ def _is_picture(compared: str, value: JsonValue) -> bool:
     return bool(_PICTURE.search(compared)) and not _SETTING.search(compared)
 
 
-def _hint(compared: str, value: JsonValue) -> str:
+def _hint(compared: str, value: JsonValue, images: ImageRules) -> str:
     """Return which field takes a picture of this name."""
     if _MASK.search(compared):
-        return f"this model takes no mask; images go into {_IMAGE_NAMES}"
+        has_mask = "mask" in images.members
+        return "use mask" if has_mask else f"this model takes no mask; {_place(images)}"
+    if images.style == "none":
+        return "this model takes no images"
+    if images.style != "numbered":
+        return f"use {images.names}" if len(images.members) == 1 else _place(images)
     found = _NUMBER_AT_END.search(compared.removesuffix("64"))  # as in image_base64
     number = max(int(found[1]), 1) if found else 1
-    if number > len(IMAGE_FIELDS):
-        return f"this model takes {_IMAGE_NAMES}"
+    if number > len(images.members):
+        return f"this model takes {images.names}"
     is_one = not isinstance(value, list | dict) or len(value) == 1
-    return f"use {IMAGE_FIELDS[number - 1] if is_one else _IMAGE_NAMES}"
+    return f"use {images.members[number - 1] if is_one else images.names}"
+
+
+def _place(images: ImageRules) -> str:
+    return "this model takes no images" if images.style == "none" else f"images go into {images.names}"
 
 
 def _within(value: JsonValue) -> Iterator[tuple[str, JsonValue]]:

@@ -4,7 +4,7 @@ So the memory in use is that of the largest body, however many arrive. The image
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import IO, Any
@@ -12,9 +12,9 @@ from typing import IO, Any
 from fastapi import Request
 from pydantic import ConfigDict, TypeAdapter
 
-from app.errors import DiskUnavailable, MalformedRequest, TooLarge
+from app.catalog import Catalog
+from app.errors import DiskUnavailable, InvalidRequest, MalformedRequest, TooLarge
 from app.images.base64 import decode_into
-from app.params import IMAGE_FIELDS
 from app.store import Uploads
 from app.store.uploads import SMALL
 from app.web.body import declared_length, json_text
@@ -31,10 +31,13 @@ _PARSER = ThreadPoolExecutor(1, thread_name_prefix="large-json")
 _JSON: TypeAdapter[Any] = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="constants"))
 
 
-async def read_json(request: Request, uploads: Uploads, stack: AsyncExitStack) -> tuple[bytes, dict[str, IO[bytes]]]:
-    """Return the body without its long images, and these images by field, in files that `stack` closes.
+async def read_json(
+    request: Request, catalog: Catalog, uploads: Uploads, stack: AsyncExitStack
+) -> tuple[bytes, dict[str, IO[bytes]]]:
+    """Return the body without its long images, and these images by member, in files that `stack` closes.
 
-    The body is JSON with null in place of each long image. The reader of the route validates it.
+    An image of a list is called `member[0]` and so on. The body is JSON with null in place of each long image. The
+    reader of the route validates it.
 
     Raises InvalidRequest for invalid base64, MalformedRequest, TooLarge, Unavailable if the disk cannot be written, or
     Overloaded.
@@ -53,7 +56,7 @@ async def read_json(request: Request, uploads: Uploads, stack: AsyncExitStack) -
         body = await asyncio.to_thread(uploads.open)
         stack.push_async_callback(asyncio.to_thread, body.close)
         await _write(body, start, stream)
-        rest = await asyncio.get_running_loop().run_in_executor(_PARSER, _separate, body, uploads, files)
+        rest = await asyncio.get_running_loop().run_in_executor(_PARSER, _separate, body, catalog, uploads, files)
     except OSError as error:
         raise DiskUnavailable(f"an image cannot be stored: {error.strerror}") from error
     return rest, files
@@ -69,34 +72,52 @@ async def _write(body: IO[bytes], start: bytearray, stream: AsyncGenerator[bytes
     await asyncio.to_thread(body.write, buffer)
 
 
-def _separate(body: IO[bytes], uploads: Uploads, files: dict[str, IO[bytes]]) -> bytes:
+def _separate(body: IO[bytes], catalog: Catalog, uploads: Uploads, files: dict[str, IO[bytes]]) -> bytes:
     """Move the long images of a body to new files in `files`, and return the remainder as JSON."""
     body.seek(0)
-    members = _parsed(json_text(body.read()))
+    members = _bounded(json_text(body.read()))
     if isinstance(members, dict):
-        for field in IMAGE_FIELDS:
-            text = members.get(field)
+        for holder, key, name in _places_of_images(members, catalog):
+            text = holder[key]
             if isinstance(text, str) and len(text) > _LONG and not _is_url(text):
-                files[field] = uploads.open()
-                members[field] = None
-                decode_into(files[field], field, text)
+                if len(files) == catalog.max_images:
+                    reason = f"more than {catalog.max_images} images"
+                    raise InvalidRequest(f"{name}: {reason}", {name: reason})
+                files[name] = uploads.open()
+                holder[key] = None
+                decode_into(files[name], name, text)
     rest = _JSON.dump_json(members)
     if len(rest) > _MAX_REST:
         raise TooLarge(f"the body without its images must not exceed {_MAX_REST // 1024**2} MB")
     return rest
 
 
-def _parsed(text: bytes) -> Any:
+def _places_of_images(members: dict[str, Any], catalog: Catalog) -> Iterator[tuple[Any, Any, str]]:
+    """Yield each place where an image may be: its object or list, its key or index, and its name."""
+    for member in catalog.image_members:
+        value = members.get(member)
+        if isinstance(value, list):
+            yield from ((value, index, f"{member}[{index}]") for index in range(len(value)))
+        elif value is not None:
+            yield members, member, member
+
+
+def parse(text: bytes) -> Any:
+    """Parse JSON. Raises MalformedRequest."""
+    try:
+        return _JSON.validate_json(text)
+    except ValueError as error:
+        raise MalformedRequest("the body is not valid JSON") from error
+
+
+def _bounded(text: bytes) -> Any:
     """Parse JSON. Raises MalformedRequest, and TooLarge before the values would take much memory."""
     values = 0
     for at in range(0, len(text), _PIECE):
         values += sum(map(text[at : at + _PIECE].count, (b",", b"[", b"{")))
         if values > _MAX_VALUES:
             raise TooLarge(f"a JSON body must not have more than {_MAX_VALUES} values")
-    try:
-        return _JSON.validate_json(text)
-    except ValueError as error:
-        raise MalformedRequest("the body is not valid JSON") from error
+    return parse(text)
 
 
 def _is_url(text: str) -> bool:

@@ -17,12 +17,11 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from app.errors import FluxhookError, InvalidRequest, MalformedRequest, NotFound, RequestError, Unavailable
-from app.params import MODELS
 from app.telemetry import logs
 
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER_S = "5"
-_MODEL_PATH = re.compile(r"/(?:flux/)?v1/([A-Za-z0-9][A-Za-z0-9._-]{0,63})")
+_MODEL_PATH = re.compile(r"/(?:flux/)?v1/([A-Za-z0-9][A-Za-z0-9._-]{0,63}(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,63})?)")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 log = logs.get("web")
@@ -136,9 +135,10 @@ async def _routing(request: Request, error: Exception) -> Response:
 def _not_found(request: Request) -> str:
     """Describe a path without a route. A client of the provider may ask for a model that is not served here."""
     model = _MODEL_PATH.fullmatch(request.scope["path"])
-    if model is None or request.method != "POST":
+    catalog = request.app.state.catalog
+    if model is None or request.method != "POST" or not catalog.may_name_a_model(model[1]):
         return "there is no resource at this path"
-    return f"the model {model[1]} is not served here: use {' or '.join(MODELS)}"
+    return f"the model {catalog.why_not(model[1])}"
 
 
 def _allowed(request: Request) -> list[str]:

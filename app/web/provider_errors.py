@@ -4,6 +4,7 @@
 - A missing or wrong API key: 403 at `/v1`, as at Black Forest Labs, and 401 at `/flux/v1`, as at GPTProto.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -20,6 +21,7 @@ from app.web import problems
 from app.web.problems import ProblemMembers, responses
 
 _UNTYPED = "value_error"
+_PARTS = re.compile(r"[^.\[\]]+")  # of a name such as images[2] or webhook_events.1
 _HEADERS = frozenset({"idempotency-key"})
 _NO_KEY = "Not authenticated: send a valid API key as `x-key: KEY` or `Authorization: Bearer KEY`"
 
@@ -102,4 +104,6 @@ def _fields(error: FluxhookError) -> list[InvalidField]:
 def _location(name: str) -> list[str | int]:
     if name.lower() in _HEADERS:
         return ["header", name.lower()]
-    return ["body"] if name == "body" else ["body", *name.split(".")]
+    if name == "body":
+        return ["body"]
+    return ["body", *(int(part) if part.isdecimal() else part for part in _PARTS.findall(name))]

@@ -1,10 +1,11 @@
 """Reading the body of `POST /v1/tasks`: JSON, or multipart with files. Its size is limited before it is parsed."""
 
 import asyncio
+import json
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import AsyncExitStack
-from typing import IO
+from typing import IO, Any
 
 from fastapi import Request
 from pydantic import ValidationError
@@ -12,35 +13,39 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from app.catalog import DEFAULT_MODEL, Catalog, Model
 from app.errors import DiskUnavailable, InvalidRequest, MalformedRequest, UnsupportedMediaType
 from app.images import formats
-from app.params import IMAGE_FIELDS, TaskParams
+from app.params import OPTIONS, TaskOptions, TaskParams
+from app.rules.json_value import JsonObject, JsonValue
 from app.store import Uploads
 from app.store.uploads import SMALL
 from app.web.body import bounded, declared_length, json_text, media_type
-from app.web.large_json import MAX_JSON_BYTES, read_json
+from app.web.large_json import MAX_JSON_BYTES, parse, read_json
+from app.web.members import Files, options_from_texts, to_params
 from app.web.problems import invalid
 
-# Four images of 20 MB and the other fields; files go to disk as they arrive.
+# As many as four images of 20 MB and the other fields; files go to disk as they arrive.
 MAX_MULTIPART_BYTES = 84 * 1024 * 1024
 JSON_TOO_LARGE = (
     f"a JSON body must not exceed {MAX_JSON_BYTES // 1024**2} MB: send larger images as multipart files or by URL"
 )
 _MULTIPART_TOO_LARGE = f"a multipart body must not exceed {MAX_MULTIPART_BYTES // 1024**2} MB"
 _MAX_FIELD_BYTES = 1024 * 1024
-_MAX_PREAMBLE = 64 * 1024  # bytes before the first part
+_MAX_FIELDS = 40
 _MAX_TEXT_BYTES = 2 * 1024 * 1024  # of all fields that are not files, which stay in memory
 _MAX_PREAMBLE = 64 * 1024  # bytes before the first part
 # The only list. Clients generated from the OpenAPI document send one part for each name, people one part with commas.
 LIST_FIELD = "webhook_events"
+_INDEXED = re.compile(r"([A-Za-z_]\w*)\[\d{0,3}\]", re.ASCII)
 # Form data is UTF-8 (RFC 7578). Other codecs of Python raise other errors or produce lone surrogates.
 _CHARSET = re.compile(r";\s*charset\s*=[^;]*", re.IGNORECASE)
 
 
 async def read_task(
-    request: Request, uploads: Uploads, stack: AsyncExitStack
-) -> tuple[TaskParams, dict[str, IO[bytes]]]:
-    """Return the parameters, and by field the images that are files or long base64 texts; `stack` closes the files.
+    request: Request, catalog: Catalog, uploads: Uploads, stack: AsyncExitStack
+) -> tuple[TaskParams, Files]:
+    """Return the parameters, and by slot the images that are files or long base64 texts; `stack` closes the files.
 
     Raises TooLarge, MalformedRequest, InvalidRequest, UnsupportedMediaType, Unavailable if the disk cannot be written,
     or Overloaded.
@@ -51,36 +56,56 @@ async def read_task(
         reason = "must be in the body, not in the query"
         raise InvalidRequest(f"{name}: {reason}", {name: reason})
     if content_type == "application/json":
-        return await _read_json(bounded(request, MAX_JSON_BYTES, JSON_TOO_LARGE), uploads, stack)
+        limited = bounded(request, MAX_JSON_BYTES, JSON_TOO_LARGE)
+        return await _read_json(limited, catalog, uploads, stack)
     if content_type == "multipart/form-data":
-        return await _read_multipart(bounded(request, MAX_MULTIPART_BYTES, _MULTIPART_TOO_LARGE), uploads, stack)
+        limited = bounded(request, MAX_MULTIPART_BYTES, _MULTIPART_TOO_LARGE)
+        return await _read_multipart(limited, catalog, uploads, stack)
     raise UnsupportedMediaType("the content type must be application/json or multipart/form-data")
 
 
 async def _read_json(
-    request: Request, uploads: Uploads, stack: AsyncExitStack
-) -> tuple[TaskParams, dict[str, IO[bytes]]]:
-    body, files = await read_json(request, uploads, stack)
+    request: Request, catalog: Catalog, uploads: Uploads, stack: AsyncExitStack
+) -> tuple[TaskParams, Files]:
+    body, files = await read_json(request, catalog, uploads, stack)
     body = json_text(body)
+    members = parse(body) if len(body) <= SMALL else await asyncio.to_thread(parse, body)
+    if not isinstance(members, dict):
+        raise InvalidRequest("body: must be a JSON object", {"body": "must be a JSON object"})
+    model = _model(catalog, members)
+    return to_params(catalog, model, members, files, _options_from_json, OPTIONS)
+
+
+def _options_from_json(values: JsonObject) -> TaskOptions:
+    """Read options by the types of JSON. Raises InvalidRequest."""
     try:
-        if len(body) <= SMALL:
-            params = TaskParams.model_validate_json(body, strict=True)
-        else:
-            params = await asyncio.to_thread(TaskParams.model_validate_json, body, strict=True)
+        return TaskOptions.model_validate_json(json.dumps(dict(values)), strict=True)
     except ValidationError as error:
         raise invalid(error.errors(include_input=False, include_url=False)) from None
-    return params, files
+
+
+def _model(catalog: Catalog, members: dict[str, Any]) -> Model:
+    """Take the model out of the members, and return its row. Raises InvalidRequest."""
+    model_id = members.pop("model", None)
+    if model_id is not None and not isinstance(model_id, str):
+        raise InvalidRequest("model: must be text", {"model": "must be text"})
+    return catalog.model(DEFAULT_MODEL if model_id is None else model_id)
 
 
 async def _read_multipart(
-    request: Request, uploads: Uploads, stack: AsyncExitStack
-) -> tuple[TaskParams, dict[str, IO[bytes]]]:
+    request: Request, catalog: Catalog, uploads: Uploads, stack: AsyncExitStack
+) -> tuple[TaskParams, Files]:
     await stack.enter_async_context(uploads.place(declared_length(request) or MAX_MULTIPART_BYTES))
     headers = Headers({"content-type": _CHARSET.sub("", request.headers["content-type"])})
     parser = _StrictParser(
-        headers, request.stream(), max_files=len(IMAGE_FIELDS), max_fields=20, max_part_size=_MAX_FIELD_BYTES
+        headers,
+        request.stream(),
+        max_files=catalog.max_images,
+        max_fields=_MAX_FIELDS,
+        max_part_size=_MAX_FIELD_BYTES,
     )
     parser.open_file = uploads.open
+    parser.image_members = catalog.image_members
     try:
         form = await parser.parse()
     except MultiPartException as error:
@@ -88,11 +113,9 @@ async def _read_multipart(
     except OSError as error:
         raise DiskUnavailable(f"the files cannot be stored: {error.strerror}") from error
     stack.push_async_callback(form.close)
-    fields, files = _split(form)
-    try:
-        return TaskParams.model_validate_strings(fields), files
-    except ValidationError as error:
-        raise invalid(error.errors(include_input=False, include_url=False)) from None
+    fields, files = _split(form, catalog.image_members)
+    model = _model(catalog, fields)
+    return to_params(catalog, model, fields, files, options_from_texts, OPTIONS, lenient=True)
 
 
 class _StrictParser(MultiPartParser):
@@ -103,6 +126,7 @@ class _StrictParser(MultiPartParser):
     """
 
     open_file: Callable[[], IO[bytes]]
+    image_members: Collection[str]
     _ended = False
     _text_bytes = 0
 
@@ -116,7 +140,8 @@ class _StrictParser(MultiPartParser):
     def on_headers_finished(self) -> None:
         part = self._current_part
         _, options = parse_options_header(part.content_disposition)
-        if b"filename" not in options and options.get(b"name", b"").decode("latin-1") in IMAGE_FIELDS:
+        name = options.get(b"name", b"").decode("latin-1")
+        if b"filename" not in options and _member_of(name) in self.image_members:
             part.content_disposition = (part.content_disposition or b"") + b'; filename=""'
         super().on_headers_finished()
         upload = part.file
@@ -156,27 +181,47 @@ async def _without_preamble(stream: AsyncGenerator[bytes], delimiter: bytes) -> 
         yield chunk
 
 
-def _split(form: FormData) -> tuple[dict[str, str], dict[str, IO[bytes]]]:
-    """Return texts and files by field. What a browser sends for an input that is not filled in is ignored."""
-    fields: dict[str, str] = {}
-    files: dict[str, IO[bytes]] = {}
+def _split(form: FormData, image_members: Collection[str]) -> tuple[dict[str, JsonValue], Files]:
+    """Return texts and files by field. What a browser sends for an input that is not filled in is ignored.
+
+    Several parts with the name of an image, or one whose name ends in `[]`, are a list.
+    """
+    fields: dict[str, JsonValue] = {}
+    images: dict[str, list[str | UploadFile]] = {}
+    lists: set[str] = set()
     for name, part in form.multi_items():
-        value = (
-            part if isinstance(part, str) or part.filename or name not in IMAGE_FIELDS else _text_or_file(name, part)
-        )
+        member = _member_of(name)
+        is_image = member in image_members
+        value = part if isinstance(part, str) or part.filename or not is_image else _text_or_file(name, part)
         if name != "prompt" and (not value.strip() if isinstance(value, str) else _is_empty(value)):
             continue
-        if name == LIST_FIELD and name in fields and isinstance(value, str):
-            fields[name] += f",{value}"
-        elif name in fields or name in files:
+        if is_image:
+            images.setdefault(member, []).append(value)
+            if name != member:
+                lists.add(member)
+        elif name == LIST_FIELD and name in fields and isinstance(value, str):
+            fields[name] = f"{fields[name]},{value}"
+        elif name in fields:
             raise InvalidRequest(f"{name[:100]}: given more than once", {name[:100]: "given more than once"})
         elif isinstance(value, str):
             fields[name] = value
-        elif name not in IMAGE_FIELDS:
-            raise InvalidRequest(f"{name[:100]}: must not be a file", {name[:100]: "must not be a file"})
         else:
-            files[name] = value.file
+            raise InvalidRequest(f"{name[:100]}: must not be a file", {name[:100]: "must not be a file"})
+    files: Files = {}
+    for member, parts in images.items():
+        texts = [part if isinstance(part, str) else None for part in parts]
+        is_list = len(parts) > 1 or member in lists
+        uploads = {index: part.file for index, part in enumerate(parts) if not isinstance(part, str)}
+        files |= {f"{member}[{index}]" if is_list else member: file for index, file in uploads.items()}
+        if is_list or texts[0] is not None:
+            fields[member] = texts if is_list else texts[0]
     return fields, files
+
+
+def _member_of(name: str) -> str:
+    """Return the member that a part is for: a list may be sent as `images`, `images[]` or `images[0]`."""
+    match = _INDEXED.fullmatch(name)
+    return match[1] if match is not None else name
 
 
 def _text_or_file(field: str, part: UploadFile) -> str | UploadFile:

@@ -149,7 +149,7 @@ async def test_five_images_are_refused_before_anything_is_sent(terminal: Termina
     photo.write_bytes(picture())
     done = await terminal.run("submit", "x", *["--image", str(photo)] * 5)
 
-    assert (done.exit_code, done.stderr) == (1, "fluxhook: a task takes at most 4 images\n")
+    assert (done.exit_code, done.stderr) == (1, "fluxhook: flux-kontext-pro takes at most 4 images\n")
 
 
 @pytest.mark.parametrize("name", ["missing/out.png", "."], ids=["missing folder", "a folder"])

@@ -18,6 +18,7 @@ from sqlalchemy import func, select
 from starlette.responses import Response
 
 from app import callback, jobs
+from app.catalog import shipped_catalog
 from app.db import Connection
 from app.db.tables import api_keys, idempotency_keys, provider_accounts, results, tasks
 from app.db.tables.api_keys import NewApiKey
@@ -114,6 +115,7 @@ class CrashWorld:
             db=db,
             callbacks=db.batcher(callback.store_batch),
             store=store,
+            catalog=shipped_catalog(),
             keys=KeyRing((RING_KEY,)),
             now=self.clock,
             account_id="account",
@@ -124,7 +126,7 @@ class CrashWorld:
             result_hosts=(),
             provider_origin=TWIN,
             public_url=GATEWAY if callback_requested else None,
-            evidence_window=spec.slowest_task + spec.callback_window if callback_requested else timedelta(),
+            evidence_window=timedelta(minutes=10) + spec.callback_window if callback_requested else timedelta(),
             trust_shared_secret=True,
             scratch=self.folder,
             uploads=Uploads(self.folder, DiskReserve({})),
@@ -208,7 +210,7 @@ def _prepare(connection: Connection, use: Resources) -> None:
     """Do what every start of the service does to the database."""
     assert use.provider is not None
     spec = use.provider.spec
-    provider_accounts.put(connection, use.account_id, spec.name, spec.slots)
+    provider_accounts.put(connection, use.account_id, spec.name, {**spec.slots, **use.catalog.slots})
     api_keys.put(connection, NewApiKey("key_admin", "admin", digest_of(ADMIN_KEY), ["*"], use.now()))
     if connection.dialect.name == "sqlite":  # on PostgreSQL another process may still answer
         idempotency_keys.remove_unanswered(connection)

@@ -58,7 +58,7 @@ class Other:
 
 def order(model: str = "flux-kontext-pro", **changed: Any) -> SubmitRequest:
     given: dict[str, Any] = {"params": PARAMS, "images": {}, "webhook_url": HOOK, "webhook_secret": "s" * 64}
-    return SubmitRequest(model=model, **given | changed)
+    return SubmitRequest(path=f"/v1/{model}", **given | changed)
 
 
 async def submit(
@@ -658,7 +658,7 @@ async def test_an_unreachable_provider_is_reported() -> None:
 
 
 def test_the_published_limits_are_data() -> None:
-    assert Bfl.spec.slots == {"account": 24, "flux-kontext-max": 6}
+    assert Bfl.spec.slots == {"account": 24}
 
 
 def test_a_callback_may_arrive_for_a_few_minutes() -> None:

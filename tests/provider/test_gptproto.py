@@ -14,7 +14,7 @@ from app.security.http_clients import provider_client
 BASE, KEY = "https://gptproto.com", "sk-gptproto"
 PARAMS = {"prompt": "a lake", "seed": None, "aspect_ratio": None, "output_format": "png", "safety_tolerance": 2}
 ORDER = SubmitRequest(
-    model="flux-kontext-pro",
+    path="/v1/flux-kontext-pro",
     params=PARAMS,
     images={"input_image": BytesIO(b"an image")},
     webhook_url="https://fluxhook.example.com/callbacks/sub_1/token",

@@ -22,7 +22,7 @@ NO_HOOK = {"webhook_url": None, "webhook_secret": None}
 
 def body_of(params: dict[str, Any], images: dict[str, bytes], hook: dict[str, Any]) -> RequestBody:
     return RequestBody(
-        SubmitRequest("flux-kontext-pro", params, {name: BytesIO(data) for name, data in images.items()}, **hook)
+        SubmitRequest("/v1/flux-kontext-pro", params, {name: BytesIO(data) for name, data in images.items()}, **hook)
     )
 
 
@@ -86,7 +86,7 @@ class Cutting(httpx.AsyncBaseTransport):
 async def test_an_incomplete_request_was_not_accepted(
     adapter: type[Bfl] | type[Gptproto], pieces: int, said: Said
 ) -> None:
-    order = SubmitRequest("flux-kontext-pro", {"prompt": "a"}, {"input_image": BytesIO(b"an image")}, **HOOK)
+    order = SubmitRequest("/v1/flux-kontext-pro", {"prompt": "a"}, {"input_image": BytesIO(b"an image")}, **HOOK)
     async with provider_client(Cutting(pieces)) as http:
         answer = await adapter(http, "https://provider.example", "key").submit(order)
 
@@ -112,7 +112,7 @@ class Impatient(httpx.AsyncBaseTransport):
 async def test_a_gateway_that_answers_before_the_end_of_the_request_has_not_passed_it_on(
     pieces: int, said: Said, status: int
 ) -> None:
-    order = SubmitRequest("flux-kontext-pro", {"prompt": "a"}, {"input_image": BytesIO(b"an image")}, **HOOK)
+    order = SubmitRequest("/v1/flux-kontext-pro", {"prompt": "a"}, {"input_image": BytesIO(b"an image")}, **HOOK)
     async with provider_client(Impatient(pieces, status)) as http:
         answer = await Bfl(http, "https://provider.example", "key").submit(order)
 
@@ -120,7 +120,7 @@ async def test_a_gateway_that_answers_before_the_end_of_the_request_has_not_pass
 
 
 async def test_a_complete_request_may_have_been_accepted_if_its_response_is_lost() -> None:
-    order = SubmitRequest("flux-kontext-pro", {"prompt": "a"}, {}, **HOOK)
+    order = SubmitRequest("/v1/flux-kontext-pro", {"prompt": "a"}, {}, **HOOK)
     async with provider_client(Cutting(1)) as http:
         answer = await Bfl(http, "https://provider.example", "key").submit(order)
 

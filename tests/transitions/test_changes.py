@@ -23,7 +23,7 @@ TO_READY = Decision(Effect.MOVED, Status.READY)
 
 def attempt(outcome: Outcome = Outcome.UNKNOWN, **known: Any) -> AttemptContext:
     state = AttemptState(status=Status.SUBMITTING, current=True, outcome=outcome, **known)
-    return AttemptContext("sub_1", "task_1", "account", "key", has_webhook=True, has_slot=True, state=state)
+    return AttemptContext("sub_1", "task_1", "account", "key", "a-model", has_webhook=True, has_slot=True, state=state)
 
 
 def said(report: Report, witness: Witness = Witness.CALLBACK) -> Evidence:
@@ -103,10 +103,6 @@ def test_a_result_sets_link_expiry_and_seed() -> None:
         sample_expires_at=EXPIRES,
         seed=str(2**70),
     )
-
-
-def test_a_link_without_an_expiry_has_the_lifetime_of_the_contract() -> None:
-    assert task_change(attempt(), said(Report(Said.READY, sample_url="x")), TO_READY).sample_expires_at == EXPIRES
 
 
 def test_a_fresh_link_is_adopted_and_a_contradiction_is_not_applied() -> None:

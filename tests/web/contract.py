@@ -9,13 +9,39 @@ _TEXTS = frozenset({"title", "description", "summary", "operationId", "tags", "e
 
 # These occur in nearly every operation, so they are stored once.
 _SHARED = frozenset(f"#/components/schemas/{name}" for name in ("Problem", "TaskView"))
+_DEFAULT_MODEL = "flux-kontext-pro"
 
 
 def contract(document: dict[str, Any]) -> dict[str, Any]:
-    """Return every operation and webhook of the document with its references resolved and its texts removed."""
-    parts = {part: _bare(document[part], document, frozenset()) for part in ("paths", "webhooks")}
-    shared = {name.rpartition("/")[2]: _bare(_resolved(document, name), document, frozenset()) for name in _SHARED}
-    return {**parts, "schemas": dict(sorted(shared.items()))}
+    """Return every operation and webhook of the document with its references resolved and its texts removed.
+
+    What the default model takes is stored in full; of the other models, the names of the members are.
+    """
+    models = _models(document)
+    whole = json.loads(json.dumps(document))
+    whole["paths"]["/v1/tasks"]["post"]["requestBody"]["content"].pop("application/json")
+    for path in [path for path in whole["paths"] if path.rpartition("v1/")[2] in models.keys() - {_DEFAULT_MODEL}]:
+        del whole["paths"][path]
+    parts = {part: _bare(whole[part], whole, frozenset()) for part in ("paths", "webhooks")}
+    shared = {name.rpartition("/")[2]: _bare(_resolved(whole, name), whole, frozenset()) for name in _SHARED}
+    schemas = document["components"]["schemas"]
+    return {
+        **parts,
+        "schemas": dict(sorted(shared.items())),
+        "task": _bare(schemas[models[_DEFAULT_MODEL]], document, frozenset()),
+        "models": {model: _members(schemas[name]) for model, name in models.items()},
+    }
+
+
+def _models(document: dict[str, Any]) -> dict[str, str]:
+    """Return the name of the schema of a task, by model."""
+    body = document["paths"]["/v1/tasks"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    return {model: name.rpartition("/")[2] for model, name in body["discriminator"]["mapping"].items()}
+
+
+def _members(schema: dict[str, Any]) -> str:
+    """Return the members of a schema, with a star at each that is required."""
+    return ", ".join(f"{name}*" if name in schema["required"] else name for name in sorted(schema["properties"]))
 
 
 def kept() -> dict[str, Any]:

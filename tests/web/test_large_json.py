@@ -12,8 +12,8 @@ from fastapi import Request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.catalog import shipped_catalog
 from app.errors import FluxhookError, InvalidRequest, MalformedRequest, TooLarge
-from app.params import IMAGE_FIELDS
 from app.store import DiskReserve, Uploads
 from app.store.uploads import SMALL
 from app.web.large_json import read_json
@@ -22,6 +22,7 @@ from tests.world import World
 
 MB = 1024 * 1024
 BYTES = bytes(range(256)) * 200
+IMAGE_FIELDS = shipped_catalog().model("flux-kontext-pro").images.members
 APIS = ["/v1/tasks", "/v1/flux-kontext-pro"]
 
 
@@ -39,7 +40,7 @@ def request(body: bytes, piece: int) -> Request:
 async def separated(body: bytes, folder: Path, piece: int = 100_000) -> tuple[bytes, dict[str, bytes]]:
     """Return the remainder and the images of a body."""
     async with AsyncExitStack() as stack:
-        rest, files = await read_json(request(body, piece), Uploads(folder, DiskReserve({})), stack)
+        rest, files = await read_json(request(body, piece), shipped_catalog(), Uploads(folder, DiskReserve({})), stack)
         for file in files.values():
             file.seek(0)
         return rest, {field: file.read() for field, file in files.items()}
@@ -141,7 +142,7 @@ async def test_invalid_base64_is_refused(tmp_path: Path, text: str) -> None:
         pytest.param('{"prompt": "x"}'.encode("utf-16") + b" \0" * 40_000, MalformedRequest, id="UTF-16"),
         pytest.param(b"[" * 80_000, MalformedRequest, id="deep lists"),
         pytest.param(b'{"prompt": "' + b"x" * (MB + 1) + b'"}', TooLarge, id="a long prompt"),
-        pytest.param(b'{"input_image_5": "' + b"A" * (MB + 1) + b'"}', TooLarge, id="a long text of another name"),
+        pytest.param(b'{"input_image_9": "' + b"A" * (MB + 1) + b'"}', TooLarge, id="a long text of another name"),
         pytest.param(b"[" + b"[]," * 200_000 + b"[]]", TooLarge, id="very many values"),
     ],
 )

@@ -7,7 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.params import TaskParams
+from app.catalog import shipped_catalog
+from app.params import OPTIONS
 from tests.pictures import in_base64, padded, photo, picture
 from tests.web.documents import kept_files, nothing_recorded, problem
 from tests.world import World
@@ -117,13 +118,17 @@ async def test_json_that_is_not_an_object_is_refused(world: World, content: byte
         pytest.param(b'{"prompt": "x", "aspect_ratio": "9:22"}', "aspect_ratio", id="ratio too high"),
         pytest.param(b'{"prompt": "x", "aspect_ratio": "16:9\\n"}', "aspect_ratio", id="ratio with a line end"),
         pytest.param(b'{"prompt": "x", "output_format": "gif"}', "output_format", id="format unknown"),
-        pytest.param(b'{"prompt": "x", "model": "flux-2"}', "model", id="model unknown"),
+        pytest.param(b'{"prompt": "x", "model": 2}', "model", id="model a number"),
+        pytest.param(b'{"prompt": "x", "model": "flux-2-pro", "input_image": [""]}', "input_image", id="a list"),
+        pytest.param(b'{"prompt": "x", "model": "flux-3-image", "images": []}', "images", id="images empty"),
+        pytest.param(b'{"prompt": "x", "model": "flux-3-image", "images": ["", 7]}', "images[0]", id="image blank"),
+        pytest.param(b'{"prompt": "x", "model": "flux-3-image", "images": [7]}', "images[0]", id="image a number"),
         pytest.param(b'{"prompt": "x", "input_image": ["a"]}', "input_image", id="image a list"),
         pytest.param(b'{"prompt": "x", "input_image": ""}', "input_image", id="image empty"),
         pytest.param(b'{"prompt": "x", "webhook_url": "http://x"}', "webhook_url", id="unknown field"),
-        pytest.param(b'{"prompt": "x", "query": 1}', "query", id="unknown field called query"),
-        pytest.param(b'{"prompt": "x", "body": 1}', "body", id="unknown field called body"),
-        pytest.param(b'{"prompt": "x", "<b>": 1}', "<b>", id="unknown field of HTML"),
+        pytest.param(b'{"prompt": "x", "model": "flux-3-image", "query": 1}', "query", id="unknown field called query"),
+        pytest.param(b'{"prompt": "x", "model": "flux-3-image", "body": 1}', "body", id="unknown field called body"),
+        pytest.param(b'{"prompt": "x", "model": "flux-3-image", "<b>": 1}', "<b>", id="unknown field of HTML"),
         pytest.param(b'{"prompt": "x", "' + b"k" * 5000 + b'": 1}', "k" * 100, id="unknown field with a long name"),
     ],
 )
@@ -137,7 +142,15 @@ async def test_a_wrong_field_is_named_and_its_value_is_not_repeated(world: World
 async def test_thousands_of_unknown_fields_get_a_short_answer(world: World) -> None:
     content = b'{"prompt": "x", ' + b", ".join(b'"k%d": 1' % number for number in range(5000)) + b"}"
 
-    assert len((await refused_json(world, 422, content))["fields"]) == 20
+    found = await refused_json(world, 422, content)
+
+    assert found["fields"] == {"k32": "unknown field: at most 32 unknown fields of together 8 KB are passed on"}
+
+
+async def test_a_model_that_is_not_served_is_refused_with_those_that_are(world: World) -> None:
+    found = await refused_json(world, 422, b'{"prompt": "x", "model": "flux-9"}')
+
+    assert "flux-9 is not in the catalog; served are flux-kontext-pro, " in found["fields"]["model"]
 
 
 @pytest.mark.parametrize(
@@ -293,7 +306,7 @@ async def test_a_form_without_its_boundary_is_refused_early(world: World) -> Non
     assert "it does not start with its boundary" in problem(answer, 400)["detail"]
 
 
-OPTIONAL = sorted(TaskParams.model_fields.keys() - {"prompt"})
+OPTIONAL = sorted({*OPTIONS, *shipped_catalog().model("flux-kontext-pro").properties} - {"prompt"})
 
 
 @pytest.mark.parametrize("content", [b"", b" "], ids=["empty", "blank"])
@@ -366,10 +379,10 @@ async def test_a_page_that_is_named_png_is_refused_by_its_bytes(world: World) ->
             id="a file for a text",
         ),
         pytest.param(
-            [PROMPT, b'content-disposition: form-data; name="colour"\r\n\r\nred'],
+            [PROMPT, b'content-disposition: form-data; name="colour"\r\n\r\n' + b"red" * 4000],
             422,
             "colour: unknown field",
-            id="an unknown field",
+            id="a long unknown field",
         ),
         pytest.param(
             [PROMPT, b'content-disposition: form-data; name="seed"\r\n\r\nfive'], 422, "seed: ", id="a wrong number"
@@ -381,16 +394,16 @@ async def test_a_page_that_is_named_png_is_refused_by_its_bytes(world: World) ->
         pytest.param([b"x: y\r\n\r\nx"], 400, "name", id="a part without a disposition"),
         pytest.param([b"no header\r\n\r\nx"], 400, "cannot be read", id="a part without headers"),
         pytest.param(
-            [PROMPT, *[b'content-disposition: form-data; name="a%d"; filename="a"\r\n\r\nx' % n for n in range(5)]],
+            [PROMPT, *[b'content-disposition: form-data; name="a%d"; filename="a"\r\n\r\nx' % n for n in range(11)]],
             400,
             "Too many files",
-            id="five files",
+            id="eleven files",
         ),
         pytest.param(
-            [b'content-disposition: form-data; name="a%d"\r\n\r\nx' % n for n in range(21)],
+            [b'content-disposition: form-data; name="a%d"\r\n\r\nx' % n for n in range(41)],
             400,
             "Too many fields",
-            id="21 fields",
+            id="41 fields",
         ),
         pytest.param(
             [b'content-disposition: form-data; name="prompt"\r\n\r\n' + b"x" * (MB + 1)],
@@ -419,3 +432,34 @@ async def test_text_in_a_form_is_utf8_whatever_charset_it_declares(world: World,
 
     assert answer.status_code == 202
     assert answer.json()["params"]["prompt"] == r"ein Füchslein \ud800"
+
+
+@pytest.mark.parametrize(
+    "names", [["images", "images"], ["images[]", "images[]"], ["images[0]", "images[1]"]], ids=repr
+)
+async def test_a_list_of_images_in_a_form_is_a_part_for_each(world: World, names: tuple[str, str]) -> None:
+    parts = [part(name, data, '; filename="a"') for name, data in zip(names, (PNG, photo()), strict=True)]
+    answer = await post_form(world, PROMPT, part("model", b"flux-3-image"), *parts)
+
+    assert answer.status_code == 202, answer.text
+    assert [image["field"] for image in answer.json()["params"]["images"]] == ["images[0]", "images[1]"]
+
+
+@pytest.mark.parametrize("name", ["images", "images[]"])
+async def test_one_image_in_a_form_is_a_list_too(world: World, name: str) -> None:
+    text, file = part(name, in_base64(PNG).encode()), part(name, PNG, '; filename="a"')
+    for image in (text, file):
+        answer = await post_form(world, PROMPT, part("model", b"flux-3-image"), image)
+
+        assert [image["field"] for image in answer.json()["params"]["images"]] == ["images[0]"], answer.text
+
+
+async def test_an_image_that_the_model_does_not_take_is_refused_in_every_form(world: World) -> None:
+    as_file = await post_form(world, PROMPT, part("mask", PNG, '; filename="a"'))
+    twice = await post_form(world, PROMPT, *[part("input_image", PNG, '; filename="a"')] * 2)
+
+    assert problem(as_file, 422)["fields"] == {
+        "mask": "flux-kontext-pro has no such image: it takes input_image, input_image_2 to input_image_4"
+    }
+    assert problem(twice, 422)["fields"] == {"input_image": "must be one image, not a list"}
+    assert await nothing_recorded(world)

@@ -8,10 +8,8 @@ import httpx
 import pytest
 
 from app.dispatch import dispatch
-from app.errors import InvalidRequest
 from app.provider import ProviderResponse
 from app.rules.task import Report, Said
-from app.web.unknown_fields import sort_out
 from tests.calling import answering
 from tests.pictures import in_base64, photo, picture
 from tests.web.documents import nothing_recorded, problem
@@ -279,11 +277,32 @@ async def test_the_number_and_the_names_of_unknown_fields_are_limited(world: Wor
         assert "unknown field" in problem(answer, 422)["message"]
 
 
-def test_a_model_that_refuses_unknown_fields_gets_none() -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        sort_out({"prompt": "x", "guidance": 2.5}, "flux-3-image")
+@pytest.mark.parametrize("path", ["/v1/tasks", "/v1/flux-3-image"])
+async def test_a_model_that_refuses_unknown_fields_gets_none(world: World, path: str) -> None:
+    body = {"prompt": "x", "guidance": 2.5, **({"model": "flux-3-image"} if path == "/v1/tasks" else {})}
+    found = problem(await world.api.post(path, json=body), 422)
 
-    assert refused.value.fields == {"guidance": "unknown field"}
+    assert list(found["fields"]) == ["guidance"]
+    assert found["fields"]["guidance"].startswith("flux-3-image has no such member: it takes prompt, images, ")
+    assert await nothing_recorded(world)
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "expected"),
+    [
+        ("flux-3-image", "input_image", "use images"),
+        ("flux-tools/erase-v1", "input_image", "images go into image, mask"),
+        ("flux-tools/erase-v1", "mask_url", "use mask"),
+        ("flux-tools/deblur-v1", "photo", "use image"),
+        ("flux-2-pro", "image_8", "use input_image_8"),
+    ],
+)
+async def test_a_picture_for_another_model_is_refused_with_the_field_of_this_one(
+    world: World, model: str, name: str, expected: str
+) -> None:
+    answer = await world.api.post(f"/v1/{model}", json={"prompt": "x", name: URL})
+
+    assert problem(answer, 422)["fields"][name].endswith(expected)
 
 
 async def test_requests_that_differ_in_a_passed_on_field_are_different_requests(world: World) -> None:
@@ -321,12 +340,28 @@ async def test_another_query_parameter_is_named_in_a_warning(world: World) -> No
     assert answer.json()["warnings"] == [f"{name}: query parameters are not read" for name in ("api-version", "n")]
 
 
-@pytest.mark.parametrize("name", ["image", "num_images", "webhookUrl", "guidance"])
-async def test_the_native_api_refuses_every_unknown_field(world: World, name: str) -> None:
-    as_json = await world.api.post("/v1/tasks", json={"prompt": "x", name: "1"})
-    as_form = await world.api.post("/v1/tasks", data={"prompt": "x", name: "1"}, files={"input_image": picture()})
-    as_query = await world.api.post("/v1/tasks", json={"prompt": "x"}, params={name: "1"})
+@pytest.mark.parametrize(
+    ("name", "value"), [("image", "1"), ("num_images", "2"), ("webhookUrl", "1"), ("aspectRatio", "1:1")]
+)
+async def test_the_native_api_refuses_what_would_buy_the_wrong_image(world: World, name: str, value: str) -> None:
+    as_json = await world.api.post("/v1/tasks", json={"prompt": "x", name: value})
+    as_form = await world.api.post("/v1/tasks", data={"prompt": "x", name: value}, files={"input_image": picture()})
+    as_query = await world.api.post("/v1/tasks", json={"prompt": "x"}, params={name: value})
 
     for answer in (as_json, as_form, as_query):
         assert list(problem(answer, 422)["fields"]) == [name]
     assert await nothing_recorded(world)
+
+
+async def test_the_native_api_passes_other_unknown_fields_on_with_a_warning(world: World) -> None:
+    as_json = await world.api.post("/v1/tasks", json={"prompt": "x", "guidance": 2.5})
+    as_form = await world.api.post(
+        "/v1/tasks", data={"prompt": "x", "guidance": "2.5"}, files={"input_image": picture()}
+    )
+
+    for answer in (as_json, as_form):
+        assert answer.status_code == 202, answer.text
+        assert answer.json()["warnings"] == [
+            "guidance: unknown to flux-kontext-pro; passed on to the provider, which may ignore it"
+        ]
+    assert as_json.json()["params"]["guidance"] == 2.5

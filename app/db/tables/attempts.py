@@ -100,6 +100,7 @@ class AttemptContext(NamedTuple):
     task_id: str
     account_id: str
     key_id: str
+    model: str
     has_webhook: bool
     has_slot: bool
     state: AttemptState
@@ -182,6 +183,7 @@ _CONTEXT: Mapping[str, ColumnElement[Any]] = {
     "cost": attempts.c.cost,
     "account_id": tasks.c.account_id,
     "key_id": tasks.c.key_id,
+    "model": tasks.c.model,
     "has_webhook": tasks.c.webhook_url.is_not(None),
     "status": tasks.c.status,
     "sample_url": tasks.c.sample_url,
@@ -287,6 +289,7 @@ def _context_of(row: Sequence[Any]) -> AttemptContext:
         task_id=value["task_id"],
         account_id=value["account_id"],
         key_id=value["key_id"],
+        model=value["model"],
         has_webhook=bool(value["has_webhook"]),
         has_slot=bool(value["has_slot"]),
         state=AttemptState(

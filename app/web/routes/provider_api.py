@@ -4,13 +4,18 @@ Each route exists twice: at `/v1` as with Black Forest Labs, and at `/flux/v1` a
 """
 
 import asyncio
+import re
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from functools import lru_cache
 from http import HTTPStatus
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.routing import BaseRoute, Route
 
+from app.catalog import Catalog, Model, unlisted
 from app.db.tables import evidence
 from app.db.tables.idempotency_keys import StoredAnswer
 from app.db.tables.tasks import Task
@@ -23,10 +28,11 @@ from app.rules.task import MODERATED
 from app.transitions import idempotency
 from app.transitions.idempotency import Claim
 from app.web.auth import Caller, ResourcesDep, find_caller
+from app.web.model_schemas import MODEL_PATH
 from app.web.path_ids import require_task_id
 from app.web.problems import responses
 from app.web.provider_errors import ProviderRoute, key_refused, refusals, without_body
-from app.web.provider_form import body_schema, read_submit
+from app.web.provider_form import read_submit
 from app.web.routes.results import origin, polling_origin, result_link
 from app.web.routes.task_actions import IdempotencyKey, submit_once
 from app.web.schemas.provider_api import (
@@ -53,18 +59,12 @@ async def require_caller(request: Request, use: ResourcesDep) -> Caller:
 CallerDep = Annotated[Caller, Depends(require_caller)]
 
 
-async def submit_pro(
-    request: Request, use: ResourcesDep, caller: CallerDep, idempotency_key: IdempotencyKey = None
+async def submit_model(
+    request: Request, use: ResourcesDep, caller: CallerDep, model: str, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
-    """Submit a task for FLUX.1 Kontext [pro]. Tasks are queued; there is no 429."""
-    return await _submit(request, use, caller, "flux-kontext-pro", idempotency_key)
-
-
-async def submit_max(
-    request: Request, use: ResourcesDep, caller: CallerDep, idempotency_key: IdempotencyKey = None
-) -> JSONResponse:
-    """Submit a task for FLUX.1 Kontext [max]. Tasks are queued; there is no 429."""
-    return await _submit(request, use, caller, "flux-kontext-max", idempotency_key)
+    """Submit a task. Tasks are queued; there is no 429."""
+    row = use.catalog.get(model) or unlisted(model)
+    return await _submit(request, use, caller, row, idempotency_key)
 
 
 async def get_result(
@@ -96,16 +96,16 @@ async def get_credits(request: Request, use: ResourcesDep, _caller: CallerDep) -
 
 
 async def _submit(
-    request: Request, use: Resources, caller: Caller, model: str, idempotency_key: str | None
+    request: Request, use: Resources, caller: Caller, model: Model, idempotency_key: str | None
 ) -> JSONResponse:
     base_url, poll_at = origin(request, use), polling_origin(request, use)
     headers = dict(_NO_STORE)
     cost = None
     async with AsyncExitStack() as stack:
-        params, files, warnings = await read_submit(request, model, use.uploads, stack)
+        params, files = await read_submit(request, use.catalog, model, use.uploads, stack)
         claim = None if idempotency_key is None else await _claim(use, caller, params, files, idempotency_key)
         if claim is None or isinstance(claim, Claim):
-            task = await submit_once(use, caller.key_id, params, files, claim, base_url, warnings)
+            task = await submit_once(use, caller.key_id, params, files, claim, base_url)
             task_id, warnings = task.id, tuple(task.warnings)
         else:
             task_id, warnings, headers["idempotency-replayed"] = claim.task_id, claim.warnings, "true"
@@ -115,7 +115,7 @@ async def _submit(
     answer = Submitted(
         id=task_id,
         polling_url=polling_url,
-        webhook_url=params.webhook_url,
+        webhook_url=params.options.webhook_url,
         cost=cost,
         warnings=list(warnings) or None,
     )
@@ -130,10 +130,10 @@ async def _claim(
     This API sets `webhook_form`, so the request is compared without it, and matches the same request to `/v1/tasks`.
     A request to `/v1/tasks` with this form matches too, and so does one stored when the form still counted.
     """
-    without_form = params.model_copy(update={"webhook_form": None})
+    without_form = replace(params, options=params.options.model_copy(update={"webhook_form": None}))
     digest = await asyncio.to_thread(idempotency.digest_of, without_form, files)
     with_form = await asyncio.to_thread(idempotency.digest_of, params, files)
-    images = len(params.images()) + len(files)
+    images = len(params.images) + len(files)
     return await idempotency.claim(use, caller.key_id, idempotency_key, digest, images, equivalent_digest=with_form)
 
 
@@ -143,7 +143,11 @@ def _mount(request: Request) -> str:
     return "/flux" if path.startswith("/flux/") else ""
 
 
-_SUBMIT: dict[str, Any] = {"methods": ["POST"], "response_model": Submitted, "openapi_extra": body_schema()}
+# The first parts of paths below /v1 that are no models.
+_OWN_PATHS = (
+    *("tasks", "models", "events", "usage", "keys", "endpoints", "deliveries", "callbacks", "jobs"),
+    *("get_result", "credits", "applications", "accounts", "limits", "audit", "users"),
+)
 _SUBMIT_REFUSALS = responses(
     HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 )
@@ -154,13 +158,35 @@ _NOT_FOUND: dict[int | str, dict[str, Any]] = {
 router = APIRouter(tags=["drop-in"], route_class=ProviderRoute)
 for _prefix in ("", "/flux"):
     _refusals = refusals(_prefix)
-    for _model, _submit_model in (("flux-kontext-pro", submit_pro), ("flux-kontext-max", submit_max)):
-        router.add_api_route(
-            f"{_prefix}/v1/{_model}", _submit_model, **_SUBMIT, responses={**_refusals, **_SUBMIT_REFUSALS}
-        )
     router.add_api_route(
         f"{_prefix}/v1/get_result", get_result, response_model=Polled, responses={**_refusals, **_NOT_FOUND}
     )
     router.add_api_route(
         f"{_prefix}/v1/credits", get_credits, responses={**without_body(_prefix), **responses(HTTPStatus.NOT_FOUND)}
     )
+
+
+@lru_cache(maxsize=4)  # building routes is slow, and tests build many applications with the same catalog
+def model_routes(catalog: Catalog) -> list[BaseRoute]:
+    """Return the routes that submit a task for the model in the path. They match no other path."""
+    submit = APIRouter(tags=["drop-in"], route_class=ProviderRoute)
+    for prefix in ("", "/flux"):
+        submit.add_api_route(
+            f"{prefix}/v1/{MODEL_PATH}",
+            submit_model,
+            methods=["POST"],
+            response_model=Submitted,
+            responses={**refusals(prefix), **_SUBMIT_REFUSALS},
+        )
+        route = cast("Route", submit.routes[-1])
+        route.path_regex = re.compile(f"^{prefix}/v1/(?P<model>{_pattern(catalog)})$")
+    return submit.routes
+
+
+def _pattern(catalog: Catalog) -> str:
+    """Return the pattern of the models in a path: those that are served or, if others are passed on, any id."""
+    if not catalog.pass_unknown:
+        return "|".join(map(re.escape, catalog.served))
+    videos = "|".join(re.escape(model.id) for model in catalog if model.kind != "image")
+    own = "|".join(_OWN_PATHS)
+    return rf"(?!(?:{own})(?:/|$))(?!(?:{videos})$)[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*)?"

@@ -1,10 +1,9 @@
 """The routes that change tasks: post, cancel, resubmit and erase."""
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from http import HTTPStatus
-from typing import IO, Annotated, Any
+from typing import IO, Annotated
 
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
@@ -13,7 +12,7 @@ from app.db import Connection
 from app.db.tables import tasks
 from app.db.tables.idempotency_keys import StoredAnswer
 from app.errors import Conflict, NotFound, RequestError, TaskMayExist, Unavailable
-from app.params import IMAGE_FIELDS, TaskParams
+from app.params import TaskParams
 from app.resources import Resources
 from app.rules.task import Status
 from app.submit import submit
@@ -28,7 +27,7 @@ from app.web.problems import responses
 from app.web.routes.results import origin
 from app.web.schemas import webhooks
 from app.web.schemas.tasks import TaskView
-from app.web.task_form import LIST_FIELD, read_task
+from app.web.task_form import read_task
 from app.web.task_response import Prefer, answer, read_task_view, wait_for_task, wait_seconds
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
@@ -42,26 +41,11 @@ IdempotencyKey = Annotated[
 ]
 
 
-def _body_schema() -> dict[str, Any]:
-    as_json = TaskParams.model_json_schema()
-    as_files = TaskParams.model_json_schema()
-    for field in IMAGE_FIELDS:
-        as_files["properties"][field] = {"type": "string", "format": "binary"}
-    as_files["properties"][LIST_FIELD]["description"] = "One part for each name, or one part with commas between names."
-    examples = {"text-to-image": {"value": {"prompt": "a lighthouse at dawn", "aspect_ratio": "16:9", "priority": 5}}}
-    content = {
-        "application/json": {"schema": as_json, "examples": examples},
-        "multipart/form-data": {"schema": as_files},
-    }
-    return {"requestBody": {"required": True, "content": content}}
-
-
 @router.post(
     "",
     status_code=HTTPStatus.ACCEPTED,
     response_model=TaskView,
     callbacks=webhooks.callbacks.routes,
-    openapi_extra=_body_schema(),
     responses={
         HTTPStatus.OK: {"model": TaskView, "description": "The task became final within the time of `Prefer: wait`."},
         **responses(
@@ -85,11 +69,11 @@ async def post_task(
 ) -> Response:
     """Submit a task. The response means that the task is recorded, not that the provider has accepted it."""
     async with AsyncExitStack() as stack:
-        params, files = await read_task(request, use.uploads, stack)
+        params, files = await read_task(request, use.catalog, use.uploads, stack)
         claim: Claim | None = None
         if idempotency_key is not None:
             digest = await asyncio.to_thread(idempotency.digest_of, params, files)
-            images = len(params.images()) + len(files)
+            images = len(params.images) + len(files)
             found = await idempotency.claim(use, caller.key_id, idempotency_key, digest, images)
             if not isinstance(found, Claim):
                 await stack.aclose()  # the upload must not keep its place during the wait
@@ -109,7 +93,6 @@ async def submit_once(
     files: dict[str, IO[bytes]],
     claim: Claim | None,
     origin: str,
-    warnings: Sequence[str] = (),
 ) -> TaskView:
     """Submit a task and return it as it was recorded.
 
@@ -127,7 +110,7 @@ async def submit_once(
             claim.answer(connection, StoredAnswer(task_id, recorded.model_dump(mode="json")))
 
     try:
-        await submit(use, key_id, params, files, on_record=remember, origin=origin, warnings=warnings)
+        await submit(use, key_id, params, files, on_record=remember, origin=origin)
     except Exception as error:
         if claim is not None:
             with suppress(Unavailable):  # the claim then expires by itself

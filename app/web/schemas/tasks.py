@@ -2,12 +2,13 @@
 
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from app.db.tables.results import Result
 from app.db.tables.tasks import Task
+from app.rules.request import TaskRequest
 from app.rules.task import Failure, MoneySpent, Status
 
 
@@ -20,14 +21,24 @@ class InputImage(BaseModel):
     height: int
 
 
+# The usual types of parameters. A row of the operator may define others, which are shown as they were recorded.
+Integer = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "null"}]})]
+Text = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]})]
+Boolean = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "null"}]})]
+
+
 class ParamsView(BaseModel):
-    prompt: str
-    seed: int | None
-    aspect_ratio: str | None
-    output_format: str
-    prompt_upsampling: bool
-    safety_tolerance: int
-    user: str | None = None
+    """The parameters as they were recorded, with those that only some models have. Null: not given."""
+
+    model_config = ConfigDict(extra="allow")
+
+    prompt: Annotated[str, Field(description="Empty for a model that needs none.")]
+    seed: Integer = None
+    aspect_ratio: Text = None
+    output_format: Text = None
+    prompt_upsampling: Boolean = None
+    safety_tolerance: Integer = None
+    user: Text = None
     images: list[InputImage]
 
 
@@ -86,6 +97,13 @@ class TaskView(BaseModel):
     status: Status
     model: str
     provider: str
+    watched_by: Annotated[
+        Literal["callback", "poll"],
+        Field(
+            description="How the outcome is learnt: `poll` for a model that accepts no webhook. Without a public URL, "
+            "every task is polled."
+        ),
+    ]
     params: ParamsView
     warnings: list[str]
     priority: int
@@ -119,7 +137,8 @@ def task_view(task: Task, result: Result | None, queued: QueueView | None = None
         status=task.status,
         model=task.model,
         provider=task.provider,
-        params=ParamsView.model_validate(task.request.as_json()),
+        watched_by="callback" if task.request.webhook else "poll",
+        params=_params(task.request),
         warnings=list(task.warnings),
         priority=task.priority,
         deadline_at=task.deadline_at,
@@ -132,6 +151,11 @@ def task_view(task: Task, result: Result | None, queued: QueueView | None = None
         image=result and _image(result),
         **_times(task),
     )
+
+
+def _params(request: TaskRequest) -> ParamsView:
+    images = [asdict(image) for image in request.images]
+    return ParamsView.model_validate({**request.parameters, "prompt": request.prompt, "images": images})
 
 
 def _failure(task: Task) -> FailureView | None:
