@@ -9,7 +9,7 @@ from app.catalog.schema import UNKNOWN, Fault, Schema
 from app.errors import InvalidRequest
 from app.rules.json_value import JsonObject, JsonValue, is_storable
 
-# Members by which models are told the size of a result. A model ignores those of other models, and the result has
+# Members that set the size of a result. A model ignores those of other models, and the result has
 # another size than was asked for.
 _SIZES = {
     "aspect_ratio": "the aspect ratio",

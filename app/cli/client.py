@@ -52,8 +52,8 @@ def submit(
     key: Key = None,
 ) -> None:
     """Submit a task and print its ID. With --wait or --out, the exit code is 1 unless the image is stored."""
-    if out is not None and not out.parent.is_dir():
-        raise typer.BadParameter(f"the folder {out.parent} does not exist", param_hint="--out")
+    if out is not None:
+        _require_writable(out)
     fields: dict[str, Any] = {
         "prompt": prompt,
         "model": model,
@@ -78,7 +78,25 @@ def submit(
         task = print_timelines(console, client, {"task": task})["task"]
         _require_stored(task)
         if out is not None:
-            out.write_bytes(ask(client, "GET", task["image"]["url"]).content)
+            _write(out, ask(client, "GET", task["image"]["url"]).content, task["id"])
+
+
+def _require_writable(file: Path) -> None:
+    """Create the file before anything is paid for. Raises BadParameter."""
+    try:
+        with file.open("ab"):
+            pass
+    except OSError as error:
+        raise typer.BadParameter(f"{file} cannot be written: {error.strerror}", param_hint="--out") from error
+
+
+def _write(file: Path, content: bytes, task_id: str) -> None:
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        text = f"fluxhook: {file} cannot be written: {error.strerror}; the image of {task_id} is still in the service"
+        typer.echo(text, err=True)
+        raise typer.Exit(1) from error
 
 
 def _named(images: list[Path], model: dict[str, Any]) -> list[tuple[str, Path]]:

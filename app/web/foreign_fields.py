@@ -4,8 +4,10 @@ Names are compared in lower case without underscores and hyphens: `inputImage` i
 """
 
 import base64
+import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from difflib import get_close_matches
 from itertools import islice
 
 from app.catalog import ImageRules, Model
@@ -14,13 +16,21 @@ from app.rules.json_value import JsonValue, is_storable
 
 _WEBHOOK = re.compile(
     r"webhook|callback|postback|^(http)?hooks?(ur[il]|endpoint|address|secret)?$|^notif\w*(ur[il]|hook|endpoint)$"
-    r"|^(signing|shared|hmac)?secret(key)?$"
+    r"|^notify$|^returnur[il]$|^on(complet\w*|finish\w*|done|success)$"
+    r"|^(signing|shared|hmac)?secret(key)?$|^(signing|shared|hmac)key$"
 )
+# A field whose name is close to one of these is a misspelling of it.
+_WEBHOOK_NAMES = ("webhook", "webhookurl", "webhooksecret", "callbackurl")
+_CLOSE = 0.85  # of `difflib`
 _SECRET = re.compile(r"secret|token|key|sign|auth")
+_THINGS = (
+    "(images?|imgs?|pictures?|pics?|photos?|outputs?|results?|samples?|variations?|variants?|generations?|candidates?)"
+)
 _COUNT = re.compile(
-    r"^(n|count|quantity|batch|batchsize|batchcount|samples|outputs|results)$"
-    r"|^(n|num|number|numberof|max|total)(images?|pictures|photos|outputs?|results?|samples?|variations?|generations?)"
-    r"(perprompt)?$|^(images?|samples?|outputs?|results?|variations?)(count|number)$"
+    r"^(n|count|quantity|batch|batchsize|batchcount|niter|howmany|copies)$"
+    rf"|^(n|num|number|numberof|max|total|howmany){_THINGS}(perprompt|perrequest)?$"
+    rf"|^{_THINGS}(count|num|number|amount|total|perprompt|perrequest|togenerate)$"
+    r"|^(pictures|photos|outputs|results|samples|variations|variants|generations|candidates)$"
 )
 _PICTURE = re.compile(r"image|img|picture|photo|^pics?(ur[il])?$|mask|sketch|scribble|controlnet|inpaint")
 _SETTING = re.compile(  # of a picture
@@ -29,12 +39,24 @@ _SETTING = re.compile(  # of a picture
 )
 _MASK = re.compile(r"mask|inpaint")
 _FILES = frozenset({"file", "files", "fileid", "fileids", "upload", "uploads", "attachment", "attachments"})
+# Names of pictures if their value is text, such as a file name or an id.
+_NAMED_PICTURES = frozenset(
+    {"init", "reference", "ref", "control", "conditioning", "firstframe", "lastframe", "garment", "person", "depthmap"}
+    | {"assetid", "assetids", "refid", "referenceid"}
+)
 _COLLECTIONS = frozenset({"reference", "references", "refs", "inputs", "sources", "media", "assets", "frames"})
-_ADDRESS = re.compile(r"\s*(data:[^,\s]{0,200},|[a-z][a-z0-9+.-]{1,20}://)", re.IGNORECASE)
+_ADDRESS = re.compile(
+    r"\s*(data:[^,\s]{0,200},|blob:|//[a-z0-9-]+\.|[a-z][a-z0-9+.-]{1,20}://)"  # at the start of a text
+    r"|[\s\S]{0,4096}?https?://\S{1,2048}?\.(png|jpe?g|webp|gif|avif|heic)\b",  # or a picture's anywhere in it
+    re.IGNORECASE,
+)
+_PICTURE_FILE = re.compile(r"\s*[^\s]{1,1024}\.(png|jpe?g|webp|gif|bmp|tiff?|avif|heic)(\?\S*)?\s*", re.IGNORECASE)
 _NUMBER_AT_END = re.compile(r"(\d{1,9})$")
 _MAX_VALUES = 10_000  # inside one field; more do not fit into what may be passed on
 _BASE64_HEAD = 1368  # characters; they hold the first kilobyte
 _MIN_BASE64 = 64  # characters; no picture is shorter
+_MIN_BYTES, _MAX_BYTE = 4, 255
+_ONE_IMAGE = "one task makes one image: post a task for each image"
 
 
 def plain(name: str) -> str:
@@ -52,11 +74,10 @@ def reason_to_refuse(name: str, value: JsonValue, model: Model, options: Collect
     known = {plain(field): field for field in (*model.properties, *options)}
     if compared in known:
         return f"unknown field: use {known[compared]}"
-    if _COUNT.search(compared) and (count := _number(value)) is not None:
-        return "one task makes one image: post a task for each image" if count > 1 else None
-    if _WEBHOOK.search(compared) and value is not False:
-        is_secret = _SECRET.search(compared.replace("webhook", ""))
-        return f"unknown field: use {'webhook_secret' if is_secret else 'webhook_url'}"
+    if (count := _count(compared, value)) is not None:
+        return _ONE_IMAGE if count > 1 else None
+    if _is_webhook(compared, value):
+        return f"unknown field: {_webhook_hint(compared)}"
     if _is_picture(compared, value):
         return f"unknown field: {_hint(compared, value, images)}"
     reasons = (_reason_inside(inner_name, inner, images) for inner_name, inner in islice(_within(value), _MAX_VALUES))
@@ -70,14 +91,25 @@ def is_empty(value: JsonValue) -> bool:
 
 def _reason_inside(name: str, value: JsonValue, images: ImageRules) -> str | None:
     compared = plain(name)
+    if compared and (count := _count(compared, value)) is not None:
+        return _ONE_IMAGE if count > 1 else None
+    if compared and _is_webhook(compared, value):
+        return f"holds a webhook: {_webhook_hint(compared)}"
     if compared and _is_picture(compared, value):
         return f"holds a picture: {_hint(compared, value, images)}"
+    if isinstance(value, list):
+        return f"holds a picture: {_place(images)}" if _is_bytes_of_image(value) else None
     if not isinstance(value, str):
         return None
-    if _is_image(value):
+    if _is_image(value) or _is_hex_of_image(value):
         return f"holds a picture: {_place(images)}"
+    if (inner := _as_json(value)) is not None:
+        reasons = (_reason_inside(key, item, images) for key, item in islice(_within(inner), _MAX_VALUES))
+        return next((reason for reason in reasons if reason is not None), None)
     if _ADDRESS.match(value):
         return f"holds an address: {_place(images)}, a webhook into webhook_url"
+    if _PICTURE_FILE.fullmatch(value):
+        return f"holds a picture: {_place(images)}"
     return None if is_storable(value) else "must be text without NUL characters or lone surrogates"
 
 
@@ -92,6 +124,8 @@ def _is_picture(compared: str, value: JsonValue) -> bool:
     ):
         return False
     if compared in _FILES or (compared in _COLLECTIONS and isinstance(value, list | dict)):
+        return True
+    if compared in _NAMED_PICTURES and isinstance(value, str):
         return True
     return bool(_PICTURE.search(compared)) and not _SETTING.search(compared)
 
@@ -129,6 +163,53 @@ def _within(value: JsonValue) -> Iterator[tuple[str, JsonValue]]:
             waiting += (("", item) for item in inner)
         if not is_empty(inner):
             yield name, inner
+
+
+def _is_webhook(compared: str, value: JsonValue) -> bool:
+    is_close = bool(get_close_matches(compared, _WEBHOOK_NAMES, 1, _CLOSE))
+    return value is not False and (is_close or _WEBHOOK.search(compared) is not None)
+
+
+def _webhook_hint(compared: str) -> str:
+    is_secret = _SECRET.search(compared.replace("webhook", ""))
+    return f"use {'webhook_secret' if is_secret else 'webhook_url'}"
+
+
+def _count(compared: str, value: JsonValue) -> float | None:
+    """Return how many images a field asks for, or None if it is about something else."""
+    if not _COUNT.search(compared):
+        return None
+    if isinstance(value, dict) and len(value) == 1:
+        value = next(iter(value.values()))
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return None if isinstance(value, bool) else _number(value)
+
+
+def _as_json(text: str) -> JsonValue:
+    """Return the object or list that a text holds as JSON, or None."""
+    if text.lstrip()[:1] not in {"{", "["}:
+        return None
+    try:
+        found: JsonValue = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict | list) else None
+
+
+def _is_bytes_of_image(values: Sequence[JsonValue]) -> bool:
+    """Whether a list holds the bytes of an image file, as numbers."""
+    head = values[: formats.HEAD]
+    if len(head) < _MIN_BYTES or not all(isinstance(value, int) and 0 <= value <= _MAX_BYTE for value in head):
+        return False
+    return formats.name_of(bytes(value for value in head if isinstance(value, int))) is not None
+
+
+def _is_hex_of_image(text: str) -> bool:
+    try:
+        return formats.name_of(bytes.fromhex(text[: 2 * formats.HEAD])) is not None
+    except ValueError:
+        return False
 
 
 def _is_image(text: str) -> bool:

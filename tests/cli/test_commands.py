@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -160,6 +161,22 @@ async def test_an_unusable_output_path_is_refused_before_anything_is_sent(termin
     assert done.exit_code == 2
     assert "--out" in done.stderr
     assert json.loads(listed.stdout) == []
+
+
+async def test_an_image_that_cannot_be_written_is_named_with_its_task_and_without_a_traceback(
+    terminal: Terminal,
+) -> None:
+    done = await terminal.run("submit", "a fox", "--out", "/dev/full")
+
+    assert done.exit_code == 1
+    assert re.search(r"/dev/full cannot be written: .*; the image of task_\w+ is still in the service", done.stderr)
+
+
+async def test_a_file_that_cannot_be_created_is_refused_before_anything_is_sent(terminal: Terminal) -> None:
+    done = await terminal.run("submit", "a fox", "--out", "/proc/x.png")
+
+    assert done.exit_code == 2
+    assert "--out" in done.stderr
 
 
 # doctor

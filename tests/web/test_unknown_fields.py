@@ -93,6 +93,17 @@ PICTURES: list[tuple[str, Any, str]] = [
     ("input", {"prompt": "x", "input_image": "file-1"}, "holds a picture: use input_image"),
     ("messages", [{"content": [{"type": "image_url", "image_url": {"id": "1"}}]}], "holds a picture: use input_image"),
     ("parameters", {"mask": "file-1"}, "holds a picture: this model takes no mask"),
+    ("data", list(picture()[:40]), "holds a picture"),
+    ("data", picture()[:40].hex(), "holds a picture"),
+    ("foo", json.dumps({"image": PNG}), "holds a picture"),
+    ("source", "//cdn.example.com/a.png", "holds an address"),
+    ("source", "cdn.example.com/a.png", "holds a picture"),
+    ("source", "blob:https://example.com/1", "holds an address"),
+    ("text", "see https://example.com/a.png", "holds an address"),
+    ("init", "photo", "use input_image"),
+    ("first_frame", "abc", "use input_image"),
+    ("ref", "file-abc123", "use input_image"),
+    ("asset_id", "abc", "use input_image"),
 ]
 
 
@@ -128,6 +139,13 @@ async def test_a_picture_under_another_name_is_refused_with_the_right_one(
         ("signing_secret", "use webhook_secret"),
         ("webhook_form", "only POST /v1/tasks takes it"),
         ("webhook_events", "only POST /v1/tasks takes it"),
+        ("webook_secret", "use webhook_secret"),
+        ("webhok", "use webhook_url"),
+        ("weebhook_url", "use webhook_url"),
+        ("hmac_key", "use webhook_secret"),
+        ("notify", "use webhook_url"),
+        ("return_url", "use webhook_url"),
+        ("on_complete", "use webhook_url"),
     ],
 )
 async def test_a_webhook_under_another_name_is_refused_with_the_right_one(
@@ -140,12 +158,30 @@ async def test_a_webhook_under_another_name_is_refused_with_the_right_one(
     "name",
     [
         *("num_images", "numImages", "number_of_images", "num_images_per_prompt", "image_count", "n", "count"),
-        *("batch_size", "num_outputs", "numberResults", "samples"),
+        *("batch_size", "num_outputs", "numberResults", "samples", "image_num", "img_count", "numImgs", "num_pics"),
+        *("pictures", "images_per_prompt", "images_to_generate", "candidateCount", "num_variants", "n_iter"),
     ],
 )
 @pytest.mark.parametrize("value", [2, "4", 4.0])
 async def test_several_images_are_refused(world: World, name: str, value: Any) -> None:
     assert await reason(world, name, value) == "one task makes one image: post a task for each image"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("n", [4], "one task makes one image"),
+        ("n", {"value": 4}, "one task makes one image"),
+        ("parameters", {"n": 4}, "one task makes one image"),
+        ("options", {"num_images": 4}, "one task makes one image"),
+        ("options", {"webhook_secret": "S3"}, "holds a webhook: use webhook_secret"),
+        ("options", {"webhook": "e.com"}, "holds a webhook: use webhook_url"),
+    ],
+)
+async def test_a_field_inside_another_one_is_judged_like_one_beside_it(
+    world: World, name: str, value: Any, expected: str
+) -> None:
+    assert expected in await reason(world, name, value)
 
 
 @pytest.mark.parametrize(
