@@ -153,6 +153,91 @@ async def test_five_images_are_refused_before_anything_is_sent(terminal: Termina
     assert (done.exit_code, done.stderr) == (1, "fluxhook: flux-kontext-pro takes at most 4 images\n")
 
 
+async def test_submit_takes_the_parameters_and_images_of_any_model(terminal: Terminal) -> None:
+    photo = terminal.folder / "in.png"
+    photo.write_bytes(picture())
+    made = [
+        await terminal.run("submit", *arguments)
+        for arguments in (
+            ("a fox", "--model", "flux-2-pro", "-p", "width=256", "-p", "user=7", "-p", "disable_pup=true"),
+            ("a fox", "--model", "flux-3-image", "--image", str(photo), "--image", str(photo), "-p", "resolution=2k"),
+            ("--model", "flux-tools/erase-v1", "--image", str(photo), "-p", f"mask=@{photo}", "-p", "dilate_pixels=3"),
+        )
+    ]
+    listed = await terminal.run("tasks", "--json")
+    erased, many, wide = [task["params"] for task in json.loads(listed.stdout)]
+
+    assert [done.exit_code for done in made] == [0, 0, 0], [done.output for done in made]
+    assert (wide["width"], wide["user"], wide["disable_pup"]) == (256, "7", True)
+    assert (many["resolution"], [image["field"] for image in many["images"]]) == ("2k", ["images[0]", "images[1]"])
+    assert (erased["dilate_pixels"], [image["field"] for image in erased["images"]]) == (3, ["image", "mask"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-p", "width"], "width is not NAME=VALUE"),
+        (["-p", "input_image=@missing.png"], "there is no file missing.png"),
+        (["-p", "width=wide", "--model", "flux-2-pro"], "width: must be an integer"),
+        (["--model", "flux-9", "-p", "x=1"], "there is no such model in the catalog"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_wrong_parameter_is_named(terminal: Terminal, arguments: list[str], words: str) -> None:
+    done = await terminal.run("submit", "a fox", *arguments)
+
+    assert done.exit_code in {1, 2}
+    assert words in " ".join(done.stderr.split())
+
+
+async def test_models_lists_the_catalog_and_the_parameters_of_one(terminal: Terminal) -> None:
+    listed = await terminal.run("models")
+    one = await terminal.run("models", "flux-2-pro")
+    as_json = await terminal.run("models", "flux-3-image", "--json")
+    unknown = await terminal.run("models", "flux-9")
+
+    assert {"flux-3-image", "flux-tools/vto-v2"} <= set(listed.stdout.split())
+    assert "video: not served" in listed.stdout
+    assert "width" in one.stdout
+    assert "integer, at least 64" in one.stdout
+    assert json.loads(as_json.stdout)["strict"] is True
+    assert unknown.exit_code == 1
+
+
+async def test_doctor_says_which_models_are_polled(terminal: Terminal) -> None:
+    with_callbacks = await terminal.run("doctor")
+    without = await terminal.run("doctor", FLUXHOOK_PUBLIC_URL="")
+
+    assert "models: 30 are served; polled, as they accept no webhook: flux-3-image, " in with_callbacks.stdout
+    assert "models: 30 are served, all polled" in without.stdout
+
+
+async def test_doctor_names_a_wrong_row_of_the_operators_file(terminal: Terminal) -> None:
+    file = terminal.folder / "models.json"
+    file.write_text('{"models": [{"id": "flux-9"}]}')
+    done = await terminal.run("doctor", FLUXHOOK_MODELS_FILE=str(file))
+
+    assert done.exit_code == 1
+    assert "models: FLUXHOOK_MODELS_FILE: models.json: models[0] (flux-9): request is required" in done.stdout
+
+
+async def test_doctor_asks_the_provider_about_each_model_and_is_not_charged(terminal: Terminal) -> None:
+    file = terminal.folder / "models.json"
+    row = {"id": "flux-9", "request": {"required": ["prompt"], "properties": {"prompt": {"type": "string"}}}}
+    file.write_text(json.dumps({"models": [row]}))
+    known = await terminal.run("doctor", "--models")
+    unknown = await terminal.run("doctor", "--models", FLUXHOOK_MODELS_FILE=str(file))
+    async with httpx.AsyncClient(base_url=terminal.env["FLUXHOOK_BFL_BASE_URL"]) as twin:
+        ledger = (await twin.get("/twin/ledger")).json()
+
+    assert known.exit_code == 0, known.output
+    assert "model flux-tools/erase-v1: the provider accepts its path and the API key (HTTP 422" in known.stdout
+    assert "model flux-pro-1.1: not checked: it requires no parameter" in known.stdout
+    assert unknown.exit_code == 1
+    assert "model flux-9: the provider does not know its path (HTTP 404)" in unknown.stdout
+    assert (ledger["accepted"], ledger["charged"]) == (0, 0)
+
+
 @pytest.mark.parametrize("name", ["missing/out.png", "."], ids=["missing folder", "a folder"])
 async def test_an_unusable_output_path_is_refused_before_anything_is_sent(terminal: Terminal, name: str) -> None:
     done = await terminal.run("submit", "a fox", "--out", str(terminal.folder / name))

@@ -125,3 +125,21 @@ async def test_a_complete_request_may_have_been_accepted_if_its_response_is_lost
         answer = await Bfl(http, "https://provider.example", "key").submit(order)
 
     assert answer.report.said is Said.LOST
+
+
+async def test_images_of_one_member_are_a_list() -> None:
+    images = {"images[0]": b"one", "images[1]": b"two", "mask": b"three"}
+    order = SubmitRequest("/v1/m", {"prompt": "a"}, {name: BytesIO(data) for name, data in images.items()}, None, None)
+    body = RequestBody(order)
+    sent = b"".join([chunk async for chunk in body])
+
+    assert json.loads(sent) == {"prompt": "a", "images": ["b25l", "dHdv"], "mask": "dGhyZWU="}
+    assert body.headers["content-length"] == str(len(sent))
+
+
+async def test_one_image_of_a_list_and_no_parameter_at_all_are_valid_json() -> None:
+    one = RequestBody(SubmitRequest("/v1/m", {"a": 1}, {"images[0]": BytesIO(b"one")}, **HOOK))
+    empty = RequestBody(SubmitRequest("/v1/m", {}, {}, None, None))
+
+    assert json.loads(b"".join([chunk async for chunk in one]))["images"] == ["b25l"]
+    assert b"".join([chunk async for chunk in empty]) == b"{}"

@@ -34,7 +34,9 @@ async def list_tasks(
     status: Annotated[
         list[Status] | None, Query(description="Only tasks in this state; repeat it for several states.")
     ] = None,
-    model: Annotated[str | None, Query(pattern=r"^[0-9a-z.-]{1,64}$", description="Only tasks of this model.")] = None,
+    model: Annotated[
+        str | None, Query(pattern=r"^[0-9a-z._/-]{1,64}$", description="Only tasks of this model.")
+    ] = None,
     created_after: Annotated[UtcInstant | None, Query(description="Only tasks created at this time or later.")] = None,
     created_before: Annotated[UtcInstant | None, Query(description="Only tasks created before this time.")] = None,
     cursor: Annotated[

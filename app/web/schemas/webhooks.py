@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Response
 from pydantic import BaseModel, Field
 
+from app.catalog import DEFAULT_MODEL
 from app.rules.task import Failure, MoneySpent
 
 webhooks = APIRouter(tags=["webhooks"])
@@ -105,7 +106,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             "task": {
                 "id": _ID,
                 "status": "stored",
-                "model": "flux-kontext-pro",
+                "model": DEFAULT_MODEL,
                 "prompt": "a red fox",
                 "seed": 7,
                 "cost": 4,
