@@ -35,8 +35,9 @@ from app.transitions.changes import evidence_of
 _IN_MEMORY = 256 * 1024  # bytes up to which an image stays in memory
 
 _FIRST_POLL = timedelta(seconds=1)
-# A callback is overdue after three times the median time of the model's latest 20 tasks; without any, after 20 seconds.
-_SAMPLE, _DEFAULT_MEDIAN, _OVERDUE_FACTOR = 20, timedelta(seconds=20) / 3, 3
+# A callback is overdue after three times the median time of the model's latest 20 tasks; without any, after twice the
+# usual time in its row.
+_SAMPLE, _OVERDUE_FACTOR, _USUAL_FACTOR = 20, 3, 2
 _MIN_OVERDUE, _MAX_OVERDUE = timedelta(seconds=5), timedelta(seconds=60)
 
 
@@ -119,8 +120,11 @@ def _time_until_poll(connection: Connection, task: Task, way: _Way) -> timedelta
     if not way.callback_requested:
         return _FIRST_POLL
     durations = sorted(tasks.latest_durations(connection, task.model, _SAMPLE))
-    median = durations[len(durations) // 2] if durations else _DEFAULT_MEDIAN
-    return max(_MIN_OVERDUE, min(_OVERDUE_FACTOR * median, _MAX_OVERDUE))
+    if durations:
+        wait = _OVERDUE_FACTOR * durations[len(durations) // 2]
+    else:
+        wait = _USUAL_FACTOR * timedelta(seconds=way.model.usual_s)
+    return max(_MIN_OVERDUE, min(wait, _MAX_OVERDUE))
 
 
 def _begin(

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from app.catalog import Catalog
 from app.db.tables import tasks
 from app.dispatch import dispatch
 from app.provider import Bfl, ProviderResponse
@@ -152,6 +153,18 @@ async def test_a_callback_is_overdue_after_a_multiple_of_the_models_median_time(
 
     # The earlier of this poll and of the job for a lost answer.
     assert (look.run_at - each_world.clock()).total_seconds() == pytest.approx(overdue)
+
+
+async def test_without_earlier_tasks_a_callback_is_overdue_after_twice_the_usual_time_of_its_model(
+    world: World,
+) -> None:
+    row = world.use.catalog.model("flux-2-pro")
+    use = replace(world.use, catalog=Catalog([replace(row, usual_s=14)]), provider=answering(TAKEN))
+    task_id = await world.post(model="flux-2-pro")
+    await dispatch(use, task_id)
+    (look,) = [job for job in await use.db.read(stored_jobs) if job.step == "reconcile"]
+
+    assert (look.run_at - world.clock()).total_seconds() == pytest.approx(28)
 
 
 # Regions
