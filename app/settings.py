@@ -130,6 +130,10 @@ class Settings(BaseModel):
             description="The database's address past a connection pooler, for LISTEN and migrations. Default: none.",
         ),
     ] = None
+    statement_seconds: Annotated[
+        int,
+        Field(ge=1, description="Seconds for a statement or a commit on PostgreSQL; ten times as many to migrate."),
+    ] = 30
     data_dir: Annotated[Path, Field(description="The folder for the SQLite database, images and generated keys.")] = (
         Path("data")
     )

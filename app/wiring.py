@@ -16,6 +16,7 @@ from app.catalog import Catalog, open_catalog
 from app.db.engine.database import Database, open_database
 from app.db.engine.server_clock import following
 from app.db.engine.sqlite import file_of
+from app.db.engine.timeouts import Timeouts
 from app.errors import ConfigurationError
 from app.provider import Bfl, Gptproto, Provider, ProviderSpec
 from app.resources import Resources
@@ -158,7 +159,11 @@ def database_url(settings: Settings) -> str:
 
 def open_configured_database(settings: Settings) -> AbstractAsyncContextManager[Database]:
     """Open the database of the settings, and close it at the end. Raises ConfigurationError for a wrong URL."""
-    return open_database(database_url(settings), direct_url=settings.database_direct_url)
+    return open_database(
+        database_url(settings),
+        direct_url=settings.database_direct_url,
+        timeouts=Timeouts(statement_s=settings.statement_seconds),
+    )
 
 
 def open_store(settings: Settings) -> Store:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Dialect, text
 
 from app.db.engine.batches import BOUNDS, Batcher, Bounds, Item, Result, Work
 from app.db.engine.sqlite import Sqlite
+from app.db.engine.timeouts import TIMEOUTS, Timeouts
 from app.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -59,14 +60,14 @@ class Database(Protocol):
 
 @asynccontextmanager
 async def open_database(
-    url: str, bounds: Bounds = BOUNDS, *, direct_url: str | None = None
+    url: str, bounds: Bounds = BOUNDS, *, direct_url: str | None = None, timeouts: Timeouts = TIMEOUTS
 ) -> AsyncGenerator[Database]:
     """Open `sqlite:///PATH` or `postgresql://...`, and close it at the end. Raises ConfigurationError for a wrong URL.
 
     `bounds` limits what may wait in each batcher. `direct_url` is the address of the PostgreSQL server itself, if `url`
-    leads to a connection pooler.
+    leads to a connection pooler. `timeouts` are limits of PostgreSQL.
     """
-    engine = _engine(url, bounds, direct_url)
+    engine = _engine(url, bounds, direct_url, timeouts)
     try:
         yield engine
     finally:
@@ -98,9 +99,9 @@ def as_postgres(database: Database) -> "Postgres | None":
     return database if isinstance(database, Postgres) else None
 
 
-def _engine(url: str, bounds: Bounds, direct_url: str | None) -> "Sqlite | Postgres":
+def _engine(url: str, bounds: Bounds, direct_url: str | None, timeouts: Timeouts) -> "Sqlite | Postgres":
     if url.startswith("sqlite:"):
         return Sqlite(url, bounds)
     from app.db.engine.postgres import Postgres  # noqa: PLC0415 - asyncpg takes long to load, and SQLite does not need it
 
-    return Postgres(url, bounds, direct_url)
+    return Postgres(url, bounds, direct_url, timeouts)

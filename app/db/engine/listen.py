@@ -14,11 +14,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db.engine.connector import Connector
 from app.db.engine.postgres_url import DATABASE_URL, DIRECT_URL, make_engine
+from app.db.engine.timeouts import TIMEOUTS, Timeouts
 from app.rules.backoff import LISTENING
 from app.telemetry import logs
 
-_CHECK_EVERY_S = 30.0  # without a query, a lost connection cannot be told from an idle one
-_CHECK_TIMEOUT_S = 10.0
+_CHECK_EVERY_S = 10.0  # without a query, a lost connection cannot be told from an idle one
 _POLL_S = 1.0  # between calls of the listeners, where notifications do not arrive
 _LOST = (OSError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
@@ -29,11 +29,19 @@ class Listening:
     """One connection for all channels, opened with the first listener and reopened after it is lost.
 
     A listener is also called each time its channel is subscribed, because notifications may have been missed before.
-    `direct_url` is an address of the same database that keeps a session for each connection.
+    `direct_url` is an address of the same database that keeps a session for each connection. The connection is checked
+    every `check_every_s` seconds.
     """
 
-    def __init__(self, url: str, direct_url: str | None = None) -> None:
-        self._connector = Connector()
+    def __init__(
+        self,
+        url: str,
+        direct_url: str | None = None,
+        timeouts: Timeouts = TIMEOUTS,
+        check_every_s: float = _CHECK_EVERY_S,
+    ) -> None:
+        self._connector = Connector(timeouts)
+        self._check_every_s = check_every_s
         self._keeps_sessions = direct_url is not None
         setting = DATABASE_URL if direct_url is None else DIRECT_URL
         # Without a pool: the connection is never returned to one.
@@ -97,9 +105,9 @@ class Listening:
                 subscribed.add(channel)
                 self._call_listeners(channel, None)
             try:
-                await asyncio.wait_for(self._changed.wait(), _CHECK_EVERY_S)
+                await asyncio.wait_for(self._changed.wait(), self._check_every_s)
             except TimeoutError:
-                await connection.execute("SELECT 1", timeout=_CHECK_TIMEOUT_S)
+                await connection.execute("SELECT 1")
 
     async def _poll(self) -> None:
         while True:

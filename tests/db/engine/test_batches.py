@@ -411,7 +411,7 @@ async def test_on_postgresql_an_unreachable_server_is_unavailable_to_all_items_o
     async with open_database("postgresql://absent@/none?host=/nowhere") as database:
         refused = await all_of(begin(Writing(database), "abc"))
 
-    assert [type(result) for result in refused] == [Unavailable] * 3
+    assert [type(result) for result in refused] == [DatabaseUnavailable] * 3
 
 
 async def test_an_item_larger_than_the_limit_is_refused(database: Database) -> None:

@@ -432,8 +432,11 @@ async def test_a_hook_of_a_unit_that_is_rolled_back_never_runs(database: Databas
     assert hooks_run == ["b"]
 
 
-@pytest.mark.parametrize(("setting", "value"), [("idle_in_transaction_session_timeout", "1min"), ("jit", "off")])
-async def test_on_postgresql_idle_transactions_are_bounded_and_jit_is_off(
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("statement_timeout", "30s"), ("idle_in_transaction_session_timeout", "30s"), ("jit", "off")],
+)
+async def test_on_postgresql_statements_and_idle_transactions_are_bounded_and_jit_is_off(
     postgres_url: str, setting: str, value: str
 ) -> None:
     async with open_database(postgres_url) as opened:

@@ -104,16 +104,17 @@ async def test_nothing_of_a_unit_stays_in_a_session_for_other_clients(
 
 
 async def test_the_settings_hold_in_each_transaction(behind_pooler: Database) -> None:
-    def settings(connection: Connection) -> tuple[str, str]:
-        return show(connection, "idle_in_transaction_session_timeout"), show(connection, "jit")
+    def settings(connection: Connection) -> tuple[str, ...]:
+        names = ("statement_timeout", "idle_in_transaction_session_timeout", "jit")
+        return tuple(show(connection, name) for name in names)
 
-    def each(connection: Connection, items: Sequence[int]) -> list[tuple[str, str]]:
+    def each(connection: Connection, items: Sequence[int]) -> list[tuple[str, ...]]:
         return [settings(connection) for _ in items]
 
     batched = await behind_pooler.batcher(each).add(1)
     found = [batched, await behind_pooler.write(settings), await behind_pooler.read(settings)]
 
-    assert found == [("1min", "off")] * 3
+    assert found == [("30s", "30s", "off")] * 3
 
 
 async def test_the_sessions_may_end_while_the_clients_stay_connected(
