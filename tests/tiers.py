@@ -47,6 +47,7 @@ _PROCESSES = (
     "cli/test_demo.py",
     "cli/test_held_uploads.py",
     "cli/test_hostile_clients.py",
+    "cli/test_silent_database.py",
     "cli/test_stopping.py",
     "cli/test_work.py",
     "proof/test_crash.py",

@@ -3,7 +3,9 @@
 import asyncio
 import ctypes
 import gc
+import os
 import socket
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -11,13 +13,18 @@ from types import FrameType
 
 import uvicorn
 
+from app.telemetry import logs
 from app.web.limits import DEFAULT_LIMITS, Limits
 from app.web.protocol import Protocol, resources_of
 
 # Seconds that a stopping server gives to requests in progress before it closes their connections.
 _GRACE_S = 8
+# Seconds after which a process that was asked to stop ends in any case. Containers are killed after 15 s.
+_EXIT_S = 12.0
 _M_MMAP_THRESHOLD = -3  # the name in glibc's malloc.h
 _LARGE_BYTES = 128 * 1024  # glibc's initial value
+
+log = logs.get("process")
 
 
 class Server(uvicorn.Server):
@@ -40,6 +47,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Signal the worker and the requests that wait for a task at once, not after the last connection closes."""
         super().handle_exit(sig, frame)
+        exit_in_time()
         use = resources_of(self.config.app)
         if use is not None:
             asyncio.get_running_loop().call_soon_threadsafe(use.stopping.set)
@@ -61,6 +69,21 @@ def server(app: object, host: str, port: int, limits: Limits = DEFAULT_LIMITS) -
             timeout_graceful_shutdown=_GRACE_S,
         )
     )
+
+
+def exit_in_time(seconds: float = _EXIT_S) -> None:
+    """End this process with code 1 if it still runs after this time, whatever it waits for.
+
+    Nothing is lost: what a process leaves is continued as after a crash.
+    """
+
+    def end() -> None:
+        log.error("stop_took_too_long", seconds=seconds)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 def open_files_allowed() -> int | None:

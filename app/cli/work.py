@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from app.cli.preflight import require
-from app.cli.process import freeze_startup_objects, give_back_large_blocks
+from app.cli.process import exit_in_time, freeze_startup_objects, give_back_large_blocks
 from app.cli.serve import announce, prepare
 from app.db.engine.process_lock import process_lock
 from app.errors import ConfigurationError
@@ -20,13 +20,13 @@ from app.settings import Settings, from_environment
 from app.telemetry import logs, metrics, tracing
 from app.wiring import database_url, open_resources
 from app.worker import loop as worker
-from app.worker.heartbeat import touch_liveness_file
+from app.worker.heartbeat import Rounds, touch_liveness_file
 
 
 def work(
     heartbeat: Annotated[
         Path | None,
-        typer.Option(help="Touch this file every 5 s while the worker's loop runs and the database answers."),
+        typer.Option(help="Touch this file every 5 s while the worker looks for jobs and the database answers."),
     ] = None,
 ) -> None:
     """Run a worker without the API. Any number of workers can share one PostgreSQL database."""
@@ -63,8 +63,9 @@ async def _work(settings: Settings, heartbeat: Path | None) -> None:
     async with open_resources(settings) as use, asyncio.TaskGroup() as group:
         stop_on_signals(use.stopping)
         freeze_startup_objects()
-        touching = group.create_task(touch_liveness_file(use, heartbeat)) if heartbeat else None
-        await worker.run(use)
+        rounds = Rounds()
+        touching = group.create_task(touch_liveness_file(use, heartbeat, rounds)) if heartbeat else None
+        await worker.run(use, rounds=rounds)
         if touching:
             touching.cancel()
 
@@ -78,6 +79,7 @@ def stop_on_signals(stopping: asyncio.Event) -> None:
         if received:
             os._exit(128 + number)
         received.append(number)
+        exit_in_time()
         loop.call_soon_threadsafe(stopping.set)
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -7,6 +7,7 @@ shows a health check of the process that the worker can run jobs.
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from app import jobs
@@ -24,17 +25,25 @@ _SPOOL_S = 60.0
 log = logs.get("heartbeat")
 
 
+@dataclass
+class Rounds:
+    """How often the worker has looked for jobs, and claimed those that were due."""
+
+    ended: int = 0
+
+
 @asynccontextmanager
 async def background_loops(
-    use: Resources, running_jobs: Collection[Job], every_s: float = _LEASE_HEARTBEAT_S
+    use: Resources, running_jobs: Callable[[], Collection[Job]], every_s: float = _LEASE_HEARTBEAT_S
 ) -> AsyncGenerator[None]:
-    """Inside the block, send a lease heartbeat for `running_jobs` every `every_s` seconds, and check the spool
+    """Inside the block, send a lease heartbeat for `running_jobs()` every `every_s` seconds, and check the spool
     each minute.
     """
 
     async def renew_leases() -> None:
-        if running_jobs:
-            await use.db.write(jobs.heartbeat, list(running_jobs))
+        running = list(running_jobs())
+        if running:
+            await use.db.write(jobs.heartbeat, running)
 
     loops = [
         asyncio.create_task(_repeat(renew_leases, every_s)),
@@ -57,12 +66,15 @@ async def _repeat(call: Callable[[], Awaitable[None]], seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
-async def touch_liveness_file(use: Resources, file: Path, every_s: float = _LIVENESS_FILE_S) -> None:
-    """Touch `file` regularly while this event loop runs and the worker can run jobs. Runs until it is cancelled."""
+async def touch_liveness_file(use: Resources, file: Path, rounds: Rounds, every_s: float = _LIVENESS_FILE_S) -> None:
+    """Touch `file` regularly while the worker's rounds end and it can run jobs. Runs until it is cancelled."""
+    touched_at = 0
     while True:
-        if await can_work(use):
+        ended = rounds.ended
+        if ended > touched_at and await can_work(use):
             try:
                 await asyncio.to_thread(file.touch)
+                touched_at = ended
             except OSError as error:
                 # Jobs continue; a health check of the file fails.
                 log.warning("heartbeat_not_written", error=error.strerror)

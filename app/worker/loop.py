@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import assert_never
@@ -26,7 +26,8 @@ from app.rules.task import Status
 from app.telemetry import logs, metrics, tracing
 from app.transitions.admit import admit, readmit
 from app.transitions.erase import remove_images
-from app.worker.heartbeat import background_loops
+from app.worker.heartbeat import Rounds, background_loops
+from app.worker.running_jobs import RunningJobs
 from app.worker.sweep import NO_TASK, sweep
 from app.worker.wakeup import Wakeup
 
@@ -42,6 +43,7 @@ LANES: tuple[tuple[frozenset[Step], int], ...] = (
 )
 _MAX_FAILURES = 10
 _GRACE = timedelta(seconds=8)  # for running jobs when the service stops
+_LAST_S = 1.0  # then, for jobs to notice that they are cancelled, and for the database to release them
 _ERROR_WAIT_S = 1.0
 _MAX_WAIT_S = 5.0
 _MIN_WAIT_S = 0.05  # avoids a busy loop while a due job waits for its task or its lane
@@ -58,44 +60,57 @@ async def run_once(use: Resources) -> bool:
     return bool(claimed)
 
 
-async def run(use: Resources, *, grace: timedelta = _GRACE) -> None:
-    """Run due jobs until `use.stopping` is set; then give running jobs up to `grace` to end."""
-    wakeup = Wakeup()
+async def run(use: Resources, *, grace: timedelta = _GRACE, rounds: Rounds | None = None) -> None:
+    """Run due jobs until `use.stopping` is set; then give running jobs up to `grace` to end.
+
+    `rounds` counts the rounds. A database that does not answer delays the end by no more than two seconds.
+    """
+    wakeup, running_jobs = Wakeup(), RunningJobs()
     use.db.on_jobs(wakeup.notify)
-    running_jobs: dict[Job, asyncio.Task[None]] = {}
-    async with background_loops(use, running_jobs), wakeup.notified_by(use.stopping):
-        started = False
-        while not use.stopping.is_set():
-            wakeup.clear()
-            try:
-                started = started or await start(use)
-                await wakeup.wait(await _round(use, running_jobs, wakeup) if started else _DATABASE_WAIT_S)
-            except Exception:
-                log.exception("round_failed")  # the worker must survive every error, and the next round may succeed
-                await asyncio.sleep(_ERROR_WAIT_S)
-        await _finish(use, set(running_jobs.values()), grace)
+    async with background_loops(use, running_jobs.in_time), wakeup.notified_by(use.stopping):
+        repeating = asyncio.create_task(_repeat_rounds(use, running_jobs, wakeup, rounds or Rounds()))
+        try:
+            await use.stopping.wait()
+            stopping_at = time.monotonic()
+            _, cut = await asyncio.wait({repeating}, timeout=grace.total_seconds())
+        finally:
+            repeating.cancel()
+        left = grace - timedelta(seconds=time.monotonic() - stopping_at)
+        await _finish(use, running_jobs.tasks, left, may_have_claimed=bool(cut))
 
 
-async def _round(use: Resources, running_jobs: dict[Job, asyncio.Task[None]], wakeup: Wakeup) -> float:
+async def _repeat_rounds(use: Resources, running_jobs: RunningJobs, wakeup: Wakeup, rounds: Rounds) -> None:
+    started = False
+    while not use.stopping.is_set():
+        wakeup.clear()
+        try:
+            started = started or await start(use)
+            await wakeup.wait(await _round(use, running_jobs, wakeup, rounds) if started else _DATABASE_WAIT_S)
+        except Exception:
+            log.exception("round_failed")  # the worker must survive every error, and the next round may succeed
+            await asyncio.sleep(_ERROR_WAIT_S)
+
+
+async def _round(use: Resources, running_jobs: RunningJobs, wakeup: Wakeup, rounds: Rounds) -> float:
     """Start the due jobs for which there is room. Return the seconds to wait until the next round; 0 if any started."""
     try:
         due = await use.db.read(jobs.next_due)
-        if due is None or due > use.now():
-            return _seconds_until(use, due)
-        claimed = await _claim(use, running_jobs)
+        claimed = [] if due is None or due > use.now() else await _claim(use, running_jobs)
     except Unavailable:
         return _DATABASE_WAIT_S
+    rounds.ended += 1
+    if due is None or due > use.now():
+        return _seconds_until(use, due)
     for job in claimed:
-        running_jobs[job] = asyncio.create_task(_run_claimed(use, job, running_jobs, wakeup))
+        running_jobs.start(job, _run_claimed(use, job, wakeup))
     return 0 if claimed else _MIN_WAIT_S
 
 
-async def _run_claimed(use: Resources, job: Job, running_jobs: dict[Job, asyncio.Task[None]], wakeup: Wakeup) -> None:
-    """Run a job that is one of `running_jobs`. At its end its lane has room for another."""
+async def _run_claimed(use: Resources, job: Job, wakeup: Wakeup) -> None:
+    """Run a job. At its end its lane has room for another."""
     try:
         await run_job(use, job)
     finally:
-        del running_jobs[job]
         wakeup.notify()
 
 
@@ -105,17 +120,24 @@ def _seconds_until(use: Resources, due: datetime | None) -> float:
     return min(_MAX_WAIT_S, max(_MIN_WAIT_S, (due - use.now()) / timedelta(seconds=1)))
 
 
-async def _finish(use: Resources, running: set[asyncio.Task[None]], grace: timedelta) -> None:
-    """Wait for running jobs; cancel those that exceed `grace`, and release them to be claimed again."""
-    if not running:
-        return
-    _, late = await asyncio.wait(running, timeout=grace.total_seconds())
+async def _finish(
+    use: Resources, running: set[asyncio.Task[None]], grace: timedelta, *, may_have_claimed: bool
+) -> None:
+    """Wait for running jobs; cancel those that exceed `grace`, and release them to be claimed again.
+
+    `may_have_claimed`: this worker may have claimed jobs that it does not run.
+    """
+    late = running
+    if running:
+        _, late = await asyncio.wait(running, timeout=max(0, grace.total_seconds()))
     for task in late:
         task.cancel()
-    await asyncio.gather(*late, return_exceptions=True)
     if late:
-        with suppress(Unavailable):  # their leases then expire
-            await use.db.write(jobs.release, use.worker_id)
+        await asyncio.wait(late, timeout=_LAST_S)
+    if late or may_have_claimed:
+        with suppress(Unavailable, TimeoutError):  # their leases then expire
+            async with asyncio.timeout(_LAST_S):
+                await use.db.write(jobs.release, use.worker_id)
 
 
 async def run_job(use: Resources, job: Job) -> None:
@@ -228,10 +250,11 @@ async def start(use: Resources) -> bool:
     return True
 
 
-async def _claim(use: Resources, running_jobs: Collection[Job]) -> list[Job]:
+async def _claim(use: Resources, running_jobs: RunningJobs) -> list[Job]:
     """Claim due jobs of each lane, up to its limit."""
-    running = Counter(job.step for job in running_jobs)
-    free = [(lane, limit - sum(running[step] for step in lane)) for lane, limit in LANES]
+    running = running_jobs.in_time()
+    by_step = Counter(job.step for job in running)
+    free = [(lane, limit - sum(by_step[step] for step in lane)) for lane, limit in LANES]
 
     def take(connection: Connection) -> list[Job]:
         now = use.now()
@@ -239,4 +262,4 @@ async def _claim(use: Resources, running_jobs: Collection[Job]) -> list[Job]:
         return [job for claimed in claims for job in claimed]
 
     # If heartbeats were late, the leases of running jobs have expired, and a claim can return these jobs.
-    return [job for job in await use.db.write(take) if job not in running_jobs]
+    return [job for job in await use.db.write(take) if job not in running]

@@ -86,3 +86,12 @@ async def test_a_stopping_service_answers_waiting_requests_at_once_and_exits_wit
 
     assert (answer.status_code, answer.json()["status"]) == (202, "submitted")
     assert code == 0
+
+
+async def test_a_process_that_cannot_stop_is_ended() -> None:
+    code = "import time; from app.cli.process import exit_in_time; exit_in_time(0.1); time.sleep(600)"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, cwd=ROOT, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+    )
+    async with asyncio.timeout(120):
+        assert await process.wait() == 1

@@ -2,13 +2,8 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
@@ -16,9 +11,8 @@ from typer.testing import CliRunner
 from app.cli import commands
 from app.errors import ConfigurationError
 from app.twin import build
-from tests.proof.processes import end, start
+from tests.replicas import replicas
 from tests.sockets import listening, serving, until
-from tests.world import ADMIN_KEY, RING_KEY
 
 
 @pytest.mark.parametrize("missing", ["heartbeat", "metrics"])
@@ -36,55 +30,6 @@ def test_a_worker_without_its_heartbeat_file_or_metrics_port_ends_with_one_sente
     assert isinstance(ended.exception, ConfigurationError)
     prefix = {"heartbeat": "--heartbeat: ", "metrics": "FLUXHOOK_METRICS_PORT: "}[missing]
     assert ended.exception.detail.startswith(prefix)
-
-
-@dataclass
-class Replicas:
-    """Processes that share one database, and a client for their API."""
-
-    env: dict[str, str]
-    log: Path
-    api: httpx.AsyncClient
-    stack: AsyncExitStack
-
-    async def start(self, *arguments: str, **env: str) -> asyncio.subprocess.Process:
-        process = await start(arguments, {**self.env, **env}, self.log)
-        self.stack.push_async_callback(end, process)
-        return process
-
-    async def healthy(self) -> bool:
-        try:
-            return (await self.api.get("/healthz")).status_code == httpx.codes.OK
-        except httpx.TransportError:
-            return False
-
-    async def tasks(self, status: str) -> list[Any]:
-        answer = await self.api.get("/v1/tasks", params={"status": status})
-        return list(answer.raise_for_status().json()["tasks"])
-
-    async def has(self, status: str) -> bool:
-        return bool(await self.tasks(status))
-
-    async def post(self) -> None:
-        (await self.api.post("/v1/tasks", json={"prompt": "a red fox"})).raise_for_status()
-
-
-@asynccontextmanager
-async def replicas(folder: Path, provider: str, **env: str) -> AsyncGenerator[Replicas]:
-    bound, address = listening()
-    bound.close()  # frees the port for the child process
-    all_env = {
-        "FLUXHOOK_DATA_DIR": str(folder / "data"),
-        "FLUXHOOK_PORT": address.rpartition(":")[2],
-        "FLUXHOOK_BFL_BASE_URL": provider,
-        "FLUXHOOK_BFL_API_KEY": "a-provider-key",
-        "FLUXHOOK_ADMIN_KEY": ADMIN_KEY,
-        "FLUXHOOK_SECRET_KEYS": RING_KEY,
-        **env,
-    }
-    headers = {"authorization": f"Bearer {ADMIN_KEY}"}
-    async with AsyncExitStack() as stack, httpx.AsyncClient(base_url=address, headers=headers, timeout=30) as api:
-        yield Replicas(all_env, folder / "log", api, stack)
 
 
 @pytest.mark.proof

@@ -15,8 +15,8 @@ from app.db import Connection
 from app.db.engine.database import Database, open_database
 from app.jobs import LEASE, NewJob, Step
 from app.resources import Resources
-from app.worker.heartbeat import background_loops, can_work, touch_liveness_file
-from tests.databases import OneByOne
+from app.worker.heartbeat import Rounds, background_loops, can_work, touch_liveness_file
+from tests.databases import OneByOne, listening_for
 from tests.rows import WORKER, claim
 from tests.schema_rows import reach
 from tests.sockets import until
@@ -53,7 +53,7 @@ async def keeps_its_job(world: World, job: jobs.Job, use: Resources) -> bool:
         due = await world.use.db.read(jobs.next_due)
         return due is not None and due > before
 
-    async with background_loops(use, [job], every_s=0.01):
+    async with background_loops(use, lambda: [job], every_s=0.01):
         await until(lease_renewed)
     world.clock.advance(SECONDS * 0.9)
     return await world.use.db.write(lambda connection: jobs.claim(connection, "2" * 32, world.clock(), 9)) == []
@@ -98,11 +98,37 @@ async def test_a_worker_whose_database_answers_keeps_its_liveness_file_fresh(eac
     async def is_fresh() -> bool:
         return file.stat().st_mtime > 0
 
-    touching = asyncio.create_task(touch_liveness_file(each_world.use, file, every_s=0.01))
+    rounds = Rounds(1)
+    touching = asyncio.create_task(touch_liveness_file(each_world.use, file, rounds, every_s=0.01))
     await until(is_fresh)
     os.utime(file, (0, 0))
+    rounds.ended += 1
     await until(is_fresh)
     touching.cancel()
+
+
+async def test_a_worker_whose_rounds_do_not_end_does_not_keep_its_liveness_file_fresh(
+    world: World, tmp_path: Path
+) -> None:
+    file, rounds = tmp_path / "heartbeat", Rounds(1)
+    checks = 0
+
+    async def exists() -> bool:
+        return file.exists()
+
+    def count(_connection: Connection) -> None:
+        nonlocal checks
+        checks += 1
+
+    with listening_for(world.use.db, "begin", count):
+        touching = asyncio.create_task(touch_liveness_file(world.use, file, rounds, every_s=0.001))
+        await until(exists)
+        file.unlink()
+        for _ in range(100):
+            await asyncio.sleep(0.001)
+        touching.cancel()
+
+    assert (file.exists(), checks) == (False, 1)
 
 
 async def test_a_liveness_file_that_cannot_be_written_does_not_end_the_worker(world: World, tmp_path: Path) -> None:
@@ -115,7 +141,7 @@ async def test_a_liveness_file_that_cannot_be_written_does_not_end_the_worker(wo
         return file.exists()
 
     with capture_logs() as lines:
-        touching = asyncio.create_task(touch_liveness_file(world.use, file, every_s=0.01))
+        touching = asyncio.create_task(touch_liveness_file(world.use, file, Rounds(1), every_s=0.01))
         await until(has_failed)
         file.parent.mkdir()
         await until(exists)

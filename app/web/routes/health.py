@@ -1,5 +1,7 @@
 """Liveness, readiness and metrics."""
 
+import asyncio
+from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
@@ -19,6 +21,8 @@ from app.worker import metrics_snapshot, readiness_notes
 router = APIRouter(tags=["operations"])
 
 
+_CHECK_S = 8.0  # for each check of a resource: enough to replace a lost connection to the database
+_SILENT = "the database does not answer"
 IDENTITY = "identity"  # the purpose of the proof
 
 
@@ -87,20 +91,33 @@ async def readyz(use: ResourcesDep) -> JSONResponse:
 
     `notes` lists conditions that an operator should know and that do not make the service unready.
     """
+    database, store = await asyncio.gather(
+        _in_time(_database(use), _SILENT), _in_time(_store(use), "the image store does not answer")
+    )
     checks = {
-        "database": await _database(use),
-        "store": await _store(use),
+        "database": database,
+        "store": store,
         "provider": "ok" if use.provider else "no API key is configured",
     }
     notes = [volume.note for volume in await use.disk.volumes() if volume.note]
     if checks["database"] == "ok":
         try:
-            notes += await _notes(use)
-        except Unavailable as error:
-            checks["database"] = error.detail
+            async with asyncio.timeout(_CHECK_S):
+                notes += await _notes(use)
+        except (Unavailable, TimeoutError) as error:
+            checks["database"] = error.detail if isinstance(error, Unavailable) else _SILENT
     ready = all(check == "ok" for check in checks.values())
     status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
     return JSONResponse({"status": "ready" if ready else "not ready", "checks": checks, "notes": notes}, status)
+
+
+async def _in_time(check: Awaitable[str], otherwise: str) -> str:
+    """Return the result of a check, or `otherwise` if it takes too long: who asks does not wait for it."""
+    try:
+        async with asyncio.timeout(_CHECK_S):
+            return await check
+    except TimeoutError:
+        return otherwise
 
 
 async def _notes(use: Resources) -> list[str]:

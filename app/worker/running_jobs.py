@@ -1,0 +1,61 @@
+"""The jobs that a worker runs, and which of them take too long."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+
+from app.jobs import Job, Step
+from app.telemetry import logs
+
+# The longest time that a job of each step may take, with the limits of its requests and some margin. A job that takes
+# longer hangs: its lease is no longer renewed, so another worker runs it again, as after a crash of this one.
+LONGEST: Mapping[Step, timedelta] = {
+    Step.DISPATCH: timedelta(minutes=5),
+    Step.RECONCILE: timedelta(minutes=5),
+    Step.COLLECT: timedelta(minutes=10),
+    Step.NOTIFY: timedelta(minutes=5),
+    Step.ADMIT: timedelta(minutes=5),
+    Step.SWEEP: timedelta(minutes=30),
+    Step.ERASE: timedelta(minutes=30),
+}
+
+log = logs.get("worker")
+
+
+class RunningJobs:
+    """The running jobs of one worker. `monotonic` is its clock, in seconds."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._started: dict[asyncio.Task[None], tuple[Job, float]] = {}
+        self._hanging: set[asyncio.Task[None]] = set()
+
+    def start(self, job: Job, run: Awaitable[object]) -> None:
+        """Run a job until it ends, in an asyncio task."""
+
+        async def run_and_remove() -> None:
+            try:
+                await run
+            finally:
+                del self._started[task]
+                self._hanging.discard(task)
+
+        task = asyncio.create_task(run_and_remove())
+        self._started[task] = (job, self._monotonic())
+
+    @property
+    def tasks(self) -> set[asyncio.Task[None]]:
+        return set(self._started)
+
+    def in_time(self) -> list[Job]:
+        """Return the jobs that do not hang. Their leases are renewed, and they take a place in their lane."""
+        now = self._monotonic()
+        jobs = []
+        for task, (job, started) in self._started.items():
+            if now - started < LONGEST[job.step].total_seconds():
+                jobs.append(job)
+            elif task not in self._hanging:
+                self._hanging.add(task)
+                log.error("job_hangs", step=job.step, task_id=job.task_id, seconds=round(now - started))
+        return jobs
