@@ -5,7 +5,9 @@ import logging
 import os
 import shutil
 import sqlite3
+import sys
 import tempfile
+import warnings
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from uuid import uuid4  # noqa: TID251 - names a throw-away database
@@ -47,12 +49,14 @@ def anyio_backend() -> str:
 @pytest.fixture(autouse=True)
 def log_of_its_own() -> Generator[None]:
     """A log that a test sets up, by starting a command say, ends with that test."""
+    hooks = warnings.showwarning, sys.unraisablehook
     yield
     if structlog.is_configured():
         structlog.reset_defaults()
         root = logging.getLogger()
         root.handlers = [each for each in root.handlers if not isinstance(each.formatter, ProcessorFormatter)]
         root.setLevel(logging.WARNING)
+        warnings.showwarning, sys.unraisablehook = hooks
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from contextvars import ContextVar
@@ -97,10 +98,34 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    warnings.showwarning = _log_warning
+    sys.unraisablehook = _log_unraisable
     # The HTTP libraries log complete URLs, and the link to a result contains its signature. Alembic logs each step;
     # `migrate` logs one line for all of them.
     for library in ("httpx", "httpcore", "uvicorn.access", "alembic"):
         logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def _log_warning(
+    message: Warning | str,  # noqa: ARG001 - not shown, see below
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,  # noqa: ARG001
+    line: str | None = None,  # noqa: ARG001
+) -> None:
+    """Log a warning of a library. Its text may hold values, as the message of an exception may."""
+    get("warnings").warning("library_warning", category=category.__name__, at=f"{_short(filename)}:{lineno}")
+
+
+def _log_unraisable(unraisable: Any) -> None:
+    """Log an exception that no caller can receive, as one in a finalizer."""
+    get("warnings").error("unraisable_exception", exc_info=unraisable.exc_value)
+
+
+def _short(filename: str) -> str:
+    """Return the path of a module below the folder of installed packages."""
+    return filename.replace("\\", "/").rpartition("site-packages/")[2]
 
 
 class _Lines(structlog.WriteLogger):

@@ -14,6 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from app import jobs
 from app.db import Connection
+from app.db.engine.database import is_read_only
 from app.db.queries import queue
 from app.db.queries.feed_delay import oldest_writer
 from app.db.queries.queue import Depth
@@ -28,13 +29,20 @@ Values = Mapping[Any, float]  # keyed by the tuple of label values
 
 
 async def read(use: Resources) -> list[Metric]:
-    """Read all gauges. If the database is unavailable or slow, return only `database_up` with the value 0."""
+    """Read all gauges. If the database is unavailable or slow, return only `database_up` with the value 0.
+
+    The value is 0 too for a database that cannot be written: no work can be recorded then.
+    """
+
+    def work(connection: Connection) -> tuple[bool, list[Metric]]:
+        return is_read_only(connection), families(connection, use.now())
+
     try:
         async with asyncio.timeout(_TIMEOUT_S):
-            gauges = await use.db.read(families, use.now())
+            read_only, gauges = await use.db.read(work)
     except (Unavailable, TimeoutError):
         return [_database_up(0)]
-    return [_database_up(1), *gauges]
+    return [_database_up(0 if read_only else 1), *gauges]
 
 
 def families(connection: Connection, now: datetime) -> list[Metric]:
@@ -136,7 +144,7 @@ def _feed(connection: Connection, now: datetime) -> list[Metric]:
 
 
 def _database_up(up: int) -> Metric:
-    return _gauge("database_up", "1 if the database answered this scrape, else 0.", (), {(): up})
+    return _gauge("database_up", "1 if the database answered this scrape and can be written, else 0.", (), {(): up})
 
 
 def _age(since: datetime, now: datetime) -> float:

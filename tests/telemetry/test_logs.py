@@ -5,6 +5,8 @@ import gc
 import json
 import logging
 import sqlite3
+import sys
+import warnings
 from collections.abc import Callable, Generator
 from io import StringIO
 from pathlib import Path
@@ -31,10 +33,12 @@ def written() -> Generator[Read]:
     """Configure the log as a service does. Yield a function that returns the lines so far."""
     root, stream = logging.getLogger(), StringIO()
     handlers, level = list(root.handlers), root.level
+    hooks = warnings.showwarning, sys.unraisablehook
     logs.configure(stream=stream)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
     structlog.reset_defaults()
     root.handlers, root.level = handlers, level
+    warnings.showwarning, sys.unraisablehook = hooks
 
 
 def test_a_line_has_time_logger_level_and_event(written: Read) -> None:
@@ -272,3 +276,27 @@ async def test_each_request_and_job_of_a_task_writes_one_line_with_its_ids(world
     assert {line["submission_id"] for line in lines} == {caller.attempt_id}
     assert {line["task_id"] for line in lines if "verdict" not in line} == {caller.task_id}
     assert all(line["ms"] >= 0 for line in lines)
+
+
+def test_a_warning_of_a_library_is_a_line_without_its_text(written: Read) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn_explicit("a secret value", ResourceWarning, "/usr/lib/python/site-packages/some/library.py", 12)
+
+    (line,) = written()
+    assert (line["event"], line["level"]) == ("library_warning", "warning")
+    assert (line["category"], line["at"]) == ("ResourceWarning", "some/library.py:12")
+    assert "secret" not in json.dumps(line)
+
+
+def test_an_exception_in_a_finalizer_is_a_line(written: Read) -> None:
+    class Broken:
+        def __del__(self) -> None:
+            raise ValueError("a secret value")
+
+    broken = Broken()
+    del broken
+
+    (line,) = written()
+    assert (line["event"], line["level"]) == ("unraisable_exception", "error")
+    assert "secret" not in json.dumps(line)

@@ -1,5 +1,6 @@
 """The metrics snapshot: queue, slots and jobs at a scrape, and the cost of reading them."""
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -7,12 +8,13 @@ from sqlalchemy import text
 
 from app import jobs
 from app.db import Connection
+from app.db.engine.database import open_database
 from app.db.tables import provider_accounts
 from app.jobs import NewJob, Step
 from app.rules.task import Status
 from app.telemetry import metrics
 from app.worker import metrics_snapshot
-from tests.databases import connection_to
+from tests.databases import connection_to, listening_for
 from tests.rows import START, claim, plan_task, put_account, put_sent_task, take_slot
 from tests.world import World, open_world
 
@@ -112,3 +114,14 @@ async def test_an_open_transaction_that_holds_the_feed_back_is_shown(tmp_path: P
 
     assert values["feed_delay_seconds"] == 45
     assert values["feed_oldest_transaction_seconds"] > 0
+
+
+async def test_a_read_only_database_is_not_up(world: World, postgres_url: str) -> None:
+    def refuse_writes(connection: Connection) -> None:
+        connection.exec_driver_sql("SET LOCAL default_transaction_read_only = on").close()
+
+    async with open_database(postgres_url) as standby:
+        with listening_for(standby, "begin", refuse_writes):
+            families = await metrics_snapshot.read(replace(world.use, db=standby))
+
+    assert [family.samples[0].value for family in families if family.name == "fluxhook_database_up"] == [0]
