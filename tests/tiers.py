@@ -1,7 +1,7 @@
 """Which tests run when: `make test` takes less than 90 seconds, `make check` runs the tests that it omits.
 
 - `make test`: rules, database, jobs, steps and web; only `db/` and `jobs/` also on PostgreSQL
-- `make check`: the steps on PostgreSQL; browser, fuzzing, migrations, clouds, child processes, flaws, speed
+- `make check`: the steps on PostgreSQL; images; browser, fuzzing, migrations, clouds, child processes, flaws, speed
 - `make cold`: property and process tests again, with cold caches on one busy processor
 - `make prove`: tests that kill processes or search at random (`proof`), and longer searches of all properties
 """
@@ -20,6 +20,7 @@ _CHECKED = (
     "benchmarks",  # tests of the benchmarks, not of the service
     "cli",  # starts processes
     "flaws",  # checks that must fail on flawed code
+    "images",  # decodes hundreds of files
     "store/test_going_away.py",  # stand-ins for clouds
     "twin/test_sockets.py",  # repeats other tests over real sockets
     "test_clients.py",  # clients of other vendors
@@ -28,7 +29,9 @@ _CHECKED = (
     "db/engine/test_pooler.py",
     "db/migrations/test_migrations.py",
     "db/migrations/test_migrations_live.py",
+    "test_models.py",  # a story for each model
     "test_performance_promises.py",
+    "test_phrase_check.py",
     "test_private_authority.py",
     "test_restore.py",
     "web/test_behind_nginx.py",
@@ -39,6 +42,7 @@ _CHECKED = (
     "web/test_openapi.py",  # fuzzing
     "web/test_protocol.py",
     "web/test_sockets.py",
+    "web/test_unknown_fields.py",  # hundreds of names
     "web/test_uploads.py",
 )
 
