@@ -31,6 +31,7 @@ class Server(uvicorn.Server):
     """uvicorn's server, except that a requested stop ends with exit code 0 instead of with the signal."""
 
     on_listening: Callable[[int], None] | None = None  # called with the port
+    owns_process = False  # whether the process ends with the server, so that a stop that hangs may end it
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -47,7 +48,8 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Signal the worker and the requests that wait for a task at once, not after the last connection closes."""
         super().handle_exit(sig, frame)
-        exit_in_time()
+        if self.owns_process:
+            exit_in_time()
         use = resources_of(self.config.app)
         if use is not None:
             asyncio.get_running_loop().call_soon_threadsafe(use.stopping.set)

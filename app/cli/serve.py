@@ -48,7 +48,9 @@ def serve(
         announce(settings, f"on http://{settings.host}:{settings.port}", generated_key)
         catalog = load_catalog(settings)
         app = create_app(open_resources(settings, catalog=catalog), catalog, with_worker=worker)
-        server(app, settings.host, settings.port, limits(settings)).run()
+        running = server(app, settings.host, settings.port, limits(settings))
+        running.owns_process = True
+        running.run()
 
 
 def migrate() -> None:
