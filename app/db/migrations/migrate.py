@@ -6,7 +6,7 @@ Alembic is imported only to run a migration, because it takes a third of a secon
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -109,9 +109,19 @@ async def _build_indexes(database: "Postgres") -> None:
     missing = [step for step in _steps().walk_revisions() if step.revision > last]
     listed = [index for step in missing for index in getattr(step.module, "AHEAD", {}).items()]
     definitions = {name: definition for name, definition in listed if definition.split()[0] in tables}
-    while definitions and not await database.build_indexes(definitions):
+    while definitions and not await _try_build(database, definitions):
         log.warning("index_build_waiting", again_in_s=_PAUSES_S[0])
         await asyncio.sleep(_PAUSES_S[0])
+
+
+async def _try_build(database: "Postgres", definitions: Mapping[str, str]) -> bool:
+    """Return False if another process is building indexes, or if its migration and a build deadlocked."""
+    try:
+        return await database.build_indexes(definitions)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) not in _RETRIED:
+            raise
+        return False
 
 
 async def try_next(database: Database, lock_timeout_ms: int) -> bool:
@@ -138,7 +148,8 @@ def upgrade(connection: Connection) -> None:
 def _upgrade_by_one(connection: Connection, lock_timeout_ms: int) -> None:
     """Run the next missing migration, if there is one. Another process that tries waits for the end.
 
-    One migration in a transaction locks few tables, so it seldom waits for a transaction that waits for it.
+    One migration in a transaction locks few tables, so it seldom waits for a transaction that waits for it. An empty
+    database gets all migrations at once: nothing uses it, and no other process sees it half done.
     """
     from alembic import command  # noqa: PLC0415 - see above
 
@@ -146,7 +157,7 @@ def _upgrade_by_one(connection: Connection, lock_timeout_ms: int) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {lock_timeout_ms}")
     if not is_current(connection):
-        run(connection, command.upgrade, "+1")
+        run(connection, command.upgrade, "head" if reached(connection) is None else "+1")
 
 
 def _describe_blockers(connection: Connection) -> str:

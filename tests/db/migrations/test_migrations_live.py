@@ -151,10 +151,12 @@ async def test_an_invalid_index_is_built_again(revision: str, name: str, live: D
     assert "(id)" not in str(columns)
 
 
-async def test_processes_that_start_at_once_build_an_index_once(live: Database, address: str) -> None:
-    await live.write(lambda connection: reach(connection, "0007"))
-    async with open_database(address) as other:
-        await asyncio.gather(catch_up(live), catch_up(other))
+@pytest.mark.parametrize("before", [None, "0007"], ids=["empty database", "last release"])
+async def test_four_processes_that_start_at_once_migrate_once(before: str | None, live: Database, address: str) -> None:
+    if before is not None:
+        await live.write(lambda connection: reach(connection, before))
+    async with open_database(address) as second, open_database(address) as third, open_database(address) as fourth:
+        await asyncio.gather(*map(catch_up, (live, second, third, fourth)))
 
     assert await live.read(is_current)
 
