@@ -17,7 +17,7 @@ Begin = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
 
 # The statements of a batch take any number of rows. Planning them for each batch takes as long as running them.
 _PLAN_ONCE = "SET plan_cache_mode = force_generic_plan"
-_CLOSE_S = 1.0  # for the batches that are being written when the database is closed
+_CLOSE_S = 4.0  # for the batches that are being written when the database is closed; a stop allows 8 s
 
 
 class Transact(Protocol):
