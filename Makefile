@@ -4,12 +4,17 @@ VENV ?= .venv
 ARGS ?=
 DB ?= sqlite
 WORKERS ?= 1
+FAULTS ?= kills
+ACCOUNTS ?= 1
 BIN := $(VENV)/bin
+# Neighbouring tests share a process, so most fixtures of a module are made once; a process that has finished takes tests
+# from the other.
+SPREAD := --dist worksteal
 
 .DEFAULT_GOAL := help
 # If it is set, every process recompiles all modules that it imports.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help setup develop demo serve test check prove cold lint crash-matrix storm capacity bench container-check \
+.PHONY: help setup develop demo serve test check prove cold lint security crash-matrix storm attack capacity neighbours distance bench container-check \
 	package-check release lock clean
 
 help: ## print this list
@@ -29,10 +34,10 @@ serve: setup ## run the service with settings from FLUXHOOK_ variables
 
 test: setup ## run the fast tests for use during development, ARGS for pytest
 	@$(call install,test.lock)
-	@$(BIN)/pytest -n auto $(ARGS)
+	@$(BIN)/pytest -n auto $(SPREAD) $(ARGS)
 
 check: develop ## run the tests that `make test` omits: PostgreSQL, browser, fuzzing, processes
-	@$(BIN)/pytest -n auto -m check $(ARGS)
+	@$(BIN)/pytest -n auto $(SPREAD) -m check $(ARGS)
 
 # Everything that is compiled or built on first use is rebuilt, on one CPU, in competition with a busy process. With
 # LOAD= there is none, for use beside other jobs, which are load enough.
@@ -51,18 +56,33 @@ lint: develop ## check style, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/phrase-check
+	$(BIN)/python .ci/security-rules
 
-prove: develop ## run short forms of the three proofs below with real kills, and longer property searches
-	@HYPOTHESIS_PROFILE=prove $(BIN)/pytest -n 2 -m "proof or hypothesis" $(ARGS)
+security: develop ## look for unsafe code and for secrets in the files, half a minute at most
+	$(BIN)/bandit --quiet --configfile pyproject.toml --severity-level medium --recursive app migrations
+	$(BIN)/python .ci/security-rules
+	$(BIN)/python .ci/secret-scan
+
+prove: develop ## run short forms of the proofs below with real kills, and longer property searches
+	@HYPOTHESIS_PROFILE=prove $(BIN)/pytest -n 2 $(SPREAD) -m "proof or hypothesis" $(ARGS)
 
 crash-matrix: develop ## crash at every statement and external call, DB=postgres; ARGS=--write updates the document
 	@PYTHONPATH=. $(BIN)/python -m tests.proof.crash_matrix --db $(DB) $(ARGS)
 
-storm: setup ## run thousands of tasks, kill processes, check the results; DB=postgres WORKERS=3, ARGS='--tasks 300'
-	@$(BIN)/python -m tests.proof.storm --db $(DB) --workers $(WORKERS) $(ARGS)
+storm: setup ## run thousands of tasks, kill processes, check the results; DB=postgres WORKERS=3 FAULTS=network or ACCOUNTS=3, ARGS='--tasks 150'
+	@$(BIN)/python -m tests.proof.storm --db $(DB) --workers $(WORKERS) --faults $(FAULTS) --accounts $(ACCOUNTS) $(ARGS)
+
+attack: setup ## send a million mutated callbacks to a running service, DB=postgres, ARGS='--count 20000 --seconds 60'
+	@$(BIN)/python -m tests.proof.attack --db $(DB) $(ARGS)
 
 capacity: setup ## measure slot use of two replicas and 10,000 waiting tasks; takes a quarter of an hour
 	@$(BIN)/python -m tests.proof.capacity $(ARGS)
+
+neighbours: setup ## measure a quiet application beside a noisy one, ARGS='--only uploads'
+	@$(BIN)/python -m tests.proof.neighbours $(ARGS)
+
+distance: setup ## measure tasks a second by the length of a round trip to PostgreSQL, ARGS='--seconds 20 5 50'
+	@$(BIN)/python -m tests.proof.distance $(ARGS)
 
 bench: setup ## measure callbacks and what limits them, ARGS='--quick --json FILE' for less than a minute
 	@$(BIN)/python -m benchmarks $(ARGS)
@@ -70,8 +90,8 @@ bench: setup ## measure callbacks and what limits them, ARGS='--quick --json FIL
 container-check: ## build the image and test it with compose on PostgreSQL, as root on Debian
 	@$(PYTHON) .ci/container-check
 
-package-check: ## build the wheel, install it into a clean environment and run it from an empty folder
-	@$(PYTHON) .ci/package-check
+package-check: develop ## build the wheel, install it into a clean environment and run it, ARGS='--sbom FILE'
+	@$(BIN)/python .ci/package-check $(ARGS)
 
 release: ## print the release steps and the problems that block a release; changes nothing
 	@$(PYTHON) .ci/release

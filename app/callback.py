@@ -8,9 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from enum import IntEnum
-from functools import cache, lru_cache
-from itertools import chain
-from json.encoder import encode_basestring_ascii as _json  # as `json.dumps` of a string, eight times as fast
+from functools import cache
 from typing import NamedTuple
 
 from opentelemetry.trace import SpanKind
@@ -21,26 +19,20 @@ from app.db.tables import attempts, evidence
 from app.db.tables.evidence import Evidence
 from app.errors import Overloaded, Unavailable
 from app.provider import messages
-from app.resources import Resources
+from app.resources import Connections, Policy, Resources
 from app.rules.task import Report, Said, Witness
 from app.security.keyring import CallbackProof
-from app.security.verify import SigningProfile, Verdict, verify
+from app.security.stored_headers import RawHeaders, stored_headers
+from app.security.verify import Verdict, verify
 from app.settle import LinkLives, enqueue_polls, settle
 from app.telemetry import logs, metrics, tracing
 
 MAX_BYTES = 1024 * 1024
 # Different callbacks without proof that are stored for each attempt and verdict: enough for a diagnosis.
 _MAX_UNPROVEN = 10
-_MAX_HEADERS = 60
 _POLL_AFTER = timedelta(seconds=20)  # until the first poll of a task whose acceptance is first seen in a callback
-_MAX_HEADER = 300  # characters of a name or value that are stored
-_SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization", "x-webhook-secret"})
 _UNCHECKED = "unchecked"  # metric label of a callback that is answered before verification
-_DEFAULT_PROFILE = SigningProfile()
 _NOT_PARSED = Report(Said.UNCLEAR)
-
-
-RawHeaders = Sequence[tuple[bytes, bytes]]
 
 
 class Reply(IntEnum):
@@ -108,8 +100,7 @@ def verify_and_store(
 
     Of forged callbacks only samples are stored.
     """
-    profile = use.provider.spec.signing if use.provider else _DEFAULT_PROFILE
-    verdict = verify(body, headers, proof.secret, profile)
+    verdict = verify(body, headers, proof.secret, use.accounts.signing)
     logs.note(submission_id=attempt_id, verdict=verdict)
     if verdict is Verdict.FORGED:
         return CheckedCallback(verdict, _store_sample(use, attempt_id, proof, headers, body))
@@ -161,13 +152,13 @@ def _store_sample(
         return None
 
 
-def _store(use: Resources, callback: Evidence) -> "Future[bool]":
+def _store(use: Connections, callback: Evidence) -> "Future[bool]":
     if tracing.is_on():
         return ensure_future(_store_traced(use, callback))
     return use.callbacks.add(callback, len(callback.body))
 
 
-async def _store_traced(use: Resources, callback: Evidence) -> bool:
+async def _store_traced(use: Connections, callback: Evidence) -> bool:
     """Store and settle one callback within its task's trace."""
     parent = await use.db.read(attempts.traceparent, callback.attempt_id)
     fields = {"submission_id": callback.attempt_id, "verdict": callback.verdict}
@@ -185,6 +176,11 @@ def store_batch(
     The work of `Resources.callbacks`.
     """
     batch = list(zip(callbacks, _within_limit(connection, callbacks), strict=True))
+    hinted = {
+        callback.attempt_id for callback, stored in batch if not stored and callback.verdict is not Verdict.FORGED
+    }
+    # Before `settle`, whose last step locks the accounts: jobs are locked before them.
+    known = enqueue_polls(connection, hinted, callbacks[-1].received_at)
     settled = settle(
         connection,
         [callback for callback, stored in batch if stored],
@@ -192,10 +188,6 @@ def store_batch(
         link_lives=link_lives,
     )
     effects = iter(settled)
-    hinted = {
-        callback.attempt_id for callback, stored in batch if not stored and callback.verdict is not Verdict.FORGED
-    }
-    known = enqueue_polls(connection, hinted, callbacks[-1].received_at)
     return [
         next(effects) is not None if stored else callback.verdict is Verdict.FORGED or callback.attempt_id in known
         for callback, stored in batch
@@ -219,7 +211,7 @@ def _within_limit(connection: Connection, callbacks: Sequence[Evidence]) -> list
 
 
 def _evidence(
-    use: Resources, attempt_id: str, proof: CallbackProof, headers: RawHeaders, body: bytes, verdict: Verdict
+    use: Policy, attempt_id: str, proof: CallbackProof, headers: RawHeaders, body: bytes, verdict: Verdict
 ) -> Evidence:
     redacted = proof.redact(body)
     proven = verdict is Verdict.SIGNED or (verdict is Verdict.SHARED_SECRET and use.trust_shared_secret)
@@ -236,24 +228,3 @@ def _evidence(
         received_at=use.now(),
         headers=stored_headers(headers, proof),
     )
-
-
-def stored_headers(headers: RawHeaders, proof: CallbackProof) -> str:
-    """Return the headers to store as a JSON object, for the diagnosis of signatures: bounded, and without secrets."""
-    stored = headers[:_MAX_HEADERS]
-    if max(map(len, chain.from_iterable(stored)), default=0) > _MAX_HEADER:
-        # Redact before cutting: a secret that is cut in half would not be found.
-        stored = [(proof.redact(name)[:_MAX_HEADER], proof.redact(value)[:_MAX_HEADER]) for name, value in stored]
-    text = "{" + ", ".join({name: _json_member(name, value) for name, value in stored}.values()) + "}"
-    return proof.redact_text(text)
-
-
-@lru_cache(maxsize=1024)
-def _json_member(name: bytes, value: bytes) -> str:
-    """Return one header as a member of a JSON object. Cached: a provider repeats most of its headers."""
-    lowered = _text(name).lower()
-    return f"{_json(lowered)}: {_json('[not kept]' if lowered in _SECRET_HEADERS else _text(value))}"
-
-
-def _text(raw: bytes) -> str:
-    return raw[:_MAX_HEADER].replace(b"\0", b"").decode("latin-1")

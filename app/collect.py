@@ -8,6 +8,7 @@ If the store is unavailable, the bytes wait in this instance's spool. There the 
 import asyncio
 from contextlib import suppress
 from datetime import datetime
+from io import BytesIO
 from typing import IO
 
 import httpx
@@ -15,11 +16,12 @@ import httpx
 from app.db import Connection
 from app.db.queries import circuit_breaker
 from app.db.queries.failing_downloads import failing_downloads
-from app.db.tables import attempts, downloads, spooled_results, tasks
+from app.db.tables import attempts, downloads, results, spooled_results, tasks
 from app.db.tables.tasks import Task
 from app.errors import FluxhookError, ResultRefused, StoreUnavailable, Unavailable
-from app.images.download import Downloaded, Image, download, verify
-from app.resources import Resources
+from app.images.download import Downloaded, Image, download, thumbnail_of, verify
+from app.jobs import NO_JOB, JobEnd
+from app.resources import Connections, Resources
 from app.rules.task import Status
 from app.telemetry import logs, metrics, tracing
 from app.transitions import result_state
@@ -31,25 +33,25 @@ class _CircuitBreakerOpen(StoreUnavailable):
     """The store has just failed, so the circuit breaker does not let it be called."""
 
 
-async def collect(use: Resources, task_id: str) -> None:
+async def collect(use: Resources, task_id: str, end: JobEnd = NO_JOB) -> None:
     """Store the result of a `ready` task, or schedule the next try. Does nothing for a task in another state.
 
     The task fails as `asset_lost` once the image can no longer be retrieved (see `result_state.fail`). An outage of the
     database is not recorded as a failure of the download or of the store: it is raised.
     """
-    task = await _task(use, task_id)
-    if task is None or task.status is not Status.READY:
+    task, is_spooled = await use.db.read(_ready, task_id)
+    if task is None:
         return
     logs.note(key_id=task.key_id, submission_id=task.attempt_id)
     started_at = use.now()
     try:
-        downloaded = await _obtain(use, task, started_at)
+        downloaded = await _obtain(use, task, started_at, is_spooled=is_spooled)
         if downloaded is None:
             return
         with downloaded.file:
-            await _store(use, task, downloaded, started_at)
+            await _store(use, task, downloaded, started_at, end)
     except (ResultRefused, StoreUnavailable, httpx.HTTPError, OSError) as error:
-        await _fail(use, task_id, error, started_at)
+        await _fail(use, task_id, error, started_at, end)
 
 
 async def store_spooled(use: Resources) -> None:
@@ -61,7 +63,7 @@ async def store_spooled(use: Resources) -> None:
         attempt = await use.db.read(attempts.get, attempt_id)
         if attempt is None:
             continue  # the file belongs to another database, or is newer than the backup that was restored
-        task = await _task(use, attempt.task_id)
+        task = await use.db.read(tasks.get, attempt.task_id)
         if task is None or task.status.final or task.attempt_id != attempt_id:
             await _delete_spooled(use, attempt_id)
         elif task.status is Status.READY:
@@ -80,19 +82,27 @@ def downloads_failing(connection: Connection) -> str | None:
     return f"{failing.tasks} results cannot be downloaded yet, the latest of {failing.task_id}: {failing.reason}"
 
 
-async def _obtain(use: Resources, task: Task, started_at: datetime) -> Downloaded | None:
+def _ready(connection: Connection, task_id: str) -> tuple[Task | None, bool]:
+    """Return a task that is ready, and whether any instance holds its image in the spool; None in another state."""
+    task = tasks.get(connection, task_id)
+    if task is None or task.status is not Status.READY:
+        return None, False
+    return task, bool(spooled_results.instances(connection, task.attempt_id))
+
+
+async def _obtain(use: Resources, task: Task, started_at: datetime, *, is_spooled: bool) -> Downloaded | None:
     """Return the image's bytes, from the spool or by the link; None if another instance must store them."""
     file = await asyncio.to_thread(use.spool.open, task.attempt_id)
     if file is not None:
-        return Downloaded(file, whole=True)  # only what was accepted is spooled
-    if await use.db.read(spooled_results.instances, task.attempt_id):
+        return Downloaded(file, whole=True, spooled=True)  # only what was accepted is spooled
+    if is_spooled:
         instance = await asyncio.to_thread(use.spool.instance, started_at)
         if await use.db.write(result_state.leave_to_others, task.id, instance, started_at, use.now()):
             return None
     return await download(use, task.sample_url or "")
 
 
-async def _store(use: Resources, task: Task, downloaded: Downloaded, started_at: datetime) -> None:
+async def _store(use: Resources, task: Task, downloaded: Downloaded, started_at: datetime, end: JobEnd) -> None:
     """Verify the image, put it into the store or into the spool, and record which."""
     file = downloaded.file
     refused = set() if downloaded.whole else await use.db.read(_refusals, task.id)
@@ -100,7 +110,7 @@ async def _store(use: Resources, task: Task, downloaded: Downloaded, started_at:
     try:
         await _put(use, image, file)
     except StoreUnavailable as outage:
-        await _spool(use, task, image, file, outage, started_at)
+        await _spool(use, task, image, file, outage, started_at, end)
         return
     try:
         is_known = await use.db.write(result_state.store, task, image, started_at, use.now())
@@ -109,11 +119,12 @@ async def _store(use: Resources, task: Task, downloaded: Downloaded, started_at:
         with suppress(OSError):
             await asyncio.to_thread(use.spool.put, task.attempt_id, file, image.sha256)
         raise
-    if not is_known:
-        await use.store.remove(image.store_key)
-    elif image.problem is not None:
+    if is_known and image.problem is not None:
         log.warning("unverified_image", task_id=task.id, reason=image.problem)
-    await asyncio.to_thread(use.spool.delete, task.attempt_id)
+    if downloaded.spooled:
+        await asyncio.to_thread(use.spool.delete, task.attempt_id)
+    if is_known:
+        await _add_thumbnail(use, task.id, image, file, end)
 
 
 def _refusals(connection: Connection, task_id: str) -> set[str]:
@@ -133,6 +144,20 @@ async def _put(use: Resources, image: Image, file: IO[bytes]) -> None:
             raise StoreUnavailable(f"the image store failed: {type(error).__name__}") from error
 
 
+async def _add_thumbnail(use: Resources, task_id: str, image: Image, file: IO[bytes], end: JobEnd) -> None:
+    """Store the thumbnail beside the image. Without one, the pages make it from the image each time.
+
+    The webhook of the task does not wait for it. An erasure waits for the end of this job; if the job has lost its
+    lease meanwhile, its end requests that the thumbnail is removed.
+    """
+    small = await thumbnail_of(use, image, file)
+    if small is None:
+        return
+    with suppress(StoreUnavailable):
+        await use.store.put(results.thumbnail_key(image.store_key), BytesIO(small))
+        await use.db.write(end.after(result_state.remove_if_erased), task_id, image.store_key, use.now())
+
+
 async def _circuit_breaker_is_open(use: Resources) -> bool:
     """Whether the store must not be called now. If the database cannot tell, the store is called."""
     try:
@@ -142,7 +167,13 @@ async def _circuit_breaker_is_open(use: Resources) -> bool:
 
 
 async def _spool(
-    use: Resources, task: Task, image: Image, file: IO[bytes], outage: StoreUnavailable, started_at: datetime
+    use: Resources,
+    task: Task,
+    image: Image,
+    file: IO[bytes],
+    outage: StoreUnavailable,
+    started_at: datetime,
+    end: JobEnd,
 ) -> None:
     try:
         instance = await asyncio.to_thread(use.spool.instance, started_at)
@@ -154,15 +185,16 @@ async def _spool(
     def record(connection: Connection) -> bool:
         return result_state.await_store(connection, task, instance, outage.detail, started_at, use.now(), tried=tried)
 
-    if await use.db.write(record):
+    if await use.db.write(end.after(record)):
         metrics.results_spooled.inc()
         log.warning("kept_aside", task_id=task.id, instance=instance, reason=outage.detail)
 
 
-async def _fail(use: Resources, task_id: str, error: Exception, started_at: datetime) -> None:
+async def _fail(use: Resources, task_id: str, error: Exception, started_at: datetime, end: JobEnd) -> None:
     reason = error.detail if isinstance(error, FluxhookError) else f"the download failed: {type(error).__name__}"
     refused = isinstance(error, ResultRefused)
-    status = await use.db.write(result_state.fail, task_id, reason, started_at, use.now(), refused=refused)
+    failed = end.after(result_state.fail)
+    status = await use.db.write(failed, task_id, reason, started_at, use.now(), refused=refused)
     if status is None:
         return
     metrics.downloads_failed.labels(_cause(error)).inc()
@@ -179,10 +211,6 @@ def _cause(error: Exception) -> str:
     return "network" if isinstance(error, httpx.HTTPError | TimeoutError) else "local"
 
 
-async def _task(use: Resources, task_id: str) -> Task | None:
-    return await use.db.read(tasks.get, task_id)
-
-
-async def _delete_spooled(use: Resources, attempt_id: str) -> None:
+async def _delete_spooled(use: Connections, attempt_id: str) -> None:
     await asyncio.to_thread(use.spool.delete, attempt_id)
     await use.db.write(spooled_results.delete_holders, attempt_id)

@@ -15,14 +15,15 @@ from app import ids, jobs
 from app.catalog import Model
 from app.db import Connection
 from app.db.engine.database import write_until_available
+from app.db.queries import queue
 from app.db.tables import attempts, tasks
 from app.db.tables.attempts import NewAttempt
 from app.db.tables.evidence import Evidence
 from app.db.tables.tasks import Task
 from app.errors import DiskUnavailable, ProviderUnavailable, Unavailable
-from app.jobs import NewJob, Step
-from app.provider import Provider, ProviderSpec, SubmitRequest, observed
-from app.resources import Resources
+from app.jobs import NO_JOB, JobEnd, NewJob, Step
+from app.provider import Account, Provider, SubmitRequest, observed
+from app.resources import Connections, Policy, Resources
 from app.rules.request import StoredImage
 from app.rules.task import Failure, Outcome, Status, Witness
 from app.security.keyring import CallbackProof
@@ -44,13 +45,17 @@ _MIN_OVERDUE, _MAX_OVERDUE = timedelta(seconds=5), timedelta(seconds=60)
 log = logs.get("dispatch")
 
 
-async def dispatch(use: Resources, task_id: str) -> None:
+async def dispatch(use: Resources, task_id: str, end: JobEnd = NO_JOB) -> None:
     """Submit a queued task. Does nothing for a task in another state: it was dispatched before, or has ended."""
     task = await use.db.read(tasks.get, task_id)
     if task is None or task.status is not Status.QUEUED:
         return
     logs.note(key_id=task.key_id)
-    if use.provider is None:
+    account = use.accounts.get(task.account_id)
+    if account is None:
+        await use.db.write(_hand_over, use, task)
+        return
+    if account.provider is None:
         raise ProviderUnavailable("no provider key is configured")
     if task.deadline_at is not None and task.deadline_at <= use.now():
         await _expire(use, task_id, Failure.DEADLINE_EXCEEDED, moves.TOO_LATE)
@@ -65,7 +70,7 @@ async def dispatch(use: Resources, task_id: str) -> None:
             return
         except OSError as error:
             raise DiskUnavailable(f"an input image cannot be copied to the local disk: {error.strerror}") from error
-        await _submit(use, use.provider, task, _Way.of(use, task), images)
+        await _submit(use, account, account.provider, task, _Way.of(use, task), images, end)
 
 
 async def _expire(use: Resources, task_id: str, failure: Failure, detail: str) -> None:
@@ -80,15 +85,23 @@ class _Way:
     callback_requested: bool  # False: the provider is polled from the start
 
     @classmethod
-    def of(cls, use: Resources, task: Task) -> "_Way":
+    def of(cls, use: Policy, task: Task) -> "_Way":
         model = use.catalog.of_task(task.model, task.request)
         return cls(model, callback_requested=use.public_url is not None and model.webhook)
 
 
-async def _submit(use: Resources, provider: Provider, task: Task, way: _Way, images: dict[str, IO[bytes]]) -> None:
+async def _submit(
+    use: Resources,
+    account: Account,
+    provider: Provider,
+    task: Task,
+    way: _Way,
+    images: dict[str, IO[bytes]],
+    end: JobEnd,
+) -> None:
     sender = ids.new_id("snd", use.now())
     try:
-        started = await use.db.write(_begin, use, task, way, provider.spec, sender)
+        started = await use.db.write(_begin, use, task, way, account, sender)
     except Unavailable:
         # The commit may have succeeded although its answer was lost. Only this process knows that nothing was sent.
         if await write_until_available(use.db, _withdraw, use, task.id, sender):
@@ -102,14 +115,25 @@ async def _submit(use: Resources, provider: Provider, task: Task, way: _Way, ima
     answer = await observed("submit", provider.submit(_request(use, task, way, attempt_id, proof, images)))
     evidence = evidence_of(attempt_id, Witness.SUBMIT, answer, proof, use.now())
     # Only this process knows the answer, so it waits until the database is available.
-    await write_until_available(use.db, _record_answer, use, task, way, evidence)
+    await write_until_available(use.db, end.after(_record_answer), use, task, way, evidence)
 
 
-def _withdraw(connection: Connection, use: Resources, task_id: str, sender: str) -> bool:
+def _hand_over(connection: Connection, use: Policy, task: Task) -> None:
+    """Free the slot of a task in an account that is no longer configured: another account gets the task.
+
+    Raises ProviderUnavailable if other processes have the account, which can send the task.
+    """
+    slot = queue.slot_of(connection, task.id)
+    if slot is not None and slot.configured:
+        raise ProviderUnavailable("the account of the task is configured in other processes only")
+    moves.hand_over(connection, task.id, task.account_id, use.now())
+
+
+def _withdraw(connection: Connection, use: Policy, task_id: str, sender: str) -> bool:
     return moves.withdraw(connection, task_id, sender, use.now())
 
 
-def _record_answer(connection: Connection, use: Resources, task: Task, way: _Way, evidence: Evidence) -> None:
+def _record_answer(connection: Connection, use: Policy, task: Task, way: _Way, evidence: Evidence) -> None:
     poll_after = _time_until_poll(connection, task, way)
     settle(connection, [evidence], poll_after=poll_after, link_lives=use.catalog.link_lives)
     moves.cancel_if_requested(connection, task.id, evidence.received_at)
@@ -128,19 +152,18 @@ def _time_until_poll(connection: Connection, task: Task, way: _Way) -> timedelta
 
 
 def _begin(
-    connection: Connection, use: Resources, task: Task, way: _Way, spec: ProviderSpec, sender: str
+    connection: Connection, use: Policy, task: Task, way: _Way, account: Account, sender: str
 ) -> tuple[str, str] | None:
     """Move the task to `submitting` with an attempt that was never sent. Return the attempt's id and signing key id.
 
-    Returns None if the task is no longer queued or has no slot. The same transaction leaves the job for a lost answer,
-    so a crash after the commit does not lose the task.
+    Returns None if the task is no longer queued or has no slot of the account. The same transaction leaves the job for
+    a lost answer, so a crash after the commit does not lose the task.
     """
-    now = use.now()
+    now, spec = use.now(), account.spec
     last = attempts.of_task(connection, task.id)[-1]
-    valid = last.signing_key_id in use.keys and last.provider == spec.name
-    reusable = last.outcome is Outcome.PLANNED and valid
+    reusable = last.outcome is Outcome.PLANNED and last.signing_key_id in use.keys
     attempt_id = last.id if reusable else ids.new_id("sub", now)
-    if not moves.begin(connection, task.id, attempt_id, now):
+    if not moves.begin(connection, task.id, task.account_id, attempt_id, now):
         return None
     if not reusable:
         attempt = NewAttempt(
@@ -152,12 +175,20 @@ def _begin(
             planned_at=now,
         )
         attempts.plan(connection, attempt)
-    attempts.mark_sent(connection, attempt_id, now, callback_requested=way.callback_requested, sender=sender)
+    attempts.mark_sent(
+        connection,
+        attempt_id,
+        now,
+        provider=spec.name,
+        account_id=task.account_id,
+        callback_requested=way.callback_requested,
+        sender=sender,
+    )
     jobs.enqueue(connection, [NewJob(Step.RECONCILE, task.id, now + spec.answer_window)])
     return attempt_id, last.signing_key_id if reusable else use.keys.newest
 
 
-async def _read_input(use: Resources, image: StoredImage, stack: AsyncExitStack) -> IO[bytes]:
+async def _read_input(use: Connections, image: StoredImage, stack: AsyncExitStack) -> IO[bytes]:
     """Copy an input image to a temporary file, so that a failing store cannot interrupt the request to the provider."""
     file: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY, "w+b", dir=str(use.scratch))  # noqa: SIM115 - `stack` closes it
     stack.push_async_callback(asyncio.to_thread, file.close)
@@ -169,7 +200,7 @@ async def _read_input(use: Resources, image: StoredImage, stack: AsyncExitStack)
 
 
 def _request(
-    use: Resources, task: Task, way: _Way, attempt_id: str, proof: CallbackProof, images: dict[str, IO[bytes]]
+    use: Policy, task: Task, way: _Way, attempt_id: str, proof: CallbackProof, images: dict[str, IO[bytes]]
 ) -> SubmitRequest:
     given = {name: value for name, value in task.request.parameters.items() if value is not None}
     params = given if images else {**way.model.without_images, **given}

@@ -4,21 +4,26 @@
       ConfigurationError     a setting is invalid; the detail names the setting and the fix
       RequestError           the caller can correct the request (4xx)
         MalformedRequest  Unauthorized  Forbidden  NotFound  Conflict  EventsGone  TooLarge  UnsupportedMediaType
-        RangeNotSatisfiable  InvalidRequest  KeyReused  LinkExpired
+        RangeNotSatisfiable  InvalidRequest  KeyReused  LinkExpired  ImageRemoved  ClientGone
           KeyRefused           Unauthorized with the provider's status, 403
           RequestInFlight      a temporary Conflict
+          ModelNotFound        a NotFound
+        BudgetExceeded  LimitExceeded  TooManyWrongKeys
       Unavailable            a temporary failure of the service; the caller can retry (503)
         Overloaded           requests arrive faster than they can be written
         DatabaseUnavailable  StoreUnavailable  ProviderUnavailable  DiskUnavailable
                              the resource that failed, with the code of Unavailable
         TaskMayExist         the database went away while a task was being recorded
         DiskFull             only the reserve for tasks in progress is left on a disk
+      TaskUnfinished         a client waited for tasks that go on (504)
+      TaskEnded              a client waited for a task that ended without an image
       ResultRefused          the provider's link did not deliver a usable image
 
 A detail states what was wrong, not what was sent: it never contains a secret, a prompt or image bytes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from types import MappingProxyType
 
 
@@ -33,6 +38,13 @@ class FluxhookError(Exception):
     title = "Internal error"
     retryable = False
     task_id: str | None = None
+    task_ids: Sequence[str] = ()  # if the error is about several
+    retry_after: timedelta | None = None  # how long a client should wait; None: the usual time, if it is retryable
+
+    @property
+    def members(self) -> Mapping[str, str | float]:
+        """What the error document states beside the members of every error."""
+        return {} if self.task_id is None else {"task_id": self.task_id}
 
     def __init__(self, detail: str, fields: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -52,6 +64,14 @@ class RequestError(FluxhookError):
 class MalformedRequest(RequestError):
     code = "malformed_request"
     title = "Malformed request"
+
+
+class ClientGone(RequestError):
+    """The client has hung up while it waited. Only the log shows this, with the status that nginx gave it."""
+
+    code = "client_gone"
+    status = 499
+    title = "The client has hung up"
 
 
 class Unauthorized(RequestError):
@@ -74,6 +94,11 @@ class NotFound(RequestError):
     code = "not_found"
     status = 404
     title = "Not found"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+    title = "There is no such model"
 
 
 class Conflict(RequestError):
@@ -127,10 +152,58 @@ class KeyReused(RequestError):
     title = "This Idempotency-Key was used for a different request"
 
 
+class BudgetExceeded(RequestError):
+    """`remaining`: the credits that are left. `resets_at`: when the next period of the budget begins."""
+
+    code = "budget_exceeded"
+    status = 402
+    title = "The budget does not allow this task"
+
+    def __init__(self, detail: str, remaining: float, resets_at: datetime) -> None:
+        super().__init__(detail)
+        self.remaining = remaining
+        self.resets_at = resets_at
+
+    @property
+    def members(self) -> Mapping[str, str | float]:
+        return {"remaining": self.remaining, "resets_at": self.resets_at.isoformat().replace("+00:00", "Z")}
+
+
+class TooManyWrongKeys(RequestError):
+    code = "too_many_wrong_keys"
+    status = 429
+    title = "Too many different wrong API keys"
+    retryable = True
+
+
+class LimitExceeded(RequestError):
+    """`limit`: the name of the application's limit, see `rules.limits.Limits`."""
+
+    code = "limit_exceeded"
+    status = 429
+    title = "A limit of this application is reached"
+    retryable = True
+
+    def __init__(self, detail: str, limit: str, retry_after: timedelta | None = None) -> None:
+        super().__init__(detail)
+        self.limit = limit
+        self.retry_after = retry_after
+
+    @property
+    def members(self) -> Mapping[str, str | float]:
+        return {"limit": self.limit}
+
+
 class LinkExpired(RequestError):
     code = "link_expired"
     status = 410
     title = "This link has expired"
+
+
+class ImageRemoved(RequestError):
+    code = "image_removed"
+    status = 410
+    title = "The retention of this image has ended"
 
 
 class Unavailable(FluxhookError):
@@ -184,6 +257,31 @@ class TaskMayExist(DatabaseUnavailable):
 class DiskFull(DiskUnavailable):
     code = "disk_full"
     title = "Not enough disk space"
+
+
+class TaskUnfinished(FluxhookError):
+    """The time to wait for tasks is over, and they go on."""
+
+    code = "task_in_progress"
+    status = 504
+    title = "The task is not finished yet"
+
+    def __init__(self, detail: str, task_ids: Sequence[str]) -> None:
+        super().__init__(detail)
+        self.task_id, self.task_ids = task_ids[0], tuple(task_ids)
+
+
+class TaskEnded(FluxhookError):
+    """A task ended without an image. `code` is the failure, and `status` says who can do something about it."""
+
+    code = "task_failed"
+    status = 502
+    title = "The task ended without an image"
+
+    def __init__(self, code: str, status: int, detail: str, task_ids: Sequence[str]) -> None:
+        super().__init__(detail)
+        self.code, self.status = code, status
+        self.task_id, self.task_ids = task_ids[0], tuple(task_ids)
 
 
 class ResultRefused(FluxhookError):

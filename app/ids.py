@@ -14,6 +14,8 @@ _PLACES = range(50, -1, -10)
 _RANDOM_DIGITS = 25
 _TO_DIGITS = (_DIGITS * 8).encode()
 _REST = "_[0-9a-v]{37}"
+_API_KEY = "fh_"
+PREFIX_LENGTH = 12  # of an API key, shown so that it can be recognised; 9 of its 43 random characters
 _FORM = re.compile(f"[a-z]+{_REST}")
 
 
@@ -55,8 +57,13 @@ def pattern(prefix: str) -> str:
     return f"^{prefix}{_REST}$"
 
 
+def new_api_key() -> str:
+    """Return a new API key: `fh_` and 256 random bits in base64url."""
+    return f"{_API_KEY}{new_key()}"
+
+
 def new_key() -> str:
-    """Return a new API key or keyring key: 256 random bits in base64url, safe in headers and URLs."""
+    """Return a new keyring key or admin key: 256 random bits in base64url, safe in headers and URLs."""
     return secrets.token_urlsafe(32)
 
 

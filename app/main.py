@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -10,37 +10,53 @@ from fastapi import APIRouter, FastAPI
 from app import __version__
 from app.catalog import Catalog, shipped_catalog
 from app.resources import Resources
-from app.web import problems
-from app.web.credits import Balance
+from app.web import pages, problems
+from app.web.answers import Answers, AnswerTracking
+from app.web.credits import Balances
 from app.web.feed import Feed
+from app.web.findings import Examine, Examiner
+from app.web.key_use import KeyUse
 from app.web.model_schemas import add_models
-from app.web.problems import Problem
+from app.web.openai import errors as openai_errors
+from app.web.pages.access import answer_browser
+from app.web.pages.render import static
 from app.web.request_log import RequestLog
 from app.web.routes import (
+    accounts,
+    applications,
+    audit,
     callback_receiver,
     deliveries,
     endpoints,
+    erasures,
     events,
     health,
     image,
     jobs,
     keys,
+    limits,
     models,
-    pages,
+    openai,
     provider_api,
+    reachability,
     results,
     task_actions,
+    task_costs,
     tasks,
     usage,
 )
 from app.web.routes import callbacks as callback_list
+from app.web.safe_headers import SafeHeaders
 from app.web.schemas import webhooks
+from app.web.schemas.problems import Problem
+from app.web.wrong_keys import WrongKeys
 from app.worker import loop
 
 # Built once per process and shared by its applications: including the routers is the slowest part of create_app.
 _ROUTES = APIRouter()
 for _module in (
     task_actions,
+    task_costs,
     tasks,
     events,
     image,
@@ -49,11 +65,18 @@ for _module in (
     deliveries,
     endpoints,
     keys,
+    applications,
     usage,
+    accounts,
     models,
+    openai,
     callback_list,
     callback_receiver,
+    reachability,
     jobs,
+    limits,
+    audit,
+    erasures,
     health,
     pages,
 ):
@@ -61,18 +84,30 @@ for _module in (
 
 
 def create_app(
-    resources: AbstractAsyncContextManager[Resources], catalog: Catalog | None = None, *, with_worker: bool = True
+    resources: AbstractAsyncContextManager[Resources],
+    catalog: Catalog | None = None,
+    *,
+    with_worker: bool = True,
+    examine: Examine | None = None,
 ) -> FastAPI:
     """Build the service. `resources` are entered at startup and exited at shutdown.
 
     `catalog`: the models of the resources; by default those that ship. `with_worker`: the process also runs jobs.
+    `examine`: the checks of `doctor`, for the page of the settings.
     """
     catalog = catalog or shipped_catalog()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with resources as use, Feed(use.db, use.stopping, now=use.now) as feed:
-            app.state.use, app.state.feed = use, feed
+        async with (
+            resources as use,
+            Feed(use.db, use.stopping, now=use.now) as feed,
+            Answers(use.db, use.worker_id, use.now) as answers,
+            AsyncExitStack() as stack,
+        ):
+            app.state.use, app.state.feed, app.state.answers = use, feed, answers
+            writing = asyncio.create_task(app.state.key_use.write(use.db))
+            stack.callback(writing.cancel)
             if not with_worker:
                 yield
                 return
@@ -85,6 +120,7 @@ def create_app(
         title="Fluxhook",
         version=__version__,
         summary="A job gateway for FLUX image tasks.",
+        servers=[{"url": "/", "description": "The service that this document comes from."}],
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -94,13 +130,17 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.scrapers = set()
+    app.state.key_use, app.state.wrong_keys = KeyUse(), WrongKeys()
     app.state.catalog = catalog
     app.router.routes.extend([*_ROUTES.routes, *provider_api.model_routes(catalog)])
     app.webhooks.include_router(webhooks.webhooks)
-    app.mount("/static", pages.static)
-    problems.install(app)
+    app.mount("/static", static)
+    problems.install(app, {openai.PREFIX: openai_errors.answer}, answer_browser)
+    app.add_middleware(AnswerTracking)
     app.add_middleware(RequestLog)
-    app.state.balance = Balance()
+    app.add_middleware(SafeHeaders)  # outermost: errors have the headers too
+    app.state.balances = Balances()
+    app.state.examiner = Examiner(examine)
     _describe(app, catalog)
     return app
 
@@ -124,7 +164,7 @@ def _describe(app: FastAPI, catalog: Catalog) -> None:
         add_models(document, catalog)
         for path, operations in document["paths"].items():
             for operation in operations.values():
-                if path.startswith(("/v1/", "/flux/v1/", "/metrics")):
+                if path.startswith(("/v1/", "/flux/v1/", f"{openai.PREFIX}/", "/metrics")):
                     operation["security"] = [{"bearer": []}, {"x-key": []}]
         for operation in _operations(document["paths"] | document["webhooks"]):
             _drop_default_422(operation["responses"])

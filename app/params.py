@@ -1,5 +1,6 @@
 """What a request for a task holds: parameters of the provider, which the catalog checks, and options of Fluxhook."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from pydantic import (
 from pydantic import SecretStr as Secret
 
 from app.catalog import Model
-from app.rules.json_value import JsonObject
+from app.rules.json_value import JsonObject, is_storable
 from app.security import sign, ssrf
 
 _NUMBER = re.compile(r"\s*[+-]?[\d._]+(e[+-]?\d+)?\s*", re.IGNORECASE)
@@ -104,15 +105,71 @@ WebhookEvents = Annotated[
     Field(description="`submitted` is sent only if listed; the event of the task's final state is always sent."),
 ]
 
+_MAX_USER = 256  # characters
+_MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512  # of metadata; the lengths are in characters
+_FORM_OF_METADATA = "must be an object of texts"
+
+
+def _storable(text: str) -> str:
+    if not is_storable(text):
+        raise ValueError("must be text without NUL characters or lone surrogates")
+    return text
+
+
+def _read_metadata(pairs: object) -> object:
+    """Check metadata as a whole, so that no error names or repeats one of its keys. A form field holds JSON."""
+    if isinstance(pairs, str):
+        try:
+            pairs = json.loads(pairs)
+        except (ValueError, RecursionError):
+            raise ValueError(f"{_FORM_OF_METADATA} as JSON") from None
+    if pairs is None:
+        return None
+    if not isinstance(pairs, dict) or not all(isinstance(text, str) for pair in pairs.items() for text in pair):
+        raise ValueError(_FORM_OF_METADATA)
+    if len(pairs) > _MAX_PAIRS:
+        raise ValueError(f"must have at most {_MAX_PAIRS} pairs")
+    if not all(1 <= len(key) <= _MAX_KEY for key in pairs):
+        raise ValueError(f"each key must have 1 to {_MAX_KEY} characters")
+    if not all(len(value) <= _MAX_VALUE for value in pairs.values()):
+        raise ValueError(f"each value must have at most {_MAX_VALUE} characters")
+    for pair in pairs.items():
+        _storable("".join(pair))
+    return pairs or None
+
+
+User = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=_MAX_USER,
+        description="An id of your end user. It is recorded with the task, and passed on to models that take it.",
+    ),
+    AfterValidator(_storable),
+]
+Metadata = Annotated[
+    dict[
+        Annotated[str, Field(min_length=1, max_length=_MAX_KEY)],
+        Annotated[str, Field(max_length=_MAX_VALUE)],
+    ]
+    | None,
+    BeforeValidator(_read_metadata),
+    Field(
+        description=f"Up to {_MAX_PAIRS} pairs of texts of your own, such as an order number. They are recorded with "
+        "the task, and the provider does not get them. In a form: one field with a JSON object.",
+        json_schema_extra={"maxProperties": _MAX_PAIRS},
+    ),
+]
+
 WEBHOOK_FIELDS = ("webhook_url", "webhook_secret", "webhook_form", "webhook_events")
 # Names that are left out of the digest of a request while they have their default.
-_ABSENT_BY_DEFAULT = frozenset({*WEBHOOK_FIELDS, "auto_orient"})
+_ABSENT_BY_DEFAULT = frozenset({*WEBHOOK_FIELDS, "auto_orient", "user", "metadata"})
 # Members that the digest holds as null if they are not given, as it did when every model had them.
 _NULL_BY_DEFAULT = ("input_image", "input_image_2", "input_image_3", "input_image_4", "seed", "aspect_ratio")
 
 
 class Webhook(BaseModel):
-    """The webhook settings of a task. A field that is not set falls back to the API key's default."""
+    """The webhook settings of a task. A field that is not set has the default of the key or application."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -136,11 +193,18 @@ class TaskOptions(Webhook):
     auto_orient: Annotated[
         bool, Field(description="Turn input images upright, as their EXIF orientation says, before they are sent.")
     ] = False
+    user: User | None = None
+    metadata: Metadata = None
 
 
 OPTIONS = tuple(TaskOptions.model_fields)
 # The options of the provider-compatible API.
 COMPATIBLE_OPTIONS = ("webhook_url", "webhook_secret", "auto_orient")
+
+
+def recorded_user(given: object) -> str | None:
+    """Return the end user to be recorded, or None if this is no valid id of one."""
+    return given if isinstance(given, str) and 1 <= len(given) <= _MAX_USER and is_storable(given) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +219,14 @@ class TaskParams:
     images: Mapping[str, str] = field(default_factory=dict, repr=False)
     options: TaskOptions = field(default_factory=TaskOptions)
     warnings: tuple[str, ...] = ()
+
+    @property
+    def user(self) -> str | None:
+        """The end user to be recorded: the option or, where `user` is a member of the model alone, its value.
+
+        A value that is no valid id is not recorded; only a model that is not in the catalog accepts one.
+        """
+        return recorded_user(self.options.user or self.parameters.get("user"))
 
     def masked_json(self) -> JsonObject:
         """Return all parameters as JSON values, with secrets masked and without optional fields that are not used."""

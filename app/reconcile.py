@@ -13,9 +13,9 @@ from app.db.tables import attempts, evidence, tasks
 from app.db.tables.attempts import Attempt
 from app.db.tables.tasks import Task
 from app.errors import ProviderUnavailable
-from app.jobs import NewJob, Step
+from app.jobs import NO_JOB, JobEnd, NewJob, Step
 from app.provider import Provider, ProviderResponse, Reference, messages, observed
-from app.resources import Resources
+from app.resources import Policy, Resources
 from app.rules.task import MODERATED, Effect, Failure, MoneySpent, Said, Status, Witness
 from app.settle import settle
 from app.telemetry import logs, metrics
@@ -41,7 +41,7 @@ _OUTCOME_UNKNOWN = "the submit answer was lost, and no later evidence shows whet
 log = logs.get("reconcile")
 
 
-async def reconcile(use: Resources, task_id: str) -> None:
+async def reconcile(use: Resources, task_id: str, end: JobEnd = NO_JOB) -> None:
     """Poll one task if the provider can be asked about it; else wait for a callback, and give up at the time limit.
 
     Raises errors.ProviderUnavailable if no provider key is configured.
@@ -49,22 +49,23 @@ async def reconcile(use: Resources, task_id: str) -> None:
     found = await use.db.read(_read, task_id)
     if found is None:
         return
-    provider = use.provider
-    if provider is None:
-        raise ProviderUnavailable("no provider key is configured")
     task, attempt, provider_id, last_polled_at = found
     logs.note(key_id=task.key_id, submission_id=attempt.id)
+    account = use.accounts.get(attempt.account_id or task.account_id)
+    provider = use.accounts.in_order[0].provider if account is None else account.provider
+    if provider is None:
+        raise ProviderUnavailable("no provider key is configured")
     next_poll_at = _next_poll_at(attempt, last_polled_at, use.now())
-    other_provider = attempt.provider != provider.spec.name
+    other_provider = account is None or attempt.provider != provider.spec.name
     ignore_hints = attempt.provider_id is None and (other_provider or _is_in_flight(provider, attempt, use.now()))
     if provider_id is None or ignore_hints:
-        await use.db.write(_await_evidence, use, provider, task.id)
+        await use.db.write(end.after(_await_evidence), use, provider, task.id)
     elif other_provider:
-        await use.db.write(_await_callback, use, task.id, attempt)
+        await use.db.write(end.after(_await_callback), use, task.id, attempt)
     elif next_poll_at is not None:
-        await use.db.write(jobs.enqueue, [NewJob(Step.RECONCILE, task.id, next_poll_at)])
+        await use.db.write(end.after(jobs.enqueue), [NewJob(Step.RECONCILE, task.id, next_poll_at)])
     else:
-        await _poll(use, provider, task, attempt, provider_id)
+        await _poll(use, provider, task, attempt, provider_id, end)
 
 
 def callbacks_are_missing(connection: Connection) -> bool:
@@ -76,9 +77,11 @@ def callbacks_are_missing(connection: Connection) -> bool:
     return len(arrived) >= _MIN_TASKS and not any(arrived)
 
 
-async def _poll(use: Resources, provider: Provider, task: Task, attempt: Attempt, provider_id: str) -> None:
+async def _poll(
+    use: Resources, provider: Provider, task: Task, attempt: Attempt, provider_id: str, end: JobEnd
+) -> None:
     answer = await observed("poll", provider.fetch(Reference(provider_id, attempt.polling_url)))
-    repaired = await use.db.write(_record_answer, use, provider, task, attempt, answer)
+    repaired = await use.db.write(end.after(_record_answer), use, provider, task, attempt, answer)
     if repaired:
         metrics.tasks_repaired_by_poll.inc()
         log.warning("repaired_by_poll", task_id=task.id, said=answer.report.said)
@@ -135,7 +138,7 @@ def _next_poll_at(attempt: Attempt, last_polled_at: datetime | None, now: dateti
     return earliest if earliest > now else None
 
 
-def _await_evidence(connection: Connection, use: Resources, provider: Provider, task_id: str) -> None:
+def _await_evidence(connection: Connection, use: Policy, provider: Provider, task_id: str) -> None:
     """Wait for a callback that proves acceptance. After the last possible callback, fail as `unknown_outcome`."""
     tasks.lock(connection, [task_id])
     found = _read(connection, task_id)
@@ -151,15 +154,15 @@ def _await_evidence(connection: Connection, use: Resources, provider: Provider, 
     moves.give_up(connection, task_id, Failure.UNKNOWN_OUTCOME, MoneySpent.MAYBE, _OUTCOME_UNKNOWN, now)
 
 
-def _await_callback(connection: Connection, use: Resources, task_id: str, attempt: Attempt) -> None:
-    """Wait for a callback from a provider that is no longer configured: the current provider does not know the task."""
+def _await_callback(connection: Connection, use: Policy, task_id: str, attempt: Attempt) -> None:
+    """Wait for a callback to an account that is no longer configured: no other account can be asked about the task."""
     tasks.lock(connection, [task_id])
     _schedule_next(connection, task_id, attempt, _TIME_LIMIT, use.now())
 
 
 def _record_answer(
     connection: Connection,
-    use: Resources,
+    use: Policy,
     provider: Provider,
     task: Task,
     attempt: Attempt,
@@ -204,7 +207,7 @@ def _schedule_next(
     jobs.enqueue(connection, [NewJob(Step.RECONCILE, task.id, now + ids.jittered(wait))])
 
 
-def _evidence_window(use: Resources, provider: Provider, task: Task, attempt: Attempt) -> timedelta:
+def _evidence_window(use: Policy, provider: Provider, task: Task, attempt: Attempt) -> timedelta:
     """Return how long a callback may still prove an attempt whose answer was lost: as configured, else as long as its
     model and the callback may take. Zero if no callback was requested.
     """
@@ -215,7 +218,7 @@ def _evidence_window(use: Resources, provider: Provider, task: Task, attempt: At
     return use.catalog.longest(task.model) + provider.spec.callback_window
 
 
-def _time_limit(use: Resources, provider: Provider, task: Task, attempt: Attempt, said: Said) -> tuple[timedelta, str]:
+def _time_limit(use: Policy, provider: Provider, task: Task, attempt: Attempt, said: Said) -> tuple[timedelta, str]:
     """Return the age at which the task fails if the provider still gives this answer, and the detail of the failure."""
     if said is not Said.NOT_FOUND:
         return _TIME_LIMIT

@@ -14,17 +14,19 @@ from typing import TypeVar
 from app import ids, jobs
 from app.db import Connection
 from app.db.engine.bulk import DeferredWrites
+from app.db.queries import attempt_contexts
 from app.db.queries.apply_changes import TaskChange, apply_changes
+from app.db.queries.attempt_contexts import AttemptContext
 from app.db.tables import attempts as attempts_table
 from app.db.tables import evidence as evidence_table
-from app.db.tables import provider_accounts
-from app.db.tables.attempts import AttemptChange, AttemptContext
+from app.db.tables.attempts import AttemptChange
 from app.db.tables.evidence import Evidence, EvidenceKey, NewEvidence
 from app.jobs import NewJob, Step
 from app.provider.contract import LINK_LIFE
 from app.rules.task import AttemptState, Decision, Effect, Said, Status, Witness, decide
 from app.security.verify import Verdict
-from app.transitions.admit import pause, release_slots, resume
+from app.transitions import budgets
+from app.transitions.admit import apply_answer, release_slots
 from app.transitions.announce import Announcement, append_events, plan_webhooks
 from app.transitions.changes import attempt_change, cost_change, next_jobs, task_change
 
@@ -37,6 +39,11 @@ LinkLives = Mapping[str, timedelta]
 _NOT_APPLIED = frozenset({Effect.HINTED, Effect.REJECTED, Effect.CONTRADICTED})
 # In these states a task has no slot of the provider.
 _SLOTLESS = frozenset({Status.QUEUED, Status.READY, Status.FAILED})
+# In these states what a task counts with in its budget is its cost, if that is known.
+_PRICED = frozenset({Status.READY, Status.FAILED})
+# A callback that moves a task to one of these states makes the poll needless that would look for it. A poll that this
+# evidence itself asks for is enqueued afterwards.
+_ANSWERED = frozenset({Status.READY, Status.FAILED})
 _NO_ATTEMPT_CHANGE, _NO_TASK_CHANGE = AttemptChange(), TaskChange()
 
 
@@ -55,7 +62,7 @@ def settle(
     if not batch:
         return []
     pieces = Counter(evidence.attempt_id for evidence in batch)
-    attempts = attempts_table.lock_attempts(connection, pieces.keys())
+    attempts = attempt_contexts.lock_attempts(connection, pieces.keys())
     batch = [_with_link_expiry(attempts.get(piece.attempt_id), piece, link_lives or {}) for piece in batch]
     news = {_key(piece) for piece in batch if _may_bring_news(attempts.get(piece.attempt_id), piece, pieces)}
     changes = _Changes(attempts, pieces, poll_after, evidence_table.known(connection, news))
@@ -101,6 +108,8 @@ class _Changes:
         self._jobs: list[NewJob] = []
         self._answers: list[tuple[AttemptContext, Evidence]] = []
         self._moves: list[Announcement] = []
+        self._reserved: set[str] = set()  # tasks whose reservations must be settled
+        self._answered: set[str] = set()  # tasks whose polls are no longer needed
         self._now: datetime | None = None
 
     def take(self, evidence: Evidence) -> Effect | None:
@@ -136,19 +145,19 @@ class _Changes:
         append_events(writes, self._moves, self._now)
         writes.send()
         plan_webhooks(connection, self._moves, self._now)
+        jobs.drop(connection, Step.RECONCILE, self._answered)
         jobs.enqueue(connection, self._jobs)
+        budgets.settle(connection, self._reserved)
         self._hand_on_slots(connection, self._now)
 
     def _hand_on_slots(self, connection: Connection, now: datetime) -> None:
         """Pause or resume accounts as the provider answered, free slots that are no longer used, and admit tasks."""
-        with_room = {
-            attempt.account_id for attempt, evidence in self._answers if _pause_or_resume(connection, attempt, evidence)
-        }
+        may_start = [apply_answer(connection, attempt, evidence) for attempt, evidence in self._answers]
         left = {task_id: change for task_id, change in self._task_changes.items() if change.status in _SLOTLESS}
         waits = {task_id: change.dispatch_after_at for task_id, change in left.items()}
         jobs.enqueue(connection, [NewJob(Step.ADMIT, task_id, at) for task_id, at in waits.items() if at and at > now])
         had_slot = [task_id for task_id in left if task_id in self._with_slot]
-        release_slots(connection, had_slot, now, with_room=with_room)
+        release_slots(connection, had_slot, now, with_room=any(may_start))
 
     def _store(self, key: EvidenceKey, evidence: Evidence, effect: Effect) -> None:
         known = self._evidence.get(key)
@@ -185,6 +194,10 @@ class _Changes:
         if decision.to is not None:
             move = Announcement(attempt.task_id, decision.to, of_task.failure, has_webhook=attempt.has_webhook)
             self._moves.append(move)
+            if evidence.witness is Witness.CALLBACK and decision.to in _ANSWERED:
+                self._answered.add(attempt.task_id)
+        if attempt.has_reservation and (of_task.status in _PRICED or of_task.cost is not None):
+            self._reserved.add(attempt.task_id)
         self._advance(attempt, of_attempt, of_task)
 
     def _advance(self, attempt: AttemptContext, of_attempt: AttemptChange, of_task: TaskChange) -> None:
@@ -252,21 +265,3 @@ def _brings_a_link(evidence: Evidence, decision: Decision) -> bool:
 def _key(evidence: Evidence) -> EvidenceKey:
     digest = hashlib.sha256(evidence.body).hexdigest()
     return EvidenceKey(evidence.attempt_id, evidence.witness, evidence.verdict, digest)
-
-
-_PAUSES = {
-    Said.BUSY: provider_accounts.NO_FREE_SLOT,
-    Said.UNPAID: provider_accounts.OUT_OF_CREDITS,
-    Said.KEY_REFUSED: provider_accounts.KEY_REFUSED,
-    Said.BLOCKED: provider_accounts.BLOCKED,
-}
-
-
-def _pause_or_resume(connection: Connection, attempt: AttemptContext, evidence: Evidence) -> bool:
-    """Apply the answer to a submit to its account. Return True if more of its tasks may start now."""
-    said, now = evidence.report.said, evidence.received_at
-    if said is Said.PENDING:
-        return resume(connection, attempt.account_id, now)
-    if said in _PAUSES:
-        pause(connection, attempt, _PAUSES[said], evidence.report.retry_after, now)
-    return False

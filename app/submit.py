@@ -3,24 +3,28 @@
 Nothing is sent to the provider here, and a refused task leaves no row.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import IO
 
 from app import ids
 from app.db import Connection
-from app.db.tables import attempts, tasks
+from app.db.tables import applications, attempts, tasks
 from app.db.tables.attempts import NewAttempt
 from app.db.tables.tasks import NewTask
 from app.errors import InvalidRequest, ProviderUnavailable
-from app.images.inputs import take_inputs
+from app.images.inputs import TakenImage, is_address, take_inputs
 from app.params import TaskParams
-from app.resources import Resources
+from app.provider import Account
+from app.resources import Connections, Policy, Resources
 from app.rules.request import TaskRequest
+from app.rules.shares import Share
 from app.rules.task import Status
 from app.telemetry import logs, tracing
+from app.transitions import budgets, limits
 from app.transitions.admit import admit
 from app.transitions.announce import Announcement, announce
+from app.transitions.permit import permit
 from app.webhooks import subscription
 
 
@@ -30,49 +34,115 @@ async def submit(
     params: TaskParams,
     files: Mapping[str, IO[bytes]],
     on_record: Callable[[Connection, str], None] = lambda _connection, _task_id: None,
+    on_admit: Callable[[Connection, bool], None] = lambda _connection, _is_admitted: None,
     origin: str | None = None,
 ) -> str:
     """Record a task for dispatch and return its id.
 
     `files`: the images that are files or long texts, by slot, beside those in `params`.
-    `on_record`: called with the connection and the task's id inside the transaction that records the task.
+    `on_record`: called with the connection and the task's id in the transaction that records the task, before the task
+    can get a slot. `on_admit`: called at the end of the transaction with the connection and whether the task got a
+    slot. The account's row is locked by then, so it should take few statements.
     `origin`: the origin at which the client reached this service, for links if no public URL is configured.
 
-    Raises InvalidRequest or TooLarge, which name the invalid field, DiskFull, and Unavailable if no provider key is
-    configured or an image cannot be stored.
+    Raises InvalidRequest or TooLarge, which name the invalid field, LimitExceeded, BudgetExceeded, DiskFull, and
+    Unavailable if no provider key is configured or an image cannot be stored.
     """
-    if use.provider is None:
-        raise ProviderUnavailable("no provider key is configured: the operator has to set one")
+
+    def record_one(connection: Connection, task_ids: Sequence[str]) -> None:
+        on_record(connection, task_ids[0])
+
+    def admit_one(connection: Connection, admitted: Collection[str]) -> None:
+        on_admit(connection, bool(admitted))
+
+    return (await submit_several(use, key_id, params, files, 1, record_one, admit_one, origin))[0]
+
+
+async def submit_several(
+    use: Resources,
+    key_id: str,
+    params: TaskParams,
+    files: Mapping[str, IO[bytes]],
+    count: int,
+    on_record: Callable[[Connection, Sequence[str]], None],
+    on_admit: Callable[[Connection, Collection[str]], None],
+    origin: str | None = None,
+) -> list[str]:
+    """Record `count` tasks for the same request in one transaction: all or none. Return their ids.
+
+    Each has images of its own, so that it can be erased alone. `on_admit` gets the ids of those that got a slot. See
+    `submit`.
+    """
+    account = _first_account(use, params.model.id)
     await use.disk.require()
-    options, model = params.options, params.model
+    options, rules = params.options, params.model.images
     if options.deadline_at is not None and options.deadline_at <= use.now():
         raise InvalidRequest("deadline_at: is in the past", {"deadline_at": "is in the past"})
-    subscription.check(use, options)
+    await subscription.check(use, options)
     sources: dict[str, str | IO[bytes]] = {**params.images, **files}
-    in_order = {slot: sources[slot] for slot in model.images.slots if slot in sources}
-    taken = await take_inputs(use, model.images, in_order, auto_orient=options.auto_orient)
+    in_order = {slot: sources[slot] for slot in rules.slots if slot in sources}
+    share = Share("", None)  # nothing is fetched
+    if any(isinstance(source, str) and is_address(source) for source in in_order.values()):
+        share = await use.db.read(limits.upload_share, use.limits, key_id)
+    planned: list[tuple[NewTask, NewAttempt]] = []
+    for _ in range(count):
+        taken = await take_inputs(use, rules, in_order, share, auto_orient=options.auto_orient)
+        planned.append(_plan(use, account, key_id, params, taken))
+    task_ids = [task.id for task, _ in planned]
+
+    def record(connection: Connection) -> None:
+        now = planned[0][0].created_at
+        right = permit(connection, use, key_id, params.model, now, count=count, priority=options.priority)
+        region = None if right.key is None else right.key.region
+        first = account if region is None else _first_account(use, params.model.id, region)
+        for task, attempt in planned:
+            webhook = subscription.of_task(use.keys, task.id, right.key, options, origin)
+            owned = replace(task, application_id=right.application_id, webhook=webhook)
+            tasks.insert(connection, replace(owned, region=region, account_id=first.id, provider=first.spec.name))
+            attempts.plan(connection, attempt)
+        announce(connection, [Announcement(task_id, Status.QUEUED) for task_id in task_ids], now)
+        on_record(connection, task_ids)
+        # Late, because it locks the rows of budgets, which many tasks share.
+        budgets.reserve(connection, right.price, task_ids, now)
+        # Last, because it locks the rows of the accounts.
+        admitted = admit(connection, now)
+        on_admit(connection, {task_id for task_id in task_ids if task_id in admitted})
+
+    await use.db.write(record)
+    logs.note(task_id=task_ids[0], submission_id=planned[0][1].id)
+    return task_ids
+
+
+def _plan(
+    use: Policy, account: Account, key_id: str, params: TaskParams, images: Sequence[TakenImage]
+) -> tuple[NewTask, NewAttempt]:
+    """Return a task and its first attempt, to be recorded."""
+    model, now = params.model, use.now()
     request = TaskRequest(
         parameters=params.parameters,
-        images=tuple(image.stored for image in taken),
+        images=tuple(image.stored for image in images),
         path=None if model.path == f"/v1/{model.id}" else model.path,
         webhook=model.webhook,
     )
-    now = use.now()
     task_id, attempt_id = ids.new_id("task", now), ids.new_id("sub", now)
     task = NewTask(
         id=task_id,
         key_id=key_id,
-        provider=use.provider.spec.name,
-        account_id=use.account_id,
+        application_id=applications.id_of_key(key_id),
+        provider=account.spec.name,
+        account_id=account.id,
         model=model.id,
         request=request,
-        warnings=(*params.warnings, *(warning for image in taken for warning in image.warnings)),
-        priority=options.priority,
-        deadline_at=options.deadline_at,
+        warnings=(*params.warnings, *(warning for image in images for warning in image.warnings)),
+        priority=params.options.priority,
+        deadline_at=params.options.deadline_at,
         dispatch_after_at=now,
         attempt_id=attempt_id,
         created_at=now,
         traceparent=tracing.traceparent(),
+        user=params.user,
+        metadata=params.options.metadata,
+        estimated_cost=budgets.estimate(use, model),
     )
     attempt = NewAttempt(
         id=attempt_id,
@@ -82,15 +152,19 @@ async def submit(
         signing_key_id=use.keys.newest,
         planned_at=now,
     )
+    return task, attempt
 
-    def record(connection: Connection) -> None:
-        webhook = subscription.of_task(connection, use.keys, task_id, key_id, options, origin)
-        tasks.insert(connection, replace(task, webhook=webhook))
-        attempts.plan(connection, attempt)
-        announce(connection, [Announcement(task_id, Status.QUEUED)], now)
-        admit(connection, use.account_id, now)
-        on_record(connection, task_id)
 
-    await use.db.write(record)
-    logs.note(task_id=task_id, submission_id=attempt_id)
-    return task_id
+def _first_account(use: Connections, model: str, region: str | None = None) -> Account:
+    """Return the first account that serves a model, in a region if the key is limited to one.
+
+    Admission may give the task to another one that does. Raises InvalidRequest if there is none.
+    """
+    if not use.accounts.can_submit:
+        raise ProviderUnavailable("no provider key is configured: the operator has to set one")
+    serving = use.accounts.serving(model, region)
+    if not serving:
+        where = "" if region is None else f" in the region {region}, to which the API key is limited"
+        reason = f"none of the configured accounts serves it{where}"
+        raise InvalidRequest(f"model: {reason}", {"model": reason})
+    return serving[0]

@@ -1,6 +1,5 @@
 """Build what the steps are handed from the settings: connections, policy and limits of this process."""
 
-import hashlib
 import os
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -9,22 +8,25 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
-
 from app import __version__, callback, clock, ids
 from app.catalog import Catalog, open_catalog
 from app.db.engine.database import Database, open_database
 from app.db.engine.server_clock import following
 from app.db.engine.sqlite import file_of
 from app.db.engine.timeouts import Timeouts
+from app.db.tables.provider_accounts import ConfiguredAccount
 from app.errors import ConfigurationError
-from app.provider import Bfl, Gptproto, Provider, ProviderSpec
-from app.resources import Resources
+from app.provider import Accounts, open_accounts
+from app.provider.accounts import provider_spec, slot_limits
+from app.resources import OpenAiPolicy, Resources
+from app.rules.budget import Budget
+from app.rules.limits import NAMES, Limits
+from app.rules.retention import Retention, period
 from app.security.http_clients import guarded_client, provider_client, results_client
 from app.security.keyring import KeyRing
 from app.security.outbound import Outbound, open_outbound
 from app.settings import Settings
-from app.store import BUCKETS, DiskReserve, FolderStore, Store, Uploads
+from app.store import BUCKETS, DiskReserve, FolderStore, Presigner, Store, Uploads
 
 
 @asynccontextmanager
@@ -37,23 +39,25 @@ async def open_resources(
     loaded already.
     """
     catalog = catalog or load_catalog(settings)
+    require_models(settings, catalog)
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(open_configured_database(settings))
         shared_clock = clock.FollowingClock(now)
         await stack.enter_async_context(following(db, shared_clock))
         outbound = build_outbound(settings)
         http = await stack.enter_async_context(provider_client(outbound=outbound))
-        provider = build_provider(settings, http)
+        accounts = open_accounts(settings.accounts, catalog, http)
         disk = disk_reserve(settings)
+        store = open_store(settings)
         yield Resources(
             db=db,
             callbacks=db.batcher(partial(callback.store_batch, link_lives=catalog.link_lives)),
-            store=open_store(settings),
+            store=store,
+            presigner=store if settings.links == "presigned" and isinstance(store, Presigner) else None,
             catalog=catalog,
             keys=key_ring(settings),
             now=shared_clock,
-            account_id=account_id(settings),
-            provider=provider,
+            accounts=accounts,
             web=await stack.enter_async_context(guarded_client(settings.egress_allow, outbound=outbound)),
             webhooks=await stack.enter_async_context(
                 guarded_client(settings.egress_allow, plain_http=False, outbound=outbound)
@@ -61,13 +65,12 @@ async def open_resources(
             results=await stack.enter_async_context(
                 results_client(
                     allowed=settings.egress_allow,
-                    origin=provider_base(settings),
-                    usual_hosts=(*provider_spec(settings).result_hosts, *settings.result_hosts),
+                    origins=accounts.origins,
+                    usual_hosts=(*accounts.result_hosts, *settings.result_hosts),
                     outbound=outbound,
                 )
             ),
-            result_hosts=result_hosts(settings),
-            provider_origin=provider_base(settings),
+            result_hosts=result_hosts(settings, accounts),
             public_url=settings.public_url,
             trust_shared_secret=settings.shared_secret_callbacks == "accept",  # noqa: S105
             evidence_window=None if settings.hold_seconds is None else timedelta(seconds=settings.hold_seconds),
@@ -77,18 +80,49 @@ async def open_resources(
             disk=disk,
             egress_allow=settings.egress_allow,
             user_agent=user_agent(settings),
-            evidence_retention=None if settings.evidence_days is None else timedelta(days=settings.evidence_days),
+            retention=retention(settings),
+            budget=service_budget(settings),
+            limits=application_limits(settings),
+            unpriced_credits=settings.unpriced_credits,
             link_life=timedelta(days=settings.link_days),
+            join_window=timedelta(seconds=settings.join_seconds),
+            openai=openai_policy(settings),
             clock_ahead=lambda: shared_clock.ahead,
         )
 
 
-def result_hosts(settings: Settings) -> tuple[str, ...]:
+def require_models(settings: Settings, catalog: Catalog) -> None:
+    """Raise ConfigurationError if an alias or an account of the configuration file names a model that is not served.
+
+    An account may name models that are passed on without a row.
+    """
+    for alias, model_id in settings.file.openai.aliases.items():
+        if model_id not in catalog.served:
+            raise ConfigurationError(f"FLUXHOOK_CONFIG: openai: aliases: {alias}: {catalog.why_not(model_id)}")
+    for account in settings.file.accounts:
+        for model_id in () if catalog.pass_unknown else account.models or ():
+            if model_id not in catalog.served:
+                raise ConfigurationError(
+                    f"FLUXHOOK_CONFIG: accounts ({account.name}): models: {catalog.why_not(model_id)}"
+                )
+
+
+def openai_policy(settings: Settings) -> OpenAiPolicy:
+    """Return how the API in OpenAI's form answers."""
+    keepalive = settings.openai_keepalive_seconds
+    return OpenAiPolicy(
+        aliases=settings.file.openai.aliases,
+        wait=timedelta(seconds=settings.openai_wait_seconds),
+        keepalive=None if keepalive is None else timedelta(seconds=keepalive),
+    )
+
+
+def result_hosts(settings: Settings, accounts: Accounts) -> tuple[str, ...]:
     """Return the only hosts that results may come from; empty if they may come from any.
 
-    The provider's usual hosts are always among them, so a setting that adds a host refuses no usual result.
+    The providers' usual hosts are always among them, so a setting that adds a host refuses no usual result.
     """
-    return (*provider_spec(settings).result_hosts, *settings.result_hosts) if settings.result_hosts else ()
+    return (*accounts.result_hosts, *settings.result_hosts) if settings.result_hosts else ()
 
 
 def build_outbound(settings: Settings) -> Outbound:
@@ -116,41 +150,50 @@ def uploads(settings: Settings, disk: DiskReserve) -> Uploads:
     return opened
 
 
-def provider_base(settings: Settings) -> str:
-    return settings.bfl_base_url if settings.provider == "bfl" else settings.gptproto_base_url
-
-
 def load_catalog(settings: Settings) -> Catalog:
     """Return the models of the settings. Raises ConfigurationError, which names the row of the operator's file."""
     return open_catalog(settings.models_file, pass_unknown=settings.unknown_models == "pass")
 
 
-def slot_limits(settings: Settings, catalog: Catalog) -> dict[str, int]:
-    """Return the maximum number of tasks in flight: of the account under "account", and of models with one."""
-    return {**provider_spec(settings).slots, **catalog.slots}
+def service_budget(settings: Settings) -> Budget | None:
+    """Return the budget of all applications together."""
+    return None if settings.budget is None else Budget.parse(settings.budget)
 
 
-def provider_spec(settings: Settings) -> ProviderSpec:
-    return Bfl.spec if settings.provider == "bfl" else Gptproto.spec
+def retention(settings: Settings) -> Retention:
+    """Return for how long the data of tasks is kept."""
+    return Retention(
+        images=period(settings.image_days),
+        inputs=period(settings.input_days),
+        evidence=period(settings.evidence_days),
+        tasks=period(settings.task_days),
+    )
 
 
-def build_provider(settings: Settings, http: httpx.AsyncClient) -> Provider | None:
-    if settings.provider_key is None:
-        return None
-    adapter = Bfl if settings.provider == "bfl" else Gptproto
-    return adapter(http, provider_base(settings), settings.provider_key)
+def application_limits(settings: Settings) -> Limits:
+    """Return the limits of an application that has none of its own."""
+    names = (name for name in NAMES if name != "in_flight")  # admission reads that one from the application's row
+    return Limits(**{name: getattr(settings, f"limit_{name}") for name in names})
+
+
+def configured_accounts(settings: Settings, catalog: Catalog) -> list[ConfiguredAccount]:
+    """Return the accounts of the settings, in order, as every process records them at its start."""
+    return [
+        ConfiguredAccount(
+            id=account.id,
+            provider=provider_spec(account).name,
+            limits=slot_limits(account, catalog),
+            region=account.region,
+            models=None if account.models is None else sorted(account.models),
+        )
+        for account in settings.accounts
+    ]
 
 
 def user_agent(settings: Settings) -> str:
     """Return what the hosts of input images see: the version, and a contact if one is known."""
     contact = settings.contact or settings.public_url
     return f"fluxhook/{__version__}" + (f" (+{contact})" if contact and contact.isascii() else "")
-
-
-def account_id(settings: Settings) -> str:
-    """Return an id for the account that the provider key belongs to; it does not reveal the key."""
-    digest = hashlib.sha256((settings.provider_key or "").encode()).hexdigest()[:12]
-    return f"{settings.provider}:{digest}"
 
 
 def database_url(settings: Settings) -> str:

@@ -12,7 +12,7 @@ import asyncpg  # type: ignore[import-untyped]
 
 from app import ids
 from app.errors import ConfigurationError
-from benchmarks import postgres_server
+from benchmarks import postgres_server, processes
 from benchmarks.ours import execute
 
 _MEMORY = frozenset({"tmpfs", "ramfs"})
@@ -34,6 +34,18 @@ class Postgres:
             yield urlunsplit(urlsplit(self.dsn)._replace(path=f"/{name}"))
         finally:
             asyncio.run(execute(self.dsn, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
+
+
+async def server_process(url: str) -> int | None:
+    """Return the id of the server's main process; None if the server runs on another machine."""
+    connection = await asyncpg.connect(url)
+    try:
+        session: int = await connection.fetchval("SELECT pg_backend_pid()")
+        return processes.parent_of(session)
+    except OSError:
+        return None
+    finally:
+        await connection.close()
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from app import clock, ids
 from app.db import Connection
 from app.db.engine.database import Database, open_database
-from app.db.tables import tasks
+from app.db.queries import task_list
+from app.db.queries.task_list import TaskFilter
 from app.worker import sweep
 from benchmarks import hot_paths
 from benchmarks.hot_paths import Path, Undone
@@ -84,7 +85,9 @@ def _known(connection: Connection, now: datetime) -> list[str]:
     task_ids: dict[str, None] = {}
     for days in range(180):
         before = ids.first_at("task", now - days * _SPREAD)
-        task_ids.update(dict.fromkeys(task.id for task in tasks.newest(connection, limit=2, before=before)))
+        task_ids.update(
+            dict.fromkeys(task.id for task in task_list.page(connection, TaskFilter(before=before), 2).tasks)
+        )
     return list(task_ids)
 
 

@@ -105,6 +105,7 @@ def _rows(dialect: Dialect, batch: Batch) -> list[str]:
         _submissions("second_id", 2, "0 = 1"),
         *_evidence(dialect),
         """INSERT INTO results
+           (task_id, store_key, sha256, media_type, bytes, width, height, stored_at, unverified_image)
            SELECT task_id, 'results/' || substr(digest, 1, 2) || '/' || digest || '.png', digest, 'image/png',
                1400000 + n % 100000, 1024, 1024, ended_at, NULL FROM made WHERE status = 'stored'""",
         """INSERT INTO downloads

@@ -7,10 +7,14 @@ from typing import Any
 
 from app import ids, jobs
 from app.db import Connection
-from app.db.queries import callbacks, queue, usage
+from app.db.engine.feed_order import START
+from app.db.queries import admission, callbacks, task_list, usage
+from app.db.queries.admission import Opening
 from app.db.queries.deliveries import DeliveryFilter, newest
+from app.db.queries.task_list import TaskFilter
 from app.db.tables import (
     api_keys,
+    applications,
     attempts,
     deliveries,
     delivery_attempts,
@@ -20,10 +24,12 @@ from app.db.tables import (
     provider_accounts,
     results,
     spooled_results,
+    task_updates,
     tasks,
 )
 from app.db.tables.attempts import NewAttempt
 from app.db.tables.evidence import Evidence
+from app.db.tables.provider_accounts import ConfiguredAccount
 from app.db.tables.tasks import NewTask
 from app.jobs import NewJob, Step
 from app.reconcile import callbacks_are_missing
@@ -31,14 +37,17 @@ from app.rules.request import TaskRequest
 from app.rules.task import Report, Said, Status, Witness
 from app.security.verify import Verdict
 from app.settle import settle
+from app.web.pages.overview import read_overview
 from app.web.task_response import read_task_view, task_views
 from app.worker import metrics_snapshot, sweep
 
 ACCOUNT, KEY = "bfl:0123456789ab", "key_0000000000000000000000000000000000000"
+APPLICATION = applications.id_of_key(KEY)
 PRO, MAX = "flux-kontext-pro", "flux-kontext-max"
 GROUP = 16  # callbacks settled in one batch
 _QUEUED, _DUE, _WORKER = 300, 64, "1" * 32
 _SHOWN, _PAGE = 24, 20
+_ANY = Opening((None,), frozenset(), excluded=True)
 _DEEP, _MINUTE = timedelta(days=90), timedelta(minutes=1)
 
 Path = Callable[[Connection], Any]
@@ -53,19 +62,23 @@ def reads(known: Sequence[str], now: datetime) -> Mapping[str, Path]:
     task_ids = cycle(known)
     middle = known[len(known) // 2]
     return {
-        "task by id": lambda connection: read_task_view(connection, next(task_ids)),
+        "task by id": lambda connection: read_task_view(connection, next(task_ids), None),
         "timeline": lambda connection: _timeline(connection, next(task_ids)),
         "list": _page,
         "list, deep": lambda connection: _page(connection, before=middle),
-        "list stored": lambda connection: _page(connection, statuses=[Status.STORED]),
-        "list failed": lambda connection: _page(connection, statuses=[Status.FAILED]),
-        "list queued": lambda connection: _page(connection, statuses=[Status.QUEUED]),
-        "list of two states": lambda connection: _page(connection, statuses=[Status.STORED, Status.FAILED]),
+        "list stored": lambda connection: _page(connection, statuses=(Status.STORED,)),
+        "list failed": lambda connection: _page(connection, statuses=(Status.FAILED,)),
+        "list queued": lambda connection: _page(connection, statuses=(Status.QUEUED,)),
+        "list of two states": lambda connection: _page(connection, statuses=(Status.STORED, Status.FAILED)),
         "list of a period": lambda connection: _page(connection, since=middle, before=middle),
         "list of a model": lambda connection: _page(connection, model=MAX),
-        "list failed of a model": lambda connection: _page(connection, statuses=[Status.FAILED], model=MAX),
+        "list failed of a model": lambda connection: _page(connection, statuses=(Status.FAILED,), model=MAX),
         "list of an unknown model": lambda connection: _page(connection, model="unknown"),
         "dashboard": _dashboard,
+        "overview of an hour": lambda connection: read_overview(connection, None, "hour", now),
+        "overview of a day": lambda connection: read_overview(connection, None, "day", now),
+        "overview of a week": lambda connection: read_overview(connection, None, "week", now),
+        "overview of an application": lambda connection: read_overview(connection, APPLICATION, "day", now),
         "metrics": lambda connection: metrics_snapshot.families(connection, now),
         "readiness": lambda connection: _notes(connection, now),
         "how long tasks took": lambda connection: tasks.latest_durations(connection, PRO, 20),
@@ -73,10 +86,10 @@ def reads(known: Sequence[str], now: datetime) -> Mapping[str, Path]:
         "tasks by ring key": attempts.count_in_flight_by_signing_key,
         "key by digest": lambda connection: api_keys.by_digest(connection, "no such digest"),
         "next due job": jobs.next_due,
-        "who is next": lambda connection: queue.next_tasks(connection, ACCOUNT, now, (), 24),
+        "the next tasks": lambda connection: admission.next_tasks(connection, now, [_ANY], 24),
         "what has no job": sweep.orphaned,
         "deliveries": lambda connection: newest(connection, DeliveryFilter(), limit=_PAGE),
-        "deliveries of a key": lambda connection: _deliveries(connection, key_id=KEY),
+        "deliveries of a key": lambda connection: _deliveries(connection, owner=APPLICATION),
         "deliveries that wait": lambda connection: _deliveries(connection, state=deliveries.DeliveryState.WAITING),
         "deliveries that failed": lambda connection: _deliveries(connection, state=deliveries.DeliveryState.FAILED),
         "deliveries of a task": lambda connection: _deliveries(connection, task_id=next(task_ids)),
@@ -86,9 +99,9 @@ def reads(known: Sequence[str], now: datetime) -> Mapping[str, Path]:
         "callbacks that are forged": lambda connection: _callbacks(connection, verdict=Verdict.FORGED),
         "callbacks of a task": lambda connection: _callbacks(connection, task_id=next(task_ids)),
         "usage of a minute": lambda connection: usage.between(connection, now - timedelta(minutes=2), now - _MINUTE),
-        "events, first page": lambda connection: events.following(connection, events.START, 100),
+        "events, first page": lambda connection: events.following(connection, START, 100),
         "events, the end": events.head,
-        "events, the start": events.starts_at,
+        "events, the start": events.beginning,
     }
 
 
@@ -102,7 +115,7 @@ def writes(now: datetime) -> Mapping[str, Path]:
 
 def prepare(connection: Connection, now: datetime, groups: int) -> Iterator[list[Evidence]]:
     """Add queued tasks, due jobs and submitted tasks; return the callbacks of the latter in batches of `GROUP`."""
-    provider_accounts.put(connection, ACCOUNT, "bfl", {"account": 24, MAX: 6})
+    provider_accounts.put(connection, ConfiguredAccount(ACCOUNT, "bfl", {"account": 24, MAX: 6}))
     for _ in range(_QUEUED):
         _task(connection, now)
     due = [NewJob(Step.COLLECT, _submitted(connection, now)[0], now - timedelta(minutes=1)) for _ in range(_DUE)]
@@ -128,11 +141,11 @@ def _undo(_result: object) -> None:
 
 
 def _page(connection: Connection, **filters: Any) -> object:
-    return task_views(connection, tasks.newest(connection, limit=_PAGE + 1, **filters))
+    return task_views(connection, task_list.page(connection, TaskFilter(**filters), _PAGE).tasks)
 
 
 def _dashboard(connection: Connection) -> object:
-    return results.of_tasks(connection, [task.id for task in tasks.newest(connection, limit=_SHOWN)])
+    return results.of_tasks(connection, [task.id for task in task_list.page(connection, TaskFilter(), _SHOWN).tasks])
 
 
 def _timeline(connection: Connection, task_id: str) -> object:
@@ -167,6 +180,7 @@ def _task(connection: Connection, now: datetime) -> tuple[str, str]:
     task = NewTask(
         id=task_id,
         key_id=KEY,
+        application_id=APPLICATION,
         provider="bfl",
         account_id=ACCOUNT,
         model=PRO,
@@ -199,7 +213,7 @@ def _submitted(connection: Connection, now: datetime) -> tuple[str, str]:
     """Insert a submitted task and its attempt; return their ids."""
     task_id, attempt_id = _task(connection, now)
     for status in (Status.SUBMITTING, Status.SUBMITTED):
-        tasks.move(connection, task_id, status, now)
+        task_updates.move(connection, task_id, status, now)
     attempts.mark_sent(connection, attempt_id, now, callback_requested=True)
     return task_id, attempt_id
 

@@ -2,18 +2,20 @@
 
 import http.client
 import os
+import random  # noqa: TID251 - chooses free ports
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import FluxhookError
 
 _ROOT = Path(__file__).resolve().parents[1]
+_PORTS = range(10_000, 20_000)
 _START_S = 120.0  # a start takes two seconds, on a busy machine far longer
 _STOP_S = 60.0
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -90,15 +92,29 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port below those that the system gives to sockets, so that none gets it before the server listens."""
+    while True:
+        port = random.choice(_PORTS)  # noqa: S311 - only to avoid others
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
 
 
 def cpu_seconds(pid: int) -> float:
     """Return the CPU seconds of a process so far, over all threads."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def cpu_seconds_with_children(pid: int) -> float:
+    """Return the CPU seconds of a process so far, with those of its children, living and ended."""
+    own = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    living = sum(int(child[11]) + int(child[12]) for child in _stat_fields() if int(child[1]) == pid)
+    return (sum(int(own[number]) for number in range(11, 15)) + living) / _TICKS
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def reset_peak(pid: int) -> None:
@@ -111,6 +127,13 @@ def memory_mb(pid: int, field: str = "VmRSS") -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     (kilobytes,) = (line.split()[1] for line in status.splitlines() if line.startswith(f"{field}:"))
     return int(kilobytes) / 1024
+
+
+def _stat_fields() -> Generator[list[str]]:
+    """Yield the fields after the name in /proc/PID/stat of each process that still runs."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            yield (process / "stat").read_text().rpartition(")")[2].split()
 
 
 def _answers(port: int, path: str) -> bool:

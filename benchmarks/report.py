@@ -31,6 +31,12 @@ class Aim:
 
 
 AIMS = (
+    Aim("added_p50_times_floor", "times the floor's added time of a task, p50", 1.6, 2.5),
+    Aim("cpu_times_floor", "times the floor's CPU of a task, one at a time", 2.2, 3),
+    Aim("cpu_busy_times_floor", "times the floor's CPU of a task, all slots busy", 2.0, 2.5),
+    Aim("slot_use", "of the slots' time used by tasks of 3 s", 0.995, 0.995, at_least=True),
+    Aim("short_tasks_per_s", "tasks of 0.5 s a second with 24 slots", 45, 45, at_least=True),
+    Aim("post_p50_ms", "ms p50 of a post with 24 posters", 25, 40),
     Aim("share_of_bare", "of bare uvicorn's rate", 0.20, 0.15, at_least=True),
     Aim("times_naive", "times the naive receiver's rate", 10, 10, at_least=True),
     Aim("cpu_times_hmac", "times the CPU of a route that only checks the HMAC", 2.5, 2.5),

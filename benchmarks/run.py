@@ -21,11 +21,13 @@ from benchmarks.drive import Drive
 from benchmarks.flood import flood
 from benchmarks.machine import Watch
 from benchmarks.reference import reference
+from benchmarks.scale_out import scale_out
 from benchmarks.slow_disk import slow_disk
 from benchmarks.slow_flush import LeftOut
 from benchmarks.stage import Another, set_up
 from benchmarks.submitting import submit
 from benchmarks.two_sizes import Sizes, two_sizes
+from benchmarks.whole_task import task
 
 Say = Callable[[str], None]  # prints a line of progress
 
@@ -36,6 +38,8 @@ CASES: Mapping[str, Case] = {
     "submit": submit,
     "dispatch": dispatch,
     "collect": collect,
+    "task": task,
+    "scale": scale_out,
 }
 # Cases with a number that an option sets.
 _WITH_NUMBER = ("crash", "slow-flush")

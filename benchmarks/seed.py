@@ -139,6 +139,7 @@ def _task(callback: Callback, now: datetime) -> dict[str, Any]:
     return {
         "id": callback.task_id,
         "key_id": "key_admin",
+        "application_id": "app_admin",
         "provider": "bfl",
         "account_id": _ACCOUNT,
         "model": "flux-kontext-pro",

@@ -29,6 +29,14 @@ def _app(kind: str, arguments: list[str]) -> Any:
             from benchmarks.ready_twin import ready_twin  # noqa: PLC0415
 
             return ready_twin(float(ready_after_s))
+        case "twin", [ready_after_s, megapixels]:
+            from benchmarks.ready_twin import ready_twin  # noqa: PLC0415
+
+            return ready_twin(float(ready_after_s), float(megapixels))
+        case "floor", [folder, provider]:
+            from benchmarks.floor import floor  # noqa: PLC0415
+
+            return floor(Path(folder), provider)
     raise SystemExit(f"no server {kind} with these arguments")
 
 

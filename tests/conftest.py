@@ -48,9 +48,12 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def log_of_its_own() -> Generator[None]:
-    """A log that a test sets up, by starting a command say, ends with that test."""
+    """A log that a test sets up, by starting a command say, ends with that test, and so do its permissions."""
     hooks = warnings.showwarning, sys.unraisablehook
+    mask = os.umask(0o077)
+    os.umask(mask)
     yield
+    os.umask(mask)
     if structlog.is_configured():
         structlog.reset_defaults()
         root = logging.getLogger()
@@ -158,9 +161,14 @@ async def each_world(tmp_path: Path, database_url: str) -> AsyncGenerator[World]
         yield opened
 
 
-@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by mark
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    tiers.assign(items)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
+    tiers.assign(items)  # before `-m` chooses by mark
+    yield
+    if config.option.one_case:
+        kept = tiers.one_case_of_each(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -182,4 +190,5 @@ def _has_room(folder: Path) -> bool:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--regenerate", action="store_true", help="rewrite the generated parts of the documents")
+    parser.addoption("--one-case", action="store_true", help="run each test with one of its parameters only")
     parser.addoption("--examples", type=int, default=10, help="how many requests of each operation the proof sends")

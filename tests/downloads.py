@@ -32,7 +32,7 @@ def look_up(host: str, _port: int) -> Sequence[str]:
         return ["127.0.0.1" if host.endswith(".internal") else PUBLIC]
 
 
-def downloads_from(inner: httpx.AsyncBaseTransport | Answer, origin: str) -> httpx.AsyncClient:
-    """Return a client for results that reaches this server under every name; `origin` is the provider's."""
+def downloads_from(inner: httpx.AsyncBaseTransport | Answer, *origins: str) -> httpx.AsyncClient:
+    """Return a client for results that reaches this server under every name; `origins` are the providers'."""
     server = inner if isinstance(inner, httpx.AsyncBaseTransport) else httpx.MockTransport(inner)
-    return results_client(ByName(server), origin=origin, resolve=look_up)
+    return results_client(ByName(server), origins=origins, resolve=look_up)

@@ -22,6 +22,7 @@ from app import callback, jobs
 from app.catalog import shipped_catalog
 from app.db.migrations import migrate
 from app.db.tables import provider_accounts, tasks
+from app.db.tables.provider_accounts import ConfiguredAccount
 from app.errors import DatabaseUnavailable
 from app.jobs import Step
 from app.provider import ProviderResponse, ProviderSpec, Reference, SubmitRequest
@@ -31,12 +32,12 @@ from app.security.keyring import KeyRing
 from app.store import DiskReserve, Missing, Uploads
 from app.submit import submit
 from app.worker import loop
-from app.worker.loop import run_job
+from app.worker.run_job import run_job
 from tests.databases import OneByOne
 from tests.downloads import downloads_from
 from tests.requests import task_params
-from tests.rows import WORKER
-from tests.world import GATEWAY, RING_KEY, FrozenClock
+from tests.rows import WORKER, newest_tasks
+from tests.world import GATEWAY, RING_KEY, FrozenClock, one_account
 
 T = TypeVar("T")
 
@@ -220,7 +221,7 @@ class Outside(httpx.AsyncBaseTransport):
 
     def _task(self, by: str, value: str) -> tasks.Task:
         """Find the task of a call: prompts are unique to a task, provider ids and links to an attempt."""
-        known = self.db.now(lambda connection: tasks.newest(connection, limit=1000))
+        known = self.db.now(lambda connection: newest_tasks(connection, 1000))
         if by == "prompt":
             return next(task for task in known if task.request.prompt == value)
         return next(task for task in known if task.id in value)
@@ -245,13 +246,11 @@ class Process:
             catalog=shipped_catalog(),
             keys=KeyRing((RING_KEY,)),
             now=self.clock,
-            account_id="account",
-            provider=self.outside,
+            accounts=one_account(self.outside, url="https://api.bfl.ai"),
             web=client,
             webhooks=client,
             results=client,
             result_hosts=(),
-            provider_origin="https://api.bfl.ai",
             public_url=GATEWAY if callback_requested else None,
             trust_shared_secret=trust_shared_secret,
             evidence_window=timedelta(minutes=10) + SPEC.callback_window if callback_requested else timedelta(),
@@ -260,7 +259,7 @@ class Process:
             disk=DiskReserve({}),
         )
         self._running: set[asyncio.Task[Any]] = set()
-        self.db.now(lambda connection: provider_accounts.put(connection, "account", "bfl", LIMITS))
+        self.db.now(lambda connection: provider_accounts.put(connection, ConfiguredAccount("account", "bfl", LIMITS)))
         self.restart()
 
     def restart(self) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,16 +15,22 @@ from sqlalchemy import Connection
 
 from app import clock, ids
 from app.db.engine.database import Database
-from app.db.queries import queue, retention
+from app.db.queries import queue, retention, task_list
 from app.db.queries.deliveries import DeliveryFilter, failed_between
-from app.db.tables import deliveries, endpoints, tasks
+from app.db.queries.retention import Group
+from app.db.queries.task_list import TaskFilter
+from app.db.tables import deliveries, endpoints, task_updates
+from app.rules.retention import DataClass
 from app.rules.task import Status
+from app.transitions.retention import end, end_endpoint, end_late, next_endpoints
 from app.twin import Faults
 from app.worker.sweep import sweep
 from tests.databases import listening_for
+from tests.rows import newest_tasks
 from tests.world import World
 
 GROWING = {"tasks", "submissions", "evidence", "events", "results", "deliveries", "delivery_attempts", "downloads"}
+GROWING |= {"task_tags"}
 GROWN_TASKS = 20_000  # enough for PostgreSQL to prefer an index to a sequential scan
 
 _SOON = 100.0  # in PostgreSQL's cost units; a scan of a whole table costs thousands
@@ -33,7 +40,8 @@ Sent = dict[str, Any]  # the first parameters of each statement, by its text
 
 async def run_scenario(world: World) -> None:
     """Run the scenario: tasks that end in every way, requests of clients, maintenance."""
-    hook = {"webhook_url": "https://app.example.com/hooks/1", "webhook_events": ["submitted"]}
+    hook: dict[str, Any] = {"webhook_url": "https://app.example.com/hooks/1", "webhook_events": ["submitted"]}
+    hook |= {"user": "customer-17", "metadata": {"order": "7"}}
     await world.post(**hook)
     await world.work()
     await world.go_on(10)
@@ -57,6 +65,9 @@ async def send_client_requests(world: World, task_id: str) -> None:
     filters = ("", "&status=stored", "&status=queued", "&model=flux-kontext-max", "&status=failed&model=none")
     pages = [f"/v1/tasks?limit=20{filter_}&cursor={task_id}" for filter_ in filters]
     pages += [f"/v1/tasks?limit=20{filter_}" for filter_ in filters]
+    tagged = "/v1/tasks?user=customer-17&metadata=order:7"
+    pages += [tagged, f"{tagged}&status=stored&status=failed&model=flux-kontext-pro&cursor={task_id}"]
+    pages += [f"/v1/tasks?prompt_contains=fox{filter_}" for filter_ in filters]
     pages += [f"/v1/tasks/{task_id}", f"/v1/tasks/{task_id}/timeline", "/metrics", "/readyz", "/"]
     pages += ["/v1/tasks?status=stored&status=failed", "/v1/tasks?created_after=2026-01-01T00:00:00Z&status=queued"]
     pages += ["/v1/deliveries", f"/v1/deliveries?task_id={task_id}", "/v1/endpoints", "/v1/jobs/held"]
@@ -72,17 +83,28 @@ async def send_client_requests(world: World, task_id: str) -> None:
 def send_rare_statements(connection: Connection) -> None:
     """Send the statements that the rest of the scenario does not reach."""
     now = clock.utc_now()
-    queued = tasks.newest(connection, limit=3, statuses=[Status.QUEUED])
+    queued = newest_tasks(connection, 3, statuses=(Status.QUEUED,))
     queue.positions(connection, [task.id for task in queued])
-    tasks.reopen(connection, "task_none", now)
-    endpoint = endpoints.newest(connection, limit=1, before=None, state=None, key_id=None)[0]
+    task_updates.reopen(connection, "task_none", now)
+    states = (Status.STORED, Status.FAILED)
+    search = TaskFilter("app_admin", prompt_contains="fox", before=ids.first_at("task", now))
+    for found in (search, replace(search, statuses=states), replace(search, model="flux-kontext-max")):
+        task_list.page(connection, found, 3)
+    task_list.page(connection, TaskFilter("app_admin", states, user="customer-17", metadata=("order:7",)), 3)
+    endpoint = endpoints.newest(connection, limit=1, before=None, state=None, owner=None)[0]
     deliveries.due(connection, endpoint.id, now, 4)
     deliveries.next_due(connection, endpoint.id)
     deliveries.end_waiting(connection, endpoint.id, "gone", now)
     failed_between(connection, now - timedelta(minutes=1), now, DeliveryFilter(), 10)
     deliveries.restart(connection, ["dlv_none"], now)
-    for delete in (retention.prune_evidence, retention.prune_downloads, retention.prune_deliveries):
-        delete(connection, now - timedelta(days=3650), "", 1000)
+    for data in DataClass:
+        group = Group(data, now + timedelta(days=1), (), excluded=True)
+        retention.due(connection, group)
+        retention.due(connection, replace(group, application_ids=("app_admin",), excluded=False))
+        end(connection, group, "app_admin", now, 2)
+    end_late(connection, {}, now, 100)
+    next_endpoints(connection, 10)
+    end_endpoint(connection, endpoint.id, now - timedelta(days=3650), now + timedelta(days=2))
 
 
 @contextmanager

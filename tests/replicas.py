@@ -9,8 +9,9 @@ from typing import Any
 
 import httpx
 
+from app import ids
 from tests.proof.processes import end, start
-from tests.sockets import listening
+from tests.sockets import free_address, until
 from tests.world import ADMIN_KEY, RING_KEY
 
 
@@ -42,13 +43,22 @@ class Replicas:
         return bool(await self.tasks(status))
 
     async def post(self) -> None:
-        (await self.api.post("/v1/tasks", json={"prompt": "a red fox"})).raise_for_status()
+        """Post a task as a well-behaved client does: a 503 is retried with the same idempotency key."""
+        headers = {"idempotency-key": ids.new_key()}
+
+        async def is_accepted() -> bool:
+            answer = await self.api.post("/v1/tasks", json={"prompt": "a red fox"}, headers=headers)
+            if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+                return False
+            answer.raise_for_status()
+            return True
+
+        await until(is_accepted, 120)
 
 
 @asynccontextmanager
 async def replicas(folder: Path, provider: str, **env: str) -> AsyncGenerator[Replicas]:
-    bound, address = listening()
-    bound.close()  # frees the port for the child process
+    address = free_address()
     all_env = {
         "FLUXHOOK_DATA_DIR": str(folder / "data"),
         "FLUXHOOK_PORT": address.rpartition(":")[2],

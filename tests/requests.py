@@ -11,6 +11,8 @@ def task_params(prompt: str = "a red fox", model: str = DEFAULT_MODEL, **given: 
     catalog = shipped_catalog()
     row = catalog.model(model)
     options = {name: given.pop(name) for name in OPTIONS if name in given}
+    if "user" in options and "user" in row.properties:
+        given["user"] = options["user"]
     images = {name: given.pop(name) for name in row.images.slots if name in given}
     checked = catalog.check(row, {"prompt": prompt, **given}, images)
     return TaskParams(row, checked.parameters, images, TaskOptions.model_validate(options), checked.warnings)

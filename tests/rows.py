@@ -1,6 +1,6 @@
 """Rows as `submit` writes them, for tests that start from a later step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Concatenate, ParamSpec
@@ -10,8 +10,11 @@ from sqlalchemy import delete, select, text, update
 from app import jobs
 from app.db import Connection
 from app.db.engine.bulk import DeferredWrites
-from app.db.tables import attempts, provider_accounts, tasks
+from app.db.queries import task_list
+from app.db.queries.task_list import TaskFilter
+from app.db.tables import applications, attempts, provider_accounts, slots, task_updates, tasks
 from app.db.tables.attempts import NewAttempt
+from app.db.tables.provider_accounts import ConfiguredAccount
 from app.db.tables.tasks import NewTask
 from app.jobs import Job, Step, sqlite
 from app.rules.request import TaskRequest
@@ -24,15 +27,21 @@ START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 def put_account(connection: Connection, /, account_id: str = "account", **limits: int) -> str:
     """Insert a provider account. Its limits are 24 slots, and 6 for Kontext Max, unless `limits` replace them."""
     overrides = {name.replace("_", "-"): limit for name, limit in limits.items()}
-    provider_accounts.put(connection, account_id, "bfl", {"account": 24, "flux-kontext-max": 6} | overrides)
+    limits = {"account": 24, "flux-kontext-max": 6} | overrides
+    provider_accounts.put(connection, ConfiguredAccount(account_id, "bfl", limits))
     return account_id
+
+
+def newest_tasks(connection: Connection, limit: int, **conditions: Any) -> Sequence[tasks.Task]:
+    """Return tasks, newest first; `conditions` are members of a `TaskFilter`."""
+    return task_list.page(connection, TaskFilter(**conditions), limit).tasks
 
 
 def take_slot(connection: Connection, /, name: str = "1", number: int = 1, **changes: Any) -> None:
     """Give a slot to `task_NAME`, whatever its state, and even if it does not exist."""
     defaults = {"key_id": "key_admin", "model": "flux-kontext-pro", "account_id": "account"}
     row = {"task_id": f"task_{name}", "number": number, "taken_at": START, **defaults, **changes}
-    provider_accounts.take(connection, [provider_accounts.TakenSlot(**row)])
+    slots.take(connection, [slots.TakenSlot(**row)])
 
 
 def plan_task(
@@ -45,6 +54,7 @@ def plan_task(
     values: dict[str, Any] = {
         "id": f"task_{name}",
         "key_id": "key_admin",
+        "application_id": applications.id_of_key(changes.get("key_id", "key_admin")),
         "provider": "bfl",
         "account_id": "account",
         "model": "flux-kontext-pro",
@@ -79,7 +89,7 @@ def plan_attempt(
 def put_sent_task(connection: Connection, /, name: str = "1", at: datetime = START, **changes: Any) -> str:
     """Insert a task whose only attempt has been sent to the provider. Return the task's id."""
     task_id = plan_task(connection, name, at, **changes)
-    tasks.move(connection, task_id, Status.SUBMITTING, at)
+    task_updates.move(connection, task_id, Status.SUBMITTING, at)
     attempts.mark_sent(connection, f"sub_{name}", at, callback_requested=True)
     return task_id
 

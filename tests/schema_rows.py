@@ -1,6 +1,6 @@
 """Made-up rows for the tables of a database at any revision, from its reflected columns."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from app.db.migrations.revision import reached
 
 STEPS = ScriptDirectory(str(Path(__file__).parents[1] / "migrations"))
 REVISIONS = [step.revision for step in STEPS.walk_revisions()][::-1]
+APPEND_ONLY = frozenset({"audit"})
+_found: dict[tuple[str, str, str], Table] = {}
 Rows = dict[str, list[dict[str, Any]]]
 
 
@@ -25,21 +27,28 @@ def reach(connection: Connection, revision: str) -> None:
 
 
 def found_tables(connection: Connection) -> list[Table]:
-    """Return the service's tables as the database has them, in dependency order."""
+    """Return the service's tables as the database has them, in dependency order.
+
+    An unchanged table is the same object as before, so that its statements are compiled once.
+    """
     reflected = MetaData()
     reflected.reflect(connection, only=lambda name, _: name in all_tables.metadata.tables)
-    return reflected.sorted_tables
+    return [
+        _found.setdefault((connection.dialect.name, table.name, repr(_form(table))), table)
+        for table in reflected.sorted_tables
+    ]
 
 
-def shape(connection: Connection) -> dict[str, Any]:
+def shape(tables: Sequence[Table]) -> dict[str, Any]:
     """Return the columns, keys and indexes of each table in a form that can be compared."""
-    return {
-        table.name: (
-            sorted((column.name, str(column.type), column.nullable, column.primary_key) for column in table.columns),
-            sorted((str(index.name), index.columns.keys(), index.unique) for index in table.indexes),
-        )
-        for table in found_tables(connection)
-    }
+    return {table.name: _form(table) for table in tables}
+
+
+def _form(table: Table) -> Any:
+    return (
+        sorted((column.name, str(column.type), column.nullable, column.primary_key) for column in table.columns),
+        sorted((str(index.name), index.columns.keys(), index.unique) for index in table.indexes),
+    )
 
 
 def made_up(table: Table, number: int) -> dict[str, Any]:
@@ -59,9 +68,24 @@ def _value(column: Column[Any], number: int) -> Any:
     return values.get(column.type.python_type, {"number": number})
 
 
-def fill(connection: Connection, rows: int = 3) -> None:
-    for table in found_tables(connection):
+def fill(connection: Connection, rows: int = 3, tables: Sequence[Table] | None = None) -> None:
+    """Insert rows into these tables, or into all that are found, which takes longer."""
+    for table in found_tables(connection) if tables is None else tables:
         connection.execute(table.insert(), [made_up(table, number) for number in range(rows)])
+
+
+def clear(connection: Connection, tables: Sequence[Table]) -> None:
+    """Delete all rows, also those of the audit, which refuses that."""
+    for table in tables:
+        if table.name in APPEND_ONLY and connection.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"TRUNCATE {table.name}")
+            continue
+        if table.name in APPEND_ONLY:
+            connection.exec_driver_sql("DROP TRIGGER audit_no_delete")
+        connection.execute(table.delete())
+        if table.name in APPEND_ONLY:
+            refuse = "BEGIN SELECT RAISE(ABORT, 'the audit can only be appended to'); END"
+            connection.exec_driver_sql(f"CREATE TRIGGER audit_no_delete BEFORE DELETE ON {table.name} {refuse}")
 
 
 def rows_of(connection: Connection, tables: list[Table]) -> Rows:

@@ -7,10 +7,10 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, select
 
-from app.db.tables import provider_accounts
+from app.db.tables import provider_accounts, slots
 from app.db.tables.attempts import attempts
 from app.db.tables.evidence import evidence
-from app.db.tables.provider_accounts import Account, slots
+from app.db.tables.provider_accounts import Account
 from app.db.tables.results import results
 from app.db.tables.tasks import Task, task_of, tasks
 from app.jobs import Step
@@ -61,10 +61,11 @@ def take_snapshot(connection: Connection) -> Snapshot:
         evidence=copies,
         effects=effects,
         jobs=[(job.step, job.task_id, job.state, job.run_at) for job in stored_jobs(connection)],
-        slots={row.task_id: row.model for row in connection.execute(select(slots.c.task_id, slots.c.model))},
+        slots={
+            row.task_id: row.model for row in connection.execute(select(slots.slots.c.task_id, slots.slots.c.model))
+        },
         costs=costs,
         stored=set(connection.execute(select(results.c.task_id)).scalars()),
         account=account,
-        is_probing=account.probes
-        and provider_accounts.has_probe(connection, account, datetime.min.replace(tzinfo=UTC)),
+        is_probing=account.probes and slots.has_probe(connection, account, datetime.min.replace(tzinfo=UTC)),
     )

@@ -1,6 +1,7 @@
 """Applications under uvicorn on loopback, for tests that need real sockets."""
 
 import asyncio
+import random  # noqa: TID251 - chooses free ports
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,6 +19,18 @@ def listening(port: int = 0) -> tuple[socket.socket, str]:
     """Listen on this port, or on a free one; return the socket and its address."""
     bound = socket.create_server(("127.0.0.1", port))
     return bound, f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+def free_address() -> str:
+    """Return an address for a child process.
+
+    Its port is below those that the system gives to sockets, so no test that runs beside this one gets it meanwhile.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)  # noqa: S311 - only to avoid others
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return f"http://127.0.0.1:{port}"
 
 
 @asynccontextmanager

@@ -9,9 +9,11 @@ from dataclasses import replace
 
 import pytest
 
+from app import jobs
 from app.callback import MAX_BYTES, Reply, receive, reply_to, verify_and_store
 from app.db.tables import evidence
 from app.errors import Unavailable
+from app.jobs import Step
 from app.main import create_app
 from app.security.keyring import KeyRing
 from tests.calling import done, small, submitted
@@ -40,6 +42,16 @@ async def test_a_callback_is_answered_only_when_its_effect_is_durable(each_world
     await caller.call(caller.ready())
 
     assert (await each_world.task(caller.task_id))["status"] == "ready"
+
+
+async def test_a_callback_that_ends_a_task_makes_its_poll_needless(each_world: World) -> None:
+    caller = await submitted(each_world)
+    await done(each_world)
+    before = await each_world.use.db.read(jobs.scheduled, Step.RECONCILE, [caller.task_id])
+    await caller.call(caller.ready())
+
+    assert before == {caller.task_id}
+    assert await each_world.use.db.read(jobs.scheduled, Step.RECONCILE, [caller.task_id]) == set()
 
 
 async def test_a_callback_that_cannot_be_stored_is_not_accepted(world: World, sqlite_url: str) -> None:

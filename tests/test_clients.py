@@ -99,8 +99,8 @@ async def test_the_client_with_strict_statuses_submits_polls_and_downloads(
 def strict(address: str, black_forest_labs: ModuleType, mount: str) -> None:
     status = black_forest_labs.Status
     client = black_forest_labs.Client(ADMIN_KEY, base_url=f"{address}{mount}")
-    # The address is one that our guard never connects to.
-    hook = {"webhook_url": "https://127.0.0.1:1/hook", "webhook_secret": "theirs"}
+    # No such host exists.
+    hook = {"webhook_url": "https://hook.invalid/", "webhook_secret": "theirs"}
     with closing(client._client):
         made, edited, moderated = tasks = [
             client.generate("flux-kontext-pro", prompt="a red fox", **hook),

@@ -29,7 +29,7 @@ from app.wiring import result_hosts
 from tests.calling import Caller, answering, submitted
 from tests.downloads import downloads_from, look_up
 from tests.pictures import claims, large_profile, picture, with_chunk
-from tests.world import TWIN, World
+from tests.world import TWIN, World, with_provider
 
 
 async def ready(world: World, *, faults: Faults | None = None, **params: Any) -> Caller:
@@ -87,7 +87,7 @@ async def test_a_task_is_stored_only_when_its_bytes_are_on_disk(each_world: Worl
     result = found[caller.task_id]
     kept = files(tmp_path / "images")
 
-    assert list(kept) == [result.store_key]
+    assert set(kept) == {result.store_key, results.thumbnail_key(result.store_key)}
     assert hashlib.sha256(kept[result.store_key]).hexdigest() == result.sha256
 
 
@@ -152,7 +152,7 @@ async def test_a_link_of_the_provider_may_lie_on_any_public_host(world: World, l
     body = {"id": "p1", "status": "Ready", "result": {"sample": link}}
     provider = answering(ProviderResponse(Report(Said.PENDING, provider_id="p1"), 200, {}, b"{}"))
     provider.fetched = ProviderResponse(messages.read_status(json.dumps(body).encode()), 200, {}, b"{}")
-    world.use = replace(world.use, provider=provider)
+    world.use = with_provider(world.use, provider)
     caller = await submitted(world)
     asked = recording(world, image())
     if witness == "callback":
@@ -183,7 +183,7 @@ async def test_a_link_without_proof_is_never_requested(world: World, proof: dict
 )
 async def test_a_list_of_hosts_is_the_only_other_place_for_results(world: World, link: str, status: str) -> None:
     settings = Settings.from_env({"FLUXHOOK_RESULT_HOSTS": "cdn.example"})
-    world.use = replace(world.use, result_hosts=result_hosts(settings))
+    world.use = replace(world.use, result_hosts=result_hosts(settings, world.use.accounts))
     caller = await submitted(world)
     await link_is(caller, link)
     asked = recording(world, image())
@@ -207,8 +207,8 @@ async def test_a_link_on_a_host_that_is_not_listed_is_replaced_by_a_fresh_one(wo
     ]
 
 
-def test_without_a_list_results_may_come_from_any_host() -> None:
-    assert result_hosts(Settings.from_env({})) == ()
+async def test_without_a_list_results_may_come_from_any_host(world: World) -> None:
+    assert result_hosts(Settings.from_env({}), world.use.accounts) == ()
 
 
 async def test_a_network_that_the_operator_lists_may_hold_results(world: World) -> None:
@@ -278,7 +278,7 @@ async def test_the_first_failed_download_is_logged_counted_and_noted(each_world:
     before = failures("refused")
     with capture_logs() as logs:
         await collect(each_world.use, caller.task_id)
-    answer = (await each_world.outsider.get("/readyz")).json()
+    answer = (await each_world.api.get("/readyz")).json()
     reason = "the link's host intranet.internal is unknown, or its address is not public"
     warnings = [line for line in logs if line["event"] == "download_failed"]
 
@@ -296,7 +296,7 @@ async def test_a_note_counts_the_results_that_cannot_be_downloaded(each_world: W
         await caller.call({"status": "Ready", "result": {"sample": "https://intranet.internal/x.png"}})
         each_world.clock.advance(1)
         await collect(each_world.use, caller.task_id)
-    (note,) = (await each_world.outsider.get("/readyz")).json()["notes"]
+    (note,) = (await each_world.api.get("/readyz")).json()["notes"]
 
     assert note.startswith(f"3 results cannot be downloaded yet, the latest of {callers[-1].task_id}: the link's host")
 
@@ -318,13 +318,13 @@ async def test_the_note_about_failing_downloads_ends_with_them(world: World) -> 
     good = world.use
     recording(world, httpx.Response(503))
     await collect(world.use, caller.task_id)
-    during = (await world.outsider.get("/readyz")).json()["notes"]
+    during = (await world.api.get("/readyz")).json()["notes"]
     world.use = good
     await world.go_on(40, 5)
 
     assert len(during) == 1
     assert (await world.task(caller.task_id))["status"] == "stored"
-    assert (await world.outsider.get("/readyz")).json()["notes"] == []
+    assert (await world.api.get("/readyz")).json()["notes"] == []
 
 
 async def endless() -> AsyncGenerator[bytes]:

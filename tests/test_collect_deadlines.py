@@ -17,7 +17,7 @@ from app.worker import loop
 from tests.calling import Caller, Scripted, answering, done, small, submitted
 from tests.downloads import downloads_from
 from tests.pictures import picture
-from tests.world import TWIN, World
+from tests.world import TWIN, World, with_provider
 
 
 def lost() -> float:
@@ -56,7 +56,7 @@ def fresh_link(world: World) -> Scripted:
     provider = answering()
     expires = world.clock() + timedelta(hours=1)
     provider.fetched = ProviderResponse(Report(Said.READY, sample_url=FRESH, sample_expires_at=expires), 200, {}, b"{}")
-    world.use = replace(world.use, provider=provider)
+    world.use = with_provider(world.use, provider)
     return provider
 
 
@@ -170,7 +170,7 @@ async def test_an_image_is_lost_only_after_a_poll_past_the_deadline(each_world: 
     caller = await ready(each_world)
     answering_downloads(each_world, 403)
     provider = answering()  # gives no usable answer to any poll
-    each_world.use = replace(each_world.use, provider=provider)
+    each_world.use = with_provider(each_world.use, provider)
     before = lost()
     with capture_logs() as logs:
         await each_world.go_on(1800, 60)
@@ -196,7 +196,7 @@ async def test_one_failed_download_does_not_lose_an_image_if_the_local_clock_is_
     body = {"id": "p1", "status": "Ready", "result": {"sample": link}}
     provider = answering(ProviderResponse(Report(Said.PENDING, provider_id="p1"), 200, {}, b"{}"))
     provider.fetched = ProviderResponse(messages.read_status(json.dumps(body).encode()), 200, {}, b"{}")
-    each_world.use = replace(each_world.use, provider=provider)
+    each_world.use = with_provider(each_world.use, provider)
     caller = await submitted(each_world)
     answering_downloads(each_world, 503)
     if witness == "callback":
@@ -215,7 +215,7 @@ async def test_a_link_that_never_works_is_given_up_after_the_contracts_ten_minut
     answering_downloads(world, 403)
     provider = answering()
     provider.fetched = ProviderResponse(Report(Said.NOT_FOUND), 404, {}, b"{}")
-    world.use = replace(world.use, provider=provider)
+    world.use = with_provider(world.use, provider)
     await caller.call({"status": "Ready", "result": {"sample": "https://delivery.eu1.bfl.ai/a.png?se=2026-01-01"}})
     await world.go_on(590, 20)
     before = (await world.task(caller.task_id))["status"]
@@ -228,7 +228,7 @@ async def test_a_link_that_never_works_is_given_up_after_the_contracts_ten_minut
 async def test_an_image_is_lost_after_an_hour_without_an_answer_of_the_provider(world: World) -> None:
     caller = await ready(world)
     answering_downloads(world, 403)
-    world.use = replace(world.use, provider=answering())
+    world.use = with_provider(world.use, answering())
     await world.go_on(3600 + 900, 60)
 
     assert (await world.task(caller.task_id))["failure"]["code"] == "asset_lost"

@@ -164,7 +164,7 @@ async def test_the_timeline_shows_which_instance_spools_the_image_and_why(each_w
     name = (each_world.use.scratch / "instance_id").read_text()
     ((entry,), notes) = (
         await each_world.timeline(caller.task_id, "download"),
-        (await each_world.outsider.get("/readyz")).json()["notes"],
+        (await each_world.api.get("/readyz")).json()["notes"],
     )
 
     assert (entry["outcome"], entry["detail"]) == ("kept_aside", f"spooled on {name}: {OUTAGE}")

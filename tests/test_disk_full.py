@@ -80,9 +80,9 @@ async def test_a_failed_task_is_not_resubmitted(full_world: World, disk: Disk) -
 
 
 async def test_readiness_names_the_disk_and_the_service_stays_ready(full_world: World, disk: Disk) -> None:
-    before = (await full_world.outsider.get("/readyz")).json()
+    before = (await full_world.api.get("/readyz")).json()
     disk.fill()
-    after = await full_world.outsider.get("/readyz")
+    after = await full_world.api.get("/readyz")
 
     assert (before["notes"], after.status_code) == ([], 200)
     assert [note.partition(":")[0] for note in after.json()["notes"]] == ["no tasks are accepted or submitted"]

@@ -28,7 +28,7 @@ from app.twin.rules import Profile, preset
 from tests.calling import Scripted, answering, attempt_of, caller_of, everything, small, submitted
 from tests.pictures import in_base64, photo, picture
 from tests.rows import put_account, stored_jobs
-from tests.world import GATEWAY, RING_KEY, World, open_world
+from tests.world import GATEWAY, RING_KEY, World, open_world, provider_of, with_provider
 
 TAKEN = ProviderResponse(Report(Said.PENDING, "p1", cost=4.0), 200, {}, b'{"id": "p1"}')
 
@@ -48,7 +48,7 @@ async def test_task_attempt_and_next_job_are_recorded_before_the_request_is_sent
         return TAKEN
 
     task_id = await each_world.post()
-    each_world.use = replace(each_world.use, provider=Scripted(look))
+    each_world.use = with_provider(each_world.use, Scripted(look))
     await each_world.work()
 
     assert seen == [Status.SUBMITTING, [Outcome.UNKNOWN], ["reconcile"]]
@@ -58,7 +58,7 @@ async def test_task_attempt_and_next_job_are_recorded_before_the_request_is_sent
 async def test_every_field_is_sent_with_the_callback_url_and_secret_of_the_attempt(world: World) -> None:
     task_id = await world.post(input_image=in_base64(picture()), seed=7, output_format="jpeg")
     provider = answering(TAKEN)
-    await dispatch(replace(world.use, provider=provider), task_id)
+    await dispatch(with_provider(world.use, provider), task_id)
     (order,) = provider.orders
     caller = await caller_of(world, task_id)
 
@@ -76,14 +76,14 @@ async def test_every_field_is_sent_with_the_callback_url_and_secret_of_the_attem
 
 async def test_without_images_the_ratio_is_sent_explicitly_because_the_defaults_differ(world: World) -> None:
     provider = answering(TAKEN)
-    await dispatch(replace(world.use, provider=provider), await world.post())
+    await dispatch(with_provider(world.use, provider), await world.post())
 
     assert provider.orders[0].params["aspect_ratio"] == "1:1"
 
 
 async def test_without_a_public_url_no_callback_is_requested(world: World) -> None:
     provider = answering(TAKEN)
-    await dispatch(replace(world.use, provider=provider, public_url=None), await world.post())
+    await dispatch(replace(with_provider(world.use, provider), public_url=None), await world.post())
 
     assert (provider.orders[0].webhook_url, provider.orders[0].webhook_secret) == (None, None)
 
@@ -91,7 +91,7 @@ async def test_without_a_public_url_no_callback_is_requested(world: World) -> No
 async def test_each_attempt_has_its_own_callback_url_and_secret(world: World) -> None:
     task_id = await world.post()
     provider = answering(ProviderResponse(Report(Said.DOWN)), TAKEN)
-    world.use = replace(world.use, provider=provider)
+    world.use = with_provider(world.use, provider)
     await world.work()
     world.clock.advance(2)
     await world.work()
@@ -105,7 +105,7 @@ async def test_each_attempt_has_its_own_callback_url_and_secret(world: World) ->
 async def test_an_attempt_whose_signing_key_is_gone_is_replaced_before_it_is_sent(world: World) -> None:
     task_id = await world.post()
     newer = KeyRing(("another-ring-key-for-tests-0123456789",))
-    await dispatch(replace(world.use, provider=answering(TAKEN), keys=newer), task_id)
+    await dispatch(replace(with_provider(world.use, answering(TAKEN)), keys=newer), task_id)
 
     assert (await attempt_of(world, task_id, 1)).outcome is Outcome.PLANNED
     assert (await attempt_of(world, task_id, 2)).signing_key_id == newer.newest
@@ -115,7 +115,7 @@ async def test_an_attempt_planned_under_an_older_key_keeps_it(world: World) -> N
     task_id = await world.post()
     rotated = KeyRing(("another-ring-key-for-tests-0123456789", RING_KEY))
     provider = answering(TAKEN)
-    await dispatch(replace(world.use, provider=provider, keys=rotated), task_id)
+    await dispatch(replace(with_provider(world.use, provider), keys=rotated), task_id)
     caller = await caller_of(world, task_id)
 
     assert provider.orders[0].webhook_secret == caller.proof.secret
@@ -138,7 +138,7 @@ async def test_each_answer_moves_the_task_to_the_matching_state(
     world: World, report: Report, status: str, failure: str | None, spent: str | None
 ) -> None:
     task_id = await world.post()
-    await dispatch(replace(world.use, provider=answering(ProviderResponse(report, 200))), task_id)
+    await dispatch(with_provider(world.use, answering(ProviderResponse(report, 200))), task_id)
     task = await world.task(task_id)
 
     assert task["status"] == status
@@ -149,7 +149,7 @@ async def test_each_answer_moves_the_task_to_the_matching_state(
 async def test_a_provider_that_stays_down_ends_the_task_at_no_cost(world: World) -> None:
     task_id = await world.post()
     provider = answering(*[ProviderResponse(Report(Said.DOWN, detail="HTTP 503"), 503)] * (MAX_TRIES + 1))
-    world.use = replace(world.use, provider=provider)
+    world.use = with_provider(world.use, provider)
     for _ in range(MAX_TRIES + 5):
         await world.work()
         world.clock.advance(80)
@@ -192,7 +192,7 @@ async def test_a_task_that_was_cancelled_during_its_submission_is_not_resent(eac
         return ProviderResponse(Report(Said.DOWN), 503)
 
     task_id = await each_world.post()
-    await dispatch(replace(each_world.use, provider=Scripted(refusing)), task_id)
+    await dispatch(with_provider(each_world.use, Scripted(refusing)), task_id)
     await each_world.go_on(5)
 
     assert (await each_world.task(task_id))["status"] == "cancelled"
@@ -255,7 +255,7 @@ async def test_a_task_that_was_dispatched_already_is_not_submitted_again(world: 
 async def test_without_a_provider_key_a_queued_task_keeps_its_job_until_there_is_one(world: World) -> None:
     task_id = await world.post()
     configured = world.use
-    world.use = replace(world.use, provider=None)
+    world.use = with_provider(world.use, None)
     for _ in range(20):
         await world.work()
         world.clock.advance(400)
@@ -270,7 +270,7 @@ async def test_without_a_provider_key_a_queued_task_keeps_its_job_until_there_is
 async def test_dispatching_without_a_provider_is_a_temporary_error(world: World) -> None:
     task_id = await world.post()
     with pytest.raises(Unavailable):
-        await dispatch(replace(world.use, provider=None), task_id)
+        await dispatch(with_provider(world.use, None), task_id)
 
 
 @pytest.mark.parametrize("profile", ["a", "b", "c", "none"])
@@ -297,7 +297,7 @@ async def test_token_and_secret_that_the_provider_echoes_are_not_stored(each_wor
 
     task_id = await each_world.post()
     provider = Scripted(echo)
-    each_world.use = replace(each_world.use, provider=provider)
+    each_world.use = with_provider(each_world.use, provider)
     await each_world.work()
     text = f"{provider.orders[0].webhook_url} {provider.orders[0].webhook_secret}"
     provider.fetched = ProviderResponse(Report(Said.PENDING, "p1", detail=text), 200, {}, text.encode())
@@ -322,7 +322,7 @@ async def test_during_a_submission_the_reconcile_job_waits_for_its_deadline(worl
         looks.extend(await world.use.db.read(stored_jobs))
         return ProviderResponse(Report(Said.LOST))
 
-    await dispatch(replace(world.use, provider=Scripted(submitting)), task_id)
+    await dispatch(with_provider(world.use, Scripted(submitting)), task_id)
 
     assert [look.run_at - world.clock() for look in looks if look.step == "reconcile"] == [timedelta(seconds=65)]
 
@@ -390,8 +390,7 @@ async def test_an_answer_during_a_database_outage_is_recorded_after_it(tmp_path:
     async with open_world(tmp_path, sqlite_url, public_url=None, evidence_window=timedelta()) as world:
         at_once = "PRAGMA busy_timeout=0"
         await world.use.db.write(lambda connection: connection.exec_driver_sql(at_once).close())
-        assert world.use.provider is not None
-        ask = world.use.provider.submit
+        ask = provider_of(world.use).submit
         with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)) as somebody:
 
             async def answered_meanwhile(order: SubmitRequest) -> ProviderResponse:
@@ -401,7 +400,7 @@ async def test_an_answer_during_a_database_outage_is_recorded_after_it(tmp_path:
                 return answer
 
             task_id = await world.post()
-            await dispatch(replace(world.use, provider=Scripted(answered_meanwhile)), task_id)
+            await dispatch(with_provider(world.use, Scripted(answered_meanwhile)), task_id)
         await world.go_on(10)
 
         assert (await world.task(task_id))["status"] == "stored"

@@ -164,7 +164,7 @@ async def test_on_postgresql_a_withdrawal_waits_for_the_commit_that_is_still_und
         take_slot(connection)
 
     def begin(connection: Connection) -> None:
-        moves.begin(connection, "task_1", "sub_1", START)
+        moves.begin(connection, "task_1", "account", "sub_1", START)
         attempts.mark_sent(connection, "sub_1", START, callback_requested=True, sender="snd_1")
 
     async def is_blocked() -> bool:

@@ -1,25 +1,40 @@
 """What the documents say is what the code does: generated parts are current, names in them exist."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from app.cli import commands
+from app.db.migrations.all_tables import metadata
+from app.errors import FluxhookError
 from app.rules.task import MOVES, Failure, Status
-from app.settings import FILE_SUFFIX, PREFIX, SECRETS, Settings
+from app.setting_types import as_text
+from app.settings import (
+    CALLBACK_SECRET,
+    CLIENT_KEY,
+    CLIENT_KEY_FILE,
+    CLIENT_URL,
+    FILE_SUFFIX,
+    PREFIX,
+    SECRETS,
+    Settings,
+)
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+SECURITY = ROOT / "SECURITY.md"
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
 OPERATING = ROOT / "docs" / "operating.md"
+ERRORS = ROOT / "docs" / "errors.md"
 
 
 def settings_table() -> str:
     rows = ["| name | what it decides | default |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
-        value = str(field.default).lower() if isinstance(field.default, bool) else field.default
-        default = "" if value in {None, ()} else f"`{value}`"
+        value = as_text(field.default)
+        default = "" if value is None else f"`{value}`"
         rows.append(f"| `{PREFIX}{name.upper()}` | {field.description} | {default} |")
     return "\n".join(rows)
 
@@ -34,10 +49,34 @@ def _targets(status: Status) -> list[str]:
     return [target for target in Status if target in MOVES[status]]
 
 
+# Errors that no answer contains: of the command line, of a client that has gone, and of a download.
+NOT_ANSWERED = {"configuration", "client_gone", "result_refused"}
+
+
+def errors_table() -> str:
+    rows = ["| `code` | status | meaning | the same request again |", "| --- | --- | --- | --- |"]
+    named = (error for error in _errors(FluxhookError) if "code" in vars(error) and error.code not in NOT_ANSWERED)
+    found = {(error.status, error.code): error for error in named}
+    for (status, code), error in sorted(found.items()):
+        again = "may succeed" if error.retryable else "fails again"
+        rows.append(f"| `{code}` | {status} | {error.title} | {again} |")
+    return "\n".join(rows)
+
+
+def _errors(base: type[FluxhookError]) -> Iterator[type[FluxhookError]]:
+    yield base
+    for error in base.__subclasses__():
+        yield from _errors(error)
+
+
 @pytest.mark.parametrize(
     ("path", "name", "text"),
-    [(OPERATING, "settings", settings_table()), (ARCHITECTURE, "states", states_diagram())],
-    ids=["settings", "states"],
+    [
+        (OPERATING, "settings", settings_table()),
+        (ARCHITECTURE, "states", states_diagram()),
+        (ERRORS, "errors", errors_table()),
+    ],
+    ids=["settings", "states", "errors"],
 )
 def test_a_generated_part_of_a_document_is_current(
     path: Path, name: str, text: str, request: pytest.FixtureRequest
@@ -50,26 +89,27 @@ def test_a_generated_part_of_a_document_is_current(
         assert found[2] == f"{text}\n"
 
 
-def test_every_failure_code_is_explained_in_the_readme() -> None:
-    unexplained = [code for code in Failure if f"`{code}`" not in README.read_text()]
+def test_every_failure_code_is_explained() -> None:
+    described = (ROOT / "docs" / "api.md").read_text()
+    unexplained = [code for code in Failure if f"`{code}`" not in described]
     assert unexplained == []
 
 
 SECRET_FILES = {f"{PREFIX}{name.upper()}{FILE_SUFFIX}" for name in SECRETS}
 
 
-def test_every_command_is_in_the_readme() -> None:
+def test_every_command_is_documented() -> None:
+    described = (ROOT / "docs" / "command-line.md").read_text()
     names = [
         command.name or command.callback.__name__ for command in commands().registered_commands if command.callback
     ]
-    assert [
-        name for name in names if f"`{name}" not in README.read_text() and f" {name} " not in README.read_text()
-    ] == []
+    assert [name for name in names if not re.search(rf"`{name}[` ]", described)] == []
 
 
 @pytest.mark.parametrize("path", [README, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
 def test_a_document_names_only_settings_that_exist(path: Path) -> None:
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | SECRET_FILES
+    known |= {CLIENT_URL, CLIENT_KEY, CLIENT_KEY_FILE, CALLBACK_SECRET}
     assert set(re.findall(rf"{PREFIX}[A-Z_]*[A-Z]", path.read_text())) <= known
 
 
@@ -143,3 +183,10 @@ def test_compose_passes_on_every_documented_variable_of_tracing() -> None:
     handed_on = set(re.findall(r"^ +(OTEL_\w+):", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE))
     assert named
     assert named <= handed_on
+
+
+def test_the_threat_model_says_of_each_table_what_its_reader_learns() -> None:
+    listed = SECURITY.read_text().partition("| a reader learns |")[2].partition("\n\n")[0]
+    named = [name for row in listed.split("\n") for name in re.findall(r"`([a-z_]+)`", row.partition(" | ")[0])]
+
+    assert set(named) == set(metadata.tables)

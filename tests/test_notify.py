@@ -70,17 +70,20 @@ async def test_the_link_in_a_webhook_works_for_the_configured_time(world: World)
     assert abs(int(query["expires"]) - (world.clock.at + timedelta(days=7)).timestamp()) < 10
 
 
-async def test_without_a_public_url_a_link_is_on_the_origin_of_the_submitting_request(
-    tmp_path: Path, sqlite_url: str
+@pytest.mark.parametrize(
+    ("host", "expected"), [("127.0.0.1:81", "http://127.0.0.1:81"), ("other.example:81", "http://gateway")]
+)
+async def test_without_a_public_url_a_link_is_on_the_host_that_was_posted_to_if_it_is_private(
+    tmp_path: Path, sqlite_url: str, host: str, expected: str
 ) -> None:
     async with open_world(tmp_path, sqlite_url, public_url=None) as world:
         heard = receiver(world)
         small(world)
         task = {"prompt": "a fox", "webhook_url": URL}
-        task_id = (await world.api.post("/v1/tasks", json=task, headers={"host": "other.example:81"})).json()["id"]
+        task_id = (await world.api.post("/v1/tasks", json=task, headers={"host": host})).json()["id"]
         await world.go_on(30)
 
-    assert f'"http://other.example:81/results/{task_id}.png?' in heard.bodies[0].decode()
+    assert f'"{expected}/results/{task_id}.png?' in heard.bodies[0].decode()
 
 
 async def test_a_task_without_a_webhook_url_sends_nothing(world: World) -> None:
@@ -273,10 +276,10 @@ async def test_many_deliveries_to_one_endpoint_all_arrive_once(each_world: World
 
 async def test_a_host_with_many_dead_endpoints_is_postponed_without_using_up_a_try(world: World) -> None:
     receiver(world)
-    world.use.delivering[HOST] = 8
+    world.use.delivering["app_admin", HOST] = 8
     await ended(world)
     spool = await only_delivery(world)
-    world.use.delivering[HOST] = 0
+    world.use.delivering["app_admin", HOST] = 0
     world.clock.advance(11)
     await world.work()
 
@@ -284,9 +287,17 @@ async def test_a_host_with_many_dead_endpoints_is_postponed_without_using_up_a_t
     assert (await only_delivery(world))["state"] == "delivered"
 
 
+async def test_endpoints_of_another_application_at_the_same_host_delay_no_delivery(world: World) -> None:
+    receiver(world)
+    world.use.delivering["app_other", HOST] = 8
+    await ended(world)
+
+    assert (await only_delivery(world))["state"] == "delivered"
+
+
 async def test_a_host_without_capacity_is_checked_less_and_less_often(world: World) -> None:
     receiver(world)
-    world.use.delivering[HOST] = 8
+    world.use.delivering["app_admin", HOST] = 8
     await ended(world)
     looks = 0
     for _ in range(3600):

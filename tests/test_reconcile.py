@@ -16,7 +16,7 @@ from app.twin import Faults
 from tests.calling import Caller, Scripted, answering, attempt_of, caller_of, small, submitted
 from tests.databases import OneByOne
 from tests.rows import claim
-from tests.world import World
+from tests.world import World, with_provider
 
 T = TypeVar("T")
 LOST = ProviderResponse(Report(Said.LOST))
@@ -32,7 +32,7 @@ async def silent(world: World, *answers: ProviderResponse, fetched: ProviderResp
     """A task at a provider with these answers to submissions and this answer to every poll."""
     provider = answering(*answers)
     provider.fetched = fetched
-    world.use = replace(world.use, provider=provider)
+    world.use = with_provider(world.use, provider)
     task_id = await world.post()
     await world.work()
     return task_id, provider
@@ -258,7 +258,7 @@ async def test_an_answer_about_an_earlier_attempt_does_not_end_the_next_one(each
 
 async def test_without_a_provider_key_the_poll_is_postponed_and_not_lost(world: World) -> None:
     caller = await submitted(world)
-    configured, keyless = world.use, replace(world.use, provider=None)
+    configured, keyless = world.use, with_provider(world.use, None)
     with pytest.raises(Unavailable):
         await reconcile(keyless, caller.task_id)
     world.use = keyless

@@ -9,7 +9,7 @@ from app.reconcile import reconcile
 from app.rules.task import Report, Said
 from app.twin import Faults
 from tests.calling import Scripted, answering, attempt_of, caller_of, submitted
-from tests.world import EVIDENCE_WINDOW, World
+from tests.world import EVIDENCE_WINDOW, World, with_provider
 
 LOST = ProviderResponse(Report(Said.LOST))
 
@@ -18,7 +18,7 @@ async def held(world: World, *answers: ProviderResponse, fetched: ProviderRespon
     """A task whose submit answer was lost, at a provider that gives this answer to every poll."""
     provider = answering(*answers)
     provider.fetched = fetched
-    world.use = replace(world.use, provider=provider)
+    world.use = with_provider(world.use, provider)
     task_id = await world.post()
     await world.work()
     return task_id, provider
@@ -63,7 +63,7 @@ async def test_a_hint_is_ignored_while_the_submit_answer_may_still_arrive(each_w
         return ProviderResponse(Report(Said.PENDING, "p1"), 200, {}, b"{}")
 
     provider = Scripted(submitting)
-    each_world.use = replace(each_world.use, provider=provider)
+    each_world.use = with_provider(each_world.use, provider)
     await each_world.work()
     await each_world.go_on(30)
 
@@ -76,7 +76,7 @@ async def test_a_hint_counts_once_the_submit_answer_can_no_longer_arrive(each_wo
         raise Unavailable("the process dies")
 
     provider = Scripted(submitting, fetched=ProviderResponse(Report(Said.PENDING, "p1"), 200, {}, b"{}"))
-    each_world.use = replace(each_world.use, provider=provider, evidence_window=timedelta(minutes=13))
+    each_world.use = replace(with_provider(each_world.use, provider), evidence_window=timedelta(minutes=13))
     task_id = await each_world.post()
     await each_world.work()
     caller = await caller_of(each_world, task_id)
@@ -100,7 +100,7 @@ async def test_a_task_is_not_given_up_while_its_submit_is_in_flight(world: World
         await reconcile(world.use, task_id)
         return ProviderResponse(Report(Said.PENDING, "p1"), 200, {}, b"{}")
 
-    world.use = replace(world.use, provider=Scripted(submitting), evidence_window=timedelta(seconds=45))
+    world.use = replace(with_provider(world.use, Scripted(submitting)), evidence_window=timedelta(seconds=45))
     await world.work()
 
     assert (await world.task(task_id))["status"] == "submitted"

@@ -28,6 +28,8 @@ from tests.sockets import listening, serving, until
 
 LONG = 3600.0
 
+_KEY = "an-admin-key-for-tests-only"
+
 
 @dataclass
 class Provider:
@@ -100,9 +102,13 @@ def sites(request: pytest.FixtureRequest, tmp_path: Path) -> list[Site]:
     given = [{**env, "DATA_DIR": str(folder)} for folder in folders]
     if engine == "postgres":
         for each, url in zip(given, request.getfixturevalue("postgres_databases"), strict=True):
-            each |= {"DATABASE_URL": url, "SECRET_KEYS": "a-secret-key-" * 4, "ADMIN_KEY": "an-admin-key"}
+            each |= {
+                "DATABASE_URL": url,
+                "SECRET_KEYS": "a-secret-key-" * 4,
+                "ADMIN_KEY": "an-admin-key-for-tests-only",
+            }
             (Path(each["DATA_DIR"])).mkdir()
-            (Path(each["DATA_DIR"]) / "admin_key").write_text("an-admin-key")
+            (Path(each["DATA_DIR"]) / "admin_key").write_text(_KEY)
     return [
         Site(engine, folder, {f"FLUXHOOK_{name}": value for name, value in each.items()})
         for folder, each in zip(folders, given, strict=True)

@@ -9,14 +9,24 @@ import pytest
 
 from app.db import Connection
 from app.db.engine.database import Database
-from app.db.tables import attempts, evidence, provider_accounts, tasks
+from app.db.tables import attempts, evidence, provider_accounts, slots, task_updates, tasks
 from app.db.tables.attempts import Attempt
 from app.db.tables.evidence import Evidence
 from app.db.tables.tasks import Task
 from app.rules.task import Effect, Failure, MoneySpent, Outcome, Report, Said, Status, Witness
 from app.security.verify import Verdict
 from app.settle import enqueue_polls, settle
-from tests.rows import START, claim, plan_attempt, plan_task, put_account, put_sent_task, stored_jobs, take_slot
+from tests.rows import (
+    START,
+    claim,
+    newest_tasks,
+    plan_attempt,
+    plan_task,
+    put_account,
+    put_sent_task,
+    stored_jobs,
+    take_slot,
+)
 
 POLL_AFTER = timedelta(seconds=20)
 EXPIRES = START + timedelta(minutes=10)
@@ -106,7 +116,7 @@ async def test_a_batch_settles_each_task_as_if_it_were_alone(database: Database)
     ]
 
     def look(connection: Connection) -> dict[str, Status]:
-        return {task.id.removeprefix("task_"): task.status for task in tasks.newest(connection, limit=10)}
+        return {task.id.removeprefix("task_"): task.status for task in newest_tasks(connection, 10)}
 
     assert await database.read(look) == {
         "good": Status.READY,
@@ -285,7 +295,7 @@ async def test_a_refusal_after_a_proven_acceptance_changes_nothing(database: Dat
     refusal = Report(Said.DOWN, detail="HTTP 503")
     for group in ([evidence_of(READY)], [answer(refusal)]):
         await settled(database, group)
-    await database.write(lambda connection: tasks.move(connection, "task_1", Status.STORED, START))
+    await database.write(lambda connection: task_updates.move(connection, "task_1", Status.STORED, START))
     (late,) = await settled(database, [answer(refusal, body=b"again")])
 
     assert late is Effect.LATE
@@ -357,7 +367,7 @@ async def test_the_last_stated_cost_counts_also_if_it_is_nothing(
 async def test_a_late_callback_settles_the_cost_if_it_names_the_attempt(database: Database) -> None:
     await database.write(put_sent_task)
     await settled(database, [ESTIMATED, polled(READY)])
-    await database.write(lambda connection: tasks.move(connection, "task_1", Status.STORED, START))
+    await database.write(lambda connection: task_updates.move(connection, "task_1", Status.STORED, START))
     other = NOW_FREE.report._replace(provider_id="p2")
     effects = await settled_in_turn(
         database,
@@ -388,7 +398,7 @@ async def test_each_attempt_counts_once_with_its_last_cost(database: Database) -
         plan_task(connection)
         attempts.mark_sent(connection, "sub_1", START, callback_requested=True)
         plan_attempt(connection, "sub_2", "task_1", number=2)
-        tasks.move(connection, "task_1", Status.SUBMITTING, START, attempt_id="sub_2")
+        task_updates.move(connection, "task_1", Status.SUBMITTING, START, attempt_id="sub_2")
         attempts.mark_sent(connection, "sub_2", START, callback_requested=True)
 
     await database.write(prepare)
@@ -442,7 +452,7 @@ async def test_an_earlier_attempt_is_superseded_and_its_cost_is_added(database: 
         plan_task(connection)
         attempts.mark_sent(connection, "sub_1", START, callback_requested=True)
         plan_attempt(connection, "sub_2", "task_1", number=2)
-        tasks.move(connection, "task_1", Status.SUBMITTING, START, attempt_id="sub_2")
+        task_updates.move(connection, "task_1", Status.SUBMITTING, START, attempt_id="sub_2")
         attempts.mark_sent(connection, "sub_2", START, callback_requested=True)
 
     await database.write(prepare)
@@ -480,7 +490,7 @@ async def test_a_temporary_refusal_requeues_the_task_and_schedules_the_next_try(
             task_of(connection),
             waiting(connection),
             provider_accounts.get(connection, "account"),
-            provider_accounts.slots_taken(connection, "account"),
+            slots.of_accounts(connection, "account"),
         )
     )
 

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from tests.calling import answering
 from tests.pictures import black, claims, in_base64, padded, picture
 from tests.requests import task_params
 from tests.web.documents import kept_files, nothing_recorded, problem, rows
-from tests.world import World, open_world
+from tests.world import World, open_world, with_provider
 
 PNG = picture()
 MB = 1024 * 1024
@@ -223,7 +222,7 @@ async def test_without_a_provider_key_nothing_can_be_submitted(tmp_path: Path, s
     # As a field of Resources, `provider` cannot be given to `open_world`, whose own `provider` names an adapter.
     async with open_world(tmp_path, sqlite_url) as world:
         with pytest.raises(Unavailable, match="no provider key is configured"):
-            await submit(replace(world.use, provider=None), "key_admin", task_params(), {})
+            await submit(with_provider(world.use, None), "key_admin", task_params(), {})
 
         assert await nothing_recorded(world)
 
@@ -270,7 +269,7 @@ async def test_user_and_a_large_seed_are_passed_on_if_they_are_given(
     provider = answering(ProviderResponse(Report(Said.PENDING, provider_id="1"), 200, {}, b"{}"))
     async with open_world(tmp_path, sqlite_url) as world:
         posted = await world.api.post(path, json={"prompt": "a red fox", **given})
-        await dispatch(replace(world.use, provider=provider), posted.json()["id"])
+        await dispatch(with_provider(world.use, provider), posted.json()["id"])
         task = await world.task(posted.json()["id"])
 
     sent = provider.orders[0].params

@@ -1,6 +1,6 @@
 """A world for tests: the service, the provider's twin, one clock, and HTTP between them in memory."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -11,12 +11,14 @@ import httpx
 
 from app import callback
 from app.catalog import shipped_catalog
+from app.db import Connection
 from app.db.engine.batches import BOUNDS, Bounds
 from app.db.engine.database import Database, open_database
 from app.db.tables import api_keys, provider_accounts
 from app.db.tables.api_keys import NewApiKey
+from app.db.tables.provider_accounts import ConfiguredAccount
 from app.main import create_app
-from app.provider import Bfl, Gptproto
+from app.provider import Account, Accounts, Bfl, Gptproto, Provider
 from app.provider.bfl import SPEC
 from app.resources import Resources
 from app.security.http_clients import guarded_client, provider_client
@@ -24,6 +26,7 @@ from app.security.keyring import KeyRing
 from app.store import DiskReserve, FolderStore, Uploads
 from app.twin import Rules, Twin, create_twin_app
 from app.web.auth import digest_of
+from app.web.feed import Feed
 from app.worker import loop
 from tests.downloads import downloads_from
 from tests.postgres import keep_time
@@ -74,6 +77,8 @@ class World:
     use: Resources
     api: httpx.AsyncClient
     outsider: httpx.AsyncClient = field(repr=False)  # calls the service without a key
+    feed: Feed = field(repr=False)
+    twins: dict[str, Twin] = field(default_factory=dict)  # by the name of the account, if there are several
 
     async def post(self, **params: Any) -> str:
         """Submit a task and return its id."""
@@ -104,7 +109,8 @@ class World:
         """Advance the clock in steps; after each, the provider acts and all due jobs run."""
         for _ in range(max(1, round(seconds / step))):
             self.clock.advance(step)
-            await self.twin.tick()
+            for twin in self.twins.values() or [self.twin]:
+                await twin.tick()
             await self.work()
 
     def ledger(self) -> dict[str, Any]:
@@ -117,6 +123,58 @@ def with_database(use: Resources, db: Database) -> Resources:
     return replace(use, db=db, callbacks=db.batcher(callback.store_batch))
 
 
+def one_account(provider: Provider, *others: Provider, url: str = TWIN) -> Accounts:
+    """Return one account, as the environment alone configures it, and accounts for the other providers after it."""
+    limits = {**provider.spec.slots, **shipped_catalog().slots}
+    names = ("account", *(f"account-{number}" for number in range(2, len(others) + 2)))
+    in_order = [
+        Account(name, name, own, own.spec, url, limits) for name, own in zip(names, (provider, *others), strict=True)
+    ]
+    return Accounts(tuple(in_order), named=bool(others))
+
+
+def origin_of(name: str) -> str:
+    return f"http://twin-{name}"
+
+
+def named_account(name: str, http: httpx.AsyncClient, **changes: Any) -> Account:
+    """Return an account of the configuration file, whose provider is the twin with its name."""
+    provider: Provider = Bfl(http, origin_of(name), f"key-of-{name}")
+    limits = {"account": 24, **shipped_catalog().slots, **changes.pop("limits", {})}
+    return Account(f"acct:{name}", name, provider, provider.spec, origin_of(name), limits, **changes)
+
+
+def with_provider(use: Resources, provider: Provider | None) -> Resources:
+    """Return the resources with another provider behind the only account."""
+    (account,) = use.accounts
+    spec = provider.spec if provider is not None else account.spec
+    return replace(use, accounts=Accounts((replace(account, provider=provider, spec=spec),)))
+
+
+def provider_of(use: Resources) -> Provider:
+    """Return the provider of the only account."""
+    (account,) = use.accounts
+    assert account.provider is not None
+    return account.provider
+
+
+def configure(connection: Connection, use: Resources) -> None:
+    """Record the accounts, as each start of the service does."""
+    provider_accounts.configure(
+        connection,
+        [
+            ConfiguredAccount(
+                account.id,
+                account.spec.name,
+                {**account.limits, **use.catalog.slots},
+                account.region,
+                None if account.models is None else sorted(account.models),
+            )
+            for account in use.accounts
+        ],
+    )
+
+
 @asynccontextmanager
 async def open_world(
     folder: Path,
@@ -125,14 +183,18 @@ async def open_world(
     provider: str = "bfl",
     rules: Rules | None = None,
     bounds: Bounds = BOUNDS,
+    several: Mapping[str, Mapping[str, Any]] | None = None,
     **changes: Any,
 ) -> AsyncGenerator[World]:
-    """Open a world on this database; `changes` replace fields of its Resources."""
+    """Open a world on this database; `changes` replace fields of its Resources.
+
+    `several`: accounts by name, each with a twin of its own, and the fields of it that differ from the defaults.
+    """
     clock, network = FrozenClock(), Network()
     async with (
         httpx.AsyncClient(transport=network) as twin_sends,
         provider_client(network) as provider_http,
-        downloads_from(network, TWIN) as results,
+        downloads_from(network, TWIN, *map(origin_of, several or ())) as results,
         guarded_client((), network) as web,
         guarded_client((), network, plain_http=False) as webhooks,
         open_database(database_url, bounds) as db,
@@ -140,6 +202,9 @@ async def open_world(
         keep_time(db, clock)
         twin = Twin(rules or Rules(megapixels=0.05), now=clock, send=twin_sends)
         network.add("twin", create_twin_app(twin, running=False))
+        twins = {name: Twin(rules or Rules(megapixels=0.05), now=clock, send=twin_sends) for name in several or ()}
+        for name, own in twins.items():
+            network.add(f"twin-{name}", create_twin_app(own, running=False))
         adapter = Bfl if provider == "bfl" else Gptproto
         built = adapter(provider_http, TWIN, "a-provider-key")
         disk = DiskReserve({"DATA_DIR": folder}, 0)
@@ -149,14 +214,12 @@ async def open_world(
             store=FolderStore(folder / "images"),
             keys=KeyRing((RING_KEY,)),
             now=clock,
-            account_id="account",
-            provider=built,
+            accounts=one_account(built),
             web=web,
             webhooks=webhooks,
             results=results,
             catalog=changes.get("catalog") or shipped_catalog(),
             result_hosts=(),
-            provider_origin=TWIN,
             public_url=GATEWAY,
             evidence_window=EVIDENCE_WINDOW,
             trust_shared_secret=True,
@@ -164,12 +227,11 @@ async def open_world(
             uploads=Uploads(folder, disk),
             disk=disk,
         )
+        if several:
+            named = (named_account(name, provider_http, **account) for name, account in several.items())
+            use = replace(use, accounts=Accounts(tuple(named), named=True))
         use = replace(use, **changes)
-        await use.db.write(
-            lambda connection: provider_accounts.put(
-                connection, "account", built.spec.name, {**built.spec.slots, **use.catalog.slots}
-            )
-        )
+        await use.db.write(configure, use)
         admin = NewApiKey("key_admin", "admin", digest_of(ADMIN_KEY), ["*"], clock())
         await use.db.write(lambda connection: api_keys.put(connection, admin))
         app = create_app(nullcontext(use), use.catalog, with_worker=False)
@@ -182,4 +244,4 @@ async def open_world(
             ) as api,
             httpx.AsyncClient(transport=transport, base_url=GATEWAY) as outsider,
         ):
-            yield World(clock, network, twin, use, api, outsider)
+            yield World(clock, network, twin, use, api, outsider, app.state.feed, twins)

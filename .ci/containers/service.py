@@ -14,7 +14,7 @@ from typing import Any
 
 from containers.commands import docker, env, fail, inspect, wait
 
-ADMIN_KEY = "container-check"
+ADMIN_KEY = "the-admin-key-of-the-container-check"
 PROFILES = ["--profile", "twin", "--profile", "scale"]
 # The lease of a dead worker's job expires after 30 s; then the job itself takes time.
 LONGEST_S = 90

@@ -39,6 +39,12 @@ class Catalog:
         return [model.id for model in self._models.values() if model.kind == "image"]
 
     @cached_property
+    def recommended(self) -> Model:
+        """The first current model of the table that makes an image from a prompt alone; else the default model."""
+        found = (m for m in self if (m.kind, m.status, m.required) == ("image", "current", ("prompt",)))
+        return next(found, self._models[DEFAULT_MODEL])
+
+    @cached_property
     def image_members(self) -> Collection[str]:
         """The names of all members that hold images, of any model."""
         return dict.fromkeys(member for model in self for member in model.images.members)

@@ -25,6 +25,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "longest_s": 600,
     "slots": None,
     "edit_tolerance": None,
+    "max_output_pixels": None,
     "without_images": {},
     "send_defaults": [],
     "credits": None,

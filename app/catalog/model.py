@@ -59,6 +59,7 @@ class Model:
     slots: int | None  # maximum number of its tasks in flight in one account; None: only the account's own maximum
     # The highest safety_tolerance that the documents allow with input images; None: the same as without.
     edit_tolerance: int | None
+    max_output_pixels: int | None  # the most pixels that a result has; None: unknown
     without_images: JsonObject  # sent with these values if the request has no images and does not give them
     # Members that are sent at their default if the client gives none, because the documents disagree on the default.
     send_defaults: tuple[str, ...]

@@ -28,9 +28,12 @@ class Schema:
 
     def __init__(self, schema: JsonObject) -> None:
         self._schema = schema
-        self._validator = jsonschema_rs.Draft202012Validator(
-            dict(schema), formats={"aspect-ratio": _is_ratio}, validate_formats=True
-        )
+        try:
+            self._validator = jsonschema_rs.Draft202012Validator(
+                dict(schema), formats={"aspect-ratio": _is_ratio}, validate_formats=True
+            )
+        except jsonschema_rs.ValidationError as error:
+            raise ValueError(f"{_path(list(error.instance_path))}: {error.message}") from error
 
     def faults(self, value: JsonValue | Mapping[str, JsonValue]) -> dict[str, Fault]:
         """Return why the value does not match: the first fault of each member, by its path such as `images[2]`."""

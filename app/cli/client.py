@@ -1,24 +1,24 @@
-"""`submit`, `watch` and `tasks`: tasks from a terminal."""
+"""`submit`: a task from a terminal, or one for each row of a file."""
 
 import json
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from app.catalog import DEFAULT_MODEL
-from app.cli.api import ask, ask_for_page, connect, post_task
-from app.cli.table_printer import print_table
-from app.cli.timeline_printer import print_timelines
+from app.cli import completion
+from app.cli.api import ask, ask_json, connect, post_task
+from app.cli.failure import fail
+from app.cli.options import Key, Url
+from app.cli.output import one_line, print_json
+from app.cli.timeline_printer import follow, require_stored
 from app.settings import from_environment
 
-_WIDTH = 160
-
-Url = Annotated[str | None, typer.Option(help="The URL of the service. Default: the configured host and port.")]
-Key = Annotated[str | None, typer.Option(help="An API key. Default: the admin key.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Limit = Annotated[int, typer.Option(min=1, max=100, help="The maximum number of rows.")]
+_BATCH: dict[str, Any] = {"rich_help_panel": "With --from"}
 Image = Annotated[
     list[Path] | None,
     typer.Option("--image", exists=True, dir_okay=False, help="An input image; repeat it for as many as it takes."),
@@ -37,7 +37,9 @@ Parameters = Annotated[
 def submit(
     prompt: Annotated[str | None, typer.Argument(help="What to draw, or what to change in the input images.")] = None,
     image: Image = None,
-    model: Annotated[str, typer.Option(help="The model; `fluxhook models` lists them.")] = DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Option(help="The model; `fluxhook models` lists them.", autocompletion=completion.models)
+    ] = DEFAULT_MODEL,
     parameter: Parameters = None,
     seed: Annotated[int | None, typer.Option(help="The random seed, for a reproducible result.")] = None,
     aspect_ratio: Annotated[str | None, typer.Option(help="Width to height, from 21:9 to 9:21.")] = None,
@@ -46,13 +48,37 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the task is final, and print its timeline.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(dir_okay=False, help="Wait until the task is final, and write the image to this file."),
+        typer.Option(help="Wait until the task is final, and write the image to this file; with --from, a folder."),
     ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="FILE", help="Submit a task for each row of a CSV or JSON Lines file.", **_BATCH
+        ),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=100, help="Rows in progress at a time.", **_BATCH)] = 8,
+    batch: Annotated[
+        str, typer.Option(help="A name for the batch: with another name, the same rows make new tasks.", **_BATCH)
+    ] = "",
+    check_only: Annotated[
+        bool, typer.Option("--check", help="Only check the rows and estimate the price.", **_BATCH)
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Resubmit failed tasks, which may cost again.", **_BATCH)
+    ] = False,
+    resend_lost: Annotated[
+        bool, typer.Option("--resend-lost", help="Send rows again whose answer was lost a day ago.", **_BATCH)
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the task as JSON instead of its ID.")] = False,
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Submit a task and print its ID. With --wait or --out, the exit code is 1 unless the image is stored."""
-    if out is not None:
+    """Submit a task and print its ID. With --wait or --out, the exit code is 1 unless the image is stored.
+
+    With --from, submit a task for each row of a file, wait for all, and print a summary. The columns are parameters;
+    those of images name files or addresses. A command that was stopped continues when it is repeated.
+    """
+    if out is not None and file is None:
         _require_writable(out)
     fields: dict[str, Any] = {
         "prompt": prompt,
@@ -62,21 +88,48 @@ def submit(
         "output_format": output_format,
     }
     fields = {name: value for name, value in fields.items() if value is not None}
+    if file is not None:
+        from app.cli.batch.command import BatchOptions, submit_batch  # noqa: PLC0415 - it takes time to load
+
+        if image:
+            raise typer.BadParameter("with --from, images are columns of the file", param_hint="--image")
+        fields |= _texts(parameter or [])
+        options = BatchOptions(file, fields, out, concurrency, batch, check_only, retry_failed, resend_lost, as_json)
+        submit_batch(options, from_environment(), url, key)
+        return
+    _submit_one(fields, image or [], parameter or [], out, wait=wait, as_json=as_json, url=url, key=key)
+
+
+def _submit_one(
+    fields: dict[str, Any],
+    images: list[Path],
+    parameters: list[str],
+    out: Path | None,
+    *,
+    wait: bool,
+    as_json: bool,
+    url: str | None,
+    key: str | None,
+) -> None:
     console = Console(stderr=True, soft_wrap=True)
     with connect(from_environment(), url, key) as client:
         files: list[tuple[str, Path]] = []
-        if image or parameter:
-            row = ask(client, "GET", f"/v1/models/{model}").json()
-            files = _named(image or [], row)
-            _add(parameter or [], row, fields, files)
+        if images or parameters:
+            row = ask_json(client, "GET", f"/v1/models/{quote(str(fields['model']))}")
+            files = _named(images, row)
+            _add(parameters, row, fields, files)
         task = post_task(client, fields, files)
         for warning in task["warnings"]:
-            console.print(f"[yellow]warning[/] {warning}")
-        typer.echo(task["id"])
+            console.print(f"[yellow]warning[/] {escape(one_line(warning))}")
+        if not as_json:
+            typer.echo(task["id"])
+        if wait or out is not None:
+            task = follow(console, client, task)
+        if as_json:
+            print_json(task)
         if not wait and out is None:
             return
-        task = print_timelines(console, client, {"task": task})["task"]
-        _require_stored(task)
+        require_stored(task)
         if out is not None:
             _write(out, ask(client, "GET", task["image"]["url"]).content, task["id"])
 
@@ -94,17 +147,14 @@ def _write(file: Path, content: bytes, task_id: str) -> None:
     try:
         file.write_bytes(content)
     except OSError as error:
-        text = f"fluxhook: {file} cannot be written: {error.strerror}; the image of {task_id} is still in the service"
-        typer.echo(text, err=True)
-        raise typer.Exit(1) from error
+        fail(f"{file} cannot be written: {error.strerror}; the image of {task_id} is still in the service", error)
 
 
 def _named(images: list[Path], model: dict[str, Any]) -> list[tuple[str, Path]]:
     """Return the images with the fields of the model that take them, in order."""
     rules = model["images"]
     if len(images) > rules["max"]:
-        typer.echo(f"fluxhook: {model['id']} takes at most {rules['max']} images", err=True)
-        raise typer.Exit(1)
+        fail(f"{model['id']} takes at most {rules['max']} images")
     names = rules["members"] * rules["max"] if rules["style"] == "list" else rules["members"]
     return list(zip(names, images, strict=False))
 
@@ -124,6 +174,15 @@ def _add(parameters: list[str], model: dict[str, Any], fields: dict[str, Any], f
             fields[name] = _value(text, model["request"]["properties"].get(name, {}))
 
 
+def _texts(parameters: list[str]) -> dict[str, Any]:
+    """Return the parameters of the command line for all rows of a file."""
+    pairs = [given.partition("=") for given in parameters]
+    for name, equals, text in pairs:
+        if not equals or not name or text.startswith("@"):
+            raise typer.BadParameter(f"{name}{equals}{text} is not NAME=VALUE", param_hint="--parameter")
+    return {name: _value(text, {}) for name, _, text in pairs}
+
+
 def _value(text: str, schema: dict[str, Any]) -> Any:
     """Return a parameter as JSON, unless its member takes texts or it is none."""
     if "string" in str(schema.get("type", "")):
@@ -132,46 +191,3 @@ def _value(text: str, schema: dict[str, Any]) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def watch(
-    task_id: Annotated[str, typer.Argument(metavar="ID", help="The ID of a task.")],
-    url: Url = None,
-    key: Key = None,
-) -> None:
-    """Print the timeline of a task until it is final. The exit code is 1 unless its image is stored."""
-    with connect(from_environment(), url, key) as client:
-        task = ask(client, "GET", f"/v1/tasks/{task_id}").json()
-        _require_stored(print_timelines(Console(soft_wrap=True), client, {"task": task})["task"])
-
-
-def tasks(
-    status: Annotated[str | None, typer.Option(help="Show only tasks in this state.")] = None,
-    model: Annotated[str | None, typer.Option(help="Show only tasks of this model.")] = None,
-    limit: Limit = 20,
-    *,
-    as_json: AsJson = False,
-    url: Url = None,
-    key: Key = None,
-) -> None:
-    """List tasks, newest first."""
-    query = {"status": status, "model": model, "limit": limit}
-    with connect(from_environment(), url, key) as client:
-        rows = ask_for_page(client, "/v1/tasks", query)["tasks"]
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    print_table(("created", "id", "state", "prompt"), map(_row, rows), _WIDTH)
-
-
-def _row(task: dict[str, Any]) -> tuple[str, ...]:
-    state = task["failure"]["code"] if task["failure"] else task["status"]
-    return task["created_at"][:19], task["id"], state, task["params"]["prompt"][:60]
-
-
-def _require_stored(task: dict[str, Any]) -> None:
-    if task["failure"] is not None:
-        failure = task["failure"]
-        typer.echo(f"{failure['code']}: {failure['detail']} (money spent: {failure['money_spent']})", err=True)
-    if task["status"] != "stored":
-        raise typer.Exit(1)

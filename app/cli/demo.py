@@ -16,6 +16,7 @@ import uvicorn
 from rich.console import Console
 
 from app.cli.api import ask, connect, local_url, post_task
+from app.cli.next_command import next_command
 from app.cli.picture import draw_landscape
 from app.cli.preflight import require_data_dir
 from app.cli.process import server
@@ -25,7 +26,7 @@ from app.db.engine.process_lock import process_lock
 from app.main import create_app
 from app.settings import Settings, from_environment
 from app.telemetry import logs
-from app.twin import build
+from app.twin import TRIGGER_WORDS, build
 from app.wiring import database_url, load_or_create_secret, open_resources
 
 _READY_AFTER_S = 1.5
@@ -150,8 +151,16 @@ def _listen(port: int) -> socket.socket:
 
 def _stay(console: Console, settings: Settings) -> None:
     key = load_or_create_secret(settings.data_dir / "admin_key")[0]
-    console.print(f"Open {local_url(settings)}/ with the API key {key}", highlight=False)
-    console.print("Serving until you press Ctrl-C.")
+    edit = next_command(settings, 'submit "make it sepia" --image photo.jpg --out sepia.png')
+    for line in (
+        "",
+        f"Both images are at {local_url(settings)}/ : sign in with the API key {key}",
+        "Edit a photo of yours there under New task, or in another terminal:",
+        f"  {edit}",
+        f"The twin fails on purpose if a prompt has one of these words: {', '.join(TRIGGER_WORDS)}.",
+        "Serving until you press Ctrl-C.",
+    ):
+        console.print(line, highlight=False, markup=False)
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

@@ -7,21 +7,27 @@ from typing import Annotated, Any
 import typer
 
 from app.catalog import Model
-from app.cli.table_printer import print_table
+from app.cli import completion
+from app.cli.options import AsJson
+from app.cli.output import print_json
+from app.cli.table_printer import Cell, Column, print_table
 from app.errors import NotFound
 from app.settings import from_environment
 from app.wiring import load_catalog
 
-_WIDTH = 100
+_LIST = ("model", "kind", Column("status", optional=True), "watched by", Column("images", optional=True), "credits")
+_PARAMETERS = ("parameter", Column("value", flexible=True, wraps=True), "default")
 
-
-ModelId = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Show the parameters of this model.")]
+ModelId = Annotated[
+    str | None,
+    typer.Argument(metavar="[MODEL]", help="Show the parameters of this model.", autocompletion=completion.models),
+]
 
 
 def models(
     model_id: ModelId = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the models of the catalog, or the parameters of one."""
     catalog = load_catalog(from_environment())
@@ -36,20 +42,20 @@ def models(
 
 def _print_list(listed: list[Model], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps([_summary(model) for model in listed], indent=2))
+        print_json([_summary(model) for model in listed])
         return
-    rows = [
+    rows: list[tuple[Cell, ...]] = [
         (
             model.id,
             model.kind if model.kind == "image" else "video: not served",
             model.status,
             "callback" if model.webhook else "poll",
-            str(model.images.max),
-            "" if model.credits is None else f"{model.credits:g}",
+            model.images.max,
+            model.credits,
         )
         for model in listed
     ]
-    print_table(("model", "kind", "status", "watched by", "images", "credits"), rows, _WIDTH)
+    print_table(_LIST, rows)
 
 
 def _summary(model: Model) -> Mapping[str, Any]:
@@ -67,7 +73,7 @@ def _summary(model: Model) -> Mapping[str, Any]:
 
 def _print_one(model: Model, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({**_summary(model), "request": model.request}, indent=2))
+        print_json({**_summary(model), "request": model.request})
         return
     typer.echo(f"{model.id} ({model.status}): {model.price or 'price unknown'}")
     if model.note:
@@ -76,7 +82,7 @@ def _print_one(model: Model, *, as_json: bool) -> None:
         (f"{name}{' (required)' if name in model.required else ''}", kind, default)
         for name, kind, default in parameters(model)
     ]
-    print_table(("parameter", "value", "default"), rows, _WIDTH)
+    print_table(_PARAMETERS, rows)
 
 
 def parameters(model: Model) -> list[tuple[str, str, str]]:

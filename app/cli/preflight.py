@@ -3,12 +3,15 @@
 import errno
 import os
 import socket
+import stat
 from pathlib import Path
 from typing import Any
 
 from app.errors import ConfigurationError, StoreUnavailable
 from app.settings import Settings
 from app.wiring import build_outbound, key_ring, open_store
+
+_OTHERS = 0o077  # the permissions of the group and of all others
 
 
 def require(settings: Settings) -> None:
@@ -27,16 +30,28 @@ def require(settings: Settings) -> None:
 
 
 def require_data_dir(settings: Settings) -> None:
-    """Create DATA_DIR if it is missing, and check that it is writable. Raises ConfigurationError."""
+    """Create DATA_DIR if it is missing, and check that it is writable. Raises ConfigurationError.
+
+    DATA_DIR, and the files that this process creates from now on, are open to its user alone.
+    """
+    os.umask(_OTHERS)
     folder = settings.data_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _close_to_others(folder)
     except OSError as error:
         raise ConfigurationError(
             f"FLUXHOOK_DATA_DIR: {folder} cannot be created by {current_user()}: {error.strerror}"
         ) from error
     if not is_writable(folder):
         raise ConfigurationError(f"FLUXHOOK_DATA_DIR: {folder} cannot be written by {current_user()}")
+
+
+def _close_to_others(folder: Path) -> None:
+    """Take away what others may do in a folder of this user, which an earlier version allowed."""
+    found = folder.stat()
+    if found.st_uid == os.geteuid() and found.st_mode & _OTHERS:
+        folder.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
 
 
 def require_address(settings: Settings) -> None:

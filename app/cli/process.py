@@ -5,10 +5,12 @@ import ctypes
 import gc
 import os
 import socket
+import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from ipaddress import IPv4Network, IPv6Network
 from types import FrameType
 
 import uvicorn
@@ -21,10 +23,13 @@ from app.web.protocol import Protocol, resources_of
 _GRACE_S = 8
 # Seconds after which a process that was asked to stop ends in any case. Containers are killed after 15 s.
 _EXIT_S = 12.0
+_SWITCH_S = 0.0005
 _M_MMAP_THRESHOLD = -3  # the name in glibc's malloc.h
 _LARGE_BYTES = 128 * 1024  # glibc's initial value
 
 log = logs.get("process")
+
+IpNetwork = IPv4Network | IPv6Network
 
 
 class Server(uvicorn.Server):
@@ -55,8 +60,13 @@ class Server(uvicorn.Server):
             asyncio.get_running_loop().call_soon_threadsafe(use.stopping.set)
 
 
-def server(app: object, host: str, port: int, limits: Limits = DEFAULT_LIMITS) -> Server:
-    """Return a server without uvicorn's own logs and without WebSockets: both write addresses that contain tokens."""
+def server(
+    app: object, host: str, port: int, limits: Limits = DEFAULT_LIMITS, trusted_proxies: Sequence[IpNetwork] = ()
+) -> Server:
+    """Return a server without uvicorn's own logs and without WebSockets: both write addresses that contain tokens.
+
+    The address and the scheme of a client come from `X-Forwarded-` headers only if one of `trusted_proxies` sent them.
+    """
     return Server(
         uvicorn.Config(
             app,  # type: ignore[arg-type]
@@ -68,6 +78,8 @@ def server(app: object, host: str, port: int, limits: Limits = DEFAULT_LIMITS) -
             timeout_keep_alive=limits.idle_s,
             ws="none",
             server_header=False,
+            proxy_headers=bool(trusted_proxies),
+            forwarded_allow_ips=[str(network) for network in trusted_proxies],  # without it, a variable would count
             timeout_graceful_shutdown=_GRACE_S,
         )
     )
@@ -107,6 +119,14 @@ def freeze_startup_objects() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def switch_threads_often() -> None:
+    """Let a request wait for half a millisecond at most while a thread reads a large body, instead of for five.
+
+    The event loop needs the interpreter's lock many times for each request, and each time waits for its turn.
+    """
+    sys.setswitchinterval(_SWITCH_S)
 
 
 def give_back_large_blocks() -> None:

@@ -1,33 +1,45 @@
 """`serve` and `migrate`: the service, and the preparation of its start."""
 
 import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from app import __version__, clock
+from app.cli.api import local_url
+from app.cli.doctor.checks import examine
+from app.cli.next_command import next_command
 from app.cli.preflight import require, require_address, require_data_dir
-from app.cli.process import give_back_large_blocks, open_files_allowed, server
+from app.cli.process import give_back_large_blocks, open_files_allowed, server, switch_threads_often
+from app.db import Connection
 from app.db.engine.database import Database
 from app.db.engine.process_lock import process_lock
+from app.db.engine.server_clock import follow_once
 from app.db.migrations.migrate import catch_up
 from app.db.tables import api_keys, idempotency_keys, provider_accounts
 from app.db.tables.api_keys import NewApiKey
+from app.db.tables.provider_accounts import ConfiguredAccount
 from app.errors import ConfigurationError
 from app.main import create_app
 from app.security.http_clients import mark_sniffio_absent
 from app.settings import Settings, from_environment
 from app.telemetry import logs, tracing
+from app.transitions import audit
+from app.transitions.admit import admit
+from app.transitions.audit import SERVICE, Action
 from app.web.auth import digest_of
 from app.web.limits import Limits
 from app.wiring import (
-    account_id,
+    configured_accounts,
     database_url,
     load_catalog,
     load_or_create_secret,
     open_configured_database,
     open_resources,
-    slot_limits,
+    require_models,
 )
 
 _OTHER_FILES = 256  # the database, the store, uploads, requests to others
@@ -41,14 +53,21 @@ def serve(
     settings = from_environment()
     logs.configure()
     give_back_large_blocks()
+    switch_threads_often()
     require(settings)
+    catalog = load_catalog(settings)
+    require_models(settings, catalog)  # refused here: an error while the application starts is a traceback
     with process_lock(database_url(settings)), tracing.sending():
         require_address(settings)
         generated_key = asyncio.run(prepare(settings))
         announce(settings, f"on http://{settings.host}:{settings.port}", generated_key)
-        catalog = load_catalog(settings)
-        app = create_app(open_resources(settings, catalog=catalog), catalog, with_worker=worker)
-        running = server(app, settings.host, settings.port, limits(settings))
+        app = create_app(
+            open_resources(settings, catalog=catalog),
+            catalog,
+            with_worker=worker,
+            examine=partial(examine, settings, with_models=False),
+        )
+        running = server(app, settings.host, settings.port, limits(settings), settings.trusted_proxies)
         running.owns_process = True
         running.run()
 
@@ -62,8 +81,11 @@ def migrate() -> None:
     typer.echo("The database is up to date.")
 
 
-async def prepare(settings: Settings) -> str | None:
-    """Prepare the database for a start. Return the admin key if it has just been generated, else None."""
+async def prepare(settings: Settings, now: clock.Now = clock.utc_now) -> str | None:
+    """Prepare the database for a start. Return the admin key if it has just been generated, else None.
+
+    `now`: the clock of this machine. On PostgreSQL the server's is used, as later by the service.
+    """
     mark_sniffio_absent()
     key, generated = _admin_key(settings)
     async with open_configured_database(settings) as database:
@@ -71,8 +93,10 @@ async def prepare(settings: Settings) -> str | None:
         if settings.embedded:
             # The process that would have answered these has ended: a repeated request must not wait for it.
             await database.write(idempotency_keys.remove_unanswered)
-        await _put_admin_key(database, key)
-        await _put_account(database, settings)
+        shared_clock = clock.FollowingClock(now)
+        await follow_once(database, shared_clock)
+        await _put_admin_key(database, key, shared_clock())
+        await _put_accounts(database, settings, shared_clock())
     return key if generated else None
 
 
@@ -92,11 +116,18 @@ def limits(settings: Settings) -> Limits:
 
 
 def announce(settings: Settings, activity: str, generated_key: str | None) -> None:
-    """Print the version and the activity, a newly generated API key, and a note if the provider key is missing."""
+    """Print the version and the activity, a newly generated API key, and what to do next.
+
+    Without a provider key, that is to set one.
+    """
     typer.echo(f"Fluxhook {__version__} {activity}")
     if generated_key is not None:
         typer.echo(f"API key, shown once and saved in {settings.data_dir / 'admin_key'}: {generated_key}")
-    if settings.provider_key is None:
+    has_provider = any(account.key is not None for account in settings.accounts)
+    if generated_key is not None and has_provider:
+        command = next_command(settings, 'submit "a red fox" --out fox.png')
+        typer.echo(f"Open {local_url(settings)}/ and sign in with it, or run in another terminal: {command}")
+    if not has_provider:
         name = f"FLUXHOOK_{settings.provider.upper()}_API_KEY"
         typer.echo(f"No provider key: tasks are refused until {name} is set. `fluxhook demo` needs no key.", err=True)
 
@@ -110,15 +141,32 @@ def _admin_key(settings: Settings) -> tuple[str, bool]:
     if settings.admin_key is not None:
         return settings.admin_key.get_secret_value(), False
     if not settings.embedded:
-        raise ConfigurationError("FLUXHOOK_ADMIN_KEY: required on PostgreSQL, where replicas share no folder")
+        raise ConfigurationError(
+            "FLUXHOOK_ADMIN_KEY: required on PostgreSQL, where replicas share no folder; set the same key on all of "
+            "them, such as one that `openssl rand -hex 24` creates"
+        )
     return load_or_create_secret(settings.data_dir / "admin_key")
 
 
-async def _put_account(database: Database, settings: Settings) -> None:
-    limits = slot_limits(settings, load_catalog(settings))
-    await database.write(provider_accounts.put, account_id(settings), settings.provider, limits)
+async def _put_accounts(database: Database, settings: Settings, now: datetime) -> None:
+    accounts = configured_accounts(settings, load_catalog(settings))
+    await database.write(_configure, accounts, now)
 
 
-async def _put_admin_key(database: Database, key: str) -> None:
-    admin = NewApiKey(api_keys.ADMIN_ID, "admin", digest_of(key), ["*"], clock.utc_now())
-    await database.write(api_keys.put, admin)
+def _configure(connection: Connection, accounts: Sequence[ConfiguredAccount], now: datetime) -> None:
+    """Record the accounts, and give the slots of new ones to tasks that wait."""
+    provider_accounts.configure(connection, accounts)
+    admit(connection, now)
+
+
+async def _put_admin_key(database: Database, key: str, now: datetime) -> None:
+    admin = NewApiKey(api_keys.ADMIN_ID, "admin", digest_of(key), ["*"], now)
+    await database.write(_put_key, admin)
+
+
+def _put_key(connection: Connection, admin: NewApiKey) -> None:
+    before = api_keys.get(connection, admin.id)
+    api_keys.put(connection, admin)
+    if before is None or before.sha256 != admin.sha256:
+        action = Action.KEY_CREATED if before is None else Action.KEY_CHANGED
+        audit.record(connection, SERVICE, action, admin.id, admin.created_at, {"changed": "key"})

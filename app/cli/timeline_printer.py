@@ -7,10 +7,12 @@ from datetime import datetime
 from typing import Any
 
 import httpx
+import typer
 from rich.console import Console
 from rich.markup import escape
 
-from app.cli.api import ask
+from app.cli.api import ask_for_page, ask_json, task_path
+from app.cli.output import one_line
 
 _POLL_EVERY_S = 0.15
 _FINAL = frozenset({"stored", "failed", "cancelled"})
@@ -41,9 +43,9 @@ class _TaskTimeline:
 
         The task is read before its timeline, so the timeline of a final task is complete.
         """
-        path = f"/v1/tasks/{self.task['id']}"
-        self.task = ask(client, "GET", path).json()
-        entries = ask(client, "GET", f"{path}/timeline").json()["entries"]
+        path = task_path(self.task["id"])
+        self.task = ask_json(client, "GET", path)
+        entries = ask_for_page(client, f"{path}/timeline", {}, "entries")["entries"]
         new = [entry for entry in entries if _identity(entry) not in self.printed]
         self.printed |= {_identity(entry) for entry in new}
         return new
@@ -82,17 +84,35 @@ def _text(entry: dict[str, Any]) -> str:
         case {"event": "phase", "status": "submitting"}:
             return "started: the request is sent to the provider"
         case {"event": "submission", "outcome": "accepted"}:
-            return f"submitted: the provider accepted it as {escape(str(entry['provider_id']))}"
+            return f"submitted: the provider accepted it as {escape(one_line(str(entry['provider_id'])))}"
         case {"event": "submission", "outcome": "refused"}:
-            return f"the provider refused it: {escape(str(entry['detail']))}"
+            return f"the provider refused it: {escape(one_line(str(entry['detail'])))}"
         case {"event": "evidence", "witness": "callback"}:
             return f"a callback arrived, {_VERDICTS.get(entry['verdict'], entry['verdict'])}"
         case {"event": "evidence", "witness": "poll"}:
             return f"polled the provider: {entry['said']}"
         case {"event": "download", "outcome": outcome, "detail": str(detail)}:
-            return f"{_DOWNLOADS[outcome]}: {escape(detail)}"
+            return f"{_DOWNLOADS[outcome]}: {escape(one_line(detail))}"
         case {"event": "phase", "status": "stored"}:
             return "[green]stored[/]: downloaded and synced"
         case {"event": "phase", "status": "failed" | "cancelled"}:
             return f"[red]{entry['status']}[/]"
     return ""
+
+
+def follow(console: Console, client: httpx.Client, task: dict[str, Any]) -> dict[str, Any]:
+    """Print the timeline of one task until it is final, and return it. Ctrl-C says how to follow it again."""
+    try:
+        return print_timelines(console, client, {"task": task})["task"]
+    except KeyboardInterrupt:
+        typer.echo(f"the task goes on: `fluxhook watch {task['id']}` follows it again", err=True)
+        raise
+
+
+def require_stored(task: dict[str, Any]) -> None:
+    """End the command with exit code 1, and the reason, unless the image of the task is stored."""
+    if task["failure"] is not None:
+        failure = task["failure"]
+        typer.echo(f"{failure['code']}: {failure['detail']} (money spent: {failure['money_spent']})", err=True)
+    if task["status"] != "stored":
+        raise typer.Exit(1)

@@ -14,7 +14,7 @@ from typing import IO, TypeVar, TypeVarTuple
 from app.images import pixels, structure
 from app.images.inspect import NotAnImage
 from app.images.structure import Structure
-from app.resources import Resources
+from app.resources import Connections, Resources
 
 # Threads of its own, so that decoding delays neither the database nor the files of other requests.
 _THREADS = ThreadPoolExecutor(4, "input-images")
@@ -67,7 +67,7 @@ def _decode(file: IO[bytes], found: Structure, orientation: int) -> Checked:
     return Checked(file, len(data), hashlib.sha256(data).hexdigest(), found, orientation)
 
 
-def _decode_and_turn(use: Resources, file: IO[bytes], found: Structure) -> Checked:
+def _decode_and_turn(use: Connections, file: IO[bytes], found: Structure) -> Checked:
     data = _content(file)
     pixels.decode(data, found)
     turned = pixels.turned(data, found)

@@ -10,7 +10,7 @@ from typing import IO
 import httpx
 
 from app.errors import ResultRefused
-from app.images import examine
+from app.images import content_credentials, examine, thumbnail
 from app.images.inspect import ImageInfo
 from app.resources import Resources
 from app.security import redirects, result_links, ssrf
@@ -18,24 +18,32 @@ from app.store import sha256_of
 
 # Generated images have about one megapixel. These limits are far above that, and far below the available memory.
 _MAX_BYTES = 64 * 1024 * 1024
-_MAX_PIXELS = 50_000_000
+MAX_PIXELS = 50_000_000
 _BUFFER = 256 * 1024  # bytes to write in one call of a thread
 _TIMEOUT = timedelta(minutes=2)  # of one download; leaves time to retry before the link expires
 
 
+WebP = bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Downloaded:
-    """The bytes of a result, which the caller must close. `whole`: the transfer proves that none is missing."""
+    """The bytes of a result, which the caller must close. `whole`: the transfer proves that none is missing.
+
+    `spooled`: they come from the spool.
+    """
 
     file: IO[bytes]
     whole: bool
+    spooled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
     """An image file, and its key in the store. `bytes` is its size.
 
-    `problem` is why it is not verified, or None. The size in pixels is 0 x 0 if it could not be read.
+    `problem` is why it is not verified, or None. `has_credentials`: see `content_credentials`. The size in pixels is
+    0 x 0 if it could not be read.
     """
 
     store_key: str
@@ -43,6 +51,7 @@ class Image:
     bytes: int
     info: ImageInfo
     problem: str | None = None
+    has_credentials: bool = False
 
 
 async def download(use: Resources, url: str) -> Downloaded:
@@ -71,8 +80,8 @@ async def verify(use: Resources, downloaded: Downloaded, attempt_id: str, refuse
     info = await asyncio.to_thread(examine.read_header, file, new_file)
     if info.media_type == examine.UNKNOWN and await asyncio.to_thread(examine.is_text, file):
         raise ResultRefused("the link delivered text or nothing, not an image")
-    async with use.decoding.taken(info.pixels if info.pixels <= _MAX_PIXELS else 0):
-        problem = await asyncio.to_thread(examine.find_problem, file, new_file, info, max_pixels=_MAX_PIXELS)
+    async with use.decoding.taken(info.pixels if info.pixels <= MAX_PIXELS else 0):
+        problem = await asyncio.to_thread(examine.find_problem, file, new_file, info, max_pixels=MAX_PIXELS)
     image = await asyncio.to_thread(_image, file, attempt_id, info, problem)
     if problem is not None and not downloaded.whole:
         reason = f"the result is not a whole image: {problem} ({image.bytes} bytes, SHA-256 {image.sha256[:16]})"
@@ -81,17 +90,25 @@ async def verify(use: Resources, downloaded: Downloaded, attempt_id: str, refuse
     return image
 
 
+async def thumbnail_of(use: Resources, image: Image, file: IO[bytes]) -> WebP | None:
+    """Return a small picture of a verified image, once the limit of concurrent decoding allows it; None of another."""
+    if image.problem is not None:
+        return None
+    async with use.decoding.taken(image.info.pixels):
+        return await asyncio.to_thread(thumbnail.make, file, max_pixels=MAX_PIXELS)
+
+
 def _image(file: IO[bytes], attempt_id: str, info: ImageInfo, problem: str | None) -> Image:
     size, sha256 = file.seek(0, 2), sha256_of(file)
     key = f"results/{sha256[:2]}/{sha256}.{attempt_id}.{examine.extension_of(info.media_type)}"
-    return Image(key, sha256, size, info, problem)
+    return Image(key, sha256, size, info, problem, content_credentials.are_present(file))
 
 
 async def _fetch_into(use: Resources, url: str, file: IO[bytes]) -> bool:
     """Write the body of the final response into the file. Return whether it is known to be whole."""
 
     def verify(link: httpx.URL) -> None:
-        reason = result_links.unusable(str(link), hosts=use.result_hosts, origin=use.provider_origin)
+        reason = result_links.unusable(str(link), hosts=use.result_hosts, origins=use.accounts.origins)
         if reason is not None:
             raise ResultRefused(reason)
 

@@ -18,8 +18,9 @@ from app.images.base64 import decode_into
 from app.images.check import Checked, check
 from app.images.fetch import fetch, too_large
 from app.images.inspect import NotAnImage
-from app.resources import Resources
+from app.resources import Connections, Resources
 from app.rules.request import StoredImage
+from app.rules.shares import Share
 from app.telemetry import tracing
 
 _MAX_WAITING_FETCHES = 512
@@ -35,21 +36,22 @@ class TakenImage:
 
 
 async def take_inputs(
-    use: Resources, limits: ImageRules, sources: Mapping[str, str | IO[bytes]], *, auto_orient: bool
+    use: Resources, limits: ImageRules, sources: Mapping[str, str | IO[bytes]], share: Share, *, auto_orient: bool
 ) -> list[TakenImage]:
     """Check and store the images of a task. None is stored unless all are usable.
 
     `limits`: those of the model.
     `sources`: an uploaded file, a base64 string or a URL for each field.
+    `share`: of the application, in images that are fetched at once.
     `auto_orient`: turn an image upright, as its EXIF orientation says, before it is stored.
 
-    Raises InvalidRequest or TooLarge, which name the field, and Unavailable if an image cannot be stored or too many
-    are waiting.
+    Raises InvalidRequest or TooLarge, which name the field, LimitExceeded, and Unavailable if an image cannot be
+    stored or too many are waiting.
     """
     try:
         async with AsyncExitStack() as stack:
             checked = {
-                field: await _check(use, limits, field, source, stack, auto_orient=auto_orient)
+                field: await _check(use, limits, field, source, share, stack, auto_orient=auto_orient)
                 for field, source in sources.items()
             }
             return [await _put(use, limits, field, image) for field, image in checked.items()]
@@ -58,14 +60,21 @@ async def take_inputs(
 
 
 async def _check(
-    use: Resources, limits: ImageRules, field: str, source: str | IO[bytes], stack: AsyncExitStack, *, auto_orient: bool
+    use: Resources,
+    limits: ImageRules,
+    field: str,
+    source: str | IO[bytes],
+    share: Share,
+    stack: AsyncExitStack,
+    *,
+    auto_orient: bool,
 ) -> Checked:
     """Check an image; `stack` closes its temporary files."""
     delivered = ""  # the media type that the host of its URL stated
     if isinstance(source, str):
         file = await asyncio.to_thread(_temporary_file, use)
         stack.push_async_callback(asyncio.to_thread, file.close)
-        delivered = await _write(use, limits, field, source.strip(), file)
+        delivered = await read_source(use, limits, field, source.strip(), file, share)
     else:
         file = source
     if file.seek(0, 2) > limits.max_bytes:
@@ -83,14 +92,27 @@ async def _check(
     return checked
 
 
-def _temporary_file(use: Resources) -> IO[bytes]:
+def _temporary_file(use: Connections) -> IO[bytes]:
     return TemporaryFile(dir=use.scratch)
 
 
-async def _write(use: Resources, limits: ImageRules, field: str, source: str, file: IO[bytes]) -> str:
-    """Write the image that a string holds or names into a file; return the media type that its host states, or ""."""
-    if source[:8].lower().startswith(("http://", "https://")):
-        async with use.fetching.taken_in_time(1, max_waiting=_MAX_WAITING_FETCHES, seconds=_MAX_WAIT_S):
+def is_address(source: str) -> bool:
+    """Whether a string is the URL of an image."""
+    return source.lstrip()[:8].lower().startswith(("http://", "https://"))
+
+
+async def read_source(
+    use: Resources, limits: ImageRules, field: str, source: str, file: IO[bytes], share: Share
+) -> str:
+    """Write the image that a string holds or names into a file; return the media type that its host states, or "".
+
+    An application whose hosts are slow leaves room for the images of others.
+
+    Raises InvalidRequest or TooLarge, which name the field, LimitExceeded, Overloaded, and OSError.
+    """
+    if is_address(source):
+        own = use.fetching_of.taken(share.owner, share.limit, wait_s=use.uploads.wait_s)
+        async with own, use.fetching.taken_in_time(1, max_waiting=_MAX_WAITING_FETCHES, seconds=_MAX_WAIT_S):
             return await fetch(use, field, source, file, limits.max_bytes)
     await asyncio.to_thread(decode_into, file, field, source)
     return ""

@@ -13,7 +13,7 @@ Image.MAX_IMAGE_PIXELS = None
 # MPO is a JPEG followed by further images, as many phones write it.
 MEDIA_TYPES = {"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 # The formats that Pillow may open. MPO is not listed: the JPEG plugin opens it, and naming it raises KeyError.
-_FORMATS = ("JPEG", "PNG", "WEBP")
+FORMATS = ("JPEG", "PNG", "WEBP")
 _PNG_MAGIC = 8  # bytes
 EXTENSIONS = {"image/jpeg": "jpeg", "image/png": "png", "image/webp": "webp"}
 
@@ -37,7 +37,7 @@ def inspect(file: IO[bytes]) -> ImageInfo:
     """Read the header only. Raises NotAnImage."""
     file.seek(0)
     try:
-        with Image.open(file, formats=_FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             return _info(image)
     except UnidentifiedImageError as error:
         raise NotAnImage("not a JPEG, PNG or WebP image") from error
@@ -52,7 +52,7 @@ def decode(file: IO[bytes], *, max_pixels: int) -> ImageInfo:
         raise NotAnImage(f"{info.width}x{info.height} is more than {max_pixels} pixels")
     file.seek(0)
     try:
-        with Image.open(file, formats=_FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             image.load()
         if info.media_type == "image/png":
             _require_end(file)

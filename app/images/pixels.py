@@ -14,7 +14,7 @@ _PLUGINS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
 UPRIGHT = 1
 _BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _ORIENTATION, _SHORT = 0x0112, 3  # the EXIF tag, and the type of its value
-_TURNS = {
+TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -59,11 +59,16 @@ def decode(data: bytes, structure: Structure) -> None:
 
 
 def orientation(structure: Structure) -> int:
-    """Return the EXIF orientation of an image: 1 if it is upright or unknown, else 2 to 8.
+    """Return the EXIF orientation of an image: 1 if it is upright or unknown, else 2 to 8."""
+    return exif_orientation(structure.exif)
+
+
+def exif_orientation(data: bytes) -> int:
+    """Return the orientation in EXIF data, as `orientation` does.
 
     Pillow's reader is not used: it prints a warning about data that it cannot read.
     """
-    exif = structure.exif.removeprefix(b"Exif\0\0")
+    exif = data.removeprefix(b"Exif\0\0")
     order = _BYTE_ORDERS.get(exif[:4])
     if order is None:
         return UPRIGHT
@@ -72,7 +77,7 @@ def orientation(structure: Structure) -> int:
         (count,) = struct.unpack(f"{order}H", exif[start : start + 2])
         for at in range(start + 2, start + 2 + 12 * count, 12):
             tag, kind, _, value = struct.unpack(f"{order}HHIH", exif[at : at + 10])
-            if tag == _ORIENTATION and kind == _SHORT and value in _TURNS:
+            if tag == _ORIENTATION and kind == _SHORT and value in TURNS:
                 return int(value)
     except struct.error:
         pass
@@ -84,7 +89,7 @@ def turned(data: bytes, structure: Structure) -> bytes:
 
     Raises NotAnImage if it cannot be encoded.
     """
-    turn = _TURNS[orientation(structure)]
+    turn = TURNS[orientation(structure)]
     try:
         image = _opened_for_turning(data, structure)
         out = BytesIO()

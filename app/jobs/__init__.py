@@ -10,25 +10,36 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from app.jobs import sqlite
-from app.jobs.contract import LEASE, Backlog, DeadLetter, Engine, Job, NewJob, Step
+from app.jobs.contract import LEASE, Backlog, DeadLetter, Engine, Job, Lane, NewJob, PlannedJob, Step
+from app.jobs.job_end import NO_JOB, EndOf, JobEnd
 
 __all__ = [
     "LEASE",
+    "NO_JOB",
     "Backlog",
     "DeadLetter",
+    "EndOf",
     "Job",
+    "JobEnd",
+    "Lane",
     "NewJob",
+    "PlannedJob",
     "Step",
     "backlogs",
     "claim",
+    "claim_for_lanes",
     "count_dead_letters",
     "dead_letter",
     "dead_letters",
+    "drop",
+    "end_of",
     "enqueue",
     "finish",
     "heartbeat",
+    "heartbeat_of_locked",
     "next_due",
     "overdue",
+    "planned",
     "prune",
     "release",
     "requeue",
@@ -49,6 +60,11 @@ def enqueue(connection: Connection, new_jobs: Sequence[NewJob]) -> None:
     _engine(connection).enqueue(connection, new_jobs)
 
 
+def drop(connection: Connection, step: Step, task_ids: Collection[str]) -> None:
+    if task_ids:
+        _engine(connection).drop(connection, step, task_ids)
+
+
 def next_due(connection: Connection) -> datetime | None:
     return _engine(connection).next_due(connection)
 
@@ -56,11 +72,24 @@ def next_due(connection: Connection) -> datetime | None:
 def claim(
     connection: Connection, holder: str, now: datetime, limit: int, steps: Collection[Step] = tuple(Step)
 ) -> list[Job]:
-    return _engine(connection).claim(connection, holder, now, limit, steps)
+    return claim_for_lanes(connection, holder, now, [Lane(steps, limit)])
 
 
-def heartbeat(connection: Connection, running: Collection[Job]) -> None:
-    _engine(connection).heartbeat(connection, running)
+def claim_for_lanes(connection: Connection, holder: str, now: datetime, lanes: Sequence[Lane]) -> list[Job]:
+    return _engine(connection).claim(connection, holder, now, lanes)
+
+
+def end_of(job: Job) -> EndOf:
+    """Return the end of this job, for its step."""
+    return EndOf(job, _engine)
+
+
+def heartbeat(connection: Connection, running: Collection[Job]) -> list[Job]:
+    return _engine(connection).heartbeat(connection, running)
+
+
+def heartbeat_of_locked(connection: Connection, job: Job) -> None:
+    _engine(connection).heartbeat_of_locked(connection, job)
 
 
 def finish(connection: Connection, job: Job) -> None:
@@ -75,8 +104,8 @@ def dead_letter(connection: Connection, job: Job, error: str) -> None:
     _engine(connection).dead_letter(connection, job, error)
 
 
-def release(connection: Connection, holder: str) -> None:
-    _engine(connection).release(connection, holder)
+def release(connection: Connection, holder: str, keep: Collection[int] = ()) -> None:
+    _engine(connection).release(connection, holder, keep)
 
 
 def dead_letters(connection: Connection, limit: int = 1000) -> list[DeadLetter]:
@@ -93,6 +122,10 @@ def requeue(connection: Connection, ids: Collection[int], now: datetime) -> int:
 
 def scheduled(connection: Connection, step: Step, task_ids: Collection[str]) -> set[str]:
     return _engine(connection).scheduled(connection, step, task_ids)
+
+
+def planned(connection: Connection, task_id: str, steps: Collection[Step] = tuple(Step)) -> list[PlannedJob]:
+    return _engine(connection).planned(connection, task_id, steps)
 
 
 def backlogs(connection: Connection, now: datetime) -> dict[Step, Backlog]:

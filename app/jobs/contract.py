@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from sqlalchemy import Connection
 
@@ -23,7 +23,7 @@ class Step(StrEnum):
     ADMIT = "admit"
     NOTIFY = "notify"  # `task_id` is the id of an endpoint
     SWEEP = "sweep"
-    ERASE = "erase"
+    ERASE = "erase"  # `task_id` is the id of an erased task, or of the erasure of an end user; or `removals`
 
 
 class NewJob(NamedTuple):
@@ -32,6 +32,13 @@ class NewJob(NamedTuple):
     step: Step
     task_id: str
     run_at: datetime
+
+
+class Lane(NamedTuple):
+    """Steps that share a limit for the number of jobs to claim."""
+
+    steps: Collection[Step]
+    limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,19 @@ class DeadLetter:
     error: str | None  # the name of the last exception
 
 
+JobState = Literal["waiting", "running", "held"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedJob:
+    """A job of a task that has not ended; `held` is a dead letter."""
+
+    step: Step
+    run_at: datetime  # the earliest time of its start
+    state: JobState
+    failures: int
+
+
 @dataclass(frozen=True, slots=True)
 class Backlog:
     """The waiting jobs of one step: their number, the number that is due, and the time at which the oldest fell due."""
@@ -83,19 +103,23 @@ class Engine(Protocol):
     def enqueue(self, connection: Connection, new_jobs: Sequence[NewJob]) -> None:
         """Add jobs. A job that waits already keeps the earlier of the two times."""
 
+    def drop(self, connection: Connection, step: Step, task_ids: Collection[str]) -> None:
+        """Delete the waiting jobs of this step of these tasks. Those that run, and dead letters, stay."""
+
     def next_due(self, connection: Connection) -> datetime | None:
         """Return the earliest time at which a job may be claimed, or None if there is no such time."""
 
-    def claim(
-        self, connection: Connection, holder: str, now: datetime, limit: int, steps: Collection[Step]
-    ) -> list[Job]:
-        """Claim up to `limit` due jobs of these steps, earliest first.
+    def claim(self, connection: Connection, holder: str, now: datetime, lanes: Sequence[Lane]) -> list[Job]:
+        """Claim due jobs for each lane, up to its limit, earliest first. No step may be in two lanes.
 
         The time of a job is when the image link of its task expires or, without a link, when the job falls due.
         """
 
-    def heartbeat(self, connection: Connection, running: Collection[Job]) -> None:
-        """Renew the leases of running jobs."""
+    def heartbeat(self, connection: Connection, running: Collection[Job]) -> list[Job]:
+        """Renew the leases of running jobs. Return those that were left out, because other transactions lock them."""
+
+    def heartbeat_of_locked(self, connection: Connection, job: Job) -> None:
+        """Renew the lease of a job once no other transaction locks it. Nothing else may be locked in the meantime."""
 
     def finish(self, connection: Connection, job: Job) -> None:
         """End a job that has succeeded. If its lease is lost it belongs to another worker, and nothing changes."""
@@ -106,8 +130,8 @@ class Engine(Protocol):
     def dead_letter(self, connection: Connection, job: Job, error: str) -> None:
         """Make a job that failed its last try a dead letter."""
 
-    def release(self, connection: Connection, holder: str) -> None:
-        """Make the running jobs of this worker claimable again, without counting a failure."""
+    def release(self, connection: Connection, holder: str, keep: Collection[int]) -> None:
+        """Make the running jobs of this worker claimable again, without counting a failure, except those in `keep`."""
 
     def dead_letters(self, connection: Connection, limit: int) -> list[DeadLetter]:
         """Return up to `limit` dead letters, the oldest first."""
@@ -120,6 +144,9 @@ class Engine(Protocol):
 
     def scheduled(self, connection: Connection, step: Step, task_ids: Collection[str]) -> set[str]:
         """Return those of the tasks that have a job of this step, in any state."""
+
+    def planned(self, connection: Connection, task_id: str, steps: Collection[Step]) -> list[PlannedJob]:
+        """Return the jobs of these steps that a task has, in any state, the earliest first."""
 
     def backlogs(self, connection: Connection, now: datetime) -> dict[Step, Backlog]:
         """Return the backlog of every step."""

@@ -5,6 +5,7 @@ There is one worker, so a claim needs no lease: its start makes jobs that were r
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from operator import attrgetter
 
 from sqlalchemy import (
     BigInteger,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    and_,
     bindparam,
     case,
     delete,
@@ -24,6 +26,7 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
+    union_all,
     update,
 )
 from sqlalchemy.dialects.sqlite import insert
@@ -32,7 +35,7 @@ from app.db.engine.bulk import Bulk
 from app.db.engine.columns import Instant, metadata
 from app.db.engine.commit_hooks import notify_after_commit
 from app.db.tables.tasks import tasks
-from app.jobs.contract import Backlog, DeadLetter, Job, NewJob, Step, earliest
+from app.jobs.contract import Backlog, DeadLetter, Job, Lane, NewJob, PlannedJob, Step, earliest
 
 jobs = Table(
     "jobs",
@@ -59,6 +62,7 @@ Index("ix_jobs_state_run_at", jobs.c.state, jobs.c.run_at)
 
 # A literal, because SQLite does not use a partial index for a parameter.
 _IS_WAITING = jobs.c.state == literal_column("'waiting'")
+_IS_NOT_WAITING = jobs.c.state.in_([literal_column("'running'"), literal_column("'held'")])
 
 
 def enqueue(connection: Connection, new_jobs: Sequence[NewJob]) -> None:
@@ -96,6 +100,15 @@ _NEW = ("step", "task_id", "run_at", "failures", "last_error")
 _PUT = Bulk({name: jobs.c[name].type for name in _NEW}, _statement)
 
 
+_DROP = delete(jobs).where(
+    _IS_WAITING, jobs.c.step == bindparam("of_step"), jobs.c.task_id.in_(bindparam("task_ids", expanding=True))
+)
+
+
+def drop(connection: Connection, step: Step, task_ids: Collection[str]) -> None:
+    connection.execute(_DROP, {"of_step": str(step), "task_ids": list(task_ids)})
+
+
 # Constants, because building a statement takes longer than running it.
 _NEXT_DUE = select(jobs.c.run_at).where(jobs.c.state == "waiting").order_by(jobs.c.run_at).limit(1)
 
@@ -105,6 +118,8 @@ def next_due(connection: Connection) -> datetime | None:
     return due
 
 
+_SOME = 50
+_SOME_DUE = select(jobs.c.step).where(jobs.c.state == "waiting", jobs.c.run_at <= bindparam("now")).limit(_SOME)
 _running = jobs.alias("running")
 _IS_RUNNING = exists().where(
     _running.c.state == "running", _running.c.step == jobs.c.step, _running.c.task_id == jobs.c.task_id
@@ -132,11 +147,17 @@ _TAKE = (
 _FINISH = delete(jobs).where(jobs.c.id == bindparam("job_id"))
 
 
-def claim(
-    connection: Connection, holder: str, now: datetime, limit: int, steps: Collection[Step] = tuple(Step)
-) -> list[Job]:
+def claim(connection: Connection, holder: str, now: datetime, lanes: Sequence[Lane]) -> list[Job]:
+    due = connection.execute(_SOME_DUE, {"now": now}).scalars().all()
+    if len(due) < _SOME:  # these are all; usually they belong to one lane, and each lane takes a statement
+        lanes = [lane for lane in lanes if not set(lane.steps).isdisjoint(due)]
+    return [job for lane in lanes for job in _claim(connection, holder, now, lane)]
+
+
+def _claim(connection: Connection, holder: str, now: datetime, lane: Lane) -> list[Job]:
     """Claim in the order that the contract describes; the jobs are returned in it too."""
-    order = list(connection.execute(_DUE, {"now": now, "steps": list(steps), "max_jobs": limit}).scalars())
+    parameters = {"now": now, "steps": list(lane.steps), "max_jobs": lane.limit}
+    order = list(connection.execute(_DUE, parameters).scalars())
     if not order:
         return []
     rows = connection.execute(_TAKE, {"ids": order})
@@ -144,13 +165,16 @@ def claim(
     return sorted(claimed, key=lambda job: order.index(job.id))
 
 
-def heartbeat(connection: Connection, running: Collection[Job]) -> None:
-    """Do nothing: there is no other worker."""
+def heartbeat(connection: Connection, running: Collection[Job]) -> list[Job]:  # noqa: ARG001 - there is no other worker
+    return []
+
+
+def heartbeat_of_locked(connection: Connection, job: Job) -> None:
+    """Do nothing: no job is ever locked."""
 
 
 def finish(connection: Connection, job: Job) -> None:
     connection.execute(_FINISH, {"job_id": job.id})
-    notify_after_commit(connection)  # the same job may have waited for this one to end
 
 
 def retry(connection: Connection, job: Job, run_at: datetime, error: str) -> None:
@@ -164,10 +188,11 @@ def dead_letter(connection: Connection, job: Job, error: str) -> None:
     )
 
 
-def release(connection: Connection, holder: str) -> None:  # noqa: ARG001 - there is one worker
+def release(connection: Connection, holder: str, keep: Collection[int]) -> None:  # noqa: ARG001 - there is one worker
     columns = (jobs.c.step, jobs.c.task_id, jobs.c.run_at, jobs.c.failures, jobs.c.last_error)
-    rows = connection.execute(select(*columns).where(jobs.c.state == "running")).all()
-    connection.execute(delete(jobs).where(jobs.c.state == "running"))
+    released = and_(jobs.c.state == "running", jobs.c.id.not_in(keep))
+    rows = connection.execute(select(*columns).where(released)).all()
+    connection.execute(delete(jobs).where(released))
     if rows:
         _put(connection, [tuple(row) for row in rows])
 
@@ -195,6 +220,17 @@ def requeue(connection: Connection, ids: Collection[int], now: datetime) -> int:
 def scheduled(connection: Connection, step: Step, task_ids: Collection[str]) -> set[str]:
     query = select(jobs.c.task_id).where(jobs.c.step == step, jobs.c.task_id.in_(task_ids))
     return set(connection.execute(query).scalars())
+
+
+def planned(connection: Connection, task_id: str, steps: Collection[Step]) -> list[PlannedJob]:
+    columns = (jobs.c.step, jobs.c.run_at, jobs.c.state, jobs.c.failures, jobs.c.id)
+    is_wanted = and_(jobs.c.task_id == task_id, jobs.c.step.in_(steps))
+    # Two queries, each with an index: of the jobs that do not wait there are few.
+    query = union_all(
+        select(*columns).where(_IS_WAITING, is_wanted), select(*columns).where(_IS_NOT_WAITING, is_wanted)
+    )
+    found = [PlannedJob(Step(row.step), row.run_at, row.state, row.failures) for row in connection.execute(query)]
+    return sorted(found, key=attrgetter("run_at"))
 
 
 def backlogs(connection: Connection, now: datetime) -> dict[Step, Backlog]:

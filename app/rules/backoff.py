@@ -43,6 +43,7 @@ WEBHOOK_WAITS = (
     timedelta(hours=20),
     timedelta(hours=24),
 )
+WEBHOOK_SCHEDULE = sum(WEBHOOK_WAITS, timedelta())
 # The backoff of a failing endpoint. It delays all of the endpoint's deliveries and uses up none of their tries.
 ENDPOINT = Backoff(first=timedelta(seconds=1), longest=timedelta(minutes=5))
 MAX_RETRY_AFTER = timedelta(hours=24)  # the longest `Retry-After` that is honoured

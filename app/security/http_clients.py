@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 import httpx
 
+from app.security.host_pools import KEPT, HostPools
 from app.security.outbound import Outbound, open_outbound
 from app.security.ssrf import GuardedTransport, Network, Resolve, resolve_host
 
@@ -32,20 +33,20 @@ def results_client(
     transport: httpx.AsyncBaseTransport | None = None,
     *,
     allowed: Sequence[Network] = (),
-    origin: str = "",
+    origins: Sequence[str] = (),
     usual_hosts: Sequence[str] = (),
     resolve: Resolve = resolve_host,
     outbound: Outbound | None = None,
 ) -> httpx.AsyncClient:
     """Return a client for the provider's links: no key, and only public addresses over https.
 
-    Exceptions are the networks in `allowed` and the provider's `origin`, both configured by the operator. A proxy
+    Exceptions are the networks in `allowed` and the providers' `origins`, both configured by the operator. A proxy
     resolves the names of `usual_hosts` (`name` or `*.name`): behind one, public names often cannot be resolved here.
     """
-    inner = transport or _transport(_NO_KEEPALIVE, outbound)  # as the guard requires
+    inner = transport or HostPools(lambda: _transport(KEPT, outbound))
     by_name = usual_hosts if outbound is not None and outbound.proxy is not None else ()
     guarded = GuardedTransport(
-        allowed, inner, resolve=resolve, plain_http=False, origin=origin, unchecked_hosts=by_name
+        allowed, inner, resolve=resolve, plain_http=False, origins=origins, unchecked_hosts=by_name
     )
     return _client(guarded, httpx.Timeout(30, connect=10), {"user-agent": "fluxhook"})
 
@@ -63,7 +64,7 @@ def guarded_client(
     With `plain_http=False`, plain http is refused unless the address is in `allowed`. `transport` opens the connections
     to checked addresses.
     """
-    inner = transport or _transport(_NO_KEEPALIVE, outbound)  # as the guard requires
+    inner = transport or HostPools(lambda: _transport(KEPT, outbound))
     guarded = GuardedTransport(allowed, inner, resolve=resolve, plain_http=plain_http)
     return _client(guarded, httpx.Timeout(15, connect=5), {"user-agent": "fluxhook"})
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from app.security.redact import redact
@@ -37,6 +38,14 @@ class CallbackProof(NamedTuple):
     def redact_text(self, text: str) -> str:
         """Do the same for text that was parsed from such bytes, in which other escapes may have hidden them."""
         return self.redact(text.encode()).decode()
+
+
+class Signature(NamedTuple):
+    """An Ed25519 signature. Key and value are in base64url."""
+
+    key_id: str
+    public_key: str
+    value: str
 
 
 class KeyRing:
@@ -93,9 +102,21 @@ class KeyRing:
         """Return the keys for an API key's webhooks without a secret of their own: 32 bytes each, newest first."""
         return tuple(_derive(key, f"webhook-secret:{key_id}") for key in self._keys.values())
 
+    def cipher_keys(self, purpose: str) -> tuple[bytes, ...]:
+        """Return keys of a cipher for one purpose: 32 bytes each, newest first."""
+        return tuple(_derive(key, f"cipher:{purpose}") for key in self._keys.values())
+
     def mac(self, message: bytes, purpose: str) -> str:
         """Return the HMAC of a message for one purpose under the newest key: 32 bytes in base64url."""
         return _base64url(_mac(self._keys[self.newest], message, purpose))
+
+    def sign(self, message: bytes, purpose: str) -> Signature:
+        """Return the Ed25519 signature of a message for one purpose, with a key derived from the newest ring key."""
+        return _signature(self._keys[self.newest], self.newest, message, purpose)
+
+    def public_keys(self, purpose: str) -> dict[str, str]:
+        """Return the public keys of signatures for this purpose, by the id of the ring key, newest first."""
+        return {key_id: _public_key(_signing_key(key, purpose)) for key_id, key in self._keys.items()}
 
     def proves(self, message: bytes, purpose: str, mac: str) -> bool:
         """Whether `mac` is the HMAC of the message for this purpose under any key of the ring."""
@@ -104,6 +125,19 @@ class KeyRing:
             if hmac.compare_digest(expected.encode(), mac.encode(errors="surrogatepass")):
                 return True
         return False
+
+
+def _signing_key(key: bytes, purpose: str) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(_derive(key, f"sign:{purpose}"))
+
+
+def _public_key(key: Ed25519PrivateKey) -> str:
+    return _base64url(key.public_key().public_bytes_raw())
+
+
+def _signature(key: bytes, key_id: str, message: bytes, purpose: str) -> Signature:
+    signing_key = _signing_key(key, purpose)
+    return Signature(key_id, _public_key(signing_key), _base64url(signing_key.sign(message)))
 
 
 def _mac(key: bytes, message: bytes, purpose: str) -> bytes:

@@ -12,7 +12,7 @@ import httpcore
 import httpx
 
 from app.errors import ConfigurationError
-from app.settings import names_private_host
+from app.setting_types import names_private_host
 
 _SUCCESS = range(200, 300)
 

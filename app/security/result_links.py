@@ -9,7 +9,7 @@ _MAX_URL = 4096  # characters
 _HOST_NAME = re.compile(r"[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*")
 
 
-def is_on(url: str, *, hosts: Iterable[str], origin: str) -> bool:
+def is_on(url: str, *, hosts: Iterable[str], origin: str = "") -> bool:
     """Whether `url` is https, without a port, on one of `hosts`, or on `origin`, which may use plain http.
 
     A host is `name` or `*.name`; elsewhere in a name, `*` stands for one label. A URL with a user name or a password is
@@ -26,7 +26,13 @@ def is_on(url: str, *, hosts: Iterable[str], origin: str) -> bool:
     return _HOST_NAME.fullmatch(host) is not None and any(_matches(host, pattern.lower()) for pattern in hosts)
 
 
-def unusable(url: str, *, hosts: Iterable[str], origin: str) -> str | None:
+def is_on_any(url: str, origins: Iterable[str]) -> bool:
+    """Whether `url` is on one of these origins."""
+    link = _parsed(url)
+    return link is not None and any(_same_origin(link, origin) for origin in origins)
+
+
+def unusable(url: str, *, hosts: Iterable[str], origins: Iterable[str]) -> str | None:
     """Return why a result must not be fetched from `url`, or None.
 
     The provider's own word proves the link, so any host may hold a result, unless `hosts` lists the only ones. Whether
@@ -35,7 +41,7 @@ def unusable(url: str, *, hosts: Iterable[str], origin: str) -> str | None:
     link = _parsed(url)
     if link is None or link.scheme not in {"http", "https"}:
         return "the link is not a usable http(s) URL"
-    if hosts and not is_on(url, hosts=hosts, origin=origin):
+    if hosts and not (is_on(url, hosts=hosts) or is_on_any(url, origins)):
         return f"the link is on {link.host}, which FLUXHOOK_RESULT_HOSTS does not list"
     return None
 

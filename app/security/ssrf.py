@@ -9,6 +9,7 @@ import ipaddress
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import BoundedSemaphore
 
 import httpx
 
@@ -31,6 +32,10 @@ _LAST_PORT = 65535
 _UNREACHABLE = "the host cannot be reached"
 _LOOKUP_THREADS = 256  # started on demand; a name server that does not answer blocks one for half a minute
 _LOOKUP_TIMEOUT_S = 5
+# For hosts of plain http, while a request is checked.
+_MAX_HTTP_LOOKUPS = 64
+_HTTP_LOOKUPS = ThreadPoolExecutor(_MAX_HTTP_LOOKUPS, "http-lookup")
+_HTTP_PLACES = BoundedSemaphore(_MAX_HTTP_LOOKUPS)
 
 # Resolves a host name and a port to addresses, as text.
 Resolve = Callable[[str, int], Sequence[str]]
@@ -47,10 +52,10 @@ def resolve_host(host: str, port: int) -> list[str]:
 class GuardedTransport(httpx.AsyncBaseTransport):
     """Connect only to a checked address. `Host` header, SNI and certificate check still use the host name.
 
-    `inner` must not reuse connections: a pool finds them by address, and a connection that was opened for another host
-    name at the same address has been verified against that name's certificate.
+    `inner` must not reuse connections of another host name, as `HostPools`: a pool finds them by address, and such a
+    connection has been verified against that name's certificate.
 
-    Requests to `origin`, which the operator configured, and over https to `unchecked_hosts` are passed on unchecked.
+    Requests to `origins`, which the operator configured, and over https to `unchecked_hosts` are passed on unchecked.
     """
 
     def __init__(
@@ -60,11 +65,11 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         *,
         resolve: Resolve,
         plain_http: bool,
-        origin: str = "",
+        origins: Sequence[str] = (),
         unchecked_hosts: Sequence[str] = (),
     ) -> None:
         self._allowed = allowed
-        self._origin = origin
+        self._origins = origins
         self._unchecked_hosts = unchecked_hosts
         self._inner = inner
         self._resolve = resolve
@@ -73,7 +78,8 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         self._threads = ThreadPoolExecutor(_LOOKUP_THREADS, "lookup")
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if result_links.is_on(str(request.url), hosts=self._unchecked_hosts, origin=self._origin):
+        url = str(request.url)
+        if result_links.is_on(url, hosts=self._unchecked_hosts) or result_links.is_on_any(url, self._origins):
             return await self._inner.handle_async_request(request)
         host = request.url.raw_host.decode("ascii")  # the form that the Host header and certificates use
         secure = request.url.scheme == "https"
@@ -120,6 +126,42 @@ def is_permitted(address: Address, allowed: Iterable[Network]) -> bool:
     if any(address in network for network in _NEVER_PUBLIC):
         return False
     return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+def literal_address(host: str) -> Address | None:
+    """Return the address that a host of a URL is, in any form that a lookup accepts, such as 127.1; None for a name."""
+    try:
+        return ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        pass
+    try:
+        return ipaddress.IPv4Address(socket.inet_aton(host))
+    except OSError:
+        return None
+
+
+async def takes_plain_http(host: str, port: int, allowed: Sequence[Network], resolve: Resolve = resolve_host) -> bool:
+    """Whether a host can get plain http: all its addresses are permitted, and one is in an allowed network.
+
+    A host that does not exist is answered as one that is blocked. True if the lookup fails for another reason, because
+    it may succeed later, and at once if too many are under way: slow names of one application delay no other.
+    """
+    if not _HTTP_PLACES.acquire(blocking=False):
+        return True
+    looking = _HTTP_LOOKUPS.submit(resolve, host, port)
+    looking.add_done_callback(lambda _: _HTTP_PLACES.release())
+    try:
+        async with asyncio.timeout(_LOOKUP_TIMEOUT_S):
+            found = await asyncio.wrap_future(looking)
+        addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in found]
+    except socket.gaierror as error:
+        return error.errno == socket.EAI_AGAIN
+    except (UnicodeError, OverflowError):
+        return False  # no name that can be looked up
+    except (OSError, ValueError):
+        return True
+    permitted = all(is_permitted(address, allowed) for address in addresses)
+    return permitted and any(_is_in(address, allowed) for address in addresses)
 
 
 def _is_in(address: Address, networks: Iterable[Network]) -> bool:

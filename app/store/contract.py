@@ -2,8 +2,10 @@
 
 import hashlib
 from collections.abc import AsyncGenerator
-from typing import IO, Protocol
+from datetime import timedelta
+from typing import IO, Protocol, runtime_checkable
 
+MAX_PRESIGNED = timedelta(days=7)  # the longest life that all clouds allow
 BUCKETS = frozenset({"s3", "gs", "az"})  # the URL schemes of buckets
 
 
@@ -18,6 +20,18 @@ def sha256_of(file: IO[bytes]) -> str:
 
 class Missing(Exception):
     """The store has no object with this key."""
+
+
+@runtime_checkable
+class Presigner(Protocol):
+    """A store that anybody can read from with a URL that it signs."""
+
+    async def presign(self, key: str, life: timedelta) -> str:
+        """Return a URL at which GET returns an object for this long, at most `MAX_PRESIGNED`.
+
+        Whether the object exists is not checked. Raises errors.StoreUnavailable.
+        """
+        ...
 
 
 class Store(Protocol):

@@ -41,6 +41,14 @@ class Volume:
         return f"{left}: below {self.reserve // _MB} MB no tasks are accepted or submitted"
 
 
+def free_space(folder: Path) -> tuple[int, int] | None:
+    """Return the device of a folder and its free bytes, or None for a folder that does not exist. Blocks."""
+    try:
+        return folder.stat().st_dev, shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
 class DiskReserve:
     """The volumes of these folders, by name. Without a `reserve` in bytes: 512 MB, or a tenth of a smaller volume."""
 

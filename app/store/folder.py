@@ -5,8 +5,9 @@ import errno
 import os
 import shutil
 from collections.abc import AsyncGenerator, Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from threading import Event
@@ -54,7 +55,7 @@ class FolderStore:
     async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
         with self._translating_errors("read", key):
             # Unbuffered: closing a buffered file waits for a read in another thread, which may hang.
-            file = await self._run((self._root / key).open, "rb", 0)
+            file = await self._open(self._root / key)
         with file:
             while start < end:
                 with self._translating_errors("read"):
@@ -74,6 +75,16 @@ class FolderStore:
             await self._run(_inspect if self._recent_success else _test_write, self._root)
         if not self._recent_success:
             self._recent_success.record_success()
+
+    async def _open(self, path: Path) -> IO[bytes]:
+        """Open a file to read. It is closed if its reader was cancelled before it was open."""
+        opening = self._threads.submit(path.open, "rb", 0)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await asyncio.wrap_future(opening)
+        except BaseException:
+            opening.add_done_callback(_close_opened)
+            raise
 
     async def _run(self, call: Callable[..., T], *arguments: object) -> T:
         async with asyncio.timeout(self._timeout_s):
@@ -104,6 +115,11 @@ class FolderStore:
             if isinstance(error, OSError):
                 reason = error.strerror or "timeout"
             raise StoreUnavailable(f"the image store cannot be {participle}: {reason}") from error
+
+
+def _close_opened(opening: Future[FileIO]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def _read_chunk(file: IO[bytes], start: int, end: int) -> bytes:

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, Protocol
 
 from app.errors import Overloaded
 from app.rules.weighted_semaphore import WeightedSemaphore
@@ -15,6 +15,18 @@ SMALL = 64 * 1024  # bytes; a smaller body needs no place
 AT_ONCE = 32
 MAX_BYTES = 512 * 1024 * 1024
 _WAIT_S = 10.0
+
+
+class Places(Protocol):
+    """Where the body of one request may go."""
+
+    def place(self, size: int) -> AbstractAsyncContextManager[None]:
+        """Wait for a place for a body of up to `size` bytes, and hold it for the block. Raises FluxhookError."""
+        ...
+
+    def open(self) -> IO[bytes]:
+        """Open a new file. Raises OSError."""
+        ...
 
 
 class Uploads:
@@ -36,7 +48,7 @@ class Uploads:
         self._max_bytes = max_bytes
         self._bytes = WeightedSemaphore(max_bytes)
         self._least = max_bytes // at_once  # what each body counts for at least, which limits their number
-        self._wait_s = wait_s
+        self.wait_s = wait_s  # for a place
 
     def empty(self) -> None:
         """Create the folder, or delete what an earlier process has left in it. Never raises OSError.
@@ -56,7 +68,7 @@ class Uploads:
         """
         async with AsyncExitStack() as held:
             try:
-                async with asyncio.timeout(self._wait_s):
+                async with asyncio.timeout(self.wait_s):
                     if size > SMALL:
                         await held.enter_async_context(self._bytes.taken(max(size, self._least)))
             except TimeoutError as error:

@@ -72,6 +72,11 @@ tasks_ended = Counter(
     ["status", "failure"],
     registry=REGISTRY,
 )
+budget_warnings = Counter(
+    "fluxhook_budget_warnings",
+    "Periods of a budget in which 80 % of it was reached.",
+    registry=REGISTRY,
+)
 callbacks = Counter(
     "fluxhook_callbacks",
     "Callbacks by verdict and response status; `unchecked` means an unknown address or an oversized body.",

@@ -1,6 +1,7 @@
 """Announce the moves of tasks, in the transaction of the move: an event exists exactly if its move is committed.
 
-Every move is announced exactly once, and nothing else is announced.
+Every move is announced exactly once, and nothing else here. The only other event, the warning about a budget, comes
+from `budgets`.
 """
 
 import json

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 
 from app import ids
 from app.db.queries.apply_changes import TaskChange
-from app.db.tables.attempts import AttemptChange, AttemptContext
+from app.db.queries.attempt_contexts import AttemptContext
+from app.db.tables.attempts import AttemptChange
 from app.db.tables.evidence import Evidence
 from app.jobs import NewJob, Step
 from app.provider.contract import ProviderResponse

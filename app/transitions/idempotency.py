@@ -1,12 +1,15 @@
 """`Idempotency-Key`: a request takes effect once, however often it is sent (IETF HTTP API draft of that name).
 
 A repeated key with the same body returns the first answer; with another body, or while the first request is still in
-progress, it is refused. Keys are scoped to the API key and kept for 24 hours.
+progress, it is refused. Keys are scoped to the application and kept for 24 hours. After the erasure of its task,
+a key is answered with 404, whatever the body.
 """
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import IO
@@ -14,15 +17,16 @@ from typing import IO
 from app.db import Connection
 from app.db.tables import idempotency_keys, tasks
 from app.db.tables.idempotency_keys import Remembered, StoredAnswer
-from app.errors import InvalidRequest, KeyReused, RequestInFlight
+from app.errors import InvalidRequest, KeyReused, RequestInFlight, Unavailable
 from app.params import TaskParams
-from app.resources import Resources
+from app.resources import Connections, Resources
 from app.store import sha256_of
 
 ANSWER_RETENTION = timedelta(hours=24)
 # A request without an answer for longer than this has died with its process or database, and the next one takes over.
 # If it is still alive, its `Claim.answer` fails and it records nothing.
 _TIMEOUT, _TIMEOUT_PER_IMAGE = timedelta(seconds=30), timedelta(seconds=80)
+_RELEASE_S = 2.0  # the request has failed already, and its client waits
 _MAX_KEY = 255  # characters
 
 
@@ -30,7 +34,7 @@ _MAX_KEY = 255  # characters
 class Claim:
     """The exclusive right of one request to answer for an Idempotency-Key."""
 
-    key_id: str
+    application_id: str
     idempotency_key: str
     began_at: datetime
 
@@ -40,12 +44,18 @@ class Claim:
         The prompt is left out, because the task has it: `claim` puts it back.
         """
         stored = _with_prompt(answer, None)
-        if not idempotency_keys.answer(connection, self.key_id, self.idempotency_key, self.began_at, stored):
+        if not idempotency_keys.answer(connection, self.application_id, self.idempotency_key, self.began_at, stored):
             raise RequestInFlight("another request with this Idempotency-Key has taken over")
 
 
 async def claim(
-    use: Resources, key_id: str, header: str, digest: str, images: int = 0, *, equivalent_digest: str | None = None
+    use: Resources,
+    application_id: str,
+    header: str,
+    digest: str,
+    images: int = 0,
+    *,
+    equivalent_digest: str | None = None,
 ) -> Claim | StoredAnswer:
     """Claim an Idempotency-Key for this request, or return the answer of the first request with it.
 
@@ -55,23 +65,34 @@ async def claim(
     Raises InvalidRequest for a malformed key, KeyReused if the key belongs to another request, and RequestInFlight if
     the first request has no answer yet.
     """
-    new_claim, timeout = Claim(key_id, _read(header), use.now()), _TIMEOUT + images * _TIMEOUT_PER_IMAGE
-    first = await use.db.write(_first_answer, new_claim, digest, timeout)
+    new_claim, timeout = Claim(application_id, _read(header), use.now()), _TIMEOUT + images * _TIMEOUT_PER_IMAGE
+    try:
+        first = await use.db.write(_first_answer, new_claim, digest, timeout)
+    except Unavailable:
+        await _release_uncertain(use, new_claim)
+        raise
     if first is None:
         return new_claim
-    if first.digest not in {digest, equivalent_digest}:
+    if not first.is_of({digest, equivalent_digest}):
         raise KeyReused("this Idempotency-Key was sent before with another body")
     if first.answer is None:
         raise RequestInFlight("the first request with this Idempotency-Key has no answer yet")
     return first.answer
 
 
-async def release(use: Resources, claim: Claim) -> None:
+async def release(use: Connections, claim: Claim) -> None:
     """Release the key of a request that was refused or failed, so that the client can use it again.
 
     A request that failed after its answer was stored has taken effect and keeps the key.
     """
-    await use.db.write(idempotency_keys.release, claim.key_id, claim.idempotency_key, claim.began_at)
+    await use.db.write(idempotency_keys.release, claim.application_id, claim.idempotency_key, claim.began_at)
+
+
+async def _release_uncertain(use: Connections, claim: Claim) -> None:
+    """Release a claim that may be stored although the answer to its commit was lost. If that fails, it expires."""
+    with suppress(Unavailable, TimeoutError):
+        async with asyncio.timeout(_RELEASE_S):
+            await release(use, claim)
 
 
 def digest_of(params: TaskParams, files: Mapping[str, IO[bytes]]) -> str:
@@ -90,9 +111,9 @@ def digest_of(params: TaskParams, files: Mapping[str, IO[bytes]]) -> str:
 
 def _begin(connection: Connection, claim: Claim, digest: str, timeout: timedelta) -> Remembered | None:
     """Record the claim and return None, or return the request that has the key."""
-    key = (claim.key_id, claim.idempotency_key)
+    key = (claim.application_id, claim.idempotency_key)
     if idempotency_keys.begin(connection, *key, digest, claim.began_at):
-        return None
+        return _erased_before(connection, claim, timeout)
     first = idempotency_keys.get(connection, *key)
     if first is not None and not _has_expired(first, claim.began_at, timeout):
         return first
@@ -101,8 +122,21 @@ def _begin(connection: Connection, claim: Claim, digest: str, timeout: timedelta
         remove = idempotency_keys.release if first.answer is None else idempotency_keys.remove
         remove(connection, *key, first.began_at)
     if idempotency_keys.begin(connection, *key, digest, claim.began_at):
-        return None
+        return _erased_before(connection, claim, timeout)
     return idempotency_keys.get(connection, *key)
+
+
+def _erased_before(connection: Connection, claim: Claim, timeout: timedelta) -> Remembered | None:
+    """Return the request that had the key and whose task was erased, and withdraw the claim; None without one.
+
+    This is read after the claim is recorded: an erasure at the same moment has then ended, or the claim waits for it.
+    """
+    key = (claim.application_id, claim.idempotency_key)
+    erased = idempotency_keys.get_erased(connection, *key)
+    if erased is None or _has_expired(erased, claim.began_at, timeout):
+        return None
+    idempotency_keys.release(connection, *key, claim.began_at)
+    return erased
 
 
 def _first_answer(connection: Connection, claim: Claim, digest: str, timeout: timedelta) -> Remembered | None:

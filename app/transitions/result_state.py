@@ -16,7 +16,7 @@ from app.provider.contract import LINK_LIFE
 from app.rules.backoff import COLLECT, STORE
 from app.rules.task import Failure, MoneySpent, Status
 from app.telemetry import metrics
-from app.transitions import moves
+from app.transitions import moves, removals
 
 _MAX_LINK_LIFE = timedelta(hours=1)  # even if the link claims more
 _EXPIRES_SOON = timedelta(minutes=1)
@@ -27,12 +27,12 @@ _MAX_OUTAGE = timedelta(hours=1)  # how long to wait for a provider or an instan
 def store(connection: Connection, task: Task, image: Image, started_at: datetime, now: datetime) -> bool:
     """Record that the image store holds this attempt's image, and forget all spooled copies.
 
-    Returns False if the task has been erased; the caller must then remove the image. A task that is no longer `ready`
-    stays as it is.
+    Returns False if the task has been erased; the removal of the image is then requested. A task that is no longer
+    `ready` stays as it is.
     """
     spooled_results.delete_holders(connection, task.attempt_id)
     if _locked(connection, task.id, task.attempt_id) is None:
-        return tasks.get(connection, task.id) is not None
+        return not remove_if_erased(connection, task.id, image.store_key, now)
     result = Result(
         task_id=task.id,
         store_key=image.store_key,
@@ -43,6 +43,7 @@ def store(connection: Connection, task: Task, image: Image, started_at: datetime
         height=image.info.height or None,
         stored_at=now,
         unverified_image=image.problem,
+        content_credentials=image.has_credentials,
     )
     moves.store(connection, result)
     detail = None if image.problem is None else f"unverified: {image.problem}"
@@ -51,6 +52,14 @@ def store(connection: Connection, task: Task, image: Image, started_at: datetime
         after_commit(connection, metrics.images_unverified.inc)
     margin = (_deadline(connection, task, now) - now) / timedelta(seconds=1)
     after_commit(connection, partial(metrics.deadline_margin.observe, margin))
+    return True
+
+
+def remove_if_erased(connection: Connection, task_id: str, store_key: str, now: datetime) -> bool:
+    """Request the removal of an image and its thumbnail if its task has been erased, and return whether it has."""
+    if tasks.get(connection, task_id) is not None:
+        return False
+    removals.request(connection, [store_key], now)
     return True
 
 
@@ -112,7 +121,7 @@ def fail(
 
     An image is lost if all of these hold: its link expired more than a minute ago; since then the provider has given a
     usable answer or the tries span more than an hour; no instance holds a copy. Otherwise the next try is scheduled
-    and, if the link was refused or expires within a minute, also a poll for a fresh link.
+    and, if the link was refused, expires within a minute or says that it has expired, also a poll for a fresh link.
 
     `refused`: the link did not deliver a usable image, so a retry of the same link would not help.
     """
@@ -131,7 +140,7 @@ def fail(
         return Status.FAILED
     wait = COLLECT.wait(downloads.count(connection, task.id))
     jobs.enqueue(connection, [NewJob(Step.COLLECT, task.id, now + ids.jittered(wait))])
-    if refused or now > deadline - _EXPIRES_SOON:
+    if refused or now > deadline - _EXPIRES_SOON or _says_it_has_expired(task, now):
         jobs.enqueue(connection, [NewJob(Step.RECONCILE, task.id, now)])
     return Status.READY
 
@@ -163,6 +172,10 @@ def _deadline(connection: Connection, task: Task, now: datetime) -> datetime:
     stated = task.sample_expires_at
     expires_at = stated if stated is not None and stated > ready_at else ready_at + LINK_LIFE
     return min(expires_at, latest)
+
+
+def _says_it_has_expired(task: Task, now: datetime) -> bool:
+    return task.sample_expires_at is not None and task.sample_expires_at <= now
 
 
 def _record_download(

@@ -9,5 +9,6 @@ from app.twin.engine import Twin
 from app.twin.faults import Faults
 from app.twin.rules import Rules
 from app.twin.server import build, create_twin_app
+from app.twin.task import TRIGGER_WORDS
 
-__all__ = ["Faults", "Rules", "Twin", "build", "create_twin_app"]
+__all__ = ["TRIGGER_WORDS", "Faults", "Rules", "Twin", "build", "create_twin_app"]

@@ -36,18 +36,16 @@ class Ending:
     reason: str | None = None
 
 
+_ENDINGS = (
+    ("forbidden", Ending(Outcome.REQUEST_MODERATED, "content_policy_violation", "Derivative Works Filter")),
+    ("unsafe result", Ending(Outcome.CONTENT_MODERATED, "content_policy_violation", "NSFW")),
+    ("invalid image", Ending(Outcome.ERROR, "invalid_image", "The input image could not be used")),
+    ("fail", Ending(Outcome.ERROR, "internal_error", "Generation failed")),
+    ("never finishes", Ending(Outcome.NEVER)),
+)
+TRIGGER_WORDS = tuple(words for words, _ in _ENDINGS)
 TRIGGERS: tuple[tuple[re.Pattern[str], Ending], ...] = tuple(
-    (re.compile(rf"\b{words}\b", re.IGNORECASE), ending)
-    for words, ending in (
-        (
-            "forbidden",
-            Ending(Outcome.REQUEST_MODERATED, "content_policy_violation", "Derivative Works Filter"),
-        ),
-        ("unsafe result", Ending(Outcome.CONTENT_MODERATED, "content_policy_violation", "NSFW")),
-        ("invalid image", Ending(Outcome.ERROR, "invalid_image", "The input image could not be used")),
-        ("fail", Ending(Outcome.ERROR, "internal_error", "Generation failed")),
-        ("never finishes", Ending(Outcome.NEVER)),
-    )
+    (re.compile(rf"\b{words}\b", re.IGNORECASE), ending) for words, ending in _ENDINGS
 )
 
 MODERATED = frozenset({Outcome.REQUEST_MODERATED, Outcome.CONTENT_MODERATED})

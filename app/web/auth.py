@@ -5,25 +5,24 @@ Keys are looked up and compared by their SHA-256; the key itself is never stored
 
 import hashlib
 import hmac
-import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import Depends, Request
 
-from app import ids
 from app.db.tables import api_keys
 from app.db.tables.api_keys import Key
 from app.errors import Forbidden, Unauthorized
 from app.resources import Resources
+from app.rules.scopes import Scope, granted
+from app.transitions.audit import Actor
+from app.web import sessions
 from app.web.feed import Feed
+from app.web.sessions import COOKIE
 
-COOKIE = "fluxhook_session"
-EVERYTHING = "*"  # the scope
-_SESSION = timedelta(hours=12)
 _READING = frozenset({"GET", "HEAD"})
-_PURPOSE = "session"
+_MAX_ADDRESS = 64  # characters; the length of the column
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +30,20 @@ class Caller:
     """The API key that a request is authenticated with."""
 
     key_id: str
+    application_id: str
     name: str
-    scopes: frozenset[str]
-
-    @property
-    def may_do_everything(self) -> bool:
-        return EVERYTHING in self.scopes
+    scopes: frozenset[Scope]
+    joins_retries: bool  # of its application
 
     @property
     def owner(self) -> str | None:
-        """The key whose deliveries, endpoints and usage this caller may access; None for all keys."""
-        return None if self.may_do_everything else self.key_id
+        """The application whose data this caller may access; None for all applications."""
+        return None if Scope.ADMIN in self.scopes else self.application_id
+
+    def require(self, scope: Scope) -> None:
+        """Raise Forbidden unless the key has this scope."""
+        if scope not in self.scopes:
+            raise Forbidden(f"this requires an API key with the scope `{scope}`")
 
 
 async def resources(request: Request) -> Resources:  # async: FastAPI runs other functions in threads
@@ -69,14 +71,29 @@ async def require_caller(request: Request, use: ResourcesDep) -> Caller:
 CallerDep = Annotated[Caller, Depends(require_caller)]
 
 
-async def require_admin(caller: CallerDep) -> Caller:
-    """Return the caller if it has the scope `*`. Raises Unauthorized or Forbidden."""
-    if not caller.may_do_everything:
-        raise Forbidden("this requires an API key with the scope `*`")
-    return caller
+def _require(scope: Scope) -> Callable[[Caller], Awaitable[Caller]]:
+    async def require(caller: CallerDep) -> Caller:
+        """Return the caller if it has the scope. Raises Unauthorized or Forbidden."""
+        caller.require(scope)
+        return caller
+
+    return require
 
 
-AdminDep = Annotated[Caller, Depends(require_admin)]
+# A caller without the scope is refused before the body is read, and before it is known whether the resource exists.
+SubmitterDep = Annotated[Caller, Depends(_require(Scope.SUBMIT))]
+ReaderDep = Annotated[Caller, Depends(_require(Scope.READ))]
+ManagerDep = Annotated[Caller, Depends(_require(Scope.MANAGE))]
+AdminDep = Annotated[Caller, Depends(_require(Scope.ADMIN))]
+
+
+async def actor(request: Request, caller: CallerDep) -> Actor:
+    """Return the caller as the audit records it. Raises Unauthorized."""
+    address = request.client.host[:_MAX_ADDRESS] if request.client is not None else None
+    return Actor(caller.key_id, caller.application_id, address or None)
+
+
+ActorDep = Annotated[Actor, Depends(actor)]
 
 
 async def find_caller(request: Request, use: Resources, *, bare: bool = False) -> Caller | None:
@@ -86,52 +103,42 @@ async def find_caller(request: Request, use: Resources, *, bare: bool = False) -
     """
     presented = _presented(request, bare=bare)
     if presented is not None:
-        key = await by_secret(use, presented)
+        key = await by_secret(request, use, presented)
     elif COOKIE in request.cookies and request.method in _READING:
-        key = await _by_session(use, request.cookies[COOKIE])
+        session = await sessions.read_cookie(use, request.cookies[COOKIE])
+        key = None if session is None else session.key
     else:
         return None
     if key is None:
         return None
-    request.state.key_id = key.id  # for the request's log line
-    return Caller(key.id, key.name, frozenset(key.scopes))
+    return caller_of(request, key)
 
 
-async def by_secret(use: Resources, secret: str) -> Key | None:
-    """Return the enabled key with this secret, or None."""
+def caller_of(request: Request, key: Key) -> Caller:
+    """Return the caller with this key, which the request's log line then names."""
+    request.state.key_id = key.id
+    state = request.app.state
+    state.key_use.note(key, state.use.now())
+    joins_retries = key.application_join_retries is not False
+    return Caller(key.id, key.application_id, key.name, granted(key.scopes), joins_retries)
+
+
+async def by_secret(request: Request, use: Resources, secret: str) -> Key | None:
+    """Return the key with this secret, or None if there is none or it is not valid now.
+
+    After many different wrong keys from one address, None comes late. Raises TooManyWrongKeys.
+    """
     digest = digest_of(secret)
     key = await use.db.read(api_keys.by_digest, digest)
-    if key is None or not hmac.compare_digest(key.sha256, digest) or key.disabled_at is not None:
+    if key is None or not hmac.compare_digest(key.sha256, digest):
+        await request.app.state.wrong_keys.refuse("" if request.client is None else request.client.host, digest)
         return None
-    return key
+    return key if key.is_valid(use.now()) else None
 
 
 def digest_of(secret: str) -> str:
-    """Return the hex SHA-256 by which a key is stored. Generated keys have 256 random bits and need no slow hash.
-
-    The strength of an admin key is the operator's choice; `doctor` warns of a short one.
-    """
+    """Return the hex SHA-256 by which a key is stored. Generated keys have 256 random bits and need no slow hash."""
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
-
-
-def new_session(use: Resources, key: Key) -> str:
-    """Return a cookie value that authenticates as this key until it expires or the key is replaced or disabled."""
-    until = (use.now() + _SESSION).isoformat()
-    plain = json.dumps({"key": key.id, "digest": key.sha256, "until": until})
-    return use.keys.seal(plain.encode(), _PURPOSE, ids.nonce())
-
-
-async def _by_session(use: Resources, cookie: str) -> Key | None:
-    plain = use.keys.unseal(cookie, _PURPOSE)
-    if plain is None:
-        return None
-    session = json.loads(plain)
-    if datetime.fromisoformat(session["until"]) < use.now():
-        return None
-    key = await use.db.read(api_keys.get, session["key"])
-    if key is None or not hmac.compare_digest(key.sha256, session["digest"]) or key.disabled_at is not None:
-        return None
-    return key
 
 
 def _presented(request: Request, *, bare: bool) -> str | None:

@@ -27,7 +27,9 @@ def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
     """Return a dependency that reads the body as this model.
 
     Declare it after the dependency that checks the API key: a body parameter of FastAPI would be read completely, and
-    without a key. Raises TooLarge, MalformedRequest, InvalidRequest or UnsupportedMediaType.
+    without a key. Each value must have the type of its member in JSON: true is no number, and 1.0 no integer.
+
+    Raises TooLarge, MalformedRequest, InvalidRequest or UnsupportedMediaType.
     """
 
     async def read(request: Request) -> M:
@@ -35,7 +37,7 @@ def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
             raise UnsupportedMediaType("the content type must be application/json")
         body = await bounded(request, _MAX_BYTES, f"the body must not exceed {_MAX_BYTES // 1024} KB").body()
         try:
-            return model.model_validate_json(json_text(body))
+            return model.model_validate_json(json_text(body), strict=True)
         except ValidationError as error:
             raise invalid(error.errors(include_input=False, include_url=False)) from None
 
@@ -54,10 +56,22 @@ def json_text(body: bytes) -> bytes:
 
 def described(model: type[BaseModel], **examples: Any) -> dict[str, Any]:
     """Return the OpenAPI description of a request body of this model."""
-    content: dict[str, Any] = {"schema": model.model_json_schema()}
+    schema = model.model_json_schema()
+    content: dict[str, Any] = {"schema": _inlined(schema, schema.pop("$defs", {}))}
     if examples:
         content["examples"] = {name: {"value": value} for name, value in examples.items()}
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
+def _inlined(node: Any, parts: dict[str, Any]) -> Any:
+    """Return a schema with its parts in the places that refer to them: such a reference has no target in OpenAPI."""
+    if isinstance(node, list):
+        return [_inlined(item, parts) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if isinstance(reference := node.get("$ref"), str):
+        return _inlined(parts[reference.rpartition("/")[2]], parts)
+    return {name: _inlined(value, parts) for name, value in node.items()}
 
 
 def media_type(request: Request) -> str:

@@ -18,6 +18,7 @@ from uvicorn.server import ServerState
 from app.telemetry.metrics import Refusal, connections_refused
 from app.web.limits import DEFAULT_LIMITS, Limits
 
+_VERSIONS = frozenset({"1.0", "1.1"})  # the parser also reads a request line without a version, as HTTP/0.9
 _INVALID = "Invalid HTTP request received."  # uvicorn's text
 _LINGER_S = 2.0  # a connection that is closed while data arrives is reset, and the client may not see the answer
 _MAX_PIPELINED = 32  # requests that wait for the answer to an earlier one; uvicorn takes all that arrive in one read
@@ -107,6 +108,8 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._phase, self._patience = Phase.BODY, self.limits.stall_s
+        if self.parser.get_http_version() not in _VERSIONS:
+            self._stop(HTTPStatus.BAD_REQUEST, Refusal.INVALID)
         if not self.parser.should_upgrade():  # otherwise `_read_head_again` parses the head without the upgrade
             self._unset_keepalive_if_required()  # set if the previous request was answered during the same read
             self.on_request_head()

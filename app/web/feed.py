@@ -4,22 +4,23 @@ The reader runs only while there are listeners. A listener reads earlier events 
 """
 
 import asyncio
-from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Self
 
 from app.clock import Now, utc_now
 from app.db.engine.database import Database
-from app.db.tables import events
-from app.db.tables.events import Event, Page, Position
+from app.db.engine.feed_order import START, Position
+from app.db.tables import api_keys, events
+from app.db.tables.events import Event, Page
 from app.errors import Unavailable
 from app.rules.backoff import Backoff
 from app.telemetry import logs
 from app.web.lateness import Lateness
+from app.web.listener import ALL, Ended, EventFilter, Listener
 
 _BATCH = 200  # events in one read
 _MAX_PENDING = 1000  # events that wait for one listener; a listener that is further behind is ended
@@ -28,22 +29,9 @@ _WAKE_LATE_S = 5.0  # between wakeups of all listeners while the feed is late
 # For conditions whose end causes no notification: a transaction that keeps events from settling, an outage.
 _RETRY = Backoff(first=timedelta(milliseconds=20), longest=timedelta(seconds=1))
 
+REVOKED = "the API key was revoked, or has expired"
+
 log = logs.get("feed")
-
-
-@dataclass(frozen=True, slots=True)
-class EventFilter:
-    """Selects the events of one task or of all tasks, and of some kinds or, if `kinds` is empty, of all kinds."""
-
-    task_id: str | None = None
-    kinds: frozenset[str] = frozenset()
-
-
-_ALL = EventFilter()
-
-
-class Ended(Exception):
-    """The listener gets no more events: it fell behind, or the service stops. Its position stays valid."""
 
 
 class Feed:
@@ -52,11 +40,14 @@ class Feed:
     def __init__(
         self, db: Database, stopping: asyncio.Event, max_pending: int = _MAX_PENDING, *, now: Now = utc_now
     ) -> None:
+        self.check_keys_s = 2.0  # between two checks of the keys of open streams
         self.heartbeat_s = 15.0  # the longest time without a frame in a stream
-        self.end = events.START  # the position after the events that were passed on
+        self.end = START  # the position after the events that were passed on
         self.max_pending = max_pending
         self.lateness = Lateness(db, now)
         self._db = db
+        self._now = now
+        self._open: set[Listener] = set()  # those of a key, which may be revoked
         self._stopping = stopping
         self._joining = asyncio.Lock()
         self._listeners: defaultdict[str | None, set[Listener]] = defaultdict(set)  # by task id; None: all tasks
@@ -66,31 +57,39 @@ class Feed:
 
     async def __aenter__(self) -> Self:
         self._watcher = asyncio.create_task(self._end_when_stopping())
+        self._checker = asyncio.create_task(self._check_keys())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._end()
-        running = [task for task in (self._watcher, self._reader) if task is not None]
+        running = [task for task in (self._watcher, self._checker, self._reader) if task is not None]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
     @asynccontextmanager
-    async def listen(self, after: Position | None, event_filter: EventFilter = _ALL) -> "AsyncGenerator[Listener]":
+    async def listen(
+        self, after: Position | None, event_filter: EventFilter = ALL, *, key_id: str | None = None
+    ) -> AsyncGenerator[Listener]:
         """Open a listener for the events that match, starting after `after`, or with the next event if it is None.
+
+        It ends within seconds, with Revoked, once the key `key_id` is not valid any more.
 
         Raises Ended if the service stops, Unavailable if the database is unavailable.
         """
-        listener = Listener(self, after, event_filter)
+        listener = Listener(self, after, event_filter, key_id)
+        if key_id is not None:
+            self._open.add(listener)
         try:
             if after is None:
                 await self.join(listener)
                 listener.position = self.end
             yield listener
         finally:
+            self._open.discard(listener)
             self.leave(listener)
 
-    async def join(self, listener: "Listener") -> None:
+    async def join(self, listener: Listener) -> None:
         """Pass every event after `self.end` to this listener from now on. Raises Ended or Unavailable."""
         async with self._joining:
             if not self.is_reading:
@@ -99,7 +98,7 @@ class Feed:
                 raise Ended
             self._listeners[listener.event_filter.task_id].add(listener)
 
-    def leave(self, listener: "Listener") -> None:
+    def leave(self, listener: Listener) -> None:
         task_id = listener.event_filter.task_id
         listeners = self._listeners.get(task_id, set())
         listeners.discard(listener)
@@ -118,10 +117,10 @@ class Feed:
         """Whether the reader is running, as it is while there are listeners."""
         return self._reader is not None and not self._reader.done()
 
-    async def read(self, after: Position, event_filter: EventFilter = _ALL) -> Page:
+    async def read(self, after: Position, event_filter: EventFilter = ALL) -> Page:
         """Read the next matching events from the database. Raises Unavailable."""
-        task_id, kinds = event_filter.task_id, event_filter.kinds
-        return await self._db.read(events.following, after, _BATCH, task_id=task_id, kinds=kinds)
+        task_id, kinds, owner = event_filter.task_id, event_filter.kinds, event_filter.owner
+        return await self._db.read(events.following, after, _BATCH, task_id=task_id, kinds=kinds, owner=owner)
 
     async def _start_reading(self) -> None:
         if not self._subscribed:
@@ -179,6 +178,20 @@ class Feed:
             for listener in listeners:
                 listener.wake()
 
+    async def _check_keys(self) -> None:
+        """End the listeners whose key was revoked or has expired, by any process."""
+        while True:
+            await asyncio.sleep(self.check_keys_s)
+            key_ids = {listener.key_id for listener in self._open if listener.key_id is not None}
+            if not key_ids:
+                continue
+            try:
+                valid = await self._db.read(api_keys.valid_among, key_ids, self._now())
+            except Unavailable:
+                continue
+            for listener in [listener for listener in self._open if listener.key_id in key_ids - valid]:
+                listener.revoke()
+
     async def _end_when_stopping(self) -> None:
         await self._stopping.wait()
         self._end()
@@ -190,68 +203,6 @@ class Feed:
     def _end_listeners(self) -> None:
         for listener in [listener for listeners in self._listeners.values() for listener in listeners]:
             listener.end()
-
-
-class Listener:
-    """Reads the earlier events from the database, then takes new events from the reader."""
-
-    def __init__(self, feed: Feed, after: Position | None, event_filter: EventFilter) -> None:
-        self.event_filter = event_filter
-        self.position = after or events.START  # the position after the events that `next` returned
-        self._feed = feed
-        self._joined = self._live = after is None
-        self._pending: deque[Event] = deque()
-        self._woken = asyncio.Event()
-        self._ended = False
-
-    async def next(self, seconds: float) -> Sequence[Event]:
-        """Return the next events, oldest first; none if the time passes without one, or while the feed is late.
-
-        Raises Ended or Unavailable.
-        """
-        while not self._live:
-            if missed := await self._catch_up():
-                return missed
-        if not self._pending and not self._ended:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), seconds)
-        found = [event for event in self._pending if event.position > self.position]
-        self._pending.clear()
-        self._woken.clear()
-        if self._ended and not found:
-            raise Ended
-        # Without an event for this listener, its position advances to the end of the feed.
-        self.position = found[-1].position if found else max(self.position, self._feed.end)
-        return found
-
-    def take(self, event: Event) -> None:
-        """Queue an event if it matches; end the listener if its queue is full."""
-        if self.event_filter.kinds and event.kind not in self.event_filter.kinds:
-            return
-        if len(self._pending) == self._feed.max_pending:
-            self.end()
-            return
-        self._pending.append(event)
-        self._woken.set()
-
-    def wake(self) -> None:
-        """Let `next` return before its time has passed, also without an event."""
-        self._woken.set()
-
-    def end(self) -> None:
-        self._ended = True
-        self._woken.set()
-        self._feed.leave(self)
-
-    async def _catch_up(self) -> Sequence[Event]:
-        """Read a page of earlier events. The last page is read after joining, so that no event is missed in between."""
-        page = await self._feed.read(self.position, self.event_filter)
-        self._live = self._joined and not page.full
-        if not self._joined and not page.full:
-            await self._feed.join(self)
-            self._joined = True
-        self.position = page.end  # set last: joining may raise, and the page would be lost
-        return page.events
 
 
 def _wake(loop: asyncio.AbstractEventLoop, woken: asyncio.Event) -> None:

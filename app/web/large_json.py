@@ -4,7 +4,7 @@ So the memory in use is that of the largest body, however many arrive. The image
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import IO, Any
@@ -15,8 +15,7 @@ from pydantic import ConfigDict, TypeAdapter
 from app.catalog import Catalog
 from app.errors import DiskUnavailable, InvalidRequest, MalformedRequest, TooLarge
 from app.images.base64 import decode_into
-from app.store import Uploads
-from app.store.uploads import SMALL
+from app.store.uploads import SMALL, Places
 from app.web.body import declared_length, json_text
 
 # One image of the provider's maximum of 20 MB is 27 MB of base64. Multipart avoids the third that base64 adds.
@@ -25,6 +24,7 @@ _CHUNK = 256 * 1024  # bytes written to the disk in one call
 _PIECE = 64 * 1024  # bytes counted in one call
 _LONG = 16 * 1024  # characters; a longer image goes to a file
 _MAX_REST = 1024 * 1024  # bytes, the limit of a form field too
+_REFERENCE = "image_url"  # the member of an object in OpenAI's form that is an image
 _MAX_VALUES = 200_000  # an empty list of two bytes takes 64 in memory
 _PARSER = ThreadPoolExecutor(1, thread_name_prefix="large-json")
 # It holds the GIL for half as long as the standard library's parser, and takes half the memory.
@@ -32,12 +32,13 @@ _JSON: TypeAdapter[Any] = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="c
 
 
 async def read_json(
-    request: Request, catalog: Catalog, uploads: Uploads, stack: AsyncExitStack
+    request: Request, catalog: Catalog, uploads: Places, stack: AsyncExitStack, pictures: Collection[str] = ()
 ) -> tuple[bytes, dict[str, IO[bytes]]]:
     """Return the body without its long images, and these images by member, in files that `stack` closes.
 
     An image of a list is called `member[0]` and so on. The body is JSON with null in place of each long image. The
-    reader of the route validates it.
+    reader of the route validates it. `pictures`: members that may have images in OpenAI's form, as text or as an object
+    with `image_url`.
 
     Raises InvalidRequest for invalid base64, MalformedRequest, TooLarge, Unavailable if the disk cannot be written, or
     Overloaded.
@@ -56,7 +57,9 @@ async def read_json(
         body = await asyncio.to_thread(uploads.open)
         stack.push_async_callback(asyncio.to_thread, body.close)
         await _write(body, start, stream)
-        rest = await asyncio.get_running_loop().run_in_executor(_PARSER, _separate, body, catalog, uploads, files)
+        rest = await asyncio.get_running_loop().run_in_executor(
+            _PARSER, _separate, body, catalog, uploads, files, pictures
+        )
     except OSError as error:
         raise DiskUnavailable(f"an image cannot be stored: {error.strerror}") from error
     return rest, files
@@ -72,12 +75,14 @@ async def _write(body: IO[bytes], start: bytearray, stream: AsyncGenerator[bytes
     await asyncio.to_thread(body.write, buffer)
 
 
-def _separate(body: IO[bytes], catalog: Catalog, uploads: Uploads, files: dict[str, IO[bytes]]) -> bytes:
+def _separate(
+    body: IO[bytes], catalog: Catalog, uploads: Places, files: dict[str, IO[bytes]], pictures: Collection[str]
+) -> bytes:
     """Move the long images of a body to new files in `files`, and return the remainder as JSON."""
     body.seek(0)
     members = _bounded(json_text(body.read()))
     if isinstance(members, dict):
-        for holder, key, name in _places_of_images(members, catalog):
+        for holder, key, name in _places_of_images(members, catalog, pictures):
             text = holder[key]
             if isinstance(text, str) and len(text) > _LONG and not _is_url(text):
                 if len(files) == catalog.max_images:
@@ -92,14 +97,21 @@ def _separate(body: IO[bytes], catalog: Catalog, uploads: Uploads, files: dict[s
     return rest
 
 
-def _places_of_images(members: dict[str, Any], catalog: Catalog) -> Iterator[tuple[Any, Any, str]]:
+def _places_of_images(
+    members: dict[str, Any], catalog: Catalog, pictures: Collection[str]
+) -> Iterator[tuple[Any, Any, str]]:
     """Yield each place where an image may be: its object or list, its key or index, and its name."""
-    for member in catalog.image_members:
+    for member in {*catalog.image_members, *pictures}:
         value = members.get(member)
+        places: list[tuple[Any, Any, str]] = [(members, member, member)]
         if isinstance(value, list):
-            yield from ((value, index, f"{member}[{index}]") for index in range(len(value)))
-        elif value is not None:
-            yield members, member, member
+            places = [(value, index, f"{member}[{index}]") for index in range(len(value))]
+        for holder, key, name in places if value is not None else ():
+            item = holder[key]
+            if member not in pictures or not isinstance(item, dict):
+                yield holder, key, name
+            elif _REFERENCE in item:
+                yield item, _REFERENCE, name
 
 
 def parse(text: bytes) -> Any:

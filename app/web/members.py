@@ -1,7 +1,9 @@
 """From the members of a request body to the parameters of a task, for JSON and forms of both APIs."""
 
+import json
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
+from enum import Enum
 from typing import IO, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -24,6 +26,14 @@ _LENIENT: Mapping[str, TypeAdapter[Any]] = {
 }
 
 
+class Leniency(Enum):
+    """Which values of another type than their member's are converted. True and false never stand for numbers."""
+
+    STRICT = "none"
+    TEXTS = "texts"  # as in a form, where each value is one
+    PROVIDER = "as the provider"  # texts, and a whole number such as 5.0 for an integer
+
+
 def to_params(
     catalog: Catalog,
     model: Model,
@@ -32,13 +42,12 @@ def to_params(
     read_options: Callable[[JsonObject], TaskOptions],
     options: Iterable[str],
     *,
-    lenient: bool = False,
+    leniency: Leniency = Leniency.STRICT,
 ) -> tuple[TaskParams, Files]:
     """Return the parameters of a task for this model, and its files by slot.
 
     `members`: without `model`. `files`: the images that are not in the members, by member, or by `member[0]` and so on
-    for a list. `read_options`: reads those members that are named in `options`. `lenient`: numbers and truth values
-    may be texts.
+    for a list. `read_options`: reads those members that are named in `options`.
 
     Raises InvalidRequest, which names all wrong members.
     """
@@ -46,6 +55,8 @@ def to_params(
     given_options, rest = TaskOptions(), dict(members)
     with found.errors():
         given_options = read_options({name: rest.pop(name) for name in names if name in rest})
+    if given_options.user is not None and "user" in model.properties:
+        rest["user"] = given_options.user  # an option of Fluxhook and a member of the model
     texts, kept = dict[str, str](), dict[str, IO[bytes]]()
     with found.errors():
         texts, kept = _take_images(model.images, rest, files)
@@ -53,8 +64,7 @@ def to_params(
     with found.errors():
         unknown = unknown_fields.sort_out(rest, model, options=names)
     known = {name: value for name, value in rest.items() if name in model.properties}
-    if lenient:
-        known = {name: _coerced(model.properties[name], value) for name, value in known.items()}
+    known = {name: _converted(model.properties[name], value, leniency) for name, value in known.items()}
     parameters: JsonObject = {}
     warnings: tuple[str, ...] = ()
     with found.errors():
@@ -88,6 +98,11 @@ class _Found:
         error = InvalidRequest("; ".join(f"{name}: {reason}" for name, reason in fields.items()), fields)
         error.types = {name: self._types[name] for name in fields if name in self._types}
         raise error
+
+
+def options_from_json(values: JsonObject) -> TaskOptions:
+    """Read options by the types of JSON. Raises InvalidRequest."""
+    return _validated(lambda: TaskOptions.model_validate_json(json.dumps(dict(values)), strict=True))
 
 
 def options_from_python(values: JsonObject) -> TaskOptions:
@@ -150,14 +165,16 @@ def _take_single(rules: ImageRules, members: dict[str, JsonValue], files: Files)
     return texts, files
 
 
-def _coerced(schema: JsonObject, value: JsonValue) -> JsonValue:
+def _converted(schema: JsonObject, value: JsonValue, leniency: Leniency) -> JsonValue:
     """Convert a value to the type of its member, as far as pydantic does; anything else is left to the schema."""
+    if leniency is Leniency.STRICT or not (isinstance(value, str) or leniency is Leniency.PROVIDER):
+        return value
     types = schema.get("type")
     for name in types if isinstance(types, list) else [types]:
         if name == "string" and isinstance(value, str):
             return value
         adapter = _LENIENT.get(str(name))
-        if adapter is None:
+        if adapter is None or (isinstance(value, bool) and name != "boolean"):
             continue
         try:
             converted: JsonValue = adapter.validate_python(value)

@@ -6,7 +6,7 @@ from typing import Any
 
 from app.catalog import DEFAULT_MODEL, Catalog, Model
 from app.params import COMPATIBLE_OPTIONS, TaskOptions
-from app.web.task_form import LIST_FIELD
+from app.web.multipart import LIST_FIELD
 
 MODEL_PATH = "{model}"
 _SCHEMAS = "#/components/schemas/"

@@ -9,6 +9,7 @@ class _HasId(Protocol):
     def id(self) -> str: ...
 
 
+MAX_ROWS = 1000  # of lists that had no pages in earlier versions: clients of those read only one
 Row = TypeVar("Row", bound=_HasId)
 
 

@@ -4,56 +4,33 @@ It has the members of RFC 9457 (`type`, `title`, `status`, `detail`), and `messa
 the providers. It never has a member `errors`, which some clients would misinterpret.
 """
 
+import math
 import re
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from app.errors import FluxhookError, InvalidRequest, MalformedRequest, NotFound, RequestError, Unavailable
+from app.errors import ClientGone, FluxhookError, InvalidRequest, MalformedRequest, NotFound, RequestError, Unavailable
 from app.telemetry import logs
 
 MEDIA_TYPE = "application/problem+json"
-_RETRY_AFTER_S = "5"
+RETRY_AFTER_S = "5"
 _MODEL_PATH = re.compile(r"/(?:flux/)?v1/([A-Za-z0-9][A-Za-z0-9._-]{0,63}(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,63})?)")
+_MEMBER_OF_ENUM = re.compile(r"<\w+\.\w+: ('[^']*')>")  # as pydantic shows one in a Literal
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
+# Returns the response for an error; the status, if given, replaces the error's own.
+Form = Callable[[FluxhookError, int | None], JSONResponse]
+Page = Callable[[Request, FluxhookError], Awaitable[Response]]
+
 log = logs.get("web")
-
-
-class ProviderError(BaseModel):
-    """The error in the form of the providers' errors."""
-
-    message: str
-    type: Annotated[str, Field(description="The HTTP status as text.", examples=["422"])]
-
-
-class ProblemMembers(BaseModel):
-    type: Annotated[str, Field(examples=["urn:fluxhook:problem:invalid_request"])]
-    title: str
-    status: int
-    code: Annotated[str, Field(description="Stable error code; the last part of `type`.", examples=["invalid_request"])]
-    message: Annotated[str, Field(description="The same as `detail`.")]
-    error: ProviderError
-    fields: Annotated[
-        dict[str, str] | None,
-        Field(description="The reason for each invalid field; present only if fields are invalid."),
-    ] = None
-    task_id: Annotated[
-        str | None, Field(description="The task that may have been recorded; present only with `task_may_exist`.")
-    ] = None
-
-
-class Problem(ProblemMembers):
-    """The body of every error response (RFC 9457)."""
-
-    detail: str
 
 
 def document(error: FluxhookError, status: int | None = None) -> dict[str, Any]:
@@ -70,25 +47,39 @@ def document(error: FluxhookError, status: int | None = None) -> dict[str, Any]:
     }
     if error.fields:
         body["fields"] = error.fields
-    if error.task_id is not None:
-        body["task_id"] = error.task_id
-    return body
+    return body | dict(error.members)
 
 
 def answer(error: FluxhookError, status: int | None = None) -> JSONResponse:
+    return JSONResponse(document(error, status), status or error.status, noted_headers(error), MEDIA_TYPE)
+
+
+def noted_headers(error: FluxhookError) -> dict[str, str]:
+    """Note the error for the request's log line, and return the headers of its response."""
     logs.note(code=error.code)
     if isinstance(error, Unavailable) and error.resource is not None:
         logs.note(resource=error.resource)
     headers = {}
     if error.retryable:
-        headers["retry-after"] = _RETRY_AFTER_S
+        headers["retry-after"] = retry_after(error)
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
-    return JSONResponse(document(error, status), status or error.status, headers, MEDIA_TYPE)
+    return headers
+
+
+def retry_after(error: FluxhookError) -> str:
+    """Return the value of `Retry-After` in whole seconds, at least one."""
+    wait = error.retry_after
+    return RETRY_AFTER_S if wait is None else str(max(1, math.ceil(wait.total_seconds())))
 
 
 def responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI descriptions of the error responses of a route."""
+    """Return the OpenAPI descriptions of the error responses of a route.
+
+    A route that needs an API key can also be refused because the key lacks a scope.
+    """
+    if HTTPStatus.UNAUTHORIZED in statuses:
+        statuses = (*statuses, HTTPStatus.FORBIDDEN)
     return {
         int(status): {
             "description": status.phrase,
@@ -98,8 +89,17 @@ def responses(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def install(app: FastAPI) -> None:
-    """Register handlers so that every error of this application is answered with the error document."""
+# Of most routes: the key, what the request says, or an outage.
+USUAL_ERRORS = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+def install(app: FastAPI, forms: Mapping[str, Form], page: Page) -> None:
+    """Register handlers so that every error of this application is answered with a document.
+
+    `forms`: by the prefix of a path, how errors below it are answered; elsewhere with the error document.
+    `page`: how a browser is answered that asks for a path without a route, or meets an unexpected error.
+    """
+    app.state.error_forms, app.state.error_page = forms, page
     app.add_exception_handler(FluxhookError, _ours)
     app.add_exception_handler(RequestValidationError, _parameters)
     app.add_exception_handler(HTTPException, _routing)
@@ -107,25 +107,32 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-async def _ours(_request: Request, error: Exception) -> Response:
+def _in_form(request: Request, error: FluxhookError, status: int | None = None) -> JSONResponse:
+    forms: Mapping[str, Form] = request.app.state.error_forms
+    path = request.scope["path"]
+    form = next((form for prefix, form in forms.items() if path.startswith(prefix)), answer)
+    return form(error, status)
+
+
+async def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, FluxhookError)  # noqa: S101 - registered for this type above
-    return answer(error)
+    return _in_form(request, error)
 
 
-async def _parameters(_request: Request, error: Exception) -> Response:
+async def _parameters(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     # The location begins with `query`, `path` or `header`, and may end with the position in a list.
-    return answer(invalid([{**finding, "loc": finding["loc"][1:2]} for finding in error.errors()]))
+    return _in_form(request, invalid([{**finding, "loc": finding["loc"][1:2]} for finding in error.errors()]))
 
 
 async def _routing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     if error.status_code == HTTPStatus.NOT_FOUND:
-        return answer(NotFound(_not_found(request)))
+        return await _for_person_or_program(request, NotFound(_not_found(request)))
     phrase = HTTPStatus(error.status_code).phrase
     problem = RequestError(phrase.lower())
     problem.title, problem.code = phrase, phrase.lower().replace(" ", "_")
-    response = answer(problem, error.status_code)
+    response = _in_form(request, problem, error.status_code)
     response.headers.update(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (allowed := _allowed(request)):
         response.headers["allow"] = ", ".join(allowed)
@@ -148,7 +155,10 @@ def _allowed(request: Request) -> list[str]:
     return [method for method, scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 
-async def _disconnected(_request: Request, _error: Exception) -> Response:
+async def _disconnected(request: Request, _error: Exception) -> Response:
+    waiting = getattr(request.state, "answer", None)
+    if waiting is not None and waiting.is_gone:
+        return answer(ClientGone("the client hung up before the answer was complete"))
     return disconnected()
 
 
@@ -158,7 +168,17 @@ def disconnected() -> JSONResponse:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    return unexpected(error, request.method, FluxhookError("an unexpected error: see the log of the service"))
+    log_unexpected(error, request.method)
+    return await _for_person_or_program(request, FluxhookError("an unexpected error: see the log of the service"))
+
+
+async def _for_person_or_program(request: Request, error: FluxhookError) -> Response:
+    """Answer with a page if a browser wants to show one, else with a document."""
+    document = _in_form(request, error)
+    if request.method != "GET" or "text/html" not in request.headers.get("accept", ""):
+        return document
+    page: Page = request.app.state.error_page
+    return await page(request, error)
 
 
 def unexpected(error: Exception, method: str, answered: FluxhookError) -> JSONResponse:
@@ -196,5 +216,5 @@ def reason_of(error: Any) -> str:
     }
     if error.get("ctx", {}).get("pattern") == r"\S":
         return "must not be blank"
-    message = str(error["msg"]).removeprefix("Value error, ")
+    message = _MEMBER_OF_ENUM.sub(r"\1", str(error["msg"]).removeprefix("Value error, "))
     return known.get(error["type"], message[:1].lower() + message[1:])

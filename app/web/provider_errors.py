@@ -18,7 +18,8 @@ from pydantic import BaseModel, Field
 from app.errors import FluxhookError, InvalidRequest, KeyRefused, KeyReused, Unauthorized
 from app.telemetry import logs
 from app.web import problems
-from app.web.problems import ProblemMembers, responses
+from app.web.problems import responses
+from app.web.schemas.problems import ProblemMembers
 
 _UNTYPED = "value_error"
 _PARTS = re.compile(r"[^.\[\]]+")  # of a name such as images[2] or webhook_events.1

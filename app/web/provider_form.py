@@ -11,18 +11,17 @@ from app.catalog import Catalog, Model
 from app.errors import InvalidRequest, MalformedRequest
 from app.params import COMPATIBLE_OPTIONS, TaskParams
 from app.rules.json_value import JsonValue
-from app.store import Uploads
-from app.store.uploads import SMALL
+from app.store.uploads import SMALL, Places
 from app.web import unknown_fields
 from app.web.body import bounded, json_text, media_type
 from app.web.foreign_fields import is_empty
 from app.web.large_json import MAX_JSON_BYTES, read_json
-from app.web.members import Files, options_from_python, to_params
+from app.web.members import Files, Leniency, options_from_python, to_params
 from app.web.task_form import JSON_TOO_LARGE
 
 
 async def read_submit(
-    request: Request, catalog: Catalog, model: Model, uploads: Uploads, stack: AsyncExitStack
+    request: Request, catalog: Catalog, model: Model, uploads: Places, stack: AsyncExitStack
 ) -> tuple[TaskParams, Files]:
     """Read a task for this model, and its large images by slot; `stack` closes their files.
 
@@ -38,7 +37,9 @@ async def read_submit(
     fields = await _parse(json_text(body))
     known = {*model.properties, *COMPATIBLE_OPTIONS}
     given = {name: value for name, value in fields.items() if not (name in known and _is_default(name, value))}
-    params, kept = to_params(catalog, model, given, files, options_from_python, COMPATIBLE_OPTIONS, lenient=True)
+    params, kept = to_params(
+        catalog, model, given, files, options_from_python, COMPATIBLE_OPTIONS, leniency=Leniency.PROVIDER
+    )
     if params.options.webhook_url is not None:
         params = replace(params, options=params.options.model_copy(update={"webhook_form": "provider"}))
     if catalog.get(model.id) is None:

@@ -17,6 +17,8 @@ _MAX_NAME = 100  # characters
 _MAX_FIELDS = 32
 _MAX_BYTES = 8 * 1024  # of all fields that are passed on, as JSON
 _NATIVE_ONLY = "only POST /v1/tasks takes it"
+# Options that the provider's API has too, or may get: where they are not options, they are passed on.
+_PROVIDERS_TOO = frozenset({"user", "metadata"})
 _WITHOUT_EFFECT = frozenset({"priority", "deadline_at"})  # where they are not options
 
 
@@ -67,7 +69,8 @@ def check_query(parameters: Iterable[tuple[str, str]], model: Model) -> tuple[st
 
 def _size(name: str, value: JsonValue, model: Model, options: Collection[str]) -> int:
     """Return the size of a field that may be passed on. Raises InvalidRequest for any other."""
-    reason = _NATIVE_ONLY if name in OPTIONS else reason_to_refuse(name, value, model, options)
+    is_native = name in OPTIONS and name not in _PROVIDERS_TOO
+    reason = _NATIVE_ONLY if is_native else reason_to_refuse(name, value, model, options)
     if reason is None and (len(name) > _MAX_NAME or not is_storable(name)):
         reason = "unknown field"
     if reason is not None:

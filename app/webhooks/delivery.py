@@ -10,11 +10,13 @@ from http import HTTPStatus
 
 import httpx
 
+from app.db.tables import applications
 from app.db.tables.deliveries import Delivery
+from app.db.tables.events import BUDGET_WARNING
 from app.db.tables.results import Result
 from app.db.tables.tasks import Task
-from app.images.signed_links import result_link
-from app.resources import Resources
+from app.images.signed_links import public_link
+from app.resources import Policy, Resources
 from app.rules.backoff import read_retry_after
 from app.security import sign
 from app.security.redact import redact
@@ -25,7 +27,7 @@ _MAX_ANSWER = 4096  # bytes of a response body to store; enough to diagnose a fa
 
 @dataclass(frozen=True, slots=True)
 class OutgoingWebhook:
-    """A delivery, and the task and result that its body describes. A test delivery has neither."""
+    """A delivery, and the task and result that its body describes. A test or a warning has neither."""
 
     delivery: Delivery
     task: Task | None
@@ -65,7 +67,7 @@ async def deliver(use: Resources, webhook: OutgoingWebhook) -> Outcome:
     readable, secret = _secret(use, webhook)
     if not readable:
         return Outcome(error=SEALED)
-    body = _body(use, webhook)
+    body = await _body(use, webhook)
     raw_secret = (secret or "").encode()
     headers = _headers(use, webhook.delivery, secret, body)
     outcome = await _post(use, webhook.delivery.url, body, headers, _MAX_ANSWER + len(raw_secret))
@@ -112,34 +114,34 @@ async def _post(use: Resources, url: str, body: bytes, headers: httpx.Headers, m
     return Outcome(response.status_code, None, latency_ms, bytes(answer), retry_after)
 
 
-def _body(use: Resources, webhook: OutgoingWebhook) -> bytes:
+async def _body(use: Resources, webhook: OutgoingWebhook) -> bytes:
     prompt = None if webhook.task is None else webhook.task.request.prompt
-    message = payload.with_link(payload.with_prompt(webhook.delivery.payload, prompt), _link(use, webhook))
+    message = payload.with_link(payload.with_prompt(webhook.delivery.payload, prompt), await _link(use, webhook))
     return json.dumps(message, separators=(",", ":")).encode()
 
 
-def _link(use: Resources, webhook: OutgoingWebhook) -> str | None:
-    """Return a new link to the image: on the public URL, else on the origin of the submitting request, else a path."""
+async def _link(use: Resources, webhook: OutgoingWebhook) -> str | None:
+    """Return a new link to the image: in the bucket, on the public URL, on the origin of the request, or a path."""
     if webhook.task is None or webhook.result is None:
         return None
     base = use.public_url or webhook.task.webhook_origin
-    if base is None:
-        return f"/v1/tasks/{webhook.task.id}/image"
-    return result_link(use.keys, webhook.task.id, webhook.result.media_type, use.now() + use.link_life, base)
+    return await public_link(use, webhook.result, base) or f"/v1/tasks/{webhook.task.id}/image"
 
 
-def _secret(use: Resources, webhook: OutgoingWebhook) -> tuple[bool, str | None]:
-    """Return whether the secret can be decrypted, and the secret of the task or test delivery; None without one."""
+def _secret(use: Policy, webhook: OutgoingWebhook) -> tuple[bool, str | None]:
+    """Return whether the secret can be decrypted, and that of the task, application or test; None without one."""
     sealed, owner_id = webhook.delivery.secret, webhook.delivery.id
     if webhook.task is not None:
         sealed, owner_id = webhook.task.webhook_secret, webhook.task.id
+    elif webhook.delivery.event == BUDGET_WARNING:
+        owner_id = webhook.delivery.application_id
     if sealed is None:
         return True, None
     secret = subscription.unseal(use.keys, owner_id, sealed)
     return secret is not None, secret
 
 
-def _headers(use: Resources, delivery: Delivery, secret: str | None, body: bytes) -> httpx.Headers:
+def _headers(use: Policy, delivery: Delivery, secret: str | None, body: bytes) -> httpx.Headers:
     headers = {"content-type": "application/json"}
     if secret is not None:
         headers["x-bfl-signature"] = sign.bfl_signature(secret, body)
@@ -154,8 +156,11 @@ def _may_carry(delivery: Delivery, secret: str) -> bool:
 
     HTTP strips the whitespace around a header's value.
     """
-    return delivery.form == "provider" and delivery.url[:6].lower() == "https:" and secret == secret.strip()
+    can_be_a_header = len(secret) == len(secret.strip())
+    return delivery.form == "provider" and delivery.url[:6].lower() == "https:" and can_be_a_header
 
 
-def _keys(use: Resources, delivery: Delivery, secret: str | None) -> Sequence[bytes]:
-    return use.keys.webhook_keys(delivery.key_id) if secret is None else (sign.decode_secret(secret),)
+def _keys(use: Policy, delivery: Delivery, secret: str | None) -> Sequence[bytes]:
+    if secret is not None:
+        return (sign.decode_secret(secret),)
+    return use.keys.webhook_keys(applications.first_key_id(delivery.application_id))

@@ -1,16 +1,20 @@
 """The outbox: store deliveries and their jobs in the transaction of the change that they report."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
 from app import ids, jobs
 from app.db import Connection
 from app.db.tables import deliveries, endpoints, results, tasks
+from app.db.tables.applications import Application
 from app.db.tables.deliveries import TEST, DeliveryState, NewDelivery
 from app.db.tables.endpoints import Endpoint, EndpointName, EndpointState, NewEndpoint
+from app.db.tables.events import BUDGET_WARNING
 from app.db.tables.tasks import Task
 from app.jobs import NewJob, Step
+from app.rules.budget import BudgetWarning
 from app.rules.task import Status
 from app.webhooks import payload
 from app.webhooks.payload import Payload
@@ -45,10 +49,10 @@ def plan(connection: Connection, moves: Sequence[Reached], now: datetime) -> Non
 
 
 def plan_test(
-    connection: Connection, delivery_id: str, key_id: str, url: str, form: str, secret: str | None, now: datetime
+    connection: Connection, delivery_id: str, owner: str, url: str, form: str, secret: str | None, now: datetime
 ) -> None:
-    """Store a test delivery, which reports no task. It is also sent to an endpoint that is paused."""
-    name = EndpointName(key_id, url)
+    """Store a test delivery of the application `owner`, which reports no task. A paused endpoint gets it too."""
+    name = EndpointName(owner, url)
     endpoint = _endpoints(connection, {name}, now)[name]
     test = NewDelivery(
         id=delivery_id,
@@ -65,6 +69,24 @@ def plan_test(
     jobs.enqueue(connection, [NewJob(Step.NOTIFY, endpoint.id, now)])
 
 
+def plan_budget_warning(
+    connection: Connection, application: Application, warning: BudgetWarning, now: datetime
+) -> None:
+    """Store a delivery of this warning to the default webhook of the application, if it has one.
+
+    The secret is copied as the application has it sealed.
+    """
+    if application.webhook_url is None:
+        return
+    name = EndpointName(application.id, application.webhook_url)
+    targets = _endpoints(connection, {name}, now)
+    delivery_id, form = ids.new_id("dlv", now), application.webhook_form or "provider"
+    message = payload.budget_form(form, delivery_id, warning, now)
+    row = _row(targets[name], None, BUDGET_WARNING, form, message, now)
+    deliveries.insert(connection, [replace(row, id=delivery_id, secret=application.webhook_secret)])
+    enqueue_rounds(connection, targets.values(), now)
+
+
 def enqueue_rounds(connection: Connection, targets: Iterable[Endpoint], now: datetime) -> None:
     """Enqueue the NOTIFY job of each endpoint that is active."""
     active = sorted(endpoint.id for endpoint in targets if endpoint.state is EndpointState.ACTIVE)
@@ -76,15 +98,19 @@ def _subscribes(task: Task | None, status: Status) -> bool:
 
 
 def _endpoint_name(task: Task) -> EndpointName:
-    return EndpointName(task.key_id, task.webhook_url or "")
+    return EndpointName(task.application_id, task.webhook_url or "")
 
 
 def _endpoints(
     connection: Connection, names: Collection[EndpointName], now: datetime
 ) -> Mapping[EndpointName, Endpoint]:
-    rows = [NewEndpoint(ids.new_id("ep", now), name.key_id, name.url, now) for name in names]
-    endpoints.ensure(connection, rows)
-    return endpoints.by_key_and_url(connection, names)
+    """Return the endpoints with these names. One that retention deletes at this moment is created again."""
+    found = endpoints.by_name(connection, names)
+    while missing := set(names) - found.keys():
+        rows = [NewEndpoint(ids.new_id("ep", now), name.application_id, name.url, now) for name in missing]
+        endpoints.ensure(connection, rows)
+        found |= endpoints.by_name(connection, missing)
+    return found
 
 
 def _payload(task: Task, status: Status, stored: Mapping[str, results.Result], now: datetime) -> Payload:
@@ -94,7 +120,7 @@ def _payload(task: Task, status: Status, stored: Mapping[str, results.Result], n
 
 
 def _row(
-    endpoint: Endpoint, task_id: str, event: str, form: str | None, message: Payload, now: datetime
+    endpoint: Endpoint, task_id: str | None, event: str, form: str | None, message: Payload, now: datetime
 ) -> NewDelivery:
     gone = endpoint.state is EndpointState.GONE
     return NewDelivery(

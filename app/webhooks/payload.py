@@ -9,8 +9,11 @@ from datetime import UTC, datetime
 from typing import NotRequired, TypeAlias, TypedDict
 
 from app.db.tables.deliveries import TEST
+from app.db.tables.events import BUDGET_WARNING
 from app.db.tables.results import Result
 from app.db.tables.tasks import Task
+from app.rules.budget import BudgetWarning
+from app.rules.json_value import JsonObject
 from app.rules.task import Failure, MoneySpent, Status
 
 # The provider's own error codes where it has them (webhook guide and error codes of the BFL API).
@@ -33,6 +36,15 @@ class ProviderResult(TypedDict):
     seed: int | None
 
 
+class BudgetFacts(TypedDict):
+    """A budget that is nearly used."""
+
+    budget: JsonObject  # `credits` and `period`
+    spent: float
+    remaining: float
+    resets_at: str
+
+
 class ProviderPayload(TypedDict):
     """The form of the provider's own callbacks."""
 
@@ -42,6 +54,8 @@ class ProviderPayload(TypedDict):
     error: NotRequired[str]
     message: NotRequired[str]
     timestamp: str
+    type: NotRequired[str]  # and `data`: of a warning about the budget
+    data: NotRequired[BudgetFacts]
 
 
 class EventFailure(TypedDict):
@@ -64,6 +78,8 @@ class EventTask(TypedDict):
     id: str
     status: Status
     model: str
+    user: str | None
+    metadata: Mapping[str, str]
     prompt: str
     seed: int | None
     cost: float | None
@@ -86,7 +102,15 @@ class EventPayload(TypedDict):
     data: EventData
 
 
-Payload: TypeAlias = ProviderPayload | EventPayload
+class BudgetPayload(TypedDict):
+    """The form of an event about a budget."""
+
+    type: str
+    timestamp: str
+    data: BudgetFacts
+
+
+Payload: TypeAlias = ProviderPayload | EventPayload | BudgetPayload
 
 
 def provider_form(task: Task, status: Status, now: datetime) -> ProviderPayload:
@@ -121,6 +145,24 @@ def test_form(form: str, delivery_id: str, now: datetime) -> Payload:
     return {"id": delivery_id, "status": "Pending", "timestamp": _timestamp(now)}
 
 
+def budget_form(form: str, delivery_id: str, warning: BudgetWarning, now: datetime) -> Payload:
+    """Return the payload of a warning about a budget.
+
+    The provider's form has none: a handler of it finds a task that it does not know and that is pending, as in a test.
+    """
+    facts: BudgetFacts = {
+        "budget": warning.budget.as_json(),
+        "spent": warning.spent,
+        "remaining": warning.remaining,
+        "resets_at": _timestamp(warning.resets_at),
+    }
+    timestamp = _timestamp(now)
+    if form == "event":
+        return {"type": BUDGET_WARNING, "timestamp": timestamp, "data": facts}
+    pending: ProviderPayload = {"id": delivery_id, "status": "Pending", "timestamp": timestamp}
+    return {**pending, "type": BUDGET_WARNING, "data": facts}
+
+
 def with_prompt(payload: Mapping[str, object], prompt: str | None) -> Mapping[str, object]:
     """Return the payload with this prompt, if it has a member for one. None: for the payload that is stored."""
     match payload:
@@ -153,6 +195,8 @@ def _task(task: Task, result: Result | None, status: Status) -> EventTask:
         "id": task.id,
         "status": status,
         "model": task.model,
+        "user": task.user,
+        "metadata": dict(task.metadata or {}),
         "prompt": task.request.prompt,
         "seed": task.effective_seed,
         "cost": task.cost,

@@ -1,63 +1,81 @@
 """Webhook subscriptions: the URL, form, events and encrypted secret that a task or an API key stores."""
 
+import httpx
+
 from app import ids
-from app.db import Connection
-from app.db.tables import api_keys
-from app.db.tables.api_keys import UNCHANGED, Key, WebhookDefaults
+from app.db.tables.api_keys import Key
 from app.db.tables.tasks import Subscription
+from app.db.tables.webhook_defaults import UNCHANGED, WebhookDefaults
 from app.errors import InvalidRequest
 from app.params import Webhook
-from app.resources import Resources
+from app.resources import Policy
+from app.security import ssrf
 from app.security.keyring import KeyRing
 
+_HTTP_PORT = 80
+
 _HTTPS_REQUIRED = "must be https: the operator of this service has not allowed plain http to any network"
+_NOT_ALLOWED = "must be https: plain http is sent only to hosts in networks that the operator of this service allows"
+_PRIVATE = "must be a public address, or one in a network that the operator of this service allows"
 
 
-def check(use: Resources, webhook: Webhook) -> None:
-    """Raise InvalidRequest for plain http, unless the operator allows a network (FLUXHOOK_EGRESS_ALLOW).
+async def check(use: Policy, webhook: Webhook) -> None:
+    """Raise InvalidRequest for a URL to which nothing can ever be delivered.
 
-    Whether the host is in an allowed network is checked when the webhook is sent, not here.
+    That is an address in a network that the operator does not allow (FLUXHOOK_EGRESS_ALLOW), and plain http to a host
+    outside of the allowed ones. A name with https is not looked up: its addresses are checked when a webhook is sent.
     """
-    url = webhook.webhook_url or ""
-    if url[:5].lower() == "http:" and not use.egress_allow:
-        raise InvalidRequest(f"webhook_url: {_HTTPS_REQUIRED}", {"webhook_url": _HTTPS_REQUIRED})
+    if webhook.webhook_url is None:
+        return
+    reason = await _reason_to_refuse(use, httpx.URL(webhook.webhook_url))
+    if reason is not None:
+        raise InvalidRequest(f"webhook_url: {reason}", {"webhook_url": reason})
 
 
-def of_task(
-    connection: Connection, ring: KeyRing, task_id: str, key_id: str, webhook: Webhook, origin: str | None
-) -> Subscription | None:
-    """Return the webhook of a new task; the API key's defaults replace missing fields. None without a URL.
+async def _reason_to_refuse(use: Policy, url: httpx.URL) -> str | None:
+    is_plain, address = url.scheme == "http", ssrf.literal_address(url.host)
+    if is_plain and not use.egress_allow:
+        return _HTTPS_REQUIRED
+    if address is not None and not ssrf.is_permitted(address, use.egress_allow):
+        return _NOT_ALLOWED if is_plain else _PRIVATE
+    host = url.raw_host.decode("ascii")
+    if is_plain and not await ssrf.takes_plain_http(host, url.port or _HTTP_PORT, use.egress_allow, use.resolve):
+        return _NOT_ALLOWED
+    return None
 
-    `origin`: the origin at which the submitter reached the service, for links.
+
+def of_task(ring: KeyRing, task_id: str, key: Key | None, webhook: Webhook, origin: str | None) -> Subscription | None:
+    """Return the webhook of a new task; defaults of the API key, then of its application, replace missing fields.
+
+    None without a URL. `origin`: the origin at which the submitter reached the service, for links.
     """
-    key = api_keys.get(connection, key_id)
-    url = webhook.webhook_url or (key.webhook_url if key else None)
+    known = None if key is None else key.webhook
+    url = webhook.webhook_url or (None if known is None else known.url)
     if url is None:
         return None
-    default_form, default_events = (key.webhook_form, key.webhook_events) if key else (None, None)
-    events = default_events if webhook.webhook_events is None else webhook.webhook_events
+    events = webhook.webhook_events if webhook.webhook_events is not None or known is None else known.events
     return Subscription(
         url=url,
         secret=secret_of(ring, task_id, webhook, key),
-        form=webhook.webhook_form or default_form or "provider",
+        form=webhook.webhook_form or (known and known.form) or "provider",
         events=list(events or ()),
         origin=origin,
     )
 
 
-def defaults(ring: KeyRing, key_id: str, webhook: Webhook) -> WebhookDefaults:
-    """Return the webhook settings of an API key for the fields in the request; null clears a default."""
+def defaults(ring: KeyRing, owner_id: str, webhook: Webhook) -> WebhookDefaults:
+    """Return the webhook settings of an API key or application for the fields in the request; null clears one."""
     given = webhook.model_fields_set
     return WebhookDefaults(
         url=webhook.webhook_url if "webhook_url" in given else UNCHANGED,
-        secret=seal(ring, key_id, webhook) if "webhook_secret" in given else UNCHANGED,
+        secret=seal(ring, owner_id, webhook) if "webhook_secret" in given else UNCHANGED,
         form=webhook.webhook_form if "webhook_form" in given else UNCHANGED,
         events=webhook.webhook_events if "webhook_events" in given else UNCHANGED,
     )
 
 
 def seal(ring: KeyRing, owner_id: str, webhook: Webhook) -> str | None:
-    """Encrypt the secret with the keyring, bound to the task or key that owns it; None without a secret."""
+    """Encrypt the secret with the keyring, bound to the task, key or application that owns it. None without one."""
     secret = webhook.webhook_secret
     return None if secret is None else _sealed(ring, owner_id, secret.get_secret_value())
 
@@ -69,13 +87,14 @@ def unseal(ring: KeyRing, owner_id: str, sealed: str) -> str | None:
 
 
 def secret_of(ring: KeyRing, owner_id: str, webhook: Webhook, key: Key | None) -> str | None:
-    """Return the secret of the request, else that of the API key, encrypted for `owner_id`; None without either."""
+    """Return the secret of the request, else the default of the key, encrypted for `owner_id`; None without either."""
     own = seal(ring, owner_id, webhook)
-    if own is not None or key is None or key.webhook_secret is None:
+    known = None if key is None else key.webhook
+    if own is not None or known is None or known.secret is None:
         return own
-    plain = unseal(ring, key.id, key.webhook_secret)
+    plain = unseal(ring, known.secret_owner, known.secret)
     # A secret that cannot be decrypted is copied as it is, so that each delivery fails with that reason.
-    return key.webhook_secret if plain is None else _sealed(ring, owner_id, plain)
+    return known.secret if plain is None else _sealed(ring, owner_id, plain)
 
 
 def _sealed(ring: KeyRing, owner_id: str, plain: str) -> str:

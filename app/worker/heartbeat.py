@@ -15,7 +15,7 @@ from app.collect import store_spooled
 from app.db.migrations.revision import is_current
 from app.errors import Unavailable
 from app.jobs import Job
-from app.resources import Resources
+from app.resources import Connections, Resources
 from app.telemetry import logs
 
 _LEASE_HEARTBEAT_S = jobs.LEASE.total_seconds() / 6
@@ -42,8 +42,8 @@ async def background_loops(
 
     async def renew_leases() -> None:
         running = list(running_jobs())
-        if running:
-            await use.db.write(jobs.heartbeat, running)
+        for locked in await use.db.write(jobs.heartbeat, running) if running else []:
+            await use.db.write(jobs.heartbeat_of_locked, locked)
 
     loops = [
         asyncio.create_task(_repeat(renew_leases, every_s)),
@@ -66,7 +66,7 @@ async def _repeat(call: Callable[[], Awaitable[None]], seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
-async def touch_liveness_file(use: Resources, file: Path, rounds: Rounds, every_s: float = _LIVENESS_FILE_S) -> None:
+async def touch_liveness_file(use: Connections, file: Path, rounds: Rounds, every_s: float = _LIVENESS_FILE_S) -> None:
     """Touch `file` regularly while the worker's rounds end and it can run jobs. Runs until it is cancelled."""
     touched_at = 0
     while True:
@@ -81,7 +81,7 @@ async def touch_liveness_file(use: Resources, file: Path, rounds: Rounds, every_
         await asyncio.sleep(every_s)
 
 
-async def can_work(use: Resources) -> bool:
+async def can_work(use: Connections) -> bool:
     """Whether the database answers and this version can use its schema."""
     try:
         return await use.db.read(is_current)

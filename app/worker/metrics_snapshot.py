@@ -15,14 +15,17 @@ from prometheus_client.core import GaugeMetricFamily
 from app import jobs
 from app.db import Connection
 from app.db.engine.database import is_read_only
-from app.db.queries import queue
+from app.db.queries import budget_use, queue
 from app.db.queries.feed_delay import oldest_writer
 from app.db.queries.queue import Depth
-from app.db.tables import events, provider_accounts, tasks
+from app.db.tables import events, provider_accounts, slots, tasks
+from app.db.tables.budget_periods import ALL
 from app.db.tables.provider_accounts import IN_ALL, Account
 from app.errors import Unavailable
 from app.resources import Resources
+from app.rules.budget import Budget
 
+_MAX_BUDGETS = 100  # the most used; a series for each of thousands of applications would burden Prometheus
 _TIMEOUT_S = 5  # for the database; Prometheus gives up after ten seconds
 
 Values = Mapping[Any, float]  # keyed by the tuple of label values
@@ -35,7 +38,7 @@ async def read(use: Resources) -> list[Metric]:
     """
 
     def work(connection: Connection) -> tuple[bool, list[Metric]]:
-        return is_read_only(connection), families(connection, use.now())
+        return is_read_only(connection), families(connection, use.now(), use.budget)
 
     try:
         async with asyncio.timeout(_TIMEOUT_S):
@@ -45,14 +48,20 @@ async def read(use: Resources) -> list[Metric]:
     return [_database_up(0 if read_only else 1), *gauges]
 
 
-def families(connection: Connection, now: datetime) -> list[Metric]:
-    """Read all gauges but `database_up`."""
+def families(connection: Connection, now: datetime, of_service: Budget | None = None) -> list[Metric]:
+    """Read all gauges but `database_up`. `of_service`: the budget of all applications together."""
     accounts = provider_accounts.list_all(connection)
     limits = {(account.id, model): limit for account in accounts for model, limit in account.limits.items()}
-    in_use, depths = provider_accounts.in_use(connection), queue.depths(connection)
+    in_use, depths = slots.in_use(connection), queue.depths(connection)
     return [
         _gauge("tasks", "Tasks in each non-final state.", ("status",), _tasks(connection)),
         *_slots(limits, in_use),
+        _gauge(
+            "slots_allowed",
+            "Maximum number of slots of an account now: refusals for lack of a slot lower it for a while.",
+            ("account",),
+            {(account.id,): account.allowed(now) for account in accounts},
+        ),
         *_queue({*limits, *in_use}, depths, now),
         _gauge(
             "account_paused",
@@ -62,11 +71,22 @@ def families(connection: Connection, now: datetime) -> list[Metric]:
         ),
         *_jobs(connection, now),
         *_feed(connection, now),
+        _gauge(
+            "budget_used_ratio",
+            "Used part of a budget in its current period; `*`: of the service, 0 without a budget. At most 100 series.",
+            ("application",),
+            _budgets(connection, of_service, now),
+        ),
     ]
 
 
 def _tasks(connection: Connection) -> Values:
     return {(status,): count for status, count in tasks.count_open(connection).items()}
+
+
+def _budgets(connection: Connection, of_service: Budget | None, now: datetime) -> Values:
+    most_used = budget_use.current(connection, of_service, now)[:_MAX_BUDGETS]
+    return {(ALL,): 0.0} | {(use.owner,): use.ratio for use in most_used}
 
 
 def _slots(limits: Values, in_use: Values) -> list[Metric]:

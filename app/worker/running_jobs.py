@@ -28,15 +28,17 @@ class RunningJobs:
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
-        self._started: dict[asyncio.Task[None], tuple[Job, float]] = {}
-        self._hanging: set[asyncio.Task[None]] = set()
+        self._started: dict[asyncio.Task[bool], tuple[Job, float]] = {}
+        self._hanging: set[asyncio.Task[bool]] = set()
+        self.lost_claim = False  # whether this worker may have claimed jobs without learning of them
+        self.leave_due = False  # whether the last round left jobs that are due, because of these
 
-    def start(self, job: Job, run: Awaitable[object]) -> None:
-        """Run a job until it ends, in an asyncio task."""
+    def start(self, job: Job, run: Awaitable[bool]) -> None:
+        """Run a job until it ends, in an asyncio task. `run` returns whether the end of the job is recorded."""
 
-        async def run_and_remove() -> None:
+        async def run_and_remove() -> bool:
             try:
-                await run
+                return await run
             finally:
                 del self._started[task]
                 self._hanging.discard(task)
@@ -44,9 +46,18 @@ class RunningJobs:
         task = asyncio.create_task(run_and_remove())
         self._started[task] = (job, self._monotonic())
 
+    def run_of(self, job: Job) -> asyncio.Task[bool] | None:
+        """Return the run of this same job that has not ended, unless it hangs."""
+        runs = (task for task, (known, _) in self._started.items() if known == job and task not in self._hanging)
+        return next(runs, None)
+
     @property
-    def tasks(self) -> set[asyncio.Task[None]]:
+    def tasks(self) -> set[asyncio.Task[bool]]:
         return set(self._started)
+
+    @property
+    def ids(self) -> set[int]:
+        return {job.id for job, _ in self._started.values()}
 
     def in_time(self) -> list[Job]:
         """Return the jobs that do not hang. Their leases are renewed, and they take a place in their lane."""

@@ -10,23 +10,39 @@ from typing import Protocol
 
 from app import jobs
 from app.db import Connection
-from app.db.queries import queue
-from app.db.tables import deliveries, events, idempotency_keys, provider_accounts, tasks
+from app.db.queries import queue, revoked
+from app.db.tables import (
+    api_keys,
+    budget_periods,
+    deliveries,
+    erasures,
+    events,
+    idempotency_keys,
+    provider_accounts,
+    removals,
+    slots,
+    tasks,
+    undelivered_requests,
+)
 from app.db.tables.provider_accounts import Account
 from app.jobs import NewJob, Step
-from app.resources import Resources
+from app.resources import JOIN_WINDOW, Resources
 from app.rules.task import Failure, Status
 from app.telemetry import logs, metrics
 from app.transitions import moves
 from app.transitions.admit import BACKOFFS, admit
 from app.transitions.idempotency import ANSWER_RETENTION
+from app.transitions.removals import SUBJECT
+from app.transitions.tag_users import tag_users
 from app.worker.retention import prune
 
 EVERY = timedelta(seconds=10)
 EVENTS_RETENTION = timedelta(days=7)  # a reader that was away for longer gets an error
 NO_TASK = "-"  # the task id of a job that is not about a task
+_BUDGETS_RETENTION = timedelta(days=100)  # after the start of a period: a task of it may still be settled
 _JOB_LOG_RETENTION = timedelta(hours=1)  # the log that the job engine keeps of finished jobs
 _MISSED_AFTER = timedelta(seconds=30)  # work that is overdue by more was missed, and is not just about to start
+_STOPPING = timedelta(minutes=2)  # longer than a request that records a task
 _BATCH = 50  # tasks to end in one transaction
 _MAX_PAUSE = timedelta(hours=24)  # how long a task waits for an account that refuses every task
 # How a task fails that has waited for so long, by the reason of the pause.
@@ -61,13 +77,31 @@ log = logs.get("sweep")
 
 async def sweep(use: Resources) -> None:
     """Run the maintenance once, and enqueue the next sweep."""
+    await _stop_revoked(use)
     await _end_overdue(use)
     missing = await use.db.read(orphaned)
-    rescheduled = await use.db.write(maintain, use.now(), missing)
+    rescheduled = await use.db.write(maintain, use.now(), missing, use.join_window)
     if rescheduled:
         metrics.orphaned_tasks_recovered.inc(len(rescheduled))
         log.error("unscheduled", task_ids=rescheduled)
+    await use.db.write(tag_users, use.now())
     await prune(use)
+
+
+async def _stop_revoked(use: Resources) -> None:
+    """Cancel the queued tasks of revoked keys, in batches.
+
+    A request that was accepted before its key was revoked may still record a task, so each key is looked at for a
+    while.
+    """
+    keys = await use.db.read(api_keys.stopping)
+    after = ""
+    while keys and (found := await use.db.read(revoked.queued, list(keys), after, _BATCH)):
+        await use.db.write(moves.cancel_queued, found, use.now())
+        after = found[-1]
+    done = [key_id for key_id, disabled_at in keys.items() if disabled_at < use.now() - _STOPPING]
+    if done:
+        await use.db.write(api_keys.stopped, done)
 
 
 async def _end_overdue(use: Resources) -> None:
@@ -96,14 +130,21 @@ def past_deadline(connection: Connection, now: datetime, among: Collection[str] 
 def refused_for_a_day(
     connection: Connection, now: datetime, among: Collection[str] | None = None, *, reason: str
 ) -> list[str]:
-    """Return the tasks that have waited for a day in an account that refused every task for this reason that long.
+    """Return the tasks that have waited for a day for an account that refused every task for this reason that long.
+
+    Tasks that another account may take are not among them.
 
     Such an account is paused, and its last refusal came at least a day after its first. Only the next submission, when
     the pause ends, can show whether the reason still holds.
     """
     accounts = provider_accounts.paused(connection, now)
     refusing = [account.id for account in accounts if account.pause_reason == reason and _refused_for_a_day(account)]
-    return queue.waiting_since(connection, refusing, now - _MAX_PAUSE, among) if refusing else []
+    if not refusing:
+        return []
+    others = provider_accounts.list_configured(connection)
+    accepting = [account for account in others if not (account.paused(now) and _refused_for_a_day(account))]
+    waiting = queue.waiting_since(connection, refusing, now - _MAX_PAUSE, among)
+    return [task.id for task in waiting if not any(account.may_take(task.model, task.region) for account in accepting)]
 
 
 def _refused_for_a_day(account: Account) -> bool:
@@ -113,12 +154,16 @@ def _refused_for_a_day(account: Account) -> bool:
     return until - BACKOFFS[account.pause_reason].longest >= since + _MAX_PAUSE
 
 
-def maintain(connection: Connection, now: datetime, missing: list[tuple[Step, str]]) -> list[str]:
+def maintain(
+    connection: Connection, now: datetime, missing: list[tuple[Step, str]], join_window: timedelta = JOIN_WINDOW
+) -> list[str]:
     """Delete expired rows, and schedule missing work and the next sweep. Return the ids of what was without a job."""
     events.prune(connection, now - EVENTS_RETENTION)
     jobs.enqueue(connection, [NewJob(Step.SWEEP, NO_TASK, now + EVERY)])
     jobs.prune(connection, now - _JOB_LOG_RETENTION)
     idempotency_keys.prune(connection, now - ANSWER_RETENTION)
+    undelivered_requests.prune(connection, now - join_window)
+    budget_periods.prune(connection, now - _BUDGETS_RETENTION)
     jobs.enqueue(connection, [NewJob(step, task_id, now) for step, task_id in missing])
     return [subject for _, subject in missing] + _repair_queues(connection, now)
 
@@ -133,6 +178,10 @@ def orphaned(connection: Connection) -> list[tuple[Step, str]]:
     for status, step in _REQUIRED_STEP.items():
         ids = queue.admitted(connection) if status is Status.QUEUED else tasks.ids_in(connection, status)
         missing += [(step, task_id) for task_id in sorted(ids - jobs.scheduled(connection, step, ids))]
+    erasure_ids = erasures.open_ids(connection)
+    missing += [(Step.ERASE, id_) for id_ in sorted(erasure_ids - jobs.scheduled(connection, Step.ERASE, erasure_ids))]
+    if removals.first(connection, 1) and not jobs.scheduled(connection, Step.ERASE, {SUBJECT}):
+        missing.append((Step.ERASE, SUBJECT))
     endpoint_ids = deliveries.endpoints_with_waiting(connection)
     without_job = endpoint_ids - jobs.scheduled(connection, Step.NOTIFY, endpoint_ids)
     missing += [(Step.NOTIFY, endpoint_id) for endpoint_id in sorted(without_job)]
@@ -144,9 +193,7 @@ def _repair_queues(connection: Connection, now: datetime) -> list[str]:
 
     Nothing is admitted while an ADMIT job is due or running. Return the ids of the tasks concerned.
     """
-    reclaimed = sorted(provider_accounts.reclaim(connection))
+    reclaimed = sorted(slots.reclaim(connection))
     if jobs.overdue(connection, Step.ADMIT, now):
         return reclaimed
-    account_ids = provider_accounts.all_ids(connection)
-    missed = [admit(connection, account_id, now, overdue_by=_MISSED_AFTER) for account_id in account_ids]
-    return reclaimed + [task_id for admitted in missed for task_id in admitted]
+    return reclaimed + admit(connection, now, overdue_by=_MISSED_AFTER)

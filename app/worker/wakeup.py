@@ -48,11 +48,12 @@ class Wakeup:
         finally:
             forwarding.cancel()
 
+    def found_jobs(self) -> None:
+        """Note that the latest check found jobs: no pause follows it."""
+        self._empty_checks = 0
+
     async def wait(self, seconds: float) -> None:
-        """Wait for a notification, `seconds` at most. With 0, as after a check that found jobs, return at once."""
-        if not seconds:
-            self._empty_checks = 0
-            return
+        """Wait for a notification, `seconds` at most."""
         started = time.monotonic()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):

@@ -6,10 +6,10 @@ from pathlib import Path
 from app import clock, ids
 from app.db import Connection
 from app.db.engine.database import open_database
-from app.db.tables import tasks
 from app.rules.task import Status
 from benchmarks.growing import Compared, Figures, compare, measure
 from benchmarks.growth import grow
+from tests.rows import newest_tasks
 from tests.world import open_world
 
 TASKS = 2000
@@ -65,7 +65,7 @@ async def test_generated_tasks_are_readable_through_the_api(tmp_path: Path, data
 async def test_the_order_of_ids_is_the_order_of_creation(database_url: str) -> None:
     await grow(database_url, TASKS)
     async with open_database(database_url) as database:
-        newest = await database.read(lambda connection: tasks.newest(connection, limit=TASKS, statuses=[Status.STORED]))
+        newest = await database.read(lambda connection: newest_tasks(connection, TASKS, statuses=(Status.STORED,)))
 
     assert all(ids.first_at("task", task.created_at) <= task.id for task in newest)
     assert all(later.created_at > earlier.created_at for later, earlier in pairwise(newest))

@@ -65,6 +65,7 @@ The file may also be JSON: `{"models": [{"id": ..., "request": ...}]}`. `request
 | `slots` | the maximum number of its tasks at the provider at once | the account's |
 | `send_defaults` | parameters that are sent at their default if the client gives none | none |
 | `without_images` | parameters that are sent with these values if the request has no image and does not give them | none |
+| `max_output_pixels` | the most pixels of a result; the API in OpenAI's form refuses a `size` beyond it | none |
 | `edit_tolerance` | the highest `safety_tolerance` with input images that gets no warning | none |
 | `credits`, `price`, `status`, `note`, `sure`, `sources`, `kind` | shown in lists; a row with the `kind` `video` is listed and refused | |
 

@@ -252,7 +252,7 @@ def test_the_operators_file_may_be_toml(tmp_path: Path) -> None:
         ({"request": {"required": ["seed"], "properties": {}}}, "request.required names seed"),
         ({"without_images": {"ratio": "1:1"}}, "without_images names ratio"),
         ({"request": {"properties": {"images": {"type": "array"}}}}, "request.properties has images"),
-        ({"request": {"properties": {"prompt": {"type": "text"}}}}, "request is not a valid JSON Schema"),
+        ({"request": {"properties": {"prompt": {"type": "text"}}}}, "JSON Schema: properties.prompt.type: "),
         ({"request": {"properties": {"prompt": {"$ref": "#/$defs/gone"}}}}, "request is not a valid JSON Schema"),
     ],
 )

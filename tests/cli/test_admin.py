@@ -37,12 +37,24 @@ async def test_deliveries_are_listed_shown_and_replayed(terminal: Terminal) -> N
     many = await terminal.run("replay", *window)
     keys = await terminal.run("keys", "list")
 
+    as_json = [await terminal.run("replay", *arguments, "--json") for arguments in ([delivery_id], window)]
+
+    assert [json.loads(done.stdout).get("id", "window") for done in as_json] == [delivery_id, "window"]
+    assert json.loads(as_json[1].stdout)["more"] is False
     assert delivery_id in table.stdout
     assert detail["about"] == "stored"
     assert (one.exit_code, one.stdout) == (0, "1 delivery will be sent again\n")
     assert (many.exit_code, many.stdout) == (0, "0 deliveries will be sent again\n")
     assert "shop" in keys.stdout
     assert "admin" in keys.stdout
+
+
+async def test_a_revoked_key_is_printed_as_json(terminal: Terminal) -> None:
+    key_id = (await terminal.run("keys", "add", "shop")).stdout.split()[0]
+    revoked = json.loads((await terminal.run("keys", "disable", key_id, "--json")).stdout)
+
+    assert revoked["id"] == key_id
+    assert revoked["disabled_at"] is not None
 
 
 async def test_callbacks_of_the_provider_are_listed(terminal: Terminal) -> None:

@@ -21,9 +21,10 @@ from app.cli.serve import prepare
 from app.clock import utc_now
 from app.db import Connection
 from app.db.engine.database import open_database
-from app.db.tables import api_keys, downloads, provider_accounts, spooled_results, tasks
-from app.db.tables.api_keys import ApiKeyChange, WebhookDefaults
+from app.db.tables import api_keys, downloads, provider_accounts, spooled_results, task_updates
+from app.db.tables.api_keys import ApiKeyChange
 from app.db.tables.downloads import Download
+from app.db.tables.webhook_defaults import WebhookDefaults
 from app.jobs import NewJob, Step
 from app.main import create_app
 from app.rules.task import Status
@@ -57,11 +58,12 @@ class Terminal:
     env: dict[str, str]
     folder: Path
 
-    async def run(self, *arguments: str, **env: str) -> Result:
+    async def run(self, *arguments: str, stdin: str | None = None, **env: str) -> Result:
         with (
             capture_logs()
         ):  # the service shares stdout with the command here, and its log lines are not the command's output
-            return await asyncio.to_thread(CliRunner().invoke, commands(), arguments, env={**self.env, **env})
+            given = {**self.env, **env}
+            return await asyncio.to_thread(CliRunner().invoke, commands(), arguments, input=stdin, env=given)
 
 
 @pytest.fixture
@@ -273,7 +275,7 @@ async def test_a_healthy_service_has_no_unhealthy_finding_and_no_secret_is_shown
     assert done.exit_code == 0, done.output
     assert "unhealthy" not in done.stdout
     assert "it answers, and its schema is up to date" in done.stdout
-    assert "leads to Fluxhook" in done.stdout
+    assert "leads to Fluxhook, and callbacks arrive there unchanged" in done.stdout
     assert "a-provider-key" not in done.output
     assert ADMIN_KEY not in done.output
 
@@ -295,7 +297,7 @@ async def test_doctor_says_which_settings_are_set_have_a_default_or_are_unset(te
         ({"FLUXHOOK_BFL_API_KEY": "bad"}, "it refuses the API key"),
         ({"FLUXHOOK_BFL_BASE_URL": "http://127.0.0.1:9"}, "http://127.0.0.1:9"),
         ({"FLUXHOOK_PUBLIC_URL": "http://127.0.0.1:9"}, "cannot be reached from this machine"),
-        ({"FLUXHOOK_ADMIN_KEY": "0123456789abcde"}, "shorter than 16 characters"),
+        ({"FLUXHOOK_ADMIN_KEY": "0123456789abcdef0123456"}, "must have at least 24 characters"),
         ({"FLUXHOOK_NO_SUCH_THING": "1"}, "FLUXHOOK_NO_SUCH_THING"),
         ({"FLUXHOOK_DATA_DIR": "/dev/null/data"}, "data folder: /dev/null cannot be written by user"),
         ({"FLUXHOOK_CA_FILE": "/nowhere.pem"}, "FLUXHOOK_CA_FILE: /nowhere.pem cannot be read"),
@@ -380,9 +382,9 @@ async def test_an_account_that_refuses_every_task_is_unhealthy_and_a_full_one_is
     async with open_database(f"sqlite:///{terminal.folder / 'data' / 'fluxhook.db'}") as database:
 
         def pause(connection: Connection) -> None:
-            (account_id,) = provider_accounts.all_ids(connection)
+            (account,) = provider_accounts.list_all(connection)
             now = utc_now()
-            provider_accounts.pause(connection, account_id, now, now + timedelta(minutes=10), reason, 1)
+            provider_accounts.pause(connection, account.id, now, now + timedelta(minutes=10), reason, 1)
 
         await database.write(pause)
     done = await terminal.run("doctor")
@@ -500,21 +502,21 @@ async def test_the_uses_of_each_secret_key_are_shown_before_and_after_one_is_rem
                 put_sent_task(connection, name, utc_now(), signing_key_id=signing_key_id)
             sealed = only_old.seal(b"a webhook secret", "a purpose", bytes(12))
             api_keys.change(connection, api_keys.ADMIN_ID, ApiKeyChange(webhook=WebhookDefaults(secret=sealed)))
-            plan_task(connection, "4", signing_key_id=only_old.newest, webhook_secret=sealed)
+            later = utc_now() + timedelta(days=1)  # the running service would send a task that is due
+            plan_task(connection, "4", signing_key_id=only_old.newest, webhook_secret=sealed, dispatch_after_at=later)
 
         await database.write(use_both)
     rotated = await terminal.run("doctor", FLUXHOOK_SECRET_KEYS=f"{new},{old}", FLUXHOOK_PUBLIC_URL="")
     too_soon = await terminal.run("doctor", FLUXHOOK_SECRET_KEYS=new, FLUXHOOK_PUBLIC_URL="")
 
     assert rotated.exit_code == 0, rotated.output
-    assert "key 1 is needed by 1 task at the provider, 0 webhook secrets of API keys and 0 of tasks" in rotated.stdout
-    assert "key 2 is needed by 2 tasks at the provider, 1 webhook secret of API keys and 1 of tasks" in rotated.stdout
+    of_both = "API keys or applications"
+    assert f"key 1 is needed by 1 task at the provider, 0 webhook secrets of {of_both} and 0 of tasks" in rotated.stdout
+    assert f"key 2 is needed by 2 tasks at the provider, 1 webhook secret of {of_both} and 1 of tasks" in rotated.stdout
     assert new not in rotated.output
     assert too_soon.exit_code == 1
-    assert (
-        "a removed key is needed by 2 tasks at the provider, 1 webhook secret of API keys and 1 of tasks"
-        in too_soon.stdout
-    )
+    removed = f"a removed key is needed by 2 tasks at the provider, 1 webhook secret of {of_both} and 1 of tasks"
+    assert removed in too_soon.stdout
 
 
 async def test_doctor_reports_the_notes_of_readyz(terminal: Terminal) -> None:
@@ -522,7 +524,7 @@ async def test_doctor_reports_the_notes_of_readyz(terminal: Terminal) -> None:
         await database.write(
             lambda connection: spooled_results.record_holder(connection, "sub_1", "host_1", START, tried=True)
         )
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(headers={"x-key": ADMIN_KEY}) as client:
         (note,) = (await client.get(f"{terminal.env['FLUXHOOK_PUBLIC_URL']}/readyz")).json()["notes"]
     done = await terminal.run("doctor")
 
@@ -533,7 +535,7 @@ async def test_doctor_reports_the_notes_of_readyz(terminal: Terminal) -> None:
 async def test_doctor_names_a_result_that_cannot_be_downloaded(terminal: Terminal) -> None:
     def failing(connection: Connection) -> None:
         task_id = put_sent_task(connection, "1", utc_now())
-        tasks.move(connection, task_id, Status.READY, utc_now())
+        task_updates.move(connection, task_id, Status.READY, utc_now())
         downloads.insert(connection, Download("dl_1", task_id, "failed", "HTTP 503", utc_now(), utc_now()))
 
     async with open_database(f"sqlite:///{terminal.folder / 'data' / 'fluxhook.db'}") as database:

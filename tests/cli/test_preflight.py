@@ -1,6 +1,8 @@
 """A start without a resource that it needs ends with one sentence that names the setting, without a traceback."""
 
 import asyncio
+import os
+import stat
 from collections.abc import Generator
 from pathlib import Path
 from uuid import uuid4  # noqa: TID251 - names a throw-away database
@@ -11,10 +13,12 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from app.cli import commands
-from app.cli.preflight import is_writable
+from app.cli.preflight import is_writable, require
+from app.cli.serve import prepare
 from app.db import Connection
 from app.db.engine.database import open_database
 from app.errors import FluxhookError
+from app.settings import Settings
 from tests.postgres import Postgres
 from tests.sockets import listening
 
@@ -25,6 +29,31 @@ def refusal(command: str, env: dict[str, str]) -> str:
         ended = CliRunner().invoke(commands(), [command], env=env)
     assert isinstance(ended.exception, FluxhookError), ended.exception
     return ended.exception.detail
+
+
+def test_the_files_of_a_start_are_open_to_their_owner_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    (folder / "images").mkdir(parents=True)
+    for created in (folder, folder / "images"):
+        created.chmod(0o755)
+    os.umask(0o022)
+    settings = Settings.model_validate({"data_dir": folder})
+    require(settings)
+    asyncio.run(prepare(settings))
+    files = [path for path in folder.rglob("*") if path.is_file()]
+
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {path.name for path in files} >= {"fluxhook.db", "admin_key", "secret_keys"}
+    assert [(path.name, oct(path.stat().st_mode)) for path in files if path.stat().st_mode & 0o077] == []
+
+
+@pytest.mark.parametrize("command", ["serve", "work"])
+def test_an_alias_of_no_model_ends_the_start_with_one_sentence(command: str, tmp_path: Path) -> None:
+    file = tmp_path / "fluxhook.toml"
+    file.write_text('[openai.aliases]\ngpt-image-1 = "flux-3-video"\n')
+    env = {"FLUXHOOK_DATA_DIR": str(tmp_path / "data"), "FLUXHOOK_CONFIG": str(file), "FLUXHOOK_PORT": "0"}
+
+    assert refusal(command, env).startswith("FLUXHOOK_CONFIG: openai: aliases: gpt-image-1: flux-3-video makes videos")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +147,7 @@ def test_a_database_user_without_the_right_to_change_the_schema_is_reported(
         "FLUXHOOK_DATA_DIR": str(tmp_path),
         "FLUXHOOK_DATABASE_URL": postgres_guest_url,
         "FLUXHOOK_SECRET_KEYS": "n" * 40,
-        "FLUXHOOK_ADMIN_KEY": "a" * 20,
+        "FLUXHOOK_ADMIN_KEY": "a" * 24,
     }
 
     assert "FLUXHOOK_DATABASE_URL: its user may not change the schema" in refusal("migrate", env)

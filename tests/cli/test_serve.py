@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import re
 from collections.abc import Generator
 from datetime import timedelta
 from pathlib import Path
@@ -13,18 +14,21 @@ import pytest
 import uvicorn
 from starlette.responses import PlainTextResponse
 
+from app import jobs
 from app.cli.process import freeze_startup_objects, server
-from app.cli.serve import prepare
+from app.cli.serve import announce, prepare
+from app.clock import utc_now
 from app.db.engine.database import Database, open_database
 from app.db.migrations.revision import is_current
-from app.db.tables import api_keys, idempotency_keys
+from app.db.tables import api_keys, idempotency_keys, provider_accounts
 from app.db.tables.idempotency_keys import StoredAnswer
 from app.errors import ConfigurationError
+from app.jobs import Step
 from app.settings import Settings
 from app.web.auth import digest_of
 from app.wiring import database_url
 from tests.postgres import Postgres
-from tests.rows import START
+from tests.rows import START, plan_task
 from tests.sockets import listening
 from tests.world import ADMIN_KEY, RING_KEY
 
@@ -73,6 +77,21 @@ async def test_ten_replicas_that_start_at_once_on_an_empty_database_all_start(sh
     await asyncio.gather(*(prepare(shared) for _ in range(10)))
 
 
+async def test_a_start_gives_slots_at_the_time_of_the_database_if_the_clock_of_its_machine_is_wrong(
+    shared: Settings,
+) -> None:
+    """Else a task that waits gets its slot for a dispatch an hour later, which nothing makes earlier."""
+    await prepare(shared)
+    async with open_database(database_url(shared)) as database:
+        (account,) = await database.read(provider_accounts.list_all)
+        await database.write(lambda connection: plan_task(connection, at=utc_now(), account_id=account.id))
+
+        await prepare(shared, now=lambda: utc_now() + timedelta(hours=1))
+
+        planned = await database.read(jobs.planned, "task_1", [Step.DISPATCH])
+    assert [job.run_at < utc_now() + timedelta(minutes=30) for job in planned] == [True]
+
+
 async def test_a_start_deletes_idempotency_keys_that_the_previous_process_left_unanswered(embedded: Settings) -> None:
     await prepare(embedded)
     async with open_database(database_url(embedded)) as database:
@@ -105,6 +124,20 @@ async def test_a_starting_replica_keeps_the_unanswered_idempotency_keys_of_other
 async def test_on_postgresql_the_admin_key_is_required_and_never_generated(shared: Settings) -> None:
     with pytest.raises(ConfigurationError, match="FLUXHOOK_ADMIN_KEY"):
         await prepare(shared.model_copy(update={"admin_key": None}))
+
+
+def test_the_first_start_says_what_to_do_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    env = {"FLUXHOOK_DATA_DIR": str(tmp_path), "FLUXHOOK_HOST": "::", "FLUXHOOK_PORT": "8181"}
+    with_provider = Settings.from_env({**env, "FLUXHOOK_BFL_API_KEY": "a-provider-key"})
+    announce(with_provider, "on here", "a-new-key")
+    first = capsys.readouterr().out
+    announce(with_provider, "on here", None)
+    announce(Settings.from_env(env), "on here", "a-new-key")
+    later = capsys.readouterr().out
+
+    assert "Open http://127.0.0.1:8181/ and sign in" in first
+    assert re.search(rf"FLUXHOOK_DATA_DIR={tmp_path} .* submit .* --url http://127.0.0.1:8181\n", first)
+    assert "submit" not in later
 
 
 def test_objects_of_the_start_are_excluded_from_garbage_collection() -> None:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from app.twin import build
-from tests.sockets import listening, serving, until
+from tests.sockets import free_address, listening, serving, until
 from tests.world import ADMIN_KEY
 
 pytestmark = pytest.mark.proof
@@ -23,8 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @asynccontextmanager
 async def child(folder: Path, provider: str) -> AsyncGenerator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
     """Run `fluxhook serve`, and yield it with a client once it answers."""
-    bound, address = listening()
-    bound.close()  # frees the port for the child process
+    address = free_address()
     env = {name: value for name, value in os.environ.items() if not name.startswith("FLUXHOOK_")} | {
         "FLUXHOOK_DATA_DIR": str(folder / "data"),
         "FLUXHOOK_HOST": "127.0.0.1",

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 import httpx
@@ -20,7 +20,7 @@ from app.rules.task import AttemptState, Decision, Report, Said, Status, Witness
 from app.twin import Faults, Rules
 from tests.calling import caller_of, done, small, submitted
 from tests.flaws.deliveries import Worlds, status_of
-from tests.world import TWIN, World
+from tests.world import TWIN, World, provider_of, with_provider
 
 # 4. No check for final states.
 
@@ -63,8 +63,7 @@ async def a_lost_answer_is_charged_once(world: World, flaw: Callable[[Provider],
     small(world)
     world.twin.faults = Faults(lose_answer_after=1)
     task_id = await world.post()
-    assert world.use.provider is not None
-    await dispatch(replace(world.use, provider=flaw(world.use.provider)), task_id)
+    await dispatch(with_provider(world.use, flaw(provider_of(world.use))), task_id)
     await world.go_on(5)
     assert await status_of(world, await caller_of(world, task_id)) == "stored"
     assert (world.ledger()["accepted"], world.ledger()["charged"]) == (1, 4)

@@ -10,7 +10,7 @@ import pytest
 from app import jobs
 from app.db import Connection
 from app.db.engine.database import Database
-from app.jobs import Backlog, DeadLetter, Job, NewJob, Step
+from app.jobs import Backlog, DeadLetter, Job, Lane, NewJob, Step
 from tests.postgres import set_time
 from tests.rows import START, plan_task
 from tests.sockets import signals_to
@@ -241,6 +241,37 @@ async def test_jobs_in_all_states_are_scheduled(database: Database) -> None:
     assert found == {"task_waiting", "task_running", "task_held"}
 
 
+async def test_the_jobs_of_a_task_are_planned_until_they_end(database: Database) -> None:
+    async def planned() -> list[tuple[Step, datetime, str, int]]:
+        found = await database.read(jobs.planned, "task_1", (Step.COLLECT, Step.RECONCILE, Step.DISPATCH))
+        return [(job.step, job.run_at, job.state, job.failures) for job in found]
+
+    await database.write(
+        enqueue(
+            NewJob(Step.COLLECT, "task_1", START),
+            NewJob(Step.RECONCILE, "task_1", START),
+            NewJob(Step.DISPATCH, "task_1", later(60)),
+            NewJob(Step.ERASE, "task_1", later(60)),  # not asked for
+            NewJob(Step.COLLECT, "task_2", later(60)),
+        )
+    )
+    running = {job.step: job for job in await claim(database) if job.task_id == "task_1"}
+    await database.write(lambda connection: jobs.dead_letter(connection, running[Step.RECONCILE], "KeyError"))
+    await database.write(enqueue(NewJob(Step.COLLECT, "task_1", later(30))))  # while it runs
+
+    assert sorted(await planned(), key=str) == sorted(
+        [
+            (Step.COLLECT, START, "running", 0),
+            (Step.COLLECT, later(30), "waiting", 0),
+            (Step.DISPATCH, later(60), "waiting", 0),
+            (Step.RECONCILE, START, "held", 1),
+        ],
+        key=str,
+    )
+    await database.write(lambda connection: jobs.finish(connection, running[Step.COLLECT]))
+    assert (Step.COLLECT, START, "running", 0) not in await planned()
+
+
 async def test_many_claims_at_once_take_each_job_once(database: Database) -> None:
     wanted = [
         NewJob(step, f"task_{number:02}", START) for number in range(30) for step in (Step.RECONCILE, Step.COLLECT)
@@ -410,6 +441,14 @@ async def test_released_jobs_run_again_with_their_count_of_failures(database: Da
     assert await claimed(database, later(999)) == []
 
 
+async def test_jobs_that_still_run_can_be_kept_from_a_release(database: Database) -> None:
+    await database.write(enqueue(NewJob(Step.DISPATCH, "task_1", START), NewJob(Step.COLLECT, "task_2", START)))
+    running, lost = await claim(database)
+    await database.write(lambda connection: jobs.release(connection, ME, [running.id]))
+
+    assert [job.task_id for job in await claim(database)] == [lost.task_id]
+
+
 async def test_releasing_with_nothing_running_changes_nothing(database: Database) -> None:
     await database.write(enqueue(NewJob(Step.DISPATCH, "task_1", later(1))))
     await database.write(release)
@@ -417,13 +456,54 @@ async def test_releasing_with_nothing_running_changes_nothing(database: Database
     assert await database.read(jobs.next_due) == later(1)
 
 
-@pytest.mark.parametrize("call", ["enqueue", "finish", "retry"])
+async def test_waiting_jobs_of_one_step_can_be_dropped(database: Database) -> None:
+    both = [NewJob(Step.RECONCILE, "task_1", START), NewJob(Step.RECONCILE, "task_2", START)]
+    await database.write(enqueue(*both, NewJob(Step.COLLECT, "task_1", START)))
+    await database.write(lambda connection: jobs.drop(connection, Step.RECONCILE, ["task_1", "task_3"]))
+
+    assert sorted(await claimed(database)) == [(Step.COLLECT, "task_1"), (Step.RECONCILE, "task_2")]
+
+
+async def test_a_job_that_runs_is_not_dropped(database: Database) -> None:
+    await database.write(enqueue(NewJob(Step.RECONCILE, "task_1", START)))
+    running = await take(database)
+    await database.write(lambda connection: jobs.drop(connection, Step.RECONCILE, ["task_1"]))
+    await database.write(lambda connection: jobs.retry(connection, running, later(1), "KeyError"))
+
+    assert await claimed(database, later(1)) == [(Step.RECONCILE, "task_1")]
+
+
+async def test_the_last_transaction_of_a_step_ends_its_job(database: Database) -> None:
+    await database.write(enqueue(NewJob(Step.COLLECT, "task_1", START)))
+    end = jobs.end_of(await take(database))
+    await database.write(end.after(jobs.enqueue), [NewJob(Step.RECONCILE, "task_1", START)])
+
+    assert end.is_recorded
+    assert await claimed(database, later(999)) == [(Step.RECONCILE, "task_1")]
+
+
+async def test_a_transaction_that_fails_does_not_end_the_job(database: Database) -> None:
+    await database.write(enqueue(NewJob(Step.COLLECT, "task_1", START)))
+    end = jobs.end_of(await take(database))
+
+    def work_and_fail(connection: Connection) -> None:
+        end.after(jobs.enqueue)(connection, [])
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        await database.write(work_and_fail)
+
+    assert not end.is_recorded
+    await database.write(release)
+    assert await claimed(database) == [(Step.COLLECT, "task_1")]
+
+
+@pytest.mark.parametrize("call", ["enqueue", "retry"])
 async def test_listeners_are_called_when_there_may_be_jobs(database: Database, call: str) -> None:
     await database.write(enqueue(NewJob(Step.DISPATCH, "task_1", START)))
     job = await take(database)
     units: dict[str, Callable[[Connection], Any]] = {
         "enqueue": enqueue(NewJob(Step.DISPATCH, "task_2", START)),
-        "finish": lambda connection: jobs.finish(connection, job),
         "retry": lambda connection: jobs.retry(connection, job, START, "KeyError"),
     }
     calls = await signals_to(database)
@@ -431,3 +511,19 @@ async def test_listeners_are_called_when_there_may_be_jobs(database: Database, c
     await database.write(lambda _: None)
 
     assert calls
+
+
+async def test_each_lane_gets_its_jobs_however_many_of_another_lane_are_due_before_them(database: Database) -> None:
+    def fill(connection: Connection) -> None:
+        names = [plan_task(connection, f"{number:03}") for number in range(120)]
+        jobs.enqueue(connection, [NewJob(Step.COLLECT, name, START) for name in names])
+        jobs.enqueue(connection, [NewJob(Step.DISPATCH, names[0], later(1)), NewJob(Step.NOTIFY, names[0], later(9))])
+
+    def unit(connection: Connection) -> list[tuple[Step, str]]:
+        set_time(connection, later(2))
+        lanes = [Lane({Step.COLLECT}, 1), Lane({Step.DISPATCH, Step.RECONCILE}, 5), Lane({Step.NOTIFY}, 5)]
+        claimed = jobs.claim_for_lanes(connection, ME, later(2), lanes)
+        return [(job.step, job.task_id) for job in claimed]
+
+    await database.write(fill)
+    assert await database.write(unit) == [(Step.COLLECT, "task_000"), (Step.DISPATCH, "task_000")]

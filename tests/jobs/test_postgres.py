@@ -44,28 +44,31 @@ async def claim(database: Database, holder: str = ME, at: datetime = START, limi
     return await database.write(unit)
 
 
-async def test_a_heartbeat_and_enqueuing_the_same_jobs_do_not_deadlock(database: Database) -> None:
-    blocked = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted), pg_sleep(0.01)")
-    enqueued, deadlocks = asyncio.Event(), list[object]()
-    first, second = NewJob(Step.NOTIFY, "ep_1", START), NewJob(Step.NOTIFY, "ep_2", START)
+async def test_a_heartbeat_and_the_end_of_a_job_do_not_deadlock(database: Database) -> None:
+    """The transaction that ends one job has locked another one, whose key is higher, by enqueuing it again."""
+    pause = text("SELECT pg_sleep(0.01)")
+    locked, is_renewed, deadlocks = asyncio.Event(), asyncio.Event(), list[object]()
+    for step in (Step.DISPATCH, Step.NOTIFY):
+        await enqueue(database, step)
+    dispatch, notify = sorted(await claim(database), key=lambda job: job.step)
 
-    def enqueue_again(connection: Connection) -> None:
-        jobs.enqueue(connection, [first])
-        enqueued.set()
-        while not connection.execute(blocked).one()[0]:
-            pass
-        jobs.enqueue(connection, [second])
+    def end(connection: Connection) -> None:
+        jobs.enqueue(connection, [NewJob(notify.step, notify.task_id, START)])
+        locked.set()
+        for _ in range(1000):
+            if is_renewed.is_set():
+                break
+            connection.execute(pause)
+        jobs.finish(connection, dispatch)
 
-    for job in (second, first):  # the reverse of the order in which `enqueue` locks them
-        await database.write(lambda connection, job=job: jobs.enqueue(connection, [job]))  # type: ignore[misc]
-    running = await claim(database)
     with listening_for(database, "handle_error", deadlocks.append):
-        enqueuing = asyncio.create_task(database.write(enqueue_again))
-        await enqueued.wait()
-        await database.write(lambda connection: jobs.heartbeat(connection, running))
-        await enqueuing
+        ending = asyncio.create_task(database.write(end))
+        await locked.wait()
+        left = await database.write(lambda connection: jobs.heartbeat(connection, [dispatch, notify]))
+        is_renewed.set()
+        await ending
 
-    assert len(running) == 2
+    assert left == [notify]
     assert deadlocks == []
 
 

@@ -9,6 +9,7 @@ import random  # noqa: TID251 - chooses free ports
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ _RULES = {"slots": {"flux-kontext-pro": 100}, "account_slots": 200, "megapixels"
 _AT_ONCE = 16  # concurrent posts
 _WARM = 200  # posts before the first measurement of memory
 _NEVER_S = 24 * 3600.0
+_MAX_S = 600.0  # only guards against hanging
+_LOOK_S = 3.0  # time to send a task too many
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,30 @@ async def fill(folder: Path, tasks: int, ready_after_s: float) -> Filled:
     accepted = min(_instant(entry["accepted_at"]) for entry in entries)
     ready = max(_instant(entry["ready_at"]) for entry in entries)
     return Filled(tasks, ready_after_s, ledger["max_in_flight"]["account"], (ready - accepted).total_seconds())
+
+
+async def in_flight_by_account(folder: Path, accounts: int, tasks: int) -> Counter[str]:
+    """Post tasks that never end through two APIs and two workers, one of which is killed when all slots are taken.
+
+    Return how many each account got, by the provider's ledger.
+    """
+    formation = Formation("postgres", apis=2, workers=2, accounts=accounts)
+    async with _playing(folder, formation, _NEVER_S) as (twin, service):
+
+        async def accepted() -> list[dict[str, Any]]:
+            return list((await twin.get("/twin/ledger")).raise_for_status().json()["tasks"])
+
+        await _post(service, tasks)
+        async with asyncio.timeout(_MAX_S):
+            while len(await accepted()) < accounts * SLOTS:  # noqa: ASYNC110 - it is another process
+                await asyncio.sleep(0.2)
+        worker = service.fleet.members[-1]
+        await worker.end()
+        await worker.start()
+        await worker.is_ready()
+        await _post(service, 1)
+        await asyncio.sleep(_LOOK_S)
+        return Counter(entry["account"] for entry in await accepted())
 
 
 async def growth_mb(folder: Path, database: str, tasks: int) -> float:

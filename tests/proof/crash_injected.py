@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from tests.proof.crash_databases import Databases
 from tests.proof.crash_points import Fuse, Point
-from tests.proof.crash_scenarios import SCENARIOS, Scenario
+from tests.proof.crash_scenarios import REMOVED, SCENARIOS, Scenario
 from tests.proof.crash_world import End, open_crash_world
 
 UNKNOWN = "failed: unknown_outcome"
@@ -55,7 +55,8 @@ async def crash_at(databases: Databases, name: str, point: Point, usual: End) ->
     assert end is not None
     # Bytes may have left, no answer is stored, and no callback will come: nothing proves what happened.
     is_unknown = fuse.answer_open and not (accepted and scenario.callback_requested)
-    expected = End(UNKNOWN, None, int(accepted), int(accepted)) if is_unknown else usual
+    unknown = REMOVED if usual.outcome == REMOVED else UNKNOWN  # what ends by removal removes a failed task too
+    expected = End(unknown, None, int(accepted), int(accepted)) if is_unknown else usual
     return Run(
         scenario=name,
         kind="injected",

@@ -16,7 +16,7 @@ from app.twin import Rules, Twin, create_twin_app
 from tests.proof.crash_gates import Gate, GatedCalls, GatedProvider, locked
 from tests.proof.crash_injected import UNKNOWN, Run
 from tests.proof.test_crash import service
-from tests.sockets import listening, serving, until
+from tests.sockets import free_address, listening, serving, until
 from tests.world import ADMIN_KEY
 
 _AT_A_TIME = 3  # limits the load of starting services
@@ -86,8 +86,7 @@ async def kill_at(kill: Kill) -> Run:
     """Kill the service while its exchange waits at the gate, restart it, and return how the task ends."""
     gate = Gate(kill.gate)
     their_socket, their_address = listening()
-    our_socket, our_address = listening()
-    our_socket.close()  # frees the port for the child process
+    our_address = free_address()
     rules = Rules(megapixels=0.02, ready_after=timedelta(seconds=0.5), retries=(timedelta(seconds=0.5),) * 200)
     calls = httpx.AsyncClient(transport=GatedCalls(gate))
     twin = Twin(rules, now=utc_now, send=calls)

@@ -29,7 +29,7 @@ BEFORE_COMMIT, AFTER_COMMIT = "before the commit", "after the commit"
 # A function may follow FROM, and `FOR UPDATE` is no change.
 _READ = re.compile(r"\bFROM\s+\"?(\w+)\b(?!\s*\()")
 _CHANGE = re.compile(r"\b(INSERT INTO|DELETE FROM|(?<!FOR )UPDATE)\s+\"?(\w+)")
-_STEP_OF = {"idempotency": "submit", "loop": "worker"}
+_STEP_OF = {"idempotency": "submit", "loop": "worker", "run_job": "worker", "outcomes": "notify"}
 _SHARED = ("app.db.", "app.jobs", "app.transitions.")  # packages whose units several steps run
 # The step whose unit of work runs in this thread or task.
 _CURRENT_STEP: ContextVar[str | None] = ContextVar("current_step", default=None)
@@ -170,7 +170,7 @@ def shortened(statement: str) -> str:
 
 
 class FusedStore(FolderStore):
-    """A folder store with a point before and after each file is stored."""
+    """A folder store with a point before and after each file is stored or deleted."""
 
     fuse: Fuse
 
@@ -179,6 +179,11 @@ class FusedStore(FolderStore):
         self.fuse.point(step, "file: before it is stored")
         await super().put(key, source)
         self.fuse.point(step, "file: after it is stored")
+
+    async def remove(self, key: str) -> None:
+        self.fuse.point("removals", "file: before it is deleted")
+        await super().remove(key)
+        self.fuse.point("removals", "file: after it is deleted")
 
 
 @dataclass

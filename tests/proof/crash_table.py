@@ -7,7 +7,8 @@ from itertools import groupby
 from tests.proof.crash_injected import Run
 from tests.proof.crash_scenarios import SCENARIOS
 
-_ORDER = ("submit", "dispatch", "callback", "reconcile", "collect", "admit", "sweep", "worker", "idle")
+_STEPS = ("submit", "dispatch", "callback", "reconcile", "collect", "notify", "admit", "erase", "sweep")
+_ORDER = (*_STEPS, "worker", "idle")
 
 
 def tables(runs: Sequence[Run]) -> str:
@@ -46,10 +47,15 @@ def _scenarios(runs: Iterable[Run]) -> str:
 def _points(runs: Iterable[Run]) -> str:
     rows = ["| step | point of the crash | kind | crashes | outcome | charges per task |"]
     rows.append("| --- | --- | --- | ---: | --- | --- |")
-    for group in _grouped(runs, lambda run: (_ORDER.index(run.step), run.place)):
+    for group in _grouped(runs, lambda run: (_rank(run.step), run.step, run.place)):
         first = group[0]
         rows.append(f"| {first.step} | {_point_text(first.place)} | {first.kind} | {len(group)} | {_ends(group)} |")
     return "\n".join(rows)
+
+
+def _rank(step: str) -> int:
+    """Return the place of a step in the table; one without a place comes last."""
+    return _ORDER.index(step) if step in _ORDER else len(_ORDER)
 
 
 def _kills(runs: Sequence[Run]) -> str:

@@ -5,7 +5,7 @@ worker, which takes over the jobs of the dead one when their leases have expired
 """
 
 import hashlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,18 +14,31 @@ from pathlib import Path
 
 import httpx
 from fastapi import FastAPI
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from starlette.responses import Response
 
 from app import callback, jobs
 from app.catalog import shipped_catalog
 from app.db import Connection
-from app.db.tables import api_keys, idempotency_keys, provider_accounts, results, tasks
+from app.db.tables import (
+    api_keys,
+    applications,
+    budget_periods,
+    erased_tasks,
+    erasures,
+    idempotency_keys,
+    removals,
+    results,
+    tasks,
+)
 from app.db.tables.api_keys import NewApiKey
-from app.db.tables.provider_accounts import slots
+from app.db.tables.slots import slots
+from app.db.tables.tasks import Task
+from app.jobs import NewJob, Step
 from app.main import create_app
 from app.provider import Bfl
 from app.resources import Resources
+from app.rules.budget import Budget, charge, standing
 from app.security.http_clients import guarded_client, provider_client
 from app.security.keyring import KeyRing
 from app.store import DiskReserve, Uploads
@@ -34,14 +47,15 @@ from app.twin import Rules, Twin, create_twin_app
 from app.web.auth import digest_of
 from app.web.feed import Feed
 from app.worker import loop
-from app.worker.sweep import EVERY
+from app.worker.sweep import EVERY, NO_TASK
 from tests.downloads import downloads_from
 from tests.pictures import picture
 from tests.postgres import keep_time
 from tests.proof.crash_databases import Databases, Engine, open_engine
 from tests.proof.crash_points import Fuse, FusedDatabase, FusedStore, FusedTransport, Mortal, Stop
-from tests.proof.crash_scenarios import PICTURE_HOST, Scenario
-from tests.world import ADMIN_KEY, GATEWAY, RING_KEY, TWIN, FrozenClock, Network
+from tests.proof.crash_scenarios import PICTURE_HOST, REMOVED, USER, Later, Scenario
+from tests.rows import newest_tasks
+from tests.world import ADMIN_KEY, GATEWAY, RING_KEY, TWIN, FrozenClock, Network, configure, one_account
 
 _DOWNTIME_S = 3  # downtime after a crash
 _LONGEST = timedelta(hours=1)  # of one life, on the frozen clock
@@ -68,7 +82,12 @@ class CrashWorld:
     network: Network
     twin: Twin
     posted: bool = False
+    later: list[Later] = field(init=False)  # that has not begun
+    keys: frozenset[str] = frozenset()  # of the files of the task when it had ended
     _recovered_before: float = field(default_factory=lambda: _counted("fluxhook_orphaned_tasks_recovered_total"))
+
+    def __post_init__(self) -> None:
+        self.later = list(self.scenario.later)
 
     async def live(self, fuse: Fuse) -> End | None:
         """Run the service from its start until every task is final; return None if it crashes before."""
@@ -95,7 +114,8 @@ class CrashWorld:
             downloads_from(network, TWIN) as downloads,
             guarded_client((), network) as web,
         ):
-            use = self._resources(FusedDatabase(db, fuse), fuse, Bfl(provider_http, TWIN, "a-key"), downloads, web)
+            providers = [Bfl(provider_http, TWIN, key) for key in self.scenario.keys]
+            use = self._resources(FusedDatabase(db, fuse), fuse, providers, downloads, web)
             try:
                 await db.write(lambda connection: _prepare(connection, use))
                 self._connect(use, fuse)
@@ -105,11 +125,16 @@ class CrashWorld:
                 await db.close()
 
     def _resources(
-        self, db: FusedDatabase, fuse: Fuse, provider: Bfl, downloads: httpx.AsyncClient, web: httpx.AsyncClient
+        self,
+        db: FusedDatabase,
+        fuse: Fuse,
+        providers: Sequence[Bfl],
+        downloads: httpx.AsyncClient,
+        web: httpx.AsyncClient,
     ) -> Resources:
         store = FusedStore(self.folder / "images")
         store.fuse = fuse
-        spec = provider.spec
+        spec = providers[0].spec
         callback_requested = self.scenario.callback_requested
         return Resources(
             db=db,
@@ -118,16 +143,16 @@ class CrashWorld:
             catalog=shipped_catalog(),
             keys=KeyRing((RING_KEY,)),
             now=self.clock,
-            account_id="account",
-            provider=provider,
+            accounts=one_account(*providers),
             web=web,
             webhooks=web,
             results=downloads,
             result_hosts=(),
-            provider_origin=TWIN,
             public_url=GATEWAY if callback_requested else None,
             evidence_window=timedelta(minutes=10) + spec.callback_window if callback_requested else timedelta(),
             trust_shared_secret=True,
+            retention=self.scenario.retention,
+            budget=None if self.scenario.budget is None else Budget.parse(self.scenario.budget),
             scratch=self.folder,
             uploads=Uploads(self.folder, DiskReserve({})),
             disk=DiskReserve({}),
@@ -150,8 +175,40 @@ class CrashWorld:
                 raise Stop
             await _work(use)
             if self.posted and await db.read(_all_final):
-                return
+                began = self.clock.at
+                if await self._is_complete(db) and not await self._go_on(use, db, fuse):
+                    return
+                until += self.clock.at - began
             await self._jump(db)
+
+    async def _is_complete(self, db: Engine) -> bool:
+        """Whether what has begun after the end of the task is complete."""
+        begun = self.scenario.later[: len(self.scenario.later) - len(self.later)]
+        return not begun or await db.read(_COMPLETE[begun[-1]])
+
+    async def _go_on(self, use: Resources, db: Engine, fuse: Fuse) -> bool:
+        """Begin what comes next after the end of the task. Return False if that is nothing."""
+        if not self.later:
+            return False
+        self.keys = self.keys or await db.read(_store_keys)
+        if self.later[0] is Later.USER_IS_ERASED:
+            await self._erase_user(fuse)
+        else:
+            self.clock.at += _TIMES[self.later[0]]
+            await use.db.write(jobs.enqueue, [NewJob(Step.SWEEP, NO_TASK, self.clock.at)])
+        self.later.pop(0)
+        return True
+
+    async def _erase_user(self, fuse: Fuse) -> None:
+        headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+        async with httpx.AsyncClient(transport=self.network, base_url=GATEWAY, headers=headers) as client:
+            try:
+                answer = await client.delete(f"/v1/users/{USER}")
+            except httpx.TransportError:
+                raise Stop from None
+        if fuse.blown:
+            raise Stop
+        assert answer.status_code in {200, 202}, answer.text  # 200: an erasure before the crash has finished
 
     async def _jump(self, db: Engine) -> None:
         due = [await db.read(jobs.next_due), await self.twin.tick()]
@@ -180,6 +237,8 @@ class CrashWorld:
         await _work(use)
         ledger = self.twin.ledger()
         outcome, sha256, wrong = await db.read(lambda connection: _outcome(connection, self.folder / "images"))
+        if outcome == REMOVED:
+            wrong += [f"{key} is still stored" for key in sorted(self.keys) if (self.folder / "images" / key).exists()]
         if _counted("fluxhook_orphaned_tasks_recovered_total") != self._recovered_before:
             wrong.append("the sweep recovered a task without a job")
         if sha256 is not None and sha256 not in {task["sha256"] for task in ledger["tasks"]}:
@@ -208,10 +267,10 @@ def _app() -> FastAPI:
 
 def _prepare(connection: Connection, use: Resources) -> None:
     """Do what every start of the service does to the database."""
-    assert use.provider is not None
-    spec = use.provider.spec
-    provider_accounts.put(connection, use.account_id, spec.name, {**spec.slots, **use.catalog.slots})
+    configure(connection, use)
     api_keys.put(connection, NewApiKey("key_admin", "admin", digest_of(ADMIN_KEY), ["*"], use.now()))
+    budget = None if use.budget is None else {"credits": use.budget.credits, "period": use.budget.period}
+    connection.execute(update(applications.applications).values(budget=budget))
     if connection.dialect.name == "sqlite":  # on PostgreSQL another process may still answer
         idempotency_keys.remove_unanswered(connection)
 
@@ -222,13 +281,46 @@ async def _work(use: Resources) -> None:
 
 
 def _all_final(connection: Connection) -> bool:
-    return all(task.status.final for task in tasks.newest(connection, limit=100))
+    return all(task.status.final for task in newest_tasks(connection, 100))
+
+
+def _images_removed(connection: Connection) -> bool:
+    kept = select(results.results.c.task_id).where(results.results.c.removed_at.is_(None))
+    open_inputs = select(tasks.tasks.c.id).where(tasks.tasks.c.inputs_removed_at.is_(None))
+    left = [connection.execute(query.limit(1)).one_or_none() for query in (kept, open_inputs)]
+    return left == [None, None] and not removals.first(connection, 1)
+
+
+def _task_removed(connection: Connection) -> bool:
+    is_finished = all(
+        erasure.finished_at for erasure in erasures.newest(connection, application_id=None, limit=9, before=None)
+    )
+    return not newest_tasks(connection, 1) and not removals.first(connection, 1) and is_finished
+
+
+_COMPLETE = {
+    Later.A_WEEK_PASSES: _images_removed,
+    Later.A_MONTH_PASSES: _task_removed,
+    Later.USER_IS_ERASED: _task_removed,
+}
+_TIMES = {Later.A_WEEK_PASSES: timedelta(days=8), Later.A_MONTH_PASSES: timedelta(days=30)}
+
+
+def _store_keys(connection: Connection) -> frozenset[str]:
+    """Return the store keys of all images of the task."""
+    (task,) = newest_tasks(connection, 2)
+    stored = results.of_tasks(connection, [task.id]).get(task.id)  # None: after some crashes the outcome is unknown
+    inputs = [image.store_key for image in task.request.images]
+    made = [] if stored is None else [stored.store_key, results.thumbnail_key(stored.store_key)]
+    return frozenset(inputs + made)
 
 
 def _outcome(connection: Connection, images: Path) -> tuple[str, str | None, list[str]]:
     """Return the outcome of the only task, the digest of its stored image, and the inconsistencies."""
-    all_tasks = tasks.newest(connection, limit=100)
-    wrong = [] if len(all_tasks) == 1 else [f"one request made {len(all_tasks)} tasks"]
+    all_tasks = newest_tasks(connection, 100)
+    removed = connection.execute(select(func.count()).select_from(erased_tasks.erased)).scalar_one()
+    made = len(all_tasks) + removed
+    wrong = [] if made == 1 else [f"one request made {made} tasks"]
     if not all(task.status.final for task in all_tasks):
         wrong.append("a task is not final")
     if connection.execute(select(func.count()).select_from(slots)).scalar_one():
@@ -236,13 +328,21 @@ def _outcome(connection: Connection, images: Path) -> tuple[str, str | None, lis
     if jobs.dead_letters(connection):
         wrong.append("a job became a dead letter")
     if not all_tasks:
-        return "no task", None, wrong
+        return REMOVED if removed else "no task", None, wrong
     task = all_tasks[0]
     result = results.of_tasks(connection, [task.id]).get(task.id)
     if result is not None and _sha256(images / result.store_key) != result.sha256:
         wrong.append("the stored file differs from its digest")
     outcome = f"failed: {task.failure}" if task.failure else str(task.status)
+    wrong += _wrong_budgets(connection, task)
     return outcome, result.sha256 if result else None, wrong
+
+
+def _wrong_budgets(connection: Connection, task: Task) -> list[str]:
+    """Compare what each budget counts with what its only task counts with."""
+    counts = charge(task.estimated_cost or 0, task.cost, standing(task.status, task.money_spent))
+    found = connection.execute(select(budget_periods.budget_periods)).all()
+    return [f"the budget {row.owner} counts {row.spent}, not {counts}" for row in found if row.spent != counts]
 
 
 def _sha256(path: Path) -> str:

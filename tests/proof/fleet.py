@@ -3,9 +3,10 @@
 import asyncio
 import json
 import random  # noqa: TID251 - a storm is repeated by its seed
+import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count
@@ -19,7 +20,9 @@ from benchmarks.postgres_server import Server
 from tests.proof.processes import answers, end, start
 
 _READY_S = 240  # all processes start at once
+_SHOWN = 3000  # characters of the log of a process that ended by itself
 _AWAY_S = (0.5, 2.0)  # downtime of one of several processes, and of the database
+_NO_DATABASE = ("fluxhook: the database ", "fluxhook: all connections ")
 _DATABASE_EVERY = 12  # every how many kills the database is killed instead
 
 
@@ -33,16 +36,25 @@ class Member:
     api: httpx.AsyncClient | None = None
     process: asyncio.subprocess.Process | None = None
     ready: bool = False
-    began_at: datetime = field(default_factory=utc_now)
+    log_began: int = 0  # the length of the log in bytes when the process started
 
     @property
     def heartbeat(self) -> Path:
         return self.log.with_suffix(".heartbeat")
 
     async def start(self) -> None:
-        self.ready, self.began_at = False, utc_now()
-        self.heartbeat.unlink(missing_ok=True)
-        self.process = await start(self.arguments, self.env, self.log)
+        await self._start(self.env)
+
+    async def restart(self, env: Mapping[str, str]) -> None:
+        """Stop the process by SIGTERM, start it with these settings, and wait until it works."""
+        assert self.process is not None
+        with suppress(ProcessLookupError):
+            self.process.terminate()
+        await self.process.wait()
+        await self._start(env)
+        await self.is_ready()
+        self.heartbeat.unlink(missing_ok=True)  # a worker touches it when it starts, and again while it works
+        await self.is_ready()
 
     async def end(self) -> bool:
         """Kill the process; return False if it had ended already."""
@@ -50,6 +62,12 @@ class Member:
         was_alive = self.process.returncode is None
         await end(self.process)
         return was_alive
+
+    async def _start(self, env: Mapping[str, str]) -> None:
+        self.ready = False
+        self.log_began = self.log.stat().st_size if self.log.exists() else 0
+        self.heartbeat.unlink(missing_ok=True)
+        self.process = await start(self.arguments, env, self.log)
 
     async def is_ready(self) -> bool:
         """Wait until the process is ready; return False if it ends instead."""
@@ -63,8 +81,17 @@ class Member:
         return self.ready
 
     @property
-    def was_ready(self) -> bool:
-        return self.ready or self.heartbeat.exists()
+    def missed_the_database(self) -> bool:
+        """Whether the process ended because it could not use the database, and had done no more than to migrate it."""
+        *before, last = self.logged.splitlines() or [""]
+        return last.startswith(_NO_DATABASE) and all(_read(line).get("event") == "schema_migrated" for line in before)
+
+    @property
+    def logged(self) -> str:
+        """What the process has written since its start."""
+        with self.log.open("rb") as log:
+            log.seek(self.log_began)
+            return log.read().decode(errors="replace")
 
 
 @dataclass
@@ -76,7 +103,7 @@ class Fleet:
     kills: list[datetime] = field(default_factory=list)
     database_kills: list[datetime] = field(default_factory=list)
     ended_by_itself: int = 0
-    turned_away: int = 0  # starts that ended because the database was down
+    turned_away: int = 0  # starts that ended because the database was down, or too slow for their time limit
 
     @asynccontextmanager
     async def alive(self) -> AsyncGenerator[None]:
@@ -130,10 +157,13 @@ class Fleet:
         """Restart and count the processes that ended without a kill, as a supervisor would."""
         for member in self.members:
             if member.process is not None and member.process.returncode is not None:
-                if not member.was_ready and any(at > member.began_at for at in self.database_kills):
+                if member.missed_the_database:
                     self.turned_away += 1
                 else:
                     self.ended_by_itself += 1
+                    code, logged = member.process.returncode, member.logged
+                    # Shown if the test fails; its folder is deleted.
+                    sys.stderr.write(f"{' '.join(member.arguments)} ended with {code}:\n{logged[-_SHOWN:]}\n")
                 await member.start()
 
     def complaints(self) -> Counter[str]:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.proof import network_faults
 from tests.proof.storm_judge import Figures, judge
 from tests.proof.storm_run import FAULTS, Seen, Storm, go_through
 
@@ -26,7 +27,18 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.db == "sqlite" and options.workers != 1:
         parser.error("SQLite serves only one process; more workers need --db postgres")
-    storm = Storm(tasks=options.tasks, seed=options.seed, database=options.db, workers=options.workers)
+    if options.faults == "network" and (options.db == "sqlite" or options.workers == 1):
+        parser.error("faults of the network need --db postgres and several workers")
+    if options.faults == "network" and (reason := network_faults.missing()):
+        parser.error(reason)
+    storm = Storm(
+        tasks=options.tasks,
+        seed=options.seed,
+        database=options.db,
+        workers=options.workers,
+        network=options.faults == "network",
+        accounts=options.accounts,
+    )
     folder = Path(tempfile.mkdtemp(prefix="fluxhook-storm-"))
     _say(_description(storm))
     figures, seen = run_and_judge(storm, folder)
@@ -38,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         shutil.rmtree(folder)
         return 0
     (folder / "ledger.json").write_text(json.dumps(seen.ledger, indent=1))
+    (folder / "tasks.json").write_text(json.dumps(seen.tasks, indent=1))
     (folder / "timelines.json").write_text(json.dumps(seen.timelines, indent=1))
     _say("".join(f"BROKEN: {promise}\n" for promise in broken))
     _say(f"Databases, logs and timelines are in {folder}\n")
@@ -50,6 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=Storm().seed, help="seed of faults and kills")
     parser.add_argument("--db", choices=["sqlite", "postgres"], default="sqlite", help="database engine")
     parser.add_argument("--workers", type=int, default=1, help="number of workers; more than one run with two APIs")
+    parser.add_argument(
+        "--faults", choices=["kills", "network"], default="kills", help="what happens besides the provider's faults"
+    )
+    parser.add_argument("--accounts", type=int, default=1, help="number of provider accounts")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument(
         "--keep", action="store_true", help="keep databases, logs and timelines also if no promise is broken"
@@ -59,10 +76,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _description(storm: Storm) -> str:
     faults = ", ".join(f"{name} {value:.0%}" for name, value in FAULTS.items())
+    if storm.network:
+        return f"{storm.tasks} tasks, seed {storm.seed}; {faults}; {', '.join(network_faults.NAMES)}, each once\n"
     killed = "the service" if storm.workers == 1 else f"one of {storm.workers} workers and 2 APIs, chosen at random,"
     return (
-        f"{storm.tasks} tasks on {storm.database}, seed {storm.seed}, hold window {storm.hold_s} s, "
-        f"at most {storm.bound_s:.0f} s\n{faults}; {killed} is killed with -9 every 3 to 8 s\n"
+        f"{storm.tasks} tasks on {storm.database}, accounts: {storm.accounts}, seed {storm.seed}, "
+        f"hold window {storm.hold_s} s, at most {storm.bound_s:.0f} s\n"
+        f"{faults}; {killed} is killed with -9 every 3 to 8 s\n"
     )
 
 

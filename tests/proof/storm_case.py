@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from tests.proof.network_faults import Played
 from tests.proof.storm_run import Seen
 
 _FINAL = frozenset({"stored", "failed", "cancelled"})
@@ -28,6 +29,7 @@ class Case:
     timeline: Sequence[Json]
     image: str | None
     kills: Sequence[datetime]
+    asked_at: datetime | None = None  # when the client posted it first
 
     @property
     def task(self) -> Json | None:
@@ -76,11 +78,22 @@ class Case:
     @property
     def repaired_in_s(self) -> float | None:
         """Seconds from the provider's result to the final state, if the usual path was broken and repaired."""
-        ended = _instant(self.task["stored_at"] or self.task["failed_at"]) if self.task else None
+        ended = self._ended_at
         ready = _instant(self.taken[0]["ready_at"]) if self.taken else None
         if ended is None or ready is None or self.failure in _NOT_REPAIRED or not self._broken(ready, ended):
             return None
         return (ended - ready).total_seconds()
+
+    def recovered_in_s(self, fault: Played) -> float | None:
+        """Seconds from the end of a network fault to the final state, if the client waited for it at that moment."""
+        ended = self._ended_at
+        if self.failure in _NOT_REPAIRED or ended is None or self.asked_at is None:
+            return None
+        return (ended - fault.ended_at).total_seconds() if self.asked_at <= fault.ended_at <= ended else None
+
+    @property
+    def _ended_at(self) -> datetime | None:
+        return _instant(self.task["stored_at"] or self.task["failed_at"]) if self.task else None
 
     def _broken(self, ready: datetime, ended: datetime) -> bool:
         entry = self.taken[0]
@@ -105,7 +118,8 @@ def cases(prompts: Iterable[str], seen: Seen) -> list[Case]:
 def _case(prompt: str, tasks: list[Json], taken: list[Json], seen: Seen) -> Case:
     first = tasks[0]["id"] if tasks else ""
     kills = [*seen.kills, *seen.database_kills]
-    return Case(prompt, tasks, taken, seen.timelines.get(first, ()), seen.images.get(first), kills)
+    timeline, image = seen.timelines.get(first, ()), seen.images.get(first)
+    return Case(prompt, tasks, taken, timeline, image, kills, seen.asked_at.get(prompt))
 
 
 def _delivered(entry: Json) -> bool:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from tests.proof.storm_case import Case, cases
@@ -10,6 +11,7 @@ from tests.proof.storm_run import Seen
 
 _SLOTS, _SLOTS_OF_MAX = 24, 6
 _SLOWEST_REPAIR_S = 60.0
+_SLOWEST_RECOVERY_S = 90.0
 _COUNTED_ERRORS = {"asset_lost"}  # logged as an error by the service; judged here by the expiry of the link
 
 
@@ -36,6 +38,8 @@ class Figures:
     known_without_a_witness: int
     max_in_flight: int
     max_in_flight_kontext_max: int
+    accounts_used: int
+    max_in_flight_in_all: int  # over all accounts together
     kills: int
     database_kills: int
     ended_by_itself: int
@@ -47,6 +51,8 @@ class Figures:
     repair_p50_s: float
     repair_p99_s: float
     repair_max_s: float
+    recovery_p99_s: dict[str, float]  # after each fault of the network, by its name
+    recovering: dict[str, int]  # the tasks in progress when it ended
     seconds: float
     which: dict[str, list[str]] = field(default_factory=dict)  # the prompts behind each count that should be small
 
@@ -66,7 +72,7 @@ class Figures:
             "a task ends as the provider reports": self.ended_otherwise == 0,
             "an outcome is unknown only if no evidence could exist": self.unjustified_unknown_outcome == 0,
             "an outcome is unknown if no evidence could exist": self.known_without_a_witness == 0,
-            f"never more than {_SLOTS} in flight": self.max_in_flight <= _SLOTS,
+            f"never more than {_SLOTS} in flight of one account": self.max_in_flight <= _SLOTS,
             f"never more than {_SLOTS_OF_MAX} of Kontext Max": self.max_in_flight_kontext_max <= _SLOTS_OF_MAX,
             "the service ends only if it is killed": self.ended_by_itself == 0,
             "every open task has a job, and no step fails": not self.errors_logged.keys() - _COUNTED_ERRORS,
@@ -76,14 +82,21 @@ class Figures:
     @property
     def too_slow(self) -> list[str]:
         """The broken promises about time. They hold on two idle cores; on a busy machine they prove nothing."""
-        kept = self.repair_p99_s <= _SLOWEST_REPAIR_S
-        return [] if kept else [f"99 of 100 repairs take at most {_SLOWEST_REPAIR_S:.0f} s"]
+        if self.recovery_p99_s:  # repairs wait for the end of the fault
+            promise = f"99 of 100 tasks are final {_SLOWEST_RECOVERY_S:.0f} s after a fault of the network ends"
+            return [promise] if max(self.recovery_p99_s.values()) > _SLOWEST_RECOVERY_S else []
+        promise = f"99 of 100 repairs take at most {_SLOWEST_REPAIR_S:.0f} s"
+        return [promise] if self.repair_p99_s > _SLOWEST_REPAIR_S else []
 
 
 def judge(seed: int, prompts: Iterable[str], seen: Seen) -> Figures:
     all_cases = cases(prompts, seen)
     which = {name: [case.prompt for case in all_cases if check(case)] for name, check in _CHECKS.items()}
     repairs = sorted(seconds for case in all_cases if (seconds := case.repaired_in_s) is not None)
+    recoveries = {
+        fault.name: sorted(found for case in all_cases if (found := case.recovered_in_s(fault)) is not None)
+        for fault in seen.network_faults
+    }
     max_in_flight = seen.ledger["max_in_flight"]
     return Figures(
         seed=seed,
@@ -92,6 +105,8 @@ def judge(seed: int, prompts: Iterable[str], seen: Seen) -> Figures:
         **{name: len(prompts) for name, prompts in which.items()},
         max_in_flight=max_in_flight["account"],
         max_in_flight_kontext_max=max_in_flight["flux-kontext-max"],
+        accounts_used=len({entry["account"] for entry in seen.ledger["tasks"]}),
+        max_in_flight_in_all=_most_at_once(seen.ledger["tasks"]),
         kills=len(seen.kills),
         database_kills=len(seen.database_kills),
         ended_by_itself=seen.ended_by_itself,
@@ -103,6 +118,8 @@ def judge(seed: int, prompts: Iterable[str], seen: Seen) -> Figures:
         repair_p50_s=_percentile(repairs, 50),
         repair_p99_s=_percentile(repairs, 99),
         repair_max_s=_percentile(repairs, 100),
+        recovery_p99_s={name: _percentile(found, 99) for name, found in recoveries.items()},
+        recovering={name: len(found) for name, found in recoveries.items()},
         seconds=round(seen.seconds, 1),
         which={name: prompts for name, prompts in which.items() if prompts},
     )
@@ -154,6 +171,13 @@ _CHECKS: Mapping[str, Callable[[Case], bool]] = {
 def _without_witness(case: Case) -> bool:
     """Whether the provider lost the answer to the submission and withheld the callback."""
     return any(entry["answer_lost"] and entry["callbacks_withheld"] for entry in case.taken)
+
+
+def _most_at_once(entries: Iterable[Mapping[str, Any]]) -> int:
+    """Return the highest number of tasks that the provider worked on at one time."""
+    changes = [(entry["accepted_at"], 1) for entry in entries if entry["ready_at"] is not None]
+    changes += [(entry["ready_at"], -1) for entry in entries if entry["ready_at"] is not None]
+    return max(accumulate(change for _, change in sorted(changes)), default=0)
 
 
 def _percentile(values: Sequence[float], percent: int) -> float:

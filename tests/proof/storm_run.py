@@ -6,6 +6,7 @@ import random  # noqa: TID251 - a storm is repeated by its seed
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing import Any, Literal
 
 import httpx
 
+from app.clock import utc_now
 from app.jobs import LEASE
 from tests.pictures import in_base64, picture
+from tests.proof import network_faults
 from tests.proof.formation import Formation, Service, form
+from tests.proof.network_faults import Played
 from tests.proof.processes import free_port, playing_twin
 
 FAULTS: Mapping[str, float] = {
@@ -35,6 +39,8 @@ FAULTS: Mapping[str, float] = {
 _SLOTS = {"slots": {"flux-kontext-pro": 100, "flux-kontext-max": 100}, "account_slots": 200}
 _RULES = {**_SLOTS, "megapixels": 0.02, "credits": 1_000_000}
 _READY_AFTER_S = 0.5
+_READY_AFTER_WITH_ACCOUNTS_S = 20  # so that many slots of three accounts are in use at once
+_READY_AFTER_WITH_NETWORK_S = 5.0  # so that some tasks are in progress when a fault begins
 _OPEN = ("queued", "submitting", "submitted", "ready")
 _PAGE = 100
 _CLIENTS = 40  # each waits for the answer to its post, so a slow service gets fewer posts
@@ -52,17 +58,37 @@ class Storm:
     posts_per_s: float = 25
     database: Literal["sqlite", "postgres"] = "sqlite"
     workers: int = 1  # one worker is also the API; several run with two APIs
+    network: bool = False  # whether the network to PostgreSQL fails instead of processes
+    gap_s: tuple[float, float] = (5, 10)  # between two faults of the network
+    statement_s: int = 30  # FLUXHOOK_STATEMENT_SECONDS: the service notices a silent connection a little later
+    scale: float = 1  # multiplies the durations of these faults
+    accounts: int = 1  # keys at the twin, which gives each the slots of an account
 
     @property
     def bound_s(self) -> float:
         """The time limit of a run in seconds."""
-        return 600 + 0.4 * self.tasks
+        return 900 + 0.4 * self.tasks
+
+    @property
+    def ready_after_s(self) -> float:
+        if self.accounts > 1:
+            return _READY_AFTER_WITH_ACCOUNTS_S
+        return _READY_AFTER_WITH_NETWORK_S if self.network else _READY_AFTER_S
 
     @property
     def formation(self) -> Formation:
+        hold_s = self.hold_s + 2 * round(self.ready_after_s)  # the last callback comes that much later
         if self.workers == 1:
-            return Formation(self.database, hold_s=self.hold_s)
-        return Formation(self.database, apis=2, workers=self.workers, hold_s=self.hold_s)
+            return Formation(self.database, hold_s=hold_s, accounts=self.accounts)
+        return Formation(
+            self.database,
+            apis=2,
+            workers=self.workers,
+            hold_s=hold_s,
+            statement_s=self.statement_s,
+            accounts=self.accounts,
+            proxied=self.network,
+        )
 
     @property
     def faults(self) -> dict[str, float]:
@@ -77,10 +103,12 @@ class Seen:
 
     kills: list[datetime] = field(default_factory=list)
     database_kills: list[datetime] = field(default_factory=list)
+    network_faults: list[Played] = field(default_factory=list)
     ended_by_itself: int = 0
     turned_away: int = 0
     complaints: Counter[str] = field(default_factory=Counter)
     asked: list[str] = field(default_factory=list)  # all prompts
+    asked_at: dict[str, datetime] = field(default_factory=dict)  # the time of its first post, by prompt
     posted: dict[str, str] = field(default_factory=dict)  # task id by prompt
     tasks: list[dict[str, Any]] = field(default_factory=list)
     timelines: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # of tasks that are not stored, by id
@@ -94,7 +122,7 @@ async def go_through(storm: Storm, folder: Path) -> Seen:
     twin_port = free_port(rng)
     seen, began = Seen(), time.monotonic()
     async with (
-        playing_twin(twin_port, storm.seed, _READY_AFTER_S, folder / "twin.log") as twin,
+        playing_twin(twin_port, storm.seed, storm.ready_after_s, folder / "twin.log") as twin,
         form(storm.formation, folder, f"http://127.0.0.1:{twin_port}", rng) as service,
     ):
         (await twin.put("/twin/rules", json=_RULES)).raise_for_status()
@@ -116,20 +144,45 @@ async def go_through(storm: Storm, folder: Path) -> Seen:
 
 async def _post_and_wait(storm: Storm, service: Service, rng: random.Random, seen: Seen) -> None:
     """Post all tasks and wait until they are final, within the time limit; the judge counts the others."""
-    calm = asyncio.Event()
     bodies = [_body(storm, number, rng) for number in range(storm.tasks)]
     seen.asked = [body["prompt"] for body in bodies]
+    disturbed = (
+        _post_during_faults(storm, service, bodies, seen)
+        if storm.network
+        else _post_during_kills(storm, service, bodies, seen)
+    )
+    with suppress(TimeoutError):
+        async with asyncio.timeout(storm.bound_s):
+            await disturbed
+
+
+async def _post_during_kills(storm: Storm, service: Service, bodies: list[dict[str, Any]], seen: Seen) -> None:
+    calm = asyncio.Event()
     kills = random.Random(storm.seed)  # noqa: S311 - see above
     living = asyncio.create_task(service.fleet.kill_at_random(kills, storm.lifetime_s, calm, storm.most_kills))
     try:
-        async with asyncio.timeout(storm.bound_s):
-            await _post_all(service, bodies, storm.posts_per_s, seen.posted)
-            await _all_final(service)
-    except TimeoutError:
-        pass
+        async with asyncio.TaskGroup() as group:
+            await _post_all(group, service, bodies, len(bodies) / storm.posts_per_s, seen)
+        await _all_final(service)
     finally:
         calm.set()
         await living
+
+
+async def _post_during_faults(storm: Storm, service: Service, bodies: list[dict[str, Any]], seen: Seen) -> None:
+    """Play each fault of the network once, and post an equal share of the tasks for each: half of it just before."""
+    rng = random.Random(storm.seed)  # noqa: S311 - see above
+    names = rng.sample(network_faults.NAMES, len(network_faults.NAMES))
+    async with asyncio.TaskGroup() as group:
+        for number, name in enumerate(names):
+            before, during = bodies[2 * number :: 2 * len(names)], bodies[2 * number + 1 :: 2 * len(names)]
+            gap_s, fault_s = rng.uniform(*storm.gap_s), network_faults.seconds(name) * storm.scale
+            await _post_all(group, service, before, gap_s, seen)
+            async with network_faults.played(service, name) as until_now:
+                await _post_all(group, service, during, fault_s, seen)
+                seen.network_faults.append(until_now())
+            await service.fleet.all_ready()
+    await _all_final(service)
 
 
 def _body(storm: Storm, number: int, rng: random.Random) -> dict[str, Any]:
@@ -142,26 +195,29 @@ def _body(storm: Storm, number: int, rng: random.Random) -> dict[str, Any]:
     return body
 
 
-async def _post_all(service: Service, bodies: list[dict[str, Any]], per_s: float, posted: dict[str, str]) -> None:
+async def _post_all(
+    group: asyncio.TaskGroup, service: Service, bodies: list[dict[str, Any]], seconds: float, seen: Seen
+) -> None:
+    """Start the posts in `group`, evenly in this time, or more slowly if too many of them have no answer yet."""
     semaphore = asyncio.Semaphore(_CLIENTS)
-    async with asyncio.TaskGroup() as group:
-        for body in bodies:
-            await semaphore.acquire()
-            group.create_task(_post(service, body, posted)).add_done_callback(lambda _: semaphore.release())
-            await asyncio.sleep(1 / per_s)
+    for body in bodies:
+        await semaphore.acquire()
+        group.create_task(_post(service, body, seen)).add_done_callback(lambda _: semaphore.release())
+        await asyncio.sleep(seconds / len(bodies))
 
 
-async def _post(service: Service, body: dict[str, Any], posted: dict[str, str]) -> None:
+async def _post(service: Service, body: dict[str, Any], seen: Seen) -> None:
     """Post with an Idempotency-Key, and repeat while the connection breaks or the service is unavailable."""
     headers = {"idempotency-key": hashlib.sha256(body["prompt"].encode()).hexdigest()}
-    while body["prompt"] not in posted:
+    seen.asked_at[body["prompt"]] = utc_now()
+    while body["prompt"] not in seen.posted:
         try:
             answer = await service.api.post("/v1/tasks", json=body, headers=headers)
         except httpx.TransportError:
             await asyncio.sleep(0.3)
             continue
         if answer.status_code == httpx.codes.ACCEPTED:
-            posted[body["prompt"]] = answer.json()["id"]
+            seen.posted[body["prompt"]] = answer.json()["id"]
         elif answer.status_code in {httpx.codes.CONFLICT, httpx.codes.SERVICE_UNAVAILABLE}:
             await asyncio.sleep(0.3)
         else:

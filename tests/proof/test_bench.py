@@ -31,9 +31,9 @@ def figures(path: Path, database: str) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("postgres")  # skips where no server can be started
-def test_a_quick_run_measures_both_databases_and_stores_every_callback(tmp_path: Path) -> None:
+def test_a_quick_run_with_a_kill_measures_both_databases_and_stores_every_callback(tmp_path: Path) -> None:
     out, picture = tmp_path / "bench.json", tmp_path / "bench.svg"
-    done = bench("--quick", "--seconds", "0.3", "--json", str(out), "--svg", str(picture))
+    done = bench("--quick", "--crash", "1", "--seconds", "0.3", "--json", str(out), "--svg", str(picture))
 
     assert done.returncode == 0, done.stderr
     for database in ("sqlite", "postgres"):
@@ -42,18 +42,10 @@ def test_a_quick_run_measures_both_databases_and_stores_every_callback(tmp_path:
         assert None not in found.values()
         assert found["acknowledged"] > 0
         assert found["unstored"] == 0
+        assert found["kills"] == 1
+        assert found["crash_acknowledged"] > 0
+        assert found["crash_unstored"] == 0
     assert "<svg" in picture.read_text()
-
-
-def test_every_acknowledged_callback_is_stored_after_a_kill_under_load(tmp_path: Path) -> None:
-    out = tmp_path / "bench.json"
-    done = bench("--only", "crash", "--crash", "1", "--seconds", "0.3", "--json", str(out))
-
-    assert done.returncode == 0, done.stderr
-    found = figures(out, "sqlite")
-    assert found["kills"] == 1
-    assert found["crash_acknowledged"] > 0
-    assert found["crash_unstored"] == 0
 
 
 @pytest.mark.parametrize(

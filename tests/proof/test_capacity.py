@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.proof.capacity import SLOTS, Filled, fill, growth_mb
+from tests.proof.capacity import SLOTS, Filled, fill, growth_mb, in_flight_by_account
 
 pytestmark = pytest.mark.proof
 
@@ -15,6 +15,13 @@ async def test_two_replicas_fill_the_providers_slots_and_never_exceed_them(tmp_p
     filled = await fill(tmp_path, tasks=96, ready_after_s=4)
 
     assert filled.max_in_flight == SLOTS
+
+
+@pytest.mark.usefixtures("postgres")
+async def test_three_accounts_have_72_tasks_in_flight_and_none_has_more_than_24(tmp_path: Path) -> None:
+    in_flight = await in_flight_by_account(tmp_path, accounts=3, tasks=90)
+
+    assert sorted(in_flight.values()) == [SLOTS, SLOTS, SLOTS]
 
 
 async def test_waiting_tasks_take_almost_no_memory(tmp_path: Path) -> None:

@@ -81,7 +81,20 @@ async def test_a_crash_around_an_unconfirmed_record_never_costs_twice(
     assert (run.outcome, run.charges, run.differs) == (outcome, int(outcome == "stored"), None)
 
 
-@pytest.mark.parametrize(("name", "crashes"), [("plain", 12), ("polled", 4), ("hinted", 4), ("unconfirmed", 4)])
+@pytest.mark.parametrize("name", ["kept no longer", "erased"])
+async def test_a_crash_while_data_is_deleted_leaves_nothing_and_loses_no_cost(on_sqlite: Files, name: str) -> None:
+    usual, points = await without_crash(on_sqlite, SCENARIOS[name])
+    deleting = [point for point in points if point.step in {"retention", "removals", "erase"}]
+    runs = [await crash_at(on_sqlite, name, point, usual) for point in sample(deleting, 20)]
+
+    assert [run for run in runs if run.differs] == []
+    assert {point.place for point in deleting} >= {"file: before it is deleted", BEFORE_COMMIT, AFTER_COMMIT}
+
+
+@pytest.mark.parametrize(
+    ("name", "crashes"),
+    [("plain", 12), ("polled", 4), ("hinted", 4), ("unconfirmed", 4), ("kept no longer", 6), ("erased", 4)],
+)
 async def test_on_postgres_another_worker_finishes_the_jobs_of_a_dead_one_with_the_same_result(
     on_postgres: OnServer, name: str, crashes: int
 ) -> None:
@@ -111,7 +124,7 @@ async def test_every_step_has_points_to_crash_at(on_sqlite: Files) -> None:
     for name in ("plain", "busy", "refused"):
         _, points = await without_crash(on_sqlite, SCENARIOS[name])
         seen |= {point.step for point in points}
-    assert seen == {"submit", "dispatch", "callback", "reconcile", "collect", "admit", "sweep", "worker"}
+    assert seen == {"submit", "dispatch", "callback", "reconcile", "collect", "admit", "sweep", "retention", "worker"}
 
 
 def test_a_unit_belongs_to_the_step_that_defines_it_and_a_shared_one_to_the_step_that_runs_it() -> None:

@@ -120,7 +120,7 @@ class Record(RuleBasedStateMachine):
         failed = sorted(task_id for task_id, task in self.final.items() if task.status is Status.FAILED)
         task_id, self.resubmitting = failed[which % len(failed)], True
         self.unwanted.discard(task_id)
-        self.process.db.now(lambda connection: resubmit(connection, task_id, "account", self.process.clock()))
+        self.process.db.now(lambda connection: resubmit(connection, task_id, self.process.clock()))
 
     # Time, workers and crashes.
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import skip_or_fail
+from tests.proof.fleet import Member
+from tests.proof.network_faults import NAMES, Played, missing
 from tests.proof.storm_judge import Figures, judge
 from tests.proof.storm_run import Seen, Storm, go_through
 
@@ -32,13 +35,43 @@ async def test_a_small_storm_with_two_kills_breaks_no_promise(tmp_path: Path) ->
 @pytest.mark.usefixtures("postgres")  # skips where no server can be started
 async def test_three_workers_and_two_apis_on_postgres_killed_at_random_break_no_promise(tmp_path: Path) -> None:
     # The jobs of a killed worker wait half a minute for another one, so a few kills are enough.
-    storm = Storm(100, seed=17, lifetime_s=(2, 3), most_kills=3, posts_per_s=12, database="postgres", workers=3)
+    storm = Storm(60, seed=17, lifetime_s=(2, 3), most_kills=3, posts_per_s=12, database="postgres", workers=3)
     seen = await go_through(storm, tmp_path)
     figures = judge(storm.seed, seen.asked, seen)
 
     assert figures.broken == [], figures.which
-    assert (figures.tasks, figures.final) == (100, 100)
+    assert (figures.tasks, figures.final) == (60, 60)
     assert figures.kills >= 2
+
+
+@pytest.mark.usefixtures("postgres")
+async def test_faults_between_the_processes_and_postgres_break_no_promise(tmp_path: Path) -> None:
+    if reason := missing():
+        skip_or_fail("faketime", reason)
+    storm = Storm(36, seed=3, database="postgres", workers=2, network=True, gap_s=(1, 1), statement_s=2, scale=0.1)
+    seen = await go_through(storm, tmp_path)
+    figures = judge(storm.seed, seen.asked, seen)
+
+    assert figures.broken == [], figures.which
+    assert (figures.tasks, figures.final) == (36, 36)
+    assert {fault.name for fault in seen.network_faults} == set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("log", "missed"),
+    [
+        ("fluxhook: the database cannot be reached at the moment\n", True),
+        ('{"event": "schema_migrated"}\nfluxhook: the database cannot be reached at the moment\n', True),
+        ('{"event": "job"}\nfluxhook: the database cannot be reached at the moment\n', False),
+        ('{"event": "schema_migrated"}\n', False),
+        ("", False),
+    ],
+)
+def test_a_start_without_a_database_is_told_from_a_service_that_ends(tmp_path: Path, log: str, missed: bool) -> None:
+    file = tmp_path / "worker.log"
+    file.write_text(log)
+
+    assert Member(("work",), {}, file).missed_the_database is missed
 
 
 def at(seconds: float) -> str:
@@ -62,7 +95,14 @@ def theirs(**changes: Any) -> dict[str, Any]:
         "status": "Ready",
         "sha256": "a",
     }
-    entry |= {"ready_at": at(1), "link_ends_at": at(600), "faults": [], "answer_lost": False}
+    entry |= {
+        "account": "x",
+        "accepted_at": at(0),
+        "ready_at": at(1),
+        "link_ends_at": at(600),
+        "faults": [],
+        "answer_lost": False,
+    }
     return {**entry, "callbacks_withheld": False, "callbacks": called, **changes}
 
 
@@ -91,7 +131,7 @@ BROKEN: dict[str, Figures] = {
         [ours(status="failed", failure={"code": "provider_rejected"}, stored_at=None)], [theirs(status="Error")]
     ),
     "an outcome is unknown if no evidence could exist": judged([ours()], [lost(withheld=True)]),
-    "never more than 24 in flight": judged([ours()], [theirs()], in_flight=25),
+    "never more than 24 in flight of one account": judged([ours()], [theirs()], in_flight=25),
     "the service ends only if it is killed": judged([ours()], [theirs()], ended_by_itself=1),
     "every open task has a job, and no step fails": judged(
         [ours()], [theirs()], complaints=Counter({"unscheduled": 1})
@@ -115,6 +155,20 @@ def test_a_slow_repair_is_named_and_breaks_no_other_promise() -> None:
 
     assert figures.too_slow == ["99 of 100 repairs take at most 60 s"]
     assert figures.broken == []
+
+
+def test_a_slow_recovery_from_a_fault_of_the_network_is_named() -> None:
+    asked = {PROMPT: NOON}
+    faults = [
+        Played("slow network", NOON, NOON + timedelta(seconds=2)),
+        Played("silence", NOON, NOON + timedelta(days=1)),
+    ]
+    slow = judged([ours(stored_at=at(93))], [theirs()], asked_at=asked, network_faults=faults)
+    quick = judged([ours(stored_at=at(91))], [theirs()], asked_at=asked, network_faults=faults)
+
+    assert slow.recovery_p99_s == {"slow network": 91, "silence": 0}
+    assert slow.too_slow == ["99 of 100 tasks are final 90 s after a fault of the network ends"]
+    assert (slow.broken, quick.too_slow) == ([], [])
 
 
 def test_an_outcome_is_unknown_if_the_answer_is_lost_and_the_callback_withheld() -> None:

@@ -227,7 +227,7 @@ async def test_a_relative_redirect_leads_to_the_name_that_was_given_and_not_to_i
 async def test_only_the_configured_origin_is_reached_unchecked(url: str, *, reached: bool) -> None:
     recorder, names = Recorder(), {"twin.internal": ["10.1.2.3"]}
     origin = "http://twin.internal:8090"
-    async with results_client(recorder, resolve=lambda host, _: names[host], origin=origin) as client:
+    async with results_client(recorder, resolve=lambda host, _: names[host], origins=[origin]) as client:
         with suppress(EgressRefused):
             await client.get(url)
 

@@ -141,24 +141,24 @@ async def delivery_to(world: World, url: str) -> tuple[int, str | None, str | No
 
 
 async def test_no_known_ssrf_url_reaches_a_host(world: World, outside: Outside) -> None:
+    taken = 0  # names, of which only the lookup shows where they lead
     for name, host in WAYS.items():
         url = f"https://{host}/latest/meta-data/"
         hook = await world.api.post("/v1/endpoints/test", json={"webhook_url": url})
         image = await world.api.post("/v1/tasks", json={"prompt": "a fox", "input_image": url})
         assert hook.status_code in {202, 422}, name
+        taken += hook.status_code == 202
         assert image.status_code == 422, name
         assert image.json()["fields"]["input_image"] in {UNREACHABLE, NO_USERINFO}, name
     await world.work()
     listed = (await world.api.get("/v1/deliveries", params={"limit": 100})).json()["deliveries"]
 
-    assert len(listed) > 30
+    assert len(listed) == taken > 0
     assert {(each["state"], each["detail"]) for each in listed} == {("failed", "the host cannot be reached")}
     assert outside.reached == []
 
 
-@pytest.mark.parametrize(
-    "url", ["https://intranet.example.com/", "https://10.1.2.3/", "https://unknown.example.com/"], ids=str
-)
+@pytest.mark.parametrize("url", ["https://intranet.example.com/", "https://unknown.example.com/"], ids=str)
 async def test_blocked_and_unreachable_hosts_look_alike(world: World, url: str) -> None:
     assert await delivery_to(world, url) == (202, "waiting", "the host cannot be reached")
 

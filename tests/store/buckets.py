@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from threading import Thread
 from urllib.parse import urlsplit
 
+from tests.sockets import free_address
 from tests.store import clouds
 
 SCHEMES = ["s3", "gs", "az"]
@@ -20,7 +21,7 @@ SCHEMES = ["s3", "gs", "az"]
 @contextmanager
 def serving(*command: str, **environment: str) -> Generator[str]:
     """Start a server in its own process, with the port as last argument, and yield its address."""
-    port = free_port()
+    port = int(free_address().rpartition(":")[2])
     with subprocess.Popen(  # noqa: S603
         [sys.executable, *command, str(port)],
         env={**os.environ, **environment},
@@ -30,12 +31,6 @@ def serving(*command: str, **environment: str) -> Generator[str]:
         wait_for(port)
         yield f"http://127.0.0.1:{port}"
         server.terminate()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
 
 
 def wait_for(port: int) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from app.errors import Unavailable
 from app.store import FolderStore, Missing, sha256_of
+from tests.sockets import until
 
 KEY = "results/ab/abcdef.png"
 MB = 1024 * 1024
@@ -379,3 +380,25 @@ async def test_a_removal_while_the_folder_is_missing_fails_and_can_be_repeated(r
     await store.remove(KEY)
 
     assert files(root) == []
+
+
+async def test_a_file_that_is_opened_too_late_is_closed(root: Path) -> None:
+    store = FolderStore(root, timeout_s=0.05)
+    path = root / "pipe"  # opening it waits for a writer
+    os.mkfifo(path)
+    with pytest.raises(Unavailable):
+        await whole(store, "pipe")
+    try:
+        writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return  # no thread had begun to open it
+
+    async def is_closed() -> bool:
+        try:
+            os.write(writer, b"x")
+        except BrokenPipeError:
+            return True
+        return False
+
+    await until(is_closed)
+    os.close(writer)

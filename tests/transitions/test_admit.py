@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, text, update
 from sqlalchemy.util import await_only
 
 from app import jobs
 from app.db import Connection
 from app.db.engine.database import Database, open_database
 from app.db.queries import queue
-from app.db.tables import attempts, provider_accounts, tasks
+from app.db.tables import applications, attempts, provider_accounts, slots, tasks
 from app.db.tables.evidence import Evidence
 from app.jobs import Step
 from app.provider import ProviderResponse
@@ -29,7 +29,7 @@ from app.transitions import moves
 from app.transitions.admit import admit, readmit
 from app.twin import Faults
 from tests.profiles import examples
-from tests.rows import START, drop_jobs, plan_task, put_account, stored_jobs, write_now
+from tests.rows import START, drop_jobs, newest_tasks, plan_task, put_account, stored_jobs, write_now
 from tests.world import World
 
 PRO, MAX = "flux-kontext-pro", "flux-kontext-max"
@@ -39,7 +39,7 @@ TAKEN = ProviderResponse(Report(Said.PENDING, "p1", cost=4.0), 200, {}, b'{"id":
 
 def admitted(connection: Connection) -> list[str]:
     """Return the names of the tasks that have a slot, in the order in which they would run."""
-    found = provider_accounts.slots_taken(connection, "account")
+    found = slots.of_accounts(connection, "account")
     return [slot.task_id.removeprefix("task_") for slot in sorted(found, key=lambda slot: slot.number)]
 
 
@@ -59,7 +59,7 @@ async def one_slot(database: Database, *waiting: tuple[str, dict[str, Any]]) -> 
 
     def unit(connection: Connection) -> list[str]:
         settle_in(connection, {"account": 1}, waiting)
-        admit(connection, "account", START)
+        admit(connection, START)
         order = []
         while held := admitted(connection):
             order += held
@@ -72,7 +72,7 @@ async def one_slot(database: Database, *waiting: tuple[str, dict[str, Any]]) -> 
 async def test_a_task_has_a_dispatch_job_exactly_if_it_has_a_slot(database: Database) -> None:
     def unit(connection: Connection) -> tuple[list[str], set[str]]:
         settle_in(connection, {"account": 2}, [(name, {}) for name in "abc"])
-        admit(connection, "account", START)
+        admit(connection, START)
         names = {f"task_{name}" for name in "abc"}
         return admitted(connection), jobs.scheduled(connection, Step.DISPATCH, names)
 
@@ -82,7 +82,7 @@ async def test_a_task_has_a_dispatch_job_exactly_if_it_has_a_slot(database: Data
 async def test_a_freed_slot_goes_to_the_next_task_in_the_same_transaction(database: Database) -> None:
     def unit(connection: Connection) -> tuple[list[str], list[str]]:
         settle_in(connection, {"account": 1}, [("a", {}), ("b", {})])
-        admit(connection, "account", START)
+        admit(connection, START)
         before = admitted(connection)
         leave(connection, "a")
         return before, admitted(connection)
@@ -104,7 +104,7 @@ async def test_api_keys_take_turns_however_many_tasks_one_of_them_has(database: 
     def unit(connection: Connection) -> Counter[str]:
         greedy = [(f"a{number:02}", {"key_id": "key_greedy"}) for number in range(50)]
         settle_in(connection, {}, [*greedy, *((f"b{number}", {"key_id": "key_modest"}) for number in range(3))])
-        admit(connection, "account", START)
+        admit(connection, START)
         return Counter(name[0] for name in admitted(connection))
 
     assert await database.write(unit) == {"a": 21, "b": 3}
@@ -113,12 +113,48 @@ async def test_api_keys_take_turns_however_many_tasks_one_of_them_has(database: 
 async def test_an_api_key_with_tasks_in_flight_waits_for_one_without(database: Database) -> None:
     def unit(connection: Connection) -> list[str]:
         settle_in(connection, {"account": 3}, [(f"a{number}", {"key_id": "key_greedy"}) for number in range(4)])
-        admit(connection, "account", START)
+        admit(connection, START)
         plan_task(connection, "b", key_id="key_modest")
         leave(connection, "a0")
         return sorted(admitted(connection))
 
     assert await database.write(unit) == ["a1", "a2", "b"]
+
+
+def limit_in_flight(connection: Connection, name: str, limit: int) -> None:
+    """Limit the tasks in flight of the application of `key_NAME`."""
+    applications.ensure(connection, f"app_{name}", name, START)
+    table = applications.applications
+    connection.execute(update(table).where(table.c.id == f"app_{name}").values(limits={"in_flight": limit}))
+
+
+async def test_an_application_gets_no_more_slots_than_its_limit_and_the_next_when_one_is_free(
+    database: Database,
+) -> None:
+    def unit(connection: Connection) -> list[list[str]]:
+        waiting = [(name, {"key_id": f"key_{name[0]}"}) for name in ("a1", "a2", "a3", "b1", "b2")]
+        settle_in(connection, {"account": 4}, waiting)
+        limit_in_flight(connection, "a", 1)
+        limit_in_flight(connection, "c", 0)
+        plan_task(connection, "c1", key_id="key_c", priority=9)
+        admit(connection, START)
+        first = admitted(connection)
+        leave(connection, "a1")
+        return [sorted(first), sorted(admitted(connection))]
+
+    assert await database.write(unit) == [["a1", "b1", "b2"], ["a2", "b1", "b2"]]
+
+
+async def test_a_task_whose_model_has_no_slot_does_not_use_up_the_limit_of_its_application(database: Database) -> None:
+    def unit(connection: Connection) -> list[str]:
+        limits = {"account": 4, "flux-kontext-max": 1}
+        waiting = [("1", {"model": MAX}), ("2", {"model": MAX}), ("3", {"model": PRO})]
+        settle_in(connection, limits, [(name, {"key_id": "key_a", **changes}) for name, changes in waiting])
+        limit_in_flight(connection, "a", 2)
+        admit(connection, START)
+        return admitted(connection)
+
+    assert sorted(await database.write(unit)) == ["1", "3"]
 
 
 async def test_priority_takes_precedence_over_fairness(database: Database) -> None:
@@ -133,7 +169,7 @@ async def test_kontext_max_waits_at_its_own_limit_and_pro_continues(database: Da
     def unit(connection: Connection) -> Counter[str]:
         waiting = [(f"m{number:02}", {"model": MAX, "priority": 9}) for number in range(30)]
         settle_in(connection, {}, [*waiting, *((f"p{number:02}", {}) for number in range(30))])
-        admit(connection, "account", START)
+        admit(connection, START)
         return Counter(name[0] for name in admitted(connection))
 
     assert await database.write(unit) == {"m": 6, "p": 18}
@@ -145,9 +181,8 @@ async def test_accounts_do_not_take_each_others_slots(database: Database) -> Non
             put_account(connection, name, account=2)
             for number in range(4):
                 plan_task(connection, f"{name}{number}", account_id=name)
-        for name in ("account", "other"):
-            admit(connection, name, START)
-        return {name: len(provider_accounts.slots_taken(connection, name)) for name in ("account", "other")}
+        admit(connection, START)
+        return {name: len(slots.of_accounts(connection, name)) for name in ("account", "other")}
 
     assert await database.write(unit) == {"account": 2, "other": 2}
 
@@ -155,9 +190,9 @@ async def test_accounts_do_not_take_each_others_slots(database: Database) -> Non
 async def test_a_delayed_task_is_skipped_until_its_time(database: Database) -> None:
     def unit(connection: Connection) -> tuple[list[str], list[str]]:
         settle_in(connection, {}, [("a", {"dispatch_after_at": START + timedelta(seconds=5)}), ("b", {})])
-        admit(connection, "account", START)
+        admit(connection, START)
         before = admitted(connection)
-        admit(connection, "account", START + timedelta(seconds=5))
+        admit(connection, START + timedelta(seconds=5))
         return before, admitted(connection)
 
     assert await database.write(unit) == (["b"], ["b", "a"])
@@ -166,7 +201,7 @@ async def test_a_delayed_task_is_skipped_until_its_time(database: Database) -> N
 async def test_a_task_that_is_newer_than_the_transaction_is_not_skipped(database: Database) -> None:
     def unit(connection: Connection) -> list[str]:
         settle_in(connection, {}, [("late", {"at": START + timedelta(seconds=3)})])
-        admit(connection, "account", START)  # a clock that was read before the lock was acquired, or on another host
+        admit(connection, START)  # a clock that was read before the lock was acquired, or on another host
         return admitted(connection)
 
     assert await database.write(unit) == ["late"]
@@ -178,10 +213,10 @@ async def test_no_task_is_admitted_to_a_paused_or_an_unknown_account(database: D
         provider_accounts.pause(
             connection, "account", START, START + timedelta(seconds=9), provider_accounts.NO_FREE_SLOT, 1
         )
-        admit(connection, "unknown", START)
-        admit(connection, "account", START + timedelta(seconds=8))
+        admit(connection, START)
+        admit(connection, START + timedelta(seconds=8))
         before = admitted(connection)
-        admit(connection, "account", START + timedelta(seconds=9))
+        admit(connection, START + timedelta(seconds=9))
         return before, admitted(connection)
 
     assert await database.write(unit) == ([], ["a"])
@@ -214,16 +249,16 @@ def _happen(connection: Connection, number: int, happening: tuple[object, ...]) 
     match happening:
         case ("arrive", model, priority, key_id):
             plan_task(connection, f"{number:03}", model=model, priority=priority, key_id=key_id)
-            admit(connection, "account", START)
+            admit(connection, START)
         case ("end", int(which)):
             if held := admitted(connection):
                 leave(connection, held[which % len(held)])
 
 
 def _check_limits(connection: Connection, most: int, most_max: int) -> None:
-    held = provider_accounts.slots_taken(connection, "account")
+    held = slots.of_accounts(connection, "account")
     of_max = sum(slot.model == MAX for slot in held)
-    queued = tasks.newest(connection, limit=100, statuses=[Status.QUEUED])
+    queued = newest_tasks(connection, 100, statuses=(Status.QUEUED,))
     waiting = [task for task in queued if not queue.is_admitted(connection, task.id)]
     assert len(held) <= most
     assert of_max <= most_max
@@ -240,7 +275,7 @@ async def test_two_processes_admitting_at_once_keep_the_limit_and_lose_no_wakeup
     async def live(database: Database, name: str) -> None:
         def arrive(connection: Connection) -> None:
             plan_task(connection, name)
-            admit(connection, "account", START)
+            admit(connection, START)
 
         await database.write(arrive)
         held: list[str] = []
@@ -287,14 +322,14 @@ async def test_on_postgresql_a_task_that_is_being_cancelled_gets_no_slot_and_is_
     async with open_database(postgres_url) as database, asyncio.timeout(120):
         waiting: list[tuple[str, dict[str, Any]]] = [("a", {}), ("b", {})]
         await database.write(lambda connection: settle_in(connection, {"account": 1}, waiting))
-        await database.write(lambda connection: admit(connection, "account", START))
+        await database.write(lambda connection: admit(connection, START))
         async with undecided(database, lambda connection: moves.cancel(connection, "task_b", START)) as is_undone:
             await database.write(lambda connection: leave(connection, "a"))
             meanwhile = await database.read(admitted)
             if undone:
                 is_undone.set()
         left = await database.read(lambda connection: {job.step for job in stored_jobs(connection)})
-        await database.write(lambda connection: admit(connection, "account", START))
+        await database.write(lambda connection: admit(connection, START))
 
         assert meanwhile == []
         assert Step.ADMIT in left
@@ -313,7 +348,7 @@ async def test_on_postgresql_a_slot_given_to_a_task_that_becomes_ready_is_freed(
     proof = Evidence("sub_a", Witness.CALLBACK, Verdict.SIGNED, proven=True, report=ready, body=b"", received_at=START)
     async with open_database(postgres_url) as database, asyncio.timeout(120):
         await database.write(refused)
-        async with undecided(database, lambda connection: admit(connection, "account", START)):
+        async with undecided(database, lambda connection: admit(connection, START)):
             settling = asyncio.create_task(
                 database.write(lambda connection: settle(connection, [proof], poll_after=timedelta()))
             )
@@ -321,7 +356,7 @@ async def test_on_postgresql_a_slot_given_to_a_task_that_becomes_ready_is_freed(
                 pass
         await settling
 
-        assert (await database.read(lambda connection: tasks.newest(connection, limit=1)))[0].status is Status.READY
+        assert (await database.read(lambda connection: newest_tasks(connection, 1)))[0].status is Status.READY
         assert await database.read(admitted) == []
 
 
@@ -333,7 +368,7 @@ async def test_on_postgresql_a_slot_goes_to_the_task_after_one_that_is_being_can
         waiting: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in "abc"]
         await database.write(lambda connection: settle_in(connection, {"account": 2}, waiting))
         async with undecided(database, lambda connection: moves.cancel(connection, "task_a", START)):
-            await database.write(lambda connection: admit(connection, "account", START))
+            await database.write(lambda connection: admit(connection, START))
 
         assert await database.read(admitted) == ["b", "c"]
 

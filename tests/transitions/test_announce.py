@@ -61,7 +61,7 @@ async def test_a_task_that_is_cancelled_given_up_or_reopened_is_announced(databa
         moves.cancel(connection, "task_1", START)
         moves.give_up(connection, "task_2", Failure.DEADLINE_EXCEEDED, MoneySpent.NO, "late", START)
         moves.cancel(connection, "task_2", START)
-        moves.resubmit(connection, "task_2", "account", START)
+        moves.resubmit(connection, "task_2", START)
         return feed(connection)
 
     assert await database.write(unit) == [

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.db.queries.apply_changes import TaskChange
-from app.db.tables.attempts import AttemptContext
+from app.db.queries.attempt_contexts import AttemptContext
 from app.db.tables.evidence import Evidence
 from app.jobs import Step
 from app.rules.backoff import SUBMIT
@@ -23,7 +23,17 @@ TO_READY = Decision(Effect.MOVED, Status.READY)
 
 def attempt(outcome: Outcome = Outcome.UNKNOWN, **known: Any) -> AttemptContext:
     state = AttemptState(status=Status.SUBMITTING, current=True, outcome=outcome, **known)
-    return AttemptContext("sub_1", "task_1", "account", "key", "a-model", has_webhook=True, has_slot=True, state=state)
+    return AttemptContext(
+        "sub_1",
+        "task_1",
+        "account",
+        "key",
+        "a-model",
+        has_webhook=True,
+        has_slot=True,
+        has_reservation=False,
+        state=state,
+    )
 
 
 def said(report: Report, witness: Witness = Witness.CALLBACK) -> Evidence:

@@ -1,5 +1,6 @@
 """Erasure removes a task's request, results and evidence, and keeps its cost."""
 
+import asyncio
 import base64
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.calling import caller_of, done, everything, small, submitted
 from tests.pictures import picture
 from tests.proof.crash_points import AFTER_COMMIT, BEFORE_COMMIT, Fuse, FusedDatabase, Point, Stop
 from tests.receivers import URL, deliveries, receiver, until_due
+from tests.rows import claim
 from tests.test_collect import files
 from tests.web.documents import problem
 from tests.web.routes.test_deliveries import key_for
@@ -56,6 +58,21 @@ async def images_still_stored(world: World, task_id: str) -> int:
     return len(found)
 
 
+async def test_images_are_removed_once_no_job_adds_a_thumbnail(each_world: World, tmp_path: Path) -> None:
+    task_id = await stored(each_world)
+    await each_world.use.db.write(jobs.enqueue, [NewJob(Step.COLLECT, task_id, each_world.use.now())])
+    (collecting,) = await each_world.use.db.write(claim, each_world.use.now())
+    await erase(each_world, task_id)
+    await each_world.work()
+    before = await images_still_stored(each_world, task_id)
+    await each_world.use.db.write(jobs.finish, collecting)
+    await each_world.go_on(6)
+
+    assert before > 0
+    assert await images_still_stored(each_world, task_id) == 0
+    assert files(tmp_path / "images") == {}
+
+
 async def test_an_erased_task_and_its_images_are_gone(each_world: World, tmp_path: Path) -> None:
     receiver(each_world)
     task_id = await stored(each_world, input_image=given(), webhook_url=URL)
@@ -67,7 +84,7 @@ async def test_an_erased_task_and_its_images_are_gone(each_world: World, tmp_pat
     looks.append(f"/v1/get_result?id={task_id}")
 
     assert len(told) == 1
-    assert len(kept) == 2
+    assert len(kept) == 3  # the input image, the result and its thumbnail
     assert (answer.status_code, answer.content) == (204, b"")
     assert [(await each_world.api.get(look)).status_code for look in looks] == [404] * 5
     assert (await each_world.api.get("/v1/tasks")).json()["tasks"] == []
@@ -112,7 +129,7 @@ async def test_a_key_erases_its_own_tasks_and_no_others(world: World) -> None:
     nobody = await world.outsider.delete(f"/v1/tasks/{task_id}")
     done_by_its_own = await world.outsider.delete(f"/v1/tasks/{task_id}", headers=shop)
 
-    problem(refused, 403, "forbidden")
+    problem(refused, 404, "not_found")
     problem(nobody, 401, "unauthorized")
     assert done_by_its_own.status_code == 204
 
@@ -124,8 +141,8 @@ async def test_erasing_a_task_keeps_the_equal_images_of_others(each_world: World
     await each_world.work()
     left = files(tmp_path / "images")
 
-    assert len(before) == 4
-    assert len(left) == 2
+    assert len(before) == 6
+    assert len(left) == 3
     assert (await each_world.api.get(f"/v1/tasks/{second}/image")).status_code == 200
 
 
@@ -175,15 +192,66 @@ async def test_the_attempts_of_an_erased_task_stay_without_their_details(each_wo
 async def test_the_same_idempotent_request_does_not_recreate_an_erased_task(
     each_world: World, prefer: dict[str, str]
 ) -> None:
-    once, asked = {"idempotency-key": "once"}, {"prompt": PROMPT}
+    once, asked = {"idempotency-key": "order of jane@example.com"}, {"prompt": PROMPT}
     first = await each_world.api.post("/v1/tasks", json=asked, headers=once)
     await each_world.api.post(f"/v1/tasks/{first.json()['id']}/cancel")
     await erase(each_world, first.json()["id"])
     again = await each_world.api.post("/v1/tasks", json=asked, headers={**once, **prefer})
+    other = await each_world.api.post("/v1/tasks", json={"prompt": "another"}, headers={**once, **prefer})
+    remains = await each_world.use.db.read(everything)
 
-    assert problem(again, 404, "not_found")["detail"] == "the task of this Idempotency-Key was erased"
+    for answer in (again, other):
+        assert problem(answer, 404, "not_found")["detail"] == "the task of this Idempotency-Key was erased"
     assert (await each_world.api.get("/v1/tasks")).json()["tasks"] == []
-    assert PROMPT.encode() not in await each_world.use.db.read(everything)
+    assert PROMPT.encode() not in remains
+    assert b"jane@example.com" not in remains
+
+    each_world.clock.advance(86_401)
+    anew = await each_world.api.post("/v1/tasks", json=asked, headers=once)
+    await each_world.api.post(f"/v1/tasks/{anew.json()['id']}/cancel")
+    await erase(each_world, anew.json()["id"])
+    problem(await each_world.api.post("/v1/tasks", json=asked, headers=once), 404, "not_found")
+
+
+async def test_the_idempotency_keys_of_an_end_user_are_erased_at_every_api(each_world: World) -> None:
+    asked: dict[str, Any] = {"prompt": PROMPT, "user": "jane"}
+    paths = ("/v1/tasks", "/v1/flux-kontext-pro", "/openai/v1/images/generations")
+    small(each_world)
+
+    async def post(path: str) -> httpx.Response:
+        return await each_world.api.post(path, json=asked, headers={"idempotency-key": f"jane's, at {path}"})
+
+    openai = asyncio.create_task(post(paths[2]))
+    for path in paths[:2]:
+        assert (await post(path)).status_code in {200, 202}
+    while not openai.done():
+        await each_world.go_on(1)
+        await asyncio.sleep(0.01)
+    await each_world.go_on(10)
+    assert (await openai).status_code == 200
+    assert (await each_world.api.delete("/v1/users/jane")).status_code == 202
+    await each_world.go_on(10)
+    again = [await post(path) for path in paths]
+
+    assert b"jane's, at" not in await each_world.use.db.read(everything)
+    assert (await each_world.api.get("/v1/tasks")).json()["tasks"] == []
+    assert [answer.status_code for answer in again] == [404, 200, 404]
+
+
+async def test_an_erasure_beside_a_repeated_request_leaves_no_second_task(each_world: World) -> None:
+    """Whichever transaction is first: the repetition gets the first answer, or 404."""
+    once, asked = {"idempotency-key": "once"}, {"prompt": PROMPT}
+    for _ in range(10):
+        once = {"idempotency-key": f"{once['idempotency-key']}x"}
+        first = (await each_world.api.post("/v1/tasks", json=asked, headers=once)).json()["id"]
+        await each_world.api.post(f"/v1/tasks/{first}/cancel")
+        repeated = [each_world.api.post("/v1/tasks", json=asked, headers=once) for _ in range(4)]
+        erased, *answers = await asyncio.gather(each_world.api.delete(f"/v1/tasks/{first}"), *repeated)
+
+        assert erased.status_code == 204
+        assert {answer.status_code for answer in answers} <= {202, 404, 409}
+        assert {answer.json()["id"] for answer in answers if answer.status_code == 202} <= {first}
+        assert (await each_world.api.get("/v1/tasks")).json()["tasks"] == []
 
 
 class Unsteady(FolderStore):
@@ -207,7 +275,7 @@ async def test_images_are_removed_once_the_store_is_available(each_world: World,
     store.down = False
     await each_world.go_on(1200, step=600)
 
-    assert while_down == (2, 2)
+    assert while_down == (3, 3)
     assert files(tmp_path / "images") == {}
     assert await images_still_stored(each_world, task_id) == 0
 
@@ -215,9 +283,10 @@ async def test_images_are_removed_once_the_store_is_available(each_world: World,
 async def test_removing_images_twice_succeeds(each_world: World, tmp_path: Path) -> None:
     """The step may run twice: the process dies after it has removed an image and before it records that."""
     task_id = await stored(each_world)
-    (kept,) = files(tmp_path / "images")
+    kept = files(tmp_path / "images")
     await erase(each_world, task_id)
-    (tmp_path / "images" / kept).unlink()
+    for name in kept:
+        (tmp_path / "images" / name).unlink()
     await each_world.work()
     again = [NewJob(Step.ERASE, task_id, each_world.clock())]
     await each_world.use.db.write(lambda connection: jobs.enqueue(connection, again))
@@ -226,13 +295,15 @@ async def test_removing_images_twice_succeeds(each_world: World, tmp_path: Path)
     assert await each_world.use.db.read(jobs.count_dead_letters) == 0
 
 
-class Slow(FolderStore):
-    """A store that runs a hook before it puts a result."""
+class Slow(Unsteady):
+    """A store that runs a hook before it puts a file below `folder`."""
 
+    down = False
+    folder = "results/"
     meanwhile: Any = None
 
     async def put(self, key: str, source: IO[bytes]) -> None:
-        if self.meanwhile is not None and key.startswith("results/"):
+        if self.meanwhile is not None and key.startswith(self.folder):
             meanwhile, self.meanwhile = self.meanwhile, None
             await meanwhile()
         await super().put(key, source)
@@ -276,13 +347,15 @@ async def test_a_process_killed_during_an_erasure_has_erased_all_or_nothing(
     await each_world.work()
 
     assert there == (404 if erased_by_then else 200)
-    assert erased_by_then or images == 2
+    assert erased_by_then or images == 3
     assert files(tmp_path / "images") == {}
 
 
-async def test_an_image_that_is_stored_after_the_erasure_is_removed(each_world: World, tmp_path: Path) -> None:
-    """A second worker, whose lease has expired, stores the image again."""
+@pytest.mark.parametrize("folder", ["results/", "thumbnails/"])
+async def test_what_is_stored_after_the_erasure_is_removed(each_world: World, tmp_path: Path, folder: str) -> None:
+    """A second worker, whose lease has expired, stores the file. Then the store cannot remove it for an hour."""
     store = Slow(tmp_path / "images")
+    store.folder = folder
     each_world.use = replace(each_world.use, store=store)
     caller = await submitted(each_world)
     await done(each_world)
@@ -292,10 +365,17 @@ async def test_an_image_that_is_stored_after_the_erasure_is_removed(each_world: 
         await collect(each_world.use, caller.task_id)
         await erase(each_world, caller.task_id)
         await each_world.work()
+        assert files(tmp_path / "images") == {}
+        store.down = True
 
     store.meanwhile = meanwhile
     await collect(each_world.use, caller.task_id)
+    await each_world.go_on(3600, step=600)
+    left = len(files(tmp_path / "images"))
+    store.down = False
+    await each_world.go_on(1200, step=600)
 
+    assert left == 1
     assert files(tmp_path / "images") == {}
 
 

@@ -6,7 +6,7 @@ from sqlalchemy import text
 
 from app.db import Connection
 from app.db.engine.database import Database, open_database
-from app.db.tables import provider_accounts, results, tasks
+from app.db.tables import provider_accounts, results, slots, tasks
 from app.rules.task import Failure, MoneySpent, Status, sources
 from app.transitions import moves
 from app.webhooks import outbox
@@ -30,7 +30,7 @@ def moved(connection: Connection, target: Status) -> bool:
     """Make the move to `target`."""
     match target:
         case Status.SUBMITTING:
-            return moves.begin(connection, "task_1", "sub_2", START)
+            return moves.begin(connection, "task_1", "account", "sub_2", START)
         case Status.STORED:
             return moves.store(connection, IMAGE)
         case _:
@@ -49,7 +49,7 @@ async def test_each_move_is_made_exactly_from_the_allowed_states(database: Datab
             for table in (
                 tasks.tasks,
                 results.results,
-                provider_accounts.slots,
+                slots.slots,
                 tasks.tasks.metadata.tables["submissions"],
             ):
                 connection.execute(table.delete())
@@ -90,14 +90,14 @@ async def test_on_postgresql_expiring_tasks_waits_for_no_lock_while_it_holds_the
 
         assert ended == both
         assert deadlocks == []
-        assert await database.read(lambda connection: provider_accounts.slots_taken(connection, "account")) == []
+        assert await database.read(lambda connection: slots.of_accounts(connection, "account")) == []
 
 
 async def test_begin_sets_the_current_attempt(database: Database) -> None:
     def unit(connection: Connection) -> tasks.Task | None:
         plan_task(connection)
         take_slot(connection)
-        moves.begin(connection, "task_1", "sub_2", START)
+        moves.begin(connection, "task_1", "account", "sub_2", START)
         return tasks.get(connection, "task_1")
 
     task = await database.write(unit)

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from app import clock
-from app.db.tables import provider_accounts, tasks
+from app.db.tables import provider_accounts, slots, tasks
 from app.dispatch import dispatch
 from app.provider import Provider, ProviderResponse, ProviderSpec, Reference, SubmitRequest
 from app.rules.task import Failure, Report, Said, Status
@@ -17,7 +17,7 @@ from app.twin import Faults, Rules
 from app.worker import loop
 from tests.calling import answering, small
 from tests.rows import put_account
-from tests.world import World
+from tests.world import World, provider_of, with_provider
 
 PRO, MAX = "flux-kontext-pro", "flux-kontext-max"
 BUSY = ProviderResponse(Report(Said.BUSY, detail="Too many active tasks"), 429)
@@ -81,7 +81,7 @@ async def test_a_task_shows_its_queue_position_until_it_has_a_slot(each_world: W
 async def test_a_429_uses_no_try_and_pauses_the_account_as_requested(each_world: World) -> None:
     wait = ProviderResponse(BUSY.report._replace(retry_after=timedelta(seconds=40)), 429)
     provider = answering(wait, *[replace(TAKEN, report=Report(Said.PENDING, f"p{n}")) for n in range(2)])
-    each_world.use = replace(each_world.use, provider=provider)
+    each_world.use = with_provider(each_world.use, provider)
     first = await each_world.post()
     await each_world.work()
     second = await posted_later(each_world)
@@ -100,7 +100,7 @@ async def test_a_429_uses_no_try_and_pauses_the_account_as_requested(each_world:
 
 async def test_without_retry_after_the_pause_grows_until_a_task_is_accepted(world: World) -> None:
     provider = answering(*[BUSY] * 7, TAKEN)
-    world.use = replace(world.use, provider=provider)
+    world.use = with_provider(world.use, provider)
     await world.post()
     pauses = []
     for _ in range(7):
@@ -134,7 +134,7 @@ async def test_refusals_of_simultaneous_tasks_count_once(each_world: World) -> N
 async def test_a_pause_continues_if_a_task_sent_before_it_is_accepted(world: World) -> None:
     wait = ProviderResponse(BUSY.report._replace(retry_after=timedelta(seconds=40)), 429)
     provider = answering(wait, TAKEN)
-    world.use = replace(world.use, provider=provider)
+    world.use = with_provider(world.use, provider)
     await world.post()
     await world.post()
     await world.work()
@@ -150,7 +150,7 @@ async def test_an_early_admit_job_waits_for_the_extended_pause(each_world: World
     short = ProviderResponse(BUSY.report._replace(retry_after=timedelta(seconds=5)), 429)
     long = ProviderResponse(BUSY.report._replace(retry_after=timedelta(seconds=20)), 429)
     provider = answering(short, long, TAKEN, replace(TAKEN, report=Report(Said.PENDING, "p2")))
-    each_world.use = replace(each_world.use, provider=provider)
+    each_world.use = with_provider(each_world.use, provider)
     posted = [await each_world.post() for _ in range(2)]
     await each_world.work()
     await each_world.go_on(19)
@@ -167,7 +167,7 @@ async def test_an_account_out_of_credits_is_paused_visibly_and_resumes_after_a_t
     first, second = await each_world.post(), await each_world.post()
     await each_world.go_on(6)
     waiting = await each_world.task(second)
-    notes = (await each_world.outsider.get("/readyz")).json()["notes"]
+    notes = (await each_world.api.get("/readyz")).json()["notes"]
     each_world.twin.rules = each_world.twin.rules.model_copy(update={"credits": 100})
     await each_world.go_on(40)
 
@@ -176,7 +176,7 @@ async def test_an_account_out_of_credits_is_paused_visibly_and_resumes_after_a_t
     assert len(notes) == 1
     assert "out of credits" in notes[0]
     assert (await each_world.task(second))["status"] == "stored"
-    assert (await each_world.outsider.get("/readyz")).json()["notes"] == []
+    assert (await each_world.api.get("/readyz")).json()["notes"] == []
     assert each_world.ledger()["charged"] == 8
 
 
@@ -188,7 +188,7 @@ async def test_an_answer_that_is_surely_no_acceptance_frees_the_slot_and_the_tas
     world.twin.faults = Faults(submit_gateway=1, gateway_status=status)
     task_id = await world.post()
     await world.work()
-    after = await world.use.db.read(lambda connection: provider_accounts.slots_taken(connection, "account"))
+    after = await world.use.db.read(lambda connection: slots.of_accounts(connection, "account"))
     waiting = await world.task(task_id)
     await world.go_on(10)
     refused = len(world.ledger()["refused"])
@@ -235,7 +235,7 @@ async def test_an_account_that_refuses_every_task_is_probed_with_one_of_them_and
         await each_world.go_on(first_pause * 2**number + 1)
         refused.append(len(each_world.ledger()["refused"]))
     waiting = [await each_world.task(task_id) for task_id in posted]
-    readiness = await each_world.outsider.get("/readyz")
+    readiness = await each_world.api.get("/readyz")
     each_world.twin.rules, each_world.twin.faults = Rules(megapixels=0.02), Faults()
     await each_world.go_on(first_pause * 8 + 20)
 
@@ -250,8 +250,7 @@ async def test_an_account_that_refuses_every_task_is_probed_with_one_of_them_and
 async def test_a_task_that_is_refused_while_others_are_accepted_fails_and_delays_them_little(world: World) -> None:
     small(world)
 
-    provider = world.use.provider
-    assert provider is not None
+    provider = provider_of(world.use)
     submit = provider.submit
 
     async def a_firewall(order: SubmitRequest) -> ProviderResponse:
@@ -259,7 +258,7 @@ async def test_a_task_that_is_refused_while_others_are_accepted_fails_and_delays
             return ProviderResponse(Report(Said.BLOCKED, failure=Failure.PROVIDER_ERROR, detail="HTTP 403"), 403)
         return await submit(order)
 
-    world.use = replace(world.use, provider=Passing(a_firewall, provider))
+    world.use = with_provider(world.use, Passing(a_firewall, provider))
     blocked = await world.post(prompt="<script>", priority=9)
     posted = []
     for _ in range(30):
@@ -279,7 +278,7 @@ async def test_a_task_that_is_refused_while_others_are_accepted_fails_and_delays
 async def test_a_probe_without_an_answer_is_followed_by_another(world: World) -> None:
     refused = ProviderResponse(Report(Said.KEY_REFUSED, failure=Failure.PROVIDER_REJECTED), 401)
     provider = answering(refused, ProviderResponse(Report(Said.LOST)), TAKEN)
-    world.use = replace(world.use, provider=provider)
+    world.use = with_provider(world.use, provider)
     await world.post()
     await world.work()
     await posted_later(world)
@@ -320,7 +319,7 @@ async def test_a_task_without_a_slot_is_never_sent(world: World) -> None:
 async def test_an_outage_delays_its_task_and_not_the_account(world: World, outage: int) -> None:
     down = ProviderResponse(Report(Said.DOWN, detail=f"HTTP {outage}"), outage)
     provider = answering(down, TAKEN, replace(TAKEN, report=Report(Said.PENDING, "p2")))
-    world.use = replace(world.use, provider=provider)
+    world.use = with_provider(world.use, provider)
     first, second = await world.post(), await world.post()
     await world.work()
     states = [(await world.task(task_id))["status"] for task_id in (first, second)]

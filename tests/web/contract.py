@@ -8,7 +8,7 @@ KEPT = Path(__file__).with_name("contract.json")
 _TEXTS = frozenset({"title", "description", "summary", "operationId", "tags", "examples", "example"})
 
 # These occur in nearly every operation, so they are stored once.
-_SHARED = frozenset(f"#/components/schemas/{name}" for name in ("Problem", "TaskView"))
+_SHARED = frozenset(f"#/components/schemas/{name}" for name in ("Problem", "OpenAiError", "TaskView"))
 _DEFAULT_MODEL = "flux-kontext-pro"
 
 

@@ -8,7 +8,8 @@ import pytest
 from app.db import Connection
 from app.db.tables import api_keys
 from app.db.tables.api_keys import NewApiKey
-from app.web.auth import COOKIE, digest_of
+from app.web.auth import digest_of
+from app.web.sessions import COOKIE
 from tests.web.documents import nothing_recorded, problem
 from tests.world import ADMIN_KEY, World
 
@@ -119,11 +120,11 @@ async def test_a_session_reads_and_cannot_write(world: World) -> None:
 async def test_a_session_ends_after_twelve_hours(world: World) -> None:
     session = await sign_in(world)
     world.clock.advance(timedelta(hours=12).total_seconds())
-    assert (await world.outsider.get("/", headers=session)).status_code == 200
+    assert (await world.outsider.get("/tasks", headers=session)).status_code == 200
 
     world.clock.advance(1)
 
-    assert (await world.outsider.get("/", headers=session)).status_code == 401
+    assert (await world.outsider.get("/tasks", headers=session)).status_code == 401
 
 
 @pytest.mark.parametrize(("secret", "disabled"), [("another-key", False), (ADMIN_KEY, True)], ids=["new", "disabled"])

@@ -195,9 +195,7 @@ async def test_only_post_is_allowed_on_both_paths(called: Called, method: str) -
 
 
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize(
-    "path", ["{path}/", "{path}/more", "{path}%2Fmore", "/callbacks", "/callbacks/", "/callbacks//x"]
-)
+@pytest.mark.parametrize("path", ["{path}/", "{path}/more", "{path}%2Fmore", "/callbacks/", "/callbacks//x"])
 async def test_an_invalid_callback_address_is_not_found(called: Called, path: str) -> None:
     answer = await called.call(called.body(), called.signature(called.body()), path=path.format(path=called.path))
 

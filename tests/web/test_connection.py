@@ -191,6 +191,14 @@ async def test_requests_before_invalid_http_are_answered_and_nothing_is_logged_a
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
 
 
+@pytest.mark.parametrize("line", [b"GET /healthz", b"GET /healthz HTTP/0.9", b"GET /healthz HTTP/2.0"])
+async def test_a_request_of_another_version_than_1_is_refused(service: Service, line: bytes) -> None:
+    wire = await sent(service, line + b"\r\nhost: gateway\r\n\r\n")
+
+    assert (await wire.answer()).status == 400
+    await wire.close()
+
+
 @pytest.mark.parametrize("before", [b"", PAGE], ids=["alone", "pipelined"])
 @pytest.mark.parametrize("api", [POST, b"POST /callbacks/{} HTTP/1.1\r\n"], ids=["task", "callback"])
 async def test_a_body_that_is_invalid_http_is_refused_without_another_answer(

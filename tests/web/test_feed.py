@@ -10,13 +10,15 @@ from structlog.testing import capture_logs
 
 from app.db import Connection
 from app.db.engine.database import Database, open_database
+from app.db.engine.feed_order import START, Position
 from app.db.tables import events
-from app.db.tables.events import START, Event
+from app.db.tables.events import Event
 from app.errors import Unavailable
 from app.rules.task import Status
 from app.transitions.announce import Announcement, announce
-from app.web.feed import Ended, EventFilter, Feed, Listener
+from app.web.feed import Feed
 from app.web.lateness import Lateness
+from app.web.listener import Ended, EventFilter, Listener
 from tests.databases import connection_to
 from tests.rows import START as NOON
 from tests.rows import plan_task
@@ -121,8 +123,8 @@ async def test_a_listener_that_reconnects_misses_and_repeats_no_event(database: 
         for _ in range(rounds):
             await asyncio.gather(*(database.write(ready(n % 3)) for n in range(at_once)))
 
-    async def listen() -> list[events.Position]:
-        found: list[events.Position] = []
+    async def listen() -> list[Position]:
+        found: list[Position] = []
         while len(found) < rounds * at_once:
             after = found[-1] if found else START
             async with feed.listen(after) as listener:
@@ -263,7 +265,7 @@ async def _logged(lines: Sequence[Mapping[str, Any]], event: str) -> bool:
 
 async def test_an_old_event_that_is_pending_for_a_moment_does_not_make_the_feed_late(database: Database) -> None:
     """After an outage of the database, events are written that happened long before."""
-    old = Event(events.Position(1, 1), "task.ready", "task_0", NOON, {})
+    old = Event(Position(1, 1), "task.ready", "task_0", NOON, "app_1", {})
     lateness = Lateness(database, FrozenClock(NOON + timedelta(hours=1)))
 
     assert not await lateness.observe(old)

@@ -14,6 +14,7 @@ from app.main import create_app
 from app.store import FolderStore
 from app.web.auth import digest_of
 from tests.calling import small
+from tests.faults import Trip, lost_commit_answer
 from tests.pictures import in_base64, picture
 from tests.web.documents import nothing_recorded, problem, rows
 from tests.world import ADMIN_KEY, GATEWAY, World
@@ -36,6 +37,14 @@ async def test_fifty_posts_at_once_with_one_key_make_one_task_and_one_call(each_
     assert sum("idempotency-replayed" not in answer.headers for answer in taken) == 1
     assert (await rows(each_world))["tasks"] == 1
     assert (each_world.ledger()["accepted"], each_world.ledger()["charged"]) == (1, 4)
+
+
+async def test_a_request_whose_claim_got_no_answer_does_not_make_the_next_one_wait(each_world: World) -> None:
+    with lost_commit_answer(each_world.use.db, Trip(2)):  # the first transaction reads the API key
+        first = await post(each_world)
+    again = await post(each_world)
+
+    assert (first.status_code, again.status_code) == (503, 202)
 
 
 async def test_a_repeated_request_gets_the_first_answer_even_if_the_task_has_changed(each_world: World) -> None:

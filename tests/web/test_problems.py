@@ -146,12 +146,13 @@ async def test_static_files_are_sent_whole_for_any_range(world: World, asked: st
 @pytest.fixture
 async def broken(world: World) -> AsyncGenerator[httpx.AsyncClient]:
     """A client of a service without a database, so that every query raises an unexpected error."""
-    app = create_app(nullcontext(replace(world.use, db=None)), with_worker=False)  # type: ignore[arg-type]
+    app = create_app(nullcontext(world.use), with_worker=False)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url=GATEWAY, headers={"x-key": ADMIN_KEY}) as client,
     ):
+        app.state.use = replace(world.use, db=None)  # type: ignore[arg-type]
         yield client
 
 

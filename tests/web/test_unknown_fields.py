@@ -1,7 +1,6 @@
 """Fields that the provider-compatible API does not know: what would buy the wrong image is refused by name."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -13,7 +12,7 @@ from app.rules.task import Report, Said
 from tests.calling import answering
 from tests.pictures import in_base64, photo, picture
 from tests.web.documents import nothing_recorded, problem
-from tests.world import World
+from tests.world import World, with_provider
 
 PRO, MAX = "/v1/flux-kontext-pro", "/flux/v1/flux-kontext-max"
 PNG = in_base64(picture())
@@ -222,7 +221,7 @@ async def test_other_unknown_fields_are_passed_on_and_named_in_warnings(world: W
     posted = (await post(world, **HARMLESS)).json()
     task = await world.task(posted["id"])
     provider = answering(ProviderResponse(Report(Said.PENDING, provider_id="1"), 200, {}, b"{}"))
-    await dispatch(replace(world.use, provider=provider), task["id"])
+    await dispatch(with_provider(world.use, provider), task["id"])
 
     assert provider.orders[0].params.items() >= HARMLESS.items()
     assert posted["warnings"] == task["warnings"]

@@ -9,16 +9,18 @@ import pytest
 
 from app.db.tables.results import Result
 from app.db.tables.tasks import Task
+from app.rules.budget import Budget, BudgetWarning, Period
 from app.rules.request import TaskRequest
 from app.rules.task import Failure, MoneySpent, Status
-from app.web.schemas.webhooks import EXAMPLES, EventForm, ProviderForm
-from app.webhooks.payload import Payload, event_form, provider_form, with_link
+from app.web.schemas.webhooks import EXAMPLES, BudgetFacts, EventForm, ProviderForm
+from app.webhooks.payload import Payload, budget_form, event_form, provider_form, with_link
 from tests.rows import START
 
 NOW = START + timedelta(seconds=6)
 TASK = Task(
     id="task_1",
     key_id="key_1",
+    application_id="app_1",
     provider="bfl",
     account_id="account",
     model="flux-kontext-pro",
@@ -128,9 +130,19 @@ def test_every_payload_matches_the_openapi_document(status: Status) -> None:
     EventForm.model_validate(event_form(task, RESULT, status, NOW), extra="forbid")
 
 
+def test_a_budget_warning_matches_the_openapi_document_in_both_forms() -> None:
+    warning = BudgetWarning.of(Budget(40, Period.DAY), 32.5, NOW)
+    provider = ProviderForm.model_validate(budget_form("provider", "dlv_1", warning, NOW), extra="forbid")
+    event = EventForm.model_validate(budget_form("event", "dlv_1", warning, NOW), extra="forbid")
+
+    assert (provider.status, provider.type, provider.data) == ("Pending", event.type, event.data)
+    assert isinstance(event.data, BudgetFacts)
+    assert (event.data.spent, event.data.remaining) == (32.5, 7.5)
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_example_matches_the_openapi_document(name: str) -> None:
     example: dict[str, Any] = EXAMPLES[name]
-    form = EventForm if "type" in example else ProviderForm
+    form = ProviderForm if "status" in example else EventForm
 
     form.model_validate(example, extra="forbid")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from app import jobs
@@ -57,6 +58,24 @@ async def keeps_its_job(world: World, job: jobs.Job, use: Resources) -> bool:
         await until(lease_renewed)
     world.clock.advance(SECONDS * 0.9)
     return await world.use.db.write(lambda connection: jobs.claim(connection, "2" * 32, world.clock(), 9)) == []
+
+
+async def test_a_heartbeat_waits_for_a_job_that_is_locked(postgres_world: World) -> None:
+    """Else a job that one transaction after another locks would lose its lease."""
+    job = await claimed(postgres_world)
+    waits = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted), pg_sleep(0.01)")
+    locked = asyncio.Event()
+
+    def lock(connection: Connection) -> bool:
+        jobs.enqueue(connection, [NewJob(job.step, job.task_id, postgres_world.clock())])
+        locked.set()
+        return any(connection.execute(waits).one()[0] for _ in range(1000))
+
+    locking = asyncio.create_task(postgres_world.use.db.write(lock))
+    await locked.wait()
+
+    assert await keeps_its_job(postgres_world, job, postgres_world.use)
+    assert await locking
 
 
 async def test_a_living_worker_keeps_the_leases_of_its_running_jobs(postgres_world: World) -> None:

@@ -12,19 +12,22 @@ from structlog.testing import capture_logs
 from app import jobs
 from app.db.engine.database import Database
 from app.errors import Unavailable
-from app.jobs import Step
+from app.jobs import Job, NewJob, Step
 from app.provider import ProviderResponse, SubmitRequest
 from app.resources import Resources
 from app.rules.task import Report, Said
 from app.store import FolderStore
 from app.twin import Faults
-from app.worker import loop, sweep
+from app.worker import loop, run_job, sweep
+from app.worker.heartbeat import Rounds
+from app.worker.running_jobs import RunningJobs
+from app.worker.wakeup import Wakeup
 from tests.calling import Scripted, answering, done, small, submitted
 from tests.databases import OneByOne
 from tests.pictures import in_base64, picture
-from tests.rows import claim, put_account
+from tests.rows import START, claim, put_account
 from tests.sockets import until
-from tests.world import World
+from tests.world import World, with_provider
 
 T = TypeVar("T")
 TAKEN = ProviderResponse(Report(Said.PENDING, "p1"), 200, {}, b"{}")
@@ -51,6 +54,75 @@ async def test_run_once_runs_one_job_until_none_is_due(world: World) -> None:
 
     assert [await loop.run_once(world.use) for _ in range(3)] == [True, True, False]
     assert world.ledger()["accepted"] == 2
+
+
+class LostClaim(OneByOne):
+    """A database that commits the first claim of a job and loses the answer."""
+
+    def __init__(self, inner: Database) -> None:
+        self._inner = inner
+        self.lost: list[Job] = []
+        self.dialect, self.read = inner.dialect, inner.read
+        self.on_jobs, self.on_events = inner.on_jobs, inner.on_events
+
+    async def write(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        result = await self._inner.write(work, *args, **kwargs)
+        if isinstance(result, tuple) and isinstance(result[0], list) and not self.lost:
+            self.lost = [job for job in result[0] if isinstance(job, Job) and job.step is Step.DISPATCH]
+            if self.lost:
+                raise Unavailable("the database cannot be reached at the moment")
+        return result
+
+
+async def test_jobs_whose_claim_got_no_answer_are_run_without_waiting_for_their_lease(each_world: World) -> None:
+    small(each_world)
+    task_id = await each_world.post()
+    database = LostClaim(each_world.use.db)
+
+    async def is_submitted() -> bool:
+        return await states(each_world, [task_id]) == {"submitted"}
+
+    async with running(replace(each_world.use, db=database)):
+        await until(is_submitted)
+
+    assert [job.task_id for job in database.lost] == [task_id]
+    assert each_world.ledger()["accepted"] == 1
+
+
+class LateAnswer(OneByOne):
+    """A database in which a job is enqueued again while it runs, and that tells of its end late."""
+
+    def __init__(self, inner: Database) -> None:
+        self._inner = inner
+        self.ended, self.may_answer = asyncio.Event(), asyncio.Event()
+        self.dialect, self.read = inner.dialect, inner.read
+        self.on_jobs, self.on_events = inner.on_jobs, inner.on_events
+
+    async def write(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        is_end = work.__name__ == run_job._nothing.__name__
+        if is_end and not self.ended.is_set():
+            await self._inner.write(jobs.enqueue, [NewJob(Step.RECONCILE, "task_1", START)])
+        result = await self._inner.write(work, *args, **kwargs)
+        if is_end:
+            self.ended.set()
+            await self.may_answer.wait()
+        return result
+
+
+async def test_a_job_that_is_claimed_again_before_its_run_returns_runs_again(each_world: World) -> None:
+    database = LateAnswer(each_world.use.db)
+    use = replace(each_world.use, db=database)
+    await database.write(jobs.enqueue, [NewJob(Step.RECONCILE, "task_1", START)])
+    running_jobs, wakeup = RunningJobs(), Wakeup()
+    with capture_logs() as lines:
+        await loop._round(use, running_jobs, wakeup, Rounds())
+        await database.ended.wait()
+        await loop._round(use, running_jobs, wakeup, Rounds())
+        database.may_answer.set()
+        await asyncio.wait(running_jobs.tasks)
+
+    assert [line["step"] for line in lines if line["event"] == "job"] == ["reconcile", "reconcile"]
+    assert await each_world.use.db.read(jobs.next_due) is None
 
 
 class BrokenStore(FolderStore):
@@ -143,7 +215,7 @@ async def test_a_stopping_worker_finishes_its_running_jobs(world: World) -> None
         return TAKEN
 
     task_id = await world.post()
-    async with running(replace(world.use, provider=Scripted(slowly))) as stopping:
+    async with running(with_provider(world.use, Scripted(slowly))) as stopping:
         await asked.wait()
         stopping.set()
         await asyncio.sleep(0.05)
@@ -162,7 +234,7 @@ async def test_a_stopping_worker_claims_no_more_jobs(world: World) -> None:
         return TAKEN
 
     await world.post()
-    async with running(replace(world.use, provider=Scripted(slowly))) as stopping:
+    async with running(with_provider(world.use, Scripted(slowly))) as stopping:
         await asked.wait()
         stopping.set()
         second = await world.post()
@@ -211,7 +283,7 @@ async def test_a_lane_runs_no_more_jobs_at_once_than_its_limit(world: World) -> 
     provider = Scripted(slowly)
     for _ in range(hands + 5):
         await world.post()
-    async with running(replace(world.use, provider=provider)):
+    async with running(with_provider(world.use, provider)):
 
         async def full() -> bool:
             return len(provider.orders) >= hands
@@ -247,7 +319,7 @@ async def test_a_hanging_provider_does_not_delay_collecting_images(each_world: W
         return TAKEN
 
     waiting = [await each_world.post() for _ in range(23)]
-    async with running(replace(each_world.use, provider=Scripted(never)), grace=0.05):
+    async with running(with_provider(each_world.use, Scripted(never)), grace=0.05):
 
         async def tied() -> bool:
             return len(asked) == len(waiting)
@@ -315,7 +387,7 @@ async def test_a_worker_survives_a_database_failure_at_its_start(world: World, e
 async def test_answers_in_any_order_are_recorded_for_their_tasks(world: World) -> None:
     provider = answering(*(ProviderResponse(Report(Said.PENDING, f"p{number}"), 200, {}, b"{}") for number in range(5)))
     task_ids = [await world.post() for _ in range(5)]
-    world.use = replace(world.use, provider=provider)
+    world.use = with_provider(world.use, provider)
     await world.work()
 
     for number, task_id in enumerate(task_ids):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import text
 
@@ -11,9 +12,11 @@ from app.db import Connection
 from app.db.engine.database import open_database
 from app.db.tables import provider_accounts
 from app.jobs import NewJob, Step
+from app.rules.budget import Budget
 from app.rules.task import Status
 from app.telemetry import metrics
 from app.worker import metrics_snapshot
+from tests.applications import application
 from tests.databases import connection_to, listening_for
 from tests.rows import START, claim, plan_task, put_account, put_sent_task, take_slot
 from tests.world import World, open_world
@@ -125,3 +128,20 @@ async def test_a_read_only_database_is_not_up(world: World, postgres_url: str) -
             families = await metrics_snapshot.read(replace(world.use, db=standby))
 
     assert [family.samples[0].value for family in families if family.name == "fluxhook_database_up"] == [0]
+
+
+async def test_the_used_part_of_each_budget_is_shown(each_world: World) -> None:
+    each_world.use = replace(each_world.use, budget=Budget.parse("100/month"))
+    shop = await application(each_world, "shop", budget=(5, "day"))
+    await application(each_world, "idle", budget=(0, "day"))
+    gateway: Any = each_world.network.hosts["gateway"]
+    gateway.app.state.use = each_world.use
+    await each_world.outsider.post("/v1/tasks", json={"prompt": "a fox"}, headers=shop)
+
+    values = await scraped(each_world)
+
+    assert {name: values[f'budget_used_ratio{{application="{name}"}}'] for name in ("app_shop", "app_idle", "*")} == {
+        "app_shop": 0.8,
+        "app_idle": 1.0,
+        "*": 0.04,
+    }

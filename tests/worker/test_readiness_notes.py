@@ -7,7 +7,9 @@ from sqlalchemy import text
 
 from app.db import Connection
 from app.db.engine.database import Database, open_database
-from app.db.tables import provider_accounts, spooled_results
+from app.db.tables import budget_periods, provider_accounts, spooled_results
+from app.db.tables.budget_periods import ALL, PeriodId
+from app.rules.budget import Budget, Period
 from app.rules.task import Status
 from app.transitions.announce import Announcement, announce
 from app.worker import readiness_notes
@@ -93,3 +95,19 @@ async def test_a_late_feed_is_an_unhealthy_note_whose_details_name_the_transacti
     assert note.text.startswith("events of the feed are late: ")
     assert note.text.endswith(", open for 75 s")
     assert note.details.startswith("process ")
+
+
+@pytest.mark.parametrize(("spent", "unhealthy"), [(7.9, None), (8.0, False), (10.0, True)])
+async def test_a_budget_that_is_nearly_used_is_a_note_and_unhealthy_once_it_is_used_up(
+    database: Database, spent: float, unhealthy: bool | None
+) -> None:
+    budget = Budget.parse("10/day")
+
+    def read_with_budget(connection: Connection) -> list[Note]:
+        return readiness_notes.read(connection, START, callbacks_expected=True, budget=budget)
+
+    await database.write(budget_periods.create, PeriodId(ALL, Period.DAY, Period.DAY.start(START)), spent)
+    notes = await database.read(read_with_budget)
+
+    assert [note.unhealthy for note in notes] == ([] if unhealthy is None else [unhealthy])
+    assert {note.details for note in notes} <= {f"the service: {spent:g} of 10/day"}

@@ -1,9 +1,11 @@
 """The sweep: deadlines, expired rows, and work without a job, which is rescheduled and counted."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import text
@@ -13,9 +15,11 @@ from app import jobs
 from app.db import Connection
 from app.db.engine.database import Database
 from app.db.queries import queue
-from app.db.tables import idempotency_keys, provider_accounts, tasks
+from app.db.tables import budget_periods, idempotency_keys, provider_accounts, slots, tasks
+from app.db.tables.budget_periods import ALL, PeriodId
 from app.jobs import NewJob, Step
 from app.provider import ProviderResponse, SubmitRequest
+from app.rules.budget import Period
 from app.rules.task import Failure, Report, Said, Status
 from app.telemetry import metrics
 from app.transitions import moves
@@ -23,9 +27,11 @@ from app.transitions.admit import BACKOFFS, admit
 from app.twin import Faults
 from app.worker.sweep import EVERY, NO_TASK, refused_for_a_day, sweep
 from tests.calling import Scripted, done, small, submitted
-from tests.rows import START, drop_jobs, plan_task, put_account, take_slot
-from tests.world import World, open_world
+from tests.databases import OneByOne
+from tests.rows import START, drop_jobs, newest_tasks, plan_task, put_account, take_slot
+from tests.world import World, open_world, with_provider
 
+T = TypeVar("T")
 HOUR = 3600
 
 
@@ -82,7 +88,7 @@ async def test_a_final_task_needs_no_job(each_world: World) -> None:
 async def test_queued_tasks_with_a_missed_admission_are_admitted_and_counted(each_world: World) -> None:
     await each_world.use.db.write(lambda connection: put_account(connection, account=1))
     first, second = await each_world.post(), await each_world.post()
-    await each_world.use.db.write(lambda connection: provider_accounts.release(connection, [first]))
+    await each_world.use.db.write(lambda connection: slots.release(connection, [first]))
     await lose_jobs(each_world)
     before = counted()
     await sweep(each_world.use)
@@ -99,15 +105,14 @@ async def test_queued_tasks_with_a_missed_admission_are_admitted_and_counted(eac
 
 async def test_a_probe_that_the_sweep_admits_has_its_full_time_to_be_answered(each_world: World) -> None:
     """A probe counts as lost after 70 seconds."""
-    account_id = each_world.use.account_id
     await each_world.use.db.write(lambda connection: put_account(connection, account=2))
     posted = {await each_world.post() for _ in range(2)}
     paused_until = each_world.clock() + timedelta(seconds=1)
 
     def miss_the_end_of_a_pause(connection: Connection) -> None:
-        provider_accounts.release(connection, posted)
+        slots.release(connection, posted)
         provider_accounts.pause(
-            connection, account_id, each_world.clock(), paused_until, provider_accounts.OUT_OF_CREDITS, 1
+            connection, "account", each_world.clock(), paused_until, provider_accounts.OUT_OF_CREDITS, 1
         )
 
     await each_world.use.db.write(miss_the_end_of_a_pause)
@@ -117,9 +122,9 @@ async def test_a_probe_that_the_sweep_admits_has_its_full_time_to_be_answered(ea
     dispatches = await each_world.use.db.read(lambda connection: jobs.backlogs(connection, each_world.clock()))
     admitted_at = each_world.clock()
     each_world.clock.advance(60)
-    early = await each_world.use.db.write(admit, account_id, each_world.clock())
+    early = await each_world.use.db.write(admit, each_world.clock())
     each_world.clock.advance(11)
-    late = await each_world.use.db.write(admit, account_id, each_world.clock())
+    late = await each_world.use.db.write(admit, each_world.clock())
 
     assert dispatches[Step.DISPATCH].oldest_due == admitted_at
     assert (len(early), len(late)) == (0, 1)
@@ -173,7 +178,7 @@ async def test_no_orphan_is_counted_in_a_healthy_run_with_any_provider_fault(eac
     await sweeping(each_world)
     before = counted()
     posted = [await each_world.post() for _ in range(15)]
-    await each_world.go_on(120, 2)
+    await each_world.go_on(300, 2)  # a 429 lowers the limit for two minutes
     states = {(await each_world.task(task_id))["status"] for task_id in posted}
 
     assert counted() == before
@@ -268,7 +273,7 @@ async def test_tasks_that_the_account_refuses_for_a_day_fail_and_cost_nothing(
     async def refusing(_: SubmitRequest) -> ProviderResponse:
         return ProviderResponse(Report(said, failure=Failure(failure), detail="no"), 403)
 
-    world.use = replace(world.use, provider=Scripted(refusing))
+    world.use = with_provider(world.use, Scripted(refusing))
     unscheduled = counted()
     await sweeping(world)
     posted = [await world.post() for _ in range(3)]
@@ -297,6 +302,22 @@ async def test_a_topped_up_account_loses_no_task_before_its_next_submission(each
     assert (await each_world.task(task_id))["status"] == "stored"
 
 
+class ToppedUp(OneByOne):
+    """A database in which the account is topped up as soon as the first of 120 tasks have failed."""
+
+    def __init__(self, inner: Database, at: datetime) -> None:
+        self._inner = inner
+        self._at = at
+        self.dialect, self.read = inner.dialect, inner.read
+        self.on_jobs, self.on_events = inner.on_jobs, inner.on_events
+
+    async def write(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        result = await self._inner.write(work, *args, **kwargs)
+        if (await self._inner.read(tasks.count_open))[Status.QUEUED] < 120:
+            await self._inner.write(provider_accounts.resume, "account", self._at)
+        return result
+
+
 async def test_topping_up_while_tasks_are_failed_saves_the_remaining_ones(each_world: World) -> None:
     now = each_world.clock()
 
@@ -308,20 +329,26 @@ async def test_topping_up_while_tasks_are_failed_saves_the_remaining_ones(each_w
                 connection, "account", at, at + timedelta(minutes=10), provider_accounts.OUT_OF_CREDITS, 9
             )
 
-    def pay(connection: Connection) -> bool:
-        if tasks.count_open(connection)[Status.QUEUED] == 120:
-            return False
-        provider_accounts.resume(connection, "account", now + timedelta(hours=1))
-        return True
-
     await each_world.use.db.write(crowd)
-    sweeping = asyncio.create_task(sweep(each_world.use))
-    while not await each_world.use.db.write(pay):
-        pass
-    await sweeping
+    await sweep(replace(each_world.use, db=ToppedUp(each_world.use.db, now + timedelta(hours=1))))
     left = await each_world.use.db.read(tasks.count_open)
 
     assert 0 < left[Status.QUEUED] < 120
+
+
+async def test_periods_of_budgets_are_pruned_long_after_their_end(each_world: World) -> None:
+    now = each_world.clock.at
+    periods = [PeriodId(ALL, Period.MONTH, now - timedelta(days=days)) for days in (0, 99, 101)]
+
+    def spend(connection: Connection) -> None:
+        for period in periods:
+            budget_periods.create(connection, period, 4)
+
+    await each_world.use.db.write(spend)
+    await sweep(each_world.use)
+    left = await each_world.use.db.read(lambda connection: budget_periods.read(connection, periods))
+
+    assert left == {periods[0]: 4, periods[1]: 4}
 
 
 async def test_idempotent_answers_are_pruned_after_a_day(each_world: World) -> None:
@@ -398,7 +425,7 @@ async def test_many_tasks_past_their_deadline_are_ended_in_batches(each_world: W
     while not sweeping.done():
         await each_world.use.db.read(count)
     await sweeping
-    states = {task.status for task in await each_world.use.db.read(lambda found: tasks.newest(found, limit=200))}
+    states = {task.status for task in await each_world.use.db.read(lambda found: newest_tasks(found, 200))}
 
     assert states == {Status.FAILED}
     assert len(set(ended) - {120, 0}) >= 1  # others see it between two of its transactions

@@ -75,7 +75,7 @@ async def test_after_a_check_that_found_jobs_the_next_is_immediate() -> None:
         wakeup.notify()
         await wakeup.wait(LONG)
     wakeup.clear()
-    await wakeup.wait(0)
+    wakeup.found_jobs()
     wakeup.notify()
     await asyncio.sleep(0)
 

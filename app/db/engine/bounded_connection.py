@@ -35,6 +35,7 @@ class BoundedConnection(asyncpg.Connection):  # type: ignore[misc] # it has no t
         self._transport_socket = transport.get_extra_info("socket")
         self._bounded = _BoundedProtocol(protocol, self)
         self._protocol = self._bounded  # the driver sends all its requests through this attribute
+        self.on_close: Callable[[int], object] | None = None  # called once, with the process number of the session
         self.limit(TIMEOUTS)
 
     def limit(self, timeouts: Timeouts | None) -> None:
@@ -42,6 +43,13 @@ class BoundedConnection(asyncpg.Connection):  # type: ignore[misc] # it has no t
         self._bounded.timeouts = timeouts
         if timeouts is not None:
             _probe(self._transport_socket, timeouts)
+
+    def terminate(self) -> None:
+        """Close the connection at once. If it has fallen silent, the server does not learn of it."""
+        on_close, self.on_close = self.on_close, None
+        if on_close is not None:
+            on_close(self.get_server_pid())
+        super().terminate()
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ARG002, ASYNC109 - as the driver declares it
         """Tell the server, and close the connection without waiting for its answer."""

@@ -165,7 +165,8 @@ def _values(columns: Types, size: int) -> FromClause:
     """Return the relation on SQLite, for `size` rows."""
     row = f"({', '.join('?' * len(columns))})"
     named = ", ".join(f"column{number} AS {name}" for number, name in enumerate(columns, 1))
-    relation = f"SELECT {named} FROM (VALUES {', '.join([row] * size)}) WHERE column1 IS NOT NULL"  # noqa: S608
+    rows = ", ".join([row] * size)
+    relation = f"SELECT {named} FROM (VALUES {rows}) WHERE column1 IS NOT NULL"  # noqa: S608 - our names
     typed = [column(name, kind) for name, kind in columns.items()]
     return text(relation).columns(*typed).subquery("given")
 

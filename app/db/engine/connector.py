@@ -5,6 +5,7 @@ transaction: no named prepared statement, no `SET`, no `LISTEN`. A pooler that k
 that does not, so every pooler is treated alike.
 """
 
+from contextlib import suppress
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
@@ -16,23 +17,51 @@ from app.db.engine.timeouts import TIMEOUTS, Timeouts
 # has to pass on a request to cancel a statement to the session that runs it at that moment.
 _IS_POOLED = "SELECT WHERE pg_backend_pid() <> {pid}"
 _ONE_ROW = "SELECT 1"  # the command tag: the simple protocol, which uses no prepared statement, returns no more
+# Only a session that waits for its client: others end by their own limits.
+_END_SESSIONS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE pid IN ({pids}) AND datname = current_database() AND wait_event = 'ClientRead'
+"""
+# The server notices within half a minute that the machine of a client is gone.
+_KEEPALIVE = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
+
+
+def session_settings(timeouts: Timeouts) -> dict[str, str]:
+    """Return the settings that hold in each of our transactions, by name."""
+    return {
+        "statement_timeout": _milliseconds(timeouts.statement_s),
+        # A transaction that a hanging or lost process leaves open keeps its locks, and keeps all later events from the
+        # readers of the feed.
+        "idle_in_transaction_session_timeout": _milliseconds(timeouts.idle_s),
+        # JIT compilation takes longer than any statement of ours, and a wrong estimate would start it.
+        "jit": "off",
+    }
 
 
 class Connector:
-    """Opens connections to one address; `is_pooled` is known when the first one is open."""
+    """Opens connections to one address; `is_pooled` is known when the first one is open.
+
+    A connection that was closed without the server's knowledge, because it had fallen silent, leaves a session that may
+    hold locks. If it was in the middle of a statement, no timeout of the server ends it. Each new connection therefore
+    ends the sessions of connections that were closed before.
+    """
 
     def __init__(self, timeouts: Timeouts = TIMEOUTS) -> None:
         self.is_pooled = False
         self.timeouts = timeouts
+        self._closed: set[int] = set()  # the process numbers of sessions
+        settings = {**session_settings(timeouts), **_KEEPALIVE}
+        self._set_for_session = "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
 
     async def connect(self, *args: Any, **arguments: Any) -> BoundedConnection:
         """Open a connection with these arguments of `asyncpg.connect`, of which `timeout` may be left out.
 
-        Through a pooler, it uses no named prepared statements: the server parses a statement each time that it runs.
+        Its session has our settings. Through a pooler it has none, because the next transaction may run in another
+        session, and it uses no named prepared statements: the server parses a statement each time that it runs.
         """
         if not self.is_pooled:
             connection = await self._open(*args, **arguments)
-            if not await _is_pooled(connection):
+            if not await self._prepare(connection):
                 return connection
             await connection.close()
             self.is_pooled = True
@@ -42,13 +71,30 @@ class Connector:
         arguments.setdefault("timeout", self.timeouts.connect_s)
         connection: BoundedConnection = await asyncpg.connect(*args, **arguments, connection_class=BoundedConnection)
         connection.limit(self.timeouts)
+        connection.on_close = self._closed.add
         return connection
 
+    async def _prepare(self, connection: BoundedConnection) -> bool:
+        """Prepare the session of a new connection, unless it leads to a pooler. Return whether it does."""
+        try:
+            tag = await connection.execute(_IS_POOLED.format(pid=connection.get_server_pid()))
+            if tag == _ONE_ROW:
+                return True
+            await connection.execute(self._set_for_session)
+            await self._end_closed_sessions(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        return False
 
-async def _is_pooled(connection: BoundedConnection) -> bool:
-    try:
-        tag = await connection.execute(_IS_POOLED.format(pid=connection.get_server_pid()))
-    except BaseException:
-        connection.terminate()
-        raise
-    return bool(tag == _ONE_ROW)
+    async def _end_closed_sessions(self, connection: BoundedConnection) -> None:
+        if not self._closed:
+            return
+        pids = self._closed.copy()
+        with suppress(asyncpg.PostgresError):  # the server then ends them by itself, if later
+            await connection.execute(_END_SESSIONS.format(pids=", ".join(map(str, pids))))
+        self._closed -= pids
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(int(seconds * 1000))

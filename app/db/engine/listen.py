@@ -49,6 +49,17 @@ class Listening:
         self._listeners: dict[str, list[tuple[str, Callable[[], None]]]] = {}
         self._changed = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
+        self._session_name: str | None = None
+
+    def show(self, session_name: str) -> None:
+        """Keep the connection open from now on, with this name, as long as the process lives. Letters and digits."""
+        self._session_name = session_name
+        self._start()
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the connection can show that the process lives: through a pooler it cannot."""
+        return not self._must_poll
 
     def add(self, channel: str, listener: Callable[[], None], containing: str = "") -> None:
         """Call `listener`, on the event loop, for each NOTIFY on `channel` whose payload contains `containing`.
@@ -57,6 +68,9 @@ class Listening:
         """
         self._listeners.setdefault(channel, []).append((containing, listener))
         self._changed.set()
+        self._start()
+
+    def _start(self) -> None:
         if self._running is None:
             self._running = asyncio.get_running_loop().create_task(self._run())
 
@@ -98,6 +112,8 @@ class Listening:
         """Pass on notifications until the connection is closed."""
         connection.add_termination_listener(lambda _: self._changed.set())
         subscribed: set[str] = set()
+        if self._session_name is not None:
+            await connection.execute(f"SET application_name = '{self._session_name}'")  # security: a name of ours
         while not connection.is_closed():
             self._changed.clear()
             for channel in self._listeners.keys() - subscribed:

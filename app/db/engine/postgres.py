@@ -38,7 +38,7 @@ class Postgres:
     """The database at `postgresql://...`.
 
     A transaction that ends in a deadlock or a conflict is run again. So is one whose connection is lost before its
-    commit was sent, on a new connection.
+    commit was sent, and a read whose connection is lost at any time, on a new connection.
 
     `direct_url` is its address without a connection pooler, for schema changes and for LISTEN.
     """
@@ -104,9 +104,10 @@ class Postgres:
         return batcher
 
     async def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._on_a_living_connection(
-            self._reading.begin, lambda connection: work(connection, *args, **kwargs)
-        )
+        def unit(connection: Connection) -> T:
+            return work(connection, *args, **kwargs)
+
+        return await self._on_a_living_connection(self._reading.begin, unit, writes=False)
 
     async def check_direct_url(self) -> None:
         """Check that the direct URL, if there is one, leads to the same database.
@@ -142,13 +143,23 @@ class Postgres:
             async with _unlimited(building_engine) as connection:
                 for name, definition in definitions.items():
                     if await connection.scalar(text(_IS_UNFINISHED), {"name": name}):
-                        await connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY {name}")
-                    await connection.exec_driver_sql(f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {definition}")
+                        await connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY {name}")  # security: ours
+                    create = f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {definition}"
+                    await connection.exec_driver_sql(create)
         return True
 
     def on_jobs(self, listener: Callable[[], None]) -> None:
         self._listeners.add(listener)
         self._listening.add(_JOBS_CHANNEL, listener, containing='"insert"')
+
+    def show_process(self, session_name: str) -> None:
+        """Let other processes see that this one lives, by a session with this name."""
+        self._listening.show(session_name)
+
+    @property
+    def shows_processes(self) -> bool:
+        """Whether they can see it; through a pooler alone they cannot. Known once a unit has run."""
+        return self._listening.is_shown
 
     def on_events(self, listener: Callable[[], None]) -> None:
         self._listening.add(events.CHANNEL, listener)
@@ -160,14 +171,18 @@ class Postgres:
         await self._engine.dispose()
         await self._direct.dispose()
 
-    async def _on_a_living_connection(self, begin: Begin, work: Callable[[Connection], T]) -> T:
-        """Run a transaction, and once more if its connection is lost before its commit was sent."""
-        try:
-            return await self._transaction(begin, work)
-        except ConnectionLost:
-            return await self._transaction(begin, work)
+    async def _on_a_living_connection(self, begin: Begin, work: Callable[[Connection], T], *, writes: bool = True) -> T:
+        """Run a transaction, and once more if its connection is lost while nothing can have been committed.
 
-    async def _transaction(self, begin: Begin, work: Callable[[Connection], T]) -> T:
+        Connections of the pool are not checked before: a lost one is found by the BEGIN. The pool then replaces all
+        that are as old, so the second connection is a new one.
+        """
+        try:
+            return await self._transaction(begin, work, writes=writes)
+        except ConnectionLost:
+            return await self._transaction(begin, work, writes=writes)
+
+    async def _transaction(self, begin: Begin, work: Callable[[Connection], T], *, writes: bool) -> T:
         def unit(connection: Connection) -> tuple[T, CommitHooks]:
             take_hooks(connection)  # discards those of a unit that was rolled back
             return work(connection), take_hooks(connection)
@@ -175,9 +190,8 @@ class Postgres:
         is_committing, cancellations = False, _cancellations()
         try:
             async with begin() as connection:
-                _end_if_cancelled(cancellations)  # a check of the pool replaces a connection that ends meanwhile
                 result, hooks = await connection.run_sync(unit)
-                is_committing = True
+                is_committing = writes
         except Exception as error:
             _end_if_cancelled(cancellations)  # a cancelled request ends its connection, and the rollback fails
             unavailable = outage(error, is_committing=is_committing)

@@ -112,6 +112,8 @@ def file_of(url: str) -> str:
 
 
 def _engine(path: str, begin: str, **pragmas: str) -> Engine:
+    # What is deleted is overwritten with zeros, whatever the library was built with.
+    pragmas["secure_delete"] = "ON"
     engine = create_engine(
         f"sqlite:///{path}",
         # Parameters are hidden because errors must not show prompts. Connections move between the threads of a pool.
@@ -127,11 +129,11 @@ def _engine(path: str, begin: str, **pragmas: str) -> Engine:
         connection.isolation_level = None  # the driver must not send BEGIN itself
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA foreign_keys=ON")
-        connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+        connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")  # security: a constant
         # Without this, SQLite writes a statement journal of 64 KiB or more to a temporary file.
         connection.execute("PRAGMA temp_store=MEMORY")
         for name, value in pragmas.items():
-            connection.execute(f"PRAGMA {name}={value}")
+            connection.execute(f"PRAGMA {name}={value}")  # security: constants
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

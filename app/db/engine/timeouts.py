@@ -7,6 +7,8 @@ from typing import Self
 _MIGRATION_FACTOR = 10
 # The server ends a statement that takes too long, and says so. If it says nothing for so much longer, it is gone.
 _MARGIN_S = 5.0
+# A busy process may take as long between two statements of a transaction.
+_MIN_IDLE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,14 @@ class Timeouts:
         It is shorter than the wait for a free connection: the units that wait then get the places of silent ones.
         """
         return self.connect_s / 2
+
+    @property
+    def idle_s(self) -> float:
+        """How long a transaction may wait for its next statement.
+
+        It is shorter than the time of a statement, so that those that wait for the locks of a lost transaction succeed.
+        """
+        return max(_MIN_IDLE_S, self.statement_s / 2)
 
     def for_migrations(self) -> Self:
         return type(self)(self.statement_s * _MIGRATION_FACTOR, self.connect_s)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alembic import op
-from sqlalchemy import TextClause, inspect
+from sqlalchemy import TextClause, inspect, text
 
 
 def create_index_if_missing(name: str, table: str, columns: Sequence[str | TextClause], *, where: Any = None) -> None:
@@ -22,4 +22,8 @@ def drop_index_if_present(name: str, table: str) -> None:
 
 
 def _has_index(name: str, table: str) -> bool:
-    return any(index["name"] == name for index in inspect(op.get_bind()).get_indexes(table))
+    connection = op.get_bind()
+    if connection.dialect.name == "sqlite":  # SQLAlchemy does not see SQLite's indexes of expressions
+        listed = text("SELECT 1 FROM sqlite_master WHERE type = 'index' AND name = :name AND tbl_name = :table")
+        return connection.execute(listed, {"name": name, "table": table}).one_or_none() is not None
+    return any(index["name"] == name for index in inspect(connection).get_indexes(table))

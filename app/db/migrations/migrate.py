@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, func, inspect, select, text
+from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from app.db.engine.database import Database, as_postgres
@@ -77,11 +77,12 @@ async def run_missing(
 async def _run_missing(database: Database, pauses_s: Sequence[float], lock_timeout_ms: int) -> None:
     postgres = as_postgres(database)
     before = await database.read(reached)
-    if postgres is not None:  # on SQLite the only process waits for its migrations anyway
-        await _build_indexes(postgres)
     pauses = iter(pauses_s)
     while not await database.read(is_current):
-        if await try_next(database, lock_timeout_ms):
+        last = await database.read(reached)
+        if postgres is not None:  # on SQLite the only process waits for its migrations anyway
+            await _build_indexes(postgres, last)
+        if await try_next(database, lock_timeout_ms, last):
             pauses = iter(pauses_s)
             continue
         blockers = await database.read(_describe_blockers)
@@ -96,19 +97,15 @@ async def _run_missing(database: Database, pauses_s: Sequence[float], lock_timeo
     log.info("schema_migrated", from_revision=before, to_revision=await database.read(reached))
 
 
-async def _build_indexes(database: "Postgres") -> None:
-    """Create the indexes that the missing migrations list in `AHEAD`: a migration would lock their tables.
+async def _build_indexes(database: "Postgres", last: str | None) -> None:
+    """Create the indexes that the migration after `last` lists in `AHEAD`: the migration would lock their tables.
 
-    Such an index may use only columns that exist before its migration. A table that does not exist yet is skipped,
-    because it is empty when the migration creates its index.
+    Such an index may use only columns that exist before its migration. An empty database has no rows to index.
     """
-    last = await database.read(reached)
     if last is None:
         return
-    tables = await database.read(lambda connection: inspect(connection).get_table_names())
-    missing = [step for step in _steps().walk_revisions() if step.revision > last]
-    listed = [index for step in missing for index in getattr(step.module, "AHEAD", {}).items()]
-    definitions = {name: definition for name, definition in listed if definition.split()[0] in tables}
+    following = next((step for step in _steps().walk_revisions() if step.down_revision == last), None)
+    definitions: dict[str, str] = getattr(following and following.module, "AHEAD", {})
     while definitions and not await _try_build(database, definitions):
         log.warning("index_build_waiting", again_in_s=_PAUSES_S[0])
         await asyncio.sleep(_PAUSES_S[0])
@@ -124,14 +121,17 @@ async def _try_build(database: "Postgres", definitions: Mapping[str, str]) -> bo
         return False
 
 
-async def try_next(database: Database, lock_timeout_ms: int) -> bool:
-    """Run the next migration. Return False if it got a lock too late, or was the victim of a deadlock."""
+async def try_next(database: Database, lock_timeout_ms: int, last: str | None) -> bool:
+    """Run the migration after `last`, unless another process does. Return False if it got a lock too late.
+
+    A migration that is the victim of a deadlock got a lock too late, too.
+    """
     postgres = as_postgres(database)
     try:
         if postgres is None:
-            await database.write(_upgrade_by_one, lock_timeout_ms)
+            await database.write(_upgrade_by_one, lock_timeout_ms, last)
         else:
-            await postgres.write_directly(_upgrade_by_one, lock_timeout_ms)
+            await postgres.write_directly(_upgrade_by_one, lock_timeout_ms, last)
     except Unavailable as error:
         if getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) not in _RETRIED:
             raise
@@ -142,11 +142,13 @@ async def try_next(database: Database, lock_timeout_ms: int) -> bool:
 def upgrade(connection: Connection) -> None:
     """Run all missing migrations in the transaction of `connection`, for a database that nothing else uses."""
     while not is_current(connection):
-        _upgrade_by_one(connection, _LOCK_TIMEOUT_MS)
+        _upgrade_by_one(connection, _LOCK_TIMEOUT_MS, reached(connection))
 
 
-def _upgrade_by_one(connection: Connection, lock_timeout_ms: int) -> None:
-    """Run the next missing migration, if there is one. Another process that tries waits for the end.
+def _upgrade_by_one(connection: Connection, lock_timeout_ms: int, last: str | None) -> None:
+    """Run the migration after `last`. Another process that tries waits for the end, and then does nothing.
+
+    It must not go on with a later migration: its indexes may not be built yet, or another process is building them.
 
     One migration in a transaction locks few tables, so it seldom waits for a transaction that waits for it. An empty
     database gets all migrations at once: nothing uses it, and no other process sees it half done.
@@ -155,9 +157,9 @@ def _upgrade_by_one(connection: Connection, lock_timeout_ms: int) -> None:
 
     if connection.dialect.name == "postgresql":  # on SQLite only one connection can write at a time
         connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {lock_timeout_ms}")
-    if not is_current(connection):
-        run(connection, command.upgrade, "head" if reached(connection) is None else "+1")
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {lock_timeout_ms}")  # security: a number
+    if reached(connection) == last and not is_current(connection):
+        run(connection, command.upgrade, "head" if last is None else "+1")
 
 
 def _describe_blockers(connection: Connection) -> str:

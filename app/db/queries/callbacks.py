@@ -6,7 +6,7 @@ Ids sort by creation time.
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, exists, select, union_all
+from sqlalchemy import ColumnElement, Connection, Select, exists, func, select, union_all
 
 from app.db.tables.attempts import attempts
 from app.db.tables.evidence import (
@@ -17,7 +17,7 @@ from app.db.tables.evidence import (
     evidence,
     evidence_row,
 )
-from app.db.tables.tasks import tasks
+from app.db.tables.tasks import APPLICATION, tasks
 from app.rules.task import Status, Witness
 from app.security.verify import Verdict
 
@@ -29,6 +29,7 @@ class CallbackFilter:
     """Conditions for callbacks; None matches any."""
 
     task_id: str | None = None
+    owner: str | None = None  # an application
     verdict: Verdict | None = None
 
 
@@ -51,10 +52,13 @@ def newest(
     empty and still continue. Otherwise an installation that only polls would read the whole table for nothing.
     """
     query, floor = select(*COLUMNS_WITHOUT_CONTENT).order_by(evidence.c.id.desc()).limit(limit + 1), None
+    if callback_filter.task_id is not None or callback_filter.owner is not None:
+        query = query.join(attempts, attempts.c.id == evidence.c.attempt_id)
+    if callback_filter.owner is not None:
+        query = query.join(tasks, tasks.c.id == attempts.c.task_id).where(_belongs_to(callback_filter.owner))
     if callback_filter.task_id is not None:
-        of_task = attempts.c.task_id == callback_filter.task_id
-        query = query.join(attempts, attempts.c.id == evidence.c.attempt_id).where(of_task, IS_CALLBACK)
-    elif callback_filter.verdict not in {None, Verdict.SIGNED}:
+        query = query.where(attempts.c.task_id == callback_filter.task_id, IS_CALLBACK)
+    elif callback_filter.owner is None and callback_filter.verdict not in {None, Verdict.SIGNED}:
         query = query.where(IS_NOT_SIGNED)
     else:
         floor = _floor(connection, before, max_rows)
@@ -65,6 +69,11 @@ def newest(
         query = query.where(evidence.c.id < before)
     rows = [evidence_row(row) for row in connection.execute(query)]
     return CallbackPage(rows[:limit], rows[limit - 1].id if len(rows) > limit else floor)
+
+
+def _belongs_to(owner: str) -> ColumnElement[bool]:
+    """The condition for tasks of this application. It matches no index: a page follows the evidence, not the tasks."""
+    return func.trim(APPLICATION) == owner
 
 
 def _floor(connection: Connection, before: str | None, max_rows: int) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, select, union_all
 
+from app.db.tables import applications
 from app.db.tables.deliveries import OF_ENDPOINT, Delivery, DeliveryState, deliveries, delivery_of, select_deliveries
 from app.db.tables.endpoints import endpoints
 
@@ -24,7 +25,7 @@ class DeliveryRef(NamedTuple):
 class DeliveryFilter:
     """Conditions for deliveries; None matches any."""
 
-    key_id: str | None = None
+    owner: str | None = None  # an application
     state: DeliveryState | None = None
     task_id: str | None = None
     endpoint_id: str | None = None
@@ -46,9 +47,9 @@ def _endpoint_ids(connection: Connection, delivery_filter: DeliveryFilter) -> li
     """Return the endpoints that the filter allows, or an empty list if they are not limited to `_MAX_ENDPOINTS`."""
     if delivery_filter.endpoint_id is not None:
         return [delivery_filter.endpoint_id]
-    if delivery_filter.key_id is None:
+    if delivery_filter.owner is None:
         return []
-    query = select(endpoints.c.id).where(endpoints.c.key_id == delivery_filter.key_id).limit(_MAX_ENDPOINTS + 1)
+    query = select(endpoints.c.id).where(endpoints.c.key_id == _key_id(delivery_filter)).limit(_MAX_ENDPOINTS + 1)
     endpoint_ids = list(connection.execute(query).scalars())
     return endpoint_ids if len(endpoint_ids) <= _MAX_ENDPOINTS else []
 
@@ -89,9 +90,14 @@ def failed_between(
 
 def _filtered(query: Select[Any], delivery_filter: DeliveryFilter) -> Select[Any]:
     values = {
-        endpoints.c.key_id: delivery_filter.key_id,
+        endpoints.c.key_id: _key_id(delivery_filter),
         deliveries.c.state: delivery_filter.state,
         deliveries.c.task_id: delivery_filter.task_id,
         deliveries.c.endpoint_id: delivery_filter.endpoint_id,
     }
     return query.where(*(column == value for column, value in values.items() if value is not None))
+
+
+def _key_id(delivery_filter: DeliveryFilter) -> str | None:
+    """Return the id by which endpoints name the application."""
+    return None if delivery_filter.owner is None else applications.first_key_id(delivery_filter.owner)

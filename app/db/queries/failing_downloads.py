@@ -23,11 +23,11 @@ def failing_downloads(connection: Connection) -> FailingDownloads | None:
     of_task = downloads.alias("of_task")
     latest = select(func.max(of_task.c.id)).where(of_task.c.task_id == tasks.c.id).scalar_subquery()
     query = (
-        select(func.count().over(), tasks.c.id, downloads.c.detail)
+        select(func.count().over().label("tasks"), tasks.c.id, downloads.c.detail)
         .join_from(tasks, downloads, downloads.c.id == latest)
         .where(tasks.c.status == Status.READY, downloads.c.outcome == "failed")
         .order_by(downloads.c.id.desc())
         .limit(1)
     )
     row = connection.execute(query).one_or_none()
-    return None if row is None else FailingDownloads(row[0], row.id, row.detail or "unknown")
+    return None if row is None else FailingDownloads(row.tasks, row.id, row.detail or "unknown")

@@ -3,44 +3,29 @@
 Ids sort by creation time, so a time span is a range of the primary key.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Column, Connection, Select, Table, and_, func, or_, select, union_all
 
 from app import ids
+from app.db.tables import applications
 from app.db.tables.api_keys import keys
 from app.db.tables.erased_tasks import erased
 from app.db.tables.tasks import tasks
 from app.rules.task import MoneySpent, Status
+from app.rules.usage import Used
 
 _COLUMNS = ("key_id", "model", "status", "money_spent", "cost")
 
 
-@dataclass(frozen=True, slots=True)
-class Used:
-    """The tasks of one key and one model. `cost` is in credits, over all attempts; unknown costs are not in it."""
-
-    key_id: str
-    key_name: str | None
-    model: str
-    posted: int
-    stored: int
-    failed: int
-    cancelled: int
-    open: int
-    cost: float
-    cost_unknown: int  # tasks without a known cost, except those that certainly cost nothing
-
-
-def between(connection: Connection, begin: datetime, end: datetime, key_id: str | None = None) -> list[Used]:
+def between(connection: Connection, begin: datetime, end: datetime, owner: str | None = None) -> list[Used]:
     """Return the usage by key and model of the tasks created from `begin` up to, not including, `end`.
 
-    With `key_id`, only of this key. Erased tasks are included.
+    With `owner`, only of this application. Erased tasks are included.
     """
     span = (ids.first_at("task", begin), ids.first_at("task", end))
-    posted = union_all(_posted(tasks, tasks.c.id, span, key_id), _posted(erased, erased.c.task_id, span, key_id)).cte()
+    posted = union_all(_posted(tasks, tasks.c.id, span, owner), _posted(erased, erased.c.task_id, span, owner)).cte()
     final_counts = {status: func.count().filter(posted.c.status == status) for status in Status if status.final}
     cost_nothing = or_(
         posted.c.status == Status.CANCELLED,
@@ -64,7 +49,7 @@ def between(connection: Connection, begin: datetime, end: datetime, key_id: str 
     return [Used(**row._asdict()) for row in rows]
 
 
-def _posted(table: Table, task_id: Column[str], span: tuple[str, str], key_id: str | None) -> Select[Any]:
+def _posted(table: Table, task_id: Column[str], span: tuple[str, str], owner: str | None) -> Select[Any]:
     """Select the counted columns, of tasks or of erased tasks."""
     query = select(*(table.c[name] for name in _COLUMNS)).where(task_id >= span[0], task_id < span[1])
-    return query if key_id is None else query.where(table.c.key_id == key_id)
+    return query if owner is None else query.where(applications.of(table) == owner)

@@ -1,15 +1,14 @@
 """The table `submissions`: one row for each attempt to submit a task, written before the request is sent."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import (
     Boolean,
     ClauseElement,
     Column,
-    ColumnElement,
     Connection,
     Float,
     FromClause,
@@ -19,17 +18,15 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
-    exists,
     func,
     select,
     update,
 )
 
-from app.db.engine.bulk import Bulk, BulkRead, DeferredWrites
-from app.db.engine.columns import Instant, by_key, instant_of, metadata
-from app.db.tables.provider_accounts import slots
+from app.db.engine.bulk import Bulk, DeferredWrites
+from app.db.engine.columns import Instant, by_key, metadata
 from app.db.tables.tasks import tasks
-from app.rules.task import AttemptState, Outcome, Status
+from app.rules.task import Outcome, Status
 
 attempts = Table(
     "submissions",
@@ -50,6 +47,8 @@ attempts = Table(
     Column("planned_at", Instant, nullable=False),
     Column("asked_at", Instant, key="sent_at"),
     Column("answered_at", Instant),
+    # The account that it was sent to; NULL while it is planned, and in rows of earlier versions: that of the task.
+    Column("account_id", String(48)),
     # The call of `dispatch` that recorded the attempt as sent: a random id, which only that call knows.
     Column("sender", String(48)),
 )
@@ -79,6 +78,7 @@ class Attempt:
     sent_at: datetime | None
     answered_at: datetime | None
     sender: str | None
+    account_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +93,6 @@ class NewAttempt:
     planned_at: datetime
 
 
-class AttemptContext(NamedTuple):
-    """The current state of an attempt and its task, as a decision about evidence needs it."""
-
-    attempt_id: str
-    task_id: str
-    account_id: str
-    key_id: str
-    model: str
-    has_webhook: bool
-    has_slot: bool
-    state: AttemptState
-
-
 _PLAN = attempts.insert()
 _GET = select(attempts).where(attempts.c.id == bindparam("attempt_id"))
 _OF_TASK = select(attempts).where(attempts.c.task_id == bindparam("task_id")).order_by(attempts.c.number)
@@ -116,6 +103,8 @@ _MARK_SENT = (
         outcome=Outcome.UNKNOWN,
         sent_at=bindparam("now"),
         callback_requested=bindparam("has_address"),
+        provider=func.coalesce(bindparam("sent_to"), attempts.c.provider),
+        account_id=bindparam("account"),
         sender=bindparam("by"),
     )
 )
@@ -127,7 +116,7 @@ _MARK_UNSENT = (
         attempts.c.outcome == Outcome.UNKNOWN,
         attempts.c.answered_at.is_(None),
     )
-    .values(outcome=Outcome.PLANNED, sent_at=None, callback_requested=False, sender=None)
+    .values(outcome=Outcome.PLANNED, sent_at=None, callback_requested=False, account_id=None, sender=None)
 )
 
 
@@ -146,13 +135,22 @@ def of_task(connection: Connection, task_id: str) -> list[Attempt]:
 
 
 def mark_sent(
-    connection: Connection, attempt_id: str, now: datetime, *, callback_requested: bool, sender: str | None = None
+    connection: Connection,
+    attempt_id: str,
+    now: datetime,
+    *,
+    callback_requested: bool,
+    provider: str | None = None,
+    account_id: str | None = None,
+    sender: str | None = None,
 ) -> bool:
     """Record that the request may reach the provider from now on. Return False unless the attempt is still planned.
 
+    `provider`: of the account; None: as planned. `account_id`: the account that it is sent to; None: that of the task.
     `sender`: a random id that allows its owner to take this back (`mark_unsent`).
     """
     parameters = {"attempt_id": attempt_id, "now": now, "has_address": callback_requested, "by": sender}
+    parameters |= {"sent_to": provider, "account": account_id}
     return connection.execute(_MARK_SENT, parameters).rowcount == 1
 
 
@@ -162,50 +160,6 @@ def mark_unsent(connection: Connection, attempt_id: str, sender: str) -> bool:
     Only for a sender that has not sent anything and never will.
     """
     return connection.execute(_MARK_UNSENT, {"attempt_id": attempt_id, "by": sender}).rowcount == 1
-
-
-def lock_attempts(connection: Connection, attempt_ids: Iterable[str]) -> dict[str, AttemptContext]:
-    """Lock these attempts and their tasks until the end of the transaction. Return them by attempt id.
-
-    Unknown ids are left out. Tasks are locked in the order of their ids, so concurrent callers do not deadlock.
-    """
-    rows = [(attempt_id,) for attempt_id in attempt_ids]
-    contexts = [_context_of(row) for row in _LOCK_ATTEMPTS.find(connection, rows)]
-    return {context.attempt_id: context for context in contexts}
-
-
-# The driver returns the values in this order, without names.
-_CONTEXT: Mapping[str, ColumnElement[Any]] = {
-    "attempt_id": attempts.c.id,
-    "task_id": attempts.c.task_id,
-    "outcome": attempts.c.outcome,
-    "provider_id": attempts.c.provider_id,
-    "cost": attempts.c.cost,
-    "account_id": tasks.c.account_id,
-    "key_id": tasks.c.key_id,
-    "model": tasks.c.model,
-    "has_webhook": tasks.c.webhook_url.is_not(None),
-    "status": tasks.c.status,
-    "sample_url": tasks.c.sample_url,
-    "sample_expires_at": tasks.c.sample_expires_at,
-    "tries": tasks.c.tries,
-    "is_current": tasks.c.attempt_id == attempts.c.id,
-    "has_slot": exists().where(slots.c.task_id == tasks.c.id),
-}
-
-
-def _select_contexts(relation: FromClause, _dialect: str) -> ClauseElement:
-    return (
-        select(*_CONTEXT.values())
-        .select_from(relation)
-        .join(attempts, attempts.c.id == relation.c.id)
-        .join(tasks, tasks.c.id == attempts.c.task_id)
-        .order_by(tasks.c.id)
-        .with_for_update(of=[tasks, attempts])
-    )
-
-
-_LOCK_ATTEMPTS = BulkRead({"id": attempts.c.id.type}, _select_contexts)
 
 
 def task_ids(connection: Connection, attempt_ids: Collection[str]) -> dict[str, str]:
@@ -275,31 +229,3 @@ _APPLY = Bulk({name: attempts.c[name].type for name in ("id", *_COLUMNS)}, _appl
 
 def _attempt_of(row: Mapping[str, Any]) -> Attempt:
     return Attempt(**{**row, "outcome": Outcome(row["outcome"])})
-
-
-_STATUS = {status.value: status for status in Status}
-_OUTCOME = {outcome.value: outcome for outcome in Outcome}
-
-
-def _context_of(row: Sequence[Any]) -> AttemptContext:
-    value = dict(zip(_CONTEXT, row, strict=True))
-    expires_at = value["sample_expires_at"]
-    return AttemptContext(
-        attempt_id=value["attempt_id"],
-        task_id=value["task_id"],
-        account_id=value["account_id"],
-        key_id=value["key_id"],
-        model=value["model"],
-        has_webhook=bool(value["has_webhook"]),
-        has_slot=bool(value["has_slot"]),
-        state=AttemptState(
-            status=_STATUS[value["status"]],
-            current=bool(value["is_current"]),
-            outcome=_OUTCOME[value["outcome"]],
-            provider_id=value["provider_id"],
-            sample_url=value["sample_url"],
-            sample_expires_at=None if expires_at is None else instant_of(expires_at),
-            cost=value["cost"],
-            tries=value["tries"],
-        ),
-    )

@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from app.db.engine.columns import Instant, Json, metadata
+from app.db.tables import applications
 from app.db.tables.endpoints import endpoints
 
 
@@ -44,7 +45,7 @@ deliveries = Table(
     Column("event", String(16), nullable=False),
     Column("form", String(16), nullable=False),
     Column("payload", Json, nullable=False),  # as of the event; image links are added when it is sent
-    Column("secret", Text),  # sealed; only of a test, other deliveries use the secret of their task
+    Column("secret", Text),  # sealed; only without a task, other deliveries use the secret of theirs
     Column("state", String(16), nullable=False),
     Column("tries", Integer, nullable=False),  # since it was planned or last replayed
     Column("detail", Text),
@@ -70,7 +71,7 @@ Index(
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A row with the API key and the URL of its endpoint."""
+    """A row with the application and the URL of its endpoint."""
 
     id: str
     endpoint_id: str
@@ -85,7 +86,7 @@ class Delivery:
     planned_at: datetime
     due_at: datetime
     ended_at: datetime | None
-    key_id: str
+    application_id: str
     url: str
 
 
@@ -207,4 +208,6 @@ def select_deliveries() -> Select[Any]:
 
 
 def delivery_of(row: Row[Any]) -> Delivery:
-    return Delivery(**{**row._asdict(), "state": DeliveryState(row.state)})
+    values = row._asdict()
+    application_id = applications.id_of_key(values.pop("key_id"))
+    return Delivery(**{**values, "application_id": application_id, "state": DeliveryState(row.state)})

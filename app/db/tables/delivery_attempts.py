@@ -44,6 +44,7 @@ class DeliverySummary:
     state: str
     detail: str | None
     planned_at: datetime
+    due_at: datetime  # of the next attempt, while it is waiting
     ended_at: datetime | None
     endpoint_state: str
     attempts: int
@@ -76,6 +77,7 @@ def summaries_of_task(connection: Connection, task_id: str) -> list[DeliverySumm
             deliveries.c.state,
             deliveries.c.detail,
             deliveries.c.planned_at,
+            deliveries.c.due_at,
             deliveries.c.ended_at,
             endpoints.c.state.label("endpoint_state"),
             attempt_count.label("attempts"),

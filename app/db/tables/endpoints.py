@@ -1,4 +1,4 @@
-"""The table `endpoints`: the webhook URLs of each API key, with their state and their failures."""
+"""The table `endpoints`: the webhook URLs of each application, with their state and their failures."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
@@ -6,9 +6,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Connection, Integer, String, Table, Text, UniqueConstraint, select, update
+from sqlalchemy import Column, Connection, Integer, String, Table, Text, UniqueConstraint, delete, select, update
 
 from app.db.engine.columns import Instant, by_key, insert_into, metadata
+from app.db.tables import applications
 
 
 class EndpointState(StrEnum):
@@ -21,7 +22,7 @@ endpoints = Table(
     "endpoints",
     metadata,
     Column("id", String(48), primary_key=True),
-    Column("key_id", String(48), nullable=False),
+    Column("key_id", String(48), nullable=False),  # of its application, see `applications.first_key_id`
     Column("url", Text, nullable=False),
     Column("state", String(16), nullable=False),
     Column("failures", Integer, nullable=False),  # consecutive failed attempts, tests excluded
@@ -36,7 +37,7 @@ endpoints = Table(
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     id: str
-    key_id: str
+    application_id: str
     url: str
     state: EndpointState
     failures: int
@@ -49,7 +50,7 @@ class Endpoint:
 @dataclass(frozen=True, slots=True)
 class NewEndpoint:
     id: str
-    key_id: str
+    application_id: str
     url: str
     created_at: datetime
 
@@ -57,25 +58,35 @@ class NewEndpoint:
 class EndpointName(NamedTuple):
     """What identifies an endpoint besides its id."""
 
-    key_id: str
+    application_id: str
     url: str
 
 
 def ensure(connection: Connection, rows: Iterable[NewEndpoint]) -> None:
-    """Insert an endpoint for each `key_id` and `url` that has none. Existing endpoints do not change."""
+    """Insert an endpoint for each application and `url` that has none. Existing endpoints do not change."""
     new_rows = [
-        {"state": EndpointState.ACTIVE, "failures": 0, **asdict(row)} for row in sorted(rows, key=lambda row: row.url)
+        {
+            "id": row.id,
+            "key_id": applications.first_key_id(row.application_id),
+            "url": row.url,
+            "state": EndpointState.ACTIVE,
+            "failures": 0,
+            "created_at": row.created_at,
+        }
+        for row in sorted(rows, key=lambda row: row.url)
     ]
     statement = insert_into(endpoints, connection.dialect.name).values(new_rows)
     connection.execute(statement.on_conflict_do_nothing(index_elements=["key_id", "url"]))
 
 
-def by_key_and_url(connection: Connection, names: Collection[EndpointName]) -> dict[EndpointName, Endpoint]:
-    """Return the endpoints with these names, by name."""
-    key_ids, urls = {name.key_id for name in names}, {name.url for name in names}
-    query = select(endpoints).where(endpoints.c.key_id.in_(key_ids), endpoints.c.url.in_(urls))
-    by_name = {EndpointName(row.key_id, row.url): _endpoint_of(row) for row in connection.execute(query)}
-    return {name: endpoint for name, endpoint in by_name.items() if name in names}
+def by_name(connection: Connection, names: Collection[EndpointName]) -> dict[EndpointName, Endpoint]:
+    """Return the endpoints with these names, by name. They are not deleted until the transaction ends."""
+    key_ids = {applications.first_key_id(name.application_id) for name in names}
+    query = select(endpoints).where(endpoints.c.key_id.in_(key_ids), endpoints.c.url.in_({name.url for name in names}))
+    not_deleted = query.with_for_update(read=True, key_share=True)  # waits for `lock_to_delete` alone
+    found = [_endpoint_of(row) for row in connection.execute(not_deleted)]
+    named = {EndpointName(endpoint.application_id, endpoint.url): endpoint for endpoint in found}
+    return {name: endpoint for name, endpoint in named.items() if name in names}
 
 
 def get(connection: Connection, endpoint_id: str) -> Endpoint | None:
@@ -84,16 +95,19 @@ def get(connection: Connection, endpoint_id: str) -> Endpoint | None:
 
 
 def newest(
-    connection: Connection, *, limit: int, before: str | None, state: EndpointState | None, key_id: str | None
+    connection: Connection, *, limit: int, before: str | None, state: EndpointState | None, owner: str | None
 ) -> list[Endpoint]:
-    """Return endpoints, newest first; with `before`, only those created before the endpoint with this id."""
+    """Return endpoints, newest first; with `before`, only those created before the endpoint with this id.
+
+    `owner`: only those of this application.
+    """
     query = select(endpoints).order_by(endpoints.c.id.desc()).limit(limit)
     if before is not None:
         query = query.where(endpoints.c.id < before)
     if state is not None:
         query = query.where(endpoints.c.state == state)
-    if key_id is not None:
-        query = query.where(endpoints.c.key_id == key_id)
+    if owner is not None:
+        query = query.where(endpoints.c.key_id == applications.first_key_id(owner))
     return [_endpoint_of(row) for row in connection.execute(query)]
 
 
@@ -124,10 +138,24 @@ def resume(connection: Connection, endpoint_id: str) -> None:
 
 
 def lock(connection: Connection, endpoint_id: str) -> Endpoint | None:
-    """Return the endpoint, locked until the transaction ends."""
-    row = connection.execute(select(endpoints).where(endpoints.c.id == endpoint_id).with_for_update()).one_or_none()
+    """Return the endpoint, locked until the transaction ends. Deliveries can be planned for it meanwhile."""
+    query = select(endpoints).where(endpoints.c.id == endpoint_id).with_for_update(key_share=True)
+    row = connection.execute(query).one_or_none()
     return None if row is None else _endpoint_of(row)
 
 
+def lock_to_delete(connection: Connection, endpoint_id: str) -> Endpoint | None:
+    """Return the endpoint, locked until the transaction ends, so that no delivery can be planned for it meanwhile."""
+    query = select(endpoints).where(endpoints.c.id == endpoint_id).with_for_update()
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _endpoint_of(row)
+
+
+def remove(connection: Connection, endpoint_id: str) -> None:
+    connection.execute(delete(endpoints).where(endpoints.c.id == endpoint_id))
+
+
 def _endpoint_of(row: Any) -> Endpoint:
-    return Endpoint(**{**by_key(endpoints, row), "state": EndpointState(row.state)})
+    values = by_key(endpoints, row)
+    application_id = applications.id_of_key(values.pop("key_id"))
+    return Endpoint(**{**values, "application_id": application_id, "state": EndpointState(row.state)})

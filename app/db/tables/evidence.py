@@ -1,6 +1,6 @@
 """The table `evidence`: each report of a witness about an attempt, stored raw and once, with verdict and effect."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -252,8 +252,30 @@ def of_task(connection: Connection, task_id: str) -> list[EvidenceRow]:
     return [evidence_row(row) for row in connection.execute(query)]
 
 
+class EvidenceContent(NamedTuple):
+    """A row with what was received: headers as stored, which leave out secrets, and the body."""
+
+    row: EvidenceRow
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def get(connection: Connection, evidence_id: str) -> EvidenceContent | None:
+    found = connection.execute(select(evidence).where(evidence.c.id == evidence_id)).one_or_none()
+    if found is None:
+        return None
+    without_content = {name: value for name, value in by_key(evidence, found).items() if name in _ROW_NAMES}
+    return EvidenceContent(_row_of(without_content), found.headers, found.body)
+
+
+_ROW_NAMES = frozenset(column.key for column in COLUMNS_WITHOUT_CONTENT)
+
+
 def evidence_row(row: Row[Any]) -> EvidenceRow:
-    values = by_key(evidence, row)
+    return _row_of(by_key(evidence, row))
+
+
+def _row_of(values: dict[str, Any]) -> EvidenceRow:
     values["witness"] = Witness(values["witness"])
     values["said"] = Said(values["said"])
     values["effect"] = Effect(values["effect"])

@@ -1,37 +1,34 @@
-"""The tables `accounts` and `slots`: the limits of provider accounts for tasks in flight, and the slots taken.
+"""The table `accounts`: the limits of provider accounts for tasks in flight, and their pauses.
 
-A taken slot is a row. Slots are given out under the lock of the account's row, so two processes never give out the same
-slot, and each sees the slots that the other has just freed.
+A taken slot is a row of `slots`. Slots are given out under the lock of the rows of all accounts, so two processes never
+give out the same slot, and each sees the slots that the other has just freed. The rows are locked in the order of their
+ids, and before any of them is changed, so that two transactions never wait for each other.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any
 
 from sqlalchemy import (
-    ClauseElement,
     Column,
     Connection,
-    FromClause,
     Integer,
+    Row,
     String,
     Table,
     Text,
     bindparam,
     case,
-    delete,
-    exists,
     func,
     literal,
+    or_,
     select,
     update,
 )
 
-from app.db.engine.bulk import Bulk
 from app.db.engine.columns import Instant, Json, insert_into, metadata
-from app.db.tables.tasks import tasks
-from app.rules.task import Status
+from app.rules.slots import Lowered, allowed, next_rise
 
 # Reasons for a pause, shown to users and used as labels of a metric.
 OUT_OF_CREDITS = "out of credits"
@@ -42,7 +39,6 @@ REASONS = (NO_FREE_SLOT, OUT_OF_CREDITS, KEY_REFUSED, BLOCKED)
 # After a pause for one of these reasons, one task is sent as a probe. The others wait until it is accepted.
 _PROBED = frozenset({OUT_OF_CREDITS, KEY_REFUSED, BLOCKED})
 
-_SLOT_STATES = (Status.QUEUED, Status.SUBMITTING, Status.SUBMITTED)  # in any other state a task has no slot
 
 IN_ALL = "account"  # the name of the limit for all models together
 
@@ -56,17 +52,13 @@ accounts = Table(
     Column("refused_since_at", Instant),
     Column("paused_until_at", Instant),
     Column("pause_reason", Text),
-)
-
-slots = Table(
-    "slots",
-    metadata,
-    Column("account_id", String(48), primary_key=True),
-    Column("number", Integer, primary_key=True, autoincrement=False),
-    Column("task_id", String(48), nullable=False, unique=True),
-    Column("key_id", String(48), nullable=False),
-    Column("model", String(64), nullable=False),
-    Column("taken_at", Instant, nullable=False),
+    # What each process records at its start. NULL: not configured, so the account gets no tasks.
+    Column("position", Integer),
+    Column("region", String(16)),
+    Column("models", Json),  # the only ones that it serves; NULL: all
+    # The limit to which a refusal lowered that for all models (see `rules.slots`).
+    Column("lowered_to", Integer),
+    Column("lowered_at", Instant),
 )
 
 
@@ -79,6 +71,35 @@ class Account:
     refused_since_at: datetime | None
     paused_until_at: datetime | None
     pause_reason: str | None
+    position: int | None = None  # None: not configured
+    region: str | None = None
+    models: Sequence[str] | None = None
+    lowered: Lowered | None = None
+
+    @property
+    def name(self) -> str:
+        """The name in the configuration file, or the id of the account of the environment."""
+        return self.id.removeprefix("acct:")
+
+    @property
+    def named_models(self) -> set[str]:
+        """The models that it treats in a way of their own."""
+        return {*(self.limits.keys() - {IN_ALL}), *(self.models or ())}
+
+    def serves(self, model: str) -> bool:
+        return self.models is None or model in self.models
+
+    def may_take(self, model: str, region: str | None) -> bool:
+        """Whether tasks of this model that are limited to this region, if any, may run here."""
+        return self.serves(model) and region in {None, self.region}
+
+    def allowed(self, now: datetime) -> int:
+        """Return how many tasks may be in flight now, of all models together."""
+        return allowed(self.limits[IN_ALL], self.lowered, now)
+
+    def next_rise(self, now: datetime) -> datetime | None:
+        """Return when a limit that was lowered rises again by one; None if it is not lowered."""
+        return next_rise(self.limits[IN_ALL], self.lowered, now)
 
     def paused(self, now: datetime) -> bool:
         return self.paused_until_at is not None and self.paused_until_at > now
@@ -89,69 +110,83 @@ class Account:
         return self.refusals > 0 and self.pause_reason in _PROBED
 
 
-class Slot(NamedTuple):
-    number: int
-    task_id: str
-    model: str
+@dataclass(frozen=True, slots=True)
+class ConfiguredAccount:
+    """An account as it is configured. `models`: the only ones that it serves; None: all."""
+
+    id: str
+    provider: str
+    limits: Mapping[str, int]
+    region: str | None = None
+    models: Sequence[str] | None = None
 
 
-class TakenSlot(NamedTuple):
-    """A slot as it is given to a task."""
-
-    account_id: str
-    number: int
-    task_id: str
-    key_id: str
-    model: str
-    taken_at: datetime
+def configure(connection: Connection, configured: Sequence[ConfiguredAccount]) -> None:
+    """Record the configured accounts, in order; the others get no more tasks. Pauses and slots stay."""
+    lock_all(connection)
+    for position, account in enumerate(configured):
+        put(connection, account, position)
+    others = accounts.c.id.not_in([account.id for account in configured])
+    connection.execute(update(accounts).where(others).values(position=None))
 
 
-def put(connection: Connection, account_id: str, provider: str, limits: Mapping[str, int]) -> None:
-    """Insert an account, or update the limits of an existing one."""
-    values = {"id": account_id, "provider": provider, "limits": dict(limits), "refusals": 0}
-    statement = insert_into(accounts, connection.dialect.name).values(values)
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=["id"], set_={"limits": statement.excluded.limits})
-    )
+def put(connection: Connection, account: ConfiguredAccount, position: int = 0) -> None:
+    """Insert an account, or update what is configured for an existing one."""
+    values = {**asdict(account), "limits": dict(account.limits), "position": position}
+    statement = insert_into(accounts, connection.dialect.name).values({**values, "refusals": 0})
+    configured = {name: statement.excluded[name] for name in ("limits", "position", "region", "models")}
+    connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=configured))
 
 
 _GET = select(accounts).where(accounts.c.id == bindparam("account_id"))
-_LOCK = _GET.with_for_update()
-_SLOTS_TAKEN = select(slots.c.number, slots.c.task_id, slots.c.model).where(
-    slots.c.account_id == bindparam("account_id")
-)
-_TAKE = slots.insert()
+_CONFIGURED = accounts.c.position.is_not(None)
+_IN_LOCK_ORDER = select(accounts).order_by(accounts.c.id).with_for_update()
+_LOCK = _IN_LOCK_ORDER.where(_CONFIGURED)
+_LOCK_WITH = _IN_LOCK_ORDER.where(or_(_CONFIGURED, accounts.c.id == bindparam("account_id")))
 
 
 def get(connection: Connection, account_id: str) -> Account | None:
     row = connection.execute(_GET, {"account_id": account_id}).one_or_none()
-    return None if row is None else Account(**row._asdict())
-
-
-def all_ids(connection: Connection) -> list[str]:
-    return list(connection.execute(select(accounts.c.id).order_by(accounts.c.id)).scalars())
+    return None if row is None else _account_of(row)
 
 
 def list_all(connection: Connection) -> list[Account]:
-    return [Account(**row._asdict()) for row in connection.execute(select(accounts).order_by(accounts.c.id))]
+    return [_account_of(row) for row in connection.execute(select(accounts).order_by(accounts.c.id))]
 
 
-def in_use(connection: Connection) -> dict[tuple[str, str], int]:
-    """Return the number of taken slots, by account id and model."""
-    query = select(slots.c.account_id, slots.c.model, func.count()).group_by(slots.c.account_id, slots.c.model)
-    return {(account_id, model): count for account_id, model, count in connection.execute(query)}
+def list_configured(connection: Connection) -> list[Account]:
+    """Return the configured accounts, in order."""
+    query = select(accounts).where(_CONFIGURED).order_by(accounts.c.position, accounts.c.id)
+    return [_account_of(row) for row in connection.execute(query)]
+
+
+def _account_of(row: Row[Any]) -> Account:
+    values = row._asdict()
+    to, at = values.pop("lowered_to"), values.pop("lowered_at")
+    return Account(**values, lowered=None if to is None else Lowered(to, at))
 
 
 def paused(connection: Connection, now: datetime) -> list[Account]:
     """Return the accounts that are paused at `now`."""
     query = select(accounts).where(accounts.c.paused_until_at > now).order_by(accounts.c.id)
-    return [Account(**row._asdict()) for row in connection.execute(query)]
+    return [_account_of(row) for row in connection.execute(query)]
+
+
+def lock_configured(connection: Connection) -> list[Account]:
+    """Return the configured accounts, in order, locked until the transaction ends."""
+    found = [_account_of(row) for row in connection.execute(_LOCK)]
+    return sorted(found, key=lambda account: account.position or 0)
 
 
 def lock(connection: Connection, account_id: str) -> Account | None:
-    """Return the account, locked until the transaction ends."""
-    row = connection.execute(_LOCK, {"account_id": account_id}).one_or_none()
-    return None if row is None else Account(**row._asdict())
+    """Return an account, locked until the transaction ends, and lock the configured ones with it."""
+    found = [_account_of(row) for row in connection.execute(_LOCK_WITH, {"account_id": account_id})]
+    return next((account for account in found if account.id == account_id), None)
+
+
+def lock_all(connection: Connection) -> None:
+    """Lock all accounts until the transaction ends."""
+    connection.execute(_IN_LOCK_ORDER)
 
 
 def pause(connection: Connection, account_id: str, now: datetime, until: datetime, reason: str, refusals: int) -> None:
@@ -168,14 +203,24 @@ def pause(connection: Connection, account_id: str, now: datetime, until: datetim
     )
 
 
+def lower(connection: Connection, account_id: str, lowered: Lowered) -> None:
+    """Lower the limit of tasks in flight for a while."""
+    values = {"lowered_to": lowered.to, "lowered_at": lowered.at}
+    connection.execute(update(accounts).where(accounts.c.id == account_id).values(values))
+
+
 def resume(connection: Connection, account_id: str, now: datetime) -> bool:
     """Clear the refusals of an account, because the provider has accepted a task, unless a pause is still running.
 
     The next pause is then short again. Return whether there were refusals to clear.
     """
+    refused = (accounts.c.id == account_id, accounts.c.refusals > 0, accounts.c.paused_until_at <= now)
+    if connection.execute(select(accounts.c.id).where(*refused)).one_or_none() is None:
+        return False  # as nearly always: the rows need no lock
+    lock(connection, account_id)
     resumed = connection.execute(
         update(accounts)
-        .where(accounts.c.id == account_id, accounts.c.refusals > 0, accounts.c.paused_until_at <= now)
+        .where(*refused)
         .values(refusals=0, refused_since_at=None, paused_until_at=None, pause_reason=None)
     )
     return resumed.rowcount == 1
@@ -183,6 +228,7 @@ def resume(connection: Connection, account_id: str, now: datetime) -> bool:
 
 def end_pauses(connection: Connection, reason: str, now: datetime) -> list[str]:
     """End all pauses for this reason, so that a probe is sent at once. Return the ids of the accounts."""
+    lock_all(connection)
     ended = (
         update(accounts)
         .where(accounts.c.pause_reason == reason, accounts.c.paused_until_at > now)
@@ -190,40 +236,3 @@ def end_pauses(connection: Connection, reason: str, now: datetime) -> list[str]:
         .returning(accounts.c.id)
     )
     return sorted(connection.execute(ended).scalars())
-
-
-def slots_taken(connection: Connection, account_id: str) -> list[Slot]:
-    """Return the taken slots of an account, in no particular order."""
-    return [Slot(**row._asdict()) for row in connection.execute(_SLOTS_TAKEN, {"account_id": account_id})]
-
-
-def has_probe(connection: Connection, account: Account, after: datetime) -> bool:
-    """Return whether a task has a slot that it was given since the account's last pause, and later than `after`."""
-    since = account.paused_until_at or after
-    query = select(slots.c.number).where(
-        slots.c.account_id == account.id, slots.c.taken_at >= since, slots.c.taken_at > after
-    )
-    return connection.execute(query.limit(1)).one_or_none() is not None
-
-
-def take(connection: Connection, slots: Sequence[TakenSlot]) -> None:
-    """Take slots. The primary key rejects a slot that is already taken, as a safeguard beside the account's lock."""
-    connection.execute(_TAKE, [slot._asdict() for slot in slots])
-
-
-def release(connection: Connection, task_ids: Collection[str]) -> set[str]:
-    """Free the slots of these tasks. Return the ids of the accounts that had them."""
-    return {row[0] for row in _RELEASE.run(connection, [(task_id,) for task_id in task_ids])}
-
-
-def reclaim(connection: Connection) -> set[str]:
-    """Free the slots of tasks that do not exist or whose state allows no slot. Return the ids of these tasks."""
-    may_have_slot = exists().where(tasks.c.id == slots.c.task_id, tasks.c.status.in_(_SLOT_STATES))
-    return set(connection.execute(delete(slots).where(~may_have_slot).returning(slots.c.task_id)).scalars())
-
-
-def _delete_slots(relation: FromClause, _dialect: str) -> ClauseElement:
-    return delete(slots).where(slots.c.task_id.in_(select(relation.c.task_id))).returning(slots.c.account_id)
-
-
-_RELEASE = Bulk({"task_id": slots.c.task_id.type}, _delete_slots)

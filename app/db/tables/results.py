@@ -1,11 +1,14 @@
-"""The table `results`: a task's image and its place in the store. A row exists only if the bytes are in the store."""
+"""The table `results`: a task's image and its place in the store.
+
+A row exists only if the bytes are in the store, or were until their retention ended.
+"""
 
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Connection, Integer, Row, String, Table, Text, bindparam, select
+from sqlalchemy import Boolean, Column, Connection, Integer, Row, String, Table, Text, bindparam, select
 
 from app.db.engine.columns import Instant, metadata
 
@@ -21,6 +24,8 @@ results = Table(
     Column("height", Integer, nullable=False),
     Column("stored_at", Instant, nullable=False),
     Column("unverified_image", Text),  # why the image could not be verified
+    Column("content_credentials", Boolean),  # NULL: stored by an earlier version, which did not look
+    Column("removed_at", Instant),  # when the retention of the image ended; its bytes are deleted after it
 )
 
 
@@ -35,6 +40,13 @@ class Result:
     height: int | None
     stored_at: datetime
     unverified_image: str | None = None
+    content_credentials: bool | None = None  # None: not known
+    removed_at: datetime | None = None  # None: the store has it
+
+
+def thumbnail_key(store_key: str) -> str:
+    """Return the store key of the thumbnail of the image with this key. The store may have no object there."""
+    return f"thumbnails/{store_key.removeprefix('results/').rpartition('.')[0]}.webp"
 
 
 _INSERT = results.insert()

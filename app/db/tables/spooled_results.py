@@ -64,6 +64,7 @@ def delete_holders(connection: Connection, attempt_id: str, instance: str | None
 
 def spool_holders(connection: Connection) -> Sequence[SpoolHolder]:
     """Return all instances with spooled images, the one with the oldest image first."""
-    since = func.min(spooled_results.c.kept_at)
-    query = select(spooled_results.c.instance, func.count(), since).group_by(spooled_results.c.instance).order_by(since)
-    return [SpoolHolder(*row) for row in connection.execute(query)]
+    since = func.min(spooled_results.c.kept_at).label("since")
+    columns = (spooled_results.c.instance, func.count().label("images"), since)
+    query = select(*columns).group_by(spooled_results.c.instance).order_by(since)
+    return [SpoolHolder(**row._asdict()) for row in connection.execute(query)]

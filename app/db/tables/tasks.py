@@ -1,9 +1,8 @@
 """The table `tasks`: one row for each task, and the statements that change one task's state."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timedelta
-from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -15,32 +14,30 @@ from sqlalchemy import (
     Index,
     Integer,
     Row,
-    Select,
     String,
     Table,
     Text,
-    Update,
     bindparam,
-    case,
     func,
     literal_column,
     or_,
     select,
-    union_all,
-    update,
 )
 
 from app.db.engine.columns import Instant, Json, by_key, metadata
+from app.db.tables import applications, task_tags
 from app.rules.request import TaskRequest
-from app.rules.task import RESUBMITTABLE, Failure, MoneySpent, Status, sources
+from app.rules.task import Failure, MoneySpent, Status
 
 tasks = Table(
     "tasks",
     metadata,
     Column("id", String(48), primary_key=True),
-    Column("key_id", String(48), nullable=False),
+    Column("key_id", String(48), nullable=False),  # the key that posted it
+    Column("application_id", String(48)),  # NULL in rows of earlier versions, see `applications.of`
     Column("provider", String(32), nullable=False),
-    Column("account_id", String(48), nullable=False),
+    Column("account_id", String(48), nullable=False),  # its current account; admission may choose another
+    Column("region", String(16)),  # the only region of accounts that it may run in; NULL: any
     Column("model", String(64), nullable=False),
     Column("status", String(16), nullable=False),
     Column("failure", String(32)),
@@ -56,6 +53,8 @@ tasks = Table(
     Column("submission_id", String(48), key="attempt_id", nullable=False),
     Column("tries", Integer, nullable=False),
     Column("cost", Float),
+    # What the task counts with while its cost is unknown: a price hint, or what a person stated.
+    Column("estimated_cost", Float),
     Column("seed", Text),  # an integer of any size, because the provider states no bounds
     Column("sample_url", Text),
     Column("sample_expires_at", Instant),
@@ -74,9 +73,15 @@ tasks = Table(
     Column("notify_events", Json, key="webhook_events"),
     # The origin that the client used to reach this service, for links if no public URL is configured.
     Column("notify_origin", Text, key="webhook_origin"),
+    Column("end_user", String(256), key="user"),  # as the client named it; `user` is a function of PostgreSQL
+    Column("metadata", Json),  # pairs of texts of the client; null without any
+    Column("inputs_removed_at", Instant),  # when the retention of its input images ended
 )
 Index("ix_tasks_status_id", tasks.c.status, tasks.c.id)
 Index("ix_tasks_model_status_id", tasks.c.model, tasks.c.status, tasks.c.id)
+APPLICATION = applications.of(tasks)
+Index("ix_tasks_application_status_id", APPLICATION, tasks.c.status, tasks.c.id)
+Index("ix_tasks_application_model_status_id", APPLICATION, tasks.c.model, tasks.c.status, tasks.c.id)
 
 
 def is_queued(table: FromClause) -> ColumnElement[bool]:
@@ -88,13 +93,13 @@ def is_queued(table: FromClause) -> ColumnElement[bool]:
 
 
 IS_QUEUED = is_queued(tasks)
+# Of the versions before the queue of all accounts, which may still run; a later version drops these two.
 Index(
     "ix_tasks_queued",
     *(tasks.c.account_id, tasks.c.priority, tasks.c.id, tasks.c.status),
     sqlite_where=IS_QUEUED,
     postgresql_where=IS_QUEUED,
 )
-# The columns after the id let the query skip tasks that may not start yet without reading their rows.
 Index(
     "ix_tasks_turns",
     *(tasks.c.account_id, tasks.c.key_id, tasks.c.priority.desc(), tasks.c.id),
@@ -102,15 +107,41 @@ Index(
     sqlite_where=IS_QUEUED,
     postgresql_where=IS_QUEUED,
 )
+# The status comes first, because SQLite would otherwise prefer `ix_tasks_status_id`.
+Index(
+    "ix_tasks_places",
+    *(tasks.c.status, tasks.c.priority, tasks.c.id),
+    sqlite_where=IS_QUEUED,
+    postgresql_where=IS_QUEUED,
+)
+# The columns after the id let the query skip tasks that may not start yet without reading their rows. On PostgreSQL the
+# index does not begin with `status`; migration 0027 says why.
+Index(
+    "ix_tasks_next",
+    *(tasks.c.status, APPLICATION, tasks.c.priority.desc(), tasks.c.id),
+    *(tasks.c.model, tasks.c.region, tasks.c.dispatch_after_at, tasks.c.created_at),
+    *(tasks.c.application_id, tasks.c.key_id),  # PostgreSQL reads the index alone only if it has these too
+    sqlite_where=IS_QUEUED,
+    postgresql_where=IS_QUEUED,
+)
 
 # Literals, because the bulk statements that contain this have no parameters but their rows.
 IS_FINAL = or_(*(tasks.c.status == literal_column(f"'{status}'") for status in Status if status.final))
+# When a final task ended. A task that is queued again has none of these times.
+ENDED_AT: ColumnElement[datetime] = func.coalesce(tasks.c.stored_at, tasks.c.failed_at, tasks.c.cancelled_at)
+Index(
+    "ix_tasks_ended",
+    *(APPLICATION, ENDED_AT, tasks.c.id),
+    sqlite_where=IS_FINAL,
+    postgresql_where=IS_FINAL,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     id: str
     key_id: str
+    application_id: str
     provider: str
     account_id: str
     model: str
@@ -138,11 +169,16 @@ class Task:
     cancelled_at: datetime | None = None
     cancel_requested_at: datetime | None = None
     traceparent: str | None = None
+    estimated_cost: float | None = None
     webhook_url: str | None = None
     webhook_secret: str | None = field(default=None, repr=False)
     webhook_form: str | None = None
     webhook_events: Sequence[str] | None = None
     webhook_origin: str | None = None
+    user: str | None = field(default=None, repr=False)
+    metadata: Mapping[str, str] | None = field(default=None, repr=False)
+    region: str | None = None
+    inputs_removed_at: datetime | None = None
 
     @property
     def effective_seed(self) -> int | None:
@@ -167,6 +203,7 @@ class NewTask:
 
     id: str
     key_id: str
+    application_id: str
     provider: str
     account_id: str
     model: str
@@ -178,16 +215,11 @@ class NewTask:
     attempt_id: str
     created_at: datetime
     traceparent: str | None = None
+    estimated_cost: float | None = None
     webhook: Subscription | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FailureReason:
-    """Why a task failed, and whether it cost money."""
-
-    failure: Failure
-    money_spent: MoneySpent
-    failure_detail: str
+    user: str | None = field(default=None, repr=False)
+    metadata: Mapping[str, str] | None = field(default=None, repr=False)
+    region: str | None = None
 
 
 _INSERT = tasks.insert()
@@ -200,11 +232,18 @@ def insert(connection: Connection, task: NewTask) -> None:
     webhook = {f"webhook_{name}": value for name, value in asdict(task.webhook).items()} if task.webhook else {}
     row = {**plain, "request": task.request.as_json(), "status": Status.QUEUED, "tries": 0, **webhook}
     connection.execute(_INSERT, row)
+    task_tags.put(connection, task.application_id, task.id, task_tags.of_task(task.user, task.metadata))
 
 
 def get(connection: Connection, task_id: str) -> Task | None:
     row = connection.execute(_GET, {"task_id": task_id}).one_or_none()
     return None if row is None else task_of(row)
+
+
+def get_owned(connection: Connection, task_id: str, owner: str | None) -> Task | None:
+    """Return a task if it belongs to the application `owner`, or to any if that is None."""
+    task = get(connection, task_id)
+    return task if task is not None and owner in {None, task.application_id} else None
 
 
 def with_webhook(connection: Connection, task_ids: Collection[str]) -> dict[str, Task]:
@@ -213,101 +252,6 @@ def with_webhook(connection: Connection, task_ids: Collection[str]) -> dict[str,
         return {}
     query = select(tasks).where(tasks.c.id.in_(task_ids), tasks.c.webhook_url.is_not(None))
     return {row.id: task_of(row) for row in connection.execute(query)}
-
-
-def newest(
-    connection: Connection,
-    *,
-    limit: int,
-    before: str | None = None,
-    since: str | None = None,
-    statuses: Collection[Status] = (),
-    model: str | None = None,
-) -> list[Task]:
-    """Return tasks, newest first: with ids lower than `before`, and not lower than `since`.
-
-    Ids sort by the time of creation. Without `statuses`, tasks in all states are returned.
-    """
-    conditions = [tasks.c.id < before] if before is not None else []
-    if since is not None:
-        conditions.append(tasks.c.id >= since)
-    if model is not None:
-        conditions.append(tasks.c.model == model)
-        statuses = statuses or tuple(Status)
-    if len(statuses) == 1:
-        conditions.append(tasks.c.status == next(iter(statuses)))
-    elif statuses:
-        # The indexes have the tasks in order within each state, so each state is read by itself.
-        pages = (_newest_ids(limit, *conditions, tasks.c.status == status) for status in sorted(set(statuses)))
-        merged = union_all(*pages).subquery()
-        conditions = [tasks.c.id.in_(select(merged.c.id).order_by(merged.c.id.desc()).limit(limit))]
-    query = select(tasks).where(*conditions).order_by(tasks.c.id.desc()).limit(limit)
-    return [task_of(row) for row in connection.execute(query)]
-
-
-def _newest_ids(limit: int, *conditions: ColumnElement[bool]) -> Select[Any]:
-    newest_first = select(tasks.c.id).where(*conditions).order_by(tasks.c.id.desc())
-    return select(newest_first.limit(limit).subquery())
-
-
-def move(
-    connection: Connection,
-    task_id: str,
-    to: Status,
-    now: datetime,
-    *,
-    attempt_id: str | None = None,
-    reason: FailureReason | None = None,
-) -> bool:
-    """Move one task to `to` if its current state allows it. Return False if not moved.
-
-    `attempt_id`: the attempt that becomes the current one. `reason`: of a task that fails.
-    """
-    changes = {"status": to, f"{to}_at": now} | (asdict(reason) if reason else {})
-    if attempt_id is not None:
-        changes["attempt_id"] = attempt_id
-    parameters = {_NEW + name: value for name, value in changes.items()}
-    return connection.execute(_update_status(to, tuple(changes)), {"task_id": task_id, **parameters}).rowcount == 1
-
-
-_NEW = "new_"  # prefix of parameter names, because SQLAlchemy reserves the plain column names in an UPDATE
-
-
-@cache
-def _update_status(to: Status, names: tuple[str, ...]) -> Update:
-    statement = update(tasks).where(tasks.c.id == bindparam("task_id"), tasks.c.status.in_(sources(to)))
-    return statement.values({name: bindparam(_NEW + name, type_=tasks.c[name].type) for name in names})
-
-
-def reopen(connection: Connection, task_id: str, now: datetime) -> bool:
-    """Queue an ended task again. Return False if its state does not allow `resubmit`.
-
-    A deadline that has passed is removed, because it applied to the earlier attempts.
-    """
-    ended = ("failure", "failure_detail", "money_spent", "sample_url", "sample_expires_at", "cancel_requested_at")
-    reached = ("submitting_at", "submitted_at", "ready_at", "failed_at")
-    cleared = dict.fromkeys((*ended, *reached))
-    deadline = case((tasks.c.deadline_at > now, tasks.c.deadline_at), else_=None)
-    reopened = connection.execute(
-        update(tasks)
-        .where(tasks.c.id == task_id, tasks.c.status.in_(RESUBMITTABLE))
-        .values({**cleared, "status": Status.QUEUED, "tries": 0, "dispatch_after_at": now, "deadline_at": deadline})
-    )
-    return reopened.rowcount == 1
-
-
-def request_cancel(connection: Connection, task_id: str, now: datetime) -> None:
-    """Record that cancellation of a task was requested when it could no longer be cancelled. Ignores final tasks."""
-    connection.execute(
-        update(tasks)
-        .where(tasks.c.id == task_id, ~IS_FINAL, tasks.c.cancel_requested_at.is_(None))
-        .values(cancel_requested_at=now)
-    )
-
-
-def count_try(connection: Connection, task_id: str) -> None:
-    """Count one more of the tries after which a task fails."""
-    connection.execute(update(tasks).where(tasks.c.id == task_id, ~IS_FINAL).values(tries=tasks.c.tries + 1))
 
 
 def ids_in(connection: Connection, status: Status) -> set[str]:
@@ -344,6 +288,7 @@ def lock(connection: Connection, task_ids: Collection[str]) -> None:
 
 def task_of(row: Row[Any]) -> Task:
     values = by_key(tasks, row)
+    values["application_id"] = values["application_id"] or applications.id_of_key(values["key_id"])
     values["request"] = TaskRequest.of_json(values["request"])
     values["status"] = Status(values["status"])
     values["failure"] = values["failure"] and Failure(values["failure"])

@@ -20,6 +20,8 @@ from app.telemetry import logs
 from app.web import problems
 from app.web.auth import ResourcesDep
 from app.web.request_log import Receive
+from app.web.safe_headers import SAFE
+from app.web.schemas.problems import ProviderError
 
 ROUTE = "/callbacks/{submission_id}/{token}"
 
@@ -33,7 +35,7 @@ class Kept(BaseModel):
 class Forged(BaseModel):
     """The provider's own error envelope, which its clients expect."""
 
-    error: problems.ProviderError
+    error: ProviderError
 
 
 _FORGED = {"error": {"message": "Invalid signature", "type": "401"}}
@@ -81,10 +83,16 @@ def answer(reply: Reply) -> Response:
 def error_answer(error: Exception) -> Response:
     """Return the answer to a callback that could not be stored."""
     if isinstance(error, FluxhookError):
-        return problems.answer(error)
+        return _safe(problems.answer(error))
     if isinstance(error, ClientDisconnect):
         return problems.disconnected()
-    return problems.unexpected(error, "POST", Unavailable("the callback could not be stored"))
+    return _safe(problems.unexpected(error, "POST", Unavailable("the callback could not be stored")))
+
+
+def _safe(response: Response) -> Response:
+    """Add the headers that `SafeHeaders` adds elsewhere: the fast path has no middleware."""
+    response.headers.update(SAFE)
+    return response
 
 
 def content_length(headers: Sequence[tuple[bytes, bytes]]) -> int | None:
@@ -119,4 +127,4 @@ def _answer(reply: Reply) -> Response:
             return problems.answer(_REFUSALS[reply])
 
 
-_ANSWERS = {reply: _answer(reply) for reply in Reply}
+_ANSWERS = {reply: _safe(_answer(reply)) for reply in Reply}

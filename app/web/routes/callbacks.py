@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from datetime import datetime
-from http import HTTPStatus
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
@@ -16,9 +15,9 @@ from app.db.tables import attempts
 from app.db.tables.evidence import EvidenceRow
 from app.rules.task import Effect, Said
 from app.security.verify import Verdict
-from app.web.auth import CallerDep, ResourcesDep
+from app.web.auth import ReaderDep, ResourcesDep
 from app.web.known_query import KnownQuery
-from app.web.problems import responses
+from app.web.problems import USUAL_ERRORS
 
 router = APIRouter(prefix="/v1/callbacks", tags=["callbacks"])
 
@@ -55,11 +54,11 @@ class CallbackList(BaseModel):
 @router.get(
     "",
     dependencies=[KnownQuery],
-    responses=responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
+    responses=USUAL_ERRORS,
 )
 async def list_callbacks(
     use: ResourcesDep,
-    _caller: CallerDep,
+    caller: ReaderDep,
     task_id: Annotated[
         str | None, Query(pattern=ids.pattern("task"), description="Only callbacks of this task.")
     ] = None,
@@ -74,7 +73,7 @@ async def list_callbacks(
     Identical callbacks are one entry with a count. Of each attempt, at most ten forged and ten unproven callbacks are
     stored.
     """
-    query = CallbackFilter(task_id, verdict)
+    query = CallbackFilter(task_id, caller.owner, verdict)
 
     def read(connection: Connection) -> CallbackList:
         page = callbacks.newest(connection, query, limit=limit, before=cursor)

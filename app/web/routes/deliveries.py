@@ -15,19 +15,20 @@ from app.db.tables.deliveries import Delivery, DeliveryState
 from app.db.tables.delivery_attempts import DeliveryAttempt
 from app.errors import NotFound
 from app.params import UtcInstant
-from app.web.auth import CallerDep, ResourcesDep
+from app.transitions import audit
+from app.transitions.audit import Action
+from app.web.auth import ActorDep, ManagerDep, ReaderDep, ResourcesDep
 from app.web.body import REFUSALS, described, json_body
 from app.web.known_query import KnownQuery
 from app.web.paging import page_of
 from app.web.path_ids import DeliveryId
-from app.web.problems import responses
+from app.web.problems import USUAL_ERRORS, responses
 from app.webhooks import outbox, payload
 
 router = APIRouter(prefix="/v1/deliveries", tags=["webhooks"])
 
 MAX_REPLAYED = 10_000
 _ENDPOINT_ID = ids.pattern("ep")
-_ERRORS = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
 _ERRORS_OF_ONE = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
@@ -37,8 +38,8 @@ class DeliveryView(BaseModel):
     id: str
     endpoint_id: str
     url: str
-    task_id: Annotated[str | None, Field(description="Null for a test.")]
-    about: Annotated[str, Field(description="The task state that the delivery reports, or `test`.")]
+    task_id: Annotated[str | None, Field(description="Null for a test and for `budget.warning`.")]
+    about: Annotated[str, Field(description="The task state that the delivery reports, `budget.warning`, or `test`.")]
     form: str
     state: DeliveryState
     detail: Annotated[str | None, Field(description="What was wrong with the last attempt.")]
@@ -97,10 +98,10 @@ class Replayed(BaseModel):
     ]
 
 
-@router.get("", responses=_ERRORS, dependencies=[KnownQuery])
+@router.get("", responses=USUAL_ERRORS, dependencies=[KnownQuery])
 async def list_deliveries(
     use: ResourcesDep,
-    caller: CallerDep,
+    caller: ReaderDep,
     state: Annotated[DeliveryState | None, Query(description="Only those in this state.")] = None,
     task_id: Annotated[
         str | None, Query(pattern=ids.pattern("task"), description="Only deliveries of this task.")
@@ -111,7 +112,7 @@ async def list_deliveries(
     ] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Maximum number of deliveries in the page.")] = 20,
 ) -> DeliveryList:
-    """List deliveries, newest first: those of the calling key, or of all keys if it has the scope `*`."""
+    """List deliveries, newest first: those of the calling application, or of all with the scope `admin`."""
     query = DeliveryFilter(caller.owner, state, task_id, endpoint_id)
     rows = await use.db.read(newest, query, limit=limit + 1, before=cursor)
     page, next_cursor = page_of(rows, limit)
@@ -119,20 +120,23 @@ async def list_deliveries(
 
 
 @router.post(
-    "/replay", status_code=HTTPStatus.ACCEPTED, responses={**_ERRORS, **REFUSALS}, openapi_extra=described(Replay)
+    "/replay", status_code=HTTPStatus.ACCEPTED, responses={**USUAL_ERRORS, **REFUSALS}, openapi_extra=described(Replay)
 )
 async def replay_failed(
-    use: ResourcesDep, caller: CallerDep, body: Annotated[Replay, Depends(json_body(Replay))]
+    use: ResourcesDep, caller: ManagerDep, actor: ActorDep, body: Annotated[Replay, Depends(json_body(Replay))]
 ) -> Replayed:
     """Replay the deliveries that were given up in a period, each from the start of its retry schedule.
 
-    Includes the deliveries of the calling key, or of all keys if it has the scope `*`.
+    Includes the deliveries of the calling application, or of all with the scope `admin`.
     """
     query = DeliveryFilter(caller.owner, endpoint_id=body.endpoint_id)
 
     def restart(connection: Connection) -> list[DeliveryRef]:
         failed = failed_between(connection, body.begin, body.end, query, MAX_REPLAYED + 1)
-        _restart(connection, failed[:MAX_REPLAYED], use.now())
+        now, count = use.now(), min(len(failed), MAX_REPLAYED)
+        _restart(connection, failed[:MAX_REPLAYED], now)
+        if count:
+            audit.record(connection, actor, Action.DELIVERY_REPLAYED, audit.ALL, now, {"deliveries": count})
         return failed
 
     failed = await use.db.write(restart)
@@ -140,7 +144,7 @@ async def replay_failed(
 
 
 @router.get("/{delivery_id}", responses=_ERRORS_OF_ONE)
-async def get_delivery(use: ResourcesDep, caller: CallerDep, delivery_id: DeliveryId) -> DeliveryDetail:
+async def get_delivery(use: ResourcesDep, caller: ReaderDep, delivery_id: DeliveryId) -> DeliveryDetail:
     """Get a delivery with its attempts and its payload."""
 
     def read(connection: Connection) -> tuple[Delivery, str | None, list[DeliveryAttempt]]:
@@ -158,7 +162,9 @@ async def get_delivery(use: ResourcesDep, caller: CallerDep, delivery_id: Delive
 
 
 @router.post("/{delivery_id}/replay", status_code=HTTPStatus.ACCEPTED, responses=_ERRORS_OF_ONE)
-async def replay_delivery(use: ResourcesDep, caller: CallerDep, delivery_id: DeliveryId) -> DeliveryView:
+async def replay_delivery(
+    use: ResourcesDep, caller: ManagerDep, actor: ActorDep, delivery_id: DeliveryId
+) -> DeliveryView:
     """Send a delivery again from the start of its retry schedule, even if it was delivered. It keeps its id.
 
     If the endpoint is paused or gone, the delivery waits until the endpoint is resumed.
@@ -166,7 +172,9 @@ async def replay_delivery(use: ResourcesDep, caller: CallerDep, delivery_id: Del
 
     def restart(connection: Connection) -> Delivery:
         delivery = _get(connection, caller.owner, delivery_id)
-        _restart(connection, [DeliveryRef(delivery_id, delivery.endpoint_id)], use.now())
+        now = use.now()
+        _restart(connection, [DeliveryRef(delivery_id, delivery.endpoint_id)], now)
+        audit.record(connection, actor, Action.DELIVERY_REPLAYED, delivery_id, now)
         return _get(connection, caller.owner, delivery_id)
 
     return delivery_view(await use.db.write(restart))
@@ -189,9 +197,9 @@ def _attempt_view(attempt: DeliveryAttempt) -> AttemptView:
 
 
 def _get(connection: Connection, owner: str | None, delivery_id: str) -> Delivery:
-    """Return a delivery of the key `owner`, or of any key if it is None. Raises NotFound."""
+    """Return a delivery of the application `owner`, or of any if it is None. Raises NotFound."""
     delivery = deliveries.get(connection, delivery_id)
-    if delivery is None or owner not in {None, delivery.key_id}:
+    if delivery is None or owner not in {None, delivery.application_id}:
         raise NotFound("there is no such delivery")
     return delivery
 

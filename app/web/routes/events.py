@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -12,17 +11,21 @@ from fastapi.responses import JSONResponse
 
 from app import ids
 from app.db import Connection
+from app.db.engine.feed_order import Position
 from app.db.tables import events, tasks
-from app.db.tables.events import Event, Page, Position
-from app.errors import EventsGone, InvalidRequest, NotFound
+from app.db.tables.events import Event, Page
+from app.errors import EventsGone, InvalidRequest, NotFound, Unauthorized
 from app.resources import Resources
-from app.web.auth import CallerDep, FeedDep, ResourcesDep
-from app.web.feed import Ended, EventFilter, Feed
+from app.security.keyring import KeyRing
+from app.web import feed_cursors
+from app.web.auth import FeedDep, ReaderDep, ResourcesDep
+from app.web.feed import REVOKED, Feed
 from app.web.known_query import KnownQuery
 from app.web.lateness import late_since
+from app.web.listener import Ended, EventFilter, Revoked
 from app.web.path_ids import TaskId
 from app.web.problems import responses
-from app.web.schemas.events import EventPage, Kind, event_view
+from app.web.schemas.events import TASK_KINDS, EventPage, Kind, event_view
 from app.web.streaming import EventStream, stream
 from app.web.task_response import preference_applied, wait_seconds
 
@@ -68,6 +71,7 @@ _REFUSALS = (
     HTTPStatus.UNAUTHORIZED,
     HTTPStatus.GONE,
     HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
 
@@ -81,7 +85,7 @@ _REFUSALS = (
 async def get_events(
     use: ResourcesDep,
     feed: FeedDep,
-    _caller: CallerDep,
+    caller: ReaderDep,
     after: After = None,
     task_id: Annotated[str | None, Query(pattern=ids.pattern("task"), description="Only events of this task.")] = None,
     kind: Annotated[list[Kind] | None, Query(description="Only events of these kinds.")] = None,
@@ -94,15 +98,17 @@ async def get_events(
 
     With `Prefer: wait=N`, a request for a page waits for the next event if none is available.
     """
-    event_filter = EventFilter(task_id, frozenset(kind or ()))
+    event_filter = EventFilter(task_id, frozenset(kind or ()), caller.owner)
     if "text/event-stream" in accept.lower():
-        return stream(feed, await _position(use, last_event_id or after or "now"), event_filter)
+        return await stream(
+            use, caller.key_id, feed, await _position(use, last_event_id or after or "now"), event_filter
+        )
     position = await _position(use, after or "start")
     page = await use.db.read(_page, position, event_filter, limit)
     if page.events or not wait_seconds(prefer):
-        return _answer(page.events, page.end, prefer, late_since(page.pending, use.now()))
-    found, end = await _wait(feed, page.end, event_filter, wait_seconds(prefer))
-    return _answer(found[:limit], found[:limit][-1].position if found else end, prefer, feed.lateness.since)
+        return _answer(use.keys, page.events, page.end, prefer, late_since(page.pending, use.now()))
+    found, end = await _wait(feed, page.end, event_filter, caller.key_id, wait_seconds(prefer))
+    return _answer(use.keys, found[:limit], end, prefer, feed.lateness.since)
 
 
 @router.get(
@@ -117,16 +123,18 @@ async def get_events(
 async def get_task_events(
     use: ResourcesDep,
     feed: FeedDep,
-    _caller: CallerDep,
+    caller: ReaderDep,
     task_id: TaskId,
     after: After = None,
     last_event_id: LastEventId = None,
 ) -> Response:
     """Stream the events of one task. The stream ends with the event of the task's final state."""
     position = await _position(use, last_event_id or after or "start")
-    if await use.db.read(_is_over, task_id, position):
+    if await use.db.read(_is_over, task_id, position, caller.owner):
         return Response(status_code=HTTPStatus.NO_CONTENT)
-    return stream(feed, position, EventFilter(task_id), until_final=True)
+    return await stream(
+        use, caller.key_id, feed, position, EventFilter(task_id, TASK_KINDS, caller.owner), until_final=True
+    )
 
 
 async def _position(use: Resources, text: str) -> Position | None:
@@ -135,49 +143,54 @@ async def _position(use: Resources, text: str) -> Position | None:
         return None
     if text == "start":
         return await use.db.read(events.beginning)
-    position = Position.of(text)
-    if position is None:
+    if not feed_cursors.is_cursor(text):
         raise InvalidRequest("after: is not a position in the feed", {"after": "is not a position in the feed"})
-    kept, oldest = await use.db.read(
-        lambda connection: (events.is_kept(connection, position), events.starts_at(connection))
-    )
-    if not kept:
-        since = f"the feed starts at {oldest.isoformat()}" if oldest else "the feed is empty"
-        raise EventsGone(f"the events after this position are no longer stored: {since}; continue with after=start")
+    position = feed_cursors.position_of(use.keys, text)
+    if position is None or not await use.db.read(events.is_kept, position):
+        raise EventsGone("the events after this position are no longer stored; continue with after=start")
     return position
 
 
 def _page(connection: Connection, position: Position | None, event_filter: EventFilter, limit: int) -> Page:
     after = events.head(connection) if position is None else position
-    return events.following(connection, after, limit, task_id=event_filter.task_id, kinds=event_filter.kinds)
+    task_id, kinds, owner = event_filter.task_id, event_filter.kinds, event_filter.owner
+    return events.following(connection, after, limit, task_id=task_id, kinds=kinds, owner=owner)
 
 
 async def _wait(
-    feed: Feed, after: Position, event_filter: EventFilter, seconds: float
+    feed: Feed, after: Position, event_filter: EventFilter, key_id: str, seconds: float
 ) -> tuple[Sequence[Event], Position]:
     """Return the next events, and the position after them; no events if the time passes or the service stops."""
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + seconds
-    async with feed.listen(after, event_filter) as listener:
-        with suppress(Ended):
+    async with feed.listen(after, event_filter, key_id=key_id) as listener:
+        try:
             while (left := ends_at - loop.time()) > 0:
                 if found := await listener.next(left):
                     return found, listener.position
+        except Revoked as error:
+            raise Unauthorized(REVOKED) from error
+        except Ended:
+            pass
         return [], listener.position
 
 
-def _answer(found: Sequence[Event], end: Position, prefer: str | None, late: datetime | None) -> Response:
-    page = EventPage(events=[event_view(event) for event in found], next_cursor=str(end))
+def _answer(
+    ring: KeyRing, found: Sequence[Event], end: Position, prefer: str | None, late: datetime | None
+) -> Response:
+    """Return a page, whose cursor is the id of its last event; `end`: the position of one without events."""
+    views = [event_view(ring, event) for event in found]
+    page = EventPage(events=views, next_cursor=views[-1].id if views else feed_cursors.cursor(ring, end))
     headers = preference_applied(prefer) | ({} if late is None else {"events-late-since": late.isoformat()})
     return JSONResponse(page.model_dump(mode="json"), headers=headers)
 
 
-def _is_over(connection: Connection, task_id: str, position: Position | None) -> bool:
+def _is_over(connection: Connection, task_id: str, position: Position | None, owner: str | None) -> bool:
     """Return whether the task has no events after the position and gets no more. Raises NotFound.
 
     The events of a task that ended long ago are no longer stored.
     """
-    task = tasks.get(connection, task_id)
+    task = tasks.get_owned(connection, task_id, owner)
     if task is None:
         raise NotFound("there is no such task")
     last = events.last_of_task(connection, task_id)

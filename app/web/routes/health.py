@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
@@ -11,11 +12,13 @@ from pydantic import BaseModel, Field
 
 from app.db.engine.database import READ_ONLY, is_read_only
 from app.db.migrations.revision import is_current
-from app.errors import Unavailable
-from app.resources import Resources
+from app.errors import TooManyWrongKeys, Unavailable
+from app.resources import Connections, Resources
+from app.rules.scopes import Scope
 from app.telemetry import metrics
-from app.web.auth import ResourcesDep, digest_of, require_caller
+from app.web.auth import ResourcesDep, digest_of, find_caller, require_caller
 from app.web.problems import responses
+from app.web.routes.accounts import AccountView, read_accounts
 from app.worker import metrics_snapshot, readiness_notes
 
 router = APIRouter(tags=["operations"])
@@ -50,30 +53,53 @@ _EXPOSITION: dict[int | str, dict[str, Any]] = {
 
 
 async def require_scraper(request: Request, use: ResourcesDep) -> None:
-    """Require an API key. While the database is unavailable, accept the keys that this process accepted before."""
-    key = request.headers.get("authorization") or request.headers.get("x-key") or ""
-    accepted: set[str] = request.app.state.scrapers
+    """Require an API key with the scope `metrics`.
+
+    While the database is unavailable, accept the keys that this process accepted before.
+    """
     try:
-        await require_caller(request, use)
+        (await require_caller(request, use)).require(Scope.METRICS)
     except Unavailable:
-        if digest_of(key) not in accepted:
+        if not _was_accepted(request):
             raise
     else:
-        accepted.add(digest_of(key))
+        _accept(request)
+
+
+def _was_accepted(request: Request) -> bool:
+    """Whether this process has accepted the key of the request for figures before."""
+    return _digest(request) in request.app.state.scrapers
+
+
+def _accept(request: Request) -> None:
+    digest = _digest(request)
+    if digest is not None:
+        request.app.state.scrapers.add(digest)
+
+
+def _digest(request: Request) -> str | None:
+    """Return the digest of the key as it was sent; None without one, as with the cookie of a session."""
+    key = request.headers.get("authorization") or request.headers.get("x-key")
+    return None if key is None else digest_of(key)
 
 
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={**_EXPOSITION, **responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE)},
+    responses={
+        **_EXPOSITION,
+        **responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE),
+    },
     dependencies=[Depends(require_scraper)],
 )
-async def get_metrics(use: ResourcesDep) -> Response:
+async def get_metrics(request: Request, use: ResourcesDep) -> Response:
     """Get the metrics of this process and of the database in the Prometheus text format.
 
-    While the database is unavailable, only the metrics of the process are returned.
+    While the database is unavailable, only the metrics of the process are returned. Balances of the provider accounts
+    are at most a minute old.
     """
-    return Response(metrics.exposition(await metrics_snapshot.read(use)), media_type="text/plain; version=0.0.4")
+    gauges, balances = await asyncio.gather(metrics_snapshot.read(use), request.app.state.balances.gauge(use))
+    return Response(metrics.exposition([*gauges, balances]), media_type="text/plain; version=0.0.4")
 
 
 class Readiness(BaseModel):
@@ -82,22 +108,71 @@ class Readiness(BaseModel):
     notes: list[str]
 
 
-_NOT_READY = {"model": Readiness, "description": "Not ready; see `checks`."}
+class ReadinessAnswer(BaseModel):
+    status: Literal["ready", "not ready"]
+    checks: Annotated[
+        dict[str, str] | None, Field(description="For a key with the scope `metrics`: each part, and `ok` or why not.")
+    ] = None
+    notes: Annotated[
+        list[str] | None,
+        Field(description="For such a key: what an operator should know; these do not make it unready."),
+    ] = None
+    accounts: Annotated[
+        list[AccountView] | None,
+        Field(description="For such a key: the provider accounts, as in /v1/accounts; null: not known now."),
+    ] = None
 
 
-@router.get("/readyz", response_model=Readiness, responses={HTTPStatus.SERVICE_UNAVAILABLE: _NOT_READY})
-async def readyz(use: ResourcesDep) -> JSONResponse:
-    """Readiness: checks of the database with its schema, the store and the provider key, each `ok` or the problem.
+_NOT_READY = {"model": ReadinessAnswer, "description": "Not ready; a key with the scope `metrics` sees why."}
 
-    `notes` lists conditions that an operator should know and that do not make the service unready.
+
+@router.get("/readyz", response_model=ReadinessAnswer, responses={HTTPStatus.SERVICE_UNAVAILABLE: _NOT_READY})
+async def readyz(request: Request, use: ResourcesDep) -> JSONResponse:
+    """Readiness: whether the database with its schema, the store and the provider key are available.
+
+    Without an API key only whether it is ready; a key with the scope `metrics` also gets the checks and the notes.
     """
+    found, in_detail = await asyncio.gather(read_readiness(use), _may_see_details(request, use))
+    status = HTTPStatus.OK if found.status == "ready" else HTTPStatus.SERVICE_UNAVAILABLE
+    if not in_detail:
+        return JSONResponse({"status": found.status}, status)
+    answer = ReadinessAnswer(
+        status=found.status, checks=found.checks, notes=found.notes, accounts=await _accounts(request, use)
+    )
+    return JSONResponse(answer.model_dump(mode="json"), status)
+
+
+async def _accounts(request: Request, use: Resources) -> list[AccountView] | None:
+    with suppress(Unavailable, TimeoutError):
+        async with asyncio.timeout(_CHECK_S):
+            return await read_accounts(use, request.app.state.balances)
+    return None
+
+
+async def _may_see_details(request: Request, use: Resources) -> bool:
+    """Whether the request has a key for the details; while the database is away, one that was accepted before."""
+    try:
+        async with asyncio.timeout(_CHECK_S):
+            caller = await find_caller(request, use)
+    except (Unavailable, TimeoutError):
+        return _was_accepted(request)
+    except TooManyWrongKeys:
+        return False
+    if caller is None or Scope.METRICS not in caller.scopes:
+        return False
+    _accept(request)
+    return True
+
+
+async def read_readiness(use: Resources) -> Readiness:
+    """Check everything that `/readyz` reports."""
     database, store = await asyncio.gather(
         _in_time(_database(use), _SILENT), _in_time(_store(use), "the image store does not answer")
     )
     checks = {
         "database": database,
         "store": store,
-        "provider": "ok" if use.provider else "no API key is configured",
+        "provider": "ok" if use.accounts.can_submit else "no API key is configured",
     }
     notes = [volume.note for volume in await use.disk.volumes() if volume.note]
     if checks["database"] == "ok":
@@ -107,8 +182,7 @@ async def readyz(use: ResourcesDep) -> JSONResponse:
         except (Unavailable, TimeoutError) as error:
             checks["database"] = error.detail if isinstance(error, Unavailable) else _SILENT
     ready = all(check == "ok" for check in checks.values())
-    status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-    return JSONResponse({"status": "ready" if ready else "not ready", "checks": checks, "notes": notes}, status)
+    return Readiness(status="ready" if ready else "not ready", checks=checks, notes=notes)
 
 
 async def _in_time(check: Awaitable[str], otherwise: str) -> str:
@@ -126,11 +200,12 @@ async def _notes(use: Resources) -> list[str]:
         use.now(),
         callbacks_expected=use.public_url is not None,
         clock_ahead=use.clock_ahead(),
+        budget=use.budget,
     )
     return [note.text for note in notes]
 
 
-async def _database(use: Resources) -> str:
+async def _database(use: Connections) -> str:
     try:
         current, read_only = await use.db.read(lambda connection: (is_current(connection), is_read_only(connection)))
     except Unavailable as error:
@@ -140,7 +215,7 @@ async def _database(use: Resources) -> str:
     return "ok" if current else "migrations are missing: run `fluxhook migrate`"
 
 
-async def _store(use: Resources) -> str:
+async def _store(use: Connections) -> str:
     try:
         await use.store.check()
     except Unavailable as error:

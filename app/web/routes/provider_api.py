@@ -7,7 +7,7 @@ import asyncio
 import re
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import IO, Annotated, Any, cast
 
@@ -23,18 +23,21 @@ from app.errors import NotFound, Unavailable
 from app.params import TaskParams
 from app.provider import messages
 from app.provider.messages import Reasons
-from app.resources import Resources
+from app.resources import Connections, Resources
+from app.rules.scopes import Scope
 from app.rules.task import MODERATED
 from app.transitions import idempotency
 from app.transitions.idempotency import Claim
 from app.web.auth import Caller, ResourcesDep, find_caller
+from app.web.joining import Joined, join_or, repeatable
 from app.web.model_schemas import MODEL_PATH
 from app.web.path_ids import require_task_id
 from app.web.problems import responses
 from app.web.provider_errors import ProviderRoute, key_refused, refusals, without_body
 from app.web.provider_form import read_submit
+from app.web.recording import submit_once
 from app.web.routes.results import origin, polling_origin, result_link
-from app.web.routes.task_actions import IdempotencyKey, submit_once
+from app.web.routes.task_actions import IdempotencyKey
 from app.web.schemas.provider_api import (
     Credits,
     Polled,
@@ -43,7 +46,9 @@ from app.web.schemas.provider_api import (
     polled,
     task_not_found,
 )
+from app.web.schemas.tasks import TaskView
 from app.web.task_response import read_with_result
+from app.web.uploads import ApplicationUploads
 
 _NO_STORE = {"cache-control": "no-store"}  # a status changes, and its link gives access to the image
 
@@ -62,7 +67,8 @@ CallerDep = Annotated[Caller, Depends(require_caller)]
 async def submit_model(
     request: Request, use: ResourcesDep, caller: CallerDep, model: str, idempotency_key: IdempotencyKey = None
 ) -> JSONResponse:
-    """Submit a task. Tasks are queued; there is no 429."""
+    """Submit a task. Tasks are queued: 429 only tells that a limit of the application is reached."""
+    caller.require(Scope.SUBMIT)
     row = use.catalog.get(model) or unlisted(model)
     return await _submit(request, use, caller, row, idempotency_key)
 
@@ -70,29 +76,31 @@ async def submit_model(
 async def get_result(
     request: Request,
     use: ResourcesDep,
-    _caller: CallerDep,
+    caller: CallerDep,
     task_id: Annotated[str, Query(alias="id", description="The id of the task.")],
 ) -> Response:
     """Get the status and the result of a task. A failed task is answered with 200 too."""
+    caller.require(Scope.READ)
     try:
-        task, result = await read_with_result(use, require_task_id(task_id))
+        task, result = await read_with_result(use, require_task_id(task_id), caller.owner)
     except NotFound:
         return JSONResponse(task_not_found(task_id), HTTPStatus.NOT_FOUND, _NO_STORE)
-    sample = None if result is None else result_link(request, use, result)
+    sample = None if result is None else await result_link(request, use, caller, result)
     reasons = await _reasons(use, task) if task.failure in MODERATED else None
     return JSONResponse(polled(task, sample, reasons, camel_case=_mount(request) != ""), headers=_NO_STORE)
 
 
-async def _reasons(use: Resources, task: Task) -> Reasons | None:
+async def _reasons(use: Connections, task: Task) -> Reasons | None:
     """Return why a task was moderated, from the first proven report that says it."""
     reports = await use.db.read(evidence.failures, task.attempt_id)
     found = (messages.read_reasons(report.body) for report in reports)
     return next((reasons for reasons in found if reasons is not None), None)
 
 
-async def get_credits(request: Request, use: ResourcesDep, _caller: CallerDep) -> Credits:
+async def get_credits(request: Request, use: ResourcesDep, caller: CallerDep) -> Credits:
     """Get the remaining credits of the provider's account, at most ten seconds old."""
-    return Credits(credits=await request.app.state.balance.credits(use))
+    caller.require(Scope.METRICS)
+    return Credits(credits=await request.app.state.balances.credits(use))
 
 
 async def _submit(
@@ -101,16 +109,29 @@ async def _submit(
     base_url, poll_at = origin(request, use), polling_origin(request, use)
     headers = dict(_NO_STORE)
     cost = None
+    places = ApplicationUploads(use, caller.key_id)
     async with AsyncExitStack() as stack:
-        params, files = await read_submit(request, use.catalog, model, use.uploads, stack)
-        claim = None if idempotency_key is None else await _claim(use, caller, params, files, idempotency_key)
-        if claim is None or isinstance(claim, Claim):
-            task = await submit_once(use, caller.key_id, params, files, claim, base_url)
-            task_id, warnings = task.id, tuple(task.warnings)
+        params, files = await read_submit(request, use.catalog, model, places, stack)
+        if idempotency_key is None:
+            repeated = await repeatable(_mount(request) or "provider", params, files)
+            submit_new = partial(submit_once, use, caller.key_id, params, files, None, base_url)
+            outcome: TaskView | Joined | StoredAnswer = await join_or(request, use, caller, repeated, submit_new)
         else:
-            task_id, warnings, headers["idempotency-replayed"] = claim.task_id, claim.warnings, "true"
-            with suppress(NotFound, Unavailable):  # the answer does not need the cost
-                cost = (await read_with_result(use, task_id))[0].cost
+            found = await _claim(use, caller, params, files, idempotency_key)
+            if isinstance(found, Claim):
+                outcome = await submit_once(use, caller.key_id, params, files, found, base_url)
+            else:
+                outcome = found
+    if isinstance(outcome, TaskView):
+        task_id, warnings = outcome.id, tuple(outcome.warnings)
+    elif isinstance(outcome, Joined):
+        task, _ = await read_with_result(use, outcome.task_ids[0], caller.owner)
+        task_id, warnings, cost = task.id, tuple(task.warnings), task.cost
+        headers |= outcome.headers
+    else:
+        task_id, warnings, headers["idempotency-replayed"] = outcome.task_id, outcome.warnings, "true"
+        with suppress(NotFound, Unavailable):  # the answer does not need the cost
+            cost = (await read_with_result(use, task_id, caller.owner))[0].cost
     polling_url = f"{poll_at}{_mount(request)}/v1/get_result?id={task_id}"
     answer = Submitted(
         id=task_id,
@@ -134,7 +155,9 @@ async def _claim(
     digest = await asyncio.to_thread(idempotency.digest_of, without_form, files)
     with_form = await asyncio.to_thread(idempotency.digest_of, params, files)
     images = len(params.images) + len(files)
-    return await idempotency.claim(use, caller.key_id, idempotency_key, digest, images, equivalent_digest=with_form)
+    return await idempotency.claim(
+        use, caller.application_id, idempotency_key, digest, images, equivalent_digest=with_form
+    )
 
 
 def _mount(request: Request) -> str:
@@ -146,10 +169,14 @@ def _mount(request: Request) -> str:
 # The first parts of paths below /v1 that are no models.
 _OWN_PATHS = (
     *("tasks", "models", "events", "usage", "keys", "endpoints", "deliveries", "callbacks", "jobs"),
-    *("get_result", "credits", "applications", "accounts", "limits", "audit", "users"),
+    *("get_result", "credits", "applications", "accounts", "limits", "audit", "users", "erasures"),
 )
 _SUBMIT_REFUSALS = responses(
-    HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    HTTPStatus.PAYMENT_REQUIRED,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HTTPStatus.TOO_MANY_REQUESTS,
 )
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     HTTPStatus.NOT_FOUND: {"model": TaskNotFound, "description": "There is no task with this id."}

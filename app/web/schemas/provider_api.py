@@ -11,7 +11,7 @@ from app.errors import NotFound
 from app.provider.messages import Reasons
 from app.rules.task import MODERATED, Failure, Status
 from app.web import problems
-from app.web.problems import ProviderError
+from app.web.schemas.problems import ProviderError
 
 _REASONS = {
     Failure.REQUEST_MODERATED: "Request Moderated",

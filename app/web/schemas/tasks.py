@@ -68,6 +68,17 @@ class ImageView(BaseModel):
             "are stored as the provider delivered them."
         ),
     ]
+    content_credentials: Annotated[
+        Literal["present", "none"] | None,
+        Field(
+            description="Whether the image carries a C2PA manifest. If so, it is untouched, because images are stored "
+            "byte by byte as they came. Null for an image of an earlier version."
+        ),
+    ]
+    removed_at: Annotated[
+        datetime | None,
+        Field(description="When the retention of the image ended: its bytes were deleted, and `url` answers 410."),
+    ]
 
 
 class QueueView(BaseModel):
@@ -105,6 +116,11 @@ class TaskView(BaseModel):
         ),
     ]
     params: ParamsView
+    inputs_removed_at: Annotated[
+        datetime | None, Field(description="When the retention of the input images ended: their bytes were deleted.")
+    ]
+    user: Annotated[str | None, Field(description="The end user; also for models that do not take one.")]
+    metadata: Annotated[dict[str, str], Field(description="Your own pairs of texts; empty without any.")]
     warnings: list[str]
     priority: int
     deadline_at: datetime | None
@@ -113,6 +129,10 @@ class TaskView(BaseModel):
     unwanted: Annotated[bool, Field(description="True if the task was cancelled too late. Its result is kept.")]
     seed: Annotated[int | None, Field(description="The seed of the image, as the provider reported it.")]
     cost: Annotated[float | None, Field(description="Cost in credits, as the provider reported it.")]
+    estimated_cost: Annotated[
+        float | None,
+        Field(description="What the task counts with in a budget while its cost is unknown, in credits: an estimate."),
+    ]
     failure: FailureView | None
     image: ImageView | None
     created_at: datetime
@@ -127,7 +147,11 @@ class TaskView(BaseModel):
 class TaskList(BaseModel):
     tasks: list[TaskView]
     next_cursor: Annotated[
-        str | None, Field(description="Pass it as `cursor` to get the next page; null on the last page.")
+        str | None,
+        Field(
+            description="Pass it as `cursor` to get the next page; null on the last page. Only null means that there "
+            "are no further tasks: see `GET /v1/tasks`."
+        ),
     ]
 
 
@@ -139,6 +163,9 @@ def task_view(task: Task, result: Result | None, queued: QueueView | None = None
         provider=task.provider,
         watched_by="callback" if task.request.webhook else "poll",
         params=_params(task.request),
+        inputs_removed_at=task.inputs_removed_at,
+        user=task.user,
+        metadata=dict(task.metadata or {}),
         warnings=list(task.warnings),
         priority=task.priority,
         deadline_at=task.deadline_at,
@@ -147,6 +174,7 @@ def task_view(task: Task, result: Result | None, queued: QueueView | None = None
         unwanted=task.cancel_requested_at is not None,
         seed=task.seed,
         cost=task.cost,
+        estimated_cost=task.estimated_cost,
         failure=_failure(task),
         image=result and _image(result),
         **_times(task),
@@ -173,7 +201,14 @@ def _webhook(task: Task) -> WebhookView | None:
 
 
 def _image(result: Result) -> ImageView:
-    return ImageView.model_validate({**asdict(result), "url": f"/v1/tasks/{result.task_id}/image"})
+    shown = {"url": f"/v1/tasks/{result.task_id}/image", "content_credentials": credentials_of(result)}
+    return ImageView.model_validate({**asdict(result), **shown})
+
+
+def credentials_of(result: Result) -> Literal["present", "none"] | None:
+    if result.content_credentials is None:
+        return None
+    return "present" if result.content_credentials else "none"
 
 
 def _times(task: Task) -> dict[str, datetime | None]:

@@ -12,7 +12,11 @@ from app.db.tables.delivery_attempts import DeliverySummary
 from app.db.tables.downloads import Download
 from app.db.tables.evidence import EvidenceRow
 from app.db.tables.tasks import Task
+from app.jobs import PlannedJob, Step
 from app.rules.task import Effect, Outcome, Said, Status, Witness
+
+# The steps whose jobs are about a task.
+STEPS = (Step.DISPATCH, Step.RECONCILE, Step.COLLECT, Step.ERASE)
 
 
 class PhaseEntry(BaseModel):
@@ -39,6 +43,7 @@ class EvidenceEntry(BaseModel):
 
     event: Literal["evidence"] = "evidence"
     at: datetime
+    evidence_id: str
     submission_id: str
     witness: Witness
     verdict: str
@@ -75,6 +80,9 @@ class DeliveryEntry(BaseModel):
     endpoint_state: Annotated[
         str, Field(description="`active`, `paused` or `gone`; nothing is sent to a `paused` or `gone` endpoint.")
     ]
+    due_at: Annotated[
+        datetime | None, Field(description="The time of the next attempt; null once the delivery has ended.")
+    ]
     ended_at: datetime | None
 
 
@@ -83,9 +91,28 @@ Entry = Annotated[
 ]
 
 
+class NextStep(BaseModel):
+    """Work of Fluxhook on the task that is planned or in progress."""
+
+    step: Annotated[
+        Literal["dispatch", "reconcile", "collect", "erase"],
+        Field(description="`dispatch` sends the task, `reconcile` polls the provider, `collect` downloads the image."),
+    ]
+    at: Annotated[datetime, Field(description="The earliest time at which it begins or began.")]
+    state: Annotated[
+        Literal["waiting", "running", "held"],
+        Field(description="`held`: a dead letter, which waits for an operator; see `/v1/jobs/held`."),
+    ]
+    failures: Annotated[int, Field(description="How often it has failed with an unexpected error.")]
+
+
 class Timeline(BaseModel):
     task_id: str
     entries: list[Entry]
+    next: Annotated[
+        list[NextStep],
+        Field(description="What happens next, in order. A callback may come first, and makes a poll unnecessary."),
+    ]
 
 
 def timeline_view(
@@ -94,18 +121,33 @@ def timeline_view(
     evidence: Sequence[EvidenceRow],
     downloads: Sequence[Download],
     deliveries: Sequence[DeliverySummary] = (),
+    planned: Sequence[PlannedJob] = (),
 ) -> Timeline:
-    """Return the timeline of a task, in chronological order. Attempts that were never sent are left out."""
+    """Return the timeline of a task, in chronological order. Attempts that were never sent are left out.
+
+    `planned`: its jobs, of the steps in `STEPS`.
+    """
     entries: list[Entry] = [PhaseEntry(at=at, status=status) for status, at in _phases(task)]
     entries += [_attempt_entry(attempt) for attempt in attempts if attempt.sent_at is not None]
     callback_requested = {attempt.id for attempt in attempts if attempt.callback_requested}
     entries += [_evidence_entry(row, callback_requested) for row in evidence]
     entries += [DownloadEntry.model_validate({**asdict(row), "at": row.started_at}) for row in downloads]
     entries += [
-        DeliveryEntry.model_validate({**asdict(row), "about": row.event, "event": "delivery", "at": row.planned_at})
+        DeliveryEntry.model_validate(
+            {
+                **asdict(row),
+                "about": row.event,
+                "event": "delivery",
+                "at": row.planned_at,
+                "due_at": row.due_at if row.ended_at is None else None,
+            }
+        )
         for row in deliveries
     ]
-    return Timeline(task_id=task.id, entries=sorted(entries, key=_sort_key))
+    # A job that is left over when a task has ended does nothing.
+    following = [job for job in planned if not task.status.final or job.state == "held"]
+    steps = [NextStep.model_validate({**asdict(job), "at": job.run_at}) for job in following]
+    return Timeline(task_id=task.id, entries=sorted(entries, key=_sort_key), next=steps)
 
 
 def _sort_key(entry: Entry) -> tuple[datetime, int]:
@@ -129,5 +171,11 @@ def _attempt_entry(attempt: Attempt) -> SubmissionEntry:
 def _evidence_entry(row: EvidenceRow, callback_requested: set[str]) -> EvidenceEntry:
     brought_result = row.effect is Effect.MOVED and row.said in {Said.READY, Said.FAILED}
     repaired = brought_result and row.witness is Witness.POLL and row.attempt_id in callback_requested
-    derived = {"submission_id": row.attempt_id, "sha256": row.digest, "at": row.received_at, "repaired": repaired}
+    derived = {
+        "evidence_id": row.id,
+        "submission_id": row.attempt_id,
+        "sha256": row.digest,
+        "at": row.received_at,
+        "repaired": repaired,
+    }
     return EvidenceEntry.model_validate({**asdict(row), **derived})

@@ -17,6 +17,20 @@ _ID = "task_06e5qk0p3c8g0a9v2n4r6t8w1y3e5g7i9k1m3"
 _LINK = f"https://fluxhook.example.com/results/{_ID}.png?expires=1767873600&signature=3q2-7w"
 
 
+class WarnedBudget(BaseModel):
+    credits: float
+    period: Literal["day", "month"]
+
+
+class BudgetFacts(BaseModel):
+    """A budget of which 80 % are reserved or spent. Sent once in each period, to the application's default webhook."""
+
+    budget: WarnedBudget
+    spent: Annotated[float, Field(description="In credits, with what open tasks may cost.")]
+    remaining: float
+    resets_at: datetime
+
+
 class ProviderResult(BaseModel):
     sample: Annotated[
         str | None, Field(description="Signed link to the stored image. It requires no API key and expires.")
@@ -28,7 +42,7 @@ class ProviderResult(BaseModel):
 class ProviderForm(BaseModel):
     """The form of the provider's own webhooks, for existing handlers."""
 
-    id: Annotated[str, Field(description="The id of the task; in a test, the id of the delivery.")]
+    id: Annotated[str, Field(description="The id of the task; in a test or a `budget.warning`, that of the delivery.")]
     status: Literal["Pending", "Ready", "Error"]
     result: Annotated[ProviderResult | None, Field(description="Present if the image of the task is stored.")] = None
     error: Annotated[
@@ -37,6 +51,11 @@ class ProviderForm(BaseModel):
     ] = None
     message: str | None = None
     timestamp: datetime
+    type: Annotated[
+        Literal["budget.warning"] | None,
+        Field(description="Present, like `data`, in a warning about the budget alone."),
+    ] = None
+    data: BudgetFacts | None = None
 
 
 class EventFailure(BaseModel):
@@ -63,6 +82,8 @@ class EventTask(BaseModel):
     id: str
     status: Literal["submitted", "stored", "failed", "cancelled"]
     model: str
+    user: Annotated[str | None, Field(description="The end user of the task; null without one.")] = None
+    metadata: Annotated[dict[str, str], Field(description="The metadata of the task.")] = {}
     prompt: str
     seed: int | None
     cost: float | None
@@ -80,9 +101,9 @@ class WebhookData(BaseModel):
 class EventForm(BaseModel):
     """The type and time of the event, and the task, in the form that Standard Webhooks recommends."""
 
-    type: Literal["task.submitted", "task.stored", "task.failed", "task.cancelled", "test"]
+    type: Literal["task.submitted", "task.stored", "task.failed", "task.cancelled", "test", "budget.warning"]
     timestamp: datetime
-    data: WebhookData
+    data: Annotated[BudgetFacts | WebhookData, Field(description="`BudgetFacts` in a `budget.warning`.")]
 
 
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -107,6 +128,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
                 "id": _ID,
                 "status": "stored",
                 "model": DEFAULT_MODEL,
+                "user": "customer-17",
+                "metadata": {"order": "2026-0042"},
                 "prompt": "a red fox",
                 "seed": 7,
                 "cost": 4,
@@ -125,6 +148,24 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             }
         },
     },
+}
+_BUDGET = {
+    "budget": {"credits": 40, "period": "day"},
+    "spent": 32,
+    "remaining": 8,
+    "resets_at": "2026-01-02T00:00:00.000Z",
+}
+EXAMPLES["budget warning, event form"] = {
+    "type": "budget.warning",
+    "timestamp": "2026-01-01T12:00:06.000Z",
+    "data": _BUDGET,
+}
+EXAMPLES["budget warning, provider form"] = {
+    "id": "dlv_0000000000000000000000000000000000000",
+    "status": "Pending",
+    "timestamp": "2026-01-01T12:00:06.000Z",
+    "type": "budget.warning",
+    "data": _BUDGET,
 }
 _CONTENT = {"application/json": {"examples": {name: {"value": value} for name, value in EXAMPLES.items()}}}
 _ANSWERS: dict[int | str, dict[str, Any]] = {

@@ -13,11 +13,10 @@ from app.db import Connection
 from app.db.engine.batches import Bounds
 from app.db.engine.commit_hooks import after_commit, notify_after_commit
 from app.db.engine.database import Database, open_database
-from app.db.tables import tasks
 from app.errors import DatabaseUnavailable, Overloaded, Unavailable
 from tests.databases import Gate
 from tests.disk import full_disk, make_large, write_much
-from tests.rows import plan_task
+from tests.rows import newest_tasks, plan_task
 from tests.sockets import signals_to, until
 
 MIB = 1024 * 1024
@@ -59,7 +58,7 @@ class Writing:
 
 async def stored(database: Database) -> set[str]:
     """The names of all tasks in the database."""
-    found = await database.read(lambda connection: tasks.newest(connection, limit=10_000))
+    found = await database.read(lambda connection: newest_tasks(connection, 10_000))
     return {task.id.removeprefix("task_") for task in found}
 
 

@@ -11,11 +11,13 @@ from sqlalchemy import event, select
 
 from app import jobs
 from app.db import Connection
+from app.db.engine import feed_order
 from app.db.engine.bulk import DeferredWrites
 from app.db.engine.columns import by_key
 from app.db.engine.database import Database
+from app.db.queries import attempt_contexts
 from app.db.queries.apply_changes import TaskChange, apply_changes
-from app.db.tables import attempts, events, evidence, provider_accounts, tasks
+from app.db.tables import attempts, events, evidence, slots, tasks
 from app.db.tables.evidence import NewEvidence
 from app.jobs import NewJob, Step
 from app.rules.task import Effect, Failure, MoneySpent, Outcome, Said, Status, Witness
@@ -188,7 +190,7 @@ async def test_changes_of_attempts_leave_the_other_columns_unchanged(database: D
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_attempts_are_found_with_their_tasks_and_unknown_ids_are_skipped(database: Database, size: int) -> None:
-    def unit(connection: Connection) -> dict[str, attempts.AttemptContext]:
+    def unit(connection: Connection) -> dict[str, attempt_contexts.AttemptContext]:
         put_account(connection, account=200)
         for number in range(size):
             put_sent_task(connection, f"{number}", webhook_url="https://a.example/" if number % 2 else None)
@@ -205,7 +207,7 @@ async def test_attempts_are_found_with_their_tasks_and_unknown_ids_are_skipped(d
             {f"sub_{number}": attempts.AttemptChange(cost=pick(FLOATS, number)) for number in range(size)},
         )
         wanted = [name for number in range(size) for name in (f"sub_{number}", f"sub_unknown_{number}")]
-        return attempts.lock_attempts(connection, wanted)
+        return attempt_contexts.lock_attempts(connection, wanted)
 
     found = await database.write(unit)
 
@@ -239,7 +241,7 @@ async def test_events_are_read_back_as_they_were_written_and_in_order(database: 
         write_now(connection, events.append, new_events)
 
     await database.write(unit)
-    page = await database.read(lambda connection: events.following(connection, events.START, 1000))
+    page = await database.read(lambda connection: events.following(connection, feed_order.START, 1000))
     owners = await database.read(every(events.events, events.events.c.sequence))
 
     found = [(event.kind, event.task_id, event.data, event.at) for event in page.events]
@@ -267,8 +269,8 @@ async def test_only_the_slots_of_the_listed_tasks_are_freed(database: Database, 
         put_account(connection, account=200)
         for number in range(size + 1):
             take_slot(connection, f"{number}", number + 1)
-        provider_accounts.release(connection, [f"task_{number}" for number in range(size)])
-        return list(provider_accounts.slots_taken(connection, "account"))
+        slots.release(connection, [f"task_{number}" for number in range(size)])
+        return list(slots.of_accounts(connection, "account"))
 
     assert len(await database.write(unit)) == 1
 
@@ -301,7 +303,7 @@ async def test_statement_listeners_are_called_for_bulk_statements(database: Data
 
     def unit(connection: Connection) -> None:
         event.listen(connection, "before_cursor_execute", note)
-        provider_accounts.release(connection, ["task_1"])
+        slots.release(connection, ["task_1"])
         event.remove(connection, "before_cursor_execute", note)
 
     await database.write(unit)

@@ -12,13 +12,12 @@ from sqlalchemy.util import await_only
 from app.db import Connection
 from app.db.engine.commit_hooks import after_commit, notify_after_commit
 from app.db.engine.database import Database, open_database
-from app.db.tables import tasks
 from app.errors import ConfigurationError, DatabaseUnavailable, Unavailable
 from app.rules.request import TaskRequest
 from tests.databases import Gate, listening_for
 from tests.disk import full_disk, make_large, write_much
 from tests.postgres import Postgres
-from tests.rows import plan_task
+from tests.rows import newest_tasks, plan_task
 from tests.sockets import signals_to
 
 
@@ -39,7 +38,7 @@ def failing(name: str, error: BaseException) -> Callable[[Connection], None]:
 
 async def stored(database: Database) -> set[str]:
     """The names of all tasks in the database."""
-    found = await database.read(lambda connection: tasks.newest(connection, limit=1000))
+    found = await database.read(lambda connection: newest_tasks(connection, 1000))
     return {task.id.removeprefix("task_") for task in found}
 
 
@@ -131,9 +130,9 @@ async def test_all_statements_of_a_read_see_the_same_snapshot(database: Database
     gate = Gate()
 
     def unit(connection: Connection) -> tuple[int, int]:
-        first = len(tasks.newest(connection, limit=10))
+        first = len(newest_tasks(connection, 10))
         gate.hold(connection)
-        return first, len(tasks.newest(connection, limit=10))
+        return first, len(newest_tasks(connection, 10))
 
     reading = asyncio.create_task(database.read(unit))
     await gate.reached.wait()
@@ -434,7 +433,7 @@ async def test_a_hook_of_a_unit_that_is_rolled_back_never_runs(database: Databas
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("statement_timeout", "30s"), ("idle_in_transaction_session_timeout", "30s"), ("jit", "off")],
+    [("statement_timeout", "30s"), ("idle_in_transaction_session_timeout", "15s"), ("jit", "off")],
 )
 async def test_on_postgresql_statements_and_idle_transactions_are_bounded_and_jit_is_off(
     postgres_url: str, setting: str, value: str

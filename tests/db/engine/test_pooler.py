@@ -17,12 +17,11 @@ from app.db.engine.database import Database, as_postgres, open_database
 from app.db.engine.listen import Listening
 from app.db.migrations.migrate import catch_up
 from app.db.migrations.revision import is_current
-from app.db.tables import tasks
 from app.errors import ConfigurationError, Unavailable
 from tests.conftest import skip_or_fail
 from tests.pgbouncer import POOL_SIZE, pgbouncer
 from tests.postgres import Postgres
-from tests.rows import plan_task
+from tests.rows import newest_tasks, plan_task
 from tests.schema_rows import fill, reach
 from tests.sockets import until
 
@@ -70,10 +69,10 @@ async def test_concurrent_units_and_batches_succeed_on_few_sessions(behind_poole
     await asyncio.gather(*(behind_pooler.write(partial(plan_task, name=name)) for name in names))
     batcher = behind_pooler.batcher(write_rows)
     batched = [batcher.add(f"b{name}") for name in names]
-    reads = [behind_pooler.read(lambda c: len(tasks.newest(c, limit=1000))) for _ in names]
+    reads = [behind_pooler.read(lambda c: len(newest_tasks(c, 1000))) for _ in names]
     await asyncio.gather(*batched, *reads)
 
-    found = await behind_pooler.read(lambda c: tasks.newest(c, limit=1000))
+    found = await behind_pooler.read(lambda c: newest_tasks(c, 1000))
     assert {task.id.removeprefix("task_") for task in found} == {*names, *(f"b{name}" for name in names)}
     assert is_pooled(behind_pooler)
 
@@ -114,7 +113,7 @@ async def test_the_settings_hold_in_each_transaction(behind_pooler: Database) ->
     batched = await behind_pooler.batcher(each).add(1)
     found = [batched, await behind_pooler.write(settings), await behind_pooler.read(settings)]
 
-    assert found == [("30s", "30s", "off")] * 3
+    assert found == [("30s", "15s", "off")] * 3
 
 
 async def test_the_sessions_may_end_while_the_clients_stay_connected(

@@ -19,7 +19,10 @@ from app.errors import DatabaseUnavailable
 from tests.postgres_proxy import Proxy, proxy_to
 from tests.sockets import until
 
-TIMEOUTS = Timeouts(statement_s=0.4, connect_s=1)
+TIMEOUTS = Timeouts(statement_s=1, connect_s=2)
+SESSIONS = """
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'
+"""
 HANGS = 60  # seconds after which a test fails: a hundred times as long as anything here takes
 
 
@@ -86,6 +89,20 @@ async def test_a_unit_whose_commit_gets_no_answer_is_not_run_again(through: Data
         await through.write(unit)
 
     assert runs == 1
+
+
+async def test_a_read_whose_end_gets_no_answer_is_run_again(through: Database, proxy: Proxy) -> None:
+    runs = 0
+
+    def unit(connection: Connection) -> int:
+        nonlocal runs
+        runs += 1
+        found = count(connection)
+        if runs == 1:
+            proxy.silence()
+        return found
+
+    assert (await through.read(unit), runs) == (0, 2)
 
 
 async def test_if_new_connections_are_silent_too_the_database_is_unavailable(through: Database, proxy: Proxy) -> None:
@@ -205,6 +222,23 @@ async def test_the_locks_of_a_silent_connection_are_released(through: Database, 
     await until(succeeds)
 
 
+async def test_a_connection_that_falls_silent_within_a_statement_leaves_no_session(
+    through: Database, proxy: Proxy
+) -> None:
+    runs = 0
+
+    def unit(connection: Connection) -> int:
+        nonlocal runs
+        runs += 1
+        connection.exec_driver_sql("LOCK TABLE noted")
+        # The driver sends a new statement in two parts. Between them, no timeout of the server applies.
+        proxy.silent_after = b"'a new statement'" if runs == 1 else None
+        connection.exec_driver_sql("SELECT 'a new statement'")
+        return int(connection.exec_driver_sql(SESSIONS).scalar_one())
+
+    assert (await through.write(unit), runs) == (1, 2)
+
+
 async def test_a_slow_statement_is_not_told_as_an_unreachable_database(through: Database) -> None:
     with pytest.raises(DatabaseUnavailable, match=TOO_SLOW):
         await through.read(lambda connection: connection.exec_driver_sql("SELECT pg_sleep(30)"))
@@ -214,7 +248,7 @@ async def test_a_slow_statement_is_not_told_as_an_unreachable_database(through: 
 
 async def test_a_full_pool_is_not_told_as_an_unreachable_database(through: Database) -> None:
     def unit(connection: Connection) -> None:
-        connection.exec_driver_sql("SELECT pg_sleep(0.3)")
+        connection.exec_driver_sql("SELECT pg_sleep(0.6)")
 
     found = await asyncio.gather(*(through.read(unit) for _ in range(60)), return_exceptions=True)
 
@@ -225,7 +259,7 @@ async def test_a_migration_has_more_time_for_a_statement(through: Database) -> N
     postgres = as_postgres(through)
     assert postgres is not None
 
-    await postgres.write_directly(lambda connection: connection.exec_driver_sql("SELECT pg_sleep(1)"))
+    await postgres.write_directly(lambda connection: connection.exec_driver_sql("SELECT pg_sleep(2)"))
 
 
 async def test_a_silent_listening_connection_is_replaced(proxy: Proxy) -> None:

@@ -7,10 +7,10 @@ from app import ids
 from app.db import Connection
 from app.db.engine.database import Database
 from app.db.queries import usage
-from app.db.queries.usage import Used
 from app.db.tables import api_keys
 from app.db.tables.api_keys import NewApiKey
 from app.rules.task import MoneySpent, Status
+from app.rules.usage import Used
 from tests.rows import START, plan_task
 
 MINUTE = timedelta(minutes=1)
@@ -47,7 +47,7 @@ async def test_usage_is_listed_by_key_and_model_with_the_names_of_keys(database:
         for key_id, model in (("key_1", "pro"), ("key_1", "pro"), ("key_1", "max"), ("key_2", "pro")):
             post(connection, key_id=key_id, model=model)
         span = (START, START + MINUTE)
-        return [usage.between(connection, *span), usage.between(connection, *span, "key_2")]
+        return [usage.between(connection, *span), usage.between(connection, *span, "app_2")]
 
     all_keys, one_key = await database.write(unit)
 

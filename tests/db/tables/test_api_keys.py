@@ -24,7 +24,7 @@ async def test_a_key_is_found_by_its_digest_and_by_its_id(database: Database) ->
 
     found = await database.write(unit)
 
-    assert found[0] == found[1] == api_keys.Key("key_1", "admin", "aa", ["read", "write"], START, None)
+    assert found[0] == found[1] == api_keys.Key("key_1", "app_1", "admin", "aa", ["read", "write"], START, None)
     assert found[2:] == [None, None]
 
 

@@ -2,7 +2,7 @@ from datetime import timedelta
 
 from app.db import Connection
 from app.db.engine.database import Database
-from app.db.tables import attempts, tasks
+from app.db.tables import attempts, task_updates
 from app.rules.task import Outcome, Status
 from tests.rows import START, plan_attempt, plan_task, put_sent_task, write_now
 
@@ -70,20 +70,6 @@ async def test_columns_without_a_new_value_do_not_change(database: Database) -> 
     assert (second.outcome, second.detail) == (Outcome.PLANNED, "x")
 
 
-async def test_locking_attempts_returns_them_with_the_state_of_their_task(database: Database) -> None:
-    def unit(connection: Connection) -> dict[str, attempts.AttemptContext]:
-        plan_task(connection)
-        plan_attempt(connection, "sub_2", "task_1", number=2)
-        tasks.move(connection, "task_1", Status.SUBMITTING, START, attempt_id="sub_2")
-        return attempts.lock_attempts(connection, {"sub_1", "sub_2", "sub_none"})
-
-    found = await database.write(unit)
-
-    assert found.keys() == {"sub_1", "sub_2"}
-    assert [found[name].state.current for name in ("sub_1", "sub_2")] == [False, True]
-    assert {attempt.state.status for attempt in found.values()} == {Status.SUBMITTING}
-
-
 async def test_task_ids_are_found_by_attempt_id(database: Database) -> None:
     def unit(connection: Connection) -> dict[str, str]:
         plan_task(connection)
@@ -101,7 +87,7 @@ async def test_tasks_at_the_provider_are_counted_by_the_signing_key_of_their_cur
             put_sent_task(connection, name, signing_key_id=signing_key_id)
         plan_attempt(connection, "sub_5", "task_1", number=2, signing_key_id="older")
         plan_task(connection, "6", signing_key_id="planned")
-        tasks.move(connection, "task_4", Status.FAILED, START)
+        task_updates.move(connection, "task_4", Status.FAILED, START)
         return attempts.count_in_flight_by_signing_key(connection)
 
     assert await database.write(unit) == {"new": 1, "old": 2}

@@ -1,15 +1,12 @@
-from datetime import timedelta
-
 import pytest
 
 from app.db import Connection
 from app.db.engine.database import Database
 from app.db.queries.apply_changes import TaskChange, apply_changes
 from app.db.tables import tasks
-from app.db.tables.tasks import FailureReason
 from app.rules.request import StoredImage, TaskRequest
-from app.rules.task import Failure, MoneySpent, Status, sources
-from tests.rows import START, plan_task, write_now
+from app.rules.task import Status
+from tests.rows import START, newest_tasks, plan_task, write_now
 
 IMAGE = StoredImage("input_image", "inputs/ab/abc.img_1.png", "abc", 3, "image/png", 640, 480)
 
@@ -28,47 +25,6 @@ async def test_a_task_is_read_as_it_was_written(database: Database) -> None:
 
 async def test_an_unknown_task_is_none(database: Database) -> None:
     assert await database.read(lambda connection: tasks.get(connection, "task_none")) is None
-
-
-async def test_a_task_moves_exactly_if_the_table_of_moves_allows_it(database: Database) -> None:
-    pairs = [(source, target) for source in Status for target in Status if target is not Status.QUEUED]
-
-    def unit(connection: Connection) -> list[tuple[bool, Status]]:
-        made = []
-        for number, (source, target) in enumerate(pairs):
-            task_id = plan_task(connection, f"{number}", status=source)
-            moved = tasks.move(connection, task_id, target, START)
-            task = tasks.get(connection, task_id)
-            assert task is not None
-            made.append((moved, task.status))
-        return made
-
-    expected = [(True, target) if source in sources(target) else (False, source) for source, target in pairs]
-    assert await database.write(unit) == expected
-
-
-async def test_a_move_writes_its_time_and_its_values(database: Database) -> None:
-    later = START + timedelta(seconds=3)
-
-    def unit(connection: Connection) -> tasks.Task | None:
-        plan_task(connection)
-        reason = FailureReason(Failure.ASSET_LOST, MoneySpent.YES, "too late")
-        tasks.move(connection, "task_1", Status.FAILED, later, reason=reason)
-        return tasks.get(connection, "task_1")
-
-    task = await database.write(unit)
-
-    assert task is not None
-    assert (task.failed_at, task.failure, task.money_spent) == (later, Failure.ASSET_LOST, MoneySpent.YES)
-
-
-async def test_only_one_of_two_equal_moves_succeeds(database: Database) -> None:
-    await database.write(plan_task)
-
-    async def begin() -> bool:
-        return await database.write(lambda connection: tasks.move(connection, "task_1", Status.SUBMITTING, START))
-
-    assert sorted([await begin(), await begin()]) == [False, True]
 
 
 async def test_columns_without_a_new_value_do_not_change(database: Database) -> None:
@@ -122,14 +78,14 @@ async def test_tasks_are_listed_newest_first_with_filters_and_a_cursor(database:
         ):
             plan_task(connection, name, status=status, model=model)
         found = [
-            tasks.newest(connection, limit=10),
-            tasks.newest(connection, limit=2),
-            tasks.newest(connection, limit=2, before="task_3"),
-            tasks.newest(connection, limit=10, statuses=[Status.STORED]),
-            tasks.newest(connection, limit=10, model="flux-kontext-max", statuses=[Status.STORED]),
-            tasks.newest(connection, limit=10, statuses=[Status.STORED, Status.QUEUED, Status.STORED]),
-            tasks.newest(connection, limit=1, statuses=[Status.FAILED, Status.QUEUED], model="flux-kontext-max"),
-            tasks.newest(connection, limit=10, since="task_2", before="task_4"),
+            newest_tasks(connection, 10),
+            newest_tasks(connection, 2),
+            newest_tasks(connection, 2, before="task_3"),
+            newest_tasks(connection, 10, statuses=(Status.STORED,)),
+            newest_tasks(connection, 10, model="flux-kontext-max", statuses=(Status.STORED,)),
+            newest_tasks(connection, 10, statuses=(Status.STORED, Status.QUEUED, Status.STORED)),
+            newest_tasks(connection, 1, statuses=(Status.FAILED, Status.QUEUED), model="flux-kontext-max"),
+            newest_tasks(connection, 10, since="task_2", before="task_4"),
         ]
         return [[task.id.removeprefix("task_") for task in page] for page in found]
 

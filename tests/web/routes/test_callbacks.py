@@ -96,5 +96,11 @@ async def test_an_invalid_query_is_refused(world: World, query: dict[str, Any]) 
     assert found["fields"].keys() == query.keys()
 
 
+async def test_an_unknown_verdict_is_refused_with_those_that_there_are(world: World) -> None:
+    found = problem(await world.api.get("/v1/callbacks", params={"verdict": "true"}), 422)
+
+    assert found["fields"] == {"verdict": "input should be 'signed', 'shared_secret', 'unproven' or 'forged'"}
+
+
 async def test_the_list_of_callbacks_requires_a_key(world: World) -> None:
     problem(await world.outsider.get("/v1/callbacks"), 401)

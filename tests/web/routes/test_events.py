@@ -18,11 +18,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.cli.process import Server, server
+from app.db import Connection
+from app.db.engine.bulk import DeferredWrites
 from app.db.tables import events
 from app.main import create_app
 from app.rules.task import Status
+from app.web import feed_cursors
 from app.web.feed import Feed
-from app.web.schemas.events import Kind
+from app.web.schemas.events import TASK_KINDS
 from app.worker import loop
 from app.worker.sweep import EVENTS_RETENTION, sweep
 from tests.calling import small
@@ -149,7 +152,7 @@ async def kinds(world: World, **query: Any) -> list[str]:
 
 
 def test_every_state_of_a_task_is_a_kind_of_event() -> None:
-    assert set(Kind) == {f"task.{status}" for status in Status}
+    assert {f"task.{status}" for status in Status} == TASK_KINDS
 
 
 async def test_a_page_without_a_position_begins_at_the_start(each_world: World) -> None:
@@ -176,7 +179,32 @@ async def test_every_page_has_the_cursor_of_the_next_one(world: World) -> None:
         cursor = answer["next_cursor"]
 
     assert found == [STEPS[:2], STEPS[2:4], STEPS[4:], []]
-    assert await page(world, after="now") == {"events": [], "next_cursor": cursor}
+    assert (await page(world, after="now"))["events"] == (await page(world, after=cursor))["events"] == []
+
+
+async def test_an_event_of_a_later_version_is_shown_as_it_was_written(each_world: World) -> None:
+    task_id = await each_world.post()
+    data = {"status": "upscaled", "factor": 2}
+    later = events.NewEvent("task.upscaled", task_id, json.dumps(data), each_world.clock())
+
+    def append(connection: Connection) -> None:
+        writes = DeferredWrites(connection)
+        events.append(writes, [later])
+        writes.send()
+
+    await each_world.use.db.write(append)
+
+    async def is_settled() -> bool:
+        return "task.upscaled" in await kinds(each_world)
+
+    await until(is_settled)
+    found = (await page(each_world))["events"][-1]
+    async with served(each_world) as service, service.stream("/v1/events?after=start") as stream:
+        streamed = [await stream.event() for _ in range(len(await kinds(each_world)))][-1]
+
+    assert (found["kind"], found["data"]) == ("task.upscaled", data)
+    assert streamed is not None
+    assert json.loads(streamed["data"]) == found
 
 
 async def test_pages_can_be_filtered_by_task_and_by_kind(world: World) -> None:
@@ -211,7 +239,7 @@ async def test_a_pruned_position_is_answered_with_the_start_of_the_feed(world: W
 
     found = problem(answer, 410)
     assert found["code"] == "events_gone"
-    assert "the feed starts at 2026-01-08T12:01:0" in found["detail"]
+    assert "continue with after=start" in found["detail"]
     assert problem(await world.api.get("/v1/events", headers={**SSE, "last-event-id": first}), 410)
     assert (await kinds(world))[0] == "task.queued"
 
@@ -242,6 +270,32 @@ async def test_a_stream_that_broke_before_its_first_event_can_be_resumed(world: 
 
     async with service.stream(path, **{"last-event-id": stream.last_event_id}) as stream:
         assert await stream.kinds(1) == ["task.queued"]
+
+
+async def test_a_position_of_an_earlier_version_is_answered_as_one_that_is_no_longer_stored(world: World) -> None:
+    await stored(world)
+
+    assert problem(await world.api.get("/v1/events", params={"after": "0-2"}), 410)["code"] == "events_gone"
+
+
+async def test_an_application_learns_nothing_about_the_events_of_others(each_world: World) -> None:
+    """Neither how many there are, nor whether any were added."""
+    made = await each_world.api.post("/v1/keys", json={"name": "quiet"})
+    quiet = {"x-key": made.json()["key"]}
+
+    async def cursor(after: str) -> str:
+        answer = await each_world.outsider.get("/v1/events", params={"after": after}, headers=quiet)
+        assert answer.json()["events"] == []
+        text: str = answer.json()["next_cursor"]
+        return text
+
+    before = {await cursor("start") for _ in range(5)}
+    await stored(each_world)
+    after = {await cursor(text) for text in ("start", "now", *before)}
+
+    assert len(before | after) == 12
+    numbers = sorted(int(half, 16) for text in before | after for half in text.split("-"))
+    assert numbers[0] > 2**40
 
 
 @pytest.mark.parametrize("query", ["after=soon", "after=1-ffffffffffffffff", "kind=task.lost", "limit=0", "task_id=x"])
@@ -315,12 +369,11 @@ async def test_a_stream_without_events_gets_heartbeats_with_the_current_position
     service.app.state.feed.heartbeat_s = 0.02
     async with service.stream("/v1/events?kind=task.stored") as stream:
         await stream.block()
-        began_at = stream.last_event_id
         await world.post()
-        while stream.last_event_id == began_at:
+        last = feed_cursors.position_of(world.use.keys, (await page(world))["next_cursor"])
+        while feed_cursors.position_of(world.use.keys, stream.last_event_id) != last:
             await stream.block()
 
-    assert stream.last_event_id == (await page(world))["next_cursor"]
     assert set(stream.comments) == {"the feed", "nothing new"}
 
 

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from app.twin import Rules
+from tests.images.test_content_credentials import CREDENTIALS
+from tests.pictures import picture
 from tests.web.documents import kept_files, problem
 from tests.world import World
 
@@ -47,7 +49,23 @@ async def test_a_browser_treats_an_image_only_as_an_image(world: World, path: st
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["content-security-policy"] == "default-src 'none'; sandbox"
     assert headers["content-disposition"].startswith('inline; filename="task_')
-    assert headers["cache-control"].startswith("private")
+    assert headers["cache-control"] == "private, no-cache"
+
+
+@pytest.mark.parametrize(("name", "stated"), [("jpeg", "present"), ("png", "present"), ("plain", "none")])
+async def test_content_credentials_are_stated_and_delivered_untouched(
+    each_world: World, name: str, stated: str
+) -> None:
+    file = CREDENTIALS.get(name, picture())
+    each_world.twin.gallery.file = file
+    task_id = await each_world.post()
+    await each_world.go_on(6)
+
+    answer = await each_world.api.get(f"/v1/tasks/{task_id}/image")
+
+    assert (answer.headers["content-credentials"], answer.content) == (stated, file)
+    image = (await each_world.task(task_id))["image"]
+    assert (image["content_credentials"], image["unverified_image"]) == (stated, None)
 
 
 @pytest.mark.parametrize(

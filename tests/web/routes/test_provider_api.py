@@ -19,7 +19,7 @@ from app.webhooks.subscription import unseal
 from tests.calling import answering, caller_of
 from tests.pictures import in_base64, picture
 from tests.web.documents import invalid_fields, nothing_recorded, problem, rows
-from tests.world import ADMIN_KEY, GATEWAY, World
+from tests.world import ADMIN_KEY, GATEWAY, World, with_provider
 
 PRO, MAX = "/v1/flux-kontext-pro", "/flux/v1/flux-kontext-max"
 NOBODYS = "task_0000000000000000000000000000000000000"
@@ -339,6 +339,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"output_format": "gif"}, "output_format"),
     ({"safety_tolerance": 7}, "safety_tolerance"),
     ({"seed": "x"}, "seed"),
+    ({"seed": True}, "seed"),
     ({"input_image": "no picture"}, "input_image"),
     ({"input_image_5": "AAAA"}, "input_image_5"),
     ({"image_prompt": "AAAA"}, "image_prompt"),
@@ -457,6 +458,7 @@ ORIGINS = [
     # PUBLIC_URL, the URL and the Host header of the request, the beginnings of polling_url and of other links
     (None, "http://localhost:8080", "localhost:8080", "http://localhost:8080", None),
     (None, "https://flux.example.com", "flux.example.com", "https://flux.example.com", None),
+    (None, "http://127.0.0.1:8080", "evil.example", "http://127.0.0.1:8080", None),
     (None, "http://[::1]:8080", "[::1]:8080", "http://[::1]:8080", None),
     (
         "https://flux.example.com",
@@ -499,6 +501,18 @@ async def test_a_proxy_that_names_itself_as_the_host_does_not_change_the_polling
     assert posted["polling_url"].startswith("https://flux.example.com/v1/get_result?id=task_")
 
 
+@pytest.mark.parametrize("host", ["upstream:8080", "169.254.169.254", "evil.example"])
+@pytest.mark.parametrize("forwarded", [True, False])
+async def test_a_caller_outside_of_private_networks_decides_no_link(world: World, host: str, forwarded: bool) -> None:
+    service = serve_with(world, replace(world.use, public_url=None)).app
+    way = httpx.ASGITransport(service, client=("10.0.0.9" if forwarded else "93.184.216.34", 40_000))
+    headers = {"x-key": ADMIN_KEY, "host": host, **({"x-forwarded-for": "203.0.113.7"} if forwarded else {})}
+    async with httpx.AsyncClient(transport=way, base_url="http://10.0.0.1:8080", headers=headers) as client:
+        posted = (await client.post(PRO, json={"prompt": "x"})).json()
+
+    assert posted["polling_url"].startswith("http://10.0.0.1:8080/v1/get_result?id=task_")
+
+
 async def test_an_invalid_host_header_is_refused(world: World) -> None:
     for host in ("a b", "a@b.example", "a/b", 'a"><x', "a:b", "a:1:2", "a:99999", "[:::]", ""):
         problem(await world.api.post(PRO, json={"prompt": "x"}, headers={"host": host}), 400, "malformed_request")
@@ -532,7 +546,7 @@ NO_BALANCE = [
 
 async def test_a_missing_balance_is_answered_with_its_reason(world: World) -> None:
     provider = answering()
-    serve_with(world, replace(world.use, provider=provider))
+    serve_with(world, with_provider(world.use, provider))
     for answer, status, detail in NO_BALANCE:
         provider.fetched = answer
         world.clock.advance(10)
@@ -541,7 +555,7 @@ async def test_a_missing_balance_is_answered_with_its_reason(world: World) -> No
 
 
 async def test_without_a_provider_key_the_answer_says_so(world: World) -> None:
-    serve_with(world, replace(world.use, provider=None))
+    serve_with(world, with_provider(world.use, None))
 
     problem(await world.api.get("/v1/credits"), 503)
     problem(await world.api.post(PRO, json={"prompt": "x"}), 503)

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from app import jobs
-from app.db.tables import provider_accounts, tasks
+from app.db.tables import slots, tasks
 from app.jobs import NewJob, Step
 from app.rules.task import RESUBMITTABLE, Status
 from app.twin import Faults
@@ -29,7 +29,7 @@ async def resubmit(world: World, task_id: str) -> httpx.Response:
 
 
 async def held(world: World) -> int:
-    return len(await world.use.db.read(lambda connection: provider_accounts.slots_taken(connection, "account")))
+    return len(await world.use.db.read(lambda connection: slots.of_accounts(connection, "account")))
 
 
 async def in_state(world: World, status: Status) -> str:

@@ -1,10 +1,15 @@
 """The usage over HTTP: its period, and the access of keys."""
 
+import csv
+import io
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from app.db.tables import api_keys
+from app.db.tables.api_keys import ApiKeyChange
+from tests.applications import application
 from tests.calling import small
 from tests.web.documents import problem
 from tests.web.routes.test_deliveries import key_for
@@ -45,6 +50,18 @@ async def test_tasks_are_counted_and_their_cost_is_what_the_provider_charged(eac
         "cost_unknown": 1,
     }
     assert (most["model"], most["posted"], most["cost"]) == ("flux-kontext-max", 1, costs["flux-kontext-max"])
+
+
+async def test_a_total_has_no_rest_of_binary_fractions(each_world: World) -> None:
+    small(each_world)
+    each_world.twin.rules = each_world.twin.rules.model_copy(update={"settled_cost": 1.4})
+    for _ in range(3):
+        await each_world.post()
+    await each_world.work()
+    await each_world.go_on(10)
+    (row,) = (await used(each_world))["usage"]
+
+    assert (row["stored"], row["cost"]) == (3, 4.2)
 
 
 @pytest.mark.parametrize("public_url", [GATEWAY, None], ids=["callbacks", "polls"])
@@ -120,3 +137,109 @@ async def test_a_key_sees_its_own_usage_and_the_admin_key_all(each_world: World)
 
 async def test_usage_requires_a_key(world: World) -> None:
     problem(await world.outsider.get("/v1/usage"), 401)
+
+
+async def posted_by_two(world: World) -> None:
+    """Two applications post tasks of two models on two days; one task is stored and one is cancelled."""
+    small(world)
+    shop = await application(world, "shop")
+    await world.post()
+    await world.go_on(10)
+    cancelled = await world.post(model="flux-kontext-max")
+    await world.api.post(f"/v1/tasks/{cancelled}/cancel")
+    world.clock.advance(24 * 3600)
+    await world.outsider.post("/v1/tasks", json={"prompt": "a fox"}, headers=shop)
+    world.clock.advance(1)
+
+
+async def test_usage_is_grouped_as_asked_with_estimates_apart(each_world: World) -> None:
+    await posted_by_two(each_world)
+    stated = each_world.ledger()["tasks"][0]["cost"]
+    by_application = await used(each_world, by="application")
+    by_day = await used(each_world, by=["day", "model", "account"])
+    counts = {
+        "stored": 0,
+        "failed": 0,
+        "cancelled": 0,
+        "open": 0,
+        "cost": 0.0,
+        "cost_estimated": 0.0,
+        "cost_unknown": 0,
+    }
+    account = {"account_id": "account"}
+    admin = {"application_id": "app_admin", "application_name": "admin"}
+    shop = {"application_id": "app_shop", "application_name": "shop"}
+
+    assert by_application["by"] == ["application"]
+    assert by_application["usage"] == [
+        {**admin, **counts, "posted": 2, "stored": 1, "cancelled": 1, "cost": stated},
+        {**shop, **counts, "posted": 1, "open": 1, "cost_unknown": 1, "cost_estimated": 4.0},
+    ]
+    assert [(each["day"], each["model"], each["posted"]) for each in by_day["usage"]] == [
+        ("2026-01-01", "flux-kontext-max", 1),
+        ("2026-01-01", "flux-kontext-pro", 1),
+        ("2026-01-02", "flux-kontext-pro", 1),
+    ]
+    assert {each["account_id"] for each in by_day["usage"]} == set(account.values())
+
+
+async def test_an_application_sees_its_own_groups_only(world: World) -> None:
+    await posted_by_two(world)
+    shop = {"x-key": "the key of shop, for tests only"}
+
+    own = (await world.outsider.get("/v1/usage", params={"by": ["application", "key"]}, headers=shop)).json()["usage"]
+
+    assert [(each["application_id"], each["key_name"]) for each in own] == [("app_shop", "shop")]
+
+
+@pytest.mark.parametrize("ask", [{"params": {"format": "csv"}}, {"headers": {"accept": "text/csv"}}])
+async def test_usage_is_a_table_in_csv(world: World, ask: dict[str, Any]) -> None:
+    await world.post()
+    world.clock.advance(1)
+    await world.use.db.write(api_keys.change, "key_admin", ApiKeyChange(name='=1+"1"'))
+
+    answer = await world.api.get("/v1/usage", **ask)
+
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    assert list(csv.DictReader(io.StringIO(answer.text))) == [
+        {
+            "key_id": "key_admin",
+            "key_name": '\'=1+"1"',
+            "model": "flux-kontext-pro",
+            "posted": "1",
+            "stored": "0",
+            "failed": "0",
+            "cancelled": "0",
+            "open": "1",
+            "cost": "0.0",
+            "cost_estimated": "4.0",
+            "cost_unknown": "1",
+        }
+    ]
+
+
+async def test_usage_is_grouped_by_end_user_and_an_erased_task_has_none(each_world: World) -> None:
+    small(each_world)
+    erased = await each_world.post(user="ann")
+    await each_world.post(user="ann")
+    await each_world.post()
+    await each_world.go_on(10)
+    await each_world.api.delete(f"/v1/tasks/{erased}")
+
+    found = (await used(each_world, by="user"))["usage"]
+
+    assert {each["user"]: each["posted"] for each in found} == {"ann": 1, None: 2}
+
+
+async def test_an_unknown_group_is_refused(world: World) -> None:
+    problem(await world.api.get("/v1/usage", params={"by": "colour"}), 422)
+
+
+async def test_the_cost_of_an_erased_task_stays_in_its_group(world: World) -> None:
+    small(world)
+    task_id = await world.post()
+    await world.go_on(10)
+    before = await used(world, by=["account", "day"])
+    await world.api.delete(f"/v1/tasks/{task_id}")
+
+    assert (await used(world, by=["account", "day"]))["usage"] == before["usage"]

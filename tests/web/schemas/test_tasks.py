@@ -21,6 +21,7 @@ LINK = "https://delivery-eu1.bfl.ai/fox.png?se=2026&sig=secret"
 TASK = Task(
     id="task_1",
     key_id="key_admin",
+    application_id="app_admin",
     provider="bfl",
     account_id="account",
     model="flux-kontext-pro",
@@ -69,6 +70,7 @@ def heard(seconds: float, witness: Witness) -> Any:
     at = START + timedelta(seconds=seconds)
     return row(
         evidence.EvidenceRow,
+        id="ev_1",
         attempt_id="sub_1",
         witness=witness,
         verdict="signed",
@@ -118,6 +120,8 @@ def test_the_image_url_is_a_route_of_fluxhook() -> None:
         "width": 3,
         "height": 2,
         "unverified_image": None,
+        "content_credentials": None,
+        "removed_at": None,
     }
 
 

@@ -1,0 +1,1 @@
+"""`fluxhook verify-callback`: why a callback is proven, or why it is not."""

@@ -1,0 +1,165 @@
+"""Counts of recent tasks and reports for the overview. Each statement reads a bounded number of rows or index entries.
+
+Ids sort by creation time, so a period is a range of ids. Counts that reach their bound are minimums.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    ClauseElement,
+    ColumnElement,
+    Connection,
+    FromClause,
+    Integer,
+    Select,
+    String,
+    func,
+    literal_column,
+    select,
+    union_all,
+)
+from sqlalchemy.types import TypeEngine
+
+from app import ids
+from app.db.engine.bulk import BulkRead
+from app.db.tables.attempts import attempts
+from app.db.tables.evidence import evidence
+from app.db.tables.tasks import APPLICATION, tasks
+from app.rules.task import Effect, Failure, Said, Status, Witness
+
+MAX_COUNTED = 500  # tasks of one state in one bar of a chart
+MAX_READ = 2000  # rows of one statement that reads rows
+
+
+class Bar(NamedTuple):
+    """The tasks created from `begin` up to the next bar, by state."""
+
+    begin: datetime
+    stored: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """The latest reports of witnesses. `is_whole`: whether they are all of the period."""
+
+    verdicts: dict[str, int]  # of callbacks
+    polls: int
+    repaired: int  # results that a poll brought although a callback was requested
+    is_whole: bool
+
+
+class Spend(NamedTuple):
+    """What the latest tasks cost, in credits."""
+
+    credits: float
+    is_whole: bool
+
+
+def bars(connection: Connection, application_id: str | None, edges: Sequence[datetime]) -> list[Bar]:
+    """Return the bars between these instants. Reads only an index, at most `MAX_COUNTED` entries for each number."""
+    ends = [ids.first_at("task", edge) for edge in edges]
+    statuses = (str(Status.STORED), str(Status.FAILED))
+    cells = [
+        (number, status, begin, end, application_id or "")
+        for number, (begin, end) in enumerate(pairwise(ends))
+        for status in statuses
+    ]
+    found = (_COUNT if application_id is None else _COUNT_OF_APPLICATION).find(connection, cells)
+    counts = {(number, status): count for number, status, count in found}
+    return [Bar(edge, *(counts[number, status] for status in statuses)) for number, edge in enumerate(edges[:-1])]
+
+
+def _select_counts(relation: FromClause, _dialect: str, *conditions: ColumnElement[bool]) -> ClauseElement:
+    """Count the tasks of each cell by a subquery, which stops at the bound."""
+    of_cell = (tasks.c.status == relation.c.status, tasks.c.id >= relation.c.begin, tasks.c.id < relation.c.until)
+    # The rows are the only parameters of the statement, so these numbers are literals.
+    some = select(tasks.c.id).where(*of_cell, *conditions).limit(_BOUND).offset(literal_column("0"))
+    counted = select(func.count()).select_from(some.correlate(relation).subquery()).scalar_subquery()
+    return select(relation.c.number, relation.c.status, counted.label("tasks"))
+
+
+def _select_counts_of_application(relation: FromClause, dialect: str) -> ClauseElement:
+    return _select_counts(relation, dialect, relation.c.application_id == APPLICATION)
+
+
+_BOUND: ColumnElement[int] = literal_column(str(MAX_COUNTED))
+_CELL: dict[str, TypeEngine[Any]] = {"number": Integer()}
+_CELL |= {name: String() for name in ("status", "begin", "until", "application_id")}
+_COUNT = BulkRead(_CELL, _select_counts)
+_COUNT_OF_APPLICATION = BulkRead(_CELL, _select_counts_of_application)
+
+
+def count_open(connection: Connection, application_id: str | None) -> dict[Status, int]:
+    """Count the tasks in each state that is not final. Reads only an index."""
+    states = [status for status in Status if not status.final]
+    query = select(tasks.c.status, func.count()).where(tasks.c.status.in_(states), *_owned_by(application_id))
+    found = {Status(status): count for status, count in connection.execute(query.group_by(tasks.c.status))}
+    return {status: found.get(status, 0) for status in states}
+
+
+def failures(connection: Connection, application_id: str | None, since: datetime) -> dict[Failure, int]:
+    """Count the latest failed tasks since an instant by the reason, at most `MAX_READ`."""
+    latest = _newest(select(tasks.c.failure).where(tasks.c.status == Status.FAILED, *_of(application_id, since)))
+    query = select(latest.c.failure, func.count()).group_by(latest.c.failure)
+    return {Failure(failure): count for failure, count in connection.execute(query) if failure is not None}
+
+
+def spend(connection: Connection, application_id: str | None, since: datetime) -> Spend:
+    """Add up the costs of the latest tasks since an instant, at most `MAX_READ` in each state.
+
+    An index has the tasks in order within each state, so each state is read by itself.
+    """
+    conditions = _of(application_id, since)
+    latest = [_newest(select(tasks.c.cost).where(tasks.c.status == status, *conditions)) for status in Status]
+    sums = [
+        select(func.coalesce(func.sum(rows.c.cost), 0.0).label("credits"), func.count().label("read")).select_from(rows)
+        for rows in latest
+    ]
+    found = connection.execute(union_all(*sums)).all()
+    return Spend(sum(row.credits for row in found), all(row.read < MAX_READ for row in found))
+
+
+def reports(connection: Connection, application_id: str | None, since: datetime) -> Reports:
+    """Return the latest reports since an instant, among the newest `MAX_READ` of all applications."""
+    columns = (evidence.c.attempt_id, evidence.c.witness, evidence.c.verdict, evidence.c.said, evidence.c.effect)
+    recent = select(*columns).where(evidence.c.id >= ids.first_at("ev", since)).order_by(evidence.c.id.desc())
+    latest = recent.limit(MAX_READ).subquery()
+    query = select(latest, attempts.c.callback_requested.label("callback_requested")).join(
+        attempts, attempts.c.id == latest.c.attempt_id
+    )
+    if application_id is not None:
+        query = query.join(tasks, tasks.c.id == attempts.c.task_id).where(*_owned_by(application_id))
+    rows = connection.execute(query).all()
+    verdicts: dict[str, int] = {}
+    for row in rows:
+        if row.witness == Witness.CALLBACK:
+            verdicts[row.verdict] = verdicts.get(row.verdict, 0) + 1
+    polls = [row for row in rows if row.witness == Witness.POLL]
+    brought = [row for row in polls if row.effect == Effect.MOVED and row.said in {Said.READY, Said.FAILED}]
+    return Reports(
+        verdicts=verdicts,
+        polls=len(polls),
+        repaired=sum(1 for row in brought if row.callback_requested),
+        is_whole=len(rows) < MAX_READ,
+    )
+
+
+def _newest(query: Select[Any]) -> Any:
+    return query.order_by(tasks.c.id.desc()).limit(MAX_READ).subquery()
+
+
+def _of(application_id: str | None, begin: datetime, end: datetime | None = None) -> list[ColumnElement[bool]]:
+    """Return the conditions for the tasks of an application, or of all, that were created in a period."""
+    conditions = [tasks.c.id >= ids.first_at("task", begin)]
+    if end is not None:
+        conditions.append(tasks.c.id < ids.first_at("task", end))
+    return [*_owned_by(application_id), *conditions]
+
+
+def _owned_by(application_id: str | None) -> list[ColumnElement[bool]]:
+    return [] if application_id is None else [APPLICATION.in_([application_id])]

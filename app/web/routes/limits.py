@@ -1,0 +1,65 @@
+"""What an application may use and spend."""
+
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from app.db import Connection
+from app.db.queries import submitters
+from app.db.tables import applications, budget_periods
+from app.db.tables.budget_periods import ALL, PeriodId
+from app.errors import NotFound
+from app.resources import Policy
+from app.rules.budget import Budget
+from app.transitions import limits
+from app.web.auth import ReaderDep, ResourcesDep
+from app.web.known_query import KnownQuery
+from app.web.problems import USUAL_ERRORS, responses
+from app.web.schemas.limits import ApplicationLimits, BudgetView, InUse, budget_view, limits_view
+
+router = APIRouter(prefix="/v1/limits", tags=["usage"])
+
+
+@router.get(
+    "",
+    dependencies=[KnownQuery],
+    responses={**USUAL_ERRORS, **responses(HTTPStatus.NOT_FOUND)},
+)
+async def get_limits(
+    use: ResourcesDep,
+    caller: ReaderDep,
+    application: Annotated[
+        str | None, Query(pattern=r"^app_\w{1,44}$", description="Default: the calling application.")
+    ] = None,
+) -> ApplicationLimits:
+    """Get the limits and the budget of an application, with what it uses. The scope `admin` allows naming another."""
+    wanted = application or caller.application_id
+    if caller.owner not in {None, wanted}:
+        raise NotFound("there is no such application")
+    return await use.db.read(_read, use, wanted, with_service=caller.owner is None)
+
+
+def _read(connection: Connection, use: Policy, application_id: str, *, with_service: bool) -> ApplicationLimits:
+    now = use.now()
+    found = applications.get(connection, application_id)
+    if found is None:
+        raise NotFound("there is no such application")
+    return ApplicationLimits(
+        application_id=application_id,
+        limits=limits_view(limits.effective(use.limits, application_id, found.limits)),
+        in_use=InUse(
+            in_flight=submitters.count_in_flight(connection, application_id),
+            queued=submitters.count_queued(connection, application_id),
+        ),
+        budget=_budget(connection, application_id, found.budget, now),
+        service_budget=_budget(connection, ALL, use.budget, now) if with_service else None,
+    )
+
+
+def _budget(connection: Connection, owner: str, budget: Budget | None, now: datetime) -> BudgetView | None:
+    if budget is None:
+        return None
+    period = PeriodId(owner, budget.period, budget.period.start(now))
+    return budget_view(budget, budget_periods.read(connection, [period]).get(period, 0.0), now)
