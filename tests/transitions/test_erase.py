@@ -8,12 +8,15 @@ from typing import IO, Any
 
 import httpx
 import pytest
+from sqlalchemy import func, select, text
 
 from app import jobs
 from app.collect import collect, store_spooled
 from app.db import Connection
 from app.db.tables import attempts as attempts_table
-from app.db.tables import erased_tasks, results
+from app.db.tables import delivery_attempts, erased_tasks, results
+from app.db.tables.deliveries import deliveries as deliveries_table
+from app.db.tables.delivery_attempts import DeliveryAttempt
 from app.errors import Unavailable
 from app.jobs import NewJob, Step
 from app.store import FolderStore
@@ -27,7 +30,7 @@ from tests.rows import claim
 from tests.test_collect import files
 from tests.web.documents import problem
 from tests.web.routes.test_deliveries import key_for
-from tests.world import World
+from tests.world import World, open_world
 
 NO_SUCH_TASK = "task_0000000000000000000000000000000000000"
 PROMPT = "a fox that must be forgotten"
@@ -419,3 +422,27 @@ async def test_a_delivery_during_the_erasure_stores_nothing(each_world: World) -
 
     assert len(heard.requests) == 1
     assert await each_world.use.db.read(attempts) == 0
+
+
+async def test_an_erasure_beside_the_record_of_a_delivery_leaves_no_answer(tmp_path: Path, postgres_url: str) -> None:
+    blocked = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted), pg_sleep(0.01)")
+    async with open_world(tmp_path, postgres_url) as world, asyncio.timeout(120):
+        task_id = await stored(world, webhook_url=URL)
+        recorded, erased = asyncio.Event(), asyncio.Event()
+
+        def record(connection: Connection) -> None:
+            delivery_id = connection.execute(select(deliveries_table.c.id).limit(1)).scalar_one()
+            attempt = DeliveryAttempt("att_1", delivery_id, 500, None, 1, b"the answer", world.use.now())
+            delivery_attempts.insert(connection, [attempt])
+            recorded.set()
+            while not connection.execute(blocked).one()[0] and not erased.is_set():
+                pass
+
+        recording = asyncio.create_task(world.use.db.write(record))
+        await recorded.wait()
+        assert (await erase(world, task_id)).is_success
+        erased.set()
+        await recording
+
+        left = select(func.count()).select_from(delivery_attempts.delivery_attempts)
+        assert await world.use.db.read(lambda connection: connection.execute(left).scalar_one()) == 0

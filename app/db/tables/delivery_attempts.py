@@ -53,7 +53,9 @@ class DeliverySummary:
 def insert(connection: Connection, attempts: Sequence[DeliveryAttempt]) -> None:
     """Insert attempts, except those of deliveries that were deleted, which erasing a task may do during an attempt."""
     delivery_ids = {attempt.delivery_id for attempt in attempts}
-    existing = set(connection.execute(select(deliveries.c.id).where(deliveries.c.id.in_(delivery_ids))).scalars())
+    # Locked, so that a deletion that begins now waits, and then finds these attempts too.
+    query = select(deliveries.c.id).where(deliveries.c.id.in_(delivery_ids)).order_by(deliveries.c.id)
+    existing = set(connection.execute(query.with_for_update()).scalars())
     if existing:
         rows = [asdict(attempt) for attempt in attempts if attempt.delivery_id in existing]
         connection.execute(delivery_attempts.insert(), rows)

@@ -166,10 +166,10 @@ def _delete_evidence(connection: Connection, task_ids: Sequence[str]) -> None:
 
 
 def _delete_deliveries(connection: Connection, task_ids: Sequence[str]) -> None:
-    of_tasks = deliveries.c.task_id.in_(task_ids)
-    delivery_ids = connection.execute(select(deliveries.c.id).where(of_tasks)).scalars().all()
+    """Delete the tasks' deliveries, then their attempts: with those that another transaction is recording meanwhile."""
+    of_tasks = delete(deliveries).where(deliveries.c.task_id.in_(task_ids)).returning(deliveries.c.id)
+    delivery_ids = connection.execute(of_tasks).scalars().all()
     connection.execute(delete(delivery_attempts).where(delivery_attempts.c.delivery_id.in_(delivery_ids)))
-    connection.execute(delete(deliveries).where(deliveries.c.id.in_(delivery_ids)))
 
 
 def _erase_idempotency_key(connection: Connection, task: Task) -> None:
