@@ -185,7 +185,8 @@ async def test_a_person_submits_a_task_watches_it_finish_and_replays_its_webhook
 
 async def test_the_keyboard_alone_is_enough(browser: Browser, service: str) -> None:
     async with watched(browser, service) as page:
-        await page.keyboard.type(ADMIN_KEY)  # the field has the focus
+        await focused(page, "input")
+        await page.keyboard.type(ADMIN_KEY)
         await page.keyboard.press("Enter")
         await page.get_by_role("heading", name="Overview").wait_for()
         await page.keyboard.press("Tab")
@@ -201,8 +202,14 @@ async def test_the_keyboard_alone_is_enough(browser: Browser, service: str) -> N
         await tab_to(page, "Erase")
         await page.keyboard.press("Enter")
         await page.get_by_role("heading", name="Erase this task?").wait_for()
-        await page.keyboard.press("Enter")  # the button has the focus
+        await focused(page, "button")
+        await page.keyboard.press("Enter")
         await page.get_by_text("Erased.").wait_for()
+
+
+async def focused(page: Page, kind: str) -> None:
+    """Wait until the page has given the focus to an element of this kind, which it does after it is shown."""
+    await page.wait_for_function("kind => document.activeElement?.localName === kind", arg=kind)
 
 
 async def tab_to(page: Page, name: str) -> None:
