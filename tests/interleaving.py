@@ -106,7 +106,7 @@ class Inline(OneByOne):
         with self._connection.begin():
             return work(self._connection, *args, **kwargs)
 
-    def on_jobs(self, listener: Callable[[], None]) -> None:
+    def on_jobs(self, listener: Callable[[], None], claimer: object | None = None) -> None:
         """Ignored: the test itself runs the worker."""
 
     def on_events(self, listener: Callable[[], None]) -> None:

@@ -9,14 +9,15 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
-from app.jobs import sqlite
-from app.jobs.contract import LEASE, Backlog, DeadLetter, Engine, Job, Lane, NewJob, PlannedJob, Step
+from app.jobs import enqueuing, sqlite
+from app.jobs.contract import LEASE, Backlog, Claimer, DeadLetter, Engine, Job, Lane, NewJob, PlannedJob, Step
 from app.jobs.job_end import NO_JOB, EndOf, JobEnd
 
 __all__ = [
     "LEASE",
     "NO_JOB",
     "Backlog",
+    "Claimer",
     "DeadLetter",
     "EndOf",
     "Job",
@@ -57,7 +58,7 @@ def _engine(connection: Connection) -> Engine:
 
 
 def enqueue(connection: Connection, new_jobs: Sequence[NewJob]) -> None:
-    _engine(connection).enqueue(connection, new_jobs)
+    enqueuing.enqueue(connection, new_jobs, _engine(connection))
 
 
 def drop(connection: Connection, step: Step, task_ids: Collection[str]) -> None:

@@ -89,6 +89,32 @@ class Backlog:
     oldest_due: datetime | None = None
 
 
+class Claimer(Protocol):
+    """Claims jobs for a worker in the transactions of its process that enqueue them. Thread-safe."""
+
+    @property
+    def holder(self) -> str:
+        """The worker that runs the claimed jobs."""
+
+    def reserve(self, new_jobs: Collection[NewJob]) -> list[NewJob]:
+        """Return those of the jobs that are due and for which the worker has room, and reserve it."""
+
+    def give_back(self, new_jobs: Collection[NewJob]) -> None:
+        """Free the room of jobs that were not claimed."""
+
+    def claimed(self, claimed: Sequence["Job"]) -> None:
+        """Note jobs that this transaction claims, so that no release takes them back."""
+
+    def start(self, claimed: Sequence["Job"]) -> None:
+        """Run these jobs: their claim is durable."""
+
+    def withdraw(self, claimed: Sequence["Job"]) -> None:
+        """Free the room of these jobs: their claim is rolled back, or nothing is known of its commit."""
+
+    def is_soon(self, run_at: datetime) -> bool:
+        """Whether the worker must be woken for a job at this time; later ones it finds by itself."""
+
+
 def earliest(new_jobs: Sequence[NewJob]) -> dict[tuple[Step, str], datetime]:
     """Return the earliest time of each job in `new_jobs`, by step and task id."""
     times: dict[tuple[Step, str], datetime] = {}
@@ -100,8 +126,14 @@ def earliest(new_jobs: Sequence[NewJob]) -> dict[tuple[Step, str], datetime]:
 class Engine(Protocol):
     """Implemented by modules, not classes. Each function runs in the transaction of `connection`."""
 
-    def enqueue(self, connection: Connection, new_jobs: Sequence[NewJob]) -> None:
-        """Add jobs. A job that waits already keeps the earlier of the two times."""
+    def enqueue(
+        self, connection: Connection, new_jobs: Sequence[NewJob], reserved: Collection[NewJob] = (), holder: str = ""
+    ) -> list[Job]:
+        """Add jobs. A job that waits already keeps the earlier of the two times.
+
+        `new_jobs` has each step of a task at most once. Those of `reserved` are claimed at once for the worker
+        `holder`, and returned, unless the same job waits or runs already.
+        """
 
     def drop(self, connection: Connection, step: Step, task_ids: Collection[str]) -> None:
         """Delete the waiting jobs of this step of these tasks. Those that run, and dead letters, stay."""

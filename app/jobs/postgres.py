@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from app.db.engine.commit_hooks import notify_after_commit
 from app.jobs import postgres_statements as sql
-from app.jobs.contract import LEASE, Backlog, DeadLetter, Job, JobState, Lane, NewJob, PlannedJob, Step, earliest
+from app.jobs.contract import LEASE, Backlog, DeadLetter, Job, JobState, Lane, NewJob, PlannedJob, Step
 from app.jobs.pgqueuer_schema import SETTINGS
 
 _STATEMENTS = QueryQueueBuilder(SETTINGS)
@@ -25,20 +25,22 @@ _PRIORITY_ZERO = datetime(2020, 1, 1, tzinfo=UTC)  # a priority is this minus th
 _STATES: Mapping[str, JobState] = {"queued": "waiting", "picked": "running", "failed": "held"}
 
 
-def enqueue(connection: Connection, new_jobs: Sequence[NewJob]) -> None:
-    rows = [NewJob(step, task_id, run_at) for (step, task_id), run_at in sorted(earliest(new_jobs).items())]
-    if not rows:
-        return
-    _run(
+def enqueue(
+    connection: Connection, new_jobs: Sequence[NewJob], reserved: Collection[NewJob] = (), holder: str = ""
+) -> list[Job]:
+    jobs = sorted(new_jobs)
+    rows = _run(
         connection,
         sql.ENQUEUE,
-        [_key(job.step, job.task_id) for job in rows],
-        [job.step.value for job in rows],
-        [job.task_id for job in rows],
-        [job.run_at for job in rows],
+        [_key(job.step, job.task_id) for job in jobs],
+        [job.step.value for job in jobs],
+        [job.task_id for job in jobs],
+        [job.run_at for job in jobs],
         int(_PRIORITY_ZERO.timestamp()),
+        [job in reserved for job in jobs],
+        holder or None,
     )
-    notify_after_commit(connection)
+    return [Job(row["id"], Step(row["entrypoint"]), row["task_id"], 0, holder) for row in rows if row["claimed"]]
 
 
 def drop(connection: Connection, step: Step, task_ids: Collection[str]) -> None:
@@ -94,14 +96,12 @@ def heartbeat_of_locked(connection: Connection, job: Job) -> None:
 
 
 def finish(connection: Connection, job: Job) -> None:
-    headers = _lock_own(connection, job)
-    if headers is None:
+    if _run(connection, sql.FINISH, job.id, job.holder):
         return
-    if "again" in headers:
+    headers = _lock_own(connection, job)
+    if headers is not None:
         _put_back(connection, job, datetime.fromisoformat(headers["again"]), failures=0, error=None)
         notify_after_commit(connection)
-    else:
-        _end(connection, job, "successful")
 
 
 def retry(connection: Connection, job: Job, run_at: datetime, error: str) -> None:
@@ -120,6 +120,7 @@ def dead_letter(connection: Connection, job: Job, error: str) -> None:
     _run(connection, sql.SET_FAILURE, job.id, job.failures + 1, json.dumps({"error": error}))
     if "again" in headers:
         enqueue(connection, [NewJob(job.step, job.task_id, datetime.fromisoformat(headers["again"]))])
+        notify_after_commit(connection)
 
 
 def release(connection: Connection, holder: str, keep: Collection[int]) -> None:
@@ -142,7 +143,9 @@ def count_dead_letters(connection: Connection) -> int:
 
 def requeue(connection: Connection, ids: Collection[int], now: datetime) -> int:
     rows = _run(connection, sql.TAKE_DEAD_LETTERS, list(ids))
-    enqueue(connection, [NewJob(Step(row["entrypoint"]), row["task_id"], now) for row in rows])
+    if rows:
+        enqueue(connection, [NewJob(Step(row["entrypoint"]), row["task_id"], now) for row in rows])
+        notify_after_commit(connection)
     return len(rows)
 
 

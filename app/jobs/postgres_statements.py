@@ -5,13 +5,16 @@ They contain the states as literals, because PgQueuer's indexes are partial.
 
 # One statement, which writes each row once. PgQueuer's own enqueue also writes its log, which is not read here, and
 # would need a second statement for the time. The rows are sorted by key, so that two transactions that enqueue the
-# same jobs do not deadlock.
+# same jobs do not deadlock. A row that is inserted and not updated has no xmax.
 ENQUEUE = """
-INSERT INTO pgqueuer AS job (entrypoint, payload, dedupe_key, execute_after, priority, status)
+INSERT INTO pgqueuer AS job
+    (entrypoint, payload, dedupe_key, execute_after, priority, status, queue_manager_id, heartbeat)
 SELECT new.step, convert_to(new.task_id, 'UTF8'), new.key, new.run_at, least(greatest($5 - extract(epoch FROM
     coalesce((SELECT sample_expires_at FROM tasks WHERE id = new.task_id), new.run_at)), -2147483648), 2147483647),
-    'queued'
-FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS new (key, step, task_id, run_at)
+    (CASE WHEN new.claimed THEN 'picked' ELSE 'queued' END)::pgqueuer_status, CASE WHEN new.claimed THEN $7::uuid END,
+    now()
+FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $6::boolean[])
+    AS new (key, step, task_id, run_at, claimed)
 ON CONFLICT (dedupe_key) WHERE status IN ('queued', 'picked') AND dedupe_key IS NOT NULL DO UPDATE
 SET execute_after = CASE job.status
         WHEN 'queued' THEN least(job.execute_after, excluded.execute_after) ELSE job.execute_after END,
@@ -20,6 +23,7 @@ SET execute_after = CASE job.status
         WHEN 'picked' THEN
             jsonb_build_object('again', least((job.headers ->> 'again')::timestamptz, excluded.execute_after))
         ELSE job.headers END
+RETURNING id, entrypoint, convert_from(payload, 'UTF8') AS task_id, xmax = 0 AND status = 'picked' AS claimed
 """
 # Locked in the order of `enqueue`.
 DROP = """
@@ -54,6 +58,11 @@ RETURNING id
 HEARTBEAT_OF_LOCKED = "UPDATE pgqueuer SET heartbeat = now() WHERE id = $1"
 LOCK_OWN = """
 SELECT headers FROM pgqueuer WHERE id = $1 AND status = 'picked' AND queue_manager_id = $2 FOR UPDATE
+"""
+# A job that was enqueued again while it ran stays, to be put back. PgQueuer's own statement also writes its log.
+FINISH = """
+DELETE FROM pgqueuer WHERE id = $1 AND status = 'picked' AND queue_manager_id = $2
+    AND (headers IS NULL OR NOT headers ? 'again') RETURNING id
 """
 # Its priority is that of its new time: with the old one it would always come before all other jobs.
 PUT_BACK = """

@@ -35,7 +35,7 @@ from app.db.engine.bulk import Bulk
 from app.db.engine.columns import Instant, metadata
 from app.db.engine.commit_hooks import notify_after_commit
 from app.db.tables.tasks import tasks
-from app.jobs.contract import Backlog, DeadLetter, Job, Lane, NewJob, PlannedJob, Step, earliest
+from app.jobs.contract import Backlog, DeadLetter, Job, Lane, NewJob, PlannedJob, Step
 
 jobs = Table(
     "jobs",
@@ -65,10 +65,17 @@ _IS_WAITING = jobs.c.state == literal_column("'waiting'")
 _IS_NOT_WAITING = jobs.c.state.in_([literal_column("'running'"), literal_column("'held'")])
 
 
-def enqueue(connection: Connection, new_jobs: Sequence[NewJob]) -> None:
-    rows = [(str(step), task_id, run_at, 0, None) for (step, task_id), run_at in earliest(new_jobs).items()]
-    if rows:
-        _put(connection, rows)
+def enqueue(
+    connection: Connection, new_jobs: Sequence[NewJob], reserved: Collection[NewJob] = (), holder: str = ""
+) -> list[Job]:
+    rows = [(str(job.step), job.task_id, job.run_at, 0, None) for job in reserved]
+    inserted = _PUT_RUNNING.run(connection, rows) if rows else []
+    claimed = [Job(job_id, Step(step), task_id, 0, holder) for job_id, step, task_id in inserted]
+    running = {(job.step, job.task_id) for job in claimed}
+    waiting = [job for job in new_jobs if (job.step, job.task_id) not in running]
+    if waiting:
+        _PUT.run(connection, [(str(job.step), job.task_id, job.run_at, 0, None) for job in waiting])
+    return claimed
 
 
 def _put(connection: Connection, rows: Sequence[tuple[str, str, datetime, int, str | None]]) -> None:
@@ -96,8 +103,19 @@ def _statement(relation: FromClause, _dialect: str) -> ClauseElement:
     )
 
 
+def _insert_running(relation: FromClause, _dialect: str) -> ClauseElement:
+    """Add running jobs. Returns those that neither waited nor ran before."""
+    same = and_(jobs.c.step == relation.c.step, jobs.c.task_id == relation.c.task_id)
+    columns = [*(relation.c[name] for name in _NEW), literal_column("'running'")]
+    rows = select(*columns).where(
+        ~exists().where(_IS_WAITING, same), ~exists().where(jobs.c.state == literal_column("'running'"), same)
+    )
+    return insert(jobs).from_select([*_NEW, "state"], rows).returning(jobs.c.id, jobs.c.step, jobs.c.task_id)
+
+
 _NEW = ("step", "task_id", "run_at", "failures", "last_error")
 _PUT = Bulk({name: jobs.c[name].type for name in _NEW}, _statement)
+_PUT_RUNNING = Bulk(_PUT.columns, _insert_running)
 
 
 _DROP = delete(jobs).where(

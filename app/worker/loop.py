@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -17,6 +16,7 @@ from app.rules.task import Status
 from app.telemetry import logs
 from app.transitions.admit import admit
 from app.worker.heartbeat import Rounds, background_loops
+from app.worker.room import EnqueuedClaims, Room
 from app.worker.run_job import run_job
 from app.worker.running_jobs import RunningJobs
 from app.worker.sweep import NO_TASK
@@ -35,7 +35,7 @@ LANES = (
 _GRACE = timedelta(seconds=8)  # for running jobs when the service stops
 _LAST_S = 1.0  # then, for jobs to notice that they are cancelled, and for the database to release them
 _ERROR_WAIT_S = 1.0
-_MAX_WAIT_S = 5.0
+_MAX_WAIT_S = 4.0
 _MIN_WAIT_S = 0.05  # avoids a busy loop while a due job waits for its task or its lane
 _DATABASE_WAIT_S = 1.0  # between attempts to reach an unavailable database
 
@@ -55,67 +55,132 @@ async def run(use: Resources, *, grace: timedelta = _GRACE, rounds: Rounds | Non
 
     `rounds` counts the rounds. A database that does not answer delays the end by no more than two seconds.
     """
-    wakeup, running_jobs = Wakeup(), RunningJobs()
-    use.db.on_jobs(wakeup.notify)
-    async with background_loops(use, running_jobs.in_time), wakeup.notified_by(use.stopping):
-        repeating = asyncio.create_task(_repeat_rounds(use, running_jobs, wakeup, rounds or Rounds()))
+    worker = Worker(use, rounds or Rounds())
+    use.db.on_jobs(worker.wakeup.notify, worker.claims)
+    async with background_loops(use, worker.running.in_time), worker.wakeup.notified_by(use.stopping):
+        repeating = asyncio.create_task(worker.repeat_rounds())
         try:
             await use.stopping.wait()
             stopping_at = time.monotonic()
+            worker.claims.closed = True
             _, cut = await asyncio.wait({repeating}, timeout=grace.total_seconds())
         finally:
+            worker.claims.closed = True
             repeating.cancel()
         left = grace - timedelta(seconds=time.monotonic() - stopping_at)
-        await _finish(use, running_jobs.tasks, left, may_have_claimed=bool(cut))
+        late = await worker.wait(left)
+        if late or cut or worker.claims.left_jobs:
+            await worker.release()
 
 
-async def _repeat_rounds(use: Resources, running_jobs: RunningJobs, wakeup: Wakeup, rounds: Rounds) -> None:
-    started = False
-    while not use.stopping.is_set():
-        wakeup.clear()
+class Worker:
+    """Claims due jobs and runs them, and those that it is given by the transactions that enqueue them."""
+
+    def __init__(self, use: Resources, rounds: Rounds) -> None:
+        room = Room([Lane(steps, limit) for steps, limit in LANES])
+        self.wakeup = Wakeup()
+        self.running = RunningJobs(room)
+        longest = timedelta(seconds=_MAX_WAIT_S)
+        self.claims = EnqueuedClaims(use.worker_id, room, use.now, longest, run=self._start, lose=self._lose_claim)
+        self._use = use
+        self._room = room
+        self._rounds = rounds
+        self._lost_claims = 0  # how often this worker may have claimed jobs without learning of them
+        self._leaves_due = False  # whether the last round left jobs that are due, because of those that run
+
+    async def repeat_rounds(self) -> None:
+        """Claim due jobs whenever there may be some, until `use.stopping` is set."""
+        use, started = self._use, False
+        while not use.stopping.is_set():
+            self.wakeup.clear()
+            try:
+                started = started or await start(use)
+                self.claims.closed = use.stopping.is_set() or not started
+                await self.wakeup.wait(await self.round() if started else _DATABASE_WAIT_S)
+            except Exception:
+                log.exception("round_failed")  # the worker must survive every error, and the next round may succeed
+                await asyncio.sleep(_ERROR_WAIT_S)
+
+    async def round(self) -> float:
+        """Start the due jobs for which there is room. Return the seconds to wait until the next round."""
+        claimed: list[Job] = []
         try:
-            started = started or await start(use)
-            await wakeup.wait(await _round(use, running_jobs, wakeup, rounds) if started else _DATABASE_WAIT_S)
-        except Exception:
-            log.exception("round_failed")  # the worker must survive every error, and the next round may succeed
-            await asyncio.sleep(_ERROR_WAIT_S)
+            due = await self._use.db.read(jobs.next_due)
+            if self._lost_claims or _is_due(self._use, due):
+                claimed, due = await self._claim()
+        except Unavailable:
+            return _DATABASE_WAIT_S
+        self._rounds.ended += 1
+        if claimed:
+            self.wakeup.found_jobs()
+        for job in claimed:
+            self._start(job)
+        self._leaves_due = _is_due(self._use, due)
+        return _seconds_until(self._use, due)
 
+    async def _claim(self) -> tuple[list[Job], datetime | None]:
+        """Claim due jobs of each lane, up to its limit. Return them, and the time of the next job that is left."""
+        self.running.in_time()  # a job that hangs has no room
+        lanes, claimed = self._room.take_all(), list[Job]()
+        lost = self._lost_claims
+        keep = self.running.ids | self.claims.pending if lost else None
+        self._lost_claims += 1  # until the commit is confirmed
+        try:
+            claimed, due = await self._use.db.write(self._take, lanes, keep)
+        finally:
+            self._room.end_claim(lanes, claimed)
+        self._lost_claims -= lost + 1
+        return claimed, due
 
-async def _round(use: Resources, running_jobs: RunningJobs, wakeup: Wakeup, rounds: Rounds) -> float:
-    """Start the due jobs for which there is room. Return the seconds to wait until the next round."""
-    claimed: list[Job] = []
-    try:
-        due = await use.db.read(jobs.next_due)
-        if running_jobs.lost_claim or _is_due(use, due):
-            claimed, due = await _claim(use, running_jobs)
-    except Unavailable:
-        return _DATABASE_WAIT_S
-    rounds.ended += 1
-    if claimed:
-        wakeup.found_jobs()
-    for job in claimed:
-        running_jobs.start(job, _run_claimed(use, job, running_jobs, wakeup, running_jobs.run_of(job)))
-    running_jobs.leave_due = _is_due(use, due)
-    return _seconds_until(use, due)
+    def _take(
+        self, connection: Connection, lanes: Sequence[Lane], keep: Collection[int] | None
+    ) -> tuple[list[Job], datetime | None]:
+        """Claim jobs. With `keep`, first release the others: a claim was committed, and its answer was lost."""
+        if keep is not None:
+            jobs.release(connection, self._use.worker_id, {*keep, *self.claims.pending})
+        claimed = jobs.claim_for_lanes(connection, self._use.worker_id, self._use.now(), lanes)
+        return claimed, jobs.next_due(connection)
 
+    def _start(self, job: Job) -> None:
+        self.running.start(job, self._run(job, self.running.run_of(job)))
 
-async def _run_claimed(
-    use: Resources, job: Job, running_jobs: RunningJobs, wakeup: Wakeup, earlier: "asyncio.Task[bool] | None"
-) -> bool:
-    """Run a job, and return whether its end is recorded. Then its lane has room for another.
+    async def _run(self, job: Job, earlier: "asyncio.Task[bool] | None") -> bool:
+        """Run a job, and return whether its end is recorded. Then its lane has room for another.
 
-    `earlier`: a run of the same job that has not returned. If its end is recorded, the job was enqueued again and this
-    is the next run. Else heartbeats were late and its lease had expired: the claim has renewed it.
-    """
-    try:
-        if earlier is not None:
-            await asyncio.wait({earlier})
-            if earlier.cancelled() or earlier.exception() is not None or not earlier.result():
-                return False
-        return await run_job(use, job)
-    finally:
-        if running_jobs.leave_due:
-            wakeup.notify()
+        `earlier`: a run of the same job that has not returned. If its end is recorded, the job was enqueued again and
+        this is the next run. Else heartbeats were late and its lease had expired: the claim has renewed it.
+        """
+        try:
+            if earlier is not None:
+                await asyncio.wait({earlier})
+                if earlier.cancelled() or earlier.exception() is not None or not earlier.result():
+                    return False
+            return await run_job(self._use, job)
+        finally:
+            if self._leaves_due:
+                self.wakeup.notify()
+
+    def _lose_claim(self) -> None:
+        self._lost_claims += 1
+        self.wakeup.notify()
+
+    async def wait(self, grace: timedelta) -> bool:
+        """Wait for the running jobs, and cancel those that exceed `grace`. Return whether there were any."""
+        running = late = self.running.tasks
+        if running:
+            _, late = await asyncio.wait(running, timeout=max(0, grace.total_seconds()))
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=_LAST_S)
+        await self.claims.settled(_LAST_S)
+        return bool(late)
+
+    async def release(self) -> None:
+        """Release the jobs of this worker to be claimed again; without the database, once their leases expire."""
+        with suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(_LAST_S):
+                await self._use.db.write(jobs.release, self._use.worker_id)
 
 
 def _is_due(use: Policy, due: datetime | None) -> bool:
@@ -126,26 +191,6 @@ def _seconds_until(use: Policy, due: datetime | None) -> float:
     if due is None:
         return _MAX_WAIT_S
     return min(_MAX_WAIT_S, max(_MIN_WAIT_S, (due - use.now()) / timedelta(seconds=1)))
-
-
-async def _finish(
-    use: Resources, running: set[asyncio.Task[bool]], grace: timedelta, *, may_have_claimed: bool
-) -> None:
-    """Wait for running jobs; cancel those that exceed `grace`, and release them to be claimed again.
-
-    `may_have_claimed`: this worker may have claimed jobs that it does not run.
-    """
-    late = running
-    if running:
-        _, late = await asyncio.wait(running, timeout=max(0, grace.total_seconds()))
-    for task in late:
-        task.cancel()
-    if late:
-        await asyncio.wait(late, timeout=_LAST_S)
-    if late or may_have_claimed:
-        with suppress(Unavailable, TimeoutError):  # their leases then expire
-            async with asyncio.timeout(_LAST_S):
-                await use.db.write(jobs.release, use.worker_id)
 
 
 async def start(use: Resources) -> bool:
@@ -169,25 +214,3 @@ async def start(use: Resources) -> bool:
     except Unavailable:
         return False
     return True
-
-
-async def _claim(use: Resources, running_jobs: RunningJobs) -> tuple[list[Job], datetime | None]:
-    """Claim due jobs of each lane, up to its limit. Return them, and the time of the next job that is left."""
-    by_step = Counter(job.step for job in running_jobs.in_time())
-    free = [Lane(steps, limit - sum(by_step[step] for step in steps)) for steps, limit in LANES]
-    lanes = [lane for lane in free if lane.limit > 0]
-    lost = running_jobs.lost_claim
-    running_jobs.lost_claim = True  # until the commit is confirmed
-    claimed, due = await use.db.write(_take, use, lanes, running_jobs.ids if lost else None)
-    running_jobs.lost_claim = False
-    return claimed, due
-
-
-def _take(
-    connection: Connection, use: Resources, lanes: Sequence[Lane], running: Collection[int] | None
-) -> tuple[list[Job], datetime | None]:
-    """Claim jobs. With `running`, first release the others: a claim was committed, and its answer was lost."""
-    if running is not None:
-        jobs.release(connection, use.worker_id, running)
-    claimed = jobs.claim_for_lanes(connection, use.worker_id, use.now(), lanes)
-    return claimed, jobs.next_due(connection)

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from app.jobs import Job, Step
 from app.telemetry import logs
+from app.worker.room import Room
 
 # The longest time that a job of each step may take, with the limits of its requests and some margin. A job that takes
 # longer hangs: its lease is no longer renewed, so another worker runs it again, as after a crash of this one.
@@ -24,14 +25,13 @@ log = logs.get("worker")
 
 
 class RunningJobs:
-    """The running jobs of one worker. `monotonic` is its clock, in seconds."""
+    """The running jobs of one worker, which has taken their room. `monotonic` is its clock, in seconds."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, room: Room, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._room = room
         self._monotonic = monotonic
         self._started: dict[asyncio.Task[bool], tuple[Job, float]] = {}
         self._hanging: set[asyncio.Task[bool]] = set()
-        self.lost_claim = False  # whether this worker may have claimed jobs without learning of them
-        self.leave_due = False  # whether the last round left jobs that are due, because of these
 
     def start(self, job: Job, run: Awaitable[bool]) -> None:
         """Run a job until it ends, in an asyncio task. `run` returns whether the end of the job is recorded."""
@@ -41,7 +41,10 @@ class RunningJobs:
                 return await run
             finally:
                 del self._started[task]
-                self._hanging.discard(task)
+                if task in self._hanging:
+                    self._hanging.remove(task)
+                else:
+                    self._room.give(job.step)
 
         task = asyncio.create_task(run_and_remove())
         self._started[task] = (job, self._monotonic())
@@ -60,7 +63,7 @@ class RunningJobs:
         return {job.id for job, _ in self._started.values()}
 
     def in_time(self) -> list[Job]:
-        """Return the jobs that do not hang. Their leases are renewed, and they take a place in their lane."""
+        """Return the jobs that do not hang. Their leases are renewed; those that hang lose their room."""
         now = self._monotonic()
         jobs = []
         for task, (job, started) in self._started.items():
@@ -68,5 +71,6 @@ class RunningJobs:
                 jobs.append(job)
             elif task not in self._hanging:
                 self._hanging.add(task)
+                self._room.give(job.step)
                 log.error("job_hangs", step=job.step, task_id=job.task_id, seconds=round(now - started))
         return jobs

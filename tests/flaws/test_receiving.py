@@ -59,8 +59,8 @@ class AnswersFirst(OneByOne):
     async def read(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         return await self.inner.read(work, *args, **kwargs)
 
-    def on_jobs(self, listener: Callable[[], None]) -> None:
-        self.inner.on_jobs(listener)
+    def on_jobs(self, listener: Callable[[], None], claimer: object | None = None) -> None:
+        self.inner.on_jobs(listener, claimer)
 
     def on_events(self, listener: Callable[[], None]) -> None:
         self.inner.on_events(listener)

@@ -55,6 +55,7 @@ from tests.proof.crash_databases import Databases, Engine, open_engine
 from tests.proof.crash_points import Fuse, FusedDatabase, FusedStore, FusedTransport, Mortal, Stop
 from tests.proof.crash_scenarios import PICTURE_HOST, REMOVED, USER, Later, Scenario
 from tests.rows import newest_tasks
+from tests.workers import OneByOneWorker
 from tests.world import ADMIN_KEY, GATEWAY, RING_KEY, TWIN, FrozenClock, Network, configure, one_account
 
 _DOWNTIME_S = 3  # downtime after a crash
@@ -167,13 +168,14 @@ class CrashWorld:
         """Work as the worker's loop does, with a clock that jumps to the next due time."""
         until = self.clock.at + _LONGEST
         await loop.start(use)
+        worker = OneByOneWorker(use)
         while self.clock.at < until:
             await self._post(fuse)
-            await _work(use)
+            await worker.work()
             await self.twin.tick()
             if fuse.blown:
                 raise Stop
-            await _work(use)
+            await worker.work()
             if self.posted and await db.read(_all_final):
                 began = self.clock.at
                 if await self._is_complete(db) and not await self._go_on(use, db, fuse):
@@ -234,7 +236,7 @@ class CrashWorld:
     async def _end(self, use: Resources, db: Engine) -> End:
         """Run one more sweep, which must find nothing to recover, and return the end."""
         self.clock.at += EVERY
-        await _work(use)
+        await OneByOneWorker(use).work()
         ledger = self.twin.ledger()
         outcome, sha256, wrong = await db.read(lambda connection: _outcome(connection, self.folder / "images"))
         if outcome == REMOVED:
@@ -273,11 +275,6 @@ def _prepare(connection: Connection, use: Resources) -> None:
     connection.execute(update(applications.applications).values(budget=budget))
     if connection.dialect.name == "sqlite":  # on PostgreSQL another process may still answer
         idempotency_keys.remove_unanswered(connection)
-
-
-async def _work(use: Resources) -> None:
-    while await loop.run_once(use):
-        pass
 
 
 def _all_final(connection: Connection) -> bool:

@@ -20,8 +20,6 @@ from app.store import FolderStore
 from app.twin import Faults
 from app.worker import loop, run_job, sweep
 from app.worker.heartbeat import Rounds
-from app.worker.running_jobs import RunningJobs
-from app.worker.wakeup import Wakeup
 from tests.calling import Scripted, answering, done, small, submitted
 from tests.databases import OneByOne
 from tests.pictures import in_base64, picture
@@ -113,13 +111,13 @@ async def test_a_job_that_is_claimed_again_before_its_run_returns_runs_again(eac
     database = LateAnswer(each_world.use.db)
     use = replace(each_world.use, db=database)
     await database.write(jobs.enqueue, [NewJob(Step.RECONCILE, "task_1", START)])
-    running_jobs, wakeup = RunningJobs(), Wakeup()
+    worker = loop.Worker(use, Rounds())
     with capture_logs() as lines:
-        await loop._round(use, running_jobs, wakeup, Rounds())
+        await worker.round()
         await database.ended.wait()
-        await loop._round(use, running_jobs, wakeup, Rounds())
+        await worker.round()
         database.may_answer.set()
-        await asyncio.wait(running_jobs.tasks)
+        await asyncio.wait(worker.running.tasks)
 
     assert [line["step"] for line in lines if line["event"] == "job"] == ["reconcile", "reconcile"]
     assert await each_world.use.db.read(jobs.next_due) is None

@@ -4,8 +4,9 @@ import asyncio
 
 from structlog.testing import capture_logs
 
-from app.jobs import Job, Step
+from app.jobs import Job, Lane, Step
 from app.worker.loop import LANES
+from app.worker.room import Room
 from app.worker.running_jobs import LONGEST, RunningJobs
 from tests.rows import WORKER
 
@@ -26,7 +27,8 @@ def job(number: int, step: Step) -> Job:
 
 async def test_a_job_hangs_once_it_takes_longer_than_its_step_allows() -> None:
     clock, end = Clock(), asyncio.Event()
-    running = RunningJobs(clock)
+    room = Room([Lane(steps, limit) for steps, limit in LANES])
+    running = RunningJobs(room, clock)
     running.start(job(1, Step.COLLECT), end.wait())
     clock.now = LONGEST[Step.COLLECT].total_seconds() - 1
     running.start(job(2, Step.COLLECT), end.wait())

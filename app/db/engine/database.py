@@ -49,8 +49,11 @@ class Database(Protocol):
         """Run `work(connection, *args, **kwargs)` on a snapshot, and return its result. It must not write."""
         ...
 
-    def on_jobs(self, listener: Callable[[], None]) -> None:
-        """Call `listener`, from any thread, when there may be new jobs: after a commit of this or another process."""
+    def on_jobs(self, listener: Callable[[], None], claimer: object | None = None) -> None:
+        """Call `listener`, from any thread, when there may be new jobs: after a commit of this or another process.
+
+        `claimer` claims jobs in the transactions of this process that enqueue them (`jobs.Claimer`).
+        """
         ...
 
     def on_events(self, listener: Callable[[], None]) -> None:

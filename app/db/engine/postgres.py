@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.db.engine.batches import BOUNDS, Batcher, Bounds, Item, Result, Work
-from app.db.engine.commit_hooks import CommitHooks, Listeners, take_hooks
+from app.db.engine.commit_hooks import CommitHooks, Listeners
 from app.db.engine.connector import Connector
 from app.db.engine.listen import Listening
 from app.db.engine.postgres_batcher import Begin, PostgresBatcher
@@ -148,8 +148,9 @@ class Postgres:
                     await connection.exec_driver_sql(create)
         return True
 
-    def on_jobs(self, listener: Callable[[], None]) -> None:
+    def on_jobs(self, listener: Callable[[], None], claimer: object | None = None) -> None:
         self._listeners.add(listener)
+        self._listeners.claimer = claimer
         self._listening.add(_JOBS_CHANNEL, listener, containing='"insert"')
 
     def show_process(self, session_name: str) -> None:
@@ -183,16 +184,22 @@ class Postgres:
             return await self._transaction(begin, work, writes=writes)
 
     async def _transaction(self, begin: Begin, work: Callable[[Connection], T], *, writes: bool) -> T:
-        def unit(connection: Connection) -> tuple[T, CommitHooks]:
-            take_hooks(connection)  # discards those of a unit that was rolled back
-            return work(connection), take_hooks(connection)
+        hooks = CommitHooks()
+
+        def unit(connection: Connection) -> T:
+            nonlocal hooks
+            hooks = self._listeners.begin(connection)
+            return work(connection)
 
         is_committing, cancellations = False, _cancellations()
         try:
             async with begin() as connection:
-                result, hooks = await connection.run_sync(unit)
+                result = await connection.run_sync(unit)
                 is_committing = writes
-        except Exception as error:
+        except BaseException as error:
+            hooks.discard()
+            if not isinstance(error, Exception):
+                raise
             _end_if_cancelled(cancellations)  # a cancelled request ends its connection, and the rollback fails
             unavailable = outage(error, is_committing=is_committing)
             if unavailable is None:

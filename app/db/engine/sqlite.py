@@ -70,8 +70,9 @@ class Sqlite:
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, unit)
 
-    def on_jobs(self, listener: Callable[[], None]) -> None:
+    def on_jobs(self, listener: Callable[[], None], claimer: object | None = None) -> None:
         self._listeners.add(listener)
+        self._listeners.claimer = claimer
 
     def on_events(self, listener: Callable[[], None]) -> None:
         self._listeners.add(listener, EVENTS)

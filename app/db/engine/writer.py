@@ -55,16 +55,17 @@ class CallerUnit:
         self._error: BaseException | None = None
 
     def run(self, connection: Connection, *, owns_transaction: bool) -> None:
+        self.hooks.discard()  # of a first run whose commit failed
         try:
             with nullcontext() if owns_transaction else savepoint(connection):
                 self._result = self._work(connection)
         except BaseException as error:  # passed to the caller; the writer thread must survive
             self._error = caller_error(error)
+            take_hooks(connection).discard()
             if owns_transaction:
                 raise RolledBack from error
-        hooks = take_hooks(connection)
-        if self._error is None:
-            self.hooks = hooks
+        else:
+            self.hooks = take_hooks(connection)
 
     def resolve(self) -> None:
         if self._error is None:
@@ -74,6 +75,7 @@ class CallerUnit:
             self.done.set_exception(self._error)
 
     def fail(self, error: Exception) -> None:
+        self.hooks.discard()
         self.done.set_exception(error)
 
 
@@ -97,18 +99,24 @@ class SqliteBatcher(Batcher[Item, Result]):
     def run(self, connection: Connection, *, owns_transaction: bool) -> None:
         self._take_once()
         items = [waiting.item for waiting in self._batch]
-        self.hooks = CommitHooks()  # discards those of a first run that was rolled back
-        if owns_transaction and items:
-            self._outcomes = list(self._work(connection, items))
-            self.hooks = take_hooks(connection)
-        else:
+        self.hooks.discard()  # of a first run that was rolled back
+        self.hooks = CommitHooks()
+        if not owns_transaction or not items:
             self._outcomes = self._bisect(connection, items)
+            return
+        try:
+            self._outcomes = list(self._work(connection, items))
+        except BaseException:
+            take_hooks(connection).discard()
+            raise
+        self.hooks = take_hooks(connection)
 
     def resolve(self) -> None:
         self.hooks.run()
         self._resolve_on_loop()
 
     def fail(self, error: Exception) -> None:
+        self.hooks.discard()
         self._take_once()  # if the transaction could not begin, nothing is taken yet
         self._outcomes = [error] * len(self._batch)
         self._resolve_on_loop()
@@ -133,7 +141,7 @@ class SqliteBatcher(Batcher[Item, Result]):
                 with savepoint(connection):
                     results = list(self._work(connection, part))
             except Exception as error:  # noqa: BLE001 - passed to the callers of the items that fail
-                take_hooks(connection)
+                take_hooks(connection).discard()
                 bisection.failed(part, caller_error(error))
             else:
                 bisection.succeeded(results)
@@ -194,7 +202,7 @@ class Writer:
         try:
             connection = self._connection = self._connection or self._engine.connect()
             with connection.begin():
-                take_hooks(connection)  # discards those of a batch that was rolled back
+                self._listeners.begin(connection)
                 for done, unit in enumerate(units, 1):
                     unit.run(connection, owns_transaction=owns_transaction)
                     require_transaction(connection)  # if SQLite has rolled it back, the units before are lost too
