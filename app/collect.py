@@ -9,7 +9,7 @@ import asyncio
 from contextlib import suppress
 from datetime import datetime
 from io import BytesIO
-from typing import IO
+from typing import IO, NamedTuple
 
 import httpx
 
@@ -39,17 +39,18 @@ async def collect(use: Resources, task_id: str, end: JobEnd = NO_JOB) -> None:
     The task fails as `asset_lost` once the image can no longer be retrieved (see `result_state.fail`). An outage of the
     database is not recorded as a failure of the download or of the store: it is raised.
     """
-    task, is_spooled = await use.db.read(_ready, task_id)
-    if task is None:
+    found = await use.db.read(_ready, task_id, use.now())
+    if found is None:
         return
+    task = found.task
     logs.note(key_id=task.key_id, submission_id=task.attempt_id)
     started_at = use.now()
     try:
-        downloaded = await _obtain(use, task, started_at, is_spooled=is_spooled)
+        downloaded = await _obtain(use, found, started_at)
         if downloaded is None:
             return
         with downloaded.file:
-            await _store(use, task, downloaded, started_at, end)
+            await _store(use, found, downloaded, started_at, end)
     except (ResultRefused, StoreUnavailable, httpx.HTTPError, OSError) as error:
         await _fail(use, task_id, error, started_at, end)
 
@@ -82,32 +83,44 @@ def downloads_failing(connection: Connection) -> str | None:
     return f"{failing.tasks} results cannot be downloaded yet, the latest of {failing.task_id}: {failing.reason}"
 
 
-def _ready(connection: Connection, task_id: str) -> tuple[Task | None, bool]:
-    """Return a task that is ready, and whether any instance holds its image in the spool; None in another state."""
+class _Ready(NamedTuple):
+    """A task that is ready, and what is known of the places for its image."""
+
+    task: Task
+    is_spooled: bool  # by any instance
+    circuit_breaker_is_open: bool  # the store must not be called now
+
+
+def _ready(connection: Connection, task_id: str, now: datetime) -> _Ready | None:
+    """Return a task that is ready; None in another state."""
     task = tasks.get(connection, task_id)
     if task is None or task.status is not Status.READY:
-        return None, False
-    return task, bool(spooled_results.instances(connection, task.attempt_id))
+        return None
+    is_spooled = bool(spooled_results.instances(connection, task.attempt_id))
+    return _Ready(task, is_spooled, circuit_breaker.is_open(connection, now))
 
 
-async def _obtain(use: Resources, task: Task, started_at: datetime, *, is_spooled: bool) -> Downloaded | None:
+async def _obtain(use: Resources, found: _Ready, started_at: datetime) -> Downloaded | None:
     """Return the image's bytes, from the spool or by the link; None if another instance must store them."""
+    task = found.task
     file = await asyncio.to_thread(use.spool.open, task.attempt_id)
     if file is not None:
         return Downloaded(file, whole=True, spooled=True)  # only what was accepted is spooled
-    if is_spooled:
+    if found.is_spooled:
         instance = await asyncio.to_thread(use.spool.instance, started_at)
         if await use.db.write(result_state.leave_to_others, task.id, instance, started_at, use.now()):
             return None
     return await download(use, task.sample_url or "")
 
 
-async def _store(use: Resources, task: Task, downloaded: Downloaded, started_at: datetime, end: JobEnd) -> None:
+async def _store(use: Resources, found: _Ready, downloaded: Downloaded, started_at: datetime, end: JobEnd) -> None:
     """Verify the image, put it into the store or into the spool, and record which."""
-    file = downloaded.file
+    task, file = found.task, downloaded.file
     refused = set() if downloaded.whole else await use.db.read(_refusals, task.id)
     image = await verify(use, downloaded, task.attempt_id, refused)
     try:
+        if found.circuit_breaker_is_open:
+            raise _CircuitBreakerOpen("the image store has just failed")
         await _put(use, image, file)
     except StoreUnavailable as outage:
         await _spool(use, task, image, file, outage, started_at, end)
@@ -132,8 +145,6 @@ def _refusals(connection: Connection, task_id: str) -> set[str]:
 
 
 async def _put(use: Resources, image: Image, file: IO[bytes]) -> None:
-    if await _circuit_breaker_is_open(use):
-        raise _CircuitBreakerOpen("the image store has just failed")
     with tracing.span("store put", bytes=image.bytes):
         try:
             await use.store.put(image.store_key, file)
@@ -156,14 +167,6 @@ async def _add_thumbnail(use: Resources, task_id: str, image: Image, file: IO[by
     with suppress(StoreUnavailable):
         await use.store.put(results.thumbnail_key(image.store_key), BytesIO(small))
         await use.db.write(end.after(result_state.remove_if_erased), task_id, image.store_key, use.now())
-
-
-async def _circuit_breaker_is_open(use: Resources) -> bool:
-    """Whether the store must not be called now. If the database cannot tell, the store is called."""
-    try:
-        return await use.db.read(circuit_breaker.is_open, use.now())
-    except Unavailable:
-        return False
 
 
 async def _spool(

@@ -32,10 +32,10 @@ class Waits(NamedTuple):
 
 
 MOST = {
-    "post": Waits(22, 6),
+    "post": Waits(23, 6),
     "submission": Waits(20, 0),
     "callback": Waits(10, 3),
-    "image": Waits(21, 0),
+    "image": Waits(19, 0),
 }
 
 

@@ -1,7 +1,7 @@
 """Download results with limits on time and size, and examine whether they are complete images."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
@@ -81,10 +81,9 @@ async def verify(use: Resources, downloaded: Downloaded, attempt_id: str, refuse
     if info.media_type == examine.UNKNOWN and await asyncio.to_thread(examine.is_text, file):
         raise ResultRefused("the link delivered text or nothing, not an image")
     async with use.decoding.taken(info.pixels if info.pixels <= MAX_PIXELS else 0):
-        problem = await asyncio.to_thread(examine.find_problem, file, new_file, info, max_pixels=MAX_PIXELS)
-    image = await asyncio.to_thread(_image, file, attempt_id, info, problem)
-    if problem is not None and not downloaded.whole:
-        reason = f"the result is not a whole image: {problem} ({image.bytes} bytes, SHA-256 {image.sha256[:16]})"
+        image = await asyncio.to_thread(_examined, file, new_file, info, attempt_id)
+    if image.problem is not None and not downloaded.whole:
+        reason = f"the result is not a whole image: {image.problem} ({image.bytes} bytes, SHA-256 {image.sha256[:16]})"
         if reason not in refused:
             raise ResultRefused(reason)
     return image
@@ -98,7 +97,8 @@ async def thumbnail_of(use: Resources, image: Image, file: IO[bytes]) -> WebP | 
         return await asyncio.to_thread(thumbnail.make, file, max_pixels=MAX_PIXELS)
 
 
-def _image(file: IO[bytes], attempt_id: str, info: ImageInfo, problem: str | None) -> Image:
+def _examined(file: IO[bytes], new_file: Callable[[], IO[bytes]], info: ImageInfo, attempt_id: str) -> Image:
+    problem = examine.find_problem(file, new_file, info, max_pixels=MAX_PIXELS)
     size, sha256 = file.seek(0, 2), sha256_of(file)
     key = f"results/{sha256[:2]}/{sha256}.{attempt_id}.{examine.extension_of(info.media_type)}"
     return Image(key, sha256, size, info, problem, content_credentials.are_present(file))

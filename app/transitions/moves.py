@@ -159,10 +159,7 @@ def cancel_queued(connection: Connection, task_ids: Collection[str], now: dateti
 
 def cancel_if_requested(connection: Connection, task_id: str, now: datetime) -> bool:
     """Cancel a task that has returned to `queued`, if its cancellation was requested while it was being submitted."""
-    task = tasks.get(connection, task_id)
-    if task is None or task.cancel_requested_at is None or task.status is not Status.QUEUED:
-        return False
-    return cancel(connection, task_id, now)
+    return tasks.is_queued_to_be_cancelled(connection, task_id) and cancel(connection, task_id, now)
 
 
 def resubmit(connection: Connection, task_id: str, now: datetime, price: Price | None = None) -> bool:

@@ -31,7 +31,7 @@ def store(connection: Connection, task: Task, image: Image, started_at: datetime
     `ready` stays as it is.
     """
     spooled_results.delete_holders(connection, task.attempt_id)
-    if _locked(connection, task.id, task.attempt_id) is None:
+    if not _is_ready(connection, task):
         return not remove_if_erased(connection, task.id, image.store_key, now)
     result = Result(
         task_id=task.id,
@@ -57,7 +57,7 @@ def store(connection: Connection, task: Task, image: Image, started_at: datetime
 
 def remove_if_erased(connection: Connection, task_id: str, store_key: str, now: datetime) -> bool:
     """Request the removal of an image and its thumbnail if its task has been erased, and return whether it has."""
-    if tasks.get(connection, task_id) is not None:
+    if tasks.exists(connection, task_id):
         return False
     removals.request(connection, [store_key], now)
     return True
@@ -78,7 +78,7 @@ def await_store(
     `tried`: the store was called, rather than skipped by the circuit breaker. Returns True if the instance is a new
     holder.
     """
-    if _locked(connection, task.id, task.attempt_id) is None:
+    if not _is_ready(connection, task):
         return False
     is_new = instance not in spooled_results.instances(connection, task.attempt_id)
     wait = STORE.wait(spooled_results.record_holder(connection, task.attempt_id, instance, now, tried=tried))
@@ -145,16 +145,17 @@ def fail(
     return Status.READY
 
 
-def _locked(connection: Connection, task_id: str, attempt_id: str | None = None) -> Task | None:
-    """Lock the task and return its current row.
-
-    Returns None if it is no longer `ready`, or if `attempt_id` is given and is not its latest attempt.
-    """
+def _locked(connection: Connection, task_id: str) -> Task | None:
+    """Lock the task and return its current row; None if it is no longer `ready`."""
     tasks.lock(connection, [task_id])
     task = tasks.get(connection, task_id)
-    if task is None or task.status is not Status.READY or attempt_id not in {None, task.attempt_id}:
-        return None
-    return task
+    return task if task is not None and task.status is Status.READY else None
+
+
+def _is_ready(connection: Connection, known: Task) -> bool:
+    """Lock the task, and return whether it is still `ready`, with the same attempt."""
+    tasks.lock(connection, [known.id])
+    return tasks.is_at(connection, known.id, Status.READY, known.attempt_id)
 
 
 def _deadline(connection: Connection, task: Task, now: datetime) -> datetime:

@@ -39,7 +39,8 @@ def plan(connection: Connection, moves: Sequence[Reached], now: datetime) -> Non
     if not events:
         return
     targets = _endpoints(connection, {_endpoint_name(task) for task, _ in events}, now)
-    stored = results.of_tasks(connection, [task.id for task, status in events if status is Status.STORED])
+    shown = [task.id for task, status in events if status is Status.STORED and task.webhook_form == "event"]
+    stored = results.of_tasks(connection, shown)
     rows = []
     for task, status in events:
         message = _payload(task, status, stored, now)

@@ -1,7 +1,7 @@
 """Record the outcomes of a round of deliveries at one endpoint, and schedule the next round."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
 from app import ids, jobs
@@ -38,11 +38,13 @@ def record(
         delivery_attempts.insert(connection, [_attempt_row(attempt) for attempt in attempts])
         deliveries.apply_changes(connection, [_delivery_change(attempt, now) for attempt in attempts])
         change = _endpoint_change(endpoint, attempts, now)
-        endpoints.change(connection, endpoint_id, change)
+        if change != _known_state(endpoint):
+            endpoints.change(connection, endpoint_id, change)
         stopped = change.state if change.state is not endpoint.state else None
+        endpoint = replace(endpoint, **asdict(change))
         if stopped is EndpointState.GONE:
             deliveries.end_waiting(connection, endpoint_id, "the endpoint answered 410 to another delivery", now)
-    _schedule_next(connection, endpoint_id, now)
+    _schedule_next(connection, endpoint, now)
     return None if stopped is EndpointState.ACTIVE else stopped
 
 
@@ -83,9 +85,7 @@ def _endpoint_change(endpoint: Endpoint, attempts: Sequence[SentWebhook], now: d
     A delivered test activates the endpoint. A failed test does not count as a failure: a test has no retry, so the
     failure would stay recorded until the next delivery succeeds, however much later.
     """
-    unchanged = EndpointChange(
-        endpoint.state, endpoint.stopped_at, endpoint.failures, endpoint.failing_since_at, endpoint.backoff_until
-    )
+    unchanged = _known_state(endpoint)
     if any(attempt.outcome.gone for attempt in attempts):
         return replace(unchanged, state=EndpointState.GONE, stopped_at=endpoint.stopped_at or now)
     delivered = [attempt for attempt in attempts if attempt.outcome.delivered]
@@ -105,17 +105,21 @@ def _endpoint_change(endpoint: Endpoint, attempts: Sequence[SentWebhook], now: d
     return failing
 
 
-def _schedule_next(connection: Connection, endpoint_id: str, now: datetime) -> None:
-    endpoint = endpoints.get(connection, endpoint_id)
-    if endpoint is None:
-        return
-    test_due = deliveries.next_due(connection, endpoint_id, tests=True)
-    next_due = deliveries.next_due(connection, endpoint_id) if endpoint.state is EndpointState.ACTIVE else None
-    if next_due is not None:
-        next_due = max(next_due, endpoint.backoff_until or next_due)
-    jobs.enqueue(
-        connection, [NewJob(Step.NOTIFY, endpoint_id, max(due, now)) for due in (test_due, next_due) if due is not None]
+def _known_state(endpoint: Endpoint) -> EndpointChange:
+    return EndpointChange(
+        endpoint.state, endpoint.stopped_at, endpoint.failures, endpoint.failing_since_at, endpoint.backoff_until
     )
+
+
+def _schedule_next(connection: Connection, endpoint: Endpoint, now: datetime) -> None:
+    is_active = endpoint.state is EndpointState.ACTIVE
+    found = [deliveries.next_due(connection, endpoint.id)] if is_active else []
+    if endpoint.backoff_until is not None:
+        found = [max(due, endpoint.backoff_until) for due in found if due is not None]
+    if not is_active or endpoint.backoff_until is not None:  # tests do not wait
+        found.append(deliveries.next_due(connection, endpoint.id, tests=True))
+    due_at = [max(due, now) for due in found if due is not None]
+    jobs.enqueue(connection, [NewJob(Step.NOTIFY, endpoint.id, at) for at in due_at])
 
 
 def _attempt_row(attempt: SentWebhook) -> delivery_attempts.DeliveryAttempt:

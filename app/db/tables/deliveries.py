@@ -108,8 +108,26 @@ class NewDelivery:
     ended_at: datetime | None = None
 
 
+# Constants, because building a statement takes as long as running it.
+_INSERT = deliveries.insert()
+_OF_ENDPOINT_WAITING = (
+    deliveries.c.endpoint_id == bindparam("endpoint_id"),
+    deliveries.c.state == DeliveryState.WAITING,
+)
+OF_ENDPOINT = endpoints.c.id == deliveries.c.endpoint_id
+_SELECT = select(deliveries, endpoints.c.key_id, endpoints.c.url).join(endpoints, OF_ENDPOINT)
+_DUE = (
+    _SELECT.where(*_OF_ENDPOINT_WAITING, deliveries.c.due_at <= bindparam("now"))
+    .order_by(deliveries.c.due_at, deliveries.c.id)
+    .limit(bindparam("limit"))
+)
+_DUE_TESTS = _DUE.where(_IS_TEST)
+_NEXT_DUE = select(deliveries.c.due_at).where(*_OF_ENDPOINT_WAITING).order_by(deliveries.c.due_at).limit(1)
+_NEXT_DUE_TEST = _NEXT_DUE.where(_IS_TEST)
+
+
 def insert(connection: Connection, rows: Sequence[NewDelivery]) -> None:
-    connection.execute(deliveries.insert(), [{"tries": 0, **asdict(row)} for row in rows])
+    connection.execute(_INSERT, [{"tries": 0, **asdict(row)} for row in rows])
 
 
 def get(connection: Connection, delivery_id: str) -> Delivery | None:
@@ -119,26 +137,14 @@ def get(connection: Connection, delivery_id: str) -> Delivery | None:
 
 def due(connection: Connection, endpoint_id: str, now: datetime, limit: int, *, tests: bool = False) -> list[Delivery]:
     """Return the due deliveries of an endpoint, earliest due first; with `tests`, only tests."""
-    query = select_deliveries().where(
-        deliveries.c.endpoint_id == endpoint_id, deliveries.c.state == DeliveryState.WAITING, deliveries.c.due_at <= now
-    )
-    if tests:
-        query = query.where(_IS_TEST)
-    rows = connection.execute(query.order_by(deliveries.c.due_at, deliveries.c.id).limit(limit))
-    return [delivery_of(row) for row in rows]
+    parameters = {"endpoint_id": endpoint_id, "now": now, "limit": limit}
+    return [delivery_of(row) for row in connection.execute(_DUE_TESTS if tests else _DUE, parameters)]
 
 
 def next_due(connection: Connection, endpoint_id: str, *, tests: bool = False) -> datetime | None:
     """Return when the next waiting delivery of an endpoint is due; with `tests`, the next test. None if none waits."""
-    query = (
-        select(deliveries.c.due_at)
-        .where(deliveries.c.endpoint_id == endpoint_id, deliveries.c.state == DeliveryState.WAITING)
-        .order_by(deliveries.c.due_at)
-        .limit(1)
-    )
-    if tests:
-        query = query.where(_IS_TEST)
-    due_at: datetime | None = connection.execute(query).scalar_one_or_none()
+    query = _NEXT_DUE_TEST if tests else _NEXT_DUE
+    due_at: datetime | None = connection.execute(query, {"endpoint_id": endpoint_id}).scalar_one_or_none()
     return due_at
 
 
@@ -156,24 +162,29 @@ class DeliveryChange:
     ended_at: datetime | None
 
 
-def apply_changes(connection: Connection, changes: Sequence[DeliveryChange]) -> None:
-    """Write the outcome of attempts. A delivery that was replayed during its attempt does not change."""
-    names = ("state", "tries", "detail", "due_at", "ended_at")
-    values = {name: bindparam(f"new_{name}", type_=deliveries.c[name].type) for name in names}
-    unchanged = (
+_CHANGED_NAMES = ("state", "tries", "detail", "due_at", "ended_at")
+_CHANGED = {
+    "of_id": "id",
+    "was_tries": "was_tries",
+    "was_due_at": "was_due_at",
+    **{f"new_{name}": name for name in _CHANGED_NAMES},
+}
+_CHANGE = (
+    update(deliveries)
+    .where(
         deliveries.c.id == bindparam("of_id"),
         deliveries.c.state == DeliveryState.WAITING,
         deliveries.c.tries == bindparam("was_tries"),
         deliveries.c.due_at == bindparam("was_due_at"),
     )
-    sources = {
-        "of_id": "id",
-        "was_tries": "was_tries",
-        "was_due_at": "was_due_at",
-        **{f"new_{name}": name for name in names},
-    }
-    rows = [{parameter: getattr(change, name) for parameter, name in sources.items()} for change in changes]
-    connection.execute(update(deliveries).where(*unchanged).values(values), rows)
+    .values({name: bindparam(f"new_{name}", type_=deliveries.c[name].type) for name in _CHANGED_NAMES})
+)
+
+
+def apply_changes(connection: Connection, changes: Sequence[DeliveryChange]) -> None:
+    """Write the outcome of attempts. A delivery that was replayed during its attempt does not change."""
+    rows = [{parameter: getattr(change, name) for parameter, name in _CHANGED.items()} for change in changes]
+    connection.execute(_CHANGE, rows)
 
 
 def end_waiting(connection: Connection, endpoint_id: str, detail: str, now: datetime) -> None:
@@ -200,11 +211,8 @@ def endpoints_with_waiting(connection: Connection) -> set[str]:
     return set(connection.execute(query).scalars())
 
 
-OF_ENDPOINT = endpoints.c.id == deliveries.c.endpoint_id
-
-
 def select_deliveries() -> Select[Any]:
-    return select(deliveries, endpoints.c.key_id, endpoints.c.url).join(endpoints, OF_ENDPOINT)
+    return _SELECT
 
 
 def delivery_of(row: Row[Any]) -> Delivery:

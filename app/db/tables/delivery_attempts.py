@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from sqlalchemy import Column, Connection, Index, Integer, LargeBinary, String, Table, func, select
+from sqlalchemy import Column, Connection, Index, Integer, LargeBinary, String, Table, bindparam, func, select
 
 from app.db.engine.columns import Instant, metadata
 from app.db.tables.deliveries import deliveries
@@ -50,15 +50,23 @@ class DeliverySummary:
     attempts: int
 
 
+_INSERT = delivery_attempts.insert()
+# Locked, so that a deletion that begins now waits, and then finds these attempts too.
+_LOCK_DELIVERIES = (
+    select(deliveries.c.id)
+    .where(deliveries.c.id.in_(bindparam("delivery_ids", expanding=True)))
+    .order_by(deliveries.c.id)
+    .with_for_update()
+)
+
+
 def insert(connection: Connection, attempts: Sequence[DeliveryAttempt]) -> None:
     """Insert attempts, except those of deliveries that were deleted, which erasing a task may do during an attempt."""
-    delivery_ids = {attempt.delivery_id for attempt in attempts}
-    # Locked, so that a deletion that begins now waits, and then finds these attempts too.
-    query = select(deliveries.c.id).where(deliveries.c.id.in_(delivery_ids)).order_by(deliveries.c.id)
-    existing = set(connection.execute(query.with_for_update()).scalars())
+    delivery_ids = list({attempt.delivery_id for attempt in attempts})
+    existing = set(connection.execute(_LOCK_DELIVERIES, {"delivery_ids": delivery_ids}).scalars())
     if existing:
         rows = [asdict(attempt) for attempt in attempts if attempt.delivery_id in existing]
-        connection.execute(delivery_attempts.insert(), rows)
+        connection.execute(_INSERT, rows)
 
 
 def of_delivery(connection: Connection, delivery_id: str) -> list[DeliveryAttempt]:

@@ -1,12 +1,24 @@
 """The table `endpoints`: the webhook URLs of each application, with their state and their failures."""
 
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Connection, Integer, String, Table, Text, UniqueConstraint, delete, select, update
+from sqlalchemy import (
+    Column,
+    Connection,
+    Integer,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    bindparam,
+    delete,
+    select,
+    update,
+)
 
 from app.db.engine.columns import Instant, by_key, insert_into, metadata
 from app.db.tables import applications
@@ -79,18 +91,30 @@ def ensure(connection: Connection, rows: Iterable[NewEndpoint]) -> None:
     connection.execute(statement.on_conflict_do_nothing(index_elements=["key_id", "url"]))
 
 
+# Constants, because building a statement takes as long as running it.
+_GET = select(endpoints).where(endpoints.c.id == bindparam("endpoint_id"))
+_LOCK = _GET.with_for_update(key_share=True)
+_NAMED = (
+    select(endpoints)
+    .where(
+        endpoints.c.key_id.in_(bindparam("key_ids", expanding=True)),
+        endpoints.c.url.in_(bindparam("urls", expanding=True)),
+    )
+    .with_for_update(read=True, key_share=True)  # waits for `lock_to_delete` alone
+)
+
+
 def by_name(connection: Connection, names: Collection[EndpointName]) -> dict[EndpointName, Endpoint]:
     """Return the endpoints with these names, by name. They are not deleted until the transaction ends."""
     key_ids = {applications.first_key_id(name.application_id) for name in names}
-    query = select(endpoints).where(endpoints.c.key_id.in_(key_ids), endpoints.c.url.in_({name.url for name in names}))
-    not_deleted = query.with_for_update(read=True, key_share=True)  # waits for `lock_to_delete` alone
-    found = [_endpoint_of(row) for row in connection.execute(not_deleted)]
+    parameters = {"key_ids": list(key_ids), "urls": list({name.url for name in names})}
+    found = [_endpoint_of(row) for row in connection.execute(_NAMED, parameters)]
     named = {EndpointName(endpoint.application_id, endpoint.url): endpoint for endpoint in found}
     return {name: endpoint for name, endpoint in named.items() if name in names}
 
 
 def get(connection: Connection, endpoint_id: str) -> Endpoint | None:
-    row = connection.execute(select(endpoints).where(endpoints.c.id == endpoint_id)).one_or_none()
+    row = connection.execute(_GET, {"endpoint_id": endpoint_id}).one_or_none()
     return None if row is None else _endpoint_of(row)
 
 
@@ -122,9 +146,18 @@ class EndpointChange:
     backoff_until: datetime | None = None
 
 
+_CHANGED = tuple(member.name for member in fields(EndpointChange))
+_CHANGE = (
+    update(endpoints)
+    .where(endpoints.c.id == bindparam("endpoint_id"))
+    .values({name: bindparam(f"new_{name}", type_=endpoints.c[name].type) for name in _CHANGED})
+)
+
+
 def change(connection: Connection, endpoint_id: str, values: EndpointChange) -> None:
     """Write the new state of an endpoint."""
-    connection.execute(update(endpoints).where(endpoints.c.id == endpoint_id).values(asdict(values)))
+    parameters = {f"new_{name}": getattr(values, name) for name in _CHANGED}
+    connection.execute(_CHANGE, {"endpoint_id": endpoint_id, **parameters})
 
 
 def get_many(connection: Connection, endpoint_ids: Collection[str]) -> list[Endpoint]:
@@ -139,8 +172,7 @@ def resume(connection: Connection, endpoint_id: str) -> None:
 
 def lock(connection: Connection, endpoint_id: str) -> Endpoint | None:
     """Return the endpoint, locked until the transaction ends. Deliveries can be planned for it meanwhile."""
-    query = select(endpoints).where(endpoints.c.id == endpoint_id).with_for_update(key_share=True)
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(_LOCK, {"endpoint_id": endpoint_id}).one_or_none()
     return None if row is None else _endpoint_of(row)
 
 

@@ -141,6 +141,7 @@ def put(connection: Connection, account: ConfiguredAccount, position: int = 0) -
 _GET = select(accounts).where(accounts.c.id == bindparam("account_id"))
 _CONFIGURED = accounts.c.position.is_not(None)
 _IN_LOCK_ORDER = select(accounts).order_by(accounts.c.id).with_for_update()
+_LIST_CONFIGURED = select(accounts).where(_CONFIGURED).order_by(accounts.c.position, accounts.c.id)
 _LOCK = _IN_LOCK_ORDER.where(_CONFIGURED)
 _LOCK_WITH = _IN_LOCK_ORDER.where(or_(_CONFIGURED, accounts.c.id == bindparam("account_id")))
 
@@ -156,8 +157,7 @@ def list_all(connection: Connection) -> list[Account]:
 
 def list_configured(connection: Connection) -> list[Account]:
     """Return the configured accounts, in order."""
-    query = select(accounts).where(_CONFIGURED).order_by(accounts.c.position, accounts.c.id)
-    return [_account_of(row) for row in connection.execute(query)]
+    return [_account_of(row) for row in connection.execute(_LIST_CONFIGURED)]
 
 
 def _account_of(row: Row[Any]) -> Account:
@@ -209,20 +209,27 @@ def lower(connection: Connection, account_id: str, lowered: Lowered) -> None:
     connection.execute(update(accounts).where(accounts.c.id == account_id).values(values))
 
 
+_REFUSED = (
+    accounts.c.id == bindparam("account_id"),
+    accounts.c.refusals > 0,
+    accounts.c.paused_until_at <= bindparam("now"),
+)
+_IS_REFUSED = select(accounts.c.id).where(*_REFUSED)
+_RESUME = (
+    update(accounts).where(*_REFUSED).values(refusals=0, refused_since_at=None, paused_until_at=None, pause_reason=None)
+)
+
+
 def resume(connection: Connection, account_id: str, now: datetime) -> bool:
     """Clear the refusals of an account, because the provider has accepted a task, unless a pause is still running.
 
     The next pause is then short again. Return whether there were refusals to clear.
     """
-    refused = (accounts.c.id == account_id, accounts.c.refusals > 0, accounts.c.paused_until_at <= now)
-    if connection.execute(select(accounts.c.id).where(*refused)).one_or_none() is None:
+    refused = {"account_id": account_id, "now": now}
+    if connection.execute(_IS_REFUSED, refused).one_or_none() is None:
         return False  # as nearly always: the rows need no lock
     lock(connection, account_id)
-    resumed = connection.execute(
-        update(accounts)
-        .where(*refused)
-        .values(refusals=0, refused_since_at=None, paused_until_at=None, pause_reason=None)
-    )
+    resumed = connection.execute(_RESUME, refused)
     return resumed.rowcount == 1
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Column, Connection, Integer, String, Table, delete, func, select, update
+from sqlalchemy import Column, Connection, Integer, String, Table, bindparam, delete, func, select, update
 
 from app.db.engine.columns import Instant, metadata
 
@@ -50,16 +50,20 @@ def record_holder(connection: Connection, attempt_id: str, instance: str, now: d
     return 1
 
 
+_OF_ATTEMPT = spooled_results.c.attempt_id == bindparam("attempt_id")
+_INSTANCES = select(spooled_results.c.instance).where(_OF_ATTEMPT)
+_DELETE = delete(spooled_results).where(_OF_ATTEMPT)
+
+
 def instances(connection: Connection, attempt_id: str) -> set[str]:
     """Return the instances that hold the bytes of this attempt."""
-    query = select(spooled_results.c.instance).where(spooled_results.c.attempt_id == attempt_id)
-    return set(connection.execute(query).scalars())
+    return set(connection.execute(_INSTANCES, {"attempt_id": attempt_id}).scalars())
 
 
 def delete_holders(connection: Connection, attempt_id: str, instance: str | None = None) -> None:
     """Delete the record of one instance for an attempt, or of all instances if `instance` is None."""
-    statement = delete(spooled_results).where(spooled_results.c.attempt_id == attempt_id)
-    connection.execute(statement if instance is None else statement.where(spooled_results.c.instance == instance))
+    statement = _DELETE if instance is None else _DELETE.where(spooled_results.c.instance == instance)
+    connection.execute(statement, {"attempt_id": attempt_id})
 
 
 def spool_holders(connection: Connection) -> Sequence[SpoolHolder]:

@@ -225,6 +225,14 @@ class NewTask:
 _INSERT = tasks.insert()
 _PLAIN_COLUMNS = tuple(column.name for column in fields(NewTask) if column.name not in {"request", "webhook"})
 _GET = select(tasks).where(tasks.c.id == bindparam("task_id"))
+_EXISTS = select(tasks.c.id).where(tasks.c.id == bindparam("task_id"))
+_POSITION = select(tasks.c.status, tasks.c.attempt_id).where(tasks.c.id == bindparam("task_id"))
+_CANCEL_REQUESTED_AT = select(tasks.c.cancel_requested_at).where(
+    tasks.c.id == bindparam("task_id"), tasks.c.status == Status.QUEUED
+)
+_AMONG = tasks.c.id.in_(bindparam("task_ids", expanding=True))
+_WITH_WEBHOOK = select(tasks).where(_AMONG, tasks.c.webhook_url.is_not(None))
+_LOCK = select(tasks.c.id).where(_AMONG).order_by(tasks.c.id).with_for_update()
 
 
 def insert(connection: Connection, task: NewTask) -> None:
@@ -240,6 +248,22 @@ def get(connection: Connection, task_id: str) -> Task | None:
     return None if row is None else task_of(row)
 
 
+def exists(connection: Connection, task_id: str) -> bool:
+    return connection.execute(_EXISTS, {"task_id": task_id}).one_or_none() is not None
+
+
+def is_at(connection: Connection, task_id: str, status: Status, attempt_id: str) -> bool:
+    """Whether a task is in this state, and this is its latest attempt."""
+    row = connection.execute(_POSITION, {"task_id": task_id}).one_or_none()
+    return row is not None and tuple(row) == (status, attempt_id)
+
+
+def is_queued_to_be_cancelled(connection: Connection, task_id: str) -> bool:
+    """Whether a task has returned to the queue although its cancellation was requested."""
+    requested_at = connection.execute(_CANCEL_REQUESTED_AT, {"task_id": task_id}).scalar_one_or_none()
+    return requested_at is not None
+
+
 def get_owned(connection: Connection, task_id: str, owner: str | None) -> Task | None:
     """Return a task if it belongs to the application `owner`, or to any if that is None."""
     task = get(connection, task_id)
@@ -250,8 +274,7 @@ def with_webhook(connection: Connection, task_ids: Collection[str]) -> dict[str,
     """Return those of these tasks that have a webhook, by id."""
     if not task_ids:
         return {}
-    query = select(tasks).where(tasks.c.id.in_(task_ids), tasks.c.webhook_url.is_not(None))
-    return {row.id: task_of(row) for row in connection.execute(query)}
+    return {row.id: task_of(row) for row in connection.execute(_WITH_WEBHOOK, {"task_ids": list(task_ids)})}
 
 
 def ids_in(connection: Connection, status: Status) -> set[str]:
@@ -283,7 +306,8 @@ _LATEST_DURATIONS = (
 
 def lock(connection: Connection, task_ids: Collection[str]) -> None:
     """Lock these tasks until the transaction ends, in the order of their ids, so concurrent callers do not deadlock."""
-    connection.execute(select(tasks.c.id).where(tasks.c.id.in_(task_ids)).order_by(tasks.c.id).with_for_update())
+    if connection.dialect.name == "postgresql":  # SQLite has one writer, and no locks of rows
+        connection.execute(_LOCK, {"task_ids": list(task_ids)})
 
 
 def task_of(row: Row[Any]) -> Task:
