@@ -10,6 +10,7 @@ import pytest
 from app import jobs
 from app.db import Connection
 from app.db.engine.database import Database, open_database
+from app.db.tables import events
 from app.jobs import Job, Lane, NewJob, Step
 from app.worker.room import EnqueuedClaims, Room
 from tests.postgres import set_time
@@ -261,3 +262,34 @@ async def test_the_worker_is_woken_for_jobs_that_wait_for_less_than_its_longest_
         await given.enqueue(*new_jobs)
 
     assert bool(signals) is is_woken
+
+
+async def test_on_postgresql_a_job_of_its_own_process_does_not_wake_the_worker_that_has_claimed_it(
+    postgres_url: str,
+) -> None:
+    signals: list[str] = []
+
+    def notify(connection: Connection) -> None:
+        connection.exec_driver_sql(f"NOTIFY {events.CHANNEL}")
+
+    async def until_signalled(kind: str) -> None:
+        async def is_signalled() -> bool:
+            return kind in signals
+
+        await until(is_signalled)
+
+    async with open_database(postgres_url) as database, open_database(postgres_url) as other:
+        given = Given(database)
+        database.on_events(lambda: signals.append("event"))
+        database.on_jobs(lambda: signals.append("job"), given.claims)
+        await until_signalled("event")  # once it listens
+        await until_signalled("job")
+        signals.clear()
+        await given.enqueue(*collect(1))
+        # Notifications arrive in the order of the commits.
+        await other.write(notify)
+        await until_signalled("event")
+        assert (given.tasks, signals) == (["task_1"], ["event"])
+
+        await other.write(jobs.enqueue, collect(2))
+        await until_signalled("job")

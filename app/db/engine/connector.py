@@ -49,7 +49,8 @@ class Connector:
     def __init__(self, timeouts: Timeouts = TIMEOUTS) -> None:
         self.is_pooled = False
         self.timeouts = timeouts
-        self._closed: set[int] = set()  # the process numbers of sessions
+        self.sessions: set[int] = set()  # the process numbers of open sessions; without those through a pooler
+        self._closed: set[int] = set()
         settings = {**session_settings(timeouts), **_KEEPALIVE}
         self._set_for_session = "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
 
@@ -62,6 +63,7 @@ class Connector:
         if not self.is_pooled:
             connection = await self._open(*args, **arguments)
             if not await self._prepare(connection):
+                self.sessions.add(connection.get_server_pid())
                 return connection
             await connection.close()
             self.is_pooled = True
@@ -71,8 +73,12 @@ class Connector:
         arguments.setdefault("timeout", self.timeouts.connect_s)
         connection: BoundedConnection = await asyncpg.connect(*args, **arguments, connection_class=BoundedConnection)
         connection.limit(self.timeouts)
-        connection.on_close = self._closed.add
+        connection.on_close = self._note_close
         return connection
+
+    def _note_close(self, pid: int) -> None:
+        self.sessions.discard(pid)
+        self._closed.add(pid)
 
     async def _prepare(self, connection: BoundedConnection) -> bool:
         """Prepare the session of a new connection, unless it leads to a pooler. Return whether it does."""

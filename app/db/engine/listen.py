@@ -4,9 +4,9 @@ Through a connection pooler, which may deliver no notification, it calls them at
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy import NullPool
@@ -23,6 +23,12 @@ _POLL_S = 1.0  # between calls of the listeners, where notifications do not arri
 _LOST = (OSError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 log = logs.get("listening")
+
+
+class _Listener(NamedTuple):
+    call: Callable[[], None]
+    containing: str
+    but_not_from: Collection[int]
 
 
 class Listening:
@@ -46,7 +52,7 @@ class Listening:
         setting = DATABASE_URL if direct_url is None else DIRECT_URL
         # Without a pool: the connection is never returned to one.
         self._engine = make_engine(direct_url or url, self._connector, setting, poolclass=NullPool)
-        self._listeners: dict[str, list[tuple[str, Callable[[], None]]]] = {}
+        self._listeners: dict[str, list[_Listener]] = {}
         self._changed = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._session_name: str | None = None
@@ -61,12 +67,15 @@ class Listening:
         """Whether the connection can show that the process lives: through a pooler it cannot."""
         return not self._must_poll
 
-    def add(self, channel: str, listener: Callable[[], None], containing: str = "") -> None:
+    def add(
+        self, channel: str, listener: Callable[[], None], containing: str = "", but_not_from: Collection[int] = ()
+    ) -> None:
         """Call `listener`, on the event loop, for each NOTIFY on `channel` whose payload contains `containing`.
 
-        The listener must neither block nor raise.
+        `but_not_from`: the process numbers of sessions whose notifications are ignored; they may change. The listener
+        must neither block nor raise.
         """
-        self._listeners.setdefault(channel, []).append((containing, listener))
+        self._listeners.setdefault(channel, []).append(_Listener(listener, containing, but_not_from))
         self._changed.set()
         self._start()
 
@@ -119,7 +128,7 @@ class Listening:
             for channel in self._listeners.keys() - subscribed:
                 await connection.add_listener(channel, self._receive)
                 subscribed.add(channel)
-                self._call_listeners(channel, None)
+                self._call_listeners(channel)
             try:
                 await asyncio.wait_for(self._changed.wait(), self._check_every_s)
             except TimeoutError:
@@ -128,13 +137,14 @@ class Listening:
     async def _poll(self) -> None:
         while True:
             for channel in self._listeners:
-                self._call_listeners(channel, None)
+                self._call_listeners(channel)
             await asyncio.sleep(_POLL_S)
 
-    def _receive(self, _connection: Any, _pid: int, channel: str, payload: str) -> None:
-        self._call_listeners(channel, payload)
+    def _receive(self, _connection: Any, pid: int, channel: str, payload: str) -> None:
+        for listener in self._listeners[channel]:
+            if listener.containing in payload and pid not in listener.but_not_from:
+                listener.call()
 
-    def _call_listeners(self, channel: str, payload: str | None) -> None:
-        for containing, listener in self._listeners[channel]:
-            if payload is None or containing in payload:
-                listener()
+    def _call_listeners(self, channel: str) -> None:
+        for listener in self._listeners[channel]:
+            listener.call()

@@ -151,7 +151,9 @@ class Postgres:
     def on_jobs(self, listener: Callable[[], None], claimer: object | None = None) -> None:
         self._listeners.add(listener)
         self._listeners.claimer = claimer
-        self._listening.add(_JOBS_CHANNEL, listener, containing='"insert"')
+        # The commits of this process call the listener themselves, unless its worker has claimed the jobs with them.
+        own = self._connector.sessions
+        self._listening.add(_JOBS_CHANNEL, listener, containing='"insert"', but_not_from=own)
 
     def show_process(self, session_name: str) -> None:
         """Let other processes see that this one lives, by a session with this name."""
@@ -198,6 +200,8 @@ class Postgres:
                 is_committing = writes
         except BaseException as error:
             hooks.discard()
+            if is_committing:  # the transaction may be durable
+                self._listeners.notify(hooks.topics)
             if not isinstance(error, Exception):
                 raise
             _end_if_cancelled(cancellations)  # a cancelled request ends its connection, and the rollback fails
