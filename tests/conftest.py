@@ -19,13 +19,14 @@ from structlog.stdlib import ProcessorFormatter
 
 from app.db.engine.database import Database, open_database
 from app.db.migrations import migrate
-from tests import profiles, shared_dialects, tiers
+from tests import profiles, shared_dialects, shared_trust, tiers
 from tests.pgbouncer import pgbouncer
 from tests.postgres import Postgres, start_postgres
 from tests.world import World, open_world
 
 profiles.install()
 shared_dialects.install()
+shared_trust.install()
 
 _REQUIRED = os.environ.get("TESTS_REQUIRE", "").split(",")
 

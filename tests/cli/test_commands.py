@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from shutil import copyfile
 
 import httpx
 import pytest
@@ -67,7 +68,7 @@ class Terminal:
 
 
 @pytest.fixture
-async def terminal(tmp_path: Path) -> AsyncGenerator[Terminal]:
+async def terminal(tmp_path: Path, sqlite_template: Path) -> AsyncGenerator[Terminal]:
     twin_socket, twin_url = listening()
     service_socket, service_url = listening()
     env = {
@@ -80,6 +81,8 @@ async def terminal(tmp_path: Path) -> AsyncGenerator[Terminal]:
         "FLUXHOOK_ADMIN_KEY": ADMIN_KEY,
     }
     settings = Settings.from_env(env)
+    settings.data_dir.mkdir(mode=0o700)
+    copyfile(sqlite_template, settings.data_dir / "fluxhook.db")
     await prepare(settings)
     async with (
         serving(build(ready_after_s=0.1, seed=1), twin_socket),
