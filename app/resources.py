@@ -24,6 +24,7 @@ from app.rules.limits import DEFAULTS, Limits
 from app.rules.retention import UNLIMITED, Retention
 from app.rules.sampling import SampleLimit
 from app.rules.shares import Shares
+from app.rules.turns import Turns
 from app.rules.weighted_semaphore import WeightedSemaphore
 from app.security import ssrf
 from app.security.keyring import KeyRing
@@ -111,6 +112,7 @@ class Runtime:
     # Endpoints with a delivery under way, by application and host.
     delivering: Counter[tuple[str, str]] = field(default_factory=Counter)
     uploading: Shares = field(default_factory=lambda: Shares("uploads", "large uploads"))  # by application
+    working: Turns = field(default_factory=Turns)  # on large bodies and input images, by application
     fetching_of: Shares = field(default_factory=lambda: Shares("uploads", "input images to fetch"))  # by application
     streaming: Shares = field(default_factory=lambda: Shares("streams", "event streams"))  # by application
     notifying: Shares = field(default_factory=lambda: Shares("deliveries", "deliveries"))  # by application

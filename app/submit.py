@@ -13,7 +13,7 @@ from app.db.tables import applications, attempts, tasks
 from app.db.tables.attempts import NewAttempt
 from app.db.tables.tasks import NewTask
 from app.errors import InvalidRequest, ProviderUnavailable
-from app.images.inputs import TakenImage, is_address, take_inputs
+from app.images.inputs import TakenImage, take_inputs
 from app.params import TaskParams
 from app.provider import Account
 from app.resources import Connections, Policy, Resources
@@ -81,8 +81,8 @@ async def submit_several(
     await subscription.check(use, options)
     sources: dict[str, str | IO[bytes]] = {**params.images, **files}
     in_order = {slot: sources[slot] for slot in rules.slots if slot in sources}
-    share = Share("", None)  # nothing is fetched
-    if any(isinstance(source, str) and is_address(source) for source in in_order.values()):
+    share = Share("", None)  # there is no image
+    if in_order:
         share = await use.db.read(limits.upload_share, use.limits, key_id)
     planned: list[tuple[NewTask, NewAttempt]] = []
     for _ in range(count):

@@ -5,7 +5,7 @@ An image is checked before its task is recorded: a provider charges for what it 
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import IO
@@ -21,6 +21,7 @@ from app.images.inspect import NotAnImage
 from app.resources import Connections, Resources
 from app.rules.request import StoredImage
 from app.rules.shares import Share
+from app.store import FolderStore
 from app.telemetry import tracing
 
 _MAX_WAITING_FETCHES = 512
@@ -42,7 +43,7 @@ async def take_inputs(
 
     `limits`: those of the model.
     `sources`: an uploaded file, a base64 string or a URL for each field.
-    `share`: of the application, in images that are fetched at once.
+    `share`: of the application, in images that are fetched at once; its owner takes turns.
     `auto_orient`: turn an image upright, as its EXIF orientation says, before it is stored.
 
     Raises InvalidRequest or TooLarge, which name the field, LimitExceeded, and Unavailable if an image cannot be
@@ -54,7 +55,7 @@ async def take_inputs(
                 field: await _check(use, limits, field, source, share, stack, auto_orient=auto_orient)
                 for field, source in sources.items()
             }
-            return [await _put(use, limits, field, image) for field, image in checked.items()]
+            return [await _put(use, limits, field, image, share) for field, image in checked.items()]
     except OSError as error:
         raise DiskUnavailable(f"an image cannot be stored: {error.strerror}") from error
 
@@ -80,7 +81,8 @@ async def _check(
     if file.seek(0, 2) > limits.max_bytes:
         raise too_large(field, limits.max_bytes)
     try:
-        checked = await check(use, file, max_pixels=limits.max_pixels, auto_orient=auto_orient)
+        async with use.working.taken(share.owner):
+            checked = await check(use, file, max_pixels=limits.max_pixels, auto_orient=auto_orient)
     except NotAnImage as error:
         is_other = delivered and not delivered.startswith("image/")
         reason = f"{error}: its URL delivered {delivered}" if is_other else str(error)
@@ -118,12 +120,15 @@ async def read_source(
     return ""
 
 
-async def _put(use: Resources, limits: ImageRules, field: str, checked: Checked) -> TakenImage:
+async def _put(use: Resources, limits: ImageRules, field: str, checked: Checked, share: Share) -> TakenImage:
     found, sha256 = checked.structure, checked.sha256
     # The key is unique to the task, even if other tasks have the same image, so that it can be erased with the task.
     key = f"inputs/{sha256[:2]}/{sha256}.{ids.new_id('img', use.now())}.{inspect.EXTENSIONS[found.media_type]}"
+    # Syncing a file delays the commits of SQLite on the same disk. A bucket only makes its caller wait.
+    is_local = isinstance(use.store, FolderStore)
     with tracing.span("store put", bytes=checked.bytes):
-        await use.store.put(key, checked.file)
+        async with use.working.taken(share.owner) if is_local else nullcontext():
+            await use.store.put(key, checked.file)
     stored = StoredImage(field, key, sha256, checked.bytes, found.media_type, found.width, found.height)
     return TakenImage(stored, tuple(_warnings(limits, field, checked)))
 

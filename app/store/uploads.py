@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Protocol
@@ -26,6 +26,10 @@ class Places(Protocol):
 
     def open(self) -> IO[bytes]:
         """Open a new file. Raises OSError."""
+        ...
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Wait for a turn to work on a body, and keep it for the block."""
         ...
 
 
@@ -80,3 +84,7 @@ class Uploads:
     def open(self) -> IO[bytes]:
         """Open a new file. Raises OSError."""
         return TemporaryFile(dir=self._folder)
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Wait for nothing: only the bodies of an application take turns."""
+        return nullcontext()

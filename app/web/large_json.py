@@ -57,9 +57,10 @@ async def read_json(
         body = await asyncio.to_thread(uploads.open)
         stack.push_async_callback(asyncio.to_thread, body.close)
         await _write(body, start, stream)
-        rest = await asyncio.get_running_loop().run_in_executor(
-            _PARSER, _separate, body, catalog, uploads, files, pictures
-        )
+        async with uploads.turn():
+            rest = await asyncio.get_running_loop().run_in_executor(
+                _PARSER, _separate, body, catalog, uploads, files, pictures
+            )
     except OSError as error:
         raise DiskUnavailable(f"an image cannot be stored: {error.strerror}") from error
     return rest, files

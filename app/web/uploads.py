@@ -1,7 +1,7 @@
 """The places for large bodies of one application: its own share, and those of the process."""
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import IO
 
@@ -17,6 +17,7 @@ class ApplicationUploads:
 
     use: Resources
     key_id: str
+    application_id: str
 
     async def share(self) -> Share:
         """Return the share of the application in input images that are fetched at once."""
@@ -41,3 +42,7 @@ class ApplicationUploads:
     def open(self) -> IO[bytes]:
         """Open a new file. Raises OSError."""
         return self.use.uploads.open()
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Wait for a turn of the application to work on a body, and keep it for the block."""
+        return self.use.working.taken(self.application_id)

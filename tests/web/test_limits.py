@@ -16,6 +16,7 @@ from app.db import Connection
 from app.db.tables import endpoints
 from app.main import create_app
 from app.notify import notify
+from app.rules.turns import Turns
 from app.store import Uploads
 from tests.applications import application
 from tests.calling import small
@@ -210,6 +211,30 @@ async def test_large_bodies_beyond_the_limit_are_refused_and_those_of_others_are
         goes_on.set()
         assert (await first).status_code == 202
         assert (await send(shop, body)).status_code == 202
+
+
+@pytest.mark.parametrize("form", ["JSON", "multipart"])
+async def test_large_images_of_one_application_wait_for_its_turn_and_those_of_others_do_not(
+    world: World, tmp_path: Path, form: str
+) -> None:
+    shop, club = await application(world, "shop"), await application(world, "club")
+    uploads, turns = Uploads(tmp_path / "uploads", world.use.disk), Turns(at_once=1, patience_s=3600)
+    uploads.empty()
+    body: dict[str, Any] = {"json": {"prompt": "a fox", "input_image": in_base64(padded(200_000))}}
+    if form == "multipart":
+        body = {"data": {"prompt": "a fox"}, "files": {"input_image": padded(200_000)}}
+
+    async with (
+        served(world, uploads=uploads, working=turns) as address,
+        httpx.AsyncClient(base_url=address) as client,
+    ):
+        owner = (await client.get("/v1/limits", headers=shop)).json()["application_id"]
+        async with turns.taken(owner):
+            waiting = asyncio.create_task(client.post("/v1/tasks", headers=shop, **body))
+            other = await client.post("/v1/tasks", headers=club, **body)
+            small = await client.post("/v1/tasks", headers=shop, json={"prompt": "a fox"})
+            assert (other.status_code, small.status_code, waiting.done()) == (202, 202, False)
+        assert (await waiting).status_code == 202
 
 
 @pytest.mark.parametrize("path", ["/v1/tasks", "/v1/flux-kontext-pro", "/openai/v1/images/edits"])

@@ -46,7 +46,7 @@ async def submit_form(request: Request, use: ResourcesDep, visitor: PosterDep) -
     if media_type(request) != "multipart/form-data":
         raise UnsupportedMediaType("the form must be multipart/form-data")
     async with AsyncExitStack() as stack:
-        uploads = ApplicationUploads(use, visitor.caller.key_id)
+        uploads = ApplicationUploads(use, visitor.caller.key_id, visitor.caller.application_id)
         fields, files = await read_form(request, use.catalog, uploads, stack)
         require_token(use, visitor, str(fields.pop("token", "")))
         once = str(fields.pop("once", ""))

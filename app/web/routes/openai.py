@@ -132,7 +132,7 @@ async def _make(
 ) -> Response:
     headers: dict[str, str] = {}
     async with AsyncExitStack() as stack:
-        asked = await read(request, use, ApplicationUploads(use, caller.key_id), stack)
+        asked = await read(request, use, ApplicationUploads(use, caller.key_id, caller.application_id), stack)
         try:
             found = await _recorded(request, use, caller, asked, idempotency_key)
         except (InvalidRequest, TooLarge) as error:

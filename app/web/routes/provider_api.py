@@ -109,7 +109,7 @@ async def _submit(
     base_url, poll_at = origin(request, use), polling_origin(request, use)
     headers = dict(_NO_STORE)
     cost = None
-    places = ApplicationUploads(use, caller.key_id)
+    places = ApplicationUploads(use, caller.key_id, caller.application_id)
     async with AsyncExitStack() as stack:
         params, files = await read_submit(request, use.catalog, model, places, stack)
         if idempotency_key is None:

@@ -86,7 +86,9 @@ async def post_task(
     """Submit a task. The response means that the task is recorded, not that the provider has accepted it."""
     headers: dict[str, str] = {}
     async with AsyncExitStack() as stack:
-        params, files = await read_task(request, use.catalog, ApplicationUploads(use, caller.key_id), stack)
+        params, files = await read_task(
+            request, use.catalog, ApplicationUploads(use, caller.key_id, caller.application_id), stack
+        )
         if idempotency_key is not None:
             digest = await asyncio.to_thread(idempotency.digest_of, params, files)
             images = len(params.images) + len(files)
