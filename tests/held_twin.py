@@ -33,5 +33,5 @@ class HeldTwin:
 
 @asynccontextmanager
 async def held_twin() -> AsyncGenerator[HeldTwin]:
-    async with httpx.AsyncClient(trust_env=False) as send:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as send:
         yield HeldTwin(send)

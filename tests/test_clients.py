@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 async def address(tmp_path: Path, sqlite_url: str) -> AsyncGenerator[str]:
     """Where Fluxhook listens."""
     async with services_running(tmp_path, sqlite_url, ready_after_s=0.1) as (ours, theirs):
-        async with httpx.AsyncClient(base_url=theirs) as twin:
+        async with httpx.AsyncClient(base_url=theirs, timeout=60) as twin:
             (await twin.put("/twin/rules", json={"megapixels": 0.02})).raise_for_status()
         yield ours
 
@@ -50,7 +50,7 @@ def fetched(address: str, sample: str) -> bytes:
     """The image behind a result's link, as somebody without a key gets it."""
     assert sample.startswith(f"{address}/results/")
     assert urlsplit(sample).path.endswith(".png")
-    answer = httpx.get(sample)
+    answer = httpx.get(sample, timeout=60)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
     return answer.content
 

@@ -64,8 +64,8 @@ async def test_the_requests_of_a_page_succeed_as_printed(page: Path, tmp_path: P
     (home / "photo.jpg").write_bytes(picture())
     async with (
         services_running(tmp_path, sqlite_url, ready_after_s=0.1) as (ours, theirs),
-        httpx.AsyncClient(base_url=ours, headers={"x-key": ADMIN_KEY}) as api,
-        httpx.AsyncClient(base_url=theirs) as provider,
+        httpx.AsyncClient(base_url=ours, headers={"x-key": ADMIN_KEY}, timeout=60) as api,
+        httpx.AsyncClient(base_url=theirs, timeout=60) as provider,
     ):
         (await provider.put("/twin/rules", json={"megapixels": 0.02})).raise_for_status()
         task = (await api.post("/v1/tasks", json={"prompt": "a fox", "user": "customer-17"})).raise_for_status().json()

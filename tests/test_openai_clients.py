@@ -46,7 +46,7 @@ async def twin(tmp_path: Path, sqlite_url: str) -> AsyncGenerator[tuple[str, htt
     """The base URL for OpenAI's clients, and the provider."""
     async with (
         services_running(tmp_path, sqlite_url, ready_after_s=0.1) as (ours, theirs),
-        httpx.AsyncClient(base_url=theirs) as provider,
+        httpx.AsyncClient(base_url=theirs, timeout=60) as provider,
     ):
         (await provider.put("/twin/rules", json={"megapixels": 0.02})).raise_for_status()
         yield f"{ours}/openai/v1", provider
@@ -75,7 +75,7 @@ def synchronous(address: str, photo: Path) -> None:
         made = client.images.generate(model="flux-2-pro", prompt="a red fox", n=2, size="1024x1024", quality="auto")
         assert [bytes_of(image.b64_json)[:4] for image in made.data or ()] == [PNG] * 2
         linked = client.images.generate(prompt="a red fox", response_format="url", extra_body={"seed": 7})
-        assert httpx.get((linked.data or [])[0].url or "").content.startswith(PNG)
+        assert httpx.get((linked.data or [])[0].url or "", timeout=60).content.startswith(PNG)
         with photo.open("rb") as one, photo.open("rb") as other:
             edited = client.images.edit(model="flux-2-pro", image=[one, other], prompt="greyer", size="auto")
         assert bytes_of((edited.data or [])[0].b64_json).startswith(PNG)

@@ -46,7 +46,7 @@ class Provider:
 @asynccontextmanager
 async def provider() -> AsyncGenerator[Provider]:
     bound, address = listening()
-    async with httpx.AsyncClient(trust_env=False) as send:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as send:
         opened = Provider(address)
         opened.twin = Twin(Rules(megapixels=0.05, ready_after=timedelta(0)), now=opened.now, send=send)
         async with serving(create_twin_app(opened.twin), bound):

@@ -50,7 +50,7 @@ async def stage(
         our_address, their_address = await stack.enter_async_context(
             services_running(tmp_path, sqlite_url, provider=request.param, profile=profile)
         )
-        twin = await stack.enter_async_context(httpx.AsyncClient(base_url=their_address))
+        twin = await stack.enter_async_context(httpx.AsyncClient(base_url=their_address, timeout=60))
         api = await stack.enter_async_context(httpx.AsyncClient(base_url=our_address, headers=headers, timeout=120))
         (await twin.put("/twin/rules", json={"megapixels": 0.1})).raise_for_status()
         yield Stage(api, twin)

@@ -17,7 +17,7 @@ async def test_the_floor_stores_the_image_of_a_task_and_sends_its_webhook(tmp_pa
         serving(ready_twin(0.1, 0.01), twin_bound),
         serving(floor(tmp_path, provider), floor_bound),
         application() as app,
-        httpx.AsyncClient() as client,
+        httpx.AsyncClient(timeout=60) as client,
     ):
         poster = Client(int(address.rpartition(":")[2]), {})
         task_ids = [await poster.post({"prompt": "a red fox", "webhook_url": app.url}) for _ in range(2)]

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 
 async def ledger(terminal: Terminal) -> dict[str, Any]:
-    async with httpx.AsyncClient(base_url=terminal.env["FLUXHOOK_BFL_BASE_URL"]) as twin:
+    async with httpx.AsyncClient(base_url=terminal.env["FLUXHOOK_BFL_BASE_URL"], timeout=60) as twin:
         found: dict[str, Any] = (await twin.get("/twin/ledger")).json()
         return found
 
@@ -164,7 +164,7 @@ async def test_another_name_of_the_batch_makes_new_tasks_and_a_check_makes_none(
 
 
 async def test_ctrl_c_loses_nothing_and_the_repeated_command_continues(terminal: Terminal) -> None:
-    async with httpx.AsyncClient(base_url=terminal.env["FLUXHOOK_BFL_BASE_URL"]) as twin:
+    async with httpx.AsyncClient(base_url=terminal.env["FLUXHOOK_BFL_BASE_URL"], timeout=60) as twin:
         (await twin.put("/twin/rules", json={"ready_after_s": 1})).raise_for_status()
     rows = write(terminal, "rows.csv", "prompt", *(f"a fox {number}" for number in range(6)))
     out = terminal.folder / "out"

@@ -87,7 +87,7 @@ async def terminal(tmp_path: Path, sqlite_template: Path) -> AsyncGenerator[Term
     async with (
         serving(build(ready_after_s=0.1, seed=1), twin_socket),
         serving(create_app(open_resources(settings)), service_socket),
-        httpx.AsyncClient(base_url=twin_url) as twin,
+        httpx.AsyncClient(base_url=twin_url, timeout=60) as twin,
     ):
         (await twin.put("/twin/rules", json={"megapixels": 0.05})).raise_for_status()
         yield Terminal(env, tmp_path)
@@ -232,7 +232,7 @@ async def test_doctor_asks_the_provider_about_each_model_and_is_not_charged(term
     file.write_text(json.dumps({"models": [row]}))
     known = await terminal.run("doctor", "--models")
     unknown = await terminal.run("doctor", "--models", FLUXHOOK_MODELS_FILE=str(file))
-    async with httpx.AsyncClient(base_url=terminal.env["FLUXHOOK_BFL_BASE_URL"]) as twin:
+    async with httpx.AsyncClient(base_url=terminal.env["FLUXHOOK_BFL_BASE_URL"], timeout=60) as twin:
         ledger = (await twin.get("/twin/ledger")).json()
 
     assert known.exit_code == 0, known.output
@@ -338,7 +338,7 @@ async def test_doctor_names_an_endpoint_of_a_bucket_that_is_not_a_url(terminal: 
 
 async def test_another_server_that_answers_healthz_is_not_taken_for_fluxhook(terminal: Terminal) -> None:
     twin = terminal.env["FLUXHOOK_BFL_BASE_URL"]
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         assert (await client.get(f"{twin}/healthz")).json() == {"status": "ok"}
     done = await terminal.run("doctor", FLUXHOOK_PUBLIC_URL=twin)
 
@@ -527,7 +527,7 @@ async def test_doctor_reports_the_notes_of_readyz(terminal: Terminal) -> None:
         await database.write(
             lambda connection: spooled_results.record_holder(connection, "sub_1", "host_1", START, tried=True)
         )
-    async with httpx.AsyncClient(headers={"x-key": ADMIN_KEY}) as client:
+    async with httpx.AsyncClient(headers={"x-key": ADMIN_KEY}, timeout=60) as client:
         (note,) = (await client.get(f"{terminal.env['FLUXHOOK_PUBLIC_URL']}/readyz")).json()["notes"]
     done = await terminal.run("doctor")
 

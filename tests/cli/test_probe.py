@@ -37,11 +37,11 @@ class Provider:
         return ["probe", *listen, "--base-url", self.url, "--out", str(self.folder / "probe"), "--yes", *QUICK]
 
     async def set(self, **rules: Any) -> None:
-        async with httpx.AsyncClient(base_url=self.url) as twin:
+        async with httpx.AsyncClient(base_url=self.url, timeout=60) as twin:
             (await twin.put("/twin/rules", json=rules)).raise_for_status()
 
     async def accepted(self) -> int:
-        async with httpx.AsyncClient(base_url=self.url) as twin:
+        async with httpx.AsyncClient(base_url=self.url, timeout=60) as twin:
             return int((await twin.get("/twin/ledger")).json()["accepted"])
 
     async def probe(self, *arguments: str) -> Result:
@@ -109,7 +109,7 @@ async def test_a_probe_reports_redirects_states_and_what_is_left_after_the_expir
 
 async def test_a_report_holds_no_key_secret_prompt_id_or_link(provider: Provider) -> None:
     done = await provider.probe("--no-until-expiry")
-    async with httpx.AsyncClient(base_url=provider.url) as twin:
+    async with httpx.AsyncClient(base_url=provider.url, timeout=60) as twin:
         (task,) = (await twin.get("/twin/ledger")).json()["tasks"]
     written = (provider.folder / "probe.json").read_text() + (provider.folder / "probe.txt").read_text() + done.output
 

@@ -42,7 +42,7 @@ def proxy_to(address: str, change: Change) -> Starlette:
     async def forward(request: Request) -> Response:
         path, headers, body = change(request.url.path, dict(request.headers), await request.body())
         headers.pop("content-length", None)
-        async with httpx.AsyncClient(base_url=address) as client:
+        async with httpx.AsyncClient(base_url=address, timeout=60) as client:
             answer = await client.request(
                 request.method, path, params=request.query_params, headers=headers, content=body
             )

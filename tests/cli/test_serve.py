@@ -165,7 +165,7 @@ async def test_a_websocket_handshake_is_an_ordinary_request_and_its_url_is_not_l
     with bound:
         running = uvicorn.Server(server(PlainTextResponse("here"), "127.0.0.1", 0).config)
         serving = asyncio.create_task(running.serve([bound]))
-        async with httpx.AsyncClient(base_url=address, headers=HANDSHAKE) as client:
+        async with httpx.AsyncClient(base_url=address, headers=HANDSHAKE, timeout=60) as client:
             answer = await client.get("/callbacks/sub_1/TOKEN?sig=TOKEN")
         running.should_exit = True
         await serving

@@ -42,7 +42,7 @@ async def test_tasks_go_on_while_connections_fall_silent_again_and_again(tmp_pat
 
         await until(all_are_stored, 180)
         ready = await ours.api.get("/readyz")
-        async with httpx.AsyncClient(base_url=provider) as client:
+        async with httpx.AsyncClient(base_url=provider, timeout=60) as client:
             ledger = (await client.get("/twin/ledger")).json()
 
     assert ready.status_code == 200, ready.text

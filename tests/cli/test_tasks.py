@@ -20,7 +20,7 @@ __all__ = ["terminal"]
 
 async def hold_tasks(terminal: Terminal) -> None:
     """Let the provider finish no task for an hour, and accept one at a time."""
-    async with httpx.AsyncClient(base_url=terminal.env["FLUXHOOK_BFL_BASE_URL"]) as twin:
+    async with httpx.AsyncClient(base_url=terminal.env["FLUXHOOK_BFL_BASE_URL"], timeout=60) as twin:
         rules = {"ready_after_s": 3600, "slots": {"flux-kontext-pro": 1}, "account_slots": 1}
         (await twin.put("/twin/rules", json=rules)).raise_for_status()
 
@@ -60,7 +60,7 @@ async def test_show_tells_what_happens_next_to_a_failed_and_to_an_open_task(term
     failed = (await terminal.run("submit", "an unsafe result", "--wait")).stdout.strip()
     await hold_tasks(terminal)
     waiting = (await terminal.run("submit", "a fox")).stdout.strip()
-    async with httpx.AsyncClient(base_url=terminal.env["FLUXHOOK_PUBLIC_URL"]) as api:
+    async with httpx.AsyncClient(base_url=terminal.env["FLUXHOOK_PUBLIC_URL"], timeout=60) as api:
         api.headers["x-key"] = terminal.env["FLUXHOOK_ADMIN_KEY"]
         while (await api.get(f"/v1/tasks/{waiting}")).json()["status"] != "submitted":
             pass
@@ -100,7 +100,7 @@ async def test_an_erasure_prints_its_receipt_as_json(terminal: Terminal) -> None
 
 async def test_cancel_says_whether_the_task_ended_or_goes_on_unwanted(terminal: Terminal) -> None:
     await hold_tasks(terminal)
-    async with httpx.AsyncClient(base_url=terminal.env["FLUXHOOK_PUBLIC_URL"]) as api:
+    async with httpx.AsyncClient(base_url=terminal.env["FLUXHOOK_PUBLIC_URL"], timeout=60) as api:
         api.headers["x-key"] = terminal.env["FLUXHOOK_ADMIN_KEY"]
         at_provider = (await api.post("/v1/tasks", json={"prompt": "a fox"})).json()["id"]
         while (await api.get(f"/v1/tasks/{at_provider}")).json()["status"] != "submitted":

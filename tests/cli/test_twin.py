@@ -32,7 +32,7 @@ async def test_the_address_that_is_printed_has_the_port_and_answers() -> None:
             line = (await process.stdout.readline()).decode()
             address = re.search(r"http://127\.0\.0\.1:[1-9]\d*$", line.strip())
             assert address is not None, line
-            async with httpx.AsyncClient(trust_env=False) as client:
+            async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
                 answer = await client.get(f"{address[0]}/twin/ledger")
     finally:
         process.kill()

@@ -66,7 +66,7 @@ async def test_a_service_killed_after_the_submit_finishes_the_task_after_its_res
         "FLUXHOOK_ADMIN_KEY": ADMIN_KEY,
         "FLUXHOOK_PUBLIC_URL": our_address if source == "called back" else "",
     }
-    twin = httpx.AsyncClient(base_url=their_address)
+    twin = httpx.AsyncClient(base_url=their_address, timeout=60)
     async with serving(build(ready_after_s=0.5, seed=1), their_socket), twin:
         waits = {"megapixels": 0.02, "retries_s": [0.5] * 40}
         (await twin.put("/twin/rules", json=waits)).raise_for_status()

@@ -57,7 +57,7 @@ async def stored(world: World) -> str:
 
 async def fetched(url: str) -> httpx.Response:
     """The answer of the bucket to a request without credentials."""
-    async with httpx.AsyncClient() as anybody:
+    async with httpx.AsyncClient(timeout=60) as anybody:
         return await anybody.get(url)
 
 

@@ -177,7 +177,7 @@ async def test_an_unknown_key_cannot_read_metrics_while_the_database_is_unavaila
 
 async def test_a_process_without_an_api_answers_scrapes_too() -> None:
     with metrics.scraped("127.0.0.1", 0) as port:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as scraper:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as scraper:
             answer = await scraper.get("/metrics")
 
     assert answer.status_code == 200

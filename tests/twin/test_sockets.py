@@ -21,7 +21,7 @@ async def server(request: pytest.FixtureRequest) -> AsyncGenerator[httpx.AsyncCl
         serving = asyncio.create_task(running.serve([listening]))
         try:
             headers = {"x-key": "good"}
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers) as client:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60) as client:
                 await client.put("/twin/rules", json={"megapixels": 0.02})
                 yield client
         finally:

@@ -144,7 +144,7 @@ async def test_a_person_creates_an_application_with_a_key_that_is_shown_once_and
         await page.get_by_role("link", name="Revoke a server").click()
         await page.get_by_role("button", name="Revoke the key").click()
         await page.get_by_text("The key is revoked").wait_for()
-        async with httpx.AsyncClient(base_url=service, headers={"x-key": secret}) as api:
+        async with httpx.AsyncClient(base_url=service, headers={"x-key": secret}, timeout=60) as api:
             assert (await api.get("/v1/limits")).status_code == 401
 
 

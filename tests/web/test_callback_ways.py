@@ -36,7 +36,7 @@ async def called(world: World) -> Called:
 async def way(request: pytest.FixtureRequest, world: World, address: str) -> AsyncGenerator[str]:
     """The path of the outsider's requests: over a socket of the server, or directly to the application."""
     if request.param == "short":
-        async with httpx.AsyncClient(base_url=address) as outsider:
+        async with httpx.AsyncClient(base_url=address, timeout=60) as outsider:
             world.outsider = outsider
             yield "short"
     else:

@@ -66,7 +66,7 @@ async def service(
     async with (
         services_running(folder, database_url, ready_after_s=ready_after_s, env=env, twin=twin) as (ours, theirs),
         httpx.AsyncClient(base_url=ours, headers={"x-key": ADMIN_KEY}, timeout=60) as api,
-        httpx.AsyncClient(base_url=theirs) as provider,
+        httpx.AsyncClient(base_url=theirs, timeout=60) as provider,
     ):
         (await provider.put("/twin/rules", json={"megapixels": 0.02})).raise_for_status()
         yield Service(ours, api, provider)

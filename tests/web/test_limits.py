@@ -156,7 +156,7 @@ async def served(world: World, **changes: Any) -> AsyncGenerator[str]:
 
 async def test_event_streams_beyond_the_limit_are_refused_until_one_ends(world: World) -> None:
     shop, club = await application(world, "shop", limits={"streams": 1}), await application(world, "club")
-    async with served(world) as address, httpx.AsyncClient(base_url=address) as client:
+    async with served(world) as address, httpx.AsyncClient(base_url=address, timeout=60) as client:
 
         async def opened(headers: dict[str, str], held: AsyncExitStack) -> httpx.Response:
             request = client.stream("GET", "/v1/events", headers={**headers, "accept": "text/event-stream"})
@@ -191,7 +191,7 @@ async def test_large_bodies_beyond_the_limit_are_refused_and_those_of_others_are
         await goes_on.wait()
         yield body[100_000:]
 
-    async with served(world, uploads=uploads) as address, httpx.AsyncClient(base_url=address) as client:
+    async with served(world, uploads=uploads) as address, httpx.AsyncClient(base_url=address, timeout=60) as client:
 
         async def send(headers: dict[str, str], content: Any) -> httpx.Response:
             return await client.post(

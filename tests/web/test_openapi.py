@@ -96,9 +96,9 @@ def service(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> 
     async def run() -> None:
         env = {"FLUXHOOK_OPENAI_WAIT_SECONDS": "5"}
         async with services_running(folder, f"sqlite:///{database}", ready_after_s=0.05, env=env) as (ours, theirs):
-            async with httpx.AsyncClient(base_url=theirs) as twin:
+            async with httpx.AsyncClient(base_url=theirs, timeout=60) as twin:
                 await twin.put("/twin/rules", json={"megapixels": 0.01})
-            async with httpx.AsyncClient(base_url=ours, headers={"x-key": ADMIN_KEY}) as api:
+            async with httpx.AsyncClient(base_url=ours, headers={"x-key": ADMIN_KEY}, timeout=60) as api:
                 started.append(await _with_tasks(ours, api))
             begun.set()
             await asyncio.to_thread(ended.wait)

@@ -65,7 +65,7 @@ async def refusal(wire: Wire, status: int) -> None:
 
 
 async def is_alive(address: str) -> bool:
-    async with httpx.AsyncClient(base_url=address) as client:
+    async with httpx.AsyncClient(base_url=address, timeout=60) as client:
         return (await client.get("/healthz")).status_code == httpx.codes.OK
 
 
@@ -78,7 +78,7 @@ async def test_a_large_body_is_refused_before_a_byte_of_it_is_sent(world: World,
 
 
 async def test_a_client_that_sends_all_of_a_large_body_first_gets_the_refusal_too(address: str) -> None:
-    async with httpx.AsyncClient(base_url=address, headers={"x-key": ADMIN_KEY}) as client:
+    async with httpx.AsyncClient(base_url=address, headers={"x-key": ADMIN_KEY}, timeout=60) as client:
         json_body = await client.post("/v1/tasks", content=bytes(40 * MB), headers={"content-type": "application/json"})
         callback = await client.post("/callbacks/a/b", content=bytes(5 * MB))
 

@@ -30,7 +30,9 @@ async def behind(world: World, trusted: Sequence[IpNetwork]) -> AsyncGenerator[h
 
     try:
         await until(has_started)
-        async with httpx.AsyncClient(base_url=address, headers={"x-key": ADMIN_KEY}, trust_env=False) as client:
+        async with httpx.AsyncClient(
+            base_url=address, headers={"x-key": ADMIN_KEY}, trust_env=False, timeout=60
+        ) as client:
             yield client
     finally:
         running.should_exit = True

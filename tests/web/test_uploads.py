@@ -57,7 +57,7 @@ async def test_a_large_body_beyond_the_limit_is_refused_until_another_one_has_en
         return len(open_files("self", tmp_path / "uploads")) == 2
 
     await until(both_have_places)
-    async with httpx.AsyncClient(base_url=limited, headers={"x-key": ADMIN_KEY}) as client:
+    async with httpx.AsyncClient(base_url=limited, headers={"x-key": ADMIN_KEY}, timeout=60) as client:
         headers = {"content-type": header.removeprefix("content-type: ")}
         refused = await client.post(path, content=body, headers=headers)
         small = await client.post("/v1/tasks", json={"prompt": "a fox"})

@@ -19,7 +19,10 @@ async def test_a_task_with_a_deadline_in_half_an_hour_is_finished_at_once(
 ) -> None:
     task = {"prompt": "a red fox", "deadline_at": (utc_now() + HOUR / 2).isoformat()}
     services = services_running(tmp_path, postgres_url, now=lambda: utc_now() + wrong_by)
-    async with services as (address, _), httpx.AsyncClient(base_url=address, headers={"x-key": ADMIN_KEY}) as api:
+    async with (
+        services as (address, _),
+        httpx.AsyncClient(base_url=address, headers={"x-key": ADMIN_KEY}, timeout=60) as api,
+    ):
         posted = await api.post("/v1/tasks", json=task, headers={"prefer": "wait=60"}, timeout=120)
         ready = (await api.get("/readyz")).json()
         scraped = (await api.get("/metrics")).text.splitlines()

@@ -326,11 +326,11 @@ async def test_an_open_stream_and_a_waiting_request_of_a_revoked_key_end(each_wo
     feed.check_keys_s = 0.05
     key = await key_of(each_world, (await application(each_world))["id"])
     task_id = await post_task(each_world, key)
-    waits = {**headers(key), "prefer": "wait=30"}
+    waits = {**headers(key), "prefer": "wait=60"}
     stream = asyncio.create_task(each_world.outsider.get(f"/v1/tasks/{task_id}/events", headers=headers(key)))
     waiting = asyncio.create_task(each_world.outsider.get(f"/v1/tasks/{task_id}", headers=waits))
     polling = asyncio.create_task(each_world.outsider.get("/v1/events?after=now", headers=waits))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(55):
         await until(lambda: _are_listening(feed))
         await revoke(each_world, key, queued="finish")
         ended = [await stream, await waiting, await polling]
