@@ -150,7 +150,7 @@ class Postgres:
 
     def on_jobs(self, listener: Callable[[], None], claimer: object | None = None) -> None:
         self._listeners.add(listener)
-        self._listeners.claimer = claimer
+        self._listeners.claimer = claimer or self._listeners.claimer
         # The commits of this process call the listener themselves, unless its worker has claimed the jobs with them.
         own = self._connector.sessions
         self._listening.add(_JOBS_CHANNEL, listener, containing='"insert"', but_not_from=own)

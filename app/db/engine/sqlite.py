@@ -72,7 +72,7 @@ class Sqlite:
 
     def on_jobs(self, listener: Callable[[], None], claimer: object | None = None) -> None:
         self._listeners.add(listener)
-        self._listeners.claimer = claimer
+        self._listeners.claimer = claimer or self._listeners.claimer
 
     def on_events(self, listener: Callable[[], None]) -> None:
         self._listeners.add(listener, EVENTS)
