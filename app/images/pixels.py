@@ -44,16 +44,17 @@ def decode(data: bytes, structure: Structure) -> None:
 
     Only the end marker of a JPEG or a PNG may be missing, because no pixel depends on it.
     """
-    pixels = b"".join(data[start:end] for start, end in structure.parts)
+    view = memoryview(data)  # a large copy keeps all other threads waiting
+    parts = [view[start:end] for start, end in structure.parts]
     try:
         if structure.media_type == "image/jpeg":
             # A decoder paints what is missing of a JPEG grey, without an error. It takes a filler for the missing part,
             # so two fillers make two images; if nothing is missing, it ignores them.
-            first, second = (_checksum(pixels + filler + _JPEG_END, structure) for filler in _FILLERS)
+            first, second = (_checksum(b"".join((*parts, filler, _JPEG_END)), structure) for filler in _FILLERS)
             if first != second:
                 raise EOFError
         else:
-            _load(pixels + _PNG_END if structure.media_type == "image/png" else pixels, structure)
+            _load(b"".join((*parts, _PNG_END) if structure.media_type == "image/png" else parts), structure)
     except BROKEN as error:
         raise NotAnImage("the image is cut off or damaged") from error
 
