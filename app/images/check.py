@@ -15,9 +15,10 @@ from app.images import pixels, structure
 from app.images.inspect import NotAnImage
 from app.images.structure import Structure
 from app.resources import Connections, Resources
+from app.threads import give_way
 
 # Threads of its own, so that decoding delays neither the database nor the files of other requests.
-_THREADS = ThreadPoolExecutor(4, "input-images")
+_THREADS = ThreadPoolExecutor(4, "input-images", initializer=give_way)
 # Bytes of memory for each pixel while an image is decoded. A sequential JPEG is decoded at an eighth of its size.
 _BYTES_PER_PIXEL = {"image/jpeg": 10, "image/png": 4, "image/webp": 16}
 _BYTES_PER_PIXEL_SEQUENTIAL = 1
