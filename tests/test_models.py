@@ -24,13 +24,25 @@ PICTURES = [picture(256 + number) for number in range(10)]
 DIGESTS = [sha256(data).hexdigest() for data in PICTURES]
 
 
-def _rows() -> list[Any]:
-    return [
-        pytest.param(model_id, marks=() if model_id in _OFTEN else pytest.mark.check) for model_id in CATALOG.served
-    ]
+def _row(*values: str) -> Any:
+    return pytest.param(*values, marks=() if values[-1] in _OFTEN else pytest.mark.check)
 
 
-each_model = pytest.mark.parametrize("model_id", _rows())
+def _kind(model_id: str) -> tuple[bool, bool, str]:
+    model = CATALOG.model(model_id)
+    return model.webhook, model.strict, model_id
+
+
+each_model = pytest.mark.parametrize("model_id", [_row(model_id) for model_id in CATALOG.served])
+# For what depends on the model, or on the provider, but not on both: each provider has models of each kind.
+each_model_once = pytest.mark.parametrize(
+    ("stage", "model_id"),
+    [
+        _row(("bfl", "gptproto")[number % 2], model_id)
+        for number, model_id in enumerate(sorted(CATALOG.served, key=_kind))
+    ],
+    indirect=["stage"],
+)
 
 
 @pytest.fixture(params=["bfl", "gptproto"])
@@ -83,7 +95,7 @@ async def test_a_model_makes_an_image_of_each_kind_of_request(stage: tuple[World
     assert len(world.ledger()["tasks"]) == 3
 
 
-@each_model
+@each_model_once
 async def test_the_outcome_of_a_model_without_a_webhook_comes_from_polls(
     stage: tuple[World, str], model_id: str
 ) -> None:
@@ -100,7 +112,7 @@ async def test_the_outcome_of_a_model_without_a_webhook_comes_from_polls(
     assert task["watched_by"] == ("callback" if model.webhook else "poll")
 
 
-@each_model
+@each_model_once
 async def test_an_extra_member_is_refused_exactly_if_the_model_refuses_it(
     stage: tuple[World, str], model_id: str
 ) -> None:
