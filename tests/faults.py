@@ -79,33 +79,6 @@ def failing_transaction(database: Database, trip: Trip) -> Generator[None]:
 
 
 @contextmanager
-def statements_by_call(database: Database, trip: Trip, name: str) -> Generator[dict[int, list[str]]]:
-    """Collect the statements of each transaction, by its number among the calls of the trip.
-
-    `name`: the event that counts as a call, `begin` or `commit`. The trip must listen to it already.
-    """
-    found: dict[int, list[str]] = {}
-
-    def begin(connection: Connection) -> None:
-        connection.info["statements"] = []
-
-    def count(connection: Connection) -> None:
-        if not trip.paused:
-            found[trip.calls] = connection.info["statements"]
-
-    def note(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
-        if "frozen.now" not in statement:  # the test's clock is set before a transaction is known here
-            connection.info.setdefault("statements", []).append(statement)
-
-    with (
-        listening_for(database, "begin", begin),
-        listening_for(database, name, count),
-        listening_for(database, "before_cursor_execute", note),
-    ):
-        yield found
-
-
-@contextmanager
 def lost_commit_answer(database: Database, trip: Trip) -> Generator[None]:
     """Commit a transaction of this database, and lose the answer. Transactions that only read count too."""
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from app.telemetry import metrics
 from app.twin import Faults
 from app.worker import loop
 from tests.calling import small
-from tests.faults import BreakingHost, BreakingStore, Trip, failing_transaction, lost_commit_answer, statements_by_call
+from tests.faults import BreakingHost, BreakingStore, Trip, failing_transaction, lost_commit_answer
 from tests.pictures import in_base64, picture
 from tests.proof.crash_databases import Databases, Files, OnServer
 from tests.receivers import HOST, URL, receiver
@@ -24,7 +24,6 @@ from tests.world import GATEWAY, World, open_world
 EDIT = {"prompt": "in winter", "input_image": in_base64(picture(64, 64)), "webhook_url": URL}
 LOST = "commit answer"  # a commit succeeds, and the connection is lost before its answer
 COUNTERS = ("results_spooled", "assets_lost", "orphaned_tasks_recovered", "endpoints_stopped", "callbacks_shed")
-_TRANSACTIONS = {"database": "begin", LOST: "commit"}  # the event at which a transaction counts as a call
 NOTES = ("spools images", "cannot be downloaded")
 # What may be counted, noted or written into the timeline if this resource fails once. All else would blame another.
 BLAMED: Mapping[str, set[str]] = {
@@ -44,20 +43,6 @@ class Run:
     world: World
     trip: Trip
     blamed: set[str] = field(default_factory=set)
-    statements: dict[int, list[str]] = field(default_factory=dict)  # of each call that is a transaction
-
-    def calls(self, resource: str) -> list[int]:
-        """Return the numbers of the calls to fail: of those that do the same, such as claims, the first is enough.
-
-        What a lost answer hides matters for each transaction that writes.
-        """
-        first: dict[object, int] = {}
-        for number in range(1, self.trip.calls + 1):
-            made = self.statements.get(number, [])
-            only_reads = all(statement.lstrip().startswith("SELECT") for statement in made)
-            is_known_by_them = made and (resource == "database" or only_reads)
-            first.setdefault(tuple(made) if is_known_by_them else number, number)
-        return list(first.values())
 
     async def finish(self) -> dict[str, Any]:
         """Run the task, and return its last view before it is erased."""
@@ -169,13 +154,8 @@ async def run_with(
                 hosts["twin"] = BreakingHost(hosts["twin"], trip, lambda path: path.startswith("/delivery/"))
             case _:
                 hosts[HOST] = BreakingHost(hosts[HOST], trip)
-        with ExitStack() as stack:
-            stack.enter_context(failing)
-            run = Run(world, trip)
-            if resource in _TRANSACTIONS:
-                recording = statements_by_call(world.use.db, trip, _TRANSACTIONS[resource])
-                run.statements = stack.enter_context(recording)
-            yield run
+        with failing:
+            yield Run(world, trip)
 
 
 @pytest.fixture
@@ -200,7 +180,7 @@ async def test_whichever_call_fails_only_its_resource_is_blamed(
         task = await usual.finish()
     assert (task["status"], usual.blamed) == ("stored", set())
     wrong = {}
-    for number in usual.calls(resource):
+    for number in range(1, usual.trip.calls + 1):
         async with run_with(tmp_path / str(number), databases, resource, number, polled=polled) as run:
             task = await run.finish()
             ledger = run.world.ledger()
