@@ -16,7 +16,6 @@ from typing import IO, TypeVar
 from app.errors import StoreUnavailable
 from app.store.contract import Missing
 from app.store.health_cache import SUCCESS_LASTS_S, RecentSuccess
-from app.threads import give_way
 
 T = TypeVar("T")
 
@@ -36,7 +35,7 @@ class FolderStore:
         self._recent_success = RecentSuccess(success_lasts_s)
         self._timeout_s = timeout_s
         # A separate pool: a folder that hangs must not occupy the threads that download and spool images.
-        self._threads = ThreadPoolExecutor(_THREADS, "store", initializer=give_way)
+        self._threads = ThreadPoolExecutor(_THREADS, "store")
         with self._translating_errors("created"):
             make_folder(root)
 
