@@ -1,9 +1,10 @@
 """Accept a task: validate it, store its input images, and record task, attempt and job in one transaction.
 
-Nothing is sent to the provider here, and a refused task leaves no row.
+Nothing is sent to the provider here, and a refused task leaves no row and no image.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import IO
 
@@ -12,7 +13,7 @@ from app.db import Connection
 from app.db.tables import applications, attempts, tasks
 from app.db.tables.attempts import NewAttempt
 from app.db.tables.tasks import NewTask
-from app.errors import InvalidRequest, ProviderUnavailable
+from app.errors import InvalidRequest, ProviderUnavailable, RequestError, Unavailable
 from app.images.inputs import TakenImage, take_inputs
 from app.params import TaskParams
 from app.provider import Account
@@ -21,7 +22,7 @@ from app.rules.request import TaskRequest
 from app.rules.shares import Share
 from app.rules.task import Status
 from app.telemetry import logs, tracing
-from app.transitions import budgets, limits
+from app.transitions import budgets, limits, removals
 from app.transitions.admit import admit
 from app.transitions.announce import Announcement, announce
 from app.transitions.permit import permit
@@ -83,11 +84,16 @@ async def submit_several(
     in_order = {slot: sources[slot] for slot in rules.slots if slot in sources}
     share = Share("", None)  # there is no image
     if in_order:
-        share = await use.db.read(limits.upload_share, use.limits, key_id)
+        share = await use.db.read(limits.image_share, use.limits, key_id, count)
     planned: list[tuple[NewTask, NewAttempt]] = []
-    for _ in range(count):
-        taken = await take_inputs(use, rules, in_order, share, auto_orient=options.auto_orient)
-        planned.append(_plan(use, account, key_id, params, taken))
+    store_keys: list[str] = []
+    try:
+        for _ in range(count):
+            taken = await take_inputs(use, rules, in_order, share, store_keys, auto_orient=options.auto_orient)
+            planned.append(_plan(use, account, key_id, params, taken))
+    except Exception:
+        await _remove(use, store_keys)
+        raise
     task_ids = [task.id for task, _ in planned]
 
     def record(connection: Connection) -> None:
@@ -108,9 +114,20 @@ async def submit_several(
         admitted = admit(connection, now)
         on_admit(connection, {task_id for task_id in task_ids if task_id in admitted})
 
-    await use.db.write(record)
+    try:
+        await use.db.write(record)
+    except RequestError:  # after any other error the tasks may be recorded
+        await _remove(use, store_keys)
+        raise
     logs.note(task_id=task_ids[0], submission_id=planned[0][1].id)
     return task_ids
+
+
+async def _remove(use: Resources, store_keys: Sequence[str]) -> None:
+    """Remove the images of a request that was refused, in a job."""
+    with suppress(Unavailable):
+        if store_keys:
+            await use.db.write(removals.request, store_keys, use.now())
 
 
 def _plan(

@@ -37,13 +37,20 @@ class TakenImage:
 
 
 async def take_inputs(
-    use: Resources, limits: ImageRules, sources: Mapping[str, str | IO[bytes]], share: Share, *, auto_orient: bool
+    use: Resources,
+    limits: ImageRules,
+    sources: Mapping[str, str | IO[bytes]],
+    share: Share,
+    store_keys: list[str],
+    *,
+    auto_orient: bool,
 ) -> list[TakenImage]:
     """Check and store the images of a task. None is stored unless all are usable.
 
     `limits`: those of the model.
     `sources`: an uploaded file, a base64 string or a URL for each field.
     `share`: of the application, in images that are fetched at once; its owner takes turns.
+    `store_keys`: gets the key of each image that is stored, for the caller to remove them if no task is recorded.
     `auto_orient`: turn an image upright, as its EXIF orientation says, before it is stored.
 
     Raises InvalidRequest or TooLarge, which name the field, LimitExceeded, and Unavailable if an image cannot be
@@ -55,7 +62,7 @@ async def take_inputs(
                 field: await _check(use, limits, field, source, share, stack, auto_orient=auto_orient)
                 for field, source in sources.items()
             }
-            return [await _put(use, limits, field, image, share) for field, image in checked.items()]
+            return [await _put(use, limits, field, image, share, store_keys) for field, image in checked.items()]
     except OSError as error:
         raise DiskUnavailable(f"an image cannot be stored: {error.strerror}") from error
 
@@ -120,7 +127,9 @@ async def read_source(
     return ""
 
 
-async def _put(use: Resources, limits: ImageRules, field: str, checked: Checked, share: Share) -> TakenImage:
+async def _put(
+    use: Resources, limits: ImageRules, field: str, checked: Checked, share: Share, store_keys: list[str]
+) -> TakenImage:
     found, sha256 = checked.structure, checked.sha256
     # The key is unique to the task, even if other tasks have the same image, so that it can be erased with the task.
     key = f"inputs/{sha256[:2]}/{sha256}.{ids.new_id('img', use.now())}.{inspect.EXTENSIONS[found.media_type]}"
@@ -129,6 +138,7 @@ async def _put(use: Resources, limits: ImageRules, field: str, checked: Checked,
     with tracing.span("store put", bytes=checked.bytes):
         async with use.working.taken(share.owner) if is_local else nullcontext():
             await use.store.put(key, checked.file)
+    store_keys.append(key)
     stored = StoredImage(field, key, sha256, checked.bytes, found.media_type, found.width, found.height)
     return TakenImage(stored, tuple(_warnings(limits, field, checked)))
 

@@ -47,6 +47,22 @@ def upload_share(connection: Connection, defaults: Limits, key_id: str) -> Share
     return Share(allowed.application_id, allowed.limits.uploads)
 
 
+def image_share(connection: Connection, defaults: Limits, key_id: str, count: int) -> Share:
+    """Return the share of the application of a key in images that are fetched.
+
+    Raises LimitExceeded if it cannot queue `count` more tasks now, so that no image is decoded in vain.
+    """
+    counted_to = count_to(defaults)
+    submitter = submitters.get(connection, key_id, counted_to)
+    if submitter is None:
+        return upload_share(connection, defaults, key_id)
+    application_id = submitter.key.application_id
+    allowed = effective(defaults, application_id, submitter.limits)
+    if allowed.queued is not None and submitter.queued + count > allowed.queued:
+        raise _queue_is_full(allowed.queued)
+    return Share(application_id, allowed.uploads)
+
+
 def of_application(connection: Connection, defaults: Limits, application_id: str) -> Allowed:
     """Return an application with its limits."""
     application = applications.get(connection, application_id)
@@ -79,7 +95,11 @@ def check_queued(
         return
     applications.lock(connection, application_id)
     if submitters.count_queued(connection, application_id) + count > limit:
-        raise LimitExceeded(f"the application may have {limit:,} queued tasks", "queued", _QUEUE_RETRY)
+        raise _queue_is_full(limit)
+
+
+def _queue_is_full(limit: int) -> LimitExceeded:
+    return LimitExceeded(f"the application may have {limit:,} queued tasks", "queued", _QUEUE_RETRY)
 
 
 def count_request(

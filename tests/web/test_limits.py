@@ -21,9 +21,11 @@ from app.store import Uploads
 from tests.applications import application
 from tests.calling import small
 from tests.databases import listening_for, statements
+from tests.faults import BreakingStore, Trip
 from tests.pictures import in_base64, padded, picture
 from tests.receivers import HOST, receiver
 from tests.sockets import listening, serving, until
+from tests.test_collect import files
 from tests.web.documents import nothing_recorded, problem
 from tests.world import GATEWAY, World
 
@@ -77,6 +79,51 @@ async def test_a_task_that_leaves_the_queue_makes_room_for_another(world: World)
     await world.work()
 
     assert (await post(world, shop)).status_code == 202
+
+
+def inputs(folder: Path) -> list[str]:
+    return [name for name in files(folder) if "inputs/" in name]
+
+
+@pytest.mark.parametrize(
+    ("limits", "budget", "status"),
+    [({"queued": 1}, None, 429), ({"posts_per_minute": 1}, None, 429), ({}, (4, "day"), 402)],
+    ids=["queued", "posts a minute", "budget"],
+)
+async def test_a_refused_post_leaves_no_image_in_the_store(
+    each_world: World, tmp_path: Path, limits: dict[str, int | None], budget: tuple[float, str] | None, status: int
+) -> None:
+    shop = await application(each_world, "shop", limits=limits, budget=budget)
+    image = in_base64(picture(64, 64))
+    assert (await post(each_world, shop, input_image=image)).status_code == 202
+    kept = inputs(tmp_path)
+    assert len(kept) == 1
+
+    assert (await post(each_world, shop, input_image=image)).status_code == status
+    await each_world.work()
+    assert inputs(tmp_path) == kept
+
+
+async def test_a_full_queue_refuses_a_post_before_its_image_is_stored(world: World, tmp_path: Path) -> None:
+    shop = await application(world, "shop", limits={"queued": 1})
+    assert (await post(world, shop)).status_code == 202
+
+    assert (await post(world, shop, input_image=in_base64(picture(64, 64)))).status_code == 429
+    assert inputs(tmp_path) == []
+
+
+async def test_a_post_leaves_no_image_if_the_store_fails_at_its_second_one(each_world: World, tmp_path: Path) -> None:
+    shop = await application(each_world, "shop")
+    store = BreakingStore(tmp_path / "images")
+    store.trip = Trip(2)
+    image = in_base64(picture(64, 64))
+    body = {"model": "flux-2-pro", "prompt": "a fox", "input_image": image, "input_image_2": image}
+    async with served(each_world, store=store) as address, httpx.AsyncClient(base_url=address, timeout=60) as client:
+        assert (await client.post("/v1/tasks", json=body, headers=shop)).status_code == 503
+        assert store.trip.calls == 2
+    await each_world.work()
+
+    assert inputs(tmp_path) == []
 
 
 async def test_posts_beyond_the_rate_wait_for_their_share_of_a_minute(each_world: World) -> None:
