@@ -118,13 +118,12 @@ _PUT = Bulk({name: jobs.c[name].type for name in _NEW}, _statement)
 _PUT_RUNNING = Bulk(_PUT.columns, _insert_running)
 
 
-_DROP = delete(jobs).where(
-    _IS_WAITING, jobs.c.step == bindparam("of_step"), jobs.c.task_id.in_(bindparam("task_ids", expanding=True))
-)
+# For one task each: with a list of them, SQLite searches all waiting jobs.
+_DROP = delete(jobs).where(_IS_WAITING, jobs.c.step == bindparam("of_step"), jobs.c.task_id == bindparam("of_task"))
 
 
 def drop(connection: Connection, step: Step, task_ids: Collection[str]) -> None:
-    connection.execute(_DROP, {"of_step": str(step), "task_ids": list(task_ids)})
+    connection.execute(_DROP, [{"of_step": str(step), "of_task": task_id} for task_id in task_ids])
 
 
 # Constants, because building a statement takes longer than running it.

@@ -9,8 +9,9 @@ import pytest
 
 from app import jobs
 from app.db import Connection
-from app.db.engine.database import Database
+from app.db.engine.database import Database, open_database
 from app.jobs import Backlog, DeadLetter, Job, Lane, NewJob, Step
+from tests.db.tables.test_deliveries import counting_steps
 from tests.postgres import set_time
 from tests.rows import START, plan_task
 from tests.sockets import signals_to
@@ -527,3 +528,22 @@ async def test_each_lane_gets_its_jobs_however_many_of_another_lane_are_due_befo
 
     await database.write(fill)
     assert await database.write(unit) == [(Step.COLLECT, "task_000"), (Step.DISPATCH, "task_000")]
+
+
+async def test_on_sqlite_dropping_jobs_does_not_read_the_others_that_wait(sqlite_url: str) -> None:
+    dropped = [f"task_{number}" for number in range(16)]
+
+    def drop(connection: Connection) -> None:
+        jobs.enqueue(connection, [NewJob(Step.RECONCILE, task_id, START) for task_id in dropped])
+        jobs.drop(connection, Step.RECONCILE, dropped)
+
+    async with open_database(sqlite_url) as database:
+        await database.write(drop)
+        before = await database.write(counting_steps(drop))
+        others = [NewJob(Step.RECONCILE, f"task_{number}", START) for number in range(100, 3000)]
+        await database.write(enqueue(*others))
+        after = await database.write(counting_steps(drop))
+        left = await database.read(jobs.scheduled, Step.RECONCILE, [*dropped, "task_100"])
+
+    assert after == before
+    assert left == {"task_100"}

@@ -81,7 +81,8 @@ def in_use(connection: Connection) -> dict[tuple[str, str], int]:
 
 def of_accounts(connection: Connection, *account_ids: str) -> list[Slot]:
     """Return the taken slots of these accounts, in no particular order."""
-    return [Slot(**row._asdict()) for row in connection.execute(_SLOTS_TAKEN, {"account_ids": account_ids})]
+    rows = connection.execute(_SLOTS_TAKEN, {"account_ids": account_ids})
+    return [Slot(row.account_id, row.number, row.task_id, row.model) for row in rows]
 
 
 def count_sent(connection: Connection, account_id: str) -> int:
