@@ -116,7 +116,7 @@ def dead_letter(connection: Connection, job: Job, error: str) -> None:
     headers = _lock_own(connection, job)
     if headers is None:
         return
-    _end(connection, job, "failed")
+    _run(connection, _STATEMENTS.build_log_job_query(), [job.id], ["failed"], [None])
     _run(connection, sql.SET_FAILURE, job.id, job.failures + 1, json.dumps({"error": error}))
     if "again" in headers:
         enqueue(connection, [NewJob(job.step, job.task_id, datetime.fromisoformat(headers["again"]))])
@@ -190,10 +190,6 @@ def _lock_own(connection: Connection, job: Job) -> Mapping[str, Any] | None:
 def _put_back(connection: Connection, job: Job, run_at: datetime, *, failures: int, error: str | None) -> None:
     headers = None if error is None else json.dumps({"error": error})
     _run(connection, sql.PUT_BACK, job.id, run_at, failures, headers, int(_PRIORITY_ZERO.timestamp()), job.task_id)
-
-
-def _end(connection: Connection, job: Job, status: str) -> None:
-    _run(connection, _STATEMENTS.build_log_job_query(), [job.id], [status], [None])
 
 
 def _run(connection: Connection, statement: str, *args: object) -> list[dict[str, Any]]:
