@@ -297,7 +297,7 @@ async def test_a_body_after_an_early_answer_must_end_soon(service: Service) -> N
     wire.writer.transport.abort()
 
 
-@pytest.mark.parametrize("path", ["/v1/events", "/v1/tasks/{}?wait"], ids=["a stream", "a wait"])
+@pytest.mark.parametrize("path", ["/v1/events?after=start", "/v1/tasks/{}?wait"], ids=["a stream", "a wait"])
 async def test_a_client_that_waits_for_the_service_is_not_cut(service: Service, path: str) -> None:
     task_id = await service.world.post()
     wire = await connect(service.address)
