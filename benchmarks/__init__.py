@@ -4,6 +4,7 @@ Reading order:
 
     run         one run: starts the processes, measures the cases, returns the results
     cases       the callback cases; submitting, dispatching, collecting, flood, ceiling, crash and slow_disk have others
+    neighbours  the p99 of callbacks and posts beside each kind of noise
     seed        tasks that wait for their callbacks, and those callbacks, signed
     ours        the service under test as a process; reference starts the servers that it is compared with
     drive       starts a load generator (load) with prepared requests and reads the outcome of each

@@ -6,6 +6,7 @@ records the status and latency of each request. Loopback only.
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from array import array
@@ -17,6 +18,7 @@ import uvloop
 
 from benchmarks.connection import Connection, Load
 from benchmarks.plan import Plan, read_plan, read_requests
+from benchmarks.processes import WAY
 from benchmarks.turns import Closed, Open
 
 
@@ -54,6 +56,8 @@ async def generate(plan: Plan, requests: list[bytes], begins: Callable[[], None]
 
 def main() -> int:
     plan = read_plan(Path(sys.argv[1]))
+    if plan.gives_way:
+        os.nice(WAY)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         load = runner.run(generate(plan, read_requests(Path(plan.requests)), Path(plan.outcomes).touch))
     with Path(plan.outcomes).open("wb") as out:

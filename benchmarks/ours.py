@@ -72,9 +72,9 @@ class Ours:
         finally:
             self.stop()
 
-    def seed(self, count: int) -> list[Callback]:
+    def seed(self, count: int, *, moderated: bool = False) -> list[Callback]:
         """Add this many tasks that wait for their callbacks, and flush the database before the measurement."""
-        callbacks = self._with_database(lambda database: seed(database, self.keys, count))
+        callbacks = self._with_database(lambda database: seed(database, self.keys, count, moderated=moderated))
         self._flush()
         return callbacks
 

@@ -20,6 +20,7 @@ class Plan:
     fresh: bool = False  # a new connection for each request
     repeat: bool = False  # start again from the first request after the last
     grace_s: float = 6.0  # to wait for missing answers at the end
+    gives_way: bool = False  # to the service and to what is measured, as noise does
 
 
 def read_plan(path: Path) -> Plan:

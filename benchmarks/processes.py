@@ -19,6 +19,7 @@ _PORTS = range(10_000, 20_000)
 _START_S = 120.0  # a start takes two seconds, on a busy machine far longer
 _STOP_S = 60.0
 _TICKS = os.sysconf("SC_CLK_TCK")
+WAY = 10  # the niceness of a process that gives way
 _OWN_SETTINGS = ("FLUXHOOK_", "OTEL_")
 
 
@@ -71,10 +72,12 @@ def launch(arguments: Sequence[str], port: int, log: Path, env: Mapping[str, str
 
 
 @contextmanager
-def running(arguments: Sequence[str], log: Path) -> Generator[Process]:
+def running(arguments: Sequence[str], log: Path, *, gives_way: bool = False) -> Generator[Process]:
     """Launch on a free port, appended to the arguments; kill after the block. Does not wait for an answer."""
     port = free_port()
     process = launch([*arguments, str(port)], port, log)
+    if gives_way:  # its other threads start later and inherit this
+        os.setpriority(os.PRIO_PROCESS, process.pid, WAY)
     try:
         yield process
     finally:

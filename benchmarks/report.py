@@ -30,6 +30,19 @@ class Aim:
         return value >= self.of(database) if self.at_least else value <= self.of(database)
 
 
+_BESIDE = {
+    "": "all neighbours",
+    "_listing": "a listing each second",
+    "_export": "an export",
+    "_forged": "forged callbacks",
+    "_downloads": "24 downloads",
+    "_posts": "200 posts",
+}
+_NEIGHBOURS = tuple(
+    Aim(f"neighbour_{name}_times_p99{end}", f"times the p99 of {words} beside {noise}", 3, 3)
+    for end, noise in _BESIDE.items()
+    for name, words in (("callbacks", "genuine callbacks"), ("posts", "small posts"))
+)
 AIMS = (
     Aim("added_p50_times_floor", "times the floor's added time of a task, p50", 1.6, 2.5),
     Aim("cpu_times_floor", "times the floor's CPU of a task, one at a time", 2.2, 3),
@@ -43,6 +56,7 @@ AIMS = (
     Aim("slow_flush_share", "of its rate with slow flushes", 0.4, 0.4, at_least=True),
     Aim("flood_times_p99", "times the p99 of genuine callbacks during a flood of forged ones", 2, 2),
     Aim("signature_flood_times_p99", "times that p99 during a flood of wrong signatures", 2, 2),
+    *_NEIGHBOURS,
     Aim("p99_ms_at_200", "ms p99 at 200/s", 6, 6),
     Aim("p99_ms_at_1000", "ms p99 at 1,000/s", 10, 10),
     Aim("lone_p50_ms", "ms p50 of a lone callback", 1.5, 1.5),

@@ -20,6 +20,7 @@ from benchmarks.dispatching import dispatch
 from benchmarks.drive import Drive
 from benchmarks.flood import flood
 from benchmarks.machine import Watch
+from benchmarks.neighbours import neighbours
 from benchmarks.reference import reference
 from benchmarks.scale_out import scale_out
 from benchmarks.slow_disk import slow_disk
@@ -34,6 +35,7 @@ Say = Callable[[str], None]  # prints a line of progress
 CASES: Mapping[str, Case] = {
     **cases.CASES,
     "flood": flood,
+    "neighbours": neighbours,
     "ceiling": ceiling,
     "submit": submit,
     "dispatch": dispatch,

@@ -37,6 +37,7 @@ class Callback:
     path: str
     body: bytes
     secret: str
+    is_moderated: bool = False  # it reports a moderated result, so no image follows
 
     def signed(self) -> bytes:
         return _request(self.path, self.body, bfl_signature(self.secret, self.body))
@@ -55,21 +56,21 @@ class Callback:
         return _request(path, self.body, _FORGED)
 
 
-async def seed(database: Database, keys: KeyRing, count: int) -> list[Callback]:
+async def seed(database: Database, keys: KeyRing, count: int, *, moderated: bool = False) -> list[Callback]:
     """Add this many accepted tasks to the database; return their callbacks in the order of their ids."""
-    callbacks = imagine(keys, count)
+    callbacks = imagine(keys, count, moderated=moderated)
     for begin in range(0, count, _AT_ONCE):
         await database.write(_recorder(callbacks[begin : begin + _AT_ONCE], keys.newest))
     return callbacks
 
 
-def imagine(keys: KeyRing, count: int) -> list[Callback]:
+def imagine(keys: KeyRing, count: int, *, moderated: bool = False) -> list[Callback]:
     """Make callbacks of tasks that are not in the database, submitted 1 ms apart, the last one now.
 
     They are ordered by time, as a provider delivers them after an outage.
     """
     now = clock.utc_now()
-    return [_callback(keys, now - _INTERVAL * before) for before in reversed(range(count))]
+    return [_callback(keys, now - _INTERVAL * before, moderated=moderated) for before in reversed(range(count))]
 
 
 def _recorder(batch: list[Callback], signing_key_id: str) -> Callable[[Connection], None]:
@@ -91,15 +92,16 @@ def _leave_jobs(connection: Connection, batch: list[Callback], run_at: datetime)
     connection.execute(sqlite.jobs.insert(), [{**row, "task_id": callback.task_id} for callback in batch])
 
 
-def _callback(keys: KeyRing, now: datetime) -> Callback:
+def _callback(keys: KeyRing, now: datetime, *, moderated: bool) -> Callback:
     attempt_id = ids.new_id("sub", now)
     proof = keys.callback_proof(attempt_id, keys.newest)
     return Callback(
         task_id=ids.new_id("task", now),
         attempt_id=attempt_id,
         path=f"/callbacks/{attempt_id}/{proof.token}",
-        body=_body(now),
+        body=_moderated_body(now) if moderated else _body(now),
         secret=proof.secret,
+        is_moderated=moderated,
     )
 
 
@@ -110,7 +112,7 @@ def _body(now: datetime) -> bytes:
     expiry = quote((now + timedelta(minutes=10)).strftime("%Y-%m-%dT%H:%M:%SZ"))
     link = f"https://delivery-eu1.bfl.ai/results/{digits[:2]}/{digits}/sample.png?se={expiry}&sp=r&sv=2024-11-04&sr=b"
     message = {
-        "id": "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])),
+        "id": _provider_id(digits),
         "status": "Ready",
         "result": {
             "sample": f"{link}&rsct=image/png&sig={ids.new_key()}%3D",
@@ -122,6 +124,21 @@ def _body(now: datetime) -> bytes:
         },
     }
     return json.dumps(message).encode()
+
+
+def _moderated_body(now: datetime) -> bytes:
+    message = {
+        "id": _provider_id(ids.new_worker_id()),
+        "status": "Error",
+        "error": "content_policy_violation",
+        "message": "Content Moderated",
+        "timestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    return json.dumps(message).encode()
+
+
+def _provider_id(digits: str) -> str:
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 def _request(path: str, body: bytes, signature: str) -> bytes:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select
 
 from app import jobs
 from app.db import Connection
@@ -35,21 +35,28 @@ def forgeries(connection: Connection) -> int:
 
 
 def _kept(connection: Connection, batch: Sequence[Callback]) -> int:
-    """Count those stored once as evidence that moved the task, whose task is ready and has its next job."""
+    """Count those stored once as evidence that moved the task, as it should, and with the next job of the task.
+
+    The task of a moderated result is failed, and has none.
+    """
+    ready = and_(tasks.c.status == Status.READY, tasks.c.sample_url.is_not(None))
     query = (
-        select(attempts.c.id, attempts.c.task_id)
+        select(attempts.c.id, attempts.c.task_id, tasks.c.status)
         .join(tasks, tasks.c.id == attempts.c.task_id)
         .join(evidence, evidence.c.attempt_id == attempts.c.id)
         .where(
             attempts.c.id.in_([callback.attempt_id for callback in batch]),
-            tasks.c.status == Status.READY,
-            tasks.c.sample_url.is_not(None),
+            or_(ready, tasks.c.status == Status.FAILED),
             evidence.c.witness == Witness.CALLBACK,
             evidence.c.verdict == Verdict.SIGNED,
             evidence.c.effect == Effect.MOVED,
         )
-        .group_by(attempts.c.id, attempts.c.task_id)
+        .group_by(attempts.c.id, attempts.c.task_id, tasks.c.status)
         .having(func.count() == 1)
     )
-    settled = {row.task_id for row in connection.execute(query)}
-    return len(settled & jobs.scheduled(connection, Step.COLLECT, [callback.task_id for callback in batch]))
+    rows = connection.execute(query).all()
+    failed = {row.task_id for row in rows if row.status == Status.FAILED}
+    settled = {row.task_id for row in rows} - failed
+    pictures = [callback.task_id for callback in batch if not callback.is_moderated]
+    moderated = {callback.task_id for callback in batch if callback.is_moderated}
+    return len(settled & jobs.scheduled(connection, Step.COLLECT, pictures)) + len(failed & moderated)

@@ -1,6 +1,7 @@
 """Seeded tasks and their callbacks equal real ones, on both databases."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from app.db import Connection
 from app.db.engine.database import Database
@@ -8,7 +9,7 @@ from app.db.tables import attempts, evidence, tasks
 from app.db.tables.evidence import Evidence, NewEvidence
 from app.jobs import Step
 from app.provider.messages import read_status
-from app.rules.task import Effect, Outcome, Status, Witness
+from app.rules.task import Effect, Failure, Outcome, Status, Witness
 from app.security.keyring import KeyRing
 from app.security.verify import SigningProfile, Verdict, verify
 from app.settle import settle
@@ -95,6 +96,26 @@ async def test_a_seeded_callback_moves_its_task(database: Database) -> None:
     callbacks = await seed(database, KEYS, 3)
     assert await settle_callbacks(database, callbacks) == [Effect.MOVED] * 3
     assert await unstored(database, callbacks) == 0
+
+
+async def test_a_seeded_callback_of_a_moderated_result_fails_its_task(database: Database) -> None:
+    callbacks = await seed(database, KEYS, 3, moderated=True)
+    assert await unstored(database, callbacks) == 3
+    assert await settle_callbacks(database, callbacks) == [Effect.MOVED] * 3
+    assert await unstored(database, callbacks) == 0
+
+    def look(connection: Connection) -> None:
+        task = tasks.get(connection, callbacks[0].task_id)
+        assert task is not None
+        assert (task.status, task.failure) == (Status.FAILED, Failure.CONTENT_MODERATED)
+
+    await database.read(look)
+
+
+async def test_a_failed_task_whose_callback_reported_an_image_is_missing(database: Database) -> None:
+    (callback,) = await seed(database, KEYS, 1, moderated=True)
+    await settle_callbacks(database, [callback])
+    assert await unstored(database, [replace(callback, is_moderated=False)]) == 1
 
 
 async def test_an_acknowledged_callback_without_evidence_is_missing(database: Database) -> None:

@@ -1,17 +1,10 @@
 """A small and a large database: the announcement, and one short real comparison."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
-from app import ids
 from app.errors import ConfigurationError
-from benchmarks.drive import Drive
-from benchmarks.ours import Ours
 from benchmarks.stage import Stage
 from benchmarks.two_sizes import Sizes, two_sizes
 
@@ -32,29 +25,6 @@ def test_too_little_disk_space_is_refused_in_one_line(tmp_path: Path) -> None:
         Sizes.up_to(9 * 10**12).announcement([tmp_path])
     assert str(tmp_path) in str(refused.value)
     assert "\n" not in str(refused.value)
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> Stage:
-    """The parts of a stage that the comparison uses; it starts its own services."""
-    numbers = count(1)
-
-    @contextmanager
-    def another() -> Generator[str]:
-        yield f"sqlite:///{tmp_path}/{next(numbers)}.db"
-
-    unused = cast("Any", None)
-    return Stage(
-        ours=Ours("idle", tmp_path, "", ids.new_key()),
-        bare=unused,
-        hmac=unused,
-        naive=unused,
-        drive=Drive(tmp_path, connections=4),
-        reference_requests=[],
-        another=another,
-        seconds=0.3,
-        rounds=1,
-    )
 
 
 @pytest.mark.proof
