@@ -15,14 +15,14 @@ from pydantic import ConfigDict, TypeAdapter
 
 from app.catalog import Catalog
 from app.errors import DiskUnavailable, InvalidRequest, MalformedRequest, TooLarge
-from app.images.base64 import decode_into
+from app.images.base64 import decode_into, decode_plain
 from app.store.uploads import SMALL, Places
 from app.web.body import declared_length, json_text
+from app.web.long_texts import LONG, Shortened, shorten
 
 # One image of the provider's maximum of 20 MB is 27 MB of base64. Multipart avoids the third that base64 adds.
 MAX_JSON_BYTES = 36 * 1024 * 1024
 _CHUNK = 256 * 1024  # bytes written to the disk in one call
-_LONG = 16 * 1024  # characters; a longer image goes to a file
 _MAX_REST = 1024 * 1024  # bytes, the limit of a form field too
 _REFERENCE = "image_url"  # the member of an object in OpenAI's form that is an image
 _MAX_VALUES = 200_000  # an empty list of two bytes takes 64 in memory
@@ -81,21 +81,37 @@ def _separate(
 ) -> bytes:
     """Move the long images of a body to new files in `files`, and return the remainder as JSON."""
     body.seek(0)
-    members = _bounded(json_text(body.read()))
+    shortened = shorten(json_text(body.read()))
+    members = _bounded(shortened.body)
     if isinstance(members, dict):
         for holder, key, name in _places_of_images(members, catalog, pictures):
-            text = holder[key]
-            if isinstance(text, str) and len(text) > _LONG and not _is_url(text):
+            if isinstance(holder[key], str) and _is_long_image(holder[key], shortened):
                 if len(files) == catalog.max_images:
                     reason = f"more than {catalog.max_images} images"
                     raise InvalidRequest(f"{name}: {reason}", {name: reason})
                 files[name] = uploads.open()
+                _decode(files[name], name, holder[key], shortened)
                 holder[key] = None
-                decode_into(files[name], name, text)
-    rest = _JSON.dump_json(members)
+    rest = shortened.restored(_JSON.dump_json(members))
     if len(rest) > _MAX_REST:
         raise TooLarge(f"the body without its images must not exceed {_MAX_REST // 1024**2} MB")
     return rest
+
+
+def _is_long_image(text: str, shortened: Shortened) -> bool:
+    """Whether this text, or the one that it stands for, is a long image and no URL."""
+    if (taken := shortened.texts.get(text)) is not None:
+        return not _is_url(bytes(taken[:8]).decode(errors="replace"))
+    return len(text) > LONG and not _is_url(text)
+
+
+def _decode(file: IO[bytes], name: str, text: str, shortened: Shortened) -> None:
+    """Decode an image into a file. The text that a mark stands for is released."""
+    taken = shortened.texts.pop(text, None)
+    if taken is None:
+        decode_into(file, name, text)
+    elif not decode_plain(file, taken):
+        decode_into(file, name, parse(b'"%b"' % bytes(taken)))
 
 
 def _places_of_images(

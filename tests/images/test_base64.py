@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidRequest
-from app.images.base64 import decode_into
+from app.images.base64 import decode_into, decode_plain
 
 
 def decoded(text: str) -> bytes:
@@ -38,6 +38,27 @@ def test_what_is_not_base64_is_refused(text: str) -> None:
         decoded(text)
 
     assert refused.value.fields == {"input_image": "not valid base64"}
+
+
+@given(
+    data=st.binary(max_size=100) | st.integers(0, 200_000).map(bytes),
+    start=st.sampled_from(["", "\n", "data:image/png;base64,", "data:image/png,", "DATA:;Base64 ,", "data:;base64"]),
+    end=st.sampled_from(["", "=", "QQ==", "\n", "A", "\u00e9", "?"]),
+)
+def test_bytes_are_decoded_without_copies_or_left_to_the_other_reader(data: bytes, start: str, end: str) -> None:
+    text = start + base64.b64encode(data).decode() + end
+    file = BytesIO()
+
+    is_decoded = decode_plain(file, memoryview(text.encode()))
+
+    assert file.getvalue() == (decoded(text) if is_decoded else b"")
+    assert is_decoded or start != "data:image/png;base64," or end
+
+
+def test_a_text_that_goes_on_behind_its_padding_is_not_decoded() -> None:
+    whole_piece = base64.b64encode(bytes(49_151)).decode()
+
+    assert not decode_plain(BytesIO(), memoryview((whole_piece + "QUJD").encode()))
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,7 @@ async def test_images_and_remainder_together_are_the_sent_body(
         pytest.param(lambda text: f"data:image/png;base64,{text}", id="data URL"),
         pytest.param(lambda text: "\n".join(text[at : at + 76] for at in range(0, len(text), 76)), id="lines"),
         pytest.param(lambda text: text.replace("A", "\n A"), id="blanks"),
+        pytest.param(lambda text: text[:-4] + "    " + text[-4:], id="spaces at the end"),
     ],
 )
 @pytest.mark.parametrize("piece", [100, 1_000_000])

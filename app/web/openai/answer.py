@@ -1,12 +1,13 @@
 """Answers in OpenAI's form, sent in pieces: an image in base64 takes as little memory as any of its pieces."""
 
 import asyncio
-import base64
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
+
+from pybase64 import b64encode
 
 from app.errors import FluxhookError
 from app.resources import Connections
@@ -139,8 +140,8 @@ async def _bytes(use: Connections, parts: Sequence[bytes | Made]) -> AsyncGenera
                 data = rest + chunk
                 whole_groups = len(data) - len(data) % _BASE64_GROUP
                 rest = data[whole_groups:]
-                yield base64.b64encode(data[:whole_groups])
-        yield base64.b64encode(rest)
+                yield b64encode(data[:whole_groups])
+        yield b64encode(rest)
 
 
 def _base64_length(size: int) -> int:
