@@ -1,6 +1,7 @@
 """Accept a task: validate it, store its input images, and record task, attempt and job in one transaction.
 
-Nothing is sent to the provider here, and a refused task leaves no row and no image.
+Nothing is sent to the provider here, and a refused task leaves no row and no image. The keys of input images are
+recorded before they are stored, until their task is: the sweep removes those of a request that died in between.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import IO
 
 from app import ids
 from app.db import Connection
-from app.db.tables import applications, attempts, tasks
+from app.db.tables import applications, attempts, tasks, unrecorded_images
 from app.db.tables.attempts import NewAttempt
 from app.db.tables.tasks import NewTask
 from app.errors import InvalidRequest, ProviderUnavailable, RequestError, Unavailable
@@ -92,13 +93,15 @@ async def submit_several(
             taken = await take_inputs(use, rules, in_order, share, store_keys, auto_orient=options.auto_orient)
             planned.append(_plan(use, account, key_id, params, taken))
     except Exception:
-        await _remove(use, store_keys)
+        await _remove(use, store_keys)  # one whose store gave no answer is left to the sweep: it may still be stored
         raise
     task_ids = [task.id for task, _ in planned]
 
     def record(connection: Connection) -> None:
         now = planned[0][0].created_at
         right = permit(connection, use, key_id, params.model, now, count=count, priority=options.priority)
+        if store_keys and not unrecorded_images.remove(connection, store_keys):
+            raise _TooLate("the request took so long that its images are removed")
         region = None if right.key is None else right.key.region
         first = account if region is None else _first_account(use, params.model.id, region)
         for task, attempt in planned:
@@ -116,18 +119,27 @@ async def submit_several(
 
     try:
         await use.db.write(record)
-    except RequestError:  # after any other error the tasks may be recorded
+    except (RequestError, _TooLate):  # after any other error the tasks may be recorded
         await _remove(use, store_keys)
         raise
     logs.note(task_id=task_ids[0], submission_id=planned[0][1].id)
     return task_ids
 
 
+class _TooLate(Unavailable):
+    """The sweep has given this request up."""
+
+
 async def _remove(use: Resources, store_keys: Sequence[str]) -> None:
     """Remove the images of a request that was refused, in a job."""
-    with suppress(Unavailable):
+
+    def request(connection: Connection) -> None:
+        unrecorded_images.remove(connection, store_keys)
+        removals.request(connection, store_keys, use.now())
+
+    with suppress(Unavailable):  # the sweep then removes them
         if store_keys:
-            await use.db.write(removals.request, store_keys, use.now())
+            await use.db.write(request)
 
 
 def _plan(

@@ -15,6 +15,7 @@ from sqlalchemy import event
 
 from app.db.engine.database import as_postgres
 from tests.calling import small
+from tests.pictures import in_base64, picture
 from tests.postgres_proxy import Proxy, proxy_to
 from tests.workers import OneByOneWorker
 from tests.world import World, open_world
@@ -37,6 +38,8 @@ MOST = {
     "callback": Waits(10, 3),
     "image": Waits(19, 0),
 }
+FOR_AN_IMAGE = 9  # round trips beside those of a post without one
+IMAGE = in_base64(picture(64, 64))
 
 
 @dataclass
@@ -82,12 +85,12 @@ async def distance(tmp_path: Path, postgres_url: str) -> AsyncGenerator[Distance
         yield found
 
 
-async def one_task(distance: Distance) -> dict[str, Waits]:
+async def one_task(distance: Distance, **params: Any) -> dict[str, Waits]:
     world = distance.world
 
     async def post() -> None:
         """Post a task, and wait until its delivered answer is recorded."""
-        await world.post()
+        await world.post(**params)
         transport = world.network.hosts["gateway"]
         assert isinstance(transport, httpx.ASGITransport)
         await transport.app.state.answers.settled()  # type: ignore[attr-defined]
@@ -107,6 +110,14 @@ async def test_a_task_needs_no_more_round_trips_than_documented(distance: Distan
 
     assert [part for part, most in MOST.items() if waits[part].all > most.all] == [], waits
     assert [part for part, most in MOST.items() if waits[part].locked > most.locked] == [], waits
+
+
+async def test_an_input_image_adds_no_more_round_trips_to_a_post_than_documented(distance: Distance) -> None:
+    tasks = [await one_task(distance, input_image=IMAGE) for _ in range(WARM_UP + TASKS)]
+    waits = [task["post"] for task in tasks]
+
+    assert min(post.all for post in waits) <= MOST["post"].all + FOR_AN_IMAGE, waits
+    assert min(post.locked for post in waits) <= MOST["post"].locked, waits
 
 
 async def test_a_task_that_gets_no_slot_keeps_the_account_locked_for_two_round_trips(distance: Distance) -> None:

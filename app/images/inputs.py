@@ -12,13 +12,14 @@ from typing import IO
 
 from app import ids
 from app.catalog import ImageRules
+from app.db.tables import unrecorded_images
 from app.errors import DiskUnavailable, InvalidRequest
 from app.images import inspect, pixels
 from app.images.base64 import decode_into
 from app.images.check import Checked, check
 from app.images.fetch import fetch, too_large
 from app.images.inspect import NotAnImage
-from app.resources import Connections, Resources
+from app.resources import Connections, Policy, Resources
 from app.rules.request import StoredImage
 from app.rules.shares import Share
 from app.store import FolderStore
@@ -50,7 +51,8 @@ async def take_inputs(
     `limits`: those of the model.
     `sources`: an uploaded file, a base64 string or a URL for each field.
     `share`: of the application, in images that are fetched at once; its owner takes turns.
-    `store_keys`: gets the key of each image that is stored, for the caller to remove them if no task is recorded.
+    `store_keys`: gets the key of each image that is stored, for the caller to delete from `unrecorded_images` with the
+    record of the task or the request of their removal. The sweep removes the images whose keys stay there.
     `auto_orient`: turn an image upright, as its EXIF orientation says, before it is stored.
 
     Raises InvalidRequest or TooLarge, which name the field, LimitExceeded, and Unavailable if an image cannot be
@@ -62,7 +64,14 @@ async def take_inputs(
                 field: await _check(use, limits, field, source, share, stack, auto_orient=auto_orient)
                 for field, source in sources.items()
             }
-            return [await _put(use, limits, field, image, share, store_keys) for field, image in checked.items()]
+            keys = {field: _new_key(use, image) for field, image in checked.items()}
+            if keys:
+                await use.db.write(unrecorded_images.put, list(keys.values()), use.now())
+            taken = []
+            for field, image in checked.items():
+                taken.append(await _put(use, limits, field, image, share, keys[field]))
+                store_keys.append(keys[field])
+            return taken
     except OSError as error:
         raise DiskUnavailable(f"an image cannot be stored: {error.strerror}") from error
 
@@ -127,19 +136,20 @@ async def read_source(
     return ""
 
 
-async def _put(
-    use: Resources, limits: ImageRules, field: str, checked: Checked, share: Share, store_keys: list[str]
-) -> TakenImage:
-    found, sha256 = checked.structure, checked.sha256
-    # The key is unique to the task, even if other tasks have the same image, so that it can be erased with the task.
-    key = f"inputs/{sha256[:2]}/{sha256}.{ids.new_id('img', use.now())}.{inspect.EXTENSIONS[found.media_type]}"
+def _new_key(use: Policy, checked: Checked) -> str:
+    """Return a key that no other task has, even for the same image, so that it can be erased with the task."""
+    sha256, extension = checked.sha256, inspect.EXTENSIONS[checked.structure.media_type]
+    return f"inputs/{sha256[:2]}/{sha256}.{ids.new_id('img', use.now())}.{extension}"
+
+
+async def _put(use: Resources, limits: ImageRules, field: str, checked: Checked, share: Share, key: str) -> TakenImage:
+    found = checked.structure
     # Syncing a file delays the commits of SQLite on the same disk. A bucket only makes its caller wait.
     is_local = isinstance(use.store, FolderStore)
     with tracing.span("store put", bytes=checked.bytes):
         async with use.working.taken(share.owner) if is_local else nullcontext():
             await use.store.put(key, checked.file)
-    store_keys.append(key)
-    stored = StoredImage(field, key, sha256, checked.bytes, found.media_type, found.width, found.height)
+    stored = StoredImage(field, key, checked.sha256, checked.bytes, found.media_type, found.width, found.height)
     return TakenImage(stored, tuple(_warnings(limits, field, checked)))
 
 

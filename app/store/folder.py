@@ -98,7 +98,8 @@ class FolderStore:
         """Sync the folder even if the file is missing: an earlier call may have deleted it without this sync."""
         _require_folder(self._root)
         path = self._root / key
-        path.unlink(missing_ok=True)
+        for found in (path, *path.parent.glob(f"{path.name}.*.part")):  # a process that died leaves such a part
+            found.unlink(missing_ok=True)
         with suppress(FileNotFoundError):  # the folder was never created
             sync_folder(path.parent)
 

@@ -23,6 +23,7 @@ from app.db.tables import (
     slots,
     tasks,
     undelivered_requests,
+    unrecorded_images,
 )
 from app.db.tables.provider_accounts import Account
 from app.jobs import NewJob, Step
@@ -30,9 +31,9 @@ from app.resources import JOIN_WINDOW, Resources
 from app.rules.task import Failure, Status
 from app.telemetry import logs, metrics
 from app.transitions import moves
+from app.transitions import removals as removing
 from app.transitions.admit import BACKOFFS, admit
 from app.transitions.idempotency import ANSWER_RETENTION
-from app.transitions.removals import SUBJECT
 from app.transitions.tag_users import tag_users
 from app.worker.retention import prune
 
@@ -43,6 +44,8 @@ _BUDGETS_RETENTION = timedelta(days=100)  # after the start of a period: a task 
 _JOB_LOG_RETENTION = timedelta(hours=1)  # the log that the job engine keeps of finished jobs
 _MISSED_AFTER = timedelta(seconds=30)  # work that is overdue by more was missed, and is not just about to start
 _STOPPING = timedelta(minutes=2)  # longer than a request that records a task
+UNRECORDED = timedelta(hours=1)  # longer than a request stores images; one that still does is refused
+_MAX_UNRECORDED = 1000  # images in one sweep
 _BATCH = 50  # tasks to end in one transaction
 _MAX_PAUSE = timedelta(hours=24)  # how long a task waits for an account that refuses every task
 # How a task fails that has waited for so long, by the reason of the pause.
@@ -164,6 +167,7 @@ def maintain(
     idempotency_keys.prune(connection, now - ANSWER_RETENTION)
     undelivered_requests.prune(connection, now - join_window)
     budget_periods.prune(connection, now - _BUDGETS_RETENTION)
+    removing.request(connection, unrecorded_images.take(connection, now - UNRECORDED, _MAX_UNRECORDED), now)
     jobs.enqueue(connection, [NewJob(step, task_id, now) for step, task_id in missing])
     return [subject for _, subject in missing] + _repair_queues(connection, now)
 
@@ -180,8 +184,8 @@ def orphaned(connection: Connection) -> list[tuple[Step, str]]:
         missing += [(step, task_id) for task_id in sorted(ids - jobs.scheduled(connection, step, ids))]
     erasure_ids = erasures.open_ids(connection)
     missing += [(Step.ERASE, id_) for id_ in sorted(erasure_ids - jobs.scheduled(connection, Step.ERASE, erasure_ids))]
-    if removals.first(connection, 1) and not jobs.scheduled(connection, Step.ERASE, {SUBJECT}):
-        missing.append((Step.ERASE, SUBJECT))
+    if removals.first(connection, 1) and not jobs.scheduled(connection, Step.ERASE, {removing.SUBJECT}):
+        missing.append((Step.ERASE, removing.SUBJECT))
     endpoint_ids = deliveries.endpoints_with_waiting(connection)
     without_job = endpoint_ids - jobs.scheduled(connection, Step.NOTIFY, endpoint_ids)
     missing += [(Step.NOTIFY, endpoint_id) for endpoint_id in sorted(without_job)]

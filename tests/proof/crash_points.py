@@ -29,7 +29,7 @@ BEFORE_COMMIT, AFTER_COMMIT = "before the commit", "after the commit"
 # A function may follow FROM, and `FOR UPDATE` is no change.
 _READ = re.compile(r"\bFROM\s+\"?(\w+)\b(?!\s*\()")
 _CHANGE = re.compile(r"\b(INSERT INTO|DELETE FROM|(?<!FOR )UPDATE)\s+\"?(\w+)")
-_STEP_OF = {"idempotency": "submit", "loop": "worker", "run_job": "worker", "outcomes": "notify"}
+_STEP_OF = {"idempotency": "submit", "inputs": "submit", "loop": "worker", "run_job": "worker", "outcomes": "notify"}
 _SHARED = ("app.db.", "app.jobs", "app.transitions.")  # packages whose units several steps run
 # The step whose unit of work runs in this thread or task.
 _CURRENT_STEP: ContextVar[str | None] = ContextVar("current_step", default=None)

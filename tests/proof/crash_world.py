@@ -47,7 +47,7 @@ from app.twin import Rules, Twin, create_twin_app
 from app.web.auth import digest_of
 from app.web.feed import Feed
 from app.worker import loop
-from app.worker.sweep import EVERY, NO_TASK
+from app.worker.sweep import EVERY, NO_TASK, UNRECORDED
 from tests.downloads import downloads_from
 from tests.pictures import picture
 from tests.postgres import keep_time
@@ -235,7 +235,7 @@ class CrashWorld:
 
     async def _end(self, use: Resources, db: Engine) -> End:
         """Run one more sweep, which must find nothing to recover, and return the end."""
-        self.clock.at += EVERY
+        self.clock.at += UNRECORDED + EVERY
         await OneByOneWorker(use).work()
         ledger = self.twin.ledger()
         outcome, sha256, wrong = await db.read(lambda connection: _outcome(connection, self.folder / "images"))
@@ -324,6 +324,9 @@ def _outcome(connection: Connection, images: Path) -> tuple[str, str | None, lis
         wrong.append("a slot is still taken")
     if jobs.dead_letters(connection):
         wrong.append("a job became a dead letter")
+    stored = {f"inputs/{path.parent.name}/{path.name}" for path in images.glob("inputs/*/*")}
+    named = {image.store_key for task in all_tasks for image in task.request.images}
+    wrong += [f"no task names {key}" for key in sorted(stored - named)]
     if not all_tasks:
         return REMOVED if removed else "no task", None, wrong
     task = all_tasks[0]

@@ -81,6 +81,20 @@ async def test_a_crash_around_an_unconfirmed_record_never_costs_twice(
     assert (run.outcome, run.charges, run.differs) == (outcome, int(outcome == "stored"), None)
 
 
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [
+        ("INSERT INTO unrecorded_images", 1),
+        ("file: before it is stored", 1),
+        ("file: after it is stored", 1),
+        ("DELETE FROM unrecorded_images", 1),
+    ],
+)
+async def test_a_crash_leaves_no_input_image_without_a_task(on_sqlite: Files, place: str, number: int) -> None:
+    run = await crashed(on_sqlite, "edit", "submit", place, number)
+    assert (run.differs, run.charges) == (None, 1)
+
+
 @pytest.mark.parametrize("name", ["kept no longer", "erased"])
 async def test_a_crash_while_data_is_deleted_leaves_nothing_and_loses_no_cost(on_sqlite: Files, name: str) -> None:
     usual, points = await without_crash(on_sqlite, SCENARIOS[name])
@@ -93,7 +107,10 @@ async def test_a_crash_while_data_is_deleted_leaves_nothing_and_loses_no_cost(on
 
 @pytest.mark.parametrize(
     ("name", "crashes"),
-    [("plain", 12), ("polled", 4), ("hinted", 4), ("unconfirmed", 4), ("kept no longer", 6), ("erased", 4)],
+    [
+        *[("plain", 12), ("edit", 6), ("polled", 4), ("hinted", 4), ("unconfirmed", 4)],
+        *[("kept no longer", 6), ("erased", 4)],
+    ],
 )
 async def test_on_postgres_another_worker_finishes_the_jobs_of_a_dead_one_with_the_same_result(
     on_postgres: OnServer, name: str, crashes: int

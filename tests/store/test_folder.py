@@ -193,6 +193,16 @@ async def test_a_partial_file_of_a_crash_does_not_prevent_a_put(store: FolderSto
     assert await whole(store, KEY) == b"an image"
 
 
+async def test_a_partial_file_of_a_crash_is_removed_with_its_key(store: FolderStore, root: Path) -> None:
+    (root / KEY).parent.mkdir(parents=True)
+    for name in (f"{KEY}.x1y2.part", f"{KEY}.z3.part", f"{KEY}2.x1y2.part"):
+        (root / name).write_bytes(b"half an")
+    await store.put(KEY, BytesIO(b"an image"))
+    await store.remove(KEY)
+
+    assert files(root) == [f"{KEY}2.x1y2.part"]
+
+
 async def test_an_unknown_key_is_missing(store: FolderStore) -> None:
     with pytest.raises(Missing):
         await store.size(KEY)

@@ -28,6 +28,7 @@ from app.db.tables import (
     task_tags,
     tasks,
     undelivered_requests,
+    unrecorded_images,
 )
 
 __all__ = [
@@ -58,4 +59,5 @@ __all__ = [
     "task_tags",
     "tasks",
     "undelivered_requests",
+    "unrecorded_images",
 ]
