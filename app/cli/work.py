@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from app.cli.preflight import require
-from app.cli.process import exit_in_time, freeze_startup_objects, give_back_large_blocks
+from app.cli.process import exit_in_time, freeze_lasting_objects, give_back_large_blocks
 from app.cli.serve import announce, prepare
 from app.db.engine.process_lock import process_lock
 from app.errors import ConfigurationError
@@ -62,7 +62,7 @@ async def _work(settings: Settings, heartbeat: Path | None) -> None:
     announce(settings, "worker", await prepare(settings))
     async with open_resources(settings) as use, asyncio.TaskGroup() as group:
         stop_on_signals(use.stopping)
-        freeze_startup_objects()
+        freeze_lasting_objects()
         rounds = Rounds()
         touching = group.create_task(touch_liveness_file(use, heartbeat, rounds)) if heartbeat else None
         await worker.run(use, rounds=rounds)

@@ -15,7 +15,7 @@ import uvicorn
 from starlette.responses import PlainTextResponse
 
 from app import jobs
-from app.cli.process import freeze_startup_objects, server
+from app.cli.process import freeze_lasting_objects, server
 from app.cli.serve import announce, prepare
 from app.clock import utc_now
 from app.db.engine.database import Database, open_database
@@ -29,7 +29,7 @@ from app.web.auth import digest_of
 from app.wiring import database_url
 from tests.postgres import Postgres
 from tests.rows import START, plan_task
-from tests.sockets import listening
+from tests.sockets import listening, until
 from tests.world import ADMIN_KEY, RING_KEY
 
 
@@ -140,13 +140,24 @@ def test_the_first_start_says_what_to_do_next(tmp_path: Path, capsys: pytest.Cap
     assert "submit" not in later
 
 
-def test_objects_of_the_start_are_excluded_from_garbage_collection() -> None:
+async def test_lasting_objects_are_excluded_from_garbage_collection_again_when_requests_have_made_more() -> None:
+    made: list[list[object]] = []
+    thresholds = gc.get_threshold()
     try:
-        freeze_startup_objects()
+        gc.set_threshold(700, 10, 10)
+        freeze_lasting_objects(again_s=0.01)
+        before = gc.get_freeze_count()
+        made += [[] for _ in range(10_000)]
 
-        assert gc.get_freeze_count() > 0
+        await until(lambda: is_frozen(before + len(made)))
+        assert gc.get_threshold() == (700, 10, 50)
     finally:
         gc.unfreeze()
+        gc.set_threshold(*thresholds)
+
+
+async def is_frozen(count: int) -> bool:
+    return gc.get_freeze_count() >= count
 
 
 HANDSHAKE = {
