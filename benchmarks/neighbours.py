@@ -21,7 +21,7 @@ from benchmarks.noise import LARGE_MODEL, Noises, finished, noise
 from benchmarks.ours import ADMIN_KEY, Ours
 from benchmarks.processes import Process, cpu_seconds
 from benchmarks.retention import fill
-from benchmarks.stage import Stage, signed
+from benchmarks.stage import Sent, Stage, signed
 from benchmarks.submitting import post_request
 
 KINDS = ("listing", "export", "forged", "downloads", "posts")  # in this order: posts leave a long queue
@@ -103,7 +103,7 @@ def _round(stage: Stage, service: Ours, twins: Sequence[Process], seen: dict[str
     with httpx.Client(base_url=base, headers=headers, timeout=60, trust_env=False) as client:
         quiet, noisy = (_key(client, name) for name in ("quiet", "noisy"))
         noises = Noises(service, noisy)
-        _measure(inner, quiet, _WARM_S)
+        _measure(inner, quiet, _callbacks(inner, _WARM_S), _WARM_S)
         for phase, kinds in _PHASES.items():
             _measure_phase(inner, quiet, [(kind, noises) for kind in kinds], twins, seen[phase])
             if phase == "downloads":
@@ -117,9 +117,10 @@ def _measure_phase(
 ) -> None:
     seconds = 2 * stage.seconds
     made = [noises.kinds[kind]() for kind, noises in kinds]
+    sent = _callbacks(stage, seconds)  # before the noise, because a second process that writes would add to it
     with noise(stage.drive, stage.ours.port, made, seconds) as running:
         began, service_s, twins_s = time.monotonic(), cpu_seconds(stage.ours.pid), _cpu_of(twins)
-        callbacks, posts = _measure(stage, key, seconds)
+        callbacks, posts = _measure(stage, key, sent, seconds)
         seen.seconds += time.monotonic() - began
         seen.service_s += cpu_seconds(stage.ours.pid) - service_s
         seen.twins_s += _cpu_of(twins) - twins_s
@@ -133,14 +134,17 @@ def _measure_phase(
         seen.rates.setdefault(kind, []).append(outcome.rate)
 
 
-def _measure(stage: Stage, key: str, seconds: float) -> tuple[Outcome, Outcome]:
+def _callbacks(stage: Stage, seconds: float) -> Sequence[Sent]:
+    return signed(stage.ours.seed(int(_CALLBACKS * seconds * 1.2) + 50, moderated=True))
+
+
+def _measure(stage: Stage, key: str, sent: Sequence[Sent], seconds: float) -> tuple[Outcome, Outcome]:
     """Send callbacks and posts at the same time, each at its rate."""
     post = post_request({"prompt": "a quiet harbour in the morning"}, key)
-    callbacks = signed(stage.ours.seed(int(_CALLBACKS * seconds * 1.2) + 50, moderated=True))
     fields = {"rate": float(_POSTS), "connections": _CONNECTIONS, "repeat": True}
     with stage.drive.start(stage.ours.port, [post], seconds, **fields) as posting:
         posting.await_first()
-        outcome = stage.deliver(callbacks, seconds, rate=float(_CALLBACKS), connections=_CONNECTIONS)
+        outcome = stage.deliver(sent, seconds, rate=float(_CALLBACKS), connections=_CONNECTIONS)
         return outcome, posting.outcome()
 
 
