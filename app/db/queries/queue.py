@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
     Connection,
     Exists,
@@ -16,10 +17,11 @@ from sqlalchemy import (
     select,
 )
 
+from app.db.tables import applications
 from app.db.tables.api_keys import keys
 from app.db.tables.provider_accounts import accounts
 from app.db.tables.slots import slots
-from app.db.tables.tasks import IS_QUEUED, is_queued, tasks
+from app.db.tables.tasks import APPLICATION, IS_QUEUED, is_queued, tasks
 from app.rules.task import Status
 
 
@@ -40,28 +42,41 @@ def _has_slot() -> Exists:
     return exists().where(slots.c.task_id == tasks.c.id)
 
 
-def _positions() -> Select[Any]:
-    """Select the positions of tasks, counted in the index that has the order of the queue.
+def _position() -> Select[Any]:
+    """Select the position of one task among those of their application, counted in the index that admission reads.
 
     Queued tasks that have a slot are then subtracted; no other task's row is read.
     """
     ahead = tasks.alias("ahead")
+    own = applications.of(ahead) == APPLICATION
     more_urgent = ahead.c.priority > tasks.c.priority
     earlier = (ahead.c.priority == tasks.c.priority) & (ahead.c.id < tasks.c.id)
     queued = is_queued(ahead)
-    has_slot = exists().where(ahead.c.id == slots.c.task_id, queued, more_urgent | earlier).correlate(slots, tasks)
+    has_slot = exists().where(ahead.c.id == slots.c.task_id, own, queued, more_urgent | earlier).correlate(slots, tasks)
 
     def count(*conditions: ColumnElement[bool]) -> ColumnElement[int]:
         return select(func.count()).where(*conditions).scalar_subquery()
 
-    queued_ahead = count(queued, more_urgent) + count(queued, earlier)
+    queued_ahead = count(own, queued, more_urgent) + count(own, queued, earlier)
     with_slot = select(func.count()).select_from(slots).where(has_slot).scalar_subquery()
     position = 1 + queued_ahead - with_slot
-    requested = tasks.c.id.in_(bindparam("task_ids", expanding=True))
-    return select(tasks.c.id, position.label("position")).where(requested, IS_QUEUED, ~_has_slot())
+    return select(tasks.c.id, position.label("position")).where(
+        tasks.c.id == bindparam("task_id"), IS_QUEUED, ~_has_slot()
+    )
 
 
-_POSITIONS = _positions()
+def _positions() -> Select[Any]:
+    """Select the positions of several tasks, with one look at the queue of each application."""
+    requested: BindParameter[str] = bindparam("task_ids", expanding=True)
+    theirs = tasks.alias("requested")
+    owners = select(applications.of(theirs)).where(theirs.c.id.in_(requested), is_queued(theirs))
+    position = func.row_number().over(partition_by=APPLICATION, order_by=(tasks.c.priority.desc(), tasks.c.id))
+    in_order = select(tasks.c.id, position.label("position")).where(IS_QUEUED, APPLICATION.in_(owners), ~_has_slot())
+    waiting = in_order.subquery()
+    return select(waiting.c.id, waiting.c.position).where(waiting.c.id.in_(requested))
+
+
+_POSITION, _POSITIONS = _position(), _positions()
 _LOCK_ROWS = (
     select(tasks.c.id)
     .where(tasks.c.id.in_(bindparam("task_ids", expanding=True)), IS_QUEUED)
@@ -114,11 +129,15 @@ def depths(connection: Connection) -> list[Depth]:
 
 
 def positions(connection: Connection, task_ids: Collection[str]) -> dict[str, int]:
-    """Return the positions of these tasks in the queue, by task id: from 1, by priority, then arrival.
+    """Return the positions of these tasks, by task id: from 1, by priority, then arrival.
 
-    Tasks that are not queued or that have a slot are left out.
+    Only tasks of the same application count, so that no other one learns how many there are. Tasks that are not queued
+    or that have a slot are left out.
     """
-    rows = connection.execute(_POSITIONS, {"task_ids": list(task_ids)})
+    if len(task_ids) == 1:
+        rows = connection.execute(_POSITION, {"task_id": next(iter(task_ids))})
+    else:
+        rows = connection.execute(_POSITIONS, {"task_ids": list(task_ids)})
     return {row.id: row.position for row in rows}
 
 

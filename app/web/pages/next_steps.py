@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from app.jobs import PlannedJob, Step
 from app.rules.retention import DataClass
 from app.rules.task import Status
-from app.web.schemas.tasks import TaskView
+from app.web.schemas.tasks import QueueView, TaskView
 from app.web.schemas.timeline import DeliveryEntry
 
 
@@ -108,12 +108,16 @@ def _queued(task: TaskView, facts: Facts, now: datetime) -> list[Next]:
     elif queue.paused_until_at is not None and queue.paused_until_at > now:
         reason = queue.pause_reason or "the provider refused a request"
         steps.append(Next(f"The provider's account is paused ({reason}) until", queue.paused_until_at, tone="wait"))
-        steps.append(Next(f"Then it is sent in its turn: position {queue.position} in the queue."))
+        steps.append(Next(f"Then it is sent in its turn: {_place(queue)}."))
     else:
-        steps.append(Next(f"It waits for a free slot: position {queue.position} in the queue.", tone="wait"))
+        steps.append(Next(f"It waits for a free slot: {_place(queue)}.", tone="wait"))
     if task.deadline_at is not None:
         steps.append(Next("If it is not sent by then, it fails without a charge", task.deadline_at))
     return steps
+
+
+def _place(queue: QueueView) -> str:
+    return f"position {queue.position} among the waiting tasks of its application"
 
 
 def _when(text: str, facts: Facts, step: Step, now: datetime) -> Next:

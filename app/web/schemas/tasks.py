@@ -85,7 +85,8 @@ class QueueView(BaseModel):
     """The queue position of a task that waits for a slot."""
 
     position: Annotated[
-        int, Field(description="1 is next. The order is by priority, then in turn between API keys, then by arrival.")
+        int,
+        Field(description="Among the waiting tasks of its application, by priority, then by arrival: 1 is the first."),
     ]
     paused_until_at: Annotated[
         datetime | None, Field(description="The end of the pause of the provider's account; null without a pause.")

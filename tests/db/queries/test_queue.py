@@ -35,6 +35,23 @@ async def test_queued_tasks_with_a_slot_do_not_count_in_positions(database: Data
     assert await database.write(unit) == {"task_b": 1, "task_d": 2, "task_y": 3}
 
 
+async def test_tasks_of_other_applications_do_not_count_in_positions(database: Database) -> None:
+    names = "abcdef"
+
+    def unit(connection: Connection) -> list[dict[str, int]]:
+        for name, application in (("a", "app_1"), ("b", "app_2"), ("c", "app_1"), ("d", "app_2")):
+            plan_task(connection, name, application_id=application, priority=9 if name == "a" else 0)
+        plan_task(connection, "e", key_id="key_1", application_id=None)  # of a version without applications
+        plan_task(connection, "f", application_id="app_2")
+        take_slot(connection, "b")
+        alone = [queue.positions(connection, [f"task_{name}"]) for name in names]
+        return [queue.positions(connection, [f"task_{name}" for name in names]), *alone]
+
+    together, *alone = await database.write(unit)
+    assert together == {"task_a": 1, "task_c": 2, "task_d": 1, "task_e": 3, "task_f": 2}
+    assert {task_id: position for found in alone for task_id, position in found.items()} == together
+
+
 async def test_a_position_does_not_depend_on_the_other_requested_tasks(database: Database) -> None:
     def unit(connection: Connection) -> list[dict[str, int]]:
         for name in "abc":
