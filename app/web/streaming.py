@@ -108,7 +108,8 @@ async def _frames(
                 if found:
                     yield b"".join(_frame(ring, event) for event in found)
                 else:
-                    yield _heartbeat(feed_cursors.cursor(ring, listener.position), feed.lateness.since)
+                    late_since = await feed.lateness.since_of(event_filter.owner)
+                    yield _heartbeat(feed_cursors.cursor(ring, listener.position), late_since)
                 if until_final and found and found[-1].kind in _FINAL:
                     return
     yield _RECONNECT

@@ -137,11 +137,11 @@ def following(
     end = settled[-1].position if settled else after
     if not full and (task_id is not None or kinds or owner is not None):
         end = max(end, head(connection))  # events that the filter left out are not read again
-    pending = rows[len(settled) :]
     # All events of a task belong to one application. In the query, the condition could make the planner follow those of
     # the application instead.
+    pending = [event for event in map(_event_of, rows[len(settled) :][:1]) if owner in {None, event.application_id}]
     settled = [event for event in settled if owner in {None, event.application_id}]
-    return Page(settled, end, full=full, pending=_event_of(pending[0]) if pending else None)
+    return Page(settled, end, full=full, pending=pending[0] if pending else None)
 
 
 def head(connection: Connection) -> Position:
@@ -150,11 +150,16 @@ def head(connection: Connection) -> Position:
     return _first(connection, query.order_by(events.c.xid.desc(), events.c.sequence.desc())) or START
 
 
-def pending_since(connection: Connection) -> datetime | None:
-    """Return when the oldest event was written that is committed but not settled yet; None without one."""
+def pending_since(connection: Connection, owner: str | None = None) -> datetime | None:
+    """Return when the oldest event was written that is committed but not settled yet; None without one.
+
+    `owner`: only events of this application.
+    """
     if not is_shared(connection.dialect.name):
         return None
     query = select(events.c.at).where(~is_settled(events.c.xid, connection.dialect.name), events.c.kind != _FLOOR)
+    if owner is not None:
+        query = query.where(applications.of(events) == owner)
     at: datetime | None = connection.execute(
         query.order_by(events.c.xid, events.c.sequence).limit(1)
     ).scalar_one_or_none()

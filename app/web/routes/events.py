@@ -63,7 +63,7 @@ _STREAM: dict[str, Any] = {
 }
 _LATE = {
     "Events-Late-Since": {
-        "description": "Present if events are late: when the oldest event was written that is not visible yet.",
+        "description": "Present if events of the caller are late: when the oldest was written that is not visible yet.",
         "schema": {"type": "string", "format": "date-time"},
     }
 }
@@ -108,7 +108,7 @@ async def get_events(
     if page.events or not wait_seconds(prefer):
         return _answer(use.keys, page.events, page.end, prefer, late_since(page.pending, use.now()))
     found, end = await _wait(feed, page.end, event_filter, caller.key_id, wait_seconds(prefer))
-    return _answer(use.keys, found[:limit], end, prefer, feed.lateness.since)
+    return _answer(use.keys, found[:limit], end, prefer, await feed.lateness.since_of(caller.owner))
 
 
 @router.get(

@@ -28,6 +28,7 @@ from app.web.feed import Feed
 from app.web.schemas.events import TASK_KINDS
 from app.worker import loop
 from app.worker.sweep import EVENTS_RETENTION, sweep
+from tests.applications import application
 from tests.calling import small
 from tests.databases import connection_to
 from tests.sockets import until
@@ -478,6 +479,37 @@ async def test_a_page_says_since_when_events_are_late(shared_world: World, postg
     assert (late.json()["events"], late.headers["events-late-since"]) == ([], began_at.isoformat())
     assert [event["kind"] for event in after.json()["events"]] == ["task.queued"]
     assert "events-late-since" not in after.headers
+
+
+async def test_an_application_is_not_told_that_events_of_another_one_are_late(
+    shared_world: World, postgres_url: str
+) -> None:
+    began_at = shared_world.clock().isoformat()
+    keys = [(await application(shared_world, name))["x-key"] for name in ("shop", "club")]
+    shop, club = ({"authorization": f"Bearer {key}"} for key in keys)
+    async with (
+        served(shared_world) as service,
+        service.stream("/v1/events", **shop) as stream,
+        service.stream("/v1/events", **club) as other_stream,
+        held_back(postgres_url),
+    ):
+        await stream.block()
+        await other_stream.block()
+        posted = await shared_world.outsider.post("/v1/tasks", json={"prompt": "a red fox"}, headers=shop)
+        path = f"/v1/events?task_id={posted.json()['id']}"
+        await until_late(shared_world, service)
+        await stream.block()
+        await other_stream.block()
+        pages = [
+            (await service.api.get(asked, headers={**headers, **waits})).headers.get("events-late-since")
+            for asked in ("/v1/events", path)
+            for waits in ({}, {"prefer": "wait=1"})
+            for headers in (shop, club)
+        ]
+
+    assert stream.comments[1] == f"late: events since {began_at} are not visible yet"
+    assert other_stream.comments[1] == "nothing new"
+    assert pages == [began_at, None] * 4
 
 
 async def test_a_stream_and_a_page_that_waits_say_that_events_are_late(shared_world: World, postgres_url: str) -> None:
