@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from enum import Enum
+from functools import cache
 from typing import IO, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -103,6 +104,18 @@ class _Found:
 def options_from_json(values: JsonObject) -> TaskOptions:
     """Read options by the types of JSON. Raises InvalidRequest."""
     return _validated(lambda: TaskOptions.model_validate_json(json.dumps(dict(values)), strict=True))
+
+
+def options_from_lenient_json(values: JsonObject) -> TaskOptions:
+    """Read options by the types of JSON, or from texts as in a form. Raises InvalidRequest."""
+    schemas = _option_schemas()
+    return options_from_json({name: _converted(schemas[name], value, Leniency.TEXTS) for name, value in values.items()})
+
+
+@cache
+def _option_schemas() -> Mapping[str, JsonObject]:
+    schemas: Mapping[str, JsonObject] = TaskOptions.model_json_schema()["properties"]
+    return schemas
 
 
 def options_from_python(values: JsonObject) -> TaskOptions:

@@ -14,7 +14,7 @@ from app.resources import Policy, Resources
 from app.rules.json_value import JsonObject, JsonValue
 from app.store.uploads import Places
 from app.web.body import media_type
-from app.web.members import Files, Leniency, options_from_json, options_from_texts, to_params
+from app.web.members import Files, Leniency, options_from_lenient_json, options_from_texts, to_params
 from app.web.multipart import read_form
 from app.web.openai import pictures, size
 from app.web.openai.mask import as_white_mask
@@ -110,7 +110,7 @@ def _translated(use: Policy, members: dict[str, JsonValue], files: Files, *, is_
     _take_user(members)
     sized = _take_size(members, model)
     _set_format(members, model)
-    read_options = options_from_texts if is_form else options_from_json
+    read_options = options_from_texts if is_form else options_from_lenient_json
     given = {**members, **sized}
     try:
         params, kept = to_params(use.catalog, model, given, files, read_options, OPTIONS, leniency=Leniency.TEXTS)
