@@ -135,3 +135,28 @@ async def test_a_flag_that_is_neither_true_nor_false_is_refused(world: World, va
         await read(world, in_json({"auto_orient": value}))
 
     assert list(error.value.fields) == ["auto_orient"]
+
+
+async def test_two_names_of_the_end_user_are_accepted_if_they_agree(world: World) -> None:
+    for members in (
+        {"user": "u1", "safety_identifier": "u1"},
+        {"user": "", "safety_identifier": "u1"},
+        {"user": "u1", "safety_identifier": None},
+    ):
+        assert (await read(world, in_json(members))).params.user == "u1"
+
+
+@pytest.mark.parametrize("make", [in_json, in_form])
+async def test_two_end_users_of_one_request_are_refused(world: World, make: Any) -> None:
+    with pytest.raises(InvalidRequest, match="safety_identifier") as error:
+        await read(world, make({"user": "u1", "safety_identifier": "u2"}))
+
+    assert list(error.value.fields) == ["user"]
+
+
+@pytest.mark.parametrize("name", ["user", "safety_identifier"])
+async def test_an_end_user_that_is_no_text_is_refused(world: World, name: str) -> None:
+    values: list[Any] = [0, False, [], {}]
+    for value in values:
+        with pytest.raises(InvalidRequest):
+            await read(world, in_json({name: value}))

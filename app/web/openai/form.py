@@ -154,12 +154,13 @@ def _take_harmless(members: dict[str, JsonValue], model: Model) -> None:
 
 
 def _take_user(members: dict[str, JsonValue]) -> None:
-    """Give the end user its name in Fluxhook: OpenAI renamed `user` to `safety_identifier`."""
-    identifier = members.pop("safety_identifier", None)
-    if identifier:
-        members["user"] = identifier
-    if not members.get("user"):
-        members.pop("user", None)
+    """Give the end user its name in Fluxhook: OpenAI renamed `user` to `safety_identifier`. Raises InvalidRequest."""
+    given = {name: members.pop(name, None) for name in ("user", "safety_identifier")}
+    named = {name: value for name, value in given.items() if value not in (None, "")}
+    if len(named) > 1 and named["user"] != named["safety_identifier"]:
+        raise refused("user", "differs from safety_identifier, and a task has one end user: give one of them")
+    if named:
+        members["user"] = next(iter(named.values()))
 
 
 def _set_format(members: dict[str, JsonValue], model: Model) -> None:
