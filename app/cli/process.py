@@ -29,7 +29,7 @@ _WARM_S, _LONGER = 60.0, 4
 # progress it stops every thread for 100 ms.
 _FULL_COLLECTIONS = 50
 _M_MMAP_THRESHOLD = -3  # the name in glibc's malloc.h
-_LARGE_BYTES = 128 * 1024  # glibc's initial value
+_LARGE_BYTES = 512 * 1024  # the pieces of a body or a file have up to 256 KB
 
 log = logs.get("process")
 
@@ -141,7 +141,7 @@ def give_back_large_blocks() -> None:
     """Return memory of large objects, such as decoded images, to the system as soon as it is freed.
 
     By default, glibc raises its threshold for large blocks when one is freed, and keeps such blocks in per-thread
-    heaps from then on.
+    heaps from then on. The pieces of a body stay below the threshold: the system clears every page that it hands out.
     """
     with suppress(AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
