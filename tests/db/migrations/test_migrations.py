@@ -22,6 +22,7 @@ from app.db.migrations.migrate import catch_up
 from app.db.migrations.revision import is_current, newest
 from app.errors import ConfigurationError
 from app.jobs import sqlite
+from tests.postgres import Postgres
 from tests.rows import START, claim, stored_jobs
 from tests.schema_rows import REVISIONS, STEPS, clear, fill, found_tables, reach, rows_of, shape
 
@@ -201,3 +202,33 @@ async def test_on_postgresql_the_jobs_of_the_previous_version_are_kept(empty: Da
     assert {(job.step, job.task_id) for job in left} == {("collect", "task_1")}
     assert sorted(job.state for job in left) == ["held", "waiting"]
     assert await empty.write(lambda connection: len(claim(connection, START))) == 1
+
+
+async def test_samples_of_contents_are_deleted_and_collected_no_more_without_rewriting_a_table(
+    postgres: Postgres,
+) -> None:
+    name = f"test_{uuid4().hex}"
+    contents = (
+        "SELECT attname FROM pg_stats WHERE (tablename, attname) IN "
+        "(('tasks', 'request'), ('tasks', 'end_user'), ('evidence', 'body'), ('idempotency', 'answer'))"
+    )
+    files = "SELECT relname, relfilenode FROM pg_class WHERE relname LIKE '%tasks%' OR relname LIKE '%idempotency%'"
+
+    def step(connection: Connection, revision: str) -> tuple[int, set[Any]]:
+        reach(connection, revision)
+        connection.execute(text("ANALYZE"))
+        return len(connection.execute(text(contents)).all()), set(connection.execute(text(files)).all())
+
+    def filled(connection: Connection) -> None:
+        reach(connection, "0032")
+        fill(connection)
+
+    async with open_database(await postgres.create(name)) as database:
+        await database.write(filled)
+        before, files_before = await database.write(step, "0032")
+        after, files_after = await database.write(step, "0033")
+        again, _ = await database.write(step, "0032")
+    await postgres.drop(name)
+
+    assert (before, after, again) == (4, 0, 4)
+    assert files_before == files_after != set()
