@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 
 from app import __version__
 from app.catalog import Catalog, shipped_catalog
@@ -52,35 +52,38 @@ from app.web.schemas.problems import Problem
 from app.web.wrong_keys import WrongKeys
 from app.worker import loop
 
-# Built once per process and shared by its applications: including the routers is the slowest part of create_app.
-_ROUTES = APIRouter()
-for _module in (
-    task_actions,
-    task_costs,
-    tasks,
-    events,
-    image,
-    provider_api,
-    results,
-    deliveries,
-    endpoints,
-    keys,
-    applications,
-    usage,
-    accounts,
-    models,
-    openai,
-    callback_list,
-    callback_receiver,
-    reachability,
-    jobs,
-    limits,
-    audit,
-    erasures,
-    health,
-    pages,
-):
-    _ROUTES.include_router(_module.router)
+# Shared by all applications of the process. FastAPI would build each route of an included router a second time, at the
+# first request, and look for a route in two passes at each one.
+_ROUTES = [
+    route
+    for module in (
+        task_actions,
+        task_costs,
+        tasks,
+        events,
+        image,
+        provider_api,
+        results,
+        deliveries,
+        endpoints,
+        keys,
+        applications,
+        usage,
+        accounts,
+        models,
+        openai,
+        callback_list,
+        callback_receiver,
+        reachability,
+        jobs,
+        limits,
+        audit,
+        erasures,
+        health,
+        pages,
+    )
+    for route in module.router.routes
+]
 
 
 def create_app(
@@ -132,7 +135,7 @@ def create_app(
     app.state.scrapers = set()
     app.state.key_use, app.state.wrong_keys = KeyUse(), WrongKeys()
     app.state.catalog = catalog
-    app.router.routes.extend([*_ROUTES.routes, *provider_api.model_routes(catalog)])
+    app.router.routes.extend([*_ROUTES, *provider_api.model_routes(catalog)])
     app.webhooks.include_router(webhooks.webhooks)
     app.mount("/static", static)
     problems.install(app, {openai.PREFIX: openai_errors.answer}, answer_browser)

@@ -17,7 +17,7 @@ from datetime import timedelta
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4  # noqa: TID251 - names a throw-away database
 
 import httpx
@@ -484,6 +484,16 @@ def test_an_address_longer_than_any_real_one_is_not_cached() -> None:
     names = (f"{number}".zfill(100_000) for number in range(50))
 
     assert remembered(partial(guess, KeyRing((RING_KEY,)), names)) < 1_000_000
+
+
+# Routes
+
+
+def test_a_request_looks_for_its_route_in_one_list() -> None:
+    app = create_app(nullcontext(cast("Any", None)), with_worker=False)
+
+    # FastAPI builds the routes of an included router a second time at the first request, and searches them twice.
+    assert [route for route in app.routes if not hasattr(route, "path")] == []
 
 
 # Modules that a command loads

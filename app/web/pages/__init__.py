@@ -35,6 +35,6 @@ _MODULES = (
     delivery_pages,
     operations,
 )
-router = APIRouter(include_in_schema=False)
+router = APIRouter()
 for _module in _MODULES:
-    router.include_router(_module.router)
+    router.routes.extend(_module.router.routes)

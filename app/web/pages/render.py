@@ -61,7 +61,13 @@ class SignInRequired(Exception):
 
 
 class PageRoute(APIRoute):
-    """A route whose errors are pages: the sign-in form without a session, and a page that says what was wrong."""
+    """A route whose errors are pages: the sign-in form without a session, and a page that says what was wrong.
+
+    The OpenAPI document leaves it out.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., object], **options: Any) -> None:
+        super().__init__(path, endpoint, **options | {"include_in_schema": False})
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
