@@ -514,16 +514,28 @@ _LOADED = "import json, sys; from app.cli import commands; commands({!r}); print
 
 def loaded_for(command: str) -> list[str]:
     """Return the modules that a process has loaded before it runs this command."""
-    ran = subprocess.run(  # noqa: S603 - runs this interpreter
-        [sys.executable, "-c", _LOADED.format(command)], check=True, capture_output=True, text=True
-    )
-    modules: list[str] = json.loads(ran.stdout)
+    modules: list[str] = printed_by(_LOADED.format(command))
     return modules
+
+
+def printed_by(program: str) -> Any:
+    """Return the last line that this program prints, read as JSON."""
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - runs this interpreter
+    return json.loads(ran.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("command", ["serve", "work"])
 def test_the_service_starts_without_modules_that_it_does_not_need(command: str) -> None:
-    assert [name for name in loaded_for(command) if name.startswith(_HEAVY)] == []
+    unused = (*_HEAVY, "pygments", "rich")
+
+    assert [name for name in loaded_for(command) if name.startswith(unused)] == []
+
+
+def test_modules_of_a_command_are_excluded_from_garbage_collection() -> None:
+    counting = "import atexit, gc, sys; atexit.register(lambda: print(gc.get_freeze_count()))"
+
+    assert printed_by(f"{counting}; sys.argv = ['fluxhook', 'version']; from app.cli import main; main()") > 0
 
 
 @pytest.mark.parametrize("argument", ["version", "--version"])

@@ -74,6 +74,7 @@ _COMMANDS: Mapping[str, _Command] = {
         "List the provider accounts with their slots, balances and pauses, in the order in which they get tasks.",
     ),
 }
+_UNUSED = ("rich", "httpx._main")  # by the libraries of the service: a twelfth of the start
 # These run until they are stopped. Their unexpected errors are for a log, so they show where they occurred.
 _PROCESSES = frozenset({"serve", "work", "migrate", "twin", "demo"})
 _COMPLETE = "_FLUXHOOK_COMPLETE"  # set by the script that a shell runs to complete a command line
@@ -96,6 +97,7 @@ def commands(requested: str | None = None) -> typer.Typer:
     cli.callback()(_options)
     for name, listed in _COMMANDS.items():
         if requested in {None, name}:
+            _import_without_rich("httpx", *(["structlog"] if name in _PROCESSES else []))
             command = getattr(import_module(f"app.cli.{listed.file}"), name.replace("-", "_"))
         elif requested not in _COMMANDS:
             command = typer.Typer(help=listed.summary, callback=_not_imported) if listed.is_group else _not_imported
@@ -107,6 +109,17 @@ def commands(requested: str | None = None) -> typer.Typer:
             cli.command(name, help=listed.summary if command is _not_imported else None)(command)
     cli.command()(version)
     return cli
+
+
+def _import_without_rich(*libraries: str) -> None:
+    """Import libraries without Rich and Pygments, which they load for command lines and tracebacks of their own."""
+    if "rich" in sys.modules:
+        return
+    sys.modules.update(dict.fromkeys(_UNUSED))  # type: ignore[arg-type] # an import of it raises ModuleNotFoundError
+    for library in libraries:
+        import_module(library)
+    for name in _UNUSED:
+        del sys.modules[name]
 
 
 def version() -> None:
@@ -140,8 +153,9 @@ def main() -> int:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # for terminals that are not UTF-8
     requested = _requested()
     try:
-        gc.disable()  # imported modules stay, and looking for garbage among them takes a tenth of the start
+        gc.disable()  # imported modules stay, and looking for garbage among them takes a fifth of the start
         cli = commands(requested)
+        gc.freeze()
         gc.enable()
         cli(prog_name="fluxhook")
     except FluxhookError as error:
