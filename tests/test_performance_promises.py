@@ -527,9 +527,15 @@ def printed_by(program: str) -> Any:
 
 @pytest.mark.parametrize("command", ["serve", "work"])
 def test_the_service_starts_without_modules_that_it_does_not_need(command: str) -> None:
-    unused = (*_HEAVY, "pygments", "rich")
+    unused = (*_HEAVY, "pygments", "rich", "sqlalchemy.orm")
 
     assert [name for name in loaded_for(command) if name.startswith(unused)] == []
+
+
+def test_the_engine_of_postgresql_is_loaded_without_the_orm() -> None:
+    loading = "import json, sys, app.db.engine.postgres; print(json.dumps(list(sys.modules)))"
+
+    assert [name for name in printed_by(loading) if name.startswith("sqlalchemy.orm")] == []
 
 
 def test_modules_of_a_command_are_excluded_from_garbage_collection() -> None:

@@ -7,8 +7,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Dialect, Engine, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.db.engine.async_engine import AsyncConnection, AsyncEngine
 from app.db.engine.batches import BOUNDS, Batcher, Bounds, Item, Result, Work
 from app.db.engine.commit_hooks import CommitHooks, Listeners
 from app.db.engine.connector import Connector

@@ -6,8 +6,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.db.engine.async_engine import AsyncConnection, AsyncEngine
 from app.db.engine.batches import Batcher, Bisection, Bounds, Item, Result, Waiting, Work
 from app.db.engine.connector import Connector
 from app.errors import DatabaseUnavailable

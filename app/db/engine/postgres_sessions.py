@@ -3,8 +3,8 @@
 from typing import Any
 
 from sqlalchemy import Connection, NullPool, event
-from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.db.engine.async_engine import AsyncEngine
 from app.db.engine.connector import Connector, session_settings
 from app.db.engine.postgres_errors import leave_a_standby
 from app.db.engine.postgres_url import DATABASE_URL, make_engine

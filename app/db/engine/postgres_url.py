@@ -7,8 +7,8 @@ from urllib.parse import urlencode
 
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from app.db.engine.async_engine import AsyncEngine, create_async_engine
 from app.errors import ConfigurationError
 
 if TYPE_CHECKING:
