@@ -152,7 +152,6 @@ async def test_lasting_objects_are_excluded_from_garbage_collection_again_when_r
         await until(lambda: is_frozen(before + len(made)))
         assert gc.get_threshold() == (700, 10, 50)
     finally:
-        gc.unfreeze()
         gc.set_threshold(*thresholds)
 
 
