@@ -142,8 +142,8 @@ def positions(connection: Connection, task_ids: Collection[str]) -> dict[str, in
 
 
 def admitted(connection: Connection) -> set[str]:
-    """Return the ids of queued tasks that have a slot and wait only for their dispatch job."""
-    query = select(tasks.c.id).where(tasks.c.status == Status.QUEUED, _has_slot())
+    """Return the ids of queued tasks that have a slot and wait only for their dispatch job. Reads no other task."""
+    query = select(tasks.c.id).where(tasks.c.status == Status.QUEUED, tasks.c.id.in_(select(slots.c.task_id)))
     return set(connection.execute(query).scalars())
 
 

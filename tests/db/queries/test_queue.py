@@ -1,7 +1,8 @@
+import sqlite3
 from datetime import timedelta
 
 from app.db import Connection
-from app.db.engine.database import Database
+from app.db.engine.database import Database, open_database
 from app.db.queries import queue
 from app.rules.task import Status
 from tests.rows import START, plan_task, take_slot
@@ -100,3 +101,29 @@ async def test_tasks_that_have_waited_long_are_found_by_account(database: Databa
         return [[task.id for task in waiting] for waiting in found]
 
     assert await database.write(unit) == [[], ["task_account_old"], []]
+
+
+async def test_finding_the_admitted_tasks_reads_no_more_of_a_longer_queue(sqlite_url: str) -> None:
+    def steps(connection: Connection) -> int:
+        counted: list[None] = []
+        driver = connection.connection.dbapi_connection
+        assert isinstance(driver, sqlite3.Connection)
+        driver.set_progress_handler(lambda: counted.append(None), 1)
+        try:
+            assert queue.admitted(connection) == {"task_0"}
+        finally:
+            driver.set_progress_handler(None, 0)
+        return len(counted)
+
+    def fill(connection: Connection, numbers: range) -> None:
+        for number in numbers:
+            plan_task(connection, f"{number}")
+
+    async with open_database(sqlite_url) as database:
+        await database.write(fill, range(10))
+        await database.write(take_slot, "0")
+        short = await database.read(steps)
+        await database.write(fill, range(10, 1000))
+        long = await database.read(steps)
+
+    assert long <= short + 10
