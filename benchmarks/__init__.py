@@ -9,7 +9,7 @@ Reading order:
     ours        the service under test as a process; reference starts the servers that it is compared with
     drive       starts a load generator (load) with prepared requests and reads the outcome of each
     growth      fills a database with months of finished tasks
-    two_sizes   compares a small database with a large one: hot paths (growing) and callbacks
+    two_sizes   compares a small database with a large one: hot paths (growing), whole tasks (grown_tasks) and callbacks
     stored      checks that every acknowledged callback is in the database
     report      renders the results: ratios first, then the figures; chart draws them
 

@@ -1,4 +1,4 @@
-"""A small and a large database, measured in turn: statements alone, and callbacks over HTTP."""
+"""A small and a large database, measured in turn: statements alone, callbacks over HTTP, and whole tasks."""
 
 import asyncio
 import shutil
@@ -14,6 +14,7 @@ from app.db.migrations.migrate import catch_up
 from app.errors import ConfigurationError
 from benchmarks.figures import median
 from benchmarks.growing import Compared, Figures, compare, measure
+from benchmarks.grown_tasks import WAITING_SHARE, whole_tasks
 from benchmarks.growth import grow
 from benchmarks.ours import Ours, execute
 from benchmarks.stage import Stage
@@ -63,9 +64,11 @@ def two_sizes(stage: Stage, sizes: Sizes, rounds: int = _ROUNDS, times: int = _T
     """
     with _filled(stage, sizes.small) as small, _filled(stage, sizes.large) as large:
         statements = _in_turn(partial(_statements, times=times), small, large, rounds)
+        # Before the callbacks, which leave thousands of images to collect.
+        tasks = whole_tasks(stage, (small, large), [count // WAITING_SHARE for count in (sizes.small, sizes.large)])
         with _serving(stage, small, "small") as small_service, _serving(stage, large, "large") as large_service:
             over_http = _in_turn(_callbacks, small_service, large_service, stage.rounds)
-    compared = compare(statements[0] | over_http[0], statements[1] | over_http[1])
+    compared = compare(statements[0] | over_http[0] | tasks[0], statements[1] | over_http[1] | tasks[1])
     return {comparison.path: _shown(comparison) for comparison in compared}
 
 

@@ -27,10 +27,10 @@ from benchmarks.stage import Stage
 
 SLOTS = 24  # of an account
 MANY_SLOTS = 240
-_LONE_S, _BUSY_S, _SHORT_S = 0.2, 3.0, 0.5  # the provider's own times
-_MEGAPIXELS = 0.1  # of a result
+LONE_S, BUSY_S, _SHORT_S = 0.2, 3.0, 0.5  # the provider's own times
+MEGAPIXELS = 0.1  # of a result
 _LARGE_MEGAPIXELS = 1.0  # of a result and of its input image
-_WARM = 8  # tasks before the first measurement of a process
+WARM = 8  # tasks before the first measurement of a process
 _ACCOUNT = """
 [[accounts]]
 name = "many"
@@ -61,10 +61,10 @@ def task(stage: Stage) -> dict[str, float]:
     folder = stage.ours.folder / "task"
     folder.mkdir()
     figures: dict[str, float] = {}
-    with _played(stage, folder / "small", SLOTS, _MEGAPIXELS) as (twin, ours, floor):
+    with _played(stage, folder / "small", SLOTS, MEGAPIXELS) as (twin, ours, floor):
         asyncio.run(_small(stage, twin, ours, floor))
         figures |= _compared(ours, floor)
-    with _played(stage, folder / "many", MANY_SLOTS, _MEGAPIXELS) as (twin, ours, floor):
+    with _played(stage, folder / "many", MANY_SLOTS, MEGAPIXELS) as (twin, ours, floor):
         asyncio.run(_many(stage, twin, ours))
         figures |= {"many_slot_use": median(ours.seen["slot_use"]), "many_cpu_ms": mean(ours.seen["cpu_busy"])}
     with _played(stage, folder / "large", SLOTS, _LARGE_MEGAPIXELS) as (twin, ours, floor):
@@ -74,36 +74,36 @@ def task(stage: Stage) -> dict[str, float]:
 
 
 async def _small(stage: Stage, twin: Process, ours: Tried, floor: Tried) -> None:
-    async with application() as app, _control(twin) as control:
+    async with application() as app, control(twin) as twin_control:
         for round_number in range(stage.rounds):
             for tried in (ours, floor) if round_number % 2 else (floor, ours):
-                await _ready_after(control, _LONE_S)
-                await _one_at_a_time(tried, app, _WARM if round_number == 0 else 2, {}, measured=False)
-                await _one_at_a_time(tried, app, _count(stage, 16), {})
-                await _slots_busy(tried, app, control, SLOTS, _BUSY_S, waves=_count(stage, 2))
+                await ready_after(twin_control, LONE_S)
+                await one_at_a_time(tried, app, WARM if round_number == 0 else 2, {}, measured=False)
+                await one_at_a_time(tried, app, scaled(stage, 16), {})
+                await slots_busy(tried, app, twin_control, SLOTS, BUSY_S, waves=scaled(stage, 2))
                 if tried is ours:  # the floor has no queue
-                    await _slots_busy(tried, app, control, SLOTS, _SHORT_S, waves=_count(stage, 6), name="short_")
-                await _at_once(tried, app, _count(stage, 40))
+                    await slots_busy(tried, app, twin_control, SLOTS, _SHORT_S, waves=scaled(stage, 6), name="short_")
+                await at_once(tried, app, scaled(stage, 40))
 
 
 async def _many(stage: Stage, twin: Process, ours: Tried) -> None:
-    async with application() as app, _control(twin) as control:
-        await _ready_after(control, _LONE_S)
-        await _one_at_a_time(ours, app, _WARM, {}, measured=False)
-        await _slots_busy(ours, app, control, MANY_SLOTS, _BUSY_S, waves=_count(stage, 2))
+    async with application() as app, control(twin) as twin_control:
+        await ready_after(twin_control, LONE_S)
+        await one_at_a_time(ours, app, WARM, {}, measured=False)
+        await slots_busy(ours, app, twin_control, MANY_SLOTS, BUSY_S, waves=scaled(stage, 2))
 
 
 async def _large(stage: Stage, twin: Process, ours: Tried, floor: Tried) -> None:
     picture = {"input_image": base64.b64encode(photo(_LARGE_MEGAPIXELS)).decode()}
-    async with application() as app, _control(twin) as control:
-        await _ready_after(control, _LONE_S)
+    async with application() as app, control(twin) as twin_control:
+        await ready_after(twin_control, LONE_S)
         for round_number in range(stage.rounds):
             for tried in (ours, floor) if round_number % 2 else (floor, ours):
-                await _one_at_a_time(tried, app, 2, picture, measured=False)
-                await _one_at_a_time(tried, app, _count(stage, 8), picture)
+                await one_at_a_time(tried, app, 2, picture, measured=False)
+                await one_at_a_time(tried, app, scaled(stage, 8), picture)
 
 
-async def _one_at_a_time(
+async def one_at_a_time(
     tried: Tried, app: Application, count: int, more: Mapping[str, str], *, measured: bool = True
 ) -> None:
     client = Client(tried.port, tried.headers)
@@ -119,15 +119,22 @@ async def _added(client: Client, app: Application, number: int, more: Mapping[st
     """Run one task. Return the milliseconds from its post to its webhook, without the provider's time."""
     began = perf_counter()
     task_id = await client.post({"prompt": f"picture {number}", "webhook_url": app.url, **more})
-    return 1000 * (await app.webhook_of(task_id) - began - _LONE_S)
+    return 1000 * (await app.webhook_of(task_id) - began - LONE_S)
 
 
-async def _slots_busy(
-    tried: Tried, app: Application, control: httpx.AsyncClient, slots: int, each_s: float, *, waves: int, name: str = ""
+async def slots_busy(
+    tried: Tried,
+    app: Application,
+    twin_control: httpx.AsyncClient,
+    slots: int,
+    each_s: float,
+    *,
+    waves: int,
+    name: str = "",
 ) -> None:
     """Keep all slots busy for `waves` times the duration of a task; the floor gets a post when a task ends."""
-    (await control.post("/twin/reset")).raise_for_status()  # of its rules too
-    await _ready_after(control, each_s)
+    (await twin_control.post("/twin/reset")).raise_for_status()  # of its rules too
+    await ready_after(twin_control, each_s)
     before, numbers = tried.cpu(), iter(range(slots * waves))
     waiting = slots * (1 if tried.name == "floor" else 2)
 
@@ -141,14 +148,14 @@ async def _slots_busy(
         for _ in range(waiting):
             group.create_task(client_loop())
     _add_cpu(tried, f"{name}cpu_busy", before, slots * waves)
-    entries = (await control.get("/twin/ledger")).raise_for_status().json()["tasks"]
+    entries = (await twin_control.get("/twin/ledger")).raise_for_status().json()["tasks"]
     ends = [datetime.fromisoformat(entry["ready_at"]).timestamp() for entry in entries]
     took_s = max(ends) - min(ends) + each_s
     tried.add(f"{name}slot_use", len(ends) * each_s / (slots * took_s))
     tried.add(f"{name}tasks_per_s", len(ends) / took_s)
 
 
-async def _at_once(tried: Tried, app: Application, count: int) -> None:
+async def at_once(tried: Tried, app: Application, count: int) -> None:
     """Post with as many clients as an account has slots, each as soon as its post is answered."""
     numbers, posted = iter(range(count * SLOTS // 8)), []
 
@@ -198,17 +205,17 @@ def _add_cpu(tried: Tried, name: str, before: Mapping[str, float], count: int) -
         tried.add(figure, 1000 * (seconds - before[process]) / count)
 
 
-async def _ready_after(control: httpx.AsyncClient, seconds: float) -> None:
-    (await control.put("/twin/rules", json={"ready_after_s": seconds})).raise_for_status()
+async def ready_after(twin_control: httpx.AsyncClient, seconds: float) -> None:
+    (await twin_control.put("/twin/rules", json={"ready_after_s": seconds})).raise_for_status()
 
 
-def _count(stage: Stage, usual: int) -> int:
+def scaled(stage: Stage, usual: int) -> int:
     """Scale a number of tasks by the duration of a measurement; 3 s is the usual one."""
     return max(1, round(usual * stage.seconds / 3))
 
 
 @asynccontextmanager
-async def _control(twin: Process) -> AsyncGenerator[httpx.AsyncClient]:
+async def control(twin: Process) -> AsyncGenerator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{twin.port}", trust_env=False, timeout=60) as client:
         yield client
 
@@ -217,7 +224,7 @@ async def _control(twin: Process) -> AsyncGenerator[httpx.AsyncClient]:
 def _played(stage: Stage, folder: Path, slots: int, megapixels: float) -> Generator[tuple[Process, Tried, Tried]]:
     """Run twin, service and floor until the block ends."""
     folder.mkdir()
-    twin_arguments = ["benchmarks.servers", "twin", str(_LONE_S), str(megapixels)]
+    twin_arguments = ["benchmarks.servers", "twin", str(LONE_S), str(megapixels)]
     with processes.running(twin_arguments, folder / "twin.log") as twin, stage.another() as url:
         twin.await_answer()  # each port is in use before the next one is chosen
         provider = f"http://127.0.0.1:{twin.port}"
@@ -235,11 +242,11 @@ def _played(stage: Stage, folder: Path, slots: int, megapixels: float) -> Genera
                 headers = {"authorization": f"Bearer {ADMIN_KEY}"}
                 yield (
                     twin,
-                    Tried("ours", service.port, lambda: _cpu_seconds(service.pid, server), headers),
+                    Tried("ours", service.port, lambda: cpu_seconds_of(service.pid, server), headers),
                     Tried("floor", floor.port, lambda: {"own": processes.cpu_seconds(floor.pid)}),
                 )
 
 
-def _cpu_seconds(pid: int, server: int | None) -> dict[str, float]:
+def cpu_seconds_of(pid: int, server: int | None) -> dict[str, float]:
     own = {"own": processes.cpu_seconds(pid)}
     return own if server is None else {**own, "database": processes.cpu_seconds_with_children(server)}

@@ -74,6 +74,14 @@ def test_the_largest_ratio_on_any_database_comes_first() -> None:
     assert json.loads(document(results(growth=GROWN)))["growth"] == GROWN
 
 
+def test_a_whole_task_that_grows_by_more_than_a_fifth_misses_its_target() -> None:
+    paths = {"whole task, added": 1.3, "whole task, CPU, one at a time": 1.2, "list": 1.3}
+    grown = {path: {"ratio": ratio, "p99_ratio": 1.0, "small_ms": 1.0} for path, ratio in paths.items()}
+    lines = text(results(growth={**GROWN, "sqlite": grown, "postgres": {}})).splitlines()
+
+    assert [line.split(",")[0].split()[0] for line in lines if "MISSED" in line and "≥" not in line] == ["whole"]
+
+
 def test_a_busy_machine_is_reported() -> None:
     assert "busy" not in text(results())
     assert "busy" in text(results(machine={**MACHINE, "noisy": True}))

@@ -32,6 +32,7 @@ def test_both_sizes_are_measured_and_the_largest_ratio_comes_first(stage: Stage)
     compared = two_sizes(stage, Sizes.up_to(2000), rounds=1, times=2)
 
     assert {"task by id", "16 callbacks", "callbacks, all connections busy", "callbacks at 200/s"} < compared.keys()
+    assert {"whole task, added", "whole task, post, 24 at once", "whole task, CPU, one at a time"} < compared.keys()
     ratios = [figures["ratio"] for figures in compared.values()]
     assert ratios == sorted(ratios, reverse=True)
     assert all(value > 0 for figures in compared.values() for value in figures.values())
