@@ -89,6 +89,25 @@ def reserve_again(connection: Connection, price: Price, task_id: str, first: int
     reserve(connection, price, [task_id], now, turn=turn, first=first)
 
 
+def adopt(
+    connection: Connection, application_id: str, before: Budget | None, budget: Budget | None, now: datetime
+) -> None:
+    """Let a budget that an application gets count what its current period has cost already.
+
+    A row of the period may be of an earlier budget, and know nothing of the tasks that were posted in between. The
+    caller must hold the application's lock.
+    """
+    if budget is None or (before is not None and before.period is budget.period):
+        return
+    period = PeriodId(application_id, budget.period, budget.period.start(now))
+    known = budget_periods.lock(connection, period)
+    spent = spent_since(connection, period.starts_at, application_id)
+    if known is None:
+        budget_periods.create(connection, period, spent)
+    elif spent > known.spent:  # less is what a task of an earlier period cost that was resubmitted in this one
+        budget_periods.add(connection, period, spent - known.spent)
+
+
 def settle(connection: Connection, task_ids: Collection[str]) -> None:
     """Count each of these tasks with what it cost, as its rows say now. The caller must hold the tasks' locks."""
     if not task_ids:

@@ -76,6 +76,41 @@ async def test_exactly_the_affordable_number_of_parallel_posts_passes(each_world
     assert {answer.json()["remaining"] for answer in answers if answer.status_code == 402} == {0}
 
 
+async def made(world: World, amount: float) -> tuple[str, dict[str, str]]:
+    """Make an application with a budget by the API; return its path, and the headers of a key."""
+    budget = {"credits": amount, "period": "day"}
+    application_id = (await world.api.post("/v1/applications", json={"name": "shop", "budget": budget})).json()["id"]
+    path = f"/v1/applications/{application_id}"
+    return path, {"x-key": (await world.api.post(f"{path}/keys", json={"name": "shop"})).json()["key"]}
+
+
+@pytest.mark.parametrize("between", [None, {"credits": 100, "period": "month"}], ids=["none", "another period"])
+async def test_a_budget_that_returns_counts_what_was_posted_without_it(
+    each_world: World, between: dict[str, Any] | None
+) -> None:
+    path, shop = await made(each_world, 2 * PRICE)
+    budget = {"credits": 3 * PRICE, "period": "day"}
+    assert (await post(each_world, shop)).status_code == 202
+    assert (await each_world.api.patch(path, json={"budget": between})).status_code == 200
+    assert [(await post(each_world, shop)).status_code for _ in range(2)] == [202, 202]
+    await each_world.api.patch(path, json={"budget": budget})
+    shown = (await each_world.outsider.get("/v1/limits", headers=shop)).json()["budget"]
+
+    found = problem(await post(each_world, shop), 402, "budget_exceeded")
+
+    assert (shown["spent"], shown["remaining"], found["remaining"]) == (3 * PRICE, 0, 0)
+
+
+async def test_a_budget_that_only_grows_counts_no_task_twice(each_world: World) -> None:
+    path, shop = await made(each_world, PRICE)
+    assert (await post(each_world, shop)).status_code == 202
+    for allowed in (2 * PRICE, 3 * PRICE):
+        await each_world.api.patch(path, json={"budget": {"credits": allowed, "period": "day"}})
+    shown = (await each_world.outsider.get("/v1/limits", headers=shop)).json()["budget"]
+
+    assert (shown["spent"], shown["remaining"]) == (PRICE, 2 * PRICE)
+
+
 async def test_the_budget_of_the_service_stops_all_applications(world: World) -> None:
     app: Any = world.network.hosts["gateway"]
     app.app.state.use = replace(world.use, budget=Budget.parse("5/day"))

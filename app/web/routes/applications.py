@@ -13,7 +13,7 @@ from app.db.tables.applications import Application, NewApplication
 from app.errors import Conflict, NotFound
 from app.jobs import NewJob, Step
 from app.resources import Resources
-from app.transitions import audit
+from app.transitions import audit, budgets
 from app.transitions.admit import admit
 from app.transitions.audit import Action, Actor
 from app.web.auth import ActorDep, AdminDep, ResourcesDep
@@ -128,8 +128,11 @@ async def change_application_if(
 
     def change(connection: Connection) -> Application:
         applications.lock(connection, application_id)
-        check(_get(connection, application_id))
+        before = _get(connection, application_id)
+        check(before)
         applications.change(connection, application_id, values)
+        if "budget" in body.model_fields_set:
+            budgets.adopt(connection, application_id, before.budget, _get(connection, application_id).budget, use.now())
         if body.enables:
             applications.enable(connection, application_id)
             api_keys.go_on(connection, application_id)
