@@ -2,6 +2,7 @@
 
 import csv
 import io
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -216,6 +217,13 @@ async def test_usage_is_a_table_in_csv(world: World, ask: dict[str, Any]) -> Non
             "cost_unknown": "1",
         }
     ]
+
+
+async def test_grouped_usage_is_rendered_in_one_thread_outside_the_event_loop(world: World) -> None:
+    for form in ("json", "csv", "json"):
+        assert (await world.api.get("/v1/usage", params={"by": "day", "format": form})).status_code == 200
+
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("usage")] == ["usage_0"]
 
 
 async def test_usage_is_grouped_by_end_user_and_an_erased_task_has_none(each_world: World) -> None:
