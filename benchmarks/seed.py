@@ -1,5 +1,6 @@
 """Submitted tasks in large numbers, and the callbacks that finish them."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from app.db import Connection
 from app.db.engine.database import Database
 from app.db.tables.attempts import attempts
 from app.db.tables.tasks import tasks
+from app.errors import DatabaseUnavailable
 from app.jobs import NewJob, Step, sqlite
 from app.rules.task import Outcome, Status
 from app.security.keyring import KeyRing
@@ -25,6 +27,7 @@ _ACCOUNT = "bfl:bench"
 _INTERVAL = timedelta(milliseconds=1)
 _TOOK = timedelta(seconds=6)  # the time that the provider took for the image
 _POLL_AFTER = timedelta(hours=1)  # until the reconcile job of each task, which never runs here
+_LOCKED_S = 60.0  # for one transaction, while the service writes to the same file
 _FORGED = "sha256=" + "0" * 64
 
 
@@ -60,8 +63,19 @@ async def seed(database: Database, keys: KeyRing, count: int, *, moderated: bool
     """Add this many accepted tasks to the database; return their callbacks in the order of their ids."""
     callbacks = imagine(keys, count, moderated=moderated)
     for begin in range(0, count, _AT_ONCE):
-        await database.write(_recorder(callbacks[begin : begin + _AT_ONCE], keys.newest))
+        record = _recorder(callbacks[begin : begin + _AT_ONCE], keys.newest)
+        async with asyncio.timeout(_LOCKED_S):
+            while not await _written(database, record):
+                pass  # the service has the file locked; each try waits for 5 s
     return callbacks
+
+
+async def _written(database: Database, record: Callable[[Connection], None]) -> bool:
+    try:
+        await database.write(record)
+    except DatabaseUnavailable:
+        return False
+    return True
 
 
 def imagine(keys: KeyRing, count: int, *, moderated: bool = False) -> list[Callback]:
