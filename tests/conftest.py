@@ -1,7 +1,6 @@
 """Fixtures that every test may ask for: a migrated database of its own on each engine, and a world on it."""
 
 import asyncio
-import gc
 import logging
 import os
 import shutil
@@ -25,7 +24,6 @@ from tests.pgbouncer import pgbouncer
 from tests.postgres import Postgres, start_postgres
 from tests.world import World, open_world
 
-gc.disable()  # while tests are collected: see `pytest_collection_finish`
 profiles.install()
 shared_dialects.install()
 shared_trust.install()
@@ -176,12 +174,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     return True if tiers.is_left_out(collection_path, config.option.markexpr) else None
-
-
-def pytest_collection_finish() -> None:
-    """Exclude modules and tests from garbage collection, as a start of the service does: a tenth of the CPU."""
-    gc.freeze()
-    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
