@@ -25,7 +25,7 @@ from app.telemetry import metrics
 from app.transitions import moves
 from app.transitions.admit import BACKOFFS, admit
 from app.twin import Faults
-from app.worker.sweep import EVERY, NO_TASK, refused_for_a_day, sweep
+from app.worker.sweep import EVERY, NO_TASK, orphaned, refused_for_a_day, sweep
 from tests.calling import Scripted, done, small, submitted
 from tests.databases import OneByOne
 from tests.rows import START, drop_jobs, newest_tasks, plan_task, put_account, take_slot
@@ -464,3 +464,18 @@ async def test_a_resubmitted_task_waits_another_day_for_credits(each_world: Worl
 
     assert (failed, waiting) == ("failed", "queued")
     assert (await each_world.task(task_id))["status"] == "stored"
+
+
+async def test_a_task_that_is_not_sent_because_its_key_was_revoked_is_not_missing_a_job(each_world: World) -> None:
+    """It keeps its slot until the sweep cancels it, and a sweep may have passed it in the moment of the revocation."""
+    made = (await each_world.api.post("/v1/keys", json={"name": "shop"})).json()
+    shop = {"x-key": made["key"]}
+    posted = await each_world.outsider.post("/v1/tasks", json={"prompt": "a red fox"}, headers=shop)
+    await each_world.api.delete(f"/v1/keys/{made['id']}")
+    await each_world.use.db.write(jobs.drop, Step.SWEEP, {NO_TASK})
+    await each_world.work()
+
+    assert (await each_world.task(posted.json()["id"]))["status"] == "queued"
+    assert await each_world.use.db.read(orphaned) == []
+    await sweep(each_world.use)
+    assert (await each_world.task(posted.json()["id"]))["status"] == "cancelled"

@@ -142,8 +142,14 @@ def positions(connection: Connection, task_ids: Collection[str]) -> dict[str, in
 
 
 def admitted(connection: Connection) -> set[str]:
-    """Return the ids of queued tasks that have a slot and wait only for their dispatch job. Reads no other task."""
-    query = select(tasks.c.id).where(tasks.c.status == Status.QUEUED, tasks.c.id.in_(select(slots.c.task_id)))
+    """Return the ids of queued tasks that have a slot and wait only for their dispatch job. Reads no other task.
+
+    Those of a key that was revoked with its queued tasks are left out: they wait for the sweep that cancels them.
+    """
+    stopped = slots.c.key_id.in_(select(keys.c.id).where(keys.c.stop_queued.is_(True)))
+    query = select(tasks.c.id).where(
+        tasks.c.status == Status.QUEUED, tasks.c.id.in_(select(slots.c.task_id).where(~stopped))
+    )
     return set(connection.execute(query).scalars())
 
 
