@@ -15,9 +15,9 @@ RUN printf '%s\n' '#!/opt/venv/bin/python' 'import sys' 'from app.cli import mai
 COPY app app
 COPY migrations migrations
 COPY LICENSE ./
-# The root file system is read-only at run time, so the modules that a start imports are compiled here, and no others.
+# The root file system is read-only at run time, so the modules that commands import are compiled here, and no others.
 RUN python -m compileall -q app migrations \
- && /opt/venv/bin/python -c 'import app.cli, app.main'
+ && /opt/venv/bin/python -c 'from app.cli import commands; commands(); import app.db.engine.postgres, app.jobs.postgres'
 
 
 FROM python:3.13-slim
