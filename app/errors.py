@@ -153,24 +153,20 @@ class KeyReused(RequestError):
 
 
 class BudgetExceeded(RequestError):
-    """`remaining`: the credits that are left; None for the budget that all applications share.
-
-    `resets_at`: when the next period of the budget begins.
-    """
+    """`remaining`: the credits that are left. `resets_at`: when the next period of the budget begins."""
 
     code = "budget_exceeded"
     status = 402
     title = "The budget does not allow this task"
 
-    def __init__(self, detail: str, remaining: float | None, resets_at: datetime) -> None:
+    def __init__(self, detail: str, remaining: float, resets_at: datetime) -> None:
         super().__init__(detail)
         self.remaining = remaining
         self.resets_at = resets_at
 
     @property
     def members(self) -> Mapping[str, str | float]:
-        left: dict[str, str | float] = {} if self.remaining is None else {"remaining": self.remaining}
-        return {**left, "resets_at": self.resets_at.isoformat().replace("+00:00", "Z")}
+        return {"remaining": self.remaining, "resets_at": self.resets_at.isoformat().replace("+00:00", "Z")}
 
 
 class TooManyWrongKeys(RequestError):

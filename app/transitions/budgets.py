@@ -205,17 +205,10 @@ def _announce_warning(
 
 
 def _exceeded(payer: Payer, spent: float, amount: float, now: datetime) -> BudgetExceeded:
+    whose = "the budget of this service" if payer.owner == ALL else "the application's budget"
     left, resets_at = payer.budget.remaining(spent), payer.budget.period.end(now)
-    if payer.owner == ALL:  # what is left would tell an application what the others spend
-        return BudgetExceeded(
-            f"the budget of this service is {payer.budget} credits, and does not leave {amount:g} for the task",
-            None,
-            resets_at,
-        )
     return BudgetExceeded(
-        f"the application's budget is {payer.budget} credits, and {left:g} are left: the task may cost {amount:g}",
-        left,
-        resets_at,
+        f"{whose} is {payer.budget} credits, and {left:g} are left: the task may cost {amount:g}", left, resets_at
     )
 
 

@@ -192,8 +192,7 @@ async def test_exactly_the_affordable_number_of_parallel_tasks_passes(database: 
         try:
             await database.write(post, name, of_both)
         except BudgetExceeded as refusal:
-            # Both budgets refuse, and that of the service, which does not say what is left, comes first.
-            return refusal.remaining is None and refusal.resets_at == TODAY + timedelta(days=1)
+            return refusal.remaining == 2 and refusal.resets_at == TODAY + timedelta(days=1)
         return None
 
     answers = await asyncio.gather(*(try_post(str(number)) for number in range(20)))
