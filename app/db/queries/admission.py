@@ -72,20 +72,41 @@ def _waiting_applications() -> CTE:
     return waiting.union_all(select(following).where(waiting.c.id.is_not(None)))
 
 
-def _first_of(application_id: ColumnElement[str], shape: Shape) -> Select[Any]:
-    """Select the first tasks of one application that may start now, `limit` at most: no later one can be next."""
+def _waiting_queues() -> CTE:
+    """Select the applications and models with queued tasks in the same way; the last row of each one has no model."""
+    queued, waiting_applications = tasks.alias("queued_task"), _waiting_applications()
+    lowest = select(queued.c.model).where(is_queued(queued)).order_by(queued.c.model).limit(1)
+
+    def model(of: CTE, *conditions: ColumnElement[bool]) -> ColumnElement[str]:
+        return lowest.where(*conditions).correlate(of).scalar_subquery().label("model")
+
+    application = applications.of(queued)
+    first = model(waiting_applications, application == waiting_applications.c.id)
+    waiting = select(waiting_applications.c.id.label("application"), first).cte("waiting_queues", recursive=True)
+    following = model(waiting, application == waiting.c.application, queued.c.model > waiting.c.model)
+    return waiting.union_all(select(waiting.c.application, following).where(waiting.c.model.is_not(None)))
+
+
+def _first_of(queue: CTE, shape: Shape) -> Select[Any]:
+    """Select the first tasks of one queue that may start now, `limit` at most: no later one can be next."""
     own = tasks.alias("own")
     return (
         select(own.c.id)
         .where(
-            applications.of(own) == application_id,
+            applications.of(own) == queue.c.application,
+            own.c.model == queue.c.model,
             is_queued(own),
             or_(
                 own.c.dispatch_after_at <= bindparam("now"),
                 # A task without a delay may be newer than `now`, which was read before the account was locked.
                 and_(own.c.dispatch_after_at <= own.c.created_at, own.c.created_at <= bindparam("soon")),
             ),
-            or_(*(_fits(own, number, *opening) for number, opening in enumerate(shape))),
+            or_(
+                *(
+                    and_(_is_in(regions, own), _has_model(number, queue, excluded=excluded))
+                    for number, (regions, excluded) in enumerate(shape)
+                )
+            ),
             ~exists().where(slots.c.task_id == own.c.id),
         )
         .order_by(own.c.priority.desc(), own.c.id)
@@ -93,30 +114,34 @@ def _first_of(application_id: ColumnElement[str], shape: Shape) -> Select[Any]:
     )
 
 
-def _fits(own: FromClause, number: int, regions: tuple[str | None, ...], excluded: bool) -> ColumnElement[bool]:
-    """The condition that a task fits into the opening with this number; its models are a parameter."""
-    models: BindParameter[str] = bindparam(f"models_{number}", expanding=True)
+def _is_in(regions: tuple[str | None, ...], own: FromClause) -> ColumnElement[bool]:
     named = [own.c.region == region for region in regions if region is not None]
-    return and_(
-        or_(*([own.c.region.is_(None)] if None in regions else []), *named),
-        own.c.model.not_in(models) if excluded else own.c.model.in_(models),
-    )
+    return or_(*([own.c.region.is_(None)] if None in regions else []), *named)
+
+
+def _has_model(number: int, queue: CTE, *, excluded: bool) -> ColumnElement[bool]:
+    """The condition that the tasks of a queue fit into the opening with this number; its models are a parameter."""
+    models: BindParameter[str] = bindparam(f"models_{number}", expanding=True)
+    return queue.c.model.not_in(models) if excluded else queue.c.model.in_(models)
 
 
 @cache
 def _next(dialect: str, shape: Shape) -> Select[Any]:
     """Select the next tasks that fit into openings of this shape."""
-    waiting_applications = _waiting_applications()
-    first = _first_of(waiting_applications.c.id, shape).correlate(waiting_applications)
+    queues = _waiting_queues()
+    first = _first_of(queues, shape).correlate(queues)
     is_first: ColumnElement[bool] = tasks.c.id.in_(first)
     if dialect == "postgresql":
         # PostgreSQL would run the subquery of an IN for every task. SQLite has no arrays.
         is_first = tasks.c.id == any_(func.array(first.scalar_subquery()))
+    # Otherwise every task would be read of a queue that has nothing that fits.
+    fits = or_(*(_has_model(number, queues, excluded=excluded) for number, (_, excluded) in enumerate(shape)))
     owner_of_task = APPLICATION.label("application")
     turn = func.row_number().over(partition_by=APPLICATION, order_by=(tasks.c.priority.desc(), tasks.c.id))
     waiting = (
         select(*(tasks.c[name] for name in (*_CANDIDATE, "priority")), owner_of_task, turn.label("turn"))
-        .join_from(waiting_applications, tasks, is_first)
+        .join_from(queues, tasks, is_first)
+        .where(fits)
         .subquery()
     )
     owner = applications.of(slots)

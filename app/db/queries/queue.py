@@ -166,7 +166,7 @@ def slot_of(connection: Connection, task_id: str) -> TaskSlot | None:
 
 def past_deadline(connection: Connection, now: datetime, among: Collection[str] | None = None) -> list[str]:
     """Return the ids of queued tasks whose deadline has passed; with `among`, only those of these tasks."""
-    query = select(tasks.c.id).where(tasks.c.status == Status.QUEUED, tasks.c.deadline_at <= now, *_among(among))
+    query = select(tasks.c.id).where(IS_QUEUED, tasks.c.deadline_at <= now, *_among(among))
     return list(connection.execute(query).scalars())
 
 

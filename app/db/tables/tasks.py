@@ -17,6 +17,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    and_,
     bindparam,
     func,
     literal_column,
@@ -107,15 +108,15 @@ Index(
     sqlite_where=IS_QUEUED,
     postgresql_where=IS_QUEUED,
 )
-# The status comes first, because SQLite would otherwise prefer `ix_tasks_status_id`.
+# The status comes first in this and the others, because SQLite would otherwise prefer `ix_tasks_status_id`.
 Index(
     "ix_tasks_places",
     *(tasks.c.status, tasks.c.priority, tasks.c.id),
     sqlite_where=IS_QUEUED,
     postgresql_where=IS_QUEUED,
 )
-# The columns after the id let the query skip tasks that may not start yet without reading their rows. On PostgreSQL the
-# index does not begin with `status`; migration 0027 says why.
+# The order of positions. The columns after the id are for the version before, which finds the next tasks here.
+# On PostgreSQL this index and the next do not begin with `status`; migration 0027 says why.
 Index(
     "ix_tasks_next",
     *(tasks.c.status, APPLICATION, tasks.c.priority.desc(), tasks.c.id),
@@ -123,6 +124,22 @@ Index(
     *(tasks.c.application_id, tasks.c.key_id),  # PostgreSQL reads the index alone only if it has these too
     sqlite_where=IS_QUEUED,
     postgresql_where=IS_QUEUED,
+)
+
+# The columns after the id let the query skip tasks that may not start yet without reading their rows.
+Index(
+    "ix_tasks_next_of_model",
+    *(tasks.c.status, APPLICATION, tasks.c.model, tasks.c.priority.desc(), tasks.c.id),
+    *(tasks.c.region, tasks.c.dispatch_after_at, tasks.c.created_at, tasks.c.application_id, tasks.c.key_id),
+    sqlite_where=IS_QUEUED,
+    postgresql_where=IS_QUEUED,
+)
+_HAS_DEADLINE = and_(IS_QUEUED, tasks.c.deadline_at.is_not(None))
+Index(
+    "ix_tasks_deadline",
+    *(tasks.c.status, tasks.c.deadline_at, tasks.c.id),
+    sqlite_where=_HAS_DEADLINE,
+    postgresql_where=_HAS_DEADLINE,
 )
 
 # Literals, because the bulk statements that contain this have no parameters but their rows.

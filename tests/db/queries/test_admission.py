@@ -35,6 +35,23 @@ async def test_only_queued_tasks_are_next_without_those_of_full_models(database:
     assert await database.write(unit) == [["task_a", "task_b"], ["task_a"], ["task_b"]]
 
 
+async def test_tasks_of_every_model_of_every_application_are_next(database: Database) -> None:
+    def unit(connection: Connection) -> list[set[str]]:
+        names = [f"{application}{model}" for application in "abc" for model in "pqr"]
+        for name in names:
+            plan_task(connection, name, application_id=f"app_{name[0]}", model=f"model-{name[1]}")
+        of_one = Opening((None,), frozenset({"model-q"}), excluded=False)
+        return [
+            {task.id for task in admission.next_tasks(connection, START, openings, 99)}
+            for openings in ([without()], [without("model-p")], [of_one], [of_one, without("model-q")])
+        ]
+
+    everything = {f"task_{application}{model}" for application in "abc" for model in "pqr"}
+    some = {task for task in everything if not task.endswith("p")}
+    one = {task for task in everything if task.endswith("q")}
+    assert await database.write(unit) == [everything, some, one, everything]
+
+
 async def test_no_more_tasks_are_next_than_the_limit(database: Database) -> None:
     def unit(connection: Connection) -> list[str]:
         for name in "abcd":
@@ -75,10 +92,12 @@ async def test_the_next_tasks_are_the_first_of_the_sorted_queue(
     assert await database.write(unit) == [expected[:1], expected[:7], expected]
 
 
-async def test_finding_the_next_tasks_takes_no_more_steps_in_a_longer_queue(sqlite_url: str) -> None:
+@pytest.mark.parametrize("models", [3, 1], ids=["of three models", "of a full model"])
+async def test_finding_the_next_tasks_takes_no_more_steps_in_a_longer_queue(sqlite_url: str, models: int) -> None:
     def fill(connection: Connection, names: range) -> None:
         for number in names:
-            plan_task(connection, f"{number:04}", key_id=f"key_{number % 2}", model=f"model-{number % 3}")
+            model = f"model-{number % (3 if number < 100 else models)}"
+            plan_task(connection, f"{number:04}", key_id=f"key_{number % 2}", model=model)
 
     def steps(connection: Connection) -> int:
         driver = connection.connection.driver_connection
@@ -103,14 +122,14 @@ async def test_finding_the_next_tasks_takes_no_more_steps_in_a_longer_queue(sqli
 async def test_finding_the_next_tasks_reads_no_more_of_a_longer_queue_on_postgresql(postgres_url: str) -> None:
     def fill(connection: Connection, names: range) -> None:
         for number in names:
-            plan_task(connection, f"{number:04}", key_id=f"key_{number % 3}")
+            plan_task(connection, f"{number:04}", key_id=f"key_{number % 3}", model=f"model-{number % 2}")
 
     async with open_database(postgres_url) as database:
 
         async def blocks() -> int:
             with captured_statements(database) as sent:
                 assert len(await database.write(admission.next_tasks, START, [without("model-0")], 3)) == 3
-            (query,) = (found for found in sent.items() if "waiting_applications" in found[0])
+            (query,) = (found for found in sent.items() if "waiting_queues" in found[0])
             return await database.write(blocks_read, *query)
 
         await database.write(fill, range(60))

@@ -1,5 +1,8 @@
 import sqlite3
+from collections.abc import Callable, Collection
 from datetime import timedelta
+
+import pytest
 
 from app.db import Connection
 from app.db.engine.database import Database, open_database
@@ -103,21 +106,30 @@ async def test_tasks_that_have_waited_long_are_found_by_account(database: Databa
     assert await database.write(unit) == [[], ["task_account_old"], []]
 
 
-async def test_finding_the_admitted_tasks_reads_no_more_of_a_longer_queue(sqlite_url: str) -> None:
+@pytest.mark.parametrize(
+    "find",
+    [
+        pytest.param(queue.admitted, id="admitted tasks"),
+        pytest.param(lambda connection: queue.past_deadline(connection, LATER), id="deadlines"),
+    ],
+)
+async def test_what_a_sweep_looks_for_reads_no_more_of_a_longer_queue(
+    sqlite_url: str, find: Callable[[Connection], Collection[str]]
+) -> None:
     def steps(connection: Connection) -> int:
         counted: list[None] = []
         driver = connection.connection.dbapi_connection
         assert isinstance(driver, sqlite3.Connection)
         driver.set_progress_handler(lambda: counted.append(None), 1)
         try:
-            assert queue.admitted(connection) == {"task_0"}
+            assert list(find(connection)) == ["task_0"]
         finally:
             driver.set_progress_handler(None, 0)
         return len(counted)
 
     def fill(connection: Connection, numbers: range) -> None:
         for number in numbers:
-            plan_task(connection, f"{number}")
+            plan_task(connection, f"{number}", deadline_at=None if number else LATER)
 
     async with open_database(sqlite_url) as database:
         await database.write(fill, range(10))
