@@ -139,7 +139,7 @@ async def test_every_statement_of_the_hot_paths_uses_an_index(grown: World) -> N
         "SELECT count(*) FROM evidence WHERE verdict = 'forged'",
         "SELECT tasks.id FROM tasks JOIN results ON results.task_id = tasks.id WHERE results.bytes < 5",
         "UPDATE submissions SET cost = 0 WHERE ring_key = 'none'",
-        "SELECT id FROM tasks WHERE failure_detail = 'none' ORDER BY id DESC LIMIT 1",
+        "SELECT id FROM tasks WHERE seed = 'none' ORDER BY id DESC LIMIT 1",
     ],
 )
 async def test_a_statement_that_reads_a_whole_table_is_found(grown: World, full_scan: str) -> None:

@@ -27,7 +27,8 @@ async def test_waiting_tasks_are_stepped_over_and_the_sweep_finds_nothing_missin
         assert admit(connection, now) == []
 
     def post(connection: Connection) -> None:
-        assert admit(connection, now) == [plan_task(connection, at=now)]
+        posted = plan_task(connection, at=now)
+        assert admit(connection, now) == [posted]
 
     await database.write(configure)
     assert await database.read(sweep.orphaned) == []

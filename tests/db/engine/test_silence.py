@@ -131,9 +131,11 @@ async def test_a_batch_on_a_silent_connection_is_written_on_a_new_one(through: D
 
 
 async def test_many_units_on_silent_connections_all_end(through: Database, proxy: Proxy) -> None:
-    await asyncio.gather(*(through.write(note) for _ in range(30)))
-    proxy.silence()
-    await asyncio.gather(*(through.write(note) for _ in range(30)))
+    patient = Timeouts(statement_s=1, connect_s=10)  # twenty units have five seconds for the places of the first ten
+    async with open_database(proxy.url, timeouts=patient) as database:
+        await asyncio.gather(*(database.write(note) for _ in range(30)))
+        proxy.silence()
+        await asyncio.gather(*(database.write(note) for _ in range(30)))
 
     assert await through.read(count) == 60
 
