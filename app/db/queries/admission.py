@@ -73,7 +73,10 @@ def _waiting_applications() -> CTE:
 
 
 def _waiting_queues() -> CTE:
-    """Select the applications and models with queued tasks in the same way; the last row of each one has no model."""
+    """Select the applications and models with queued tasks, one index lookup for each.
+
+    The recursion is that of `_waiting_applications`; the last row of an application has no model.
+    """
     queued, waiting_applications = tasks.alias("queued_task"), _waiting_applications()
     lowest = select(queued.c.model).where(is_queued(queued)).order_by(queued.c.model).limit(1)
 
@@ -134,7 +137,7 @@ def _next(dialect: str, shape: Shape) -> Select[Any]:
     if dialect == "postgresql":
         # PostgreSQL would run the subquery of an IN for every task. SQLite has no arrays.
         is_first = tasks.c.id == any_(func.array(first.scalar_subquery()))
-    # Otherwise every task would be read of a queue that has nothing that fits.
+    # Without this, all tasks of a queue whose model fits nowhere would be read.
     fits = or_(*(_has_model(number, queues, excluded=excluded) for number, (_, excluded) in enumerate(shape)))
     owner_of_task = APPLICATION.label("application")
     turn = func.row_number().over(partition_by=APPLICATION, order_by=(tasks.c.priority.desc(), tasks.c.id))
