@@ -8,7 +8,7 @@ Alembic is imported only to run a migration, because it takes a third of a secon
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
@@ -36,6 +36,8 @@ _BLOCKERS = text(
     "ORDER BY xact_start LIMIT 3"
 )
 _INSUFFICIENT_PRIVILEGE = "42501"
+
+T = TypeVar("T")
 
 log = logs.get("migrate")
 
@@ -102,13 +104,19 @@ async def _build_indexes(database: "Postgres", last: str | None) -> None:
 
     Such an index may use only columns that exist before its migration. An empty database has no rows to index.
     """
-    if last is None:
-        return
-    following = next((step for step in _steps().walk_revisions() if step.down_revision == last), None)
-    definitions: dict[str, str] = getattr(following and following.module, "AHEAD", {})
+    definitions: dict[str, str] = _of_migration_after(last, "AHEAD", {})
     while definitions and not await _try_build(database, definitions):
         log.warning("index_build_waiting", again_in_s=_PAUSES_S[0])
         await asyncio.sleep(_PAUSES_S[0])
+
+
+def _of_migration_after(last: str | None, name: str, default: T) -> T:
+    """What the migration after `last` defines with this name. An empty database needs none of it."""
+    if last is None:
+        return default
+    following = next((step for step in _steps().walk_revisions() if step.down_revision == last), None)
+    found: T = getattr(following and following.module, name, default)
+    return found
 
 
 async def _try_build(database: "Postgres", definitions: Mapping[str, str]) -> bool:
@@ -124,13 +132,17 @@ async def _try_build(database: "Postgres", definitions: Mapping[str, str]) -> bo
 async def try_next(database: Database, lock_timeout_ms: int, last: str | None) -> bool:
     """Run the migration after `last`, unless another process does. Return False if it got a lock too late.
 
-    A migration that is the victim of a deadlock got a lock too late, too.
+    A migration that is the victim of a deadlock got a lock too late, too. On PostgreSQL the statements that it lists in
+    `ALONE` run first, each in a transaction of its own. Each must be harmless when it is repeated.
     """
     postgres = as_postgres(database)
     try:
         if postgres is None:
             await database.write(_upgrade_by_one, lock_timeout_ms, last)
         else:
+            statements: tuple[str, ...] = _of_migration_after(last, "ALONE", ())
+            for statement in statements:
+                await postgres.write_directly(_run_alone, lock_timeout_ms, last, statement)
             await postgres.write_directly(_upgrade_by_one, lock_timeout_ms, last)
     except Unavailable as error:
         if getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) not in _RETRIED:
@@ -156,10 +168,21 @@ def _upgrade_by_one(connection: Connection, lock_timeout_ms: int, last: str | No
     from alembic import command  # noqa: PLC0415 - see above
 
     if connection.dialect.name == "postgresql":  # on SQLite only one connection can write at a time
-        connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {lock_timeout_ms}")  # security: a number
+        _wait_for_turn(connection, lock_timeout_ms)
     if reached(connection) == last and not is_current(connection):
         run(connection, command.upgrade, "head" if last is None else "+1")
+
+
+def _run_alone(connection: Connection, lock_timeout_ms: int, last: str | None, statement: str) -> None:
+    _wait_for_turn(connection, lock_timeout_ms)
+    if reached(connection) == last:
+        connection.exec_driver_sql(statement)
+
+
+def _wait_for_turn(connection: Connection, lock_timeout_ms: int) -> None:
+    """Let one process at a time change the schema, and give up a lock of a table after the timeout."""
+    connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {lock_timeout_ms}")  # security: a number
 
 
 def _describe_blockers(connection: Connection) -> str:

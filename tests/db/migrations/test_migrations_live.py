@@ -285,6 +285,31 @@ async def test_a_migration_that_loses_a_deadlock_is_retried(live: Database, addr
     assert await live.read(is_current)
 
 
+async def test_a_migration_that_changes_several_tables_locks_one_at_a_time(live: Database, address: str) -> None:
+    await live.write(lambda connection: reach(connection, "0032"))
+    async with connection_to(address) as other:
+        await other.execute(text("LOCK TABLE idempotency IN ROW EXCLUSIVE MODE"))  # as a transaction that writes it
+
+        assert not await migrate.try_next(live, 20, "0032")
+        others = await live.read(_sampled_contents)
+    await migrate.run_missing(live)
+
+    assert others == {("idempotency", "answer")}
+    assert await live.read(_sampled_contents) == set()
+
+
+def _sampled_contents(connection: Connection) -> set[tuple[str, str]]:
+    """The contents of which PostgreSQL collects statistics, of three."""
+    columns = "('tasks', 'request'), ('evidence', 'body'), ('idempotency', 'answer')"
+    found = connection.execute(
+        text(
+            "SELECT relname, attname FROM pg_attribute JOIN pg_class ON attrelid = pg_class.oid "  # noqa: S608 - ours
+            f"WHERE coalesce(attstattarget, -1) <> 0 AND (relname, attname) IN ({columns})"
+        )
+    )
+    return {(row.relname, row.attname) for row in found}
+
+
 async def _without_indexes_ahead(live: Database) -> None:
     pauses = [0.01] * 1000
     while not await live.read(is_current):
