@@ -347,15 +347,16 @@ async def test_closing_the_database_writes_all_waiting_items(database_url: str) 
     async with open_database(database_url) as database:
         calls = begin(work := Writing(database, gate=gate), ["first"])
         await gate.reached.wait()
-        names = [f"{number}" for number in range(600)]
-        calls += begin(work, names)
+        names = [f"{number}" for number in range(10)]
+        calls += begin(work, names, size=2 * MIB)  # too much for one batch
         await all_waiting()
         gate.open()
     results = await all_of(calls)
 
     assert results == [f"wrote {name}" for name in ("first", *names)]
+    assert len(work.batches) > 2
     async with open_database(database_url) as again:
-        assert len(await stored(again)) == 601
+        assert len(await stored(again)) == 11
 
 
 async def test_a_closed_database_accepts_no_items(database_url: str) -> None:
