@@ -141,22 +141,19 @@ def test_the_first_start_says_what_to_do_next(tmp_path: Path, capsys: pytest.Cap
 
 
 async def test_lasting_objects_are_excluded_from_garbage_collection_again_when_requests_have_made_more() -> None:
-    made: list[list[object]] = []
     thresholds = gc.get_threshold()
     try:
         gc.set_threshold(700, 10, 10)
         freeze_lasting_objects(again_s=0.01)
-        before = gc.get_freeze_count()
-        made += [[] for _ in range(10_000)]
+        later: list[object] = []
 
-        await until(lambda: is_frozen(before + len(made)))
+        async def is_frozen() -> bool:
+            return not any(found is later for found in gc.get_objects())
+
+        await until(is_frozen)
         assert gc.get_threshold() == (700, 10, 50)
     finally:
         gc.set_threshold(*thresholds)
-
-
-async def is_frozen(count: int) -> bool:
-    return gc.get_freeze_count() >= count
 
 
 HANDSHAKE = {
