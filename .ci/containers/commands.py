@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NoReturn
 
 HERE = Path(__file__).resolve().parents[2]
+# Ends what hangs. The check shares its processors, and a busy machine takes many times as long as a quiet one.
+PATIENCE_S = 300
 
 scratch = Path(tempfile.mkdtemp(prefix="fluxhook-", dir="/tmp"))
 env = {name: value for name, value in os.environ.items() if not name.startswith(("FLUXHOOK_", "COMPOSE_", "POSTGRES_"))}
@@ -34,7 +36,7 @@ def require(condition: bool, text: str) -> None:
     say(text)
 
 
-def run(*command: str, seconds: int = 120) -> str:
+def run(*command: str, seconds: int = PATIENCE_S) -> str:
     """Return the output of the command; a failure prints it and ends the check."""
     done = subprocess.run(
         command, cwd=HERE, env=env, timeout=seconds, capture_output=True, text=True, stdin=subprocess.DEVNULL
@@ -45,7 +47,7 @@ def run(*command: str, seconds: int = 120) -> str:
     return done.stdout.strip()
 
 
-def docker(*arguments: str, seconds: int = 120) -> str:
+def docker(*arguments: str, seconds: int = PATIENCE_S) -> str:
     # By path: a newer client that comes first on the PATH would fall back to the old builder with this engine.
     return run("/usr/bin/docker", *arguments, seconds=seconds)
 
@@ -54,9 +56,9 @@ def inspect(name: str, template: str) -> str:
     return docker("inspect", "--format", template, name)
 
 
-def wait(condition: str, seconds: int, is_met: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + seconds
+def wait(condition: str, is_met: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
     while not is_met():
         if time.monotonic() > deadline:
-            fail(f"not true within {seconds} s: {condition}")
+            fail(f"not true within {PATIENCE_S} s: {condition}")
         time.sleep(0.25)

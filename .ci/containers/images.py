@@ -45,12 +45,12 @@ def _debian(*options: str) -> str:
     """Return the path of a tar file with a minimal Debian root file system."""
     root = scratch / f"{abs(hash(options))}.tar"
     left_out = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")]
-    run("mmdebstrap", "-q", "--variant=minbase", *left_out, *options, "trixie", str(root), seconds=180)
+    run("mmdebstrap", "-q", "--variant=minbase", *left_out, *options, "trixie", str(root), seconds=600)
     return str(root)
 
 
 def build_ours() -> None:
-    docker("build", "--tag", "fluxhook", str(HERE), seconds=240)
+    docker("build", "--tag", "fluxhook", str(HERE), seconds=600)
 
 
 def check_ours() -> None:

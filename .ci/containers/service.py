@@ -17,7 +17,6 @@ from containers.commands import docker, env, fail, inspect, wait
 ADMIN_KEY = "the-admin-key-of-the-container-check"
 PROFILES = ["--profile", "twin", "--profile", "scale"]
 # The lease of a dead worker's job expires after 30 s; then the job itself takes time.
-LONGEST_S = 90
 
 
 def compose(*arguments: str) -> str:
@@ -61,7 +60,7 @@ def container(service: str) -> str:
 
 def wait_healthy(*services: str) -> None:
     for service in services:
-        wait(f"{service} is healthy", 60, partial(is_healthy, container(service)))
+        wait(f"{service} is healthy", partial(is_healthy, container(service)))
 
 
 def is_healthy(container_id: str) -> bool:
@@ -73,7 +72,7 @@ def die(service: str) -> None:
     container_id = container(service)
     before = int(inspect(container_id, "{{.RestartCount}}"))
     os.kill(int(inspect(container_id, "{{.State.Pid}}")), signal.SIGKILL)
-    wait(f"{service} is restarted", 20, lambda: int(inspect(container_id, "{{.RestartCount}}")) > before)
+    wait(f"{service} is restarted", lambda: int(inspect(container_id, "{{.RestartCount}}")) > before)
 
 
 def ask(path: str, body: dict[str, Any] | None = None, port: str = "FLUXHOOK_PORT") -> tuple[int, bytes]:
@@ -121,7 +120,7 @@ def count(task_ids: list[str], *statuses: str) -> int:
 
 
 def wait_stored(task_ids: list[str]) -> None:
-    wait("every task is stored", LONGEST_S, lambda: count(task_ids, "stored") == len(task_ids))
+    wait("every task is stored", lambda: count(task_ids, "stored") == len(task_ids))
 
 
 def image(task_id: str) -> bytes:

@@ -37,7 +37,7 @@ def start() -> None:
         uid = docker(*inside, f"if {writable}; then echo too much is writable; else id -u; fi")
         if uid != "10001" or inspect(container(service), "{{.RestartCount}}") != "0":
             require(False, f"{service} started once, as user 10001, and can write only to /data and /tmp: {uid}")
-    wait("the service is ready", 30, ready)
+    wait("the service is ready", ready)
     say("docker compose starts two APIs and two workers on an empty database, healthy without a restart, as user 10001")
     say("only /data and /tmp are writable")
 
@@ -89,20 +89,20 @@ def survive_hostile_clients() -> list[str]:
 
 def post_and_wait_until_several_are_sent(prompt: str) -> list[str]:
     tasks = [post(f"{prompt}, number {number}") for number in range(8)]
-    wait("several tasks are submitted", 20, lambda: count(tasks, "submitting", "submitted", "ready", "stored") > 2)
+    wait("several tasks are submitted", lambda: count(tasks, "submitting", "submitted", "ready", "stored") > 2)
     return tasks
 
 
 def lose_the_database() -> list[str]:
     tasks = post_and_wait_until_several_are_sent("a red fox")
     docker("kill", "--signal", "KILL", container("postgres"))
-    wait("the service is not ready", 20, lambda: ask("/readyz")[0] == 503)
+    wait("the service is not ready", lambda: ask("/readyz")[0] == 503)
     status, answer = ask("/v1/tasks", {"prompt": "too early"})
     problem = json.loads(answer)
     response = f"{status} {problem['code']}: {problem['detail']}"
     require(response.startswith("503 unavailable"), f"without the database, posting a task returns {response}")
     compose("start", "postgres")
-    wait("the service is ready again", 30, ready)
+    wait("the service is ready again", ready)
     wait_stored(tasks)
     restarts = {inspect(container(service), "{{.RestartCount}}") for service in ("api", "worker")}
     require(restarts == {"0"}, "the service survives kill -9 of its database, and all open tasks are stored")
@@ -137,7 +137,7 @@ def share_sqlite() -> None:
     options = ["--volume=alone:/data", "--read-only", "--tmpfs=/tmp:size=64m", "--cap-drop=ALL"]
     start_one = ["run", "--detach", *options, "--security-opt=no-new-privileges", "fluxhook"]
     first = docker(*start_one)
-    wait("the container is healthy on SQLite", 60, lambda: is_healthy(first))
+    wait("the container is healthy on SQLite", lambda: is_healthy(first))
     second = docker(*start_one, "work")
     require(docker("wait", second) == "2", "one container runs on SQLite, and a second one on its volume is refused")
     stop("the container", first)
