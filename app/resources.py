@@ -37,7 +37,8 @@ _CONCURRENT_PIXELS = 6_000_000
 # The largest input image that a provider takes needs 360 MB as WebP, and 20 MB as a usual JPEG.
 _INPUT_DECODING_BYTES = 384 * 1024 * 1024
 _CONCURRENT_FETCHES = 64
-
+# Half of the connections of a process to PostgreSQL. On SQLite one transaction is written at a time.
+_RECORDED_AT_ONCE = 5
 
 # For how long a request whose answer was not delivered can be joined by an identical one.
 JOIN_WINDOW = timedelta(minutes=15)
@@ -113,6 +114,7 @@ class Runtime:
     delivering: Counter[tuple[str, str]] = field(default_factory=Counter)
     uploading: Shares = field(default_factory=lambda: Shares("uploads", "large uploads"))  # by application
     working: Turns = field(default_factory=Turns)  # on large bodies and input images, by application
+    recording: Turns = field(default_factory=lambda: Turns(_RECORDED_AT_ONCE))  # of tasks, by application
     fetching_of: Shares = field(default_factory=lambda: Shares("uploads", "input images to fetch"))  # by application
     streaming: Shares = field(default_factory=lambda: Shares("streams", "event streams"))  # by application
     notifying: Shares = field(default_factory=lambda: Shares("deliveries", "deliveries"))  # by application

@@ -57,12 +57,14 @@ async def submit(
     def admit_one(connection: Connection, admitted: Collection[str]) -> None:
         on_admit(connection, bool(admitted))
 
-    return (await submit_several(use, key_id, params, files, 1, record_one, admit_one, origin))[0]
+    owner = applications.id_of_key(key_id)
+    return (await submit_several(use, key_id, owner, params, files, 1, record_one, admit_one, origin))[0]
 
 
 async def submit_several(
     use: Resources,
     key_id: str,
+    application_id: str,
     params: TaskParams,
     files: Mapping[str, IO[bytes]],
     count: int,
@@ -72,7 +74,8 @@ async def submit_several(
 ) -> list[str]:
     """Record `count` tasks for the same request in one transaction: all or none. Return their ids.
 
-    Each has images of its own, so that it can be erased alone. `on_admit` gets the ids of those that got a slot. See
+    Each has images of its own, so that it can be erased alone. `on_admit` gets the ids of those that got a slot. The
+    application of the key has few such transactions at once, so that others do not wait behind all its requests. See
     `submit`.
     """
     account = _first_account(use, params.model.id)
@@ -118,7 +121,8 @@ async def submit_several(
         on_admit(connection, {task_id for task_id in task_ids if task_id in admitted})
 
     try:
-        await use.db.write(record)
+        async with use.recording.taken(application_id):
+            await use.db.write(record)
     except (RequestError, _TooLate):  # after any other error the tasks may be recorded
         await _remove(use, store_keys)
         raise

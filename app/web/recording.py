@@ -13,6 +13,7 @@ from app.submit import submit_several
 from app.transitions import idempotency
 from app.transitions.idempotency import Claim
 from app.web import problems
+from app.web.auth import Caller
 from app.web.joining import OnRecord
 from app.web.schemas.tasks import TaskView
 from app.web.task_response import (
@@ -22,7 +23,7 @@ from app.web.task_response import (
 
 async def submit_once(
     use: Resources,
-    key_id: str,
+    caller: Caller,
     params: TaskParams,
     files: dict[str, IO[bytes]],
     claim: Claim | None,
@@ -53,7 +54,7 @@ async def submit_once(
         if claim is not None:
             claim.answer(connection, StoredAnswer(recorded.id, recorded.model_dump(mode="json")))
 
-    await record_once(use, key_id, params, files, 1, claim, origin, read_queued, store_answer)
+    await record_once(use, caller, params, files, 1, claim, origin, read_queued, store_answer)
     if recorded is None:
         raise AssertionError("unreachable: the task was read in the transaction that recorded it")
     return recorded
@@ -61,7 +62,7 @@ async def submit_once(
 
 async def record_once(
     use: Resources,
-    key_id: str,
+    caller: Caller,
     params: TaskParams,
     files: dict[str, IO[bytes]],
     count: int,
@@ -88,7 +89,9 @@ async def record_once(
         may_exist = task_id
 
     try:
-        return await submit_several(use, key_id, params, files, count, note_record, note_end, origin)
+        return await submit_several(
+            use, caller.key_id, caller.application_id, params, files, count, note_record, note_end, origin
+        )
     except Exception as error:
         if claim is not None:
             with suppress(Unavailable):  # the claim then expires by itself

@@ -75,7 +75,7 @@ async def _submit(
     found = await idempotency.claim(use, visitor.caller.key_id, once, digest, images)
     if not isinstance(found, Claim):
         return found.task_id
-    task = await submit_once(use, visitor.caller.key_id, params, kept, found, origin(request, use))
+    task = await submit_once(use, visitor.caller, params, kept, found, origin(request, use))
     return task.id
 
 

@@ -149,7 +149,7 @@ async def _recorded(
     request: Request, use: Resources, caller: Caller, asked: ImagesRequest, idempotency_key: str | None
 ) -> Sequence[str] | Joined:
     """Record the tasks and return their ids; those of the first request if the Idempotency-Key was used before."""
-    submit = partial(record_once, use, caller.key_id, asked.params, asked.files, asked.count)
+    submit = partial(record_once, use, caller, asked.params, asked.files, asked.count)
     base_url = origin(request, use)
     if idempotency_key is None:
         held_s = use.openai.wait.total_seconds()

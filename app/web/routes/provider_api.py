@@ -114,12 +114,12 @@ async def _submit(
         params, files = await read_submit(request, use.catalog, model, places, stack)
         if idempotency_key is None:
             repeated = await repeatable(_mount(request) or "provider", params, files)
-            submit_new = partial(submit_once, use, caller.key_id, params, files, None, base_url)
+            submit_new = partial(submit_once, use, caller, params, files, None, base_url)
             outcome: TaskView | Joined | StoredAnswer = await join_or(request, use, caller, repeated, submit_new)
         else:
             found = await _claim(use, caller, params, files, idempotency_key)
             if isinstance(found, Claim):
-                outcome = await submit_once(use, caller.key_id, params, files, found, base_url)
+                outcome = await submit_once(use, caller, params, files, found, base_url)
             else:
                 outcome = found
     if isinstance(outcome, TaskView):

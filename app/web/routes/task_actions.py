@@ -96,10 +96,10 @@ async def post_task(
             if not isinstance(found, Claim):
                 await stack.aclose()  # the upload must not keep its place during the wait
                 return await _replay(use, feed, caller, found, prefer)
-            task = await submit_once(use, caller.key_id, params, files, found, origin(request, use))
+            task = await submit_once(use, caller, params, files, found, origin(request, use))
         else:
             repeated = await repeatable("native", params, files, held_s=wait_seconds(prefer))
-            submit_new = partial(submit_once, use, caller.key_id, params, files, None, origin(request, use))
+            submit_new = partial(submit_once, use, caller, params, files, None, origin(request, use))
             outcome = await join_or(request, use, caller, repeated, submit_new)
             if isinstance(outcome, Joined):
                 headers, outcome = (
