@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, Iterator, MutableMapping
+from collections.abc import AsyncGenerator, Coroutine, Iterator, MutableMapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from app.db.engine.batches import BOUNDS, Bounds
 from app.telemetry import metrics
 from tests.databases import Gate
+from tests.sockets import until
 from tests.web.documents import problem
 from tests.web.routes.test_callback_receiver import FORGED, MB, Called, submitted
 from tests.world import World, open_world
@@ -151,6 +152,46 @@ async def test_callbacks_beyond_the_limit_get_503_so_that_the_provider_retries(c
     assert counted("callbacks_shed") - before == 3
     assert again.status_code == 200
     assert sum(copies for _, _, copies in await called.verdicts()) == 2
+
+
+async def test_forged_callbacks_are_answered_after_the_genuine_ones_that_wait(
+    called: Called, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.web.protocol._FORGED_WAIT_S", 600)
+    answered: list[int] = []
+
+    async def note(call: Coroutine[Any, Any, httpx.Response]) -> None:
+        answered.append((await call).status_code)
+
+    async with httpx.AsyncClient(base_url=address, timeout=60) as called.world.outsider:
+        await _reach_the_limit_of_samples(called)
+        gate = Gate()
+        holding = asyncio.create_task(called.world.use.db.write(gate.hold))
+        await gate.reached.wait()
+        calls = [asyncio.create_task(note(called.call_signed(called.body())))]
+        await until_pending(called)
+        calls += [asyncio.create_task(note(post(called, WRONG))) for _ in range(3)]
+        _, waiting = await asyncio.wait(calls, timeout=0.1)
+        gate.open()
+        await asyncio.gather(holding, *calls)
+        after = await post(called, WRONG)
+
+    assert len(waiting) == 4
+    assert sorted(answered) == [200, 401, 401, 401]
+    assert after.status_code == 401
+
+
+async def _reach_the_limit_of_samples(called: Called) -> None:
+    """Send so many forged callbacks that further ones are not stored."""
+    for number in range(12):
+        await called.call(b'{"n": %d}' % number, WRONG)
+
+
+async def until_pending(called: Called) -> None:
+    async def is_pending() -> bool:
+        return called.world.use.callbacks.pending is not None
+
+    await until(is_pending)
 
 
 # Both paths

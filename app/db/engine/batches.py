@@ -53,6 +53,7 @@ class Batcher(ABC, Generic[Item, Result]):
         self._waiting: deque[Waiting[Item, Result]] = deque()
         self._bytes = 0
         self._is_scheduled = False  # whether the next batch is about to be taken
+        self._newest: asyncio.Future[Result] | None = None
 
     def add(self, item: Item, size: int = 0) -> "asyncio.Future[Result]":
         """Add an item of `size` bytes to the next batch, and return a future of its result. Call it on the event loop.
@@ -67,8 +68,14 @@ class Batcher(ABC, Generic[Item, Result]):
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._bytes += size
         self._waiting.append(Waiting(item, size, done))
+        self._newest = done
         self._schedule_once()
         return done
+
+    @property
+    def pending(self) -> "asyncio.Future[Result] | None":
+        """The future of the newest item, if it is not written yet. Read it on the event loop."""
+        return None if self._newest is None or self._newest.done() else self._newest
 
     def _schedule_once(self) -> None:
         if not self._is_scheduled:
