@@ -13,6 +13,7 @@ Input images:
 Results:
 
     download      the entry: download a result, and decode it to verify it
+    result_threads  the few threads that decode results
     examine       find out what a result is and what is wrong with it, also if it is damaged
     signed_links  links to stored results that need no API key
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from http import HTTPStatus
 from typing import IO
 
@@ -12,6 +13,7 @@ import httpx
 from app.errors import ResultRefused
 from app.images import content_credentials, examine, thumbnail
 from app.images.inspect import ImageInfo
+from app.images.result_threads import in_result_thread
 from app.resources import Resources
 from app.security import redirects, result_links, ssrf
 from app.store import sha256_of
@@ -81,7 +83,7 @@ async def verify(use: Resources, downloaded: Downloaded, attempt_id: str, refuse
     if info.media_type == examine.UNKNOWN and await asyncio.to_thread(examine.is_text, file):
         raise ResultRefused("the link delivered text or nothing, not an image")
     async with use.decoding.taken(info.pixels if info.pixels <= MAX_PIXELS else 0):
-        image = await asyncio.to_thread(_examined, file, new_file, info, attempt_id)
+        image = await in_result_thread(_examined, file, new_file, info, attempt_id)
     if image.problem is not None and not downloaded.whole:
         reason = f"the result is not a whole image: {image.problem} ({image.bytes} bytes, SHA-256 {image.sha256[:16]})"
         if reason not in refused:
@@ -94,7 +96,7 @@ async def thumbnail_of(use: Resources, image: Image, file: IO[bytes]) -> WebP | 
     if image.problem is not None:
         return None
     async with use.decoding.taken(image.info.pixels):
-        return await asyncio.to_thread(thumbnail.make, file, max_pixels=MAX_PIXELS)
+        return await in_result_thread(partial(thumbnail.make, file, max_pixels=MAX_PIXELS))
 
 
 def _examined(file: IO[bytes], new_file: Callable[[], IO[bytes]], info: ImageInfo, attempt_id: str) -> Image:

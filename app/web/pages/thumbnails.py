@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from app.db.tables.results import thumbnail_key
 from app.errors import ImageRemoved, NotFound
 from app.images import thumbnail
 from app.images.download import MAX_PIXELS
+from app.images.result_threads import in_result_thread
 from app.resources import Connections, Resources
 from app.rules.request import StoredImage
 from app.store import Missing
@@ -113,7 +115,7 @@ async def _make(use: Resources, store_key: str, size: int, pixels: int) -> bytes
         except Missing as error:
             raise NotFound("the image is no longer in the store") from error
         async with use.decoding.taken(pixels):
-            small = await asyncio.to_thread(thumbnail.make, file, max_pixels=MAX_PIXELS)
+            small = await in_result_thread(partial(thumbnail.make, file, max_pixels=MAX_PIXELS))
     if small is None:
         raise NotFound("the image cannot be decoded")
     return small
