@@ -27,7 +27,7 @@ from benchmarks.submitting import post_request
 KINDS = ("listing", "export", "forged", "downloads", "posts")  # in this order: posts leave a long queue
 ALL, _QUIET = "all", "quiet"
 _PHASES = {_QUIET: (), **{kind: (kind,) for kind in KINDS}, ALL: KINDS}
-_CALLBACKS, _POSTS = 100, 5  # per second
+_CALLBACKS, _POSTS = 25, 5  # per second
 _CONNECTIONS = 64  # of the measured callbacks, and of the measured posts
 _GROWN = 20_000  # finished tasks, which the listing and the export read
 _READY_S = 0.5  # the provider's own time of a small task; a large one takes twice as long
