@@ -37,8 +37,8 @@ _CONCURRENT_PIXELS = 6_000_000
 # The largest input image that a provider takes needs 360 MB as WebP, and 20 MB as a usual JPEG.
 _INPUT_DECODING_BYTES = 384 * 1024 * 1024
 _CONCURRENT_FETCHES = 64
-# Half of the connections of a process to PostgreSQL. On SQLite one transaction is written at a time.
-_RECORDED_AT_ONCE = 5
+# Leaves two connections to PostgreSQL of a process. With fewer, the steps of tasks come before most of its posts.
+_RECORDED_AT_ONCE = 8
 
 # For how long a request whose answer was not delivered can be joined by an identical one.
 JOIN_WINDOW = timedelta(minutes=15)

@@ -8,7 +8,7 @@ from tests.web.documents import rows
 from tests.web.test_budgets import post
 from tests.world import World
 
-AT_ONCE = 5
+AT_ONCE = 8
 
 
 async def test_posts_of_another_application_do_not_wait_for_those_that_are_being_recorded(each_world: World) -> None:
