@@ -16,7 +16,6 @@ from containers.commands import docker, env, fail, inspect, wait
 
 ADMIN_KEY = "the-admin-key-of-the-container-check"
 PROFILES = ["--profile", "twin", "--profile", "scale"]
-# The lease of a dead worker's job expires after 30 s; then the job itself takes time.
 
 
 def compose(*arguments: str) -> str:

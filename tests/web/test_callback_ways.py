@@ -169,7 +169,7 @@ async def test_forged_callbacks_are_answered_after_the_genuine_ones_that_wait(
         holding = asyncio.create_task(called.world.use.db.write(gate.hold))
         await gate.reached.wait()
         calls = [asyncio.create_task(note(called.call_signed(called.body())))]
-        await until_pending(called)
+        await _until_pending(called)
         calls += [asyncio.create_task(note(post(called, WRONG))) for _ in range(3)]
         _, waiting = await asyncio.wait(calls, timeout=0.1)
         gate.open()
@@ -182,12 +182,12 @@ async def test_forged_callbacks_are_answered_after_the_genuine_ones_that_wait(
 
 
 async def _reach_the_limit_of_samples(called: Called) -> None:
-    """Send so many forged callbacks that further ones are not stored."""
+    """Send more forged callbacks than are stored, so that the next is only counted."""
     for number in range(12):
         await called.call(b'{"n": %d}' % number, WRONG)
 
 
-async def until_pending(called: Called) -> None:
+async def _until_pending(called: Called) -> None:
     async def is_pending() -> bool:
         return called.world.use.callbacks.pending is not None
 
