@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import re
+import socket
 from collections.abc import Generator
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from uuid import uuid4  # noqa: TID251 - names a throw-away database
 import httpx
 import pytest
 import uvicorn
+import uvloop
 from starlette.responses import PlainTextResponse
 
 from app import jobs
@@ -154,6 +156,31 @@ async def test_lasting_objects_are_excluded_from_garbage_collection_again_when_r
         assert gc.get_threshold() == (700, 10, 50)
     finally:
         gc.set_threshold(*thresholds)
+
+
+def test_connections_that_wait_are_accepted_in_few_iterations_of_the_loop() -> None:
+    async def iterations_for(connections: int) -> int:
+        bound, _ = listening()
+        running = server(PlainTextResponse("here"), "127.0.0.1", 0)
+        serving = asyncio.create_task(running.serve([bound]))
+
+        async def has_started() -> bool:
+            return running.started
+
+        await until(has_started)
+        clients = [socket.create_connection(bound.getsockname()) for _ in range(connections)]
+        iterations = 0
+        while len(running.server_state.connections) < connections:
+            await asyncio.sleep(0)
+            iterations += 1
+        for client in clients:
+            client.close()
+        running.should_exit = True
+        await serving
+        return iterations
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(iterations_for(80)) < 20
 
 
 HANDSHAKE = {
