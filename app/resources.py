@@ -17,6 +17,7 @@ from app import clock, ids
 from app.catalog import Catalog
 from app.db.engine.batches import Batcher
 from app.db.engine.database import Database
+from app.db.engine.places import Places
 from app.db.tables.evidence import Evidence
 from app.provider import Accounts
 from app.rules.budget import Budget
@@ -37,8 +38,11 @@ _CONCURRENT_PIXELS = 6_000_000
 # The largest input image that a provider takes needs 360 MB as WebP, and 20 MB as a usual JPEG.
 _INPUT_DECODING_BYTES = 384 * 1024 * 1024
 _CONCURRENT_FETCHES = 64
-# Leaves two connections to PostgreSQL of a process. With fewer, the steps of tasks come before most of its posts.
+# On PostgreSQL, more would wait for the lock of the account's row, and other applications behind them.
 _RECORDED_AT_ONCE = 8
+# Statistics read many rows. SQLite has four threads that read, and a request needs one to find its key.
+_REPORTS, _REPORT_WAIT_S = 2, 60.0
+_TOO_MANY_REPORTS = "other statistics are being read: try again in a moment"
 
 # For how long a request whose answer was not delivered can be joined by an identical one.
 JOIN_WINDOW = timedelta(minutes=15)
@@ -114,6 +118,7 @@ class Runtime:
     delivering: Counter[tuple[str, str]] = field(default_factory=Counter)
     uploading: Shares = field(default_factory=lambda: Shares("uploads", "large uploads"))  # by application
     working: Turns = field(default_factory=Turns)  # on large bodies and input images, by application
+    reporting: Places = field(default_factory=lambda: Places(_REPORTS, _REPORT_WAIT_S, _TOO_MANY_REPORTS))
     recording: Turns = field(default_factory=lambda: Turns(_RECORDED_AT_ONCE))  # of tasks, by application
     fetching_of: Shares = field(default_factory=lambda: Shares("uploads", "input images to fetch"))  # by application
     streaming: Shares = field(default_factory=lambda: Shares("streams", "event streams"))  # by application

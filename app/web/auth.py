@@ -11,6 +11,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from app.db.engine.fair_queue import OTHERS, owner
 from app.db.tables import api_keys
 from app.db.tables.api_keys import Key
 from app.errors import Forbidden, Unauthorized
@@ -115,8 +116,9 @@ async def find_caller(request: Request, use: Resources, *, bare: bool = False) -
 
 
 def caller_of(request: Request, key: Key) -> Caller:
-    """Return the caller with this key, which the request's log line then names."""
+    """Return the caller with this key, which the request's log line then names and whose turns its writes take."""
     request.state.key_id = key.id
+    owner.set(key.application_id)
     state = request.app.state
     state.key_use.note(key, state.use.now())
     joins_retries = key.application_join_retries is not False
@@ -129,6 +131,7 @@ async def by_secret(request: Request, use: Resources, secret: str) -> Key | None
     After many different wrong keys from one address, None comes late. Raises TooManyWrongKeys.
     """
     digest = digest_of(secret)
+    owner.set(request.app.state.key_use.application_of(digest) or OTHERS)
     key = await use.db.read(api_keys.by_digest, digest)
     if key is None or not hmac.compare_digest(key.sha256, digest):
         await request.app.state.wrong_keys.refuse("" if request.client is None else request.client.host, digest)

@@ -19,11 +19,19 @@ class KeyUse:
 
     def __init__(self) -> None:
         self._seen: dict[str, datetime] = {}
+        self._applications: dict[str, str] = {}  # by the SHA-256 of the key
         self._pending: dict[str, datetime] = {}
         self._woken = asyncio.Event()
 
+    def application_of(self, sha256: str) -> str | None:
+        """Return the application of a key that was valid in this process; None for any other. It may be invalid now."""
+        return self._applications.get(sha256)
+
     def note(self, key: Key, now: datetime) -> None:
         """Note a use, unless one in the last minute is known."""
+        if len(self._applications) >= _MOST_KEYS:
+            self._applications.clear()
+        self._applications[key.sha256] = key.application_id
         last = max(filter(None, (key.last_used_at, self._seen.get(key.id))), default=None)
         if last is not None and now - last < _PRECISION:
             return

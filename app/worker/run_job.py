@@ -10,6 +10,7 @@ from app import ids, jobs
 from app.collect import collect
 from app.db import Connection
 from app.db.engine.database import write_until_available
+from app.db.engine.fair_queue import JOBS, owner
 from app.db.tables import tasks
 from app.dispatch import dispatch
 from app.errors import FluxhookError, Unavailable
@@ -33,6 +34,7 @@ async def run_job(use: Resources, job: Job) -> bool:
 
     Return whether the job has finished; it may have been enqueued again.
     """
+    owner.set(JOBS)
     started = time.monotonic()
     fields: dict[str, str | int] = {"step": job.step, "task_id": job.task_id, "attempt": job.failures + 1}
     with (

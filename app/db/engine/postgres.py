@@ -13,9 +13,10 @@ from app.db.engine.batches import BOUNDS, Batcher, Bounds, Item, Result, Work
 from app.db.engine.commit_hooks import CommitHooks, Listeners
 from app.db.engine.connector import Connector
 from app.db.engine.listen import Listening
+from app.db.engine.places import Places
 from app.db.engine.postgres_batcher import Begin, PostgresBatcher
-from app.db.engine.postgres_errors import DEADLOCK_OR_CONFLICT, LOCKED, ConnectionLost, outage, sqlstate
-from app.db.engine.postgres_sessions import make_pool
+from app.db.engine.postgres_errors import DEADLOCK_OR_CONFLICT, LOCKED, NO_CONNECTION, ConnectionLost, outage, sqlstate
+from app.db.engine.postgres_sessions import POOL, make_pool
 from app.db.engine.postgres_url import DATABASE_URL, DIRECT_URL
 from app.db.engine.timeouts import TIMEOUTS, Timeouts
 from app.db.tables import events
@@ -54,6 +55,8 @@ class Postgres:
         self._direct = make_pool(direct_url or url, connector, setting, keeps_connections=False)
         # A read has one snapshot, as on SQLite, and cannot write.
         self._reading = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        # The batcher keeps a connection. The others are given to the owners of the units that wait, in turn.
+        self._places = Places(POOL - 1, timeouts.connect_s, NO_CONNECTION)
         self._listeners = Listeners()
         self._bounds = bounds
         self._batchers: list[PostgresBatcher[Any, Any]] = []
@@ -74,7 +77,8 @@ class Postgres:
         return self._connector.is_pooled
 
     async def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self.transact(self._engine.begin, lambda connection: work(connection, *args, **kwargs))
+        async with self._places.taken():
+            return await self.transact(self._engine.begin, lambda connection: work(connection, *args, **kwargs))
 
     async def write_directly(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -107,7 +111,8 @@ class Postgres:
         def unit(connection: Connection) -> T:
             return work(connection, *args, **kwargs)
 
-        return await self._on_a_living_connection(self._reading.begin, unit, writes=False)
+        async with self._places.taken():
+            return await self._on_a_living_connection(self._reading.begin, unit, writes=False)
 
     async def check_direct_url(self) -> None:
         """Check that the direct URL, if there is one, leads to the same database.

@@ -9,7 +9,7 @@ from app.db.engine.connector import Connector, session_settings
 from app.db.engine.postgres_errors import leave_a_standby
 from app.db.engine.postgres_url import DATABASE_URL, make_engine
 
-_POOL = 10
+POOL = 10
 
 
 def make_pool(
@@ -23,7 +23,7 @@ def make_pool(
     if keeps_connections:
         # A dead connection is found by the first statement of a transaction, which is then run again on a new one. To
         # ping it before would take three round trips for each transaction.
-        pool = {"pool_size": _POOL, "max_overflow": 0, "pool_timeout": connector.timeouts.connect_s}
+        pool = {"pool_size": POOL, "max_overflow": 0, "pool_timeout": connector.timeouts.connect_s}
     # Parameters are hidden because errors must not show prompts.
     engine = make_engine(url, connector, setting, hide_parameters=True, **pool)
     settings = session_settings(connector.timeouts)

@@ -1,12 +1,14 @@
 """The order of the units of work that wait to be written to SQLite: batches and single units alternate.
 
-They alternate because many single units take longer than any batch.
+They alternate because many single units take longer than any batch. The single units of several owners take turns.
 """
 
 import queue
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Generic, TypeVar
+
+from app.db.engine.fair_queue import FairQueue
 
 Unit = TypeVar("Unit")
 
@@ -14,53 +16,72 @@ _MAX_UNITS = 4  # single units in one transaction: with more of them a batch tha
 
 
 class Schedule(Generic[Unit]):
-    """Units that wait. `add` and `close` are thread-safe; one thread iterates, and blocks while there are no units."""
+    """Units that wait. `add` and `close` are thread-safe; one thread iterates, and blocks while there are none."""
 
     def __init__(self) -> None:
+        self._arrived: queue.SimpleQueue[tuple[Unit, str | None] | None] = queue.SimpleQueue()  # None: closed
+        self._is_closed = False
         self._batches: deque[Unit] = deque()
-        self._singles: deque[Unit] = deque()
+        self._singles: FairQueue[Unit] = FairQueue()
+        self._taken: list[tuple[Unit, str]] = []  # the single units of the current transaction
+        self._owners = 0  # of those units
         self._last_was_batch = False
-        self._waiting: queue.SimpleQueue[bool] = queue.SimpleQueue()  # True for each waiting unit; False: closed
 
-    def add(self, unit: Unit, *, is_batch: bool) -> None:
-        (self._batches if is_batch else self._singles).append(unit)
-        self._waiting.put(True)
+    def add(self, unit: Unit, *, owner: str | None) -> None:
+        """Add a single unit of this owner, or a batch, which has none."""
+        self._arrived.put((unit, owner))
 
     def close(self) -> None:
         """End the iteration once all units are taken. No unit may be added after this."""
-        self._waiting.put(False)
+        self._arrived.put(None)
 
-    def has_batch(self) -> bool:
-        """Whether a batch waits, so that the current transaction should end soon."""
-        return bool(self._batches)
+    def shorten(self, units: list[Unit], done: int) -> None:
+        """If a batch waits, remove from these units of the current transaction those that can wait for a later one.
 
-    def put_back(self, units: Sequence[Unit]) -> None:
-        """Return single units to the head of the queue, for a later transaction. A batch is never put back."""
-        for unit in reversed(units):
-            self._singles.appendleft(unit)
-            self._waiting.put(True)
+        The first `done` ones cannot, and each owner keeps one.
+        """
+        self._receive()
+        kept = max(done, self._owners)
+        if self._batches:
+            while len(units) > kept:
+                self._singles.put_back(*self._taken.pop())
+                units.pop()
 
     def __iter__(self) -> Iterator[list[Unit]]:
-        """Yield the units of each transaction: one batch, or a few single units."""
-        closed = False
-        while not (closed and self._waiting.empty()):
-            units, ends = self._next()
-            closed = closed or ends
-            if units:
-                yield units
+        """Yield the units of each transaction: one batch, or a few single units.
 
-    def _next(self) -> tuple[list[Unit], bool]:
-        """Wait for the units of the next transaction; the flag says that `close` was called.
-
-        If batches and single units wait, one single unit comes between two batches.
+        If batches and single units wait, one single unit of each owner comes between two batches.
         """
-        units: list[Unit] = []
-        while self._waiting.get():
-            if self._batches and not units and not (self._last_was_batch and self._singles):
+        while True:
+            self._receive()
+            if self._batches and not (self._last_was_batch and self._singles):
                 self._last_was_batch = True
-                return [self._batches.popleft()], False
-            self._last_was_batch = False
-            units.append(self._singles.popleft())
-            if len(units) == _MAX_UNITS or self._batches or not self._singles:
-                return units, False
-        return units, True
+                yield [self._batches.popleft()]
+            elif self._singles:
+                self._last_was_batch = False
+                yield self._take_singles()
+            elif self._is_closed:
+                return
+            else:
+                self._sort(self._arrived.get())
+
+    def _receive(self) -> None:
+        while not self._arrived.empty():  # no other thread takes from it
+            self._sort(self._arrived.get())
+
+    def _sort(self, arrived: tuple[Unit, str | None] | None) -> None:
+        if arrived is None:
+            self._is_closed = True
+            return
+        unit, owner = arrived
+        if owner is None:
+            self._batches.append(unit)
+        else:
+            self._singles.add(unit, owner)
+
+    def _take_singles(self) -> list[Unit]:
+        self._taken = [self._singles.take() for _ in range(min(_MAX_UNITS, len(self._singles)))]
+        self._owners = len({owner for _, owner in self._taken})
+        units = [unit for unit, _ in self._taken]
+        self.shorten(units, 0)
+        return units

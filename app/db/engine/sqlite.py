@@ -14,6 +14,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
 from app.db.engine.batches import BOUNDS, Batcher, Bounds, Item, Result, Work
 from app.db.engine.commit_hooks import EVENTS, Listeners
+from app.db.engine.fair_queue import owner
 from app.db.engine.savepoint import OUTAGE, stop_iteration_error
 from app.db.engine.writer import CallerUnit, SqliteBatcher, Writer
 from app.errors import ConfigurationError, DatabaseUnavailable
@@ -54,7 +55,7 @@ class Sqlite:
         if self._closed:
             raise DatabaseUnavailable("the database is closed")
         unit = CallerUnit(lambda connection: work(connection, *args, **kwargs))
-        self._writer.add(unit)
+        self._writer.add(unit, owner=owner.get())
         # Shielded: the writer owns the unit now, so a cancelled caller does not roll it back.
         result: T = await asyncio.shield(asyncio.wrap_future(unit.done))
         return result

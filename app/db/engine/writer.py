@@ -94,7 +94,7 @@ class SqliteBatcher(Batcher[Item, Result]):
         self._outcomes: list[Result | Exception] = []
 
     def _schedule(self) -> None:
-        self._writer.add(self, is_batch=True)
+        self._writer.add(self, owner=None)
 
     def run(self, connection: Connection, *, owns_transaction: bool) -> None:
         self._take_once()
@@ -168,8 +168,9 @@ class Writer:
         self._thread = threading.Thread(target=self._write_until_closed, name="sqlite-writer", daemon=True)
         self._thread.start()
 
-    def add(self, unit: Unit, *, is_batch: bool = False) -> None:
-        self._schedule.add(unit, is_batch=is_batch)
+    def add(self, unit: Unit, *, owner: str | None) -> None:
+        """Write a single unit of this owner, or a batch, which has none."""
+        self._schedule.add(unit, owner=owner)
 
     def close(self) -> None:
         self._schedule.close()
@@ -197,7 +198,7 @@ class Writer:
         """Run the units in one transaction. Return the error if it failed for all of them.
 
         Else return None: it is committed, or its only unit has failed and keeps the error for its caller. If a batch
-        arrives meanwhile, the units after the running one are removed from `units` and put back.
+        arrives meanwhile, units that can wait are removed from `units`.
         """
         try:
             connection = self._connection = self._connection or self._engine.connect()
@@ -206,9 +207,7 @@ class Writer:
                 for done, unit in enumerate(units, 1):
                     unit.run(connection, owns_transaction=owns_transaction)
                     require_transaction(connection)  # if SQLite has rolled it back, the units before are lost too
-                    if self._schedule.has_batch() and units[done:]:
-                        self._schedule.put_back(units[done:])
-                        del units[done:]
+                    self._schedule.shorten(units, done)
         except RolledBack:
             return None
         except Exception as error:  # noqa: BLE001 - the callers must receive every error

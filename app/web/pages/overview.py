@@ -104,7 +104,8 @@ async def follow_overview(
 
 async def _read(use: Resources, visitor: Visitor, period: str) -> Shown:
     allowed = await get_limits(use, visitor.caller)
-    view = await use.db.read(read_overview, visitor.application_id, period, use.now())
+    async with use.reporting.taken():
+        view = await use.db.read(read_overview, visitor.application_id, period, use.now())
     return Shown(view, allowed.service_budget or allowed.budget)
 
 

@@ -145,10 +145,12 @@ async def get_usage(
     begin, end = _period(begin, end, use.now())
     as_csv = form == "csv" or (form is None and "text/csv" in accept.lower())
     if not by and not as_csv:
-        rows = await use.db.read(usage.between, begin, end, caller.owner)
+        async with use.reporting.taken():
+            rows = await use.db.read(usage.between, begin, end, caller.owner)
         return Usage(begin=begin, end=end, usage=[UsedView.model_validate(asdict(row)) for row in rows])
     dimensions = list(dict.fromkeys(by or (Dimension.KEY, Dimension.MODEL)))
-    found = await use.db.read(_grouped, begin, end, dimensions, caller.owner)
+    async with use.reporting.taken():
+        found = await use.db.read(_grouped, begin, end, dimensions, caller.owner)
     render = asyncio.get_running_loop().run_in_executor
     if as_csv:
         table = await render(_RENDERER, _as_csv, found, dimensions)

@@ -13,6 +13,7 @@ from app.db import Connection
 from app.db.engine.batches import Bounds
 from app.db.engine.commit_hooks import after_commit, notify_after_commit
 from app.db.engine.database import Database, open_database
+from app.db.engine.fair_queue import owner
 from app.errors import DatabaseUnavailable, Overloaded, Unavailable
 from tests.databases import Gate
 from tests.disk import full_disk, make_large, write_much
@@ -286,6 +287,25 @@ async def test_on_sqlite_waiting_batches_and_single_units_alternate(sqlite: Data
     await asyncio.gather(blocked, *singles, *calls)
 
     assert order == ["batch", "single"] * 3 + ["batch"] + ["single"] * 3
+
+
+async def test_on_sqlite_one_single_unit_of_each_owner_comes_between_two_batches(sqlite: Database) -> None:
+    gate, order = Gate(), list[str]()
+
+    async def write(name: str) -> None:
+        owner.set(name)
+        await sqlite.write(lambda _: order.append(name))
+
+    blocked = asyncio.create_task(sqlite.write(gate.hold))
+    await gate.reached.wait()
+    singles = [asyncio.create_task(write(name)) for name in "aaabb"]
+    works = [Writing(sqlite, after=lambda _: order.append("batch")) for _ in range(3)]
+    calls = [call for number, work in enumerate(works) for call in begin(work, [f"{number}"])]
+    await all_waiting()
+    gate.open()
+    await asyncio.gather(blocked, *singles, *calls)
+
+    assert order == ["batch", "a", "b", "batch", "a", "b", "batch", "a"]
 
 
 async def test_on_sqlite_a_batch_waits_for_one_single_unit_of_a_transaction(

@@ -12,6 +12,8 @@ from sqlalchemy.util import await_only
 from app.db import Connection
 from app.db.engine.commit_hooks import after_commit, notify_after_commit
 from app.db.engine.database import Database, open_database
+from app.db.engine.fair_queue import owner
+from app.db.engine.postgres_sessions import POOL
 from app.errors import ConfigurationError, DatabaseUnavailable, Unavailable
 from app.rules.request import TaskRequest
 from tests.databases import Gate, listening_for
@@ -108,6 +110,25 @@ async def test_concurrent_writes_are_all_stored(database: Database) -> None:
     await asyncio.gather(*(database.write(planned(name)) for name in names))
 
     assert await stored(database) == set(names)
+
+
+async def test_a_request_does_not_wait_behind_all_requests_of_another_application(database: Database) -> None:
+    gate, order = Gate(), list[str]()
+
+    async def write(name: str) -> None:
+        owner.set(name)
+        await database.write(lambda _: order.append(name))
+
+    blocking = [asyncio.create_task(database.write(gate.hold)) for _ in range(POOL)]
+    await gate.reached.wait()
+    await asyncio.sleep(0)
+    writing = [asyncio.create_task(write(name)) for name in (*["busy"] * 50, "quiet")]
+    await asyncio.sleep(0)
+    gate.open()
+    await asyncio.gather(*blocking, *writing)
+
+    assert order.index("quiet") <= 2
+    assert order.count("busy") == 50
 
 
 async def test_a_read_does_not_see_uncommitted_rows(database: Database) -> None:

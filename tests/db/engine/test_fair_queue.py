@@ -1,0 +1,59 @@
+from app.db.engine.fair_queue import FairQueue
+
+
+def filled(items: dict[str, int]) -> FairQueue[str]:
+    """A queue with so many items of each owner, named like "a1"."""
+    queue = FairQueue[str]()
+    for owner, count in items.items():
+        for number in range(1, count + 1):
+            queue.add(f"{owner}{number}", owner)
+    return queue
+
+
+def taken(queue: FairQueue[str], count: int | None = None) -> list[str]:
+    return [queue.take()[0] for _ in range(len(queue) if count is None else count)]
+
+
+def test_owners_take_turns() -> None:
+    queue = filled({"a": 4, "b": 2, "c": 1})
+
+    assert taken(queue) == ["a1", "b1", "c1", "a2", "b2", "a3", "a4"]
+    assert len(queue) == 0
+
+
+def test_an_owner_that_had_nothing_to_do_is_next() -> None:
+    queue = filled({"a": 9, "b": 9})
+    before = taken(queue, 3)
+    queue.add("c1", "c")
+    queue.add("c2", "c")
+
+    assert before == ["a1", "b1", "a2"]
+    assert taken(queue, 4) == ["c1", "b2", "a3", "c2"]
+
+
+def test_an_owner_that_adds_an_item_after_each_turn_has_no_more_turns_than_others() -> None:
+    queue = filled({"a": 9, "b": 9})
+    order = []
+    for number in range(1, 7):
+        queue.add(f"c{number}", "c")
+        order += taken(queue, 1)
+    order += taken(queue, 3)
+
+    assert order == ["a1", "b1", "c1", "a2", "b2", "c2", "a3", "b3", "c3"]
+
+
+def test_an_item_that_is_put_back_is_the_next_of_its_owner_and_has_its_turn() -> None:
+    queue = filled({"a": 2, "b": 1})
+    item, owner = queue.take()
+    queue.put_back(item, owner)
+
+    assert taken(queue) == ["b1", "a1", "a2"]
+
+
+def test_the_only_item_of_an_owner_can_be_put_back_after_others_were_taken() -> None:
+    queue = filled({"a": 1, "b": 3})
+    items = [queue.take() for _ in range(4)]
+    for item, owner in reversed(items):
+        queue.put_back(item, owner)
+
+    assert taken(queue) == ["a1", "b1", "b2", "b3"]

@@ -1,0 +1,86 @@
+import asyncio
+
+import pytest
+
+from app.db.engine.fair_queue import owner
+from app.db.engine.places import Places
+from app.errors import DatabaseUnavailable
+
+
+def one_place(wait_s: float = 60.0) -> Places:
+    return Places(1, wait_s, "full")
+
+
+class Visitor:
+    """Takes a place as this owner, and keeps it until `leave` is called."""
+
+    def __init__(self, places: Places, name: str) -> None:
+        self.inside = asyncio.Event()
+        self._left = asyncio.Event()
+        self._places, self._name = places, name
+        self.task = asyncio.create_task(self._visit())
+
+    async def _visit(self) -> None:
+        owner.set(self._name)
+        async with self._places.taken():
+            self.inside.set()
+            await self._left.wait()
+
+    async def leave(self) -> None:
+        self._left.set()
+        await self.task
+
+
+async def test_owners_that_wait_get_places_in_turn() -> None:
+    places = one_place()
+    first = Visitor(places, "a")
+    await first.inside.wait()
+    waiting = {name: Visitor(places, name[0]) for name in ("a1", "a2", "a3", "b1")}
+    await asyncio.sleep(0)
+    order, current = [], first
+    for _ in range(4):
+        await current.leave()
+        inside = [name for name, visitor in waiting.items() if visitor.inside.is_set()]
+        while not (new := [name for name in inside if name not in order]):
+            await asyncio.sleep(0)
+            inside = [name for name, visitor in waiting.items() if visitor.inside.is_set()]
+        order += new
+        current = waiting[new[0]]
+    await current.leave()
+
+    assert order == ["a1", "b1", "a2", "a3"]
+
+
+async def test_whoever_waits_too_long_gets_an_error_and_takes_no_place() -> None:
+    places = one_place(wait_s=0.01)
+    async with places.taken():
+        with pytest.raises(DatabaseUnavailable, match="full"):
+            await Visitor(places, "b").task
+    async with places.taken():
+        pass
+
+
+async def test_a_place_that_is_given_to_a_task_as_it_is_cancelled_is_given_to_the_next() -> None:
+    places = one_place()
+    async with places.taken():
+        cancelled, next_one = Visitor(places, "a"), Visitor(places, "b")
+        await asyncio.sleep(0)
+    cancelled.task.cancel()  # it has been given the place and has not run since
+    await next_one.inside.wait()
+    await next_one.leave()
+
+    assert cancelled.task.cancelled()
+    assert not cancelled.inside.is_set()
+
+
+async def test_a_task_that_is_cancelled_while_it_waits_is_passed_over() -> None:
+    places = one_place()
+    async with places.taken():
+        cancelled, next_one = Visitor(places, "a"), Visitor(places, "b")
+        await asyncio.sleep(0)
+        cancelled.task.cancel()
+        await asyncio.wait({cancelled.task})
+    await next_one.inside.wait()
+    await next_one.leave()
+
+    assert not cancelled.inside.is_set()
