@@ -1,4 +1,6 @@
-from app.db.engine.fair_queue import FairQueue
+import pytest
+
+from app.db.engine.fair_queue import JOBS, WORKER, FairQueue
 
 
 def filled(items: dict[str, int]) -> FairQueue[str]:
@@ -57,3 +59,21 @@ def test_the_only_item_of_an_owner_can_be_put_back_after_others_were_taken() -> 
         queue.put_back(item, owner)
 
     assert taken(queue) == ["a1", "b1", "b2", "b3"]
+
+
+@pytest.mark.parametrize("own", [JOBS, WORKER])
+def test_each_third_turn_is_for_the_work_of_the_service_however_many_applications_wait(own: str) -> None:
+    queue = filled({"a": 2, "b": 2, "c": 2, "d": 2, "e": 2, own: 3})
+
+    assert [name.rstrip("123") for name in taken(queue, 9)] == ["a", "b", own, "c", "d", own, "e", "a", own]
+    assert sorted(taken(queue)) == ["b2", "c2", "d2", "e2"]
+
+
+def test_the_work_of_the_service_that_comes_after_many_applications_is_next() -> None:
+    queue = filled({"a": 3, "b": 3})
+    before = taken(queue, 4)
+    queue.add("step", JOBS)
+    queue.add("claim", WORKER)
+
+    assert before == ["a1", "b1", "a2", "b2"]
+    assert taken(queue) == ["claim", "step", "a3", "b3"]
