@@ -36,9 +36,9 @@ class Snapshot:
     account: Account
     is_probing: bool  # a task was sent after the account's last pause, and the next ones wait for its answer
 
-    def has_room(self, model: str) -> bool:
+    def has_room(self, model: str, now: datetime) -> bool:
         in_flight = Counter(self.slots.values())
-        return in_flight.total() < LIMITS["account"] and in_flight[model] < LIMITS.get(model, LIMITS["account"])
+        return in_flight.total() < self.account.allowed(now) and in_flight[model] < LIMITS.get(model, LIMITS["account"])
 
 
 def take_snapshot(connection: Connection) -> Snapshot:

@@ -309,8 +309,10 @@ class Record(RuleBasedStateMachine):
                 assert wakes, "waits for a time without an admit job"
             elif found.is_probing:
                 assert wakes, "waits for a probe without an admit job"
-            elif found.has_room(task.model):
+            elif found.has_room(task.model, now):
                 assert any(run_at <= now for run_at in wakes), "a slot is free, and no admit job is due"
+            elif found.account.next_rise(now) is not None:
+                assert wakes, "waits for a lowered limit to rise without an admit job"
 
     def slots_are_taken_only_by_tasks_that_need_them(self, found: Snapshot) -> None:
         known = {task.id: task.status for task in found.tasks}
@@ -418,3 +420,14 @@ def whole(body: bytes) -> Callable[[int], Awaitable[bytes | None]]:
 
 TestRecord = Record.TestCase
 TestRecord.settings = settings(max_examples=25, stateful_step_count=30)
+
+
+def test_tasks_end_while_a_refusal_keeps_the_limit_below_the_configured_one() -> None:
+    record = Record()
+    record.start(callback_requested=True, trusted=False)
+    record.cancel(which=0)
+    for _ in range(2):
+        record.post(key="a", is_max=False, priority=0, hurry=None)
+    record.answer_submit(which=0, said=Said.BUSY, death=None, after=None)
+    assert record.process.db.now(take_snapshot).account.lowered is not None
+    record.teardown()
