@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from app import __version__
 from app.catalog import Catalog, shipped_catalog
+from app.db.engine.fair_queue import service_task
 from app.resources import Resources
 from app.web import pages, problems
 from app.web.answers import Answers, AnswerTracking
@@ -109,7 +110,7 @@ def create_app(
             AsyncExitStack() as stack,
         ):
             app.state.use, app.state.feed, app.state.answers = use, feed, answers
-            writing = asyncio.create_task(app.state.key_use.write(use.db))
+            writing = service_task(app.state.key_use.write(use.db))
             stack.callback(writing.cancel)
             if not with_worker:
                 yield

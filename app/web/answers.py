@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from app.clock import Now
 from app.db.engine.database import Database, as_postgres, write_until_available
+from app.db.engine.fair_queue import service_task
 from app.db.queries.processes import session_name
 from app.db.tables import undelivered_requests
 from app.errors import Unavailable
@@ -90,7 +91,7 @@ class Answers:
         if len(self.delivered) < _MAX_KNOWN:
             self.delivered[request_id] = None
         if self._flushing is None or self._flushing.done():
-            self._flushing = asyncio.create_task(self._flush())
+            self._flushing = service_task(self._flush())
 
     def note_gone(self, request_id: str) -> None:
         """Note in this process that the client does not get the answer, until `note_lost` records it."""

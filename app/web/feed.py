@@ -13,6 +13,7 @@ from typing import Self
 
 from app.clock import Now, utc_now
 from app.db.engine.database import Database
+from app.db.engine.fair_queue import service_task
 from app.db.engine.feed_order import START, Position
 from app.db.tables import api_keys, events
 from app.db.tables.events import Event, Page
@@ -57,7 +58,7 @@ class Feed:
 
     async def __aenter__(self) -> Self:
         self._watcher = asyncio.create_task(self._end_when_stopping())
-        self._checker = asyncio.create_task(self._check_keys())
+        self._checker = service_task(self._check_keys())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -127,8 +128,8 @@ class Feed:
             loop = asyncio.get_running_loop()
             self._db.on_events(partial(_wake, loop, self._woken))
             self._subscribed = True
-        self.end = await self._db.read(events.head)
-        self._reader = asyncio.create_task(self._follow())
+        self.end = await service_task(self._db.read(events.head))
+        self._reader = service_task(self._follow())
 
     async def _follow(self) -> None:
         try:

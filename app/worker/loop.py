@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from app import jobs
 from app.db import Connection
-from app.db.engine.fair_queue import WORKER, owner
+from app.db.engine.fair_queue import SERVICE, owner
 from app.db.tables import provider_accounts, tasks
 from app.errors import Unavailable
 from app.jobs import Job, Lane, NewJob, Step
@@ -58,7 +58,7 @@ async def run(use: Resources, *, grace: timedelta = _GRACE, rounds: Rounds | Non
     """
     worker = Worker(use, rounds or Rounds())
     use.db.on_jobs(worker.wakeup.notify, worker.claims)
-    owner.set(WORKER)
+    owner.set(SERVICE)
     async with background_loops(use, worker.running.in_time), worker.wakeup.notified_by(use.stopping):
         repeating = asyncio.create_task(worker.repeat_rounds())
         try:

@@ -31,13 +31,16 @@ class Places:
 
     async def _wait(self) -> None:
         given: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(given, owner.get())
+        whose = owner.get()
+        self._waiting.add(given, whose)
         try:
             async with asyncio.timeout(self._wait_s):
                 await given
         except BaseException as error:
             if given.done() and not given.cancelled():  # it was given at the same moment
                 self._give()
+            else:
+                self._waiting.remove(given, whose)  # otherwise it would use a turn of its owner
             if isinstance(error, TimeoutError):
                 raise DatabaseUnavailable(self._too_many) from error
             raise
@@ -46,7 +49,7 @@ class Places:
         """Give a place to the next one that waits."""
         while self._waiting:
             given, _ = self._waiting.take()
-            if not given.done():  # one that gave up is cancelled
+            if not given.done():  # one that gives up at the same moment is cancelled
                 given.set_result(None)
                 return
         self._free += 1

@@ -12,7 +12,9 @@ from app.db.engine.fair_queue import FairQueue
 
 Unit = TypeVar("Unit")
 
-_MAX_UNITS = 4  # single units in one transaction: with more of them a batch that arrives meanwhile waits too long
+# Single units in one transaction. With more, a batch that arrives meanwhile waits too long, and an owner could have two
+# units before the first one of another, which `shorten` would put back.
+_MAX_UNITS = 4
 
 
 class Schedule(Generic[Unit]):

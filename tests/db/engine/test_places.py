@@ -84,3 +84,23 @@ async def test_a_task_that_is_cancelled_while_it_waits_is_passed_over() -> None:
     await next_one.leave()
 
     assert not cancelled.inside.is_set()
+
+
+async def test_those_that_give_up_use_no_turn_of_their_owner() -> None:
+    places = one_place()
+    async with places.taken():
+        gone = [Visitor(places, "a") for _ in range(5)]
+        await asyncio.sleep(0)
+        others = [Visitor(places, "b") for _ in range(2)]
+        last = Visitor(places, "a")
+        await asyncio.sleep(0)
+        for visitor in gone:
+            visitor.task.cancel()
+        await asyncio.wait({visitor.task for visitor in gone})
+    await asyncio.wait_for(last.inside.wait(), 60)  # before those of the other owner
+
+    assert not any(other.inside.is_set() for other in others)
+    await last.leave()
+    for other in others:
+        await other.inside.wait()
+        await other.leave()
