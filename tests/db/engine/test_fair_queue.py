@@ -4,7 +4,7 @@ from app.db.engine.fair_queue import JOBS, SERVICE, FairQueue, owner, service_ta
 
 
 def filled(items: dict[str, int]) -> FairQueue[str]:
-    """A queue with so many items of each owner, named like "a1"."""
+    """A queue with this number of items of each owner: a1, a2 and so on."""
     queue = FairQueue[str]()
     for whose, count in items.items():
         for number in range(1, count + 1):
