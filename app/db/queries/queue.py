@@ -1,5 +1,6 @@
 """The queue: the queued tasks without a slot, their order and their positions."""
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,7 @@ from sqlalchemy import (
     Exists,
     Select,
     bindparam,
+    case,
     exists,
     func,
     select,
@@ -36,6 +38,10 @@ class TaskSlot:
     paused_until_at: datetime | None
     configured: bool
     stopped: bool
+
+
+# For rows that are found by their ids: SQLite would read the index of the whole queue for IS_QUEUED.
+_HAS_QUEUED_ROW = func.coalesce(tasks.c.status, "") == Status.QUEUED
 
 
 def _has_slot() -> Exists:
@@ -65,18 +71,37 @@ def _position() -> Select[Any]:
     )
 
 
-def _positions() -> Select[Any]:
-    """Select the positions of several tasks, with one look at the queue of each application."""
+def _ahead() -> Select[Any]:
+    """Select for several tasks how many are queued between the requested one before it and the task itself.
+
+    The requested one before it has the same application and priority. The first of these has those with a higher
+    priority too. So each part of the queue is counted once, in the index that admission reads.
+    """
     requested: BindParameter[str] = bindparam("task_ids", expanding=True)
-    theirs = tasks.alias("requested")
-    owners = select(applications.of(theirs)).where(theirs.c.id.in_(requested), is_queued(theirs))
-    position = func.row_number().over(partition_by=APPLICATION, order_by=(tasks.c.priority.desc(), tasks.c.id))
-    in_order = select(tasks.c.id, position.label("position")).where(IS_QUEUED, APPLICATION.in_(owners), ~_has_slot())
-    waiting = in_order.subquery()
-    return select(waiting.c.id, waiting.c.position).where(waiting.c.id.in_(requested))
+    previous = func.lag(tasks.c.id).over(partition_by=(APPLICATION, tasks.c.priority), order_by=tasks.c.id)
+    theirs = (
+        select(tasks.c.id, APPLICATION.label("application"), tasks.c.priority, previous.label("previous"))
+        .where(tasks.c.id.in_(requested), _HAS_QUEUED_ROW, ~_has_slot())
+        .subquery()
+    )
+    ahead = tasks.alias("ahead")
+    queued = (applications.of(ahead) == theirs.c.application, is_queued(ahead))
+
+    def count(*conditions: ColumnElement[bool]) -> ColumnElement[int]:
+        return select(func.count()).where(*queued, *conditions).scalar_subquery()
+
+    since = func.coalesce(theirs.c.previous, "")
+    between = count(ahead.c.priority == theirs.c.priority, ahead.c.id >= since, ahead.c.id < theirs.c.id)
+    more_urgent = case((theirs.c.previous.is_(None), count(ahead.c.priority > theirs.c.priority)), else_=0)
+    return select(
+        theirs.c.id, theirs.c.application, theirs.c.priority, (between + more_urgent).label("ahead")
+    ).order_by(theirs.c.id)
 
 
-_POSITION, _POSITIONS = _position(), _positions()
+_POSITION, _AHEAD = _position(), _ahead()
+_WITH_SLOT = select(APPLICATION.label("application"), tasks.c.priority, tasks.c.id).where(
+    tasks.c.id.in_(select(slots.c.task_id)), _HAS_QUEUED_ROW
+)
 _LOCK_ROWS = (
     select(tasks.c.id)
     .where(tasks.c.id.in_(bindparam("task_ids", expanding=True)), IS_QUEUED)
@@ -136,9 +161,20 @@ def positions(connection: Connection, task_ids: Collection[str]) -> dict[str, in
     """
     if len(task_ids) == 1:
         rows = connection.execute(_POSITION, {"task_id": next(iter(task_ids))})
-    else:
-        rows = connection.execute(_POSITIONS, {"task_ids": list(task_ids)})
-    return {row.id: row.position for row in rows}
+        return {row.id: row.position for row in rows}
+    waiting = connection.execute(_AHEAD, {"task_ids": list(task_ids)}).all()
+    with_slot = connection.execute(_WITH_SLOT).all() if waiting else []
+    queued_ahead: Counter[tuple[str, int]] = Counter()  # by application and priority, up to the current task
+    found = {}
+    for row in waiting:
+        queued_ahead[row.application, row.priority] += row.ahead
+        admitted_ahead = sum(
+            each.application == row.application and (-each.priority, each.id) < (-row.priority, row.id)
+            for each in with_slot
+        )
+        # At least 1, because a task may be admitted between the two statements of a transaction that writes.
+        found[row.id] = max(1, 1 + queued_ahead[row.application, row.priority] - admitted_ahead)
+    return found
 
 
 def admitted(connection: Connection) -> set[str]:

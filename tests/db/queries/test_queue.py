@@ -1,6 +1,7 @@
 import sqlite3
 from collections.abc import Callable, Collection
 from datetime import timedelta
+from typing import TypeVar
 
 import pytest
 
@@ -9,6 +10,8 @@ from app.db.engine.database import Database, open_database
 from app.db.queries import queue
 from app.rules.task import Status
 from tests.rows import START, plan_task, take_slot
+
+T = TypeVar("T")
 
 LATER = START + timedelta(hours=1)
 
@@ -54,6 +57,42 @@ async def test_tasks_of_other_applications_do_not_count_in_positions(database: D
     together, *alone = await database.write(unit)
     assert together == {"task_a": 1, "task_c": 2, "task_d": 1, "task_e": 3, "task_f": 2}
     assert {task_id: position for found in alone for task_id, position in found.items()} == together
+
+
+async def test_positions_together_equal_those_of_each_task_alone(database: Database) -> None:
+    numbers = range(60)
+
+    def unit(connection: Connection) -> tuple[dict[str, int], dict[str, int]]:
+        for number in numbers:
+            status = Status.SUBMITTED if number % 11 == 3 else Status.QUEUED
+            application = f"app_{number % 2}"
+            plan_task(connection, f"{number:02}", application_id=application, priority=number % 5 % 3, status=status)
+        for slot, number in enumerate(numbers[::7], 1):
+            take_slot(connection, f"{number:02}", slot)
+        task_ids = [f"task_{number:02}" for number in numbers if number % 4]
+        alone = [queue.positions(connection, [task_id]) for task_id in task_ids]
+        return queue.positions(connection, task_ids), {key: found[key] for found in alone for key in found}
+
+    together, alone = await database.write(unit)
+    assert together == alone
+    assert len(together) > 30
+
+
+async def test_positions_of_a_page_take_few_steps_for_each_task_that_waits(sqlite_url: str) -> None:
+    def fill(connection: Connection) -> None:
+        for number in range(1000):
+            plan_task(connection, f"{number:04}")
+        take_slot(connection, "0000")
+
+    def steps(connection: Connection) -> int:
+        page = [f"task_{number:04}" for number in range(950, 1000)]
+        counted, found = steps_of(connection, lambda: queue.positions(connection, page))
+        assert list(found.values()) == list(range(950, 1000))
+        return counted
+
+    async with open_database(sqlite_url) as database:
+        await database.write(fill)
+        assert await database.read(steps) < 10 * 1000
 
 
 async def test_a_position_does_not_depend_on_the_other_requested_tasks(database: Database) -> None:
@@ -117,15 +156,9 @@ async def test_what_a_sweep_looks_for_reads_no_more_of_a_longer_queue(
     sqlite_url: str, find: Callable[[Connection], Collection[str]]
 ) -> None:
     def steps(connection: Connection) -> int:
-        counted: list[None] = []
-        driver = connection.connection.dbapi_connection
-        assert isinstance(driver, sqlite3.Connection)
-        driver.set_progress_handler(lambda: counted.append(None), 1)
-        try:
-            assert list(find(connection)) == ["task_0"]
-        finally:
-            driver.set_progress_handler(None, 0)
-        return len(counted)
+        counted, found = steps_of(connection, lambda: list(find(connection)))
+        assert found == ["task_0"]
+        return counted
 
     def fill(connection: Connection, numbers: range) -> None:
         for number in numbers:
@@ -139,3 +172,16 @@ async def test_what_a_sweep_looks_for_reads_no_more_of_a_longer_queue(
         long = await database.read(steps)
 
     assert long <= short + 10
+
+
+def steps_of(connection: Connection, work: Callable[[], T]) -> tuple[int, T]:
+    """Return the number of steps that SQLite takes for this work, and its result."""
+    counted: list[None] = []
+    driver = connection.connection.dbapi_connection
+    assert isinstance(driver, sqlite3.Connection)
+    driver.set_progress_handler(lambda: counted.append(None), 1)
+    try:
+        found = work()
+    finally:
+        driver.set_progress_handler(None, 0)
+    return len(counted), found
