@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine, event
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.util import await_only
+from sqlalchemy.util.concurrency import in_greenlet
 
 from app.db import Connection
 from app.db.engine.batches import BOUNDS, Batcher, Item, Result, Work
@@ -70,11 +71,11 @@ class Gate:
         self.reached = asyncio.Event()
         self._opened, self._opened_to_threads = asyncio.Event(), threading.Event()
 
-    def hold(self, connection: Connection) -> None:
+    def hold(self, _connection: Connection) -> None:
         self._loop.call_soon_threadsafe(self.reached.set)
-        if connection.dialect.name == "postgresql":  # its units run on the event loop
+        if in_greenlet():
             await_only(self._opened.wait())
-        else:
+        else:  # a read of SQLite
             self._opened_to_threads.wait(60)
 
     def open(self) -> None:

@@ -1,7 +1,7 @@
 """The threads that decode results.
 
 They are few and give way, because a thread of a request that wakes up waits for several milliseconds if every processor
-decodes, and each transaction on SQLite wakes the thread that writes many times.
+decodes, and each read on SQLite and each commit wakes one.
 """
 
 import asyncio

@@ -11,6 +11,7 @@ from app.collect import collect
 from app.db import Connection
 from app.db.engine.database import write_until_available
 from app.db.engine.fair_queue import JOBS, owner
+from app.db.engine.long_writes import long_writes
 from app.db.tables import tasks
 from app.dispatch import dispatch
 from app.errors import FluxhookError, Unavailable
@@ -64,9 +65,11 @@ async def _run_step(use: Resources, job: Job, end: JobEnd) -> Exception | None:
             case Step.NOTIFY:
                 await notify(use, job.task_id, end)
             case Step.SWEEP:
-                await sweep(use)
+                with long_writes():
+                    await sweep(use)
             case Step.ERASE:
-                await erase.run(use, job.task_id)
+                with long_writes():
+                    await erase.run(use, job.task_id)
             case _:
                 assert_never(job.step)
     except Exception as caught:  # noqa: BLE001 - whatever a step raises, its job must be recorded

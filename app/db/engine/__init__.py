@@ -1,1 +1,1 @@
-"""The two engines behind one interface: SQLite with one writer thread, and PostgreSQL on asyncpg."""
+"""The two engines behind one interface: SQLite with one writer, and PostgreSQL on asyncpg."""

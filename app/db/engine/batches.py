@@ -46,10 +46,11 @@ class Waiting(NamedTuple, Generic[Item, Result]):
 class Batcher(ABC, Generic[Item, Result]):
     """Collects items and writes them in batches with its `Work`. Each engine has a subclass: see `Database.batcher`."""
 
-    def __init__(self, work: Work[Item, Result], bounds: Bounds) -> None:
+    def __init__(self, work: Work[Item, Result], bounds: Bounds, max_items: int = _MAX_ITEMS) -> None:
         self.closed = False  # set when the database is closed
         self._work = work
         self._bounds = bounds
+        self._max_items = max_items
         self._waiting: deque[Waiting[Item, Result]] = deque()
         self._bytes = 0
         self._is_scheduled = False  # whether the next batch is about to be taken
@@ -87,10 +88,10 @@ class Batcher(ABC, Generic[Item, Result]):
         """Have the engine take and write the next batch."""
 
     def _take(self) -> list[Waiting[Item, Result]]:
-        """Remove and return the next batch, in the order of arrival. Call it from one thread only; any will do."""
+        """Remove and return the next batch, in the order of arrival."""
         batch: list[Waiting[Item, Result]] = []
         size = 0
-        while self._waiting and len(batch) < _MAX_ITEMS and size < _MAX_BYTES:
+        while self._waiting and len(batch) < self._max_items and size < _MAX_BYTES:
             batch.append(self._waiting.popleft())
             size += batch[-1].size
         return batch

@@ -1,8 +1,9 @@
 """Units of work: plain functions of a synchronous connection, each run in one transaction.
 
-On PostgreSQL each unit has a transaction of its own, on asyncpg. On SQLite one writer thread runs up to four waiting
-units in one transaction, each in a savepoint. The functions need not know which. Units that wait take turns by their
-owner, so that an application does not wait behind all requests of another one: see `fair_queue`.
+On PostgreSQL each unit has a transaction of its own, on asyncpg. On SQLite one writer runs up to four waiting units in
+one transaction, each in a savepoint. The functions need not know which. Both run their Python on the event loop, so a
+unit must be short: what takes long is written in batches, and stated with `long_writes`. Units that wait take turns by
+their owner, so that an application does not wait behind all requests of another one: see `fair_queue`.
 
 Writes that arrive in bursts use a batcher: one unit writes all waiting items, with as many statements as for one.
 """

@@ -3,7 +3,6 @@
 They alternate because many single units take longer than any batch. The single units of several owners take turns.
 """
 
-import queue
 from collections import deque
 from collections.abc import Iterator
 from typing import Generic, TypeVar
@@ -18,11 +17,9 @@ _MAX_UNITS = 4
 
 
 class Schedule(Generic[Unit]):
-    """Units that wait. `add` and `close` are thread-safe; one thread iterates, and blocks while there are none."""
+    """Units that wait. An iteration over it ends when none waits."""
 
     def __init__(self) -> None:
-        self._arrived: queue.SimpleQueue[tuple[Unit, str | None] | None] = queue.SimpleQueue()  # None: closed
-        self._is_closed = False
         self._batches: deque[Unit] = deque()
         self._singles: FairQueue[Unit] = FairQueue()
         self._taken: list[tuple[Unit, str]] = []  # the single units of the current transaction
@@ -31,18 +28,16 @@ class Schedule(Generic[Unit]):
 
     def add(self, unit: Unit, *, owner: str | None) -> None:
         """Add a single unit of this owner, or a batch, which has none."""
-        self._arrived.put((unit, owner))
-
-    def close(self) -> None:
-        """End the iteration once all units are taken. No unit may be added after this."""
-        self._arrived.put(None)
+        if owner is None:
+            self._batches.append(unit)
+        else:
+            self._singles.add(unit, owner)
 
     def shorten(self, units: list[Unit], done: int) -> None:
         """If a batch waits, remove from these units of the current transaction those that can wait for a later one.
 
         The first `done` ones cannot, and each owner keeps one.
         """
-        self._receive()
         kept = max(done, self._owners)
         if self._batches:
             while len(units) > kept:
@@ -55,31 +50,14 @@ class Schedule(Generic[Unit]):
         If batches and single units wait, one single unit of each owner comes between two batches.
         """
         while True:
-            self._receive()
             if self._batches and not (self._last_was_batch and self._singles):
                 self._last_was_batch = True
                 yield [self._batches.popleft()]
             elif self._singles:
                 self._last_was_batch = False
                 yield self._take_singles()
-            elif self._is_closed:
-                return
             else:
-                self._sort(self._arrived.get())
-
-    def _receive(self) -> None:
-        while not self._arrived.empty():  # no other thread takes from it
-            self._sort(self._arrived.get())
-
-    def _sort(self, arrived: tuple[Unit, str | None] | None) -> None:
-        if arrived is None:
-            self._is_closed = True
-            return
-        unit, owner = arrived
-        if owner is None:
-            self._batches.append(unit)
-        else:
-            self._singles.add(unit, owner)
+                return
 
     def _take_singles(self) -> list[Unit]:
         self._taken = [self._singles.take() for _ in range(min(_MAX_UNITS, len(self._singles)))]

@@ -1,8 +1,9 @@
-"""The SQLite engine: one writer thread and a few read-only connections."""
+"""The SQLite engine: one writer and a few read-only connections."""
 
 import asyncio
 import json
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,6 +12,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
+from sqlalchemy.util import await_only
+from sqlalchemy.util.concurrency import in_greenlet
 
 from app.db.engine.batches import BOUNDS, Batcher, Bounds, Item, Result, Work
 from app.db.engine.commit_hooks import EVENTS, Listeners
@@ -24,7 +27,8 @@ P = ParamSpec("P")
 
 _READERS = 4
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-_BUSY_MS = 5000  # another process (a backup, `fluxhook migrate`) may lock the file this long
+_BUSY_S = 5  # another process (a backup, `fluxhook migrate`) may lock the file this long
+_RETRY_S = 0.01
 
 
 class Sqlite:
@@ -33,8 +37,8 @@ class Sqlite:
     def __init__(self, url: str, bounds: Bounds = BOUNDS) -> None:
         self._path = file_of(url)
         Path(self._path).parent.mkdir(parents=True, exist_ok=True)
-        self._writing = _engine(self._path, "BEGIN IMMEDIATE", synchronous="FULL", query_only="OFF")
-        self._reading = _engine(self._path, "BEGIN", synchronous="FULL", query_only="ON")
+        self._writing = _engine(self._path, "BEGIN IMMEDIATE", busy_timeout="0", query_only="OFF")
+        self._reading = _engine(self._path, "BEGIN", busy_timeout=f"{_BUSY_S * 1000}", query_only="ON")
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="sqlite-reader")
         self._listeners = Listeners()
         self._writer = Writer(self._writing, self._listeners)
@@ -56,8 +60,7 @@ class Sqlite:
             raise DatabaseUnavailable("the database is closed")
         unit = CallerUnit(lambda connection: work(connection, *args, **kwargs))
         self._writer.add(unit, owner=owner.get())
-        # Shielded: the writer owns the unit now, so a cancelled caller does not roll it back.
-        result: T = await asyncio.shield(asyncio.wrap_future(unit.done))
+        result: T = await unit.done  # the writer owns the unit now: a cancelled caller does not roll it back
         return result
 
     def batcher(self, work: Work[Item, Result]) -> Batcher[Item, Result]:
@@ -82,7 +85,7 @@ class Sqlite:
         self._closed = True
         for batcher in self._batchers:
             batcher.closed = True
-        await asyncio.to_thread(self._writer.close)
+        await self._writer.close()
         await asyncio.to_thread(self._readers.shutdown)
         self._writing.dispose()
         self._reading.dispose()
@@ -122,7 +125,7 @@ def _engine(path: str, begin: str, **pragmas: str) -> Engine:
         hide_parameters=True,
         # Escaped, a character outside ASCII would take six bytes or twelve.
         json_serializer=partial(json.dumps, ensure_ascii=False),
-        connect_args={"check_same_thread": False, "timeout": _BUSY_MS / 1000},
+        connect_args={"check_same_thread": False, "timeout": _BUSY_S},
         pool_size=_READERS,
     )
 
@@ -131,7 +134,7 @@ def _engine(path: str, begin: str, **pragmas: str) -> Engine:
         connection.isolation_level = None  # the driver must not send BEGIN itself
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA foreign_keys=ON")
-        connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")  # security: a constant
+        connection.execute("PRAGMA synchronous=FULL")
         # Without this, SQLite writes a statement journal of 64 KiB or more to a temporary file.
         connection.execute("PRAGMA temp_store=MEMORY")
         for name, value in pragmas.items():
@@ -139,9 +142,24 @@ def _engine(path: str, begin: str, **pragmas: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        try:
-            connection.connection.driver_connection.execute(begin)  # type: ignore[union-attr] # it is connected
-        except sqlite3.OperationalError as error:
-            raise OperationalError(begin, None, error) from error
+        driver: Any = connection.connection.driver_connection
+        until = time.monotonic() + _BUSY_S
+        while True:
+            try:
+                driver.execute(begin)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise OperationalError(begin, None, error) from error
+                _pause()
+            else:
+                return
 
     return engine
+
+
+def _pause() -> None:
+    """Wait for another process that writes, without blocking the event loop."""
+    if in_greenlet():
+        await_only(asyncio.sleep(_RETRY_S))
+    else:
+        time.sleep(_RETRY_S)

@@ -1,24 +1,34 @@
-"""The thread that writes to SQLite, and the units of work that it writes.
+"""The writer of SQLite, and the units of work that it writes.
 
 A unit of work is the function of one caller, or a batch. Several units share a transaction, each in a savepoint: if one
 fails, it alone is rolled back. A unit that is alone in its transaction runs without a savepoint, because a savepoint
 takes longer than most statements.
+
+Statements run on the event loop, and the commit, which waits for the disk, in a thread. In a thread of its own, a unit
+would take five times as long in a busy process: SQLite's driver gives up the interpreter's lock at each statement, and
+the event loop takes it. Only units of work that take long (see `long_writes`) run in the thread.
 """
 
 import asyncio
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from contextvars import Context
+from functools import partial
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, RootTransaction
+from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util.concurrency import in_greenlet
 
 from app.db.engine.batches import Batcher, Bisection, Bounds, Item, Result, Waiting, Work
 from app.db.engine.commit_hooks import CommitHooks, Listeners, take_hooks
+from app.db.engine.long_writes import takes_long
 from app.db.engine.savepoint import OUTAGE, caller_error, require_transaction, savepoint
 from app.db.engine.schedule import Schedule
 from app.errors import DatabaseUnavailable
+
+_MAX_ITEMS = 64  # of a batch: with more the event loop would wait longer than 20 ms, and the rate would be the same
 
 
 class RolledBack(Exception):
@@ -29,6 +39,7 @@ class Unit(Protocol):
     """Runs in a transaction; then either `resolve` or `fail` is called."""
 
     hooks: CommitHooks  # run after the commit
+    takes_long: bool
 
     def run(self, connection: Connection, *, owns_transaction: bool) -> None:
         """Run in the open transaction.
@@ -48,8 +59,9 @@ class CallerUnit:
     """The unit of work of one caller."""
 
     def __init__(self, work: Callable[[Connection], Any]) -> None:
-        self.done: Future[Any] = Future()
+        self.done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.hooks = CommitHooks()
+        self.takes_long = takes_long()
         self._work = work
         self._result: Any = None
         self._error: BaseException | None = None
@@ -59,7 +71,7 @@ class CallerUnit:
         try:
             with nullcontext() if owns_transaction else savepoint(connection):
                 self._result = self._work(connection)
-        except BaseException as error:  # passed to the caller; the writer thread must survive
+        except BaseException as error:  # passed to the caller; the writer must survive
             self._error = caller_error(error)
             take_hooks(connection).discard()
             if owns_transaction:
@@ -70,25 +82,27 @@ class CallerUnit:
     def resolve(self) -> None:
         if self._error is None:
             self.hooks.run()
+        if self.done.done():  # the caller is cancelled
+            return
+        if self._error is None:
             self.done.set_result(self._result)
         else:
             self.done.set_exception(self._error)
 
     def fail(self, error: Exception) -> None:
         self.hooks.discard()
-        self.done.set_exception(error)
+        if not self.done.done():
+            self.done.set_exception(error)
 
 
 class SqliteBatcher(Batcher[Item, Result]):
-    """The batcher of SQLite. The writer runs it as a unit of work, which takes the items that wait and writes them.
+    """The batcher of SQLite. The writer runs it as a unit of work, which takes the items that wait and writes them."""
 
-    The event loop adds items; the writer thread calls the methods of `Unit`.
-    """
+    takes_long = False
 
     def __init__(self, work: Work[Item, Result], bounds: Bounds, writer: "Writer") -> None:
-        super().__init__(work, bounds)
+        super().__init__(work, bounds, _MAX_ITEMS)
         self.hooks = CommitHooks()
-        self._loop = asyncio.get_running_loop()
         self._writer = writer
         self._batch: list[Waiting[Item, Result]] = []  # is being written
         self._outcomes: list[Result | Exception] = []
@@ -113,13 +127,13 @@ class SqliteBatcher(Batcher[Item, Result]):
 
     def resolve(self) -> None:
         self.hooks.run()
-        self._resolve_on_loop()
+        self._resolve_batch()
 
     def fail(self, error: Exception) -> None:
         self.hooks.discard()
         self._take_once()  # if the transaction could not begin, nothing is taken yet
         self._outcomes = [error] * len(self._batch)
-        self._resolve_on_loop()
+        self._resolve_batch()
 
     def _take_once(self) -> None:
         """Take the waiting items on the first run of a batch; a second run has them already.
@@ -148,16 +162,15 @@ class SqliteBatcher(Batcher[Item, Result]):
                 self.hooks.add(take_hooks(connection))
         return bisection.outcomes
 
-    def _resolve_on_loop(self) -> None:
-        """Pass the outcomes to the callers, with one call of the event loop for all of them."""
-        self._loop.call_soon_threadsafe(self._resolve, self._batch, self._outcomes)
-        self._batch = []
+    def _resolve_batch(self) -> None:
+        batch, self._batch = self._batch, []
+        self._resolve(batch, self._outcomes)
 
 
 class Writer:
-    """Writes units of work in a thread of its own.
+    """Writes units of work, one transaction after the other. Use it on the event loop.
 
-    `add` is thread-safe. `close` returns once all units that were added before it are written.
+    `close` returns once all units that were added before it are written.
     """
 
     def __init__(self, engine: Engine, listeners: Listeners) -> None:
@@ -165,27 +178,34 @@ class Writer:
         self._listeners = listeners
         self._schedule = Schedule[Unit]()
         self._connection: Connection | None = None  # kept: a checkout takes as long as a statement
-        self._thread = threading.Thread(target=self._write_until_closed, name="sqlite-writer", daemon=True)
-        self._thread.start()
+        self._thread = ThreadPoolExecutor(1, "sqlite-writer")
+        self._writing: asyncio.Task[None] | None = None
 
     def add(self, unit: Unit, *, owner: str | None) -> None:
         """Write a single unit of this owner, or a batch, which has none."""
         self._schedule.add(unit, owner=owner)
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write_waiting(), context=Context())
 
-    def close(self) -> None:
-        self._schedule.close()
-        self._thread.join()
-
-    def _write_until_closed(self) -> None:
-        for units in self._schedule:
-            self._write(units)
+    async def close(self) -> None:
+        while self._writing is not None:
+            await asyncio.wait([self._writing])
         self._release_connection()
+        await asyncio.to_thread(self._thread.shutdown)
 
-    def _write(self, units: list[Unit]) -> None:
+    async def _write_waiting(self) -> None:
+        """Write until nothing waits. Its context is empty, because it works for all callers."""
+        try:
+            for units in self._schedule:
+                await self._write(units)
+        finally:
+            self._writing = None
+
+    async def _write(self, units: list[Unit]) -> None:
         is_single = len(units) == 1
-        failure = self._transact(units, owns_transaction=is_single)
+        failure = await self._transact(units, owns_transaction=is_single)
         if failure is not None and is_single and not isinstance(failure.__cause__, OUTAGE):
-            failure = self._transact(units, owns_transaction=False)  # bisects a batch, to find the item that fails
+            failure = await self._transact(units, owns_transaction=False)  # bisects a batch, to find the item at fault
         if failure is not None:
             for unit in units:
                 unit.fail(failure)
@@ -194,7 +214,13 @@ class Writer:
             unit.resolve()
         self._listeners.notify(set[str]().union(*[unit.hooks.topics for unit in units]))
 
-    def _transact(self, units: list[Unit], *, owns_transaction: bool) -> DatabaseUnavailable | None:
+    async def _transact(self, units: list[Unit], *, owns_transaction: bool) -> DatabaseUnavailable | None:
+        if any(unit.takes_long for unit in units):
+            run = partial(self._run, units, owns_transaction=owns_transaction)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, run)
+        return await greenlet_spawn(self._run, units, owns_transaction=owns_transaction)
+
+    def _run(self, units: list[Unit], *, owns_transaction: bool) -> DatabaseUnavailable | None:
         """Run the units in one transaction. Return the error if it failed for all of them.
 
         Else return None: it is committed, or its only unit has failed and keeps the error for its caller. If a batch
@@ -202,23 +228,36 @@ class Writer:
         """
         try:
             connection = self._connection = self._connection or self._engine.connect()
-            with connection.begin():
+            with connection.begin() as transaction:
                 self._listeners.begin(connection)
                 for done, unit in enumerate(units, 1):
                     unit.run(connection, owns_transaction=owns_transaction)
                     require_transaction(connection)  # if SQLite has rolled it back, the units before are lost too
-                    self._schedule.shorten(units, done)
+                    if in_greenlet():  # in the thread, the event loop uses the schedule meanwhile
+                        await_only(asyncio.sleep(0))  # what is ready goes on between two units
+                        self._schedule.shorten(units, done)
+                self._commit(transaction)
         except RolledBack:
             return None
         except Exception as error:  # noqa: BLE001 - the callers must receive every error
             failure = DatabaseUnavailable("the database could not commit")
             failure.__cause__ = error
-            self._release_connection()
+            self._release_connection(usable=False)
             return failure
         return None
 
-    def _release_connection(self) -> None:
-        """Return the connection to the pool, which resets it."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+    def _commit(self, transaction: RootTransaction) -> None:
+        """Commit. The event loop does not wait for the disk."""
+        if in_greenlet():
+            await_only(asyncio.get_running_loop().run_in_executor(self._thread, transaction.commit))
+        else:
+            transaction.commit()
+
+    def _release_connection(self, *, usable: bool = True) -> None:
+        """Return the connection to the pool, or close it for good: that ends its transaction in any case."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if not usable:
+            connection.invalidate()
+        connection.close()

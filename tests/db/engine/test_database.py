@@ -2,7 +2,9 @@
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable
+from contextlib import closing, nullcontext
 from functools import partial
 
 import pytest
@@ -13,7 +15,9 @@ from app.db import Connection
 from app.db.engine.commit_hooks import after_commit, notify_after_commit
 from app.db.engine.database import Database, open_database
 from app.db.engine.fair_queue import owner
+from app.db.engine.long_writes import long_writes
 from app.db.engine.postgres_sessions import POOL
+from app.db.engine.sqlite import file_of
 from app.errors import ConfigurationError, DatabaseUnavailable, Unavailable
 from app.rules.request import TaskRequest
 from tests.databases import Gate, listening_for
@@ -219,6 +223,72 @@ async def test_on_sqlite_all_units_of_a_transaction_fail_if_a_full_disk_rolls_it
     assert await stored(sqlite) == set()
     await sqlite.write(planned("c"))
     assert await stored(sqlite) == {"c"}
+
+
+async def test_on_sqlite_the_event_loop_goes_on_while_another_process_has_locked_the_file(
+    sqlite: Database, sqlite_url: str
+) -> None:
+    await sqlite.write(planned("first"))  # opens the file
+    await stored(sqlite)
+    with closing(sqlite3.connect(file_of(sqlite_url), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        writing = asyncio.create_task(sqlite.write(planned("a")))
+        found = [await stored(sqlite) for _ in range(3)]
+        was_done = writing.done()
+        other.execute("ROLLBACK")
+        await writing
+
+    assert (found, was_done) == ([{"first"}] * 3, False)
+    assert await stored(sqlite) == {"first", "a"}
+
+
+async def test_on_sqlite_a_file_that_stays_locked_is_unavailable(
+    sqlite: Database, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.db.engine.sqlite._BUSY_S", 0)
+    with closing(sqlite3.connect(file_of(sqlite_url), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for writes in (nullcontext(), long_writes()):
+            with writes, pytest.raises(Unavailable):
+                await sqlite.write(planned("a"))
+
+    await sqlite.write(planned("b"))
+    assert await stored(sqlite) == {"b"}
+
+
+async def test_on_sqlite_statements_run_on_the_event_loop_and_commits_and_long_writes_in_a_thread(
+    sqlite: Database,
+) -> None:
+    ran: list[tuple[str, bool]] = []
+
+    def note(what: str) -> None:
+        ran.append((what, threading.current_thread() is threading.main_thread()))
+
+    with listening_for(sqlite, "commit", lambda _: note("commit")):
+        await sqlite.write(lambda _: note("unit"))
+        with long_writes():
+            await sqlite.write(lambda _: note("long unit"))
+
+    assert ran == [("unit", True), ("commit", False), ("long unit", False), ("commit", False)]
+
+
+async def test_on_sqlite_the_event_loop_goes_on_between_two_units_of_a_transaction(sqlite: Database) -> None:
+    order: list[str] = []
+    gate = Gate()
+    blocked = asyncio.create_task(sqlite.write(gate.hold))
+    await gate.reached.wait()
+
+    def first(_: Connection) -> None:
+        order.append("first")
+        asyncio.get_running_loop().call_soon(order.append, "request")
+
+    writing = [asyncio.create_task(sqlite.write(first)), asyncio.create_task(sqlite.write(lambda _: order.append("b")))]
+    await asyncio.sleep(0)
+    with listening_for(sqlite, "commit", lambda _: order.append("commit")):
+        gate.open()
+        await asyncio.gather(blocked, *writing)
+
+    assert order == ["commit", "first", "request", "b", "commit"]
 
 
 @pytest.mark.parametrize("access", ["read", "write"])
