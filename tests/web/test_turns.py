@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from app.db.engine.sqlite import Sqlite
-from app.db.engine.writer import Unit
+from app.db.engine.units import Unit
 from tests.applications import Headers, application
 from tests.databases import Gate
 from tests.sockets import until

@@ -19,7 +19,8 @@ from app.db.engine.batches import BOUNDS, Batcher, Bounds, Item, Result, Work
 from app.db.engine.commit_hooks import EVENTS, Listeners
 from app.db.engine.fair_queue import owner
 from app.db.engine.savepoint import OUTAGE, stop_iteration_error
-from app.db.engine.writer import CallerUnit, SqliteBatcher, Writer
+from app.db.engine.units import CallerUnit, SqliteBatcher
+from app.db.engine.writer import Writer
 from app.errors import ConfigurationError, DatabaseUnavailable
 
 T = TypeVar("T")
@@ -64,7 +65,7 @@ class Sqlite:
         return result
 
     def batcher(self, work: Work[Item, Result]) -> Batcher[Item, Result]:
-        batcher = SqliteBatcher(work, self._bounds, self._writer)
+        batcher = SqliteBatcher(work, self._bounds, partial(self._writer.add, owner=None))
         self._batchers.append(batcher)
         return batcher
 

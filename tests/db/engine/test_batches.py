@@ -387,10 +387,10 @@ async def test_a_closed_database_accepts_no_items(database_url: str) -> None:
 
 
 async def test_on_sqlite_a_locked_file_is_unavailable_to_all_items_of_a_batch(
-    sqlite: Database, sqlite_url: str
+    sqlite: Database, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = Writing(sqlite)
-    await sqlite.write(lambda connection: connection.exec_driver_sql("PRAGMA busy_timeout=1").close())
+    monkeypatch.setattr("app.db.engine.sqlite._BUSY_S", 0.1)
     with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as backup:
         backup.execute("BEGIN IMMEDIATE")
         refused = await all_of(begin(work, [f"{number}" for number in range(600)]))
