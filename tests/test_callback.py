@@ -54,11 +54,13 @@ async def test_a_callback_that_ends_a_task_makes_its_poll_needless(each_world: W
     assert await each_world.use.db.read(jobs.scheduled, Step.RECONCILE, [caller.task_id]) == set()
 
 
-async def test_a_callback_that_cannot_be_stored_is_not_accepted(world: World, sqlite_url: str) -> None:
+async def test_a_callback_that_cannot_be_stored_is_not_accepted(
+    world: World, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caller = await submitted(world)
     await done(world)
     raw = json.dumps(caller.ready()).encode()
-    await world.use.db.write(lambda connection: connection.exec_driver_sql("PRAGMA busy_timeout=1").close())
+    monkeypatch.setattr("app.db.engine.sqlite._BUSY_S", 0)
     with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as backup:
         backup.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable):

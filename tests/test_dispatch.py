@@ -385,11 +385,12 @@ async def test_a_task_waits_while_its_input_image_cannot_be_copied_to_the_local_
     assert (waiting, (await world.task(task_id))["status"]) == ("queued", "stored")
 
 
-async def test_an_answer_during_a_database_outage_is_recorded_after_it(tmp_path: Path, sqlite_url: str) -> None:
+async def test_an_answer_during_a_database_outage_is_recorded_after_it(
+    tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without callbacks, polling is the only way to learn the outcome."""
     async with open_world(tmp_path, sqlite_url, public_url=None, evidence_window=timedelta()) as world:
-        at_once = "PRAGMA busy_timeout=0"
-        await world.use.db.write(lambda connection: connection.exec_driver_sql(at_once).close())
+        monkeypatch.setattr("app.db.engine.sqlite._BUSY_S", 0)
         ask = provider_of(world.use).submit
         with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)) as somebody:
 

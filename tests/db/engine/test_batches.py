@@ -193,10 +193,10 @@ async def test_on_sqlite_the_hooks_of_a_batch_whose_first_commit_fails_run_once(
 
 
 async def test_on_sqlite_the_hooks_of_a_batch_that_never_commits_do_not_run_with_the_next_unit(
-    sqlite: Database, sqlite_url: str
+    sqlite: Database, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process locks the file between the two tries of the batch, so the second cannot begin."""
-    await sqlite.write(lambda connection: connection.exec_driver_sql("PRAGMA busy_timeout=1").close())
+    monkeypatch.setattr("app.db.engine.sqlite._BUSY_S", 0)
     taken: list[sqlite3.Connection] = []
 
     def lock_the_file(connection: Connection) -> None:
