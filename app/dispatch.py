@@ -15,7 +15,7 @@ from app import ids, jobs
 from app.catalog import Model
 from app.db import Connection
 from app.db.engine.database import write_until_available
-from app.db.queries import queue
+from app.db.queries import newest_tasks, queue
 from app.db.tables import attempts, tasks
 from app.db.tables.attempts import NewAttempt
 from app.db.tables.evidence import Evidence
@@ -143,7 +143,7 @@ def _time_until_poll(connection: Connection, task: Task, way: _Way) -> timedelta
     """Return how long to wait before the first poll: until a callback is overdue, if one was requested."""
     if not way.callback_requested:
         return _FIRST_POLL
-    durations = sorted(tasks.latest_durations(connection, task.model, _SAMPLE))
+    durations = sorted(newest_tasks.latest_durations(connection, task.model, _SAMPLE))
     if durations:
         wait = _OVERDUE_FACTOR * durations[len(durations) // 2]
     else:

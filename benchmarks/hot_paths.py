@@ -8,7 +8,7 @@ from typing import Any
 from app import ids, jobs
 from app.db import Connection
 from app.db.engine.feed_order import START
-from app.db.queries import admission, callbacks, task_list, usage
+from app.db.queries import admission, callbacks, newest_tasks, task_list, usage
 from app.db.queries.admission import Opening
 from app.db.queries.deliveries import DeliveryFilter, newest
 from app.db.queries.task_list import TaskFilter
@@ -81,7 +81,7 @@ def reads(known: Sequence[str], now: datetime) -> Mapping[str, Path]:
         "overview of an application": lambda connection: read_overview(connection, APPLICATION, "day", now),
         "metrics": lambda connection: metrics_snapshot.families(connection, now),
         "readiness": lambda connection: _notes(connection, now),
-        "how long tasks took": lambda connection: tasks.latest_durations(connection, PRO, 20),
+        "how long tasks took": lambda connection: newest_tasks.latest_durations(connection, PRO, 20),
         "is a provider's id known": lambda connection: attempts.is_known(connection, "no such id"),
         "tasks by ring key": attempts.count_in_flight_by_signing_key,
         "key by digest": lambda connection: api_keys.by_digest(connection, "no such digest"),

@@ -52,7 +52,7 @@ async def wait(database: Database, signing_key_id: str, both: Sequence[Crowd], c
     for crowd in both:
         await database.write(_begin, signing_key_id, crowd)
         for done in range(0, count // len(both), _AT_ONCE):
-            await database.write(_add, signing_key_id, crowd, min(_AT_ONCE, count // len(both) - done))
+            await database.write(add_queued, signing_key_id, crowd, min(_AT_ONCE, count // len(both) - done))
 
 
 def _begin(connection: Connection, signing_key_id: str, crowd: Crowd) -> None:
@@ -65,7 +65,8 @@ def _begin(connection: Connection, signing_key_id: str, crowd: Crowd) -> None:
     jobs.enqueue(connection, [NewJob(Step.RECONCILE, task_id, now + _POLL_AFTER)])
 
 
-def _add(connection: Connection, signing_key_id: str, crowd: Crowd, count: int) -> None:
+def add_queued(connection: Connection, signing_key_id: str, crowd: Crowd, count: int) -> None:
+    """Add this many queued tasks, which are newer than all others."""
     _insert(connection, signing_key_id, crowd, count, Status.QUEUED)
 
 

@@ -172,3 +172,11 @@ def _reads_all(node: dict[str, Any], cost: float) -> bool:
     """
     follows_index = "Index" in node["Node Type"] and "Index Cond" not in node and "Filter" in node
     return node["Node Type"].endswith("Seq Scan") or (follows_index and cost > _SOON)
+
+
+def rows_passed(connection: Connection, statement: str, parameters: Any) -> int:
+    """Run a statement on PostgreSQL, and return how many rows it read and did not use."""
+    plan = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters).scalar_one()
+    (whole,) = json.loads(plan) if isinstance(plan, str) else plan
+    nodes = [node for node, _ in _nodes(whole["Plan"], 0)]
+    return sum(node.get("Rows Removed by Filter", 0) * node["Actual Loops"] for node in nodes)

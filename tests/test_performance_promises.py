@@ -13,7 +13,7 @@ import tracemalloc
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -24,17 +24,20 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from app import clock, jobs
+from app import clock, ids, jobs
 from app.cli.process import server
 from app.db import Connection
 from app.db.engine.database import Database, open_database
-from app.db.queries import retention
+from app.db.queries import overview, retention, task_list
+from app.db.queries.newest_tasks import latest_durations
 from app.db.queries.retention import Group
+from app.db.queries.task_list import TaskFilter
 from app.db.tables import api_keys, deliveries, tasks
 from app.db.tables.evidence import Evidence
 from app.jobs import NewJob, Step
 from app.main import create_app
 from app.rules.retention import DataClass, Retention
+from app.rules.task import Status
 from app.security.keyring import KeyRing
 from app.settle import settle
 from app.web.feed import Feed
@@ -42,9 +45,11 @@ from app.worker import loop
 from app.worker.retention import prune
 from benchmarks import growth, hot_paths
 from benchmarks.hot_paths import Undone
+from benchmarks.waiting import MODEL, add_queued, crowds
 from tests.databases import Gate, statements
 from tests.db.engine.test_batches import MIB, Writing, after_the_first
-from tests.plans import GROWN_TASKS, captured_statements, full_scans, run_scenario
+from tests.db.queries.test_queue import steps_of
+from tests.plans import GROWN_TASKS, captured_statements, full_scans, rows_passed, run_scenario
 from tests.postgres import Postgres, set_time
 from tests.receivers import ended, receiver
 from tests.rows import START, newest_tasks, put_account, put_sent_task, take_slot
@@ -54,6 +59,7 @@ from tests.web.routes.test_callback_receiver import Called, submitted
 from tests.web.test_feed import Counted, heard, planned, ready
 from tests.world import RING_KEY, World, open_world
 
+STORED = TaskFilter(statuses=(Status.STORED,))
 WRONG = (b"x-bfl-signature", b"sha256=" + b"0" * 64)
 
 # Query plans: on both engines, a database that has grown answers from indexes.
@@ -161,6 +167,54 @@ async def test_the_look_for_due_tasks_reads_the_index_of_ended_tasks_in_its_orde
 
     assert "ix_tasks_ended" in str(plan)
     assert "TEMP B-TREE" not in str(plan)
+
+
+@pytest.mark.parametrize(
+    "find",
+    [
+        pytest.param(lambda connection, _: latest_durations(connection, MODEL, 20), id="durations"),
+        pytest.param(lambda connection, _: task_list.page(connection, STORED, 20), id="stored tasks"),
+        pytest.param(
+            lambda connection, _: task_list.page(connection, replace(STORED, application_id="app_0"), 20),
+            id="of an application",
+        ),
+        pytest.param(
+            lambda connection, _: task_list.page(connection, replace(STORED, model=MODEL), 20), id="of a model"
+        ),
+        pytest.param(lambda connection, since: overview.failures(connection, None, since), id="failures"),
+        pytest.param(
+            lambda connection, since: task_list.page(
+                connection, replace(STORED, since=ids.first_at("task", since)), 20
+            ),
+            id="stored tasks of an hour",
+        ),
+    ],
+)
+async def test_the_newest_tasks_of_a_state_are_found_behind_a_long_queue(
+    grown: World, find: Callable[[Connection, datetime], object]
+) -> None:
+    """PostgreSQL would follow the primary key, past all tasks that wait, because it expects to find enough soon."""
+    passed: list[int] = []
+    since = grown.clock() - timedelta(hours=1)
+
+    def unit(connection: Connection) -> None:
+        add_queued(connection, "k1", crowds("account", "other")[0], 3000)
+        connection.exec_driver_sql("ANALYZE")
+        if connection.dialect.name == "sqlite":
+            passed.append(
+                steps_of(connection, lambda: find(connection, since))[0] // 50
+            )  # steps of a task that is read
+        else:
+            with captured_statements(grown.use.db) as sent:
+                find(connection, since)
+            passed.extend(rows_passed(connection, statement, sent[statement]) for statement in sent)
+        raise Undone
+
+    with suppress(Undone):
+        await grown.use.db.write(unit)
+
+    assert passed != []
+    assert max(passed) < 1000
 
 
 async def test_open_tasks_are_counted_from_the_index_without_reading_final_ones(world: World) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Integer,
     Select,
     String,
+    Subquery,
     func,
     literal_column,
     select,
@@ -26,6 +27,7 @@ from sqlalchemy.types import TypeEngine
 
 from app import ids
 from app.db.engine.bulk import BulkRead
+from app.db.queries.newest_tasks import newest_of_state
 from app.db.tables.attempts import attempts
 from app.db.tables.evidence import evidence
 from app.db.tables.tasks import APPLICATION, tasks
@@ -104,7 +106,7 @@ def count_open(connection: Connection, application_id: str | None) -> dict[Statu
 
 def failures(connection: Connection, application_id: str | None, since: datetime) -> dict[Failure, int]:
     """Count the latest failed tasks since an instant by the reason, at most `MAX_READ`."""
-    latest = _newest(select(tasks.c.failure).where(tasks.c.status == Status.FAILED, *_of(application_id, since)))
+    latest = _newest(select(tasks.c.id, tasks.c.failure), Status.FAILED, application_id, since)
     query = select(latest.c.failure, func.count()).group_by(latest.c.failure)
     return {Failure(failure): count for failure, count in connection.execute(query) if failure is not None}
 
@@ -114,8 +116,7 @@ def spend(connection: Connection, application_id: str | None, since: datetime) -
 
     An index has the tasks in order within each state, so each state is read by itself.
     """
-    conditions = _of(application_id, since)
-    latest = [_newest(select(tasks.c.cost).where(tasks.c.status == status, *conditions)) for status in Status]
+    latest = [_newest(select(tasks.c.id, tasks.c.cost), status, application_id, since) for status in Status]
     sums = [
         select(func.coalesce(func.sum(rows.c.cost), 0.0).label("credits"), func.count().label("read")).select_from(rows)
         for rows in latest
@@ -149,16 +150,10 @@ def reports(connection: Connection, application_id: str | None, since: datetime)
     )
 
 
-def _newest(query: Select[Any]) -> Any:
-    return query.order_by(tasks.c.id.desc()).limit(MAX_READ).subquery()
-
-
-def _of(application_id: str | None, begin: datetime, end: datetime | None = None) -> list[ColumnElement[bool]]:
-    """Return the conditions for the tasks of an application, or of all, that were created in a period."""
-    conditions = [tasks.c.id >= ids.first_at("task", begin)]
-    if end is not None:
-        conditions.append(tasks.c.id < ids.first_at("task", end))
-    return [*_owned_by(application_id), *conditions]
+def _newest(query: Select[Any], status: Status, application_id: str | None, since: datetime) -> Subquery:
+    """Select the newest tasks of one state since an instant, of one application or of all, at most `MAX_READ`."""
+    owned = query.where(*_owned_by(application_id))
+    return newest_of_state(owned, status, MAX_READ, since=ids.first_at("task", since)).subquery()
 
 
 def _owned_by(application_id: str | None) -> list[ColumnElement[bool]]:

@@ -6,19 +6,17 @@ of that index and compared, up to `MAX_EXAMINED`; a page that ends there has a c
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, select, tuple_, union_all
+from sqlalchemy import ColumnElement, Connection, Row, Select, select, union_all
 
-from app import ids
+from app.db.queries.newest_tasks import newest_of_state
 from app.db.tables import applications, task_tags
 from app.db.tables.task_tags import task_tags as tags
 from app.db.tables.tasks import Task, task_of, tasks
 from app.rules.task import Status
 
 MAX_EXAMINED = 10_000
-_AFTER_ALL = ids.first_at("task", datetime.max.replace(tzinfo=UTC))
 _AT_ONCE = 500  # rows in one statement, so that a search of long prompts takes little memory
 
 
@@ -71,19 +69,25 @@ def page(connection: Connection, task_filter: TaskFilter, limit: int) -> TaskPag
 
 
 def _newest(connection: Connection, task_filter: TaskFilter, limit: int) -> list[Task]:
-    lists = _lists(task_filter)
-    conditions = lists[0]
-    if len(lists) > 1:
-        listed = [_newest_first(select(tasks.c.id).where(*in_list)) for in_list in lists]
-        conditions = [tasks.c.id.in_(_merged(listed, limit))]
-    query = _newest_first(select(tasks).where(*conditions)).limit(limit)
-    return [task_of(row) for row in connection.execute(query)]
+    query = select(tasks)
+    if _states(task_filter):
+        query = query.where(tasks.c.id.in_(_newest_ids(task_filter, limit)))
+    else:
+        query = query.where(*_range(tasks.c.id, task_filter))
+    return [task_of(row) for row in connection.execute(_newest_first(query).limit(limit))]
 
 
-def _lists(task_filter: TaskFilter) -> list[list[ColumnElement[bool]]]:
-    """Return the conditions of each list that an index has in order: one for each state if states are selected."""
-    conditions, in_range = _owned(task_filter), _range(tasks.c.id, task_filter)
-    return [[*conditions, *in_range, tasks.c.status == status] for status in _states(task_filter)] or [in_range]
+def _newest_ids(task_filter: TaskFilter, limit: int) -> Select[Any]:
+    """Select the newest ids of the lists that an index has in order: one for each state if states are selected."""
+    listed = select(tasks.c.id).where(*_owned(task_filter))
+    since, before = task_filter.since, task_filter.before
+    lists = [
+        newest_of_state(listed, status, limit, since=since, before=before).subquery() for status in _states(task_filter)
+    ]
+    if not lists:
+        return _newest_first(select(tasks.c.id).where(*_range(tasks.c.id, task_filter))).limit(limit)
+    merged = union_all(*map(select, lists)).subquery() if len(lists) > 1 else lists[0]
+    return select(merged.c.id).order_by(merged.c.id.desc()).limit(limit)
 
 
 def _owned(task_filter: TaskFilter) -> list[ColumnElement[bool]]:
@@ -109,13 +113,6 @@ def _range(task_id: ColumnElement[str], task_filter: TaskFilter) -> list[ColumnE
     if task_filter.since is not None:
         conditions.append(task_id >= task_filter.since)
     return conditions
-
-
-def _merged(lists: Sequence[Select[Any]], limit: int) -> Select[Any]:
-    """Select the newest `limit` ids of several lists, each of which is read by itself."""
-    pages = [ids.limit(limit).subquery() for ids in lists]
-    merged = union_all(*(select(page) for page in pages)).subquery() if len(pages) > 1 else pages[0]
-    return select(merged.c.id).order_by(merged.c.id.desc()).limit(limit)
 
 
 def _newest_first(query: Select[Any]) -> Select[Any]:
@@ -154,23 +151,7 @@ def _examine(connection: Connection, task_filter: TaskFilter) -> tuple[Sequence[
 
 
 def _listed(connection: Connection, task_filter: TaskFilter) -> Sequence[str]:
-    conditions = _owned(task_filter)
-    lists = [_newest_first_of(status, conditions, task_filter) for status in _states(task_filter)]
-    if not lists:
-        lists = [_newest_first(select(tasks.c.id).where(*_range(tasks.c.id, task_filter)))]
-    return list(connection.execute(_merged(lists, _AT_ONCE)).scalars())
-
-
-def _newest_first_of(status: Status, conditions: Sequence[ColumnElement[bool]], task_filter: TaskFilter) -> Select[Any]:
-    """Select ids of one state, in the order of an index that begins with the columns of the conditions.
-
-    State and id are compared as a pair. With two conditions, PostgreSQL may follow the primary key instead, past any
-    number of tasks in other states, because it expects to find enough soon.
-    """
-    state_and_id = tuple_(tasks.c.status, tasks.c.id)
-    oldest, newest = (task_filter.since or "", task_filter.before or _AFTER_ALL)
-    in_range = (state_and_id >= tuple_(status, oldest), state_and_id < tuple_(status, newest))
-    return select(tasks.c.id).where(*conditions, *in_range).order_by(tasks.c.status.desc(), tasks.c.id.desc())
+    return list(connection.execute(_newest_ids(task_filter, _AT_ONCE)).scalars())
 
 
 def _tagged(connection: Connection, task_filter: TaskFilter, tag: str) -> Sequence[str]:

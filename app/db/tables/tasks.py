@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -305,20 +305,6 @@ def count_open(connection: Connection) -> dict[Status, int]:
     query = select(tasks.c.status, func.count()).where(tasks.c.status.in_(open_states)).group_by(tasks.c.status)
     counts = {Status(status): count for status, count in connection.execute(query)}
     return {status: counts.get(status, 0) for status in open_states}
-
-
-def latest_durations(connection: Connection, model: str, limit: int) -> list[timedelta]:
-    """Return the provider's processing times of a model's latest stored tasks, newest first, `limit` at most."""
-    rows = connection.execute(_LATEST_DURATIONS, {"model": model, "limit": limit})
-    return [row.ready_at - row.submitted_at for row in rows]
-
-
-_LATEST_DURATIONS = (
-    select(tasks.c.submitted_at, tasks.c.ready_at)
-    .where(tasks.c.model == bindparam("model"), tasks.c.status == Status.STORED, tasks.c.submitted_at.is_not(None))
-    .order_by(tasks.c.id.desc())
-    .limit(bindparam("limit"))
-)
 
 
 def lock(connection: Connection, task_ids: Collection[str]) -> None:
