@@ -89,7 +89,7 @@ class Writer:
                 for done, unit in enumerate(units, 1):
                     unit.run(connection, owns_transaction=owns_transaction)
                     require_transaction(connection)  # if SQLite has rolled it back, the units before are lost too
-                    if in_greenlet():  # in the thread, the event loop uses the schedule meanwhile
+                    if done < len(units) and in_greenlet():  # in the thread, the event loop uses the schedule meanwhile
                         await_only(asyncio.sleep(0))  # what is ready goes on between two units
                         self._schedule.shorten(units, done)
                 self._commit(transaction)
