@@ -26,8 +26,11 @@ class Schedule(Generic[Unit]):
         self._owners = 0  # of those units
         self._last_was_batch = False
 
+    def __len__(self) -> int:
+        return len(self._batches) + len(self._singles)
+
     def add(self, unit: Unit, *, owner: str | None) -> None:
-        """Add a single unit of this owner, or a batch, which has none."""
+        """Add a single unit of this owner; or a batch, or what is alone in its transaction like one, without owner."""
         if owner is None:
             self._batches.append(unit)
         else:

@@ -12,13 +12,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
-from sqlalchemy.util import await_only
-from sqlalchemy.util.concurrency import in_greenlet
 
 from app.db.engine.batches import BOUNDS, Batcher, Bounds, Item, Result, Work
 from app.db.engine.commit_hooks import EVENTS, Listeners
 from app.db.engine.fair_queue import owner
 from app.db.engine.savepoint import OUTAGE, stop_iteration_error
+from app.db.engine.uncancelled import pause
 from app.db.engine.units import CallerUnit, SqliteBatcher
 from app.db.engine.writer import Writer
 from app.errors import ConfigurationError, DatabaseUnavailable
@@ -60,7 +59,7 @@ class Sqlite:
         if self._closed:
             raise DatabaseUnavailable("the database is closed")
         unit = CallerUnit(lambda connection: work(connection, *args, **kwargs))
-        self._writer.add(unit, owner=owner.get())
+        self._writer.add(unit, owner=None if unit.takes_long else owner.get())
         result: T = await unit.done  # the writer owns the unit now: a cancelled caller does not roll it back
         return result
 
@@ -151,16 +150,8 @@ def _engine(path: str, begin: str, **pragmas: str) -> Engine:
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
                     raise OperationalError(begin, None, error) from error
-                _pause()
+                pause(_RETRY_S)
             else:
                 return
 
     return engine
-
-
-def _pause() -> None:
-    """Wait for another process that writes, without blocking the event loop."""
-    if in_greenlet():
-        await_only(asyncio.sleep(_RETRY_S))
-    else:
-        time.sleep(_RETRY_S)

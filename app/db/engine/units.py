@@ -52,6 +52,7 @@ class CallerUnit:
 
     def run(self, connection: Connection, *, owns_transaction: bool) -> None:
         self.hooks.discard()  # of a first run whose commit failed
+        self._error = None
         try:
             with nullcontext() if owns_transaction else savepoint(connection):
                 self._result = self._work(connection)
@@ -64,14 +65,16 @@ class CallerUnit:
             self.hooks = take_hooks(connection)
 
     def resolve(self) -> None:
-        if self._error is None:
-            self.hooks.run()
-        if self.done.done():  # the caller is cancelled
-            return
-        if self._error is None:
-            self.done.set_result(self._result)
-        else:
-            self.done.set_exception(self._error)
+        try:
+            if self._error is None:
+                self.hooks.run()
+        finally:
+            if self.done.done():  # the caller is cancelled
+                pass
+            elif self._error is None:
+                self.done.set_result(self._result)
+            else:
+                self.done.set_exception(self._error)
 
     def fail(self, error: Exception) -> None:
         self.hooks.discard()
@@ -110,8 +113,10 @@ class SqliteBatcher(Batcher[Item, Result]):
         self.hooks = take_hooks(connection)
 
     def resolve(self) -> None:
-        self.hooks.run()
-        self._resolve_batch()
+        try:
+            self.hooks.run()
+        finally:
+            self._resolve_batch()
 
     def fail(self, error: Exception) -> None:
         self.hooks.discard()

@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from functools import partial
 
-from sqlalchemy import Connection, Engine, RootTransaction
-from sqlalchemy.util import await_only, greenlet_spawn
-from sqlalchemy.util.concurrency import in_greenlet
+from sqlalchemy import Connection, Engine
+from sqlalchemy.util import greenlet_spawn
 
 from app.db.engine.commit_hooks import Listeners
 from app.db.engine.savepoint import OUTAGE, require_transaction
 from app.db.engine.schedule import Schedule
+from app.db.engine.uncancelled import finished, in_thread, pause
 from app.db.engine.units import RolledBack, Unit
 from app.errors import DatabaseUnavailable
 
@@ -38,43 +38,54 @@ class Writer:
         self._writing: asyncio.Task[None] | None = None
 
     def add(self, unit: Unit, *, owner: str | None) -> None:
-        """Write a single unit of this owner, or a batch, which has none."""
+        """Write a single unit of this owner; or a batch, or a unit that takes long, which have none."""
         self._schedule.add(unit, owner=owner)
-        if self._writing is None:
-            self._writing = asyncio.create_task(self._write_waiting(), context=Context())
+        self._begin_to_write()
 
     async def close(self) -> None:
         while self._writing is not None:
             await asyncio.wait([self._writing])
-        self._release_connection()
+        if self._connection is not None:
+            await asyncio.to_thread(self._release_connection)
         await asyncio.to_thread(self._thread.shutdown)
 
+    def _begin_to_write(self) -> None:
+        if self._writing is None and self._schedule:
+            # In an empty context, because it works for all callers.
+            self._writing = asyncio.create_task(self._write_waiting(), context=Context())
+            self._writing.add_done_callback(self._end_writing)
+
+    def _end_writing(self, writing: "asyncio.Task[None]") -> None:
+        """Note the end of the task. It may have been cancelled before it began, so something may wait."""
+        self._writing = None
+        if not writing.cancelled():
+            writing.exception()  # None, or raised by a hook and reported already
+        self._begin_to_write()
+
     async def _write_waiting(self) -> None:
-        """Write until nothing waits. Its context is empty, because it works for all callers."""
-        try:
-            for units in self._schedule:
-                await self._write(units)
-        finally:
-            self._writing = None
+        """Write until nothing waits."""
+        for units in self._schedule:
+            await self._write(units)
 
     async def _write(self, units: list[Unit]) -> None:
         is_single = len(units) == 1
         failure = await self._transact(units, owns_transaction=is_single)
         if failure is not None and is_single and not isinstance(failure.__cause__, OUTAGE):
             failure = await self._transact(units, owns_transaction=False)  # bisects a batch, to find the item at fault
-        if failure is not None:
-            for unit in units:
-                unit.fail(failure)
-            return
         for unit in units:
-            unit.resolve()
-        self._listeners.notify(set[str]().union(*[unit.hooks.topics for unit in units]))
+            try:
+                unit.resolve() if failure is None else unit.fail(failure)
+            except Exception as error:  # noqa: BLE001 - a commit hook must not fail; if one does, the others go on
+                context = {"message": "a commit hook failed", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)
+        if failure is None:
+            self._listeners.notify(set[str]().union(*[unit.hooks.topics for unit in units]))
 
     async def _transact(self, units: list[Unit], *, owns_transaction: bool) -> DatabaseUnavailable | None:
+        run = partial(self._run, units, owns_transaction=owns_transaction)
         if any(unit.takes_long for unit in units):
-            run = partial(self._run, units, owns_transaction=owns_transaction)
-            return await asyncio.get_running_loop().run_in_executor(self._thread, run)
-        return await greenlet_spawn(self._run, units, owns_transaction=owns_transaction)
+            return await finished(asyncio.get_running_loop().run_in_executor(self._thread, run))
+        return await greenlet_spawn(run)
 
     def _run(self, units: list[Unit], *, owns_transaction: bool) -> DatabaseUnavailable | None:
         """Run the units in one transaction. Return the error if it failed for all of them.
@@ -83,31 +94,24 @@ class Writer:
         arrives meanwhile, units that can wait are removed from `units`.
         """
         try:
-            connection = self._connection = self._connection or self._engine.connect()
+            connection = self._connection = self._connection or in_thread(self._thread, self._engine.connect)
             with connection.begin() as transaction:
                 self._listeners.begin(connection)
                 for done, unit in enumerate(units, 1):
                     unit.run(connection, owns_transaction=owns_transaction)
                     require_transaction(connection)  # if SQLite has rolled it back, the units before are lost too
-                    if done < len(units) and in_greenlet():  # in the thread, the event loop uses the schedule meanwhile
-                        await_only(asyncio.sleep(0))  # what is ready goes on between two units
+                    if done < len(units):
+                        pause(0)  # the requests that are ready go on between two units
                         self._schedule.shorten(units, done)
-                self._commit(transaction)
+                in_thread(self._thread, transaction.commit)
         except RolledBack:
             return None
-        except Exception as error:  # noqa: BLE001 - the callers must receive every error
+        except BaseException as error:  # noqa: BLE001 - the callers must receive every error
             failure = DatabaseUnavailable("the database could not commit")
             failure.__cause__ = error
             self._release_connection(usable=False)
             return failure
         return None
-
-    def _commit(self, transaction: RootTransaction) -> None:
-        """Commit. The event loop does not wait for the disk."""
-        if in_greenlet():
-            await_only(asyncio.get_running_loop().run_in_executor(self._thread, transaction.commit))
-        else:
-            transaction.commit()
 
     def _release_connection(self, *, usable: bool = True) -> None:
         """Return the connection to the pool, or close it for good: that ends its transaction in any case."""

@@ -27,9 +27,10 @@ def newest_of_state(
     number of tasks in other states, because it expects to find enough soon. Behind 100,000 queued tasks that took
     40 ms. `since` is compared after the limit, because the second part of a pair does not end the scan of an index.
     """
-    in_order = query.where(
-        tasks.c.status >= status, tuple_(tasks.c.status, tasks.c.id) < tuple_(status, before or _AFTER_ALL)
-    ).order_by(tasks.c.status.desc(), tasks.c.id.desc())
+    end = tuple_(status, _AFTER_ALL if before is None else before)
+    in_order = query.where(tasks.c.status >= status, tuple_(tasks.c.status, tasks.c.id) < end).order_by(
+        tasks.c.status.desc(), tasks.c.id.desc()
+    )
     newest = in_order.limit(limit).subquery()
     return select(newest) if since is None else select(newest).where(newest.c.id >= since)
 

@@ -386,6 +386,21 @@ async def test_a_closed_database_accepts_no_items(database_url: str) -> None:
         await work.add("a")
 
 
+async def test_on_sqlite_an_interrupt_in_a_batch_strands_no_item(sqlite: Database) -> None:
+    interrupts = [KeyboardInterrupt]
+
+    def interrupted_once(_: Connection) -> None:
+        if interrupts:
+            raise interrupts.pop()
+
+    work = Writing(sqlite, after=interrupted_once)
+    async with asyncio.timeout(30):
+        results = [await work.add(name) for name in "ab"]
+
+    assert results == ["wrote a", "wrote b"]
+    assert await stored(sqlite) == {"a", "b"}
+
+
 async def test_on_sqlite_a_locked_file_is_unavailable_to_all_items_of_a_batch(
     sqlite: Database, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

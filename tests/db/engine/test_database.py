@@ -4,8 +4,9 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
+from typing import Any
 
 import pytest
 from sqlalchemy import make_url, text
@@ -17,7 +18,7 @@ from app.db.engine.database import Database, open_database
 from app.db.engine.fair_queue import owner
 from app.db.engine.long_writes import long_writes
 from app.db.engine.postgres_sessions import POOL
-from app.db.engine.sqlite import file_of
+from app.db.engine.sqlite import Sqlite, file_of
 from app.errors import ConfigurationError, DatabaseUnavailable, Unavailable
 from app.rules.request import TaskRequest
 from tests.databases import Gate, listening_for
@@ -289,6 +290,115 @@ async def test_on_sqlite_the_event_loop_goes_on_between_two_units_of_a_transacti
         await asyncio.gather(blocked, *writing)
 
     assert order == ["commit", "first", "request", "b", "commit"]
+
+
+@pytest.mark.parametrize("writes", [nullcontext, long_writes], ids=["usual", "long"])
+async def test_on_sqlite_a_cancelled_writer_ends_its_transaction_and_goes_on(
+    sqlite: Database, writes: Callable[[], AbstractContextManager[None]]
+) -> None:
+    """At the end of a process, asyncio cancels all tasks."""
+    assert isinstance(sqlite, Sqlite)
+    loop, reached, committing = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def hold_commit(_: Connection) -> None:
+        loop.call_soon_threadsafe(reached.set)
+        committing.wait(60)
+
+    with listening_for(sqlite, "commit", hold_commit):
+        with writes():
+            first = asyncio.create_task(sqlite.write(planned("a")))
+        await reached.wait()
+        second = asyncio.create_task(sqlite.write(planned("b")))
+        await asyncio.sleep(0)
+        for _ in range(3):
+            assert sqlite._writer._writing is not None
+            sqlite._writer._writing.cancel()
+            await asyncio.sleep(0)
+        was_done = first.done()
+        committing.set()
+        async with asyncio.timeout(30):
+            await asyncio.gather(first, second)
+
+    assert not was_done
+    assert await stored(sqlite) == {"a", "b"}
+
+
+async def test_on_sqlite_a_writer_that_is_cancelled_before_it_begins_writes_later(sqlite: Database) -> None:
+    assert isinstance(sqlite, Sqlite)
+    writing = asyncio.ensure_future(sqlite.write(planned("a")))
+    await asyncio.sleep(0)
+    assert sqlite._writer._writing is not None
+    sqlite._writer._writing.cancel()
+    async with asyncio.timeout(30):
+        await writing
+
+    assert await stored(sqlite) == {"a"}
+
+
+def test_on_sqlite_what_is_written_while_a_process_ends_is_written(sqlite_url: str) -> None:
+    """As a worker does that gives back its jobs, when asyncio cancels all tasks."""
+    released: list[str] = []
+
+    async def work(database: Database, began: asyncio.Event) -> None:
+        try:
+            began.set()
+            await asyncio.Event().wait()
+        finally:
+            released.append(await database.write(planned("released")))
+
+    async def main() -> None:
+        database, began = Sqlite(sqlite_url), asyncio.Event()
+        tasks.append(asyncio.create_task(work(database, began)))
+        tasks.append(asyncio.create_task(database.write(planned("before"))))
+        await began.wait()
+
+    async def found() -> set[str]:
+        async with open_database(sqlite_url) as database:
+            return await stored(database)
+
+    tasks: list[asyncio.Task[Any]] = []
+    asyncio.run(main())
+
+    assert len(released) == 1
+    assert "released" in asyncio.run(found())
+
+
+async def test_on_sqlite_a_commit_hook_that_fails_stops_no_other_unit(sqlite: Database) -> None:
+    reported: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["message"]))
+    gate = Gate()
+    blocked = asyncio.create_task(sqlite.write(gate.hold))
+    await gate.reached.wait()
+
+    def failing_hook(connection: Connection) -> None:
+        plan_task(connection, "a")
+        after_commit(connection, partial(int, "none"))
+
+    writing = [asyncio.create_task(sqlite.write(work)) for work in (failing_hook, planned("b"))]
+    await asyncio.sleep(0)
+    gate.open()
+    async with asyncio.timeout(30):
+        await asyncio.gather(blocked, *writing)
+
+    assert await stored(sqlite) == {"a", "b"}
+    assert reported == ["a commit hook failed"]
+
+
+async def test_on_sqlite_a_long_write_is_alone_in_its_transaction(sqlite: Database) -> None:
+    order: list[str] = []
+    gate = Gate()
+    blocked = asyncio.create_task(sqlite.write(gate.hold))
+    await gate.reached.wait()
+    writing = [asyncio.create_task(sqlite.write(lambda _: order.append("short")))]
+    with long_writes():
+        writing.append(asyncio.create_task(sqlite.write(lambda _: order.append("long"))))
+    writing.append(asyncio.create_task(sqlite.write(lambda _: order.append("short"))))
+    await asyncio.sleep(0)
+    with listening_for(sqlite, "commit", lambda _: order.append("commit")):
+        gate.open()
+        await asyncio.gather(blocked, *writing)
+
+    assert order == ["commit", "long", "commit", "short", "short", "commit"]
 
 
 @pytest.mark.parametrize("access", ["read", "write"])
