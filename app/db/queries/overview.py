@@ -152,8 +152,13 @@ def reports(connection: Connection, application_id: str | None, since: datetime)
 
 def _newest(query: Select[Any], status: Status, application_id: str | None, since: datetime) -> Subquery:
     """Select the newest tasks of one state since an instant, of one application or of all, at most `MAX_READ`."""
-    owned = query.where(*_owned_by(application_id))
-    return newest_of_state(owned, status, MAX_READ, since=ids.first_at("task", since)).subquery()
+    first = ids.first_at("task", since)
+    if application_id is None:
+        return newest_of_state(query, status, MAX_READ, since=first).subquery()
+    # PostgreSQL follows the index of the application from the instant on. With a range of states it would expect too
+    # few rows, and sort all of the application's tasks in this state: 0.35 s with 100,000 failed ones.
+    of_state = query.where(*_owned_by(application_id), tasks.c.status == status, tasks.c.id >= first)
+    return of_state.order_by(tasks.c.id.desc()).limit(MAX_READ).subquery()
 
 
 def _owned_by(application_id: str | None) -> list[ColumnElement[bool]]:
