@@ -347,20 +347,18 @@ def test_on_sqlite_what_is_written_while_a_process_ends_is_written(sqlite_url: s
             released.append(await database.write(planned("released")))
 
     async def main() -> None:
-        database, began = Sqlite(sqlite_url), asyncio.Event()
+        began = asyncio.Event()
         tasks.append(asyncio.create_task(work(database, began)))
         tasks.append(asyncio.create_task(database.write(planned("before"))))
         await began.wait()
 
-    async def found() -> set[str]:
-        async with open_database(sqlite_url) as database:
-            return await stored(database)
-
-    tasks: list[asyncio.Task[Any]] = []
+    database, tasks = Sqlite(sqlite_url), list[asyncio.Task[Any]]()
     asyncio.run(main())
+    found = asyncio.run(stored(database))
+    asyncio.run(database.close())
 
     assert len(released) == 1
-    assert "released" in asyncio.run(found())
+    assert "released" in found
 
 
 async def test_on_sqlite_a_commit_hook_that_fails_stops_no_other_unit(sqlite: Database) -> None:
