@@ -8,6 +8,7 @@ the event loop takes it. Only units of work that take long (see `long_writes`) r
 """
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from functools import partial
@@ -55,11 +56,9 @@ class Writer:
             self._writing = asyncio.create_task(self._write_waiting(), context=Context())
             self._writing.add_done_callback(self._end_writing)
 
-    def _end_writing(self, writing: "asyncio.Task[None]") -> None:
+    def _end_writing(self, _: "asyncio.Task[None]") -> None:
         """Note the end of the task. It may have been cancelled before it began, so something may wait."""
         self._writing = None
-        if not writing.cancelled():
-            writing.exception()  # None, or raised by a hook and reported already
         self._begin_to_write()
 
     async def _write_waiting(self) -> None:
@@ -73,13 +72,10 @@ class Writer:
         if failure is not None and is_single and not isinstance(failure.__cause__, OUTAGE):
             failure = await self._transact(units, owns_transaction=False)  # bisects a batch, to find the item at fault
         for unit in units:
-            try:
-                unit.resolve() if failure is None else unit.fail(failure)
-            except Exception as error:  # noqa: BLE001 - a commit hook must not fail; if one does, the others go on
-                context = {"message": "a commit hook failed", "exception": error}
-                asyncio.get_running_loop().call_exception_handler(context)
+            _report_failure(unit.resolve if failure is None else partial(unit.fail, failure))
         if failure is None:
-            self._listeners.notify(set[str]().union(*[unit.hooks.topics for unit in units]))
+            topics = set[str]().union(*[unit.hooks.topics for unit in units])
+            _report_failure(partial(self._listeners.notify, topics))
 
     async def _transact(self, units: list[Unit], *, owns_transaction: bool) -> DatabaseUnavailable | None:
         run = partial(self._run, units, owns_transaction=owns_transaction)
@@ -121,3 +117,12 @@ class Writer:
         if not usable:
             connection.invalidate()
         connection.close()
+
+
+def _report_failure(call: Callable[[], object]) -> None:
+    """Call what runs hooks or listeners. None of them may fail; if one does, the other units must not wait for ever."""
+    try:
+        call()
+    except Exception as error:  # noqa: BLE001 - reported as that of a callback of the event loop
+        context = {"message": "a commit hook failed", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(context)

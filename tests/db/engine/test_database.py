@@ -382,6 +382,22 @@ async def test_on_sqlite_a_commit_hook_that_fails_stops_no_other_unit(sqlite: Da
     assert reported == ["a commit hook failed"]
 
 
+async def test_on_sqlite_a_listener_that_fails_is_reported_and_stops_no_write(sqlite: Database) -> None:
+    reported: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["message"]))
+
+    def fail() -> None:
+        raise ValueError
+
+    sqlite.on_jobs(fail)
+    async with asyncio.timeout(30):
+        await sqlite.write(notify_after_commit)
+        await sqlite.write(planned("a"))
+
+    assert await stored(sqlite) == {"a"}
+    assert reported == ["a commit hook failed"]
+
+
 async def test_on_sqlite_a_long_write_is_alone_in_its_transaction(sqlite: Database) -> None:
     order: list[str] = []
     gate = Gate()
