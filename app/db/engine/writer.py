@@ -120,7 +120,7 @@ class Writer:
 
 
 def _report_failure(call: Callable[[], object]) -> None:
-    """Call what runs hooks or listeners. None of them may fail; if one does, the other units must not wait for ever."""
+    """Call what runs hooks or listeners. None of them may fail; if one does, the units after it are still written."""
     try:
         call()
     except Exception as error:  # noqa: BLE001 - reported as that of a callback of the event loop
