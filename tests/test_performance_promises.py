@@ -28,7 +28,7 @@ from app import clock, ids, jobs
 from app.cli.process import server
 from app.db import Connection
 from app.db.engine.database import Database, open_database
-from app.db.queries import overview, retention, task_list
+from app.db.queries import overview, queue, retention, task_list
 from app.db.queries.newest_tasks import latest_durations
 from app.db.queries.retention import Group
 from app.db.queries.task_list import TaskFilter
@@ -215,6 +215,26 @@ async def test_the_newest_tasks_of_a_state_are_found_behind_a_long_queue(
 
     assert passed != []
     assert max(passed) < 1000
+
+
+async def test_the_oldest_task_of_a_queue_is_found_in_the_index_of_queues(grown: World) -> None:
+    db, plans = grown.use.db, list[str]()
+
+    def unit(connection: Connection) -> None:
+        for crowd in crowds("account", "other"):
+            add_queued(connection, "k1", crowd, 1500)
+        connection.exec_driver_sql("ANALYZE")
+        with captured_statements(db) as sent:
+            queue.queued(connection)
+        explain = "EXPLAIN QUERY PLAN" if db.dialect.name == "sqlite" else "EXPLAIN"
+        ((statement, parameters),) = sent.items()
+        plans.append(str(connection.exec_driver_sql(f"{explain} {statement}", parameters).all()))
+        raise Undone
+
+    with suppress(Undone):
+        await db.write(unit)
+
+    assert "ix_tasks_by_queue" in plans[0]
 
 
 async def test_open_tasks_are_counted_from_the_index_without_reading_final_ones(world: World) -> None:

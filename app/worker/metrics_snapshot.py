@@ -52,9 +52,9 @@ def families(connection: Connection, now: datetime, of_service: Budget | None = 
     """Read all gauges but `database_up`. `of_service`: the budget of all applications together."""
     accounts = provider_accounts.list_all(connection)
     limits = {(account.id, model): limit for account in accounts for model, limit in account.limits.items()}
-    in_use, depths = slots.in_use(connection), queue.depths(connection)
+    in_use, queued = slots.in_use(connection), queue.queued(connection)
     return [
-        _gauge("tasks", "Tasks in each non-final state.", ("status",), _tasks(connection)),
+        _gauge("tasks", "Tasks in each non-final state.", ("status",), _tasks(connection, queued.count)),
         *_slots(limits, in_use),
         _gauge(
             "slots_allowed",
@@ -62,7 +62,7 @@ def families(connection: Connection, now: datetime, of_service: Budget | None = 
             ("account",),
             {(account.id,): account.allowed(now) for account in accounts},
         ),
-        *_queue({*limits, *in_use}, depths, now),
+        *_queue({*limits, *in_use}, queued.depths, now),
         _gauge(
             "account_paused",
             "1 while submission to an account is paused.",
@@ -80,8 +80,8 @@ def families(connection: Connection, now: datetime, of_service: Budget | None = 
     ]
 
 
-def _tasks(connection: Connection) -> Values:
-    return {(status,): count for status, count in tasks.count_open(connection).items()}
+def _tasks(connection: Connection, queued: int) -> Values:
+    return {(status,): count for status, count in tasks.count_open(connection, queued=queued).items()}
 
 
 def _budgets(connection: Connection, of_service: Budget | None, now: datetime) -> Values:

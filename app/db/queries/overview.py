@@ -96,14 +96,6 @@ _COUNT = BulkRead(_CELL, _select_counts)
 _COUNT_OF_APPLICATION = BulkRead(_CELL, _select_counts_of_application)
 
 
-def count_open(connection: Connection, application_id: str | None) -> dict[Status, int]:
-    """Count the tasks in each state that is not final. Reads only an index."""
-    states = [status for status in Status if not status.final]
-    query = select(tasks.c.status, func.count()).where(tasks.c.status.in_(states), *_owned_by(application_id))
-    found = {Status(status): count for status, count in connection.execute(query.group_by(tasks.c.status))}
-    return {status: found.get(status, 0) for status in states}
-
-
 def failures(connection: Connection, application_id: str | None, since: datetime) -> dict[Failure, int]:
     """Count the latest failed tasks since an instant by the reason, at most `MAX_READ`."""
     latest = _newest(select(tasks.c.id, tasks.c.failure), Status.FAILED, application_id, since)

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Connection,
     Exists,
     Select,
+    and_,
     bindparam,
     case,
     exists,
@@ -138,19 +139,55 @@ class Depth:
     since: datetime
 
 
-def depths(connection: Connection) -> list[Depth]:
-    """Return the length of each queue in which tasks wait for a slot."""
-    query = (
-        select(
-            tasks.c.account_id,
-            tasks.c.model,
-            func.count().label("length"),
-            func.min(tasks.c.dispatch_after_at).label("since"),
-        )
-        .where(tasks.c.status == Status.QUEUED, ~_has_slot())
-        .group_by(tasks.c.account_id, tasks.c.model)
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """All queued tasks: their number, with those that have a slot, and each queue in which tasks wait for a slot."""
+
+    count: int
+    depths: list[Depth]
+
+
+def _depths() -> Select[Any]:
+    """Select the number of queued tasks, the number without a slot and the oldest of these for each account and model.
+
+    The tasks are counted in the order of an index. Those that have a slot, few at any time, are then subtracted, which
+    takes a third of the time of looking for the slot of each.
+    """
+    queue = (tasks.c.account_id, tasks.c.model)
+    queues = select(*queue, func.count().label("queued")).where(IS_QUEUED).group_by(*queue).subquery("queues")
+    in_slots = (
+        select(*queue, func.count().label("with_slot"))
+        .where(tasks.c.id.in_(select(slots.c.task_id)), _HAS_QUEUED_ROW)
+        .group_by(*queue)
+        .subquery("in_slots")
     )
-    return [Depth(**row._asdict()) for row in connection.execute(query)]
+    oldest = tasks.alias("oldest")
+    since = (
+        select(oldest.c.dispatch_after_at)
+        .where(is_queued(oldest), oldest.c.account_id == queues.c.account_id, oldest.c.model == queues.c.model)
+        .where(~exists().where(slots.c.task_id == oldest.c.id))
+        .order_by(oldest.c.dispatch_after_at)
+        .limit(1)
+    )
+    return select(
+        queues.c.account_id,
+        queues.c.model,
+        queues.c.queued,
+        (queues.c.queued - func.coalesce(in_slots.c.with_slot, 0)).label("length"),
+        since.correlate(queues).scalar_subquery().label("since"),
+    ).outerjoin_from(
+        queues, in_slots, and_(in_slots.c.account_id == queues.c.account_id, in_slots.c.model == queues.c.model)
+    )
+
+
+_DEPTHS = _depths()
+
+
+def queued(connection: Connection) -> Queued:
+    """Count the queued tasks of all applications. They are counted once, because there may be many."""
+    rows = connection.execute(_DEPTHS).all()
+    depths = [Depth(row.account_id, row.model, row.length, row.since) for row in rows if row.length]
+    return Queued(sum(row.queued for row in rows), depths)
 
 
 def positions(connection: Connection, task_ids: Collection[str]) -> dict[str, int]:

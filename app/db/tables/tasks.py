@@ -134,6 +134,13 @@ Index(
     sqlite_where=IS_QUEUED,
     postgresql_where=IS_QUEUED,
 )
+# The queue of each account and model, in the order in which its tasks joined it. On PostgreSQL without `status` too.
+Index(
+    "ix_tasks_by_queue",
+    *(tasks.c.status, tasks.c.account_id, tasks.c.model, tasks.c.dispatch_after_at),
+    sqlite_where=IS_QUEUED,
+    postgresql_where=IS_QUEUED,
+)
 _HAS_DEADLINE = and_(IS_QUEUED, tasks.c.deadline_at.is_not(None))
 Index(
     "ix_tasks_deadline",
@@ -299,11 +306,20 @@ def ids_in(connection: Connection, status: Status) -> set[str]:
     return set(connection.execute(select(tasks.c.id).where(tasks.c.status == status)).scalars())
 
 
-def count_open(connection: Connection) -> dict[Status, int]:
-    """Count the tasks in each state that is not final. Reads only the index, so finished tasks cost nothing."""
+def count_open(
+    connection: Connection, application_id: str | None = None, *, queued: int | None = None
+) -> dict[Status, int]:
+    """Count the tasks in each state that is not final, of an application or of all for None. Reads only an index.
+
+    `queued`: the number of queued tasks, if the caller has counted them: there may be many.
+    """
     open_states = [status for status in Status if not status.final]
-    query = select(tasks.c.status, func.count()).where(tasks.c.status.in_(open_states)).group_by(tasks.c.status)
+    counted = [status for status in open_states if queued is None or status is not Status.QUEUED]
+    owned = [] if application_id is None else [APPLICATION.in_([application_id])]
+    query = select(tasks.c.status, func.count()).where(tasks.c.status.in_(counted), *owned).group_by(tasks.c.status)
     counts = {Status(status): count for status, count in connection.execute(query)}
+    if queued is not None:
+        counts[Status.QUEUED] = queued
     return {status: counts.get(status, 0) for status in open_states}
 
 

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Query, Response
 
 from app import jobs
 from app.db import Connection
-from app.db.queries import overview, queue, task_list
+from app.db.queries import overview, queue, submitters, task_list
 from app.db.queries.overview import Reports, Spend
-from app.db.queries.queue import Depth
+from app.db.queries.queue import Depth, Queued
 from app.db.queries.task_list import TaskFilter
-from app.db.tables import provider_accounts, slots
+from app.db.tables import provider_accounts, slots, tasks
 from app.db.tables.provider_accounts import IN_ALL
 from app.resources import Resources
 from app.rules.task import Failure, Status
@@ -22,7 +22,7 @@ from app.web.pages.access import Visitor, VisitorDep
 from app.web.pages.charts import Chart, chart
 from app.web.pages.live import Part, live
 from app.web.pages.render import PageRoute, fragment, render
-from app.web.routes.limits import get_limits
+from app.web.routes.limits import get_budget
 from app.web.schemas.limits import BudgetView
 from app.web.schemas.tasks import TaskView
 from app.web.task_response import task_views
@@ -103,10 +103,10 @@ async def follow_overview(
 
 
 async def _read(use: Resources, visitor: Visitor, period: str) -> Shown:
-    allowed = await get_limits(use, visitor.caller)
+    budget = await get_budget(use, visitor.caller)
     async with use.reporting.taken():
         view = await use.db.read(read_overview, visitor.application_id, period, use.now())
-    return Shown(view, allowed.service_budget or allowed.budget)
+    return Shown(view, budget)
 
 
 def read_overview(connection: Connection, application_id: str | None, name: str, now: datetime) -> Overview:
@@ -115,16 +115,20 @@ def read_overview(connection: Connection, application_id: str | None, name: str,
     edges = _edges(period, now)
     midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     is_admin = application_id is None
+    if application_id is None:
+        queued = queue.queued(connection)
+    else:
+        queued = Queued(submitters.count_queued(connection, application_id), [])
     return Overview(
         now=now,
-        open=overview.count_open(connection, application_id),
+        open=tasks.count_open(connection, application_id, queued=queued.count),
         images=_images(connection, application_id),
         chart=chart(overview.bars(connection, application_id, edges), period.form),
         failures=overview.failures(connection, application_id, edges[0]),
         reports=overview.reports(connection, application_id, edges[0]),
         spend=overview.spend(connection, application_id, midnight),
         slots=_slots(connection, now) if is_admin else [],
-        queues=queue.depths(connection) if is_admin else [],
+        queues=queued.depths,
         dead_letters=jobs.count_dead_letters(connection) if is_admin else 0,
     )
 

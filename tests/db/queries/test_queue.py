@@ -1,6 +1,7 @@
 import sqlite3
 from collections.abc import Callable, Collection
 from datetime import timedelta
+from operator import attrgetter
 from typing import TypeVar
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from app.db import Connection
 from app.db.engine.database import Database, open_database
 from app.db.queries import queue
+from app.db.queries.queue import Depth
 from app.rules.task import Status
 from tests.rows import START, plan_task, take_slot
 
@@ -143,6 +145,42 @@ async def test_tasks_that_have_waited_long_are_found_by_account(database: Databa
         return [[task.id for task in waiting] for waiting in found]
 
     assert await database.write(unit) == [[], ["task_account_old"], []]
+
+
+async def test_each_queue_has_its_length_and_its_oldest_task_without_those_that_have_a_slot(database: Database) -> None:
+    def unit(connection: Connection) -> queue.Queued:
+        for number, name in enumerate("abcd"):
+            plan_task(connection, name, START + timedelta(seconds=number))
+        plan_task(connection, "max", LATER, model="flux-kontext-max")
+        plan_task(connection, "other", account_id="other")
+        plan_task(connection, "sent", status=Status.SUBMITTED)
+        for number, name in enumerate(("a", "c", "other", "sent"), 1):
+            take_slot(connection, name, number)
+        return queue.queued(connection)
+
+    found = await database.write(unit)
+    assert found.count == 6
+    assert sorted(found.depths, key=attrgetter("model")) == [
+        Depth("account", "flux-kontext-max", 1, LATER),
+        Depth("account", "flux-kontext-pro", 2, START + timedelta(seconds=1)),
+    ]
+
+
+async def test_an_empty_queue_has_no_depths(database: Database) -> None:
+    assert await database.read(queue.queued) == queue.Queued(0, [])
+
+
+async def test_each_queued_task_is_one_entry_of_an_index_when_the_queues_are_counted(sqlite_url: str) -> None:
+    def fill(connection: Connection) -> None:
+        for number in range(1000):
+            plan_task(connection, f"{number:04}", account_id=f"account_{number % 2}", model=f"model_{number % 3}")
+
+    async with open_database(sqlite_url) as database:
+        await database.write(fill)
+        steps, found = await database.read(lambda connection: steps_of(connection, lambda: queue.queued(connection)))
+
+    assert (found.count, len(found.depths)) == (1000, 6)
+    assert steps < 10 * 1000
 
 
 @pytest.mark.parametrize(

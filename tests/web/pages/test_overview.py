@@ -2,12 +2,23 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from app.db import Connection
+from app.db.engine.database import open_database
 from app.db.queries import retention
+from app.db.queries.overview import MAX_READ
 from app.rules.budget import Budget, Period
+from app.rules.task import Status
 from app.twin import Faults
+from app.web.pages.overview import read_overview
 from tests.browsing import HTML, look, signed_in
 from tests.calling import submitted
+from tests.databases import listening_for
+from tests.db.queries.test_queue import steps_of
+from tests.rows import START, plan_task
 from tests.web.pages.test_task_page import seen
 from tests.web.routes.test_deliveries import key_for
 from tests.world import World, open_world
@@ -57,6 +68,40 @@ async def test_an_application_sees_its_own_counts_and_no_account(world: World) -
 
     assert "0 stored and 0 failed" in words
     assert "Slots in use" not in words
+
+
+@pytest.mark.parametrize(("application_id", "most"), [(None, 10), ("app_admin", 5)], ids=["of all", "of one"])
+async def test_each_queued_task_is_counted_once(sqlite_url: str, application_id: str | None, most: int) -> None:
+    def fill(connection: Connection, numbers: range) -> None:
+        for number in numbers:
+            plan_task(connection, f"{number:05}")
+
+    def steps(connection: Connection) -> int:
+        counted, view = steps_of(connection, lambda: read_overview(connection, application_id, "day", START))
+        assert view.open[Status.QUEUED] > MAX_READ  # more are not read to add up their costs
+        return counted
+
+    async with open_database(sqlite_url) as database:
+        await database.write(fill, range(MAX_READ + 1))
+        short = await database.read(steps)
+        await database.write(fill, range(MAX_READ + 1, MAX_READ + 1001))
+        long = await database.read(steps)
+
+    assert long - short < most * 1000
+
+
+async def test_the_page_of_an_application_counts_its_queue_once(each_world: World) -> None:
+    sent: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        sent.append(f"{statement} {parameters}")
+
+    await key_for(each_world, "shop")
+    with listening_for(each_world.use.db, "before_cursor_execute", note):
+        await signed_in(each_world, "/", key="shop's key")
+
+    unlimited = [statement for statement in sent if "count(" in statement and "LIMIT" not in statement]
+    assert len([statement for statement in unlimited if "'queued'" in statement]) == 1
 
 
 async def test_the_newest_images_are_shown(each_world: World) -> None:
