@@ -60,6 +60,7 @@ from tests.web.test_feed import Counted, heard, planned, ready
 from tests.world import RING_KEY, World, open_world
 
 STORED = TaskFilter(statuses=(Status.STORED,))
+GROWN_APP = f"app_{0:037}"  # has a fifth of the grown tasks
 WRONG = (b"x-bfl-signature", b"sha256=" + b"0" * 64)
 
 # Query plans: on both engines, a database that has grown answers from indexes.
@@ -235,6 +236,27 @@ async def test_the_oldest_task_of_a_queue_is_found_in_the_index_of_queues(grown:
         await db.write(unit)
 
     assert "ix_tasks_by_queue" in plans[0]
+
+
+async def test_the_latest_costs_of_an_application_are_found_behind_a_long_queue(grown_postgres: str) -> None:
+    """PostgreSQL would follow the primary key past all tasks of the day. In a larger table it reads no whole table."""
+    plans: list[str] = []
+    async with open_database(grown_postgres) as db:
+
+        def unit(connection: Connection) -> None:
+            add_queued(connection, "k1", crowds("account", "other")[0], 3000)
+            connection.exec_driver_sql("ANALYZE")
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            with captured_statements(db) as sent:
+                overview.spend(connection, GROWN_APP, clock.utc_now() - timedelta(days=1))
+            ((statement, parameters),) = sent.items()
+            plans.append(str(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).all()))
+            raise Undone
+
+        with suppress(Undone):
+            await db.write(unit)
+
+    assert "pk_tasks" not in plans[0]
 
 
 async def test_open_tasks_are_counted_from_the_index_without_reading_final_ones(world: World) -> None:

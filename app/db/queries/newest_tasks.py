@@ -17,7 +17,7 @@ def newest_of_state(
     status: Status,
     limit: int | BindParameter[int],
     *,
-    since: str | None = None,
+    since: str | BindParameter[str] | None = None,
     before: str | None = None,
 ) -> Select[Any]:
     """Select, of those that a SELECT finds, the newest tasks of one state, with ids from `since` up to `before`.

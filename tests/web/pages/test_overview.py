@@ -8,7 +8,7 @@ import pytest
 
 from app.db import Connection
 from app.db.engine.database import open_database
-from app.db.queries import retention
+from app.db.queries import overview, retention
 from app.db.queries.overview import MAX_READ
 from app.rules.budget import Budget, Period
 from app.rules.task import Status
@@ -102,6 +102,20 @@ async def test_the_page_of_an_application_counts_its_queue_once(each_world: Worl
 
     unlimited = [statement for statement in sent if "count(" in statement and "LIMIT" not in statement]
     assert len([statement for statement in unlimited if "'queued'" in statement]) == 1
+
+
+async def test_the_reports_of_an_application_are_found_without_reading_its_tasks(sqlite_url: str) -> None:
+    def fill(connection: Connection) -> None:
+        for number in range(1000):
+            plan_task(connection, f"{number:04}", status=Status.STORED)
+
+    async with open_database(sqlite_url) as database:
+        await database.write(fill)
+        steps, _ = await database.read(
+            lambda connection: steps_of(connection, lambda: overview.reports(connection, "app_admin", START))
+        )
+
+    assert steps < 1000
 
 
 async def test_the_newest_images_are_shown(each_world: World) -> None:
