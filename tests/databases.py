@@ -86,6 +86,8 @@ class Gate:
 class OneByOne:
     """A database whose batchers write each item in a unit of its own, with `write`."""
 
+    is_busy = False
+
     async def write(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         raise NotImplementedError
 

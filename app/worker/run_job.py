@@ -11,7 +11,7 @@ from app.collect import collect
 from app.db import Connection
 from app.db.engine.database import write_until_available
 from app.db.engine.fair_queue import JOBS, owner
-from app.db.engine.long_writes import long_writes
+from app.db.engine.long_work import long_work
 from app.db.tables import tasks
 from app.dispatch import dispatch
 from app.errors import FluxhookError, Unavailable
@@ -65,10 +65,10 @@ async def _run_step(use: Resources, job: Job, end: JobEnd) -> Exception | None:
             case Step.NOTIFY:
                 await notify(use, job.task_id, end)
             case Step.SWEEP:
-                with long_writes():
+                with long_work():
                     await sweep(use)
             case Step.ERASE:
-                with long_writes():
+                with long_work():
                     await erase.run(use, job.task_id)
             case _:
                 assert_never(job.step)

@@ -31,6 +31,8 @@ T = TypeVar("T")
 class Counted:
     """A database that counts its reads."""
 
+    is_busy = False
+
     def __init__(self, inner: Database) -> None:
         self._inner = inner
         self.reads = 0

@@ -57,6 +57,8 @@ async def test_run_once_runs_one_job_until_none_is_due(world: World) -> None:
 class LostClaim(OneByOne):
     """A database that commits the first claim of a job and loses the answer."""
 
+    is_busy = False
+
     def __init__(self, inner: Database) -> None:
         self._inner = inner
         self.lost: list[Job] = []
@@ -89,6 +91,8 @@ async def test_jobs_whose_claim_got_no_answer_are_run_without_waiting_for_their_
 
 class LateAnswer(OneByOne):
     """A database in which a job is enqueued again while it runs, and that tells of its end late."""
+
+    is_busy = False
 
     def __init__(self, inner: Database) -> None:
         self._inner = inner
@@ -347,6 +351,8 @@ async def test_a_running_worker_sweeps(world: World) -> None:
 
 class Away(OneByOne):
     """A database that is unavailable for its first calls, or fails with an unknown error."""
+
+    is_busy = False
 
     def __init__(self, inner: Database, calls: int, error: Exception | None = None) -> None:
         self._inner = inner

@@ -5,6 +5,8 @@ transaction: no named prepared statement, no `SET`, no `LISTEN`. A pooler that k
 that does not, so every pooler is treated alike.
 """
 
+import math
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -49,6 +51,7 @@ class Connector:
     def __init__(self, timeouts: Timeouts = TIMEOUTS) -> None:
         self.is_pooled = False
         self.timeouts = timeouts
+        self.round_trip_s = math.inf  # the shortest one to the server so far
         self.sessions: set[int] = set()  # the process numbers of open sessions; without those through a pooler
         self._closed: set[int] = set()
         settings = {**session_settings(timeouts), **_KEEPALIVE}
@@ -83,7 +86,9 @@ class Connector:
     async def _prepare(self, connection: BoundedConnection) -> bool:
         """Prepare the session of a new connection, unless it leads to a pooler. Return whether it does."""
         try:
+            began = time.monotonic()
             tag = await connection.execute(_IS_POOLED.format(pid=connection.get_server_pid()))
+            self.round_trip_s = min(self.round_trip_s, time.monotonic() - began)
             if tag == _ONE_ROW:
                 return True
             await connection.execute(self._set_for_session)

@@ -1,9 +1,10 @@
 """Units of work: plain functions of a synchronous connection, each run in one transaction.
 
-On PostgreSQL each unit has a transaction of its own, on asyncpg. On SQLite one writer runs up to four waiting units in
-one transaction, each in a savepoint. The functions need not know which. Both run their Python on the event loop, so a
-unit must be short: what takes long is written in batches, and stated with `long_writes`. Units that wait take turns by
-their owner, so that an application does not wait behind all requests of another one: see `fair_queue`.
+On PostgreSQL each unit has a transaction of its own, on asyncpg, and a few short ones run at once. On SQLite one writer
+runs up to four waiting units in one transaction, each in a savepoint. The functions need not know which. Both run their
+Python on the event loop, so a unit must be short: what takes long is written in batches, and stated with `long_work`.
+Units that wait take turns by their owner, so that an application does not wait behind all requests of another one: see
+`fair_queue`.
 
 Writes that arrive in bursts use a batcher: one unit writes all waiting items, with as many statements as for one.
 """
@@ -35,6 +36,11 @@ class Database(Protocol):
 
     @property
     def dialect(self) -> Dialect: ...
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether units of work wait until others end."""
+        ...
 
     async def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work(connection, *args, **kwargs)` in a transaction, and return its result.

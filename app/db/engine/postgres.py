@@ -13,10 +13,11 @@ from app.db.engine.batches import BOUNDS, Batcher, Bounds, Item, Result, Work
 from app.db.engine.commit_hooks import CommitHooks, Listeners
 from app.db.engine.connector import Connector
 from app.db.engine.listen import Listening
+from app.db.engine.long_work import takes_long
 from app.db.engine.places import Places
 from app.db.engine.postgres_batcher import Begin, PostgresBatcher
 from app.db.engine.postgres_errors import DEADLOCK_OR_CONFLICT, LOCKED, NO_CONNECTION, ConnectionLost, outage, sqlstate
-from app.db.engine.postgres_sessions import POOL, make_pool
+from app.db.engine.postgres_sessions import POOL, make_pool, most_short
 from app.db.engine.postgres_url import DATABASE_URL, DIRECT_URL
 from app.db.engine.timeouts import TIMEOUTS, Timeouts
 from app.db.tables import events
@@ -56,7 +57,9 @@ class Postgres:
         # A read has one snapshot, as on SQLite, and cannot write.
         self._reading = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         # The batcher keeps a connection. The others are given to the owners of the units that wait, in turn.
-        self._places = Places(POOL - 1, timeouts.connect_s, NO_CONNECTION)
+        self._places = Places(
+            POOL - 1, timeouts.connect_s, NO_CONNECTION, lambda: most_short(self._connector.round_trip_s)
+        )
         self._listeners = Listeners()
         self._bounds = bounds
         self._batchers: list[PostgresBatcher[Any, Any]] = []
@@ -72,12 +75,16 @@ class Postgres:
         return (self._engine.sync_engine,)
 
     @property
+    def is_busy(self) -> bool:
+        return self._places.is_full
+
+    @property
     def is_pooled(self) -> bool:
         """Whether the connections lead to a pooler; known once a unit has run."""
         return self._connector.is_pooled
 
     async def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        async with self._places.taken():
+        async with self._places.taken(takes_long=takes_long()):
             return await self.transact(self._engine.begin, lambda connection: work(connection, *args, **kwargs))
 
     async def write_directly(
@@ -111,7 +118,7 @@ class Postgres:
         def unit(connection: Connection) -> T:
             return work(connection, *args, **kwargs)
 
-        async with self._places.taken():
+        async with self._places.taken(takes_long=takes_long()):
             return await self._on_a_living_connection(self._reading.begin, unit, writes=False)
 
     async def check_direct_url(self) -> None:

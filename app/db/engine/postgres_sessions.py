@@ -10,6 +10,17 @@ from app.db.engine.postgres_errors import leave_a_standby
 from app.db.engine.postgres_url import DATABASE_URL, make_engine
 
 POOL = 10
+_AT_ONCE = 4  # short transactions, if the server answers at once
+_FAR_S = 0.003  # with a round trip of this length or longer, all connections are used
+
+
+def most_short(round_trip_s: float) -> int:
+    """Return how many short transactions may run at once: more if they wait longer for the server.
+
+    Each answer waits for an iteration of the event loop, and the more transactions there are, the longer it takes. More
+    of them than the process can serve would each take longer, and would not end sooner.
+    """
+    return _AT_ONCE + int(min(round_trip_s / _FAR_S, 1) * (POOL - 1 - _AT_ONCE))
 
 
 def make_pool(

@@ -74,6 +74,10 @@ class Sqlite:
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, unit)
 
+    @property
+    def is_busy(self) -> bool:
+        return self._writer.is_busy
+
     def on_jobs(self, listener: Callable[[], None], claimer: object | None = None) -> None:
         self._listeners.add(listener)
         self._listeners.claimer = claimer or self._listeners.claimer

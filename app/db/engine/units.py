@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from app.db.engine.batches import Batcher, Bisection, Bounds, Item, Result, Waiting, Work
 from app.db.engine.commit_hooks import CommitHooks, take_hooks
-from app.db.engine.long_writes import takes_long
+from app.db.engine.long_work import takes_long
 from app.db.engine.savepoint import caller_error, savepoint
 
 _MAX_ITEMS = 64  # of a batch: with more the event loop would wait longer than 20 ms, and the rate would be the same

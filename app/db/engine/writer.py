@@ -4,7 +4,7 @@ A unit that is alone in its transaction runs without a savepoint, because a save
 
 Statements run on the event loop, and the commit, which waits for the disk, in a thread. In a thread of its own, a unit
 would take five times as long in a busy process: SQLite's driver gives up the interpreter's lock at each statement, and
-the event loop takes it. Only units of work that take long (see `long_writes`) run in the thread.
+the event loop takes it. Only units of work that take long (see `long_work`) run in the thread.
 """
 
 import asyncio
@@ -37,6 +37,11 @@ class Writer:
         self._connection: Connection | None = None  # kept: a checkout takes as long as a statement
         self._thread = ThreadPoolExecutor(1, "sqlite-writer")
         self._writing: asyncio.Task[None] | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether units wait until those that are being written end."""
+        return len(self._schedule) > 0
 
     def add(self, unit: Unit, *, owner: str | None) -> None:
         """Write a single unit of this owner; or a batch, or a unit that takes long, which have none."""

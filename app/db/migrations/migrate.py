@@ -14,7 +14,7 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from app.db.engine.database import Database, as_postgres
-from app.db.engine.long_writes import long_writes
+from app.db.engine.long_work import long_work
 from app.db.migrations.revision import is_current, is_newer, reached, steps_folder
 from app.errors import ConfigurationError, DatabaseUnavailable, Unavailable
 from app.telemetry import logs
@@ -139,7 +139,7 @@ async def try_next(database: Database, lock_timeout_ms: int, last: str | None) -
     postgres = as_postgres(database)
     try:
         if postgres is None:
-            with long_writes():
+            with long_work():
                 await database.write(_upgrade_by_one, lock_timeout_ms, last)
         else:
             statements: tuple[str, ...] = _of_migration_after(last, "ALONE", ())

@@ -22,6 +22,7 @@ from app.web.pages.access import Visitor, VisitorDep
 from app.web.pages.charts import Chart, chart
 from app.web.pages.live import Part, live
 from app.web.pages.render import PageRoute, fragment, render
+from app.web.reports import report
 from app.web.routes.limits import get_budget
 from app.web.schemas.limits import BudgetView
 from app.web.schemas.tasks import TaskView
@@ -104,7 +105,7 @@ async def follow_overview(
 
 async def _read(use: Resources, visitor: Visitor, period: str) -> Shown:
     budget = await get_budget(use, visitor.caller)
-    async with use.reporting.taken():
+    async with report(use):
         view = await use.db.read(read_overview, visitor.application_id, period, use.now())
     return Shown(view, budget)
 

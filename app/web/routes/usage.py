@@ -19,6 +19,7 @@ from app.params import UtcInstant
 from app.web.auth import ReaderDep, ResourcesDep
 from app.web.known_query import KnownQuery
 from app.web.problems import USUAL_ERRORS
+from app.web.reports import report
 from app.web.usage_csv import csv_text
 
 router = APIRouter(prefix="/v1/usage", tags=["usage"])
@@ -145,11 +146,11 @@ async def get_usage(
     begin, end = _period(begin, end, use.now())
     as_csv = form == "csv" or (form is None and "text/csv" in accept.lower())
     if not by and not as_csv:
-        async with use.reporting.taken():
+        async with report(use):
             rows = await use.db.read(usage.between, begin, end, caller.owner)
         return Usage(begin=begin, end=end, usage=[UsedView.model_validate(asdict(row)) for row in rows])
     dimensions = list(dict.fromkeys(by or (Dimension.KEY, Dimension.MODEL)))
-    async with use.reporting.taken():
+    async with report(use):
         found = await use.db.read(_grouped, begin, end, dimensions, caller.owner)
     render = asyncio.get_running_loop().run_in_executor
     if as_csv:

@@ -14,10 +14,10 @@ from sqlalchemy.util import await_only
 
 from app.db import Connection
 from app.db.engine.commit_hooks import after_commit, notify_after_commit
-from app.db.engine.database import Database, open_database
+from app.db.engine.database import Database, as_postgres, open_database
 from app.db.engine.fair_queue import owner
-from app.db.engine.long_writes import long_writes
-from app.db.engine.postgres_sessions import POOL
+from app.db.engine.long_work import long_work
+from app.db.engine.postgres_sessions import POOL, most_short
 from app.db.engine.sqlite import Sqlite, file_of
 from app.errors import ConfigurationError, DatabaseUnavailable, Unavailable
 from app.rules.request import TaskRequest
@@ -243,13 +243,54 @@ async def test_on_sqlite_the_event_loop_goes_on_while_another_process_has_locked
     assert await stored(sqlite) == {"first", "a"}
 
 
+async def test_on_postgres_short_units_leave_connections_to_long_ones(postgres_url: str) -> None:
+    async with open_database(postgres_url) as database:
+        await database.read(lambda _: None)  # the distance of the server is known after it
+        engine = as_postgres(database)
+        assert engine is not None
+        engine._connector.round_trip_s = 0
+        most = most_short(0)
+        gates = [Gate() for _ in range(most + 1)]
+        units = [asyncio.create_task(database.write(gate.hold)) for gate in gates]
+        await asyncio.gather(*[gate.reached.wait() for gate in gates[:most]])
+        is_busy = database.is_busy
+        with long_work():
+            await database.read(lambda _: None)
+        has_begun = gates[most].reached.is_set()
+        for gate in gates:
+            gate.open()
+        await asyncio.gather(*units)
+
+    assert (is_busy, has_begun) == (True, False)
+
+
+@pytest.mark.parametrize(("round_trip_s", "most"), [(0, 4), (0.0007, 5), (0.003, POOL - 1), (0.05, POOL - 1)])
+def test_on_postgres_more_short_units_run_at_once_if_the_server_is_far(round_trip_s: float, most: int) -> None:
+    assert most_short(round_trip_s) == most
+
+
+async def test_a_database_is_busy_while_units_wait_until_others_end(database: Database) -> None:
+    gates = [Gate() for _ in range(POOL)]
+    units = [asyncio.create_task(database.write(gates[0].hold))]
+    await gates[0].reached.wait()
+    with_one = database.is_busy
+    units += [asyncio.create_task(database.write(gate.hold)) for gate in gates[1:]]
+    await asyncio.sleep(0)
+    with_many = database.is_busy
+    for gate in gates:
+        gate.open()
+    await asyncio.gather(*units)
+
+    assert (with_one, with_many, database.is_busy) == (False, True, False)
+
+
 async def test_on_sqlite_a_file_that_stays_locked_is_unavailable(
     sqlite: Database, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.db.engine.sqlite._BUSY_S", 0)
     with closing(sqlite3.connect(file_of(sqlite_url), isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        for writes in (nullcontext(), long_writes()):
+        for writes in (nullcontext(), long_work()):
             with writes, pytest.raises(Unavailable):
                 await sqlite.write(planned("a"))
 
@@ -257,7 +298,7 @@ async def test_on_sqlite_a_file_that_stays_locked_is_unavailable(
     assert await stored(sqlite) == {"b"}
 
 
-async def test_on_sqlite_statements_run_on_the_event_loop_and_commits_and_long_writes_in_a_thread(
+async def test_on_sqlite_statements_run_on_the_event_loop_and_commits_and_long_work_in_a_thread(
     sqlite: Database,
 ) -> None:
     ran: list[tuple[str, bool]] = []
@@ -267,7 +308,7 @@ async def test_on_sqlite_statements_run_on_the_event_loop_and_commits_and_long_w
 
     with listening_for(sqlite, "commit", lambda _: note("commit")):
         await sqlite.write(lambda _: note("unit"))
-        with long_writes():
+        with long_work():
             await sqlite.write(lambda _: note("long unit"))
 
     assert ran == [("unit", True), ("commit", False), ("long unit", False), ("commit", False)]
@@ -292,7 +333,7 @@ async def test_on_sqlite_the_event_loop_goes_on_between_two_units_of_a_transacti
     assert order == ["commit", "first", "request", "b", "commit"]
 
 
-@pytest.mark.parametrize("writes", [nullcontext, long_writes], ids=["usual", "long"])
+@pytest.mark.parametrize("writes", [nullcontext, long_work], ids=["usual", "long"])
 async def test_on_sqlite_a_cancelled_writer_ends_its_transaction_and_goes_on(
     sqlite: Database, writes: Callable[[], AbstractContextManager[None]]
 ) -> None:
@@ -404,7 +445,7 @@ async def test_on_sqlite_a_long_write_is_alone_in_its_transaction(sqlite: Databa
     blocked = asyncio.create_task(sqlite.write(gate.hold))
     await gate.reached.wait()
     writing = [asyncio.create_task(sqlite.write(lambda _: order.append("short")))]
-    with long_writes():
+    with long_work():
         writing.append(asyncio.create_task(sqlite.write(lambda _: order.append("long"))))
     writing.append(asyncio.create_task(sqlite.write(lambda _: order.append("short"))))
     await asyncio.sleep(0)

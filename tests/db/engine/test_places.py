@@ -14,15 +14,15 @@ def one_place(wait_s: float = 60.0) -> Places:
 class Visitor:
     """Takes a place as this owner, and keeps it until `leave` is called."""
 
-    def __init__(self, places: Places, name: str) -> None:
+    def __init__(self, places: Places, name: str, *, takes_long: bool = False) -> None:
         self.inside = asyncio.Event()
         self._left = asyncio.Event()
-        self._places, self._name = places, name
+        self._places, self._name, self._takes_long = places, name, takes_long
         self.task = asyncio.create_task(self._visit())
 
     async def _visit(self) -> None:
         owner.set(self._name)
-        async with self._places.taken():
+        async with self._places.taken(takes_long=self._takes_long):
             self.inside.set()
             await self._left.wait()
 
@@ -104,3 +104,52 @@ async def test_those_that_give_up_use_no_turn_of_their_owner() -> None:
     for other in others:
         await other.inside.wait()
         await other.leave()
+
+
+async def test_short_visits_get_only_some_of_the_places_and_long_ones_the_others() -> None:
+    places = Places(4, 60.0, "full", most_short=lambda: 2)
+    short = [Visitor(places, "a") for _ in range(3)]
+    await short[1].inside.wait()
+    was_full = places.is_full
+    long = [Visitor(places, "a", takes_long=True) for _ in range(3)]
+    await long[1].inside.wait()
+    inside = [visitor.inside.is_set() for visitor in (*short, *long)]
+    await short[0].leave()
+    await short[2].inside.wait()
+    for visitor in (*short[1:], *long):
+        await visitor.leave()
+
+    assert was_full
+    assert inside == [True, True, False, True, True, False]
+    assert not places.is_full
+
+
+async def test_a_visit_that_lasts_too_long_to_be_short_makes_room_for_a_short_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.db.engine.places.SHORT_S", 0.01)
+    places = Places(2, 60.0, "full", most_short=lambda: 1)
+    slow, next_one, last = (Visitor(places, "a") for _ in range(3))
+    await slow.inside.wait()
+    async with asyncio.timeout(60):
+        await next_one.inside.wait()
+    await next_one.leave()
+    await last.inside.wait()
+    await last.leave()
+    await slow.leave()
+
+
+async def test_a_short_visit_does_not_pass_those_that_wait() -> None:
+    places = Places(2, 60.0, "full", most_short=lambda: 1)
+    inside, waiting = Visitor(places, "a"), Visitor(places, "a")
+    await inside.inside.wait()
+    await asyncio.sleep(0)
+    await inside.leave()
+    late = Visitor(places, "a")
+    await waiting.inside.wait()
+    await asyncio.sleep(0)
+
+    assert not late.inside.is_set()
+    await waiting.leave()
+    await late.inside.wait()
+    await late.leave()

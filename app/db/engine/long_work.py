@@ -1,4 +1,8 @@
-"""Writes that may take long. SQLite makes them in a thread, so that the event loop goes on meanwhile."""
+"""Units of work that may take long.
+
+SQLite writes them in a thread, so that the event loop goes on meanwhile. PostgreSQL runs them beside the short ones,
+which otherwise wait for each other.
+"""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -8,8 +12,8 @@ _takes_long: ContextVar[bool] = ContextVar("takes_long", default=False)
 
 
 @contextmanager
-def long_writes() -> Generator[None]:
-    """State that the writes of the current task take long, for the block."""
+def long_work() -> Generator[None]:
+    """State that the units of work of the current task take long, for the block."""
     token = _takes_long.set(True)
     try:
         yield
