@@ -73,8 +73,6 @@ class Inline(OneByOne):
     answer to a commit.
     """
 
-    is_busy = False
-
     def __init__(self) -> None:
         self._engine = create_engine("sqlite://", creator=_copy, poolclass=StaticPool)
         event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))

@@ -43,8 +43,6 @@ async def interrupted(world: World) -> str:
 class Interrupted(OneByOne):
     """A database that does not commit the first write, and on which something happens before the second."""
 
-    is_busy = False
-
     def __init__(self, inner: Database, meanwhile: Callable[[], Awaitable[object]], *, commits: bool) -> None:
         self._inner = inner
         self._meanwhile = meanwhile

@@ -205,8 +205,6 @@ async def test_without_callbacks_nothing_can_prove_a_lost_answer_and_the_task_fa
 class Interrupted(OneByOne):
     """A database that runs a hook just before each write."""
 
-    is_busy = False
-
     def __init__(self, inner: Database, meanwhile: Callable[[], Any]) -> None:
         self._inner = inner
         self._meanwhile = meanwhile

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from app.security.keyring import CallbackProof
 
 _ADDRESS = re.compile(rb"/callbacks/([A-Za-z0-9_]{1,48})/([A-Za-z0-9_-]{1,64})")
-# A forger that gets its answers sends more, and takes the processor from the genuine callbacks that are being stored
-# and from the units of work that wait for the database.
-_FORGED_WAIT_S = 0.1
 _UNUSED_EVENT = asyncio.Event()  # uvicorn sets it when body data arrives; on the fast path no application awaits it
 _UNUSED_EVENT.set()
 
@@ -133,12 +130,12 @@ class Exchange:
         if checked.stored is not None:
             checked.stored.add_done_callback(self._on_stored)  # to await it would take a task for each callback
             return None
-        pending = self._use.callbacks.pending
-        if pending is None and not self._use.db.is_busy:
+        if not callback.is_occupied(self._use):
             return callback.reply_to(checked)
+        pending = self._use.callbacks.pending
         if pending is not None:
             pending.add_done_callback(self._on_stored)
-        asyncio.get_running_loop().call_later(_FORGED_WAIT_S, self._on_stored, pending)
+        asyncio.get_running_loop().call_later(callback.FORGED_WAIT_S, self._on_stored, pending)
         return None
 
     def _on_stored(self, _: object) -> None:

@@ -28,6 +28,7 @@ from app.worker.sweep import sweep
 log = logs.get("worker")
 
 _MAX_FAILURES = 10
+_LONG = {Step.SWEEP, Step.ERASE}
 
 
 async def run_job(use: Resources, job: Job) -> bool:
@@ -41,6 +42,8 @@ async def run_job(use: Resources, job: Job) -> bool:
     with (
         tracing.span(f"job {job.step}", SpanKind.CONSUMER, await _traceparent_of(use, job), (), **fields) as span,
         logs.collecting() as facts,
+        # Stated for each step: the commit of a sweep starts the jobs that it enqueues.
+        long_work(is_long=job.step in _LONG),
     ):
         end = jobs.end_of(job)
         error = await _run_step(use, job, end)
@@ -65,11 +68,9 @@ async def _run_step(use: Resources, job: Job, end: JobEnd) -> Exception | None:
             case Step.NOTIFY:
                 await notify(use, job.task_id, end)
             case Step.SWEEP:
-                with long_work():
-                    await sweep(use)
+                await sweep(use)
             case Step.ERASE:
-                with long_work():
-                    await erase.run(use, job.task_id)
+                await erase.run(use, job.task_id)
             case _:
                 assert_never(job.step)
     except Exception as caught:  # noqa: BLE001 - whatever a step raises, its job must be recorded

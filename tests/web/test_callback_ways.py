@@ -157,7 +157,7 @@ async def test_callbacks_beyond_the_limit_get_503_so_that_the_provider_retries(c
 async def test_forged_callbacks_are_answered_after_the_genuine_ones_that_wait(
     called: Called, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.web.protocol._FORGED_WAIT_S", 600)
+    monkeypatch.setattr("app.callback.FORGED_WAIT_S", 600)
     answered: list[int] = []
 
     async def note(call: Coroutine[Any, Any, httpx.Response]) -> None:
@@ -192,11 +192,11 @@ async def test_forged_callbacks_are_answered_late_while_units_of_work_wait_for_t
         blocked.append(asyncio.create_task(database.write(gates[1].hold)))
         await asyncio.sleep(0)
         is_busy = database.is_busy
-        monkeypatch.setattr("app.web.protocol._FORGED_WAIT_S", 600)
+        monkeypatch.setattr("app.callback.FORGED_WAIT_S", 600)
         late = asyncio.create_task(post(called, WRONG))
         _, waiting = await asyncio.wait([late], timeout=0.1)
         late.cancel()
-        monkeypatch.setattr("app.web.protocol._FORGED_WAIT_S", 0.001)
+        monkeypatch.setattr("app.callback.FORGED_WAIT_S", 0.001)
         answered = await post(called, WRONG)
         for gate in gates:
             gate.open()

@@ -87,8 +87,6 @@ async def test_a_living_worker_keeps_the_leases_of_its_running_jobs(postgres_wor
 class Failing(OneByOne):
     """A database whose first writes fail with an unknown error."""
 
-    is_busy = False
-
     def __init__(self, inner: Database, times: int) -> None:
         self._inner = inner
         self.left = times

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from app import jobs
 from app.db.engine.database import Database
+from app.db.engine.long_work import long_work, takes_long
 from app.errors import Unavailable
 from app.jobs import Job, NewJob, Step
 from app.provider import ProviderResponse, SubmitRequest
@@ -54,10 +55,32 @@ async def test_run_once_runs_one_job_until_none_is_due(world: World) -> None:
     assert world.ledger()["accepted"] == 2
 
 
+class Noting(OneByOne):
+    """A database that notes which writes are made as long work."""
+
+    def __init__(self, inner: Database) -> None:
+        self._inner = inner
+        self.noted: set[tuple[str, bool]] = set()
+        self.dialect, self.read = inner.dialect, inner.read
+        self.on_jobs, self.on_events = inner.on_jobs, inner.on_events
+
+    async def write(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        self.noted.add((work.__module__, takes_long()))
+        return await self._inner.write(work, *args, **kwargs)
+
+
+async def test_a_step_is_no_long_work_because_its_job_was_started_by_a_sweep(world: World) -> None:
+    small(world)
+    await world.post()
+    noting = Noting(world.use.db)
+    with long_work():  # in which the commit of a sweep starts the jobs that it enqueues
+        await loop.run_once(replace(world.use, db=noting))
+
+    assert {is_long for module, is_long in noting.noted if module == "app.dispatch"} == {False}
+
+
 class LostClaim(OneByOne):
     """A database that commits the first claim of a job and loses the answer."""
-
-    is_busy = False
 
     def __init__(self, inner: Database) -> None:
         self._inner = inner
@@ -91,8 +114,6 @@ async def test_jobs_whose_claim_got_no_answer_are_run_without_waiting_for_their_
 
 class LateAnswer(OneByOne):
     """A database in which a job is enqueued again while it runs, and that tells of its end late."""
-
-    is_busy = False
 
     def __init__(self, inner: Database) -> None:
         self._inner = inner
@@ -351,8 +372,6 @@ async def test_a_running_worker_sweeps(world: World) -> None:
 
 class Away(OneByOne):
     """A database that is unavailable for its first calls, or fails with an unknown error."""
-
-    is_busy = False
 
     def __init__(self, inner: Database, calls: int, error: Exception | None = None) -> None:
         self._inner = inner

@@ -305,8 +305,6 @@ async def test_a_topped_up_account_loses_no_task_before_its_next_submission(each
 class ToppedUp(OneByOne):
     """A database in which the account is topped up as soon as the first of 120 tasks have failed."""
 
-    is_busy = False
-
     def __init__(self, inner: Database, at: datetime) -> None:
         self._inner = inner
         self._at = at

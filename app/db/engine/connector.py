@@ -51,11 +51,17 @@ class Connector:
     def __init__(self, timeouts: Timeouts = TIMEOUTS) -> None:
         self.is_pooled = False
         self.timeouts = timeouts
-        self.round_trip_s = math.inf  # the shortest one to the server so far
         self.sessions: set[int] = set()  # the process numbers of open sessions; without those through a pooler
+        self._round_trips: dict[int, float] = {}  # in seconds, of these sessions
+        self._last_round_trip_s = math.inf
         self._closed: set[int] = set()
         settings = {**session_settings(timeouts), **_KEEPALIVE}
         self._set_for_session = "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
+
+    @property
+    def round_trip_s(self) -> float:
+        """The shortest round trip of the open sessions, or that of the last one if none is open."""
+        return min(self._round_trips.values(), default=self._last_round_trip_s)
 
     async def connect(self, *args: Any, **arguments: Any) -> BoundedConnection:
         """Open a connection with these arguments of `asyncpg.connect`, of which `timeout` may be left out.
@@ -81,6 +87,7 @@ class Connector:
 
     def _note_close(self, pid: int) -> None:
         self.sessions.discard(pid)
+        self._round_trips.pop(pid, None)
         self._closed.add(pid)
 
     async def _prepare(self, connection: BoundedConnection) -> bool:
@@ -88,10 +95,14 @@ class Connector:
         try:
             began = time.monotonic()
             tag = await connection.execute(_IS_POOLED.format(pid=connection.get_server_pid()))
-            self.round_trip_s = min(self.round_trip_s, time.monotonic() - began)
+            self._last_round_trip_s = time.monotonic() - began
             if tag == _ONE_ROW:
                 return True
+            began = time.monotonic()
             await connection.execute(self._set_for_session)
+            # The first statement of a session takes longer in the server.
+            self._last_round_trip_s = min(self._last_round_trip_s, time.monotonic() - began)
+            self._round_trips[connection.get_server_pid()] = self._last_round_trip_s
             await self._end_closed_sessions(connection)
         except BaseException:
             connection.terminate()

@@ -12,9 +12,12 @@ _takes_long: ContextVar[bool] = ContextVar("takes_long", default=False)
 
 
 @contextmanager
-def long_work() -> Generator[None]:
-    """State that the units of work of the current task take long, for the block."""
-    token = _takes_long.set(True)
+def long_work(*, is_long: bool = True) -> Generator[None]:
+    """State that the units of work of the current task take long, or that they do not, for the block.
+
+    A task that is started in the block begins with the same.
+    """
+    token = _takes_long.set(is_long)
     try:
         yield
     finally:

@@ -14,7 +14,8 @@ from sqlalchemy.util import await_only
 
 from app.db import Connection
 from app.db.engine.commit_hooks import after_commit, notify_after_commit
-from app.db.engine.database import Database, as_postgres, open_database
+from app.db.engine.connector import Connector
+from app.db.engine.database import Database, open_database
 from app.db.engine.fair_queue import owner
 from app.db.engine.long_work import long_work
 from app.db.engine.postgres_sessions import POOL, most_short
@@ -243,12 +244,13 @@ async def test_on_sqlite_the_event_loop_goes_on_while_another_process_has_locked
     assert await stored(sqlite) == {"first", "a"}
 
 
-async def test_on_postgres_short_units_leave_connections_to_long_ones(postgres_url: str) -> None:
+async def test_on_postgres_short_units_leave_connections_to_long_ones(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.db.engine.places.SHORT_S", 600)
     async with open_database(postgres_url) as database:
         await database.read(lambda _: None)  # the distance of the server is known after it
-        engine = as_postgres(database)
-        assert engine is not None
-        engine._connector.round_trip_s = 0
+        monkeypatch.setattr(Connector, "round_trip_s", 0)
         most = most_short(0)
         gates = [Gate() for _ in range(most + 1)]
         units = [asyncio.create_task(database.write(gate.hold)) for gate in gates]
@@ -262,6 +264,32 @@ async def test_on_postgres_short_units_leave_connections_to_long_ones(postgres_u
         await asyncio.gather(*units)
 
     assert (is_busy, has_begun) == (True, False)
+
+
+async def test_on_postgres_units_that_wait_for_a_lock_do_not_stop_the_others(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Connector, "round_trip_s", 0)
+    async with open_database(postgres_url) as database:
+        gates = [Gate() for _ in range(most_short(0))]
+        units = [asyncio.create_task(database.write(gate.hold)) for gate in gates]
+        await asyncio.gather(*[gate.reached.wait() for gate in gates])
+
+        assert await database.write(planned("a")) == "task_a"
+        for gate in gates:
+            gate.open()
+        await asyncio.gather(*units)
+
+
+async def test_the_distance_of_a_postgres_is_that_of_its_open_sessions(postgres_url: str) -> None:
+    connector = Connector()
+    far = connector.round_trip_s
+    connection = await connector.connect(postgres_url)
+    near = connector.round_trip_s
+    connection.terminate()
+
+    assert far > 1000 > near > 0
+    assert connector.round_trip_s == near
 
 
 @pytest.mark.parametrize(("round_trip_s", "most"), [(0, 4), (0.0007, 5), (0.003, POOL - 1), (0.05, POOL - 1)])

@@ -106,12 +106,15 @@ async def test_those_that_give_up_use_no_turn_of_their_owner() -> None:
         await other.leave()
 
 
-async def test_short_visits_get_only_some_of_the_places_and_long_ones_the_others() -> None:
+async def test_short_visits_get_only_some_of_the_places_and_long_ones_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.db.engine.places.SHORT_S", 600)
     places = Places(4, 60.0, "full", most_short=lambda: 2)
     short = [Visitor(places, "a") for _ in range(3)]
     await short[1].inside.wait()
     was_full = places.is_full
-    long = [Visitor(places, "a", takes_long=True) for _ in range(3)]
+    long = [Visitor(places, "a", takes_long=True) for _ in range(2)]
     await long[1].inside.wait()
     inside = [visitor.inside.is_set() for visitor in (*short, *long)]
     await short[0].leave()
@@ -120,15 +123,33 @@ async def test_short_visits_get_only_some_of_the_places_and_long_ones_the_others
         await visitor.leave()
 
     assert was_full
-    assert inside == [True, True, False, True, True, False]
+    assert inside == [True, True, False, True, True]
     assert not places.is_full
+
+
+async def test_a_long_visit_that_waits_gets_the_first_free_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.db.engine.places.SHORT_S", 600)
+    places = Places(2, 60.0, "full", most_short=lambda: 1)
+    short, first_long = Visitor(places, "a"), Visitor(places, "a", takes_long=True)
+    await first_long.inside.wait()
+    waiting, long = Visitor(places, "a"), Visitor(places, "a", takes_long=True)
+    await asyncio.sleep(0)
+    await first_long.leave()
+    await long.inside.wait()
+    was_inside = waiting.inside.is_set()
+    await short.leave()
+    await waiting.inside.wait()
+    await waiting.leave()
+    await long.leave()
+
+    assert not was_inside
 
 
 async def test_a_visit_that_lasts_too_long_to_be_short_makes_room_for_a_short_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("app.db.engine.places.SHORT_S", 0.01)
-    places = Places(2, 60.0, "full", most_short=lambda: 1)
+    places = Places(3, 60.0, "full", most_short=lambda: 1)
     slow, next_one, last = (Visitor(places, "a") for _ in range(3))
     await slow.inside.wait()
     async with asyncio.timeout(60):
@@ -139,7 +160,8 @@ async def test_a_visit_that_lasts_too_long_to_be_short_makes_room_for_a_short_on
     await slow.leave()
 
 
-async def test_a_short_visit_does_not_pass_those_that_wait() -> None:
+async def test_a_short_visit_does_not_pass_those_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.db.engine.places.SHORT_S", 600)
     places = Places(2, 60.0, "full", most_short=lambda: 1)
     inside, waiting = Visitor(places, "a"), Visitor(places, "a")
     await inside.inside.wait()
