@@ -181,26 +181,26 @@ async def test_forged_callbacks_are_answered_after_the_genuine_ones_that_wait(
     assert after.status_code == 401
 
 
+@pytest.mark.usefixtures("way")
 async def test_forged_callbacks_are_answered_late_while_units_of_work_wait_for_the_database(
-    called: Called, address: str, monkeypatch: pytest.MonkeyPatch
+    called: Called, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with httpx.AsyncClient(base_url=address, timeout=60) as called.world.outsider:
-        await _reach_the_limit_of_samples(called)
-        database, gates = called.world.use.db, [Gate() for _ in range(2)]
-        blocked = [asyncio.create_task(database.write(gates[0].hold))]
-        await gates[0].reached.wait()
-        blocked.append(asyncio.create_task(database.write(gates[1].hold)))
-        await asyncio.sleep(0)
-        is_busy = database.is_busy
-        monkeypatch.setattr("app.callback.FORGED_WAIT_S", 600)
-        late = asyncio.create_task(post(called, WRONG))
-        _, waiting = await asyncio.wait([late], timeout=0.1)
-        late.cancel()
-        monkeypatch.setattr("app.callback.FORGED_WAIT_S", 0.001)
-        answered = await post(called, WRONG)
-        for gate in gates:
-            gate.open()
-        await asyncio.gather(*blocked)
+    await _reach_the_limit_of_samples(called)
+    database, gates = called.world.use.db, [Gate() for _ in range(2)]
+    blocked = [asyncio.create_task(database.write(gates[0].hold))]
+    await gates[0].reached.wait()
+    blocked.append(asyncio.create_task(database.write(gates[1].hold)))
+    await asyncio.sleep(0)
+    is_busy = database.is_busy
+    monkeypatch.setattr("app.callback.FORGED_WAIT_S", 600)
+    late = asyncio.create_task(post(called, WRONG))
+    _, waiting = await asyncio.wait([late], timeout=0.1)
+    late.cancel()
+    monkeypatch.setattr("app.callback.FORGED_WAIT_S", 0.001)
+    answered = await post(called, WRONG)
+    for gate in gates:
+        gate.open()
+    await asyncio.gather(*blocked)
 
     assert is_busy
     assert waiting == {late}
