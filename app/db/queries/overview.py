@@ -51,7 +51,7 @@ class Bar(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reports:
-    """The latest reports of witnesses. `is_whole`: whether they are all of the period."""
+    """The latest reports of witnesses. `is_whole`: whether all of the period were read, those of others included."""
 
     verdicts: dict[str, int]  # of callbacks
     polls: int
@@ -128,6 +128,7 @@ def reports(connection: Connection, application_id: str | None, since: datetime)
         # Not a join: grouped, SQLite would begin with all tasks of the application.
         query = query.where(exists().where(tasks.c.id == attempts.c.task_id, *_owned_by(application_id)))
     rows = connection.execute(query.group_by(*kinds)).all()
+    read = connection.scalar(select(func.count()).select_from(latest))
     verdicts: dict[str, int] = {}
     for row in rows:
         if row.witness == Witness.CALLBACK:
@@ -138,7 +139,7 @@ def reports(connection: Connection, application_id: str | None, since: datetime)
         verdicts=verdicts,
         polls=sum(row.number for row in polls),
         repaired=sum(row.number for row in brought if row.called_back),
-        is_whole=sum(row.number for row in rows) < MAX_READ,
+        is_whole=read is not None and read < MAX_READ,
     )
 
 
@@ -160,15 +161,10 @@ def _newest(query: Select[Any], status: Status, *, owned: bool) -> Subquery:
     """Select the newest tasks of one state from `first` on, at most `MAX_READ`; with `owned`, of one application."""
     if not owned:
         return newest_of_state(query, status, MAX_READ, since=_FIRST).subquery()
-    # A range of one state, and its order: the primary key has neither, so that PostgreSQL follows the index of the
-    # application. For an equal state it followed the primary key past the tasks of all applications since the instant:
-    # 40 ms behind a queue of 100,000.
-    of_state: ColumnElement[str] = literal_column(f"'{status}'")
-    owned_in_order = query.where(
-        APPLICATION.in_(_APPLICATION_IDS), tasks.c.status >= of_state, tasks.c.status <= of_state
-    ).order_by(tasks.c.status.desc(), tasks.c.id.desc())
-    newest = owned_in_order.limit(MAX_READ).subquery()
-    return select(newest).where(newest.c.id >= _FIRST).subquery()
+    # PostgreSQL follows the index of the application from the instant on. With a range of states it would expect too
+    # few rows, and sort all of the application's tasks in this state: 0.35 s with 100,000 failed ones.
+    of_state = query.where(APPLICATION.in_(_APPLICATION_IDS), tasks.c.status == status, tasks.c.id >= _FIRST)
+    return of_state.order_by(tasks.c.id.desc()).limit(MAX_READ).subquery()
 
 
 def _latest(application_id: str | None, since: datetime) -> dict[str, Any]:

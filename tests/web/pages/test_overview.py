@@ -118,6 +118,20 @@ async def test_the_reports_of_an_application_are_found_without_reading_its_tasks
     assert steps < 1000
 
 
+async def test_an_application_reads_that_reports_are_cut_off_if_those_of_others_fill_what_is_read(
+    each_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await each_world.post()
+    await each_world.go_on(8)
+    await key_for(each_world, "shop")
+    before = seen((await signed_in(each_world, "/?period=hour", key="shop's key")).text)
+    monkeypatch.setattr("app.db.queries.overview.MAX_READ", 1)
+    after = seen((await signed_in(each_world, "/?period=hour", key="shop's key")).text)
+
+    assert "reports" not in before
+    assert "of the latest 2,000 reports" in after
+
+
 async def test_the_newest_images_are_shown(each_world: World) -> None:
     world = each_world
     with_image = await world.post(prompt=HTML)
