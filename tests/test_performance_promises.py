@@ -238,27 +238,6 @@ async def test_the_oldest_task_of_a_queue_is_found_in_the_index_of_queues(grown:
     assert "ix_tasks_by_queue" in plans[0]
 
 
-async def test_the_latest_costs_of_an_application_are_found_behind_a_long_queue(grown_postgres: str) -> None:
-    """PostgreSQL would follow the primary key past all tasks of the day. In a larger table it reads no whole table."""
-    plans: list[str] = []
-    async with open_database(grown_postgres) as db:
-
-        def unit(connection: Connection) -> None:
-            add_queued(connection, "k1", crowds("account", "other")[0], 3000)
-            connection.exec_driver_sql("ANALYZE")
-            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-            with captured_statements(db) as sent:
-                overview.spend(connection, GROWN_APP, clock.utc_now() - timedelta(days=1))
-            ((statement, parameters),) = sent.items()
-            plans.append(str(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).all()))
-            raise Undone
-
-        with suppress(Undone):
-            await db.write(unit)
-
-    assert "pk_tasks" not in plans[0]
-
-
 async def test_open_tasks_are_counted_from_the_index_without_reading_final_ones(world: World) -> None:
     def plan(connection: Connection) -> str:
         with statements(world.use.db) as seen:

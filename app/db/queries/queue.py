@@ -1,7 +1,7 @@
 """The queue: the queued tasks without a slot, their order and their positions."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,6 +11,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Exists,
+    FromClause,
     Select,
     and_,
     bindparam,
@@ -24,7 +25,7 @@ from app.db.tables import applications
 from app.db.tables.api_keys import keys
 from app.db.tables.provider_accounts import accounts
 from app.db.tables.slots import slots
-from app.db.tables.tasks import APPLICATION, IS_QUEUED, is_queued, tasks
+from app.db.tables.tasks import APPLICATION, IS_QUEUED, is_queued, is_queued_for_model, tasks
 from app.rules.task import Status
 
 
@@ -147,14 +148,14 @@ class Queued:
     depths: list[Depth]
 
 
-def _depths() -> Select[Any]:
+def _depths(queued: Callable[[FromClause], ColumnElement[bool]]) -> Select[Any]:
     """Select the number of queued tasks, the number without a slot and the oldest of these for each account and model.
 
     The tasks are counted in the order of an index. Those that have a slot, few at any time, are then subtracted, which
     takes a third of the time of looking for the slot of each.
     """
     queue = (tasks.c.account_id, tasks.c.model)
-    queues = select(*queue, func.count().label("queued")).where(IS_QUEUED).group_by(*queue).subquery("queues")
+    queues = select(*queue, func.count().label("queued")).where(queued(tasks)).group_by(*queue).subquery("queues")
     in_slots = (
         select(*queue, func.count().label("with_slot"))
         .where(tasks.c.id.in_(select(slots.c.task_id)), _HAS_QUEUED_ROW)
@@ -164,7 +165,7 @@ def _depths() -> Select[Any]:
     oldest = tasks.alias("oldest")
     since = (
         select(oldest.c.dispatch_after_at)
-        .where(is_queued(oldest), oldest.c.account_id == queues.c.account_id, oldest.c.model == queues.c.model)
+        .where(queued(oldest), oldest.c.account_id == queues.c.account_id, oldest.c.model == queues.c.model)
         .where(~exists().where(slots.c.task_id == oldest.c.id))
         .order_by(oldest.c.dispatch_after_at)
         .limit(1)
@@ -180,12 +181,13 @@ def _depths() -> Select[Any]:
     )
 
 
-_DEPTHS = _depths()
+# By dialect: each with the condition of its index.
+_DEPTHS = {"sqlite": _depths(is_queued), "postgresql": _depths(is_queued_for_model)}
 
 
 def queued(connection: Connection) -> Queued:
     """Count the queued tasks of all applications. They are counted once, because there may be many."""
-    rows = connection.execute(_DEPTHS).all()
+    rows = connection.execute(_DEPTHS[connection.dialect.name]).all()
     depths = [Depth(row.account_id, row.model, row.length, row.since) for row in rows if row.length]
     return Queued(sum(row.queued for row in rows), depths)
 

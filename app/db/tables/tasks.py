@@ -134,12 +134,22 @@ Index(
     sqlite_where=IS_QUEUED,
     postgresql_where=IS_QUEUED,
 )
+
+
+def is_queued_for_model(table: FromClause) -> ColumnElement[bool]:
+    """The condition of `ix_tasks_by_queue` on PostgreSQL: `is_queued`, and what each task meets.
+
+    Without that, PostgreSQL would read this index from its start for statements that need another one of a short queue.
+    """
+    return and_(is_queued(table), table.c.model >= literal_column("''"))
+
+
 # The queue of each account and model, in the order in which its tasks joined it. On PostgreSQL without `status` too.
 Index(
     "ix_tasks_by_queue",
     *(tasks.c.status, tasks.c.account_id, tasks.c.model, tasks.c.dispatch_after_at),
     sqlite_where=IS_QUEUED,
-    postgresql_where=IS_QUEUED,
+    postgresql_where=is_queued_for_model(tasks),
 )
 _HAS_DEADLINE = and_(IS_QUEUED, tasks.c.deadline_at.is_not(None))
 Index(
