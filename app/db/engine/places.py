@@ -33,20 +33,18 @@ class Places:
         wait_s: float,
         too_many: str,
         most_short: Callable[[], int] | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._count = count
         self._wait_s = wait_s
         self._too_many = too_many
         self._most_short = most_short
-        self._monotonic = monotonic
         self._inside: set[_Visit] = set()
         self._waiting: FairQueue[tuple[_Visit, asyncio.Future[None]]] = FairQueue()  # of short visits
         self._waiting_long: FairQueue[tuple[_Visit, asyncio.Future[None]]] = FairQueue()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
-    def is_full(self) -> bool:
+    def is_busy(self) -> bool:
         """Whether visits wait for a place."""
         return bool(self._waiting or self._waiting_long)
 
@@ -67,7 +65,7 @@ class Places:
         return self._waiting_long if visit.takes_long else self._waiting
 
     def _enter(self, visit: _Visit) -> None:
-        visit.began = self._monotonic()
+        visit.began = time.monotonic()
         self._inside.add(visit)
 
     def _leave(self, visit: _Visit) -> None:
@@ -83,7 +81,7 @@ class Places:
         return len(self._inside) < most_short or len(self._short()) < most_short
 
     def _short(self) -> list[_Visit]:
-        since = self._monotonic() - SHORT_S
+        since = time.monotonic() - SHORT_S
         return [visit for visit in self._inside if not visit.takes_long and visit.began > since]
 
     async def _wait(self, visit: _Visit) -> None:
@@ -118,7 +116,7 @@ class Places:
     def _look_again(self) -> None:
         """Fill the places later too, when the oldest short visit is no longer short."""
         if self._timer is None and (short := self._short()):
-            delay = min(visit.began for visit in short) + SHORT_S - self._monotonic()
+            delay = min(visit.began for visit in short) + SHORT_S - time.monotonic()
             self._timer = asyncio.get_running_loop().call_later(max(0, delay), self._on_timer)
 
     def _on_timer(self) -> None:

@@ -76,7 +76,7 @@ class Postgres:
 
     @property
     def is_busy(self) -> bool:
-        return self._places.is_full
+        return self._places.is_busy
 
     @property
     def is_pooled(self) -> bool:

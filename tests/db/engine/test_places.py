@@ -113,7 +113,7 @@ async def test_short_visits_get_only_some_of_the_places_and_long_ones_the_others
     places = Places(4, 60.0, "full", most_short=lambda: 2)
     short = [Visitor(places, "a") for _ in range(3)]
     await short[1].inside.wait()
-    was_full = places.is_full
+    was_busy = places.is_busy
     long = [Visitor(places, "a", takes_long=True) for _ in range(2)]
     await long[1].inside.wait()
     inside = [visitor.inside.is_set() for visitor in (*short, *long)]
@@ -122,9 +122,9 @@ async def test_short_visits_get_only_some_of_the_places_and_long_ones_the_others
     for visitor in (*short[1:], *long):
         await visitor.leave()
 
-    assert was_full
+    assert was_busy
     assert inside == [True, True, False, True, True]
-    assert not places.is_full
+    assert not places.is_busy
 
 
 async def test_a_long_visit_that_waits_gets_the_first_free_place(monkeypatch: pytest.MonkeyPatch) -> None:
